@@ -1,0 +1,46 @@
+# Two commands do everything: `make train` and `make test`. Each sets up .venv by itself the first time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: train test test-all lint format types bench tensorboard clean
+
+train: $(VENV)/.run  ## set up, run the main job, say where to look
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/.dev  ## set up, run the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev  ## every test, the long ones too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.run  ## measured comparisons, as ratios of both sides in one run
+	$(BIN)/python bench/training_speed.py $(ARGS)
+
+tensorboard: $(VENV)/.run  ## look at every run
+	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000,attention=100000
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnlab needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(INSTALL) -e '.[dev]'
+	@touch $@

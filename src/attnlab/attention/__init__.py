@@ -1,0 +1,1 @@
+"""Attention mechanisms: mathematics only, no Hydra, no Lightning, no TensorBoard."""

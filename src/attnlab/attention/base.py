@@ -1,0 +1,219 @@
+"""The one interface every attention variant has, and the laws it obeys.
+
+Axes, in every annotation and einsum: `b` batch, `t` query positions, `s` key positions, `n` tokens in one decode
+step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `d` query/key width per head,
+`v` value width per head. Layout is (b, h, t, d) everywhere.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.cost import Cost, measure
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+MapKind = Literal["probability", "sub_probability", "nonnegative", "signed", "none"]
+Growth = Literal["constant", "window", "linear"]
+State = Any  # nested tuples of tensors and ints; only the variant that made it looks inside
+
+
+class Shared(dict[str, Any]):
+    """What layers hand to later layers during one pass: one record per forward, map or decode step.
+
+    A layer publishes with `shared["name"] = value`; a later one reads with `shared.read("name")`.
+    """
+
+    def read(self, name: str) -> Any:
+        if name not in self:
+            raise UsageError(f"a layer reads {name!r} but no earlier layer published it (published: {sorted(self)})")
+        return self[name]
+
+
+class Heads(NamedTuple):
+    """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need."""
+
+    q: Float[Tensor, "b h t d"]
+    k: Float[Tensor, "b g s d"]
+    v: Float[Tensor, "b g s v"]
+    extra: dict[str, Tensor]  # gates, decays, write strengths, the tail of a short convolution
+
+
+class Attention(nn.Module, ABC):
+    """A causal sequence mixer: y[:, i] is a function of x[:, : i + 1] and of nothing else.
+
+    The laws (checked for every configuration by tests/contracts): output shape; causality; the map reproduces the
+    output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
+    of a batch do not see each other; `cost` is what is counted; the state grows as `growth` says.
+
+    `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer.
+    """
+
+    map_kind: MapKind
+    growth: Growth
+    causal: bool = True
+
+    def __init__(self, d_model: int, *, d_out: int | None = None, layer: int = 0, n_layers: int = 1) -> None:
+        super().__init__()
+        for name, size in (("d_model", d_model), ("d_out", d_out), ("n_layers", n_layers)):
+            if size is not None and size < 1:
+                raise UsageError(f"{name} ({size}) must be at least 1")
+        self.d_model, self.d_out = d_model, d_out or d_model
+        self.layer, self.n_layers = layer, n_layers
+        # Tells dtype and device even where a variant has no parameters.
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
+
+    anchor: Tensor
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
+        """Mix a whole sequence: the training path, with no extras."""
+
+    @abstractmethod
+    def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
+        """How much of value j is in output i, without dropout; None only if the mixer is not linear in its values."""
+
+    @abstractmethod
+    def init_state(self, batch: int, max_len: int) -> State:
+        """An empty decode state for up to `max_len` tokens: rows of keys and values, a ring, or one fixed matrix.
+
+        `step` may write into the state it is given, so a state can be used once.
+        """
+
+    @abstractmethod
+    def step(
+        self, x: Float[Tensor, "b n c"], state: State, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], State]:
+        """Mix n >= 1 new tokens after those already in `state`. A prompt is a step with a large n."""
+
+    def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
+        """The L2 norm of each token's value in each head: a large weight on a tiny value moves nothing."""
+        return None
+
+    def pairs(self, seq_len: int) -> int | None:
+        """(query, key) pairs that one head's rule may read in `seq_len` tokens; None where there are no pairs."""
+        return None
+
+    def cost(self, seq_len: int) -> Cost:
+        """What this layer costs at `seq_len` tokens, measured by running a copy that holds no numbers."""
+        return measure(self, seq_len)
+
+
+AttentionFactory = Callable[..., Attention]
+"""Called as factory(d_model, layer=, n_layers=, context=): what `_partial_: true` in a YAML gives."""
+
+
+class HeadedAttention(Attention, ABC):
+    """Project -> mix -> merge: `forward` and `weights` are written here once, for all.
+
+    A subclass writes `project` (queries, keys, values), `mix` (moves information between positions; must be linear
+    in the values) and `merge` (what comes after the map). Because `mix` is linear in the values, feeding it the
+    identity as values gives the map A of o = A v: the picture is computed by the code that trains.
+    """
+
+    hooks: frozenset[str] = frozenset()  # which hooks of a Position this family can honour: "rotate", "bias"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
+        d_out: int | None = None,
+        layer: int = 0,
+        n_layers: int = 1,
+    ) -> None:
+        super().__init__(d_model, d_out=d_out, layer=layer, n_layers=n_layers)
+        kv = n_heads if n_kv_heads is None else n_kv_heads
+        for name, count in (("n_heads", n_heads), ("n_kv_heads", kv), ("head_dim", head_dim), ("value_dim", value_dim)):
+            if count is not None and count < 1:
+                raise UsageError(f"{name} ({count}) must be at least 1")
+        if head_dim is None and self.d_out % n_heads:
+            fits = [n for n in range(1, min(self.d_out, 64) + 1) if self.d_out % n == 0]
+            raise UsageError(f"n_heads ({n_heads}) must divide d_model ({self.d_out}); try n_heads in {fits}")
+        if n_heads % kv:
+            fits = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+            raise UsageError(f"n_kv_heads ({kv}) must divide n_heads ({n_heads}); try n_kv_heads in {fits}")
+        self.n_heads, self.n_kv_heads = n_heads, kv
+        self.head_dim = self.d_out // n_heads if head_dim is None else head_dim
+        self.value_dim = self.head_dim if value_dim is None else value_dim
+
+    def honoured(self, position: Callable[..., Position], context: int) -> Position:
+        """Build the position, or refuse it if it needs a hook that this family does not have."""
+        made = position(head_dim=self.head_dim, n_heads=self.n_heads, context=context)
+        if missing := made.hooks - self.hooks:
+            raise UsageError(
+                f"position.inside ({type(made).__name__}) works through {' and '.join(sorted(missing))}, but "
+                f"{type(self).__name__} offers only {' and '.join(sorted(self.hooks)) or 'no hook'}: "
+                "choose another position= (learned, sinusoidal and none, which act outside the layers, always fit)"
+            )
+        return made
+
+    @abstractmethod
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        """Make the heads of tokens at positions start .. start + t; `tail` is what a short convolution remembers."""
+
+    @abstractmethod
+    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        """Move information between positions. Must be linear in `heads.v`."""
+
+    @abstractmethod
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        """Everything after the map: per-head norm, output gate, output projection."""
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        """Publish to later layers, or use what an earlier one published; by default neither."""
+        return heads
+
+    def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
+        heads = self.share(self.project(x), Shared() if shared is None else shared)
+        return self.merge(self.mix(heads), heads)
+
+    @torch.no_grad()
+    def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
+        with evaluating(self):
+            heads = self.share(self.project(x), Shared() if shared is None else shared)
+            b, g, s = heads.v.shape[:3]
+            identity = torch.eye(s, dtype=heads.v.dtype, device=heads.v.device).expand(b, g, s, s)
+            return self.mix(heads._replace(v=identity))
+
+    @torch.no_grad()
+    def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
+        with evaluating(self):
+            v = self.share(self.project(x), Shared() if shared is None else shared).v
+        return v.norm(dim=-1).repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+
+
+def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:
+    """(b, t, h * d) -> (b, h, t, d)."""
+    return y.unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def join_heads(o: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t hd"]:
+    """(b, h, t, d) -> (b, t, h * d)."""
+    return o.transpose(1, 2).flatten(2)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside the block, and put the module's mode back afterwards."""
+    was = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in was:
+            m.training = training
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off inside the block: for sums kept in float32, and for kernels that are slow in bfloat16."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -1,0 +1,39 @@
+"""A short causal convolution over queries, keys and values: each token also sees the few before it."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.errors import UsageError
+
+
+class ShortConv(nn.Module):
+    """Mixes each channel with its last `width` values, then SiLU: silu(sum_i w_i x_{t-i}), zeros before the start.
+
+    Source: Mamba (arXiv 2312.00752) and the linear-attention models after it. By itself it solves some recall
+    tasks, so an ablation holds it fixed or varies it for every variant.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        if width < 2:
+            raise UsageError(f"conv ({width}) must be 0 (none) or at least 2: a width of 1 sees only the token itself")
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(channels, width))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
+
+    def empty(self, batch: int) -> Float[Tensor, "b w channels"]:
+        """What is remembered before the first token."""
+        return self.weight.new_zeros(batch, self.width - 1, self.weight.size(0))
+
+    def forward(
+        self, y: Float[Tensor, "b t channels"], tail: Float[Tensor, "b w channels"] | None
+    ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b w channels"]]:
+        """Convolve `y` after the remembered `tail`; returns the result and the next tail."""
+        past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
+        mixed = F.conv1d(past.transpose(1, 2), self.weight[:, None], groups=self.weight.size(0)).transpose(1, 2)
+        # Channels side by side in memory again, as everything after it expects.
+        return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :]

@@ -1,0 +1,72 @@
+"""What a layer costs, counted by running it on torch's meta device: shapes only, no numbers, no formula to go stale."""
+
+import copy
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from attnlab.attention.base import Attention
+
+
+class Cost(NamedTuple):
+    """What one layer costs. Matmul FLOPs, forward only, 2 per multiply-add, batch of one."""
+
+    params: int  # trainable scalars
+    forward_flops: int  # mixing a whole sequence of `seq_len`
+    decode_flops: int  # one more token after `seq_len` tokens of context
+    state_bytes: int  # what `step` keeps after `seq_len` tokens
+    pairs: int | None  # (query, key) pairs the rule may read, per head; None where there are no pairs
+
+    def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
+        """Costs of two layers together; pairs are None only if neither has any."""
+        pairs = None if self.pairs is None and other.pairs is None else (self.pairs or 0) + (other.pairs or 0)
+        a, b = self, other
+        return Cost(
+            a.params + b.params,
+            a.forward_flops + b.forward_flops,
+            a.decode_flops + b.decode_flops,
+            a.state_bytes + b.state_bytes,
+            pairs,
+        )
+
+
+def _solve_triangular_flops(a_shape: Any, b_shape: Any, *args: Any, **kwargs: Any) -> int:
+    # n x n triangle against m right-hand sides: n^2 / 2 multiply-adds each. torch's own counter counts 0.
+    return int(prod(a_shape[:-2]) * a_shape[-1] ** 2 * b_shape[-1])
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Matmul FLOPs of one call. The math kernel is forced: the fused CPU kernel would count as 0."""
+    extra = {torch.ops.aten.linalg_solve_triangular: _solve_triangular_flops}
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False, custom_mapping=extra) as counter:
+            run()
+    return int(counter.get_total_flops())
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes held by every tensor in a nested state."""
+    return sum(leaf.nbytes for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor))
+
+
+def measure(layer: "Attention", seq_len: int) -> Cost:
+    """Count what `layer` costs at `seq_len` tokens, on a copy that holds no numbers."""
+    twin = copy.deepcopy(layer).to("meta").eval()
+    x = torch.empty(1, seq_len, layer.d_model, dtype=twin.anchor.dtype, device="meta")
+    with torch.no_grad():
+        _, filled = twin.step(x, twin.init_state(1, seq_len))
+        _, context = twin.step(x, twin.init_state(1, seq_len + 1))
+    return Cost(
+        params=sum(p.numel() for p in layer.parameters() if p.requires_grad),
+        forward_flops=count_flops(lambda: twin(x)),
+        decode_flops=count_flops(lambda: twin.step(x[:, :1], context)),
+        state_bytes=tensor_bytes(filled),
+        pairs=layer.pairs(seq_len),
+    )

@@ -1,0 +1,57 @@
+"""What happens to a head's output after the map."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Gate(nn.Module):
+    """Multiplies what heads bring home by something read off the token itself; this base leaves it alone.
+
+    Built per layer as factory(d_model=, n_heads=, value_dim=). `project` sees the token early, `forward` acts in
+    `merge`, so a gate changes no map.
+    """
+
+    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
+        super().__init__()
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Tensor | None:
+        return None
+
+    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+        return o
+
+
+class Headwise(Gate):
+    """One gate per head and token: o_h * sigmoid(w_h . x). Source: arXiv 2505.06708."""
+
+    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, value_dim=value_dim)
+        self.to_gate = nn.Linear(d_model, n_heads, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t 1"]:
+        return self.to_gate(x).transpose(1, 2)[..., None]
+
+    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+        assert gate is not None
+        return o * gate.sigmoid()
+
+
+class Elementwise(Headwise):
+    """One gate per coordinate of each head: o * sigmoid(W x). Source: arXiv 2505.06708."""
+
+    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
+        Gate.__init__(self, d_model=d_model, n_heads=n_heads, value_dim=value_dim)
+        self.n_heads = n_heads
+        self.to_gate = nn.Linear(d_model, n_heads * value_dim, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t v"]:
+        return self.to_gate(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+
+class Swish(Elementwise):
+    """One gate per coordinate, not bounded above: o * silu(W x), as in RetNet (arXiv 2307.08621) and Gated DeltaNet."""
+
+    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+        assert gate is not None
+        return o * F.silu(gate)

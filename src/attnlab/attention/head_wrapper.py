@@ -1,0 +1,114 @@
+"""Several attentions side by side on one layer."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import Attention, AttentionFactory, Growth, MapKind, Shared, State
+from attnlab.errors import UsageError
+
+
+def by_name(pattern: str, kinds: Mapping[str, AttentionFactory]) -> list[AttentionFactory]:
+    """The factories a pattern such as "local local global" names, in its order."""
+    names = pattern.split()
+    unknown = sorted(set(names) - set(kinds))
+    if unknown or not names:
+        raise UsageError(f"attention.pattern ({pattern!r}) may only hold names of attention.kinds: {sorted(kinds)}")
+    return [kinds[name] for name in names]
+
+
+class HeadWrapper(Attention):
+    """Runs several attentions side by side and lays their outputs next to each other: y = [y_1; ...; y_n].
+
+    `pattern` names a kind for each of the `n_heads` places and is repeated until they are full. There is no output
+    projection. Maps and states are stacked, costs add.
+
+    Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.6.1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        pattern: str,
+        kinds: Mapping[str, AttentionFactory],
+        d_out: int | None = None,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(d_model, d_out=d_out, layer=layer, n_layers=n_layers)
+        if n_heads < 1 or self.d_out % n_heads:
+            fits = [n for n in range(1, min(self.d_out, 64) + 1) if self.d_out % n == 0]
+            raise UsageError(f"n_heads ({n_heads}) must divide d_model ({self.d_out}); try n_heads in {fits}")
+        self.n_heads = n_heads
+        chosen = by_name(pattern, kinds)
+        self.heads = nn.ModuleList(
+            chosen[i % len(chosen)](
+                d_model, d_out=self.d_out // n_heads, layer=layer, n_layers=n_layers, context=context
+            )
+            for i in range(n_heads)
+        )
+        self.causal = all(head.causal for head in self.parts)
+
+    @property
+    def parts(self) -> list[Attention]:
+        """The attentions that stand side by side."""
+        return list(self.heads)  # type: ignore[arg-type]
+
+    @property
+    def map_kind(self) -> MapKind:  # type: ignore[override]
+        """The narrowest kind that is true of every head."""
+        kinds = {head.map_kind for head in self.parts}
+        ordered: list[MapKind] = ["none", "signed", "nonnegative", "sub_probability", "probability"]
+        return next(kind for kind in ordered if kind in kinds)
+
+    @property
+    def growth(self) -> Growth:  # type: ignore[override]
+        growths = {head.growth for head in self.parts}
+        ordered: list[Growth] = ["linear", "window", "constant"]
+        return next(growth for growth in ordered if growth in growths)
+
+    def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
+        return torch.cat([head(x, shared) for head in self.parts], dim=-1)
+
+    def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
+        maps = [head.weights(x, shared) for head in self.parts]
+        drawn = [a for a in maps if a is not None]
+        return torch.cat(drawn, dim=1) if len(drawn) == len(maps) else None
+
+    def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
+        norms = [head.value_norms(x, shared) for head in self.parts]
+        known = [norm for norm in norms if norm is not None]
+        return torch.cat(known, dim=1) if len(known) == len(norms) else None
+
+    def init_state(self, batch: int, max_len: int) -> State:
+        return tuple(head.init_state(batch, max_len) for head in self.parts)
+
+    def step(
+        self, x: Float[Tensor, "b n c"], state: State, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], State]:
+        done = [head.step(x, s, shared) for head, s in zip(self.parts, state, strict=True)]
+        return torch.cat([y for y, _ in done], dim=-1), tuple(s for _, s in done)
+
+    def pairs(self, seq_len: int) -> int | None:
+        """Pairs of all heads together, divided by their number: what one head reads on average."""
+        found = [p for p in (head.pairs(seq_len) for head in self.parts) if p is not None]
+        return sum(found) // len(self.parts) if found else None
+
+
+def layered(
+    d_model: int,
+    *,
+    pattern: str,
+    kinds: Mapping[str, AttentionFactory],
+    layer: int = 0,
+    n_layers: int = 1,
+    context: int = 1024,
+) -> Attention:
+    """Gives each layer its own kind: `pattern` names one per layer and is repeated to the depth of the model."""
+    chosen = by_name(pattern, kinds)
+    return chosen[layer % len(chosen)](d_model, layer=layer, n_layers=n_layers, context=context)

@@ -1,0 +1,96 @@
+"""How scores become weights. No rule here reads the length of the whole input: that would not be causal."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import MapKind
+
+
+class Normalizer(nn.Module):
+    """Turns scores into weights that are 0 where a key is not visible.
+
+    Built per layer as factory(n_heads=). `fusable` says that this is the plain softmax of the fused kernel.
+    """
+
+    fusable = False
+    map_kind: MapKind
+
+    def __init__(self, *, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        raise NotImplementedError
+
+
+def softmax_with_sink(
+    scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"], sink: Float[Tensor, "#h 1 1"]
+) -> Float[Tensor, "b h t s"]:
+    """exp(s_j) / (exp(sink) + sum exp(s)): a softmax with one more key, whose value is zero and whose column is cut."""
+    logits = torch.cat([scores.masked_fill(~visible, -torch.inf), sink.expand(*scores.shape[:3], 1)], dim=-1)
+    return logits.softmax(dim=-1)[..., :-1]
+
+
+class Softmax(Normalizer):
+    """Weights are positive and sum to one: exp(s_j) / sum exp(s)."""
+
+    fusable = True
+    map_kind = "probability"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+
+
+class Softmax1(Normalizer):
+    """A softmax that may attend to nothing: exp(s_j) / (1 + sum exp(s)), a sink of logit 0.
+
+    Source: E. Miller, "Attention Is Off By One" (2023).
+    """
+
+    map_kind = "sub_probability"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        return softmax_with_sink(scores, visible, scores.new_zeros(1, 1, 1))
+
+
+class Sink(Normalizer):
+    """A softmax with a learned logit per head for attending to nothing: exp(s_j) / (exp(b_h) + sum exp(s)).
+
+    Source: gpt-oss model card, arXiv 2508.10925.
+    """
+
+    map_kind = "sub_probability"
+
+    def __init__(self, *, n_heads: int) -> None:
+        super().__init__(n_heads=n_heads)
+        self.logit = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        return softmax_with_sink(scores, visible, self.logit.to(scores.dtype)[:, None, None])
+
+
+class Sigmoid(Normalizer):
+    """Each weight on its own, without competition: sigmoid(s_ij - ln n_i), n_i the number of visible keys.
+
+    Source: arXiv 2409.04431, whose bias -ln T would read the length of the input; n_i is causal and starts alike.
+    """
+
+    map_kind = "nonnegative"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        count = visible.sum(dim=-1, keepdim=True).to(scores.dtype)
+        return (scores - count.log()).sigmoid().masked_fill(~visible, 0.0)
+
+
+class ReLU(Normalizer):
+    """Negative scores weigh nothing, positive ones in proportion: relu(s_ij) / n_i, n_i the number of visible keys.
+
+    Source: arXiv 2309.08586, with n_i for the sequence length so that it is causal.
+    """
+
+    map_kind = "nonnegative"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+        count = visible.sum(dim=-1, keepdim=True).to(scores.dtype)
+        return (scores.relu() / count).masked_fill(~visible, 0.0)

@@ -1,0 +1,69 @@
+"""How the output of a recurrent layer is kept in bounds."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.write import Write
+from attnlab.errors import UsageError
+from attnlab.norm import RMSNorm
+
+
+class OutputNorm(nn.Module):
+    """Leaves the output as it is; subclasses divide inside the map or normalise each head after it.
+
+    `widen` and `divide` act around the scan and belong to the map; `forward` acts after it, in `merge`.
+    """
+
+    divides = False
+    extra_columns = 0
+
+    def __init__(self, *, value_dim: int) -> None:
+        super().__init__()
+
+    def check(self, feature_map: FeatureMap, write: Write) -> None:
+        """Refuse a combination that makes no sense."""
+
+    def widen(self, v: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t w"]:
+        return v
+
+    def divide(self, o: Float[Tensor, "b h t w"]) -> Float[Tensor, "b h t v"]:
+        return o
+
+    def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        return o
+
+
+class SumNorm(OutputNorm):
+    """Divides by the sum of the weights, so that they sum to one: o = S^T q / z^T q, z = sum of keys.
+
+    The sum rides along as one more value column that holds ones. Source: arXiv 2006.16236.
+    """
+
+    divides = True
+    extra_columns = 1
+
+    def check(self, feature_map: FeatureMap, write: Write) -> None:
+        if not feature_map.positive or write.erases:
+            raise UsageError(
+                "attention/output_norm=sum divides by a sum of weights, which may be zero unless they are positive: "
+                "use attention/feature_map=elu with attention/write=add, or attention/output_norm=rms"
+            )
+
+    def widen(self, v: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t w"]:
+        return F.pad(v, (0, 1), value=1.0)
+
+    def divide(self, o: Float[Tensor, "b h t w"]) -> Float[Tensor, "b h t v"]:
+        return o[..., :-1] / o[..., -1:]
+
+
+class RMSOutputNorm(OutputNorm):
+    """Gives each head's output unit root-mean-square, with a learned gain: rms(o) * g, after the map."""
+
+    def __init__(self, *, value_dim: int) -> None:
+        super().__init__(value_dim=value_dim)
+        self.norm = RMSNorm(value_dim)
+
+    def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        return self.norm(o)

@@ -1,0 +1,122 @@
+"""The recurrent family: a matrix per head that is faded, written and read, in place of a cache that grows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision, join_heads
+from attnlab.attention.decay import Decay
+from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.gate import Gate
+from attnlab.attention.output_norm import OutputNorm
+from attnlab.attention.projection import QKV
+from attnlab.attention.scan import chunked, token_loop
+from attnlab.attention.write import Write
+from attnlab.position import Position
+
+
+class RecurrentState(NamedTuple):
+    """What `step` keeps: one matrix per head (float32 at least), the tail of the short convolution, tokens seen."""
+
+    matrix: Float[Tensor, "b h d v"]
+    tail: Tensor | None
+    seen: int
+
+
+class RecurrentAttention(HeadedAttention):
+    """Writes each token into a fixed-size memory and reads it back: S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t.
+
+    Slots: `feature_map` (what becomes of q and k), `decay` (a_t), `write` (u_t: add or delta rule), `output_norm`,
+    `gate`, `conv` (width of a short convolution on q, k, v; 0 for none). Training runs in chunks, decoding token by
+    token, both from one definition in scan.py; neither keeps more than the matrix.
+    """
+
+    hooks = frozenset({"rotate"})
+    growth: Growth = "constant"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
+        conv: int = 0,
+        feature_map: Callable[..., FeatureMap] = FeatureMap,
+        decay: Callable[..., Decay] = Decay,
+        write: Callable[..., Write] = Write,
+        output_norm: Callable[..., OutputNorm] = OutputNorm,
+        gate: Callable[..., Gate] = Gate,
+        position: Callable[..., Position] = Position,
+        chunk: int = 64,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(
+            d_model, n_heads=n_heads, head_dim=head_dim, value_dim=value_dim, layer=layer, n_layers=n_layers
+        )
+        self.chunk = chunk
+        self.position = self.honoured(position, context)
+        self.qkv = QKV(self, bias=False, conv=conv)
+        self.feature_map = feature_map(head_dim=self.head_dim)
+        self.decay = decay(d_model=d_model, n_heads=n_heads)
+        self.write = write(d_model=d_model, n_heads=n_heads)
+        self.output_norm = output_norm(value_dim=self.value_dim)
+        self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
+        self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.output_norm.check(self.feature_map, self.write)
+
+    @property
+    def map_kind(self) -> MapKind:  # type: ignore[override]
+        if self.write.erases or not self.feature_map.positive:
+            return "signed"
+        return "probability" if self.output_norm.divides else "nonnegative"
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, extra = self.qkv(x, tail)
+        q, k = self.feature_map(self.position.rotate(q, start)), self.feature_map(self.position.rotate(k, start))
+        for name, part in (("log_decay", self.decay), ("beta", self.write), ("gate", self.gate)):
+            if (made := part.project(x)) is not None:
+                extra[name] = made
+        return Heads(q * self.feature_map.query_scale, k, v, extra)
+
+    def scan(
+        self, heads: Heads, matrix: Float[Tensor, "b h d v"]
+    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
+        """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
+        work = matrix.dtype
+        with full_precision(heads.q.device):
+            q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
+            decay, beta = (
+                made.to(work) if (made := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
+            )
+            run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
+            o, matrix = run(q, k, v, decay, beta, matrix)
+            return self.output_norm.divide(o).to(heads.v.dtype), matrix
+
+    def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
+        """An empty memory, in float32 at least however the model is stored."""
+        dtype = torch.promote_types(self.anchor.dtype, torch.float32)
+        width = value_dim + self.output_norm.extra_columns
+        return self.anchor.new_zeros(batch, self.n_heads, self.head_dim, width, dtype=dtype)
+
+    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        return self.scan(heads, self.matrix(heads.v.size(0), heads.v.size(-1)))[0]
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"))))
+
+    def init_state(self, batch: int, max_len: int) -> RecurrentState:
+        return RecurrentState(self.matrix(batch, self.value_dim), self.qkv.empty_tail(batch), 0)
+
+    def step(
+        self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
+        heads = self.share(self.project(x, state.seen, state.tail), Shared() if shared is None else shared)
+        o, matrix = self.scan(heads, state.matrix)
+        return self.merge(o, heads), RecurrentState(matrix, heads.extra.get("tail"), state.seen + x.size(1))

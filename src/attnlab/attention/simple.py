@@ -1,0 +1,50 @@
+"""Self-attention without trainable weights: the chapter's first example."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from attnlab.attention.base import Heads, join_heads
+from attnlab.attention.mask import Causal, Full
+from attnlab.attention.score import Unscaled
+from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.position import Position
+
+
+class SimpleAttention(SoftmaxAttention):
+    """Every token averages the tokens that are like it; nothing is learned: y_i = sum_j softmax_j(x_i . x_j) x_j.
+
+    One head with q = k = v = x, unscaled, without an output projection. `causal` False is the chapter's example,
+    in which a token also sees later ones; a language model needs True.
+
+    Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        causal: bool = True,
+        position: Callable[..., Position] = Position,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(
+            d_model,
+            n_heads=1,
+            mask=Causal if causal else Full,
+            score={"unscaled": Unscaled},
+            position=position,
+            layer=layer,
+            n_layers=n_layers,
+            context=context,
+        )
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        alone = x[:, None]
+        return Heads(self.position.rotate(alone, start), self.position.rotate(alone, start), alone, {})
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return join_heads(o)

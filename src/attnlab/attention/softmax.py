@@ -1,0 +1,204 @@
+"""The softmax family: project -> score -> normalise -> mix -> merge, with a slot for every choice."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision
+from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.mask import Causal, Mask
+from attnlab.attention.normalizer import Normalizer, Softmax
+from attnlab.attention.score import Score
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+
+class SoftmaxState(NamedTuple):
+    """What `step` keeps: the cache, and the tail of the short convolution (None without one)."""
+
+    cache: Cache
+    tail: Tensor | None
+
+
+class SoftmaxAttention(HeadedAttention):
+    """Each query weighs the visible keys by how well they match it: o_i = sum_j normalise(q_i . k_j * scale) v_j.
+
+    Slots: `position` (rotate or bias), `mask` (who is visible), `score` (a chain of changes to the scores),
+    `normalizer` (scores to weights). A subclass writes `project` and `merge`. Where every slot allows it the fused
+    kernel serves; the result is the same either way, which is a law.
+
+    Source: arXiv 1706.03762.
+    """
+
+    hooks = frozenset({"rotate", "bias"})
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
+        d_out: int | None = None,
+        position: Callable[..., Position] = Position,
+        mask: Callable[[], Mask] = Causal,
+        score: Mapping[str, Callable[..., Score]] | None = None,
+        normalizer: Callable[..., Normalizer] = Softmax,
+        dropout: float = 0.0,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(
+            d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            d_out=d_out,
+            layer=layer,
+            n_layers=n_layers,
+        )
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout ({dropout}) must be in [0, 1)")
+        self.dropout = dropout
+        self.position = self.honoured(position, context)
+        self.mask = mask()
+        links = [link(n_heads=n_heads, head_dim=self.head_dim) for link in (score or {}).values()]
+        links.sort(key=lambda link: link.order)
+        self.score = nn.ModuleList(links)
+        self.normalizer = normalizer(n_heads=n_heads)
+        scales = {type(link).__name__: link.scale for link in links if link.scale is not None}
+        if len(scales) > 1:
+            names = " and ".join(scales)
+            raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
+        self.scale = next(iter(scales.values()), self.head_dim**-0.5)
+        self.fused = self.normalizer.fusable and all(link.fusable for link in links)
+        self.causal = self.mask.causal
+        self._square: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    @property
+    def chain(self) -> list[Score]:
+        """The links of the score chain, in the order in which they act."""
+        return list(self.score)  # type: ignore[arg-type]
+
+    @property
+    def map_kind(self) -> MapKind:  # type: ignore[override]
+        return self.normalizer.map_kind
+
+    @property
+    def growth(self) -> Growth:  # type: ignore[override]
+        return "linear" if self.mask.kept is None else "window"
+
+    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        pos = torch.arange(heads.q.size(2), device=heads.q.device)
+        return self.attend(heads, pos, pos, square=True)
+
+    def attend(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], *, square: bool = False
+    ) -> Float[Tensor, "b h t v"]:
+        """Mix by the fused kernel where every slot allows it, else explicitly. `square`: the whole sequence at once."""
+        if not self.fused:
+            return self.attend_explicitly(heads, q_pos, k_pos)
+        plain = square and type(self.mask) is Causal and "bias" not in self.position.hooks
+        allowed = None if plain else self._allowed(heads.q, q_pos, k_pos, square)
+        # The CPU kernel's backward is four times slower in bfloat16 than in float32.
+        slow = heads.v.device.type == "cpu" and torch.is_grad_enabled()
+        work = torch.promote_types(heads.v.dtype, torch.float32) if slow else heads.v.dtype
+        q, k, v = heads.q.to(work), heads.k.to(work), heads.v.to(work)
+        if allowed is not None and allowed.dtype != torch.bool:
+            allowed = allowed.to(q.dtype)
+        with full_precision(q.device):  # autocast would undo the choice above
+            o = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=allowed,
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=plain,
+                scale=self.scale,
+                enable_gqa=self.n_heads != self.n_kv_heads,
+            )
+        return o.to(heads.v.dtype)
+
+    def attend_explicitly(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Float[Tensor, "b h t v"]:
+        """The same rule written out: scores, chain, position bias, normaliser, dropout, weighted sum."""
+        times = self.n_heads // self.n_kv_heads
+        weights = self.normalizer(self.scores(heads, q_pos, k_pos), self.visible(q_pos, k_pos))
+        weights = F.dropout(weights, self.dropout, self.training)
+        return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(times, dim=1)
+
+    def scores(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t s"]:
+        """Scaled scores after the chain and the position bias, before masking; in float32 at least."""
+        work = torch.promote_types(heads.q.dtype, torch.float32)
+        keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        scores = (heads.q @ keys.to(heads.q.dtype).mT).to(work) * self.scale
+        for link in self.chain:
+            scores = link.apply_scores(scores)
+        bias = self.position.bias(q_pos, k_pos)
+        return scores if bias is None else scores + bias.to(work)
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        """Which keys each query may read; empty slots (position -1) never."""
+        return self.mask.visible(q_pos, k_pos) & (k_pos >= 0)
+
+    def _allowed(self, like: Tensor, q_pos: Tensor, k_pos: Tensor, square: bool) -> Tensor:
+        """The mask the fused kernel takes: booleans, or position biases with -inf where nothing is visible."""
+        key = (q_pos.numel(), like.device, like.dtype)
+        fixed = square and not any(True for _ in self.position.parameters())
+        if fixed and key in self._square:
+            return self._square[key]
+        if fixed:
+            with torch.inference_mode(False):  # what is kept must serve training, too
+                pos = torch.arange(q_pos.numel(), device=like.device)
+                allowed = self._bias_or_mask(like.dtype, pos, pos)
+            self._square = {key: allowed}  # one entry: training repeats one length
+            return allowed
+        return self._bias_or_mask(like.dtype, q_pos, k_pos)
+
+    def _bias_or_mask(self, dtype: torch.dtype, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        visible, bias = self.visible(q_pos, k_pos), self.position.bias(q_pos, k_pos)
+        return visible if bias is None else bias.to(dtype).masked_fill(~visible, -torch.inf)
+
+    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
+        cache = Cache.empty(
+            self.mask,
+            batch=batch,
+            max_len=max_len,
+            heads=self.n_kv_heads,
+            d=self.head_dim,
+            v=self.value_dim,
+            like=self.anchor,
+        )
+        return SoftmaxState(cache, self.empty_tail(batch))
+
+    def empty_tail(self, batch: int) -> Tensor | None:
+        """What a short convolution remembers before the first token; None without one."""
+        return None
+
+    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+        """Keep the new keys and values, and say which ones are at hand; a layer that reads another's keeps none."""
+        return state.cache.append(heads.k, heads.v, self.mask)
+
+    def step(
+        self, x: Float[Tensor, "b n c"], state: SoftmaxState, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], SoftmaxState]:
+        shared = Shared() if shared is None else shared
+        seen = state.cache.seen
+        heads = self.share(self.project(x, seen, state.tail), shared)
+        at_hand, cache = self.remember(heads, state, shared)
+        q_pos = torch.arange(seen, seen + x.size(1), device=x.device)
+        dtype = heads.q.dtype
+        o = self.attend(heads._replace(k=at_hand.k.to(dtype), v=at_hand.v.to(heads.v.dtype)), q_pos, at_hand.pos)
+        return self.merge(o, heads), SoftmaxState(cache, heads.extra.get("tail"))
+
+    def pairs(self, seq_len: int) -> int | None:
+        k_pos = torch.arange(seq_len)
+        return sum(int(self.mask.visible(rows, k_pos).sum()) for rows in k_pos.split(1024))

@@ -1,0 +1,144 @@
+"""Token ids of a corpus and the batches cut from them: nothing here depends on what was trained before."""
+
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer
+from torch import Tensor
+
+from attnlab.data.cache import sha256_of
+from attnlab.data.corpus import Corpus
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.errors import UsageError
+from attnlab.files import write_atomically
+
+IGNORED = -100  # the target that cross_entropy skips
+Batch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSplits:
+    """The token ids of both parts of a corpus, and what is needed to turn a validation loss into bits per byte.
+
+    `scored_bytes` are the bytes of the validation tokens that are predicted: all but those of the first
+    token. So bits per byte = (sum of losses in nats) / ln 2 / scored_bytes, whatever the tokenizer.
+    """
+
+    train: Integer[np.ndarray, " n"]
+    val: Integer[np.ndarray, " m"]
+    n_vocab: int
+    corpus_sha256: str
+    scored_bytes: int
+
+    def __post_init__(self) -> None:
+        if len(self.val) < 2:
+            raise UsageError(
+                f"the validation text is {len(self.val)} token(s) long, so there is nothing to predict: "
+                "raise data.val_fraction or give more text"
+            )
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many validation tokens are predicted: all but the first."""
+        return len(self.val) - 1
+
+    def check_context(self, context: int) -> None:
+        """Refuse a context that no training window can fill."""
+        if context < 1:
+            raise UsageError(f"model.context ({context}) must be at least 1")
+        if len(self.train) <= context:
+            raise UsageError(
+                f"model.context ({context}) is too long for this data: its training text is {len(self.train)} tokens, "
+                f"so model.context must be at most {len(self.train) - 1}; or give more text with data= or data.path="
+            )
+
+    def unigram_entropy(self) -> float:
+        """The loss to beat, in nats per predicted token: that of guessing tokens by how often they occur."""
+        return unigram_entropy(self.train, self.val, self.n_vocab)
+
+
+def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str) -> TokenSplits:
+    """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`."""
+    train, val = (_tokenised(part, tokenizer, Path(cache_dir)) for part in (corpus.train, corpus.val))
+    first = len(tokenizer.token_bytes(int(val[0])))
+    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, len(corpus.val) - first)
+
+
+def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path) -> Integer[np.ndarray, " n"]:
+    name = sha256_of(f"{sha256_of(part)}/{tokenizer.sha256}".encode())[:16]
+    path = cache_dir / "tokens" / f"{name}.npy"
+    dtype = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
+    try:
+        ids: np.ndarray = np.load(path, allow_pickle=False)
+        # Decoding is many times faster than encoding, so a kept file is believed only if it spells the text.
+        if ids.dtype == dtype and ids.ndim == 1 and tokenizer.decode_bytes(ids) == part:
+            return ids
+    except (OSError, ValueError, EOFError):
+        pass  # not there, or damaged: make it again
+    ids = tokenizer.encode_array(part.decode()).astype(dtype)
+    file = io.BytesIO()
+    np.save(file, ids, allow_pickle=False)
+    write_atomically(path, file.getvalue(), key="paths.cache")
+    return ids
+
+
+def train_batch(
+    ids: Integer[np.ndarray, " n"],
+    *,
+    corpus_sha256: str,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batch:
+    """The batch of micro-step `step`: windows at random places, each with itself one token later as targets.
+
+    A pure function of its arguments, so a run that is resumed anywhere sees what it would have seen, and all
+    variants see the same. `batch_size` counts rows over all ranks, of which this one gets rows rank, rank +
+    world_size, ... The places come from raw Philox output (SC 2011, doi 10.1145/2063384.2063405), which numpy
+    promises not to change.
+    """
+    n_places = len(ids) - context
+    assert n_places > 0, "TokenSplits.check_context comes first"
+    key = hashlib.sha256(f"{corpus_sha256}/{seed}/{step}".encode()).digest()[:16]
+    raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(batch_size)
+    starts = (raw % np.uint64(n_places)).astype(np.int64)[rank::world_size]
+    windows = torch.from_numpy(ids[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+
+def n_windows(n_tokens: int, context: int) -> int:
+    """How many windows it takes to predict every token but the first once."""
+    return math.ceil((n_tokens - 1) / context)
+
+
+def validation_batch(ids: Integer[np.ndarray, " n"], *, context: int, windows: Integer[np.ndarray, " b"]) -> Batch:
+    """The validation windows with these numbers; all together, every token but the first is a target exactly once.
+
+    Window w reads tokens w * context, ... and predicts each one's successor. Where the text ends, inputs are
+    padded with token 0 and targets with -100; a number past the last window gives a row of padding.
+    """
+    last = len(ids) - 1
+    places = windows.astype(np.int64)[:, None] * context + np.arange(context)
+    real = places < last
+    inputs = np.where(real, ids[places.clip(max=last)].astype(np.int64), 0)
+    targets = np.where(real, ids[(places + 1).clip(max=last)].astype(np.int64), IGNORED)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def unigram_entropy(train: Integer[np.ndarray, " n"], val: Integer[np.ndarray, " m"], n_vocab: int) -> float:
+    """The loss of guessing by frequency, in nats per predicted validation token.
+
+    -mean(ln p), p(token) = (count in the training text + 1) / (training tokens + n_vocab): a model that
+    ignores all context. One that reads any must do better.
+    """
+    counts = np.bincount(train, minlength=n_vocab) + 1.0
+    surprise = -np.log(counts / counts.sum())
+    return float(surprise[val[1:]].mean())

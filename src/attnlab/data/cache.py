@@ -1,0 +1,61 @@
+"""Files that are fetched once and kept: checked before they are used."""
+
+import hashlib
+import time
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from attnlab.errors import UsageError
+from attnlab.files import write_atomically
+
+TIMEOUT_SECONDS = 10.0  # for one answer of the server
+DEADLINE_SECONDS = 120.0  # for the whole file
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def cached(path: Path, sha256: str) -> bytes | None:
+    """The bytes of a file if it is there and has this SHA-256, else None."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if sha256_of(data) == sha256 else None
+
+
+def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: str = "paths.cache") -> bytes:
+    """The file with this SHA-256: from `path` if it is there, else from `url`, and then kept at `path`.
+
+    `who` is the setting that wants it and `otherwise` what else the user can do: both go into the error
+    message.
+    """
+    data = cached(path, sha256)
+    if data is not None:
+        return data
+    remedy = f"put the file at {path} (sha256 {sha256}) or {otherwise}"
+    if path.is_file():
+        remedy += "; the file that is there now has another sha256"
+    try:
+        data = _download(url)
+    except (OSError, HTTPException, ValueError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        raise UsageError(f"{who}: could not fetch {url} ({reason}); {remedy}") from error
+    found = sha256_of(data)
+    if found != sha256:
+        raise UsageError(f"{who}: {url} answered with {len(data)} other bytes (sha256 {found}); {remedy}")
+    write_atomically(path, data, key=key)
+    return data
+
+
+def _download(url: str) -> bytes:
+    started, parts = time.monotonic(), []
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
+        while part := answer.read(1 << 20):
+            parts.append(part)
+            if time.monotonic() - started > DEADLINE_SECONDS:
+                raise TimeoutError(f"no end after {DEADLINE_SECONDS:g} seconds")
+    return b"".join(parts)

@@ -1,0 +1,198 @@
+"""The text a model is trained on, cut into a training and a validation part before anything is tokenised."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnlab.data.cache import fetch, sha256_of
+from attnlab.errors import UsageError
+
+LEAST_BYTES = 2  # of each part: one token to read and one to predict
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text in two parts, UTF-8 bytes each; `sha256` is that of the whole text, in hexadecimal."""
+
+    name: str
+    train: bytes
+    val: bytes
+    sha256: str
+
+    @property
+    def train_text(self) -> str:
+        """The training part as text."""
+        return self.train.decode()
+
+    @property
+    def val_text(self) -> str:
+        """The validation part as text."""
+        return self.val.decode()
+
+    @classmethod
+    def from_bytes(cls, name: str, data: bytes, val_fraction: float, *, source: str) -> "Corpus":
+        """Check that `data` is text and cut it; `source` names it in error messages."""
+        check_text(data, source)
+        cut = cut_at(data, val_fraction)
+        if min(cut, len(data) - cut) < LEAST_BYTES:
+            raise UsageError(
+                f"{source} is too small: of its {len(data)} bytes, data.val_fraction ({val_fraction:g}) leaves {cut} "
+                f"for training and {len(data) - cut} for validation, and each needs at least {LEAST_BYTES}"
+            )
+        return cls(name, data[:cut], data[cut:], sha256_of(data))
+
+
+def cut_at(data: bytes, val_fraction: float) -> int:
+    """How many bytes are for training: all but the last `val_fraction`, never cutting through a character."""
+    cut = int(len(data) * (1 - val_fraction))
+    while 0 < cut < len(data) and data[cut] & 0b1100_0000 == 0b1000_0000:  # the inside of a UTF-8 sequence
+        cut -= 1
+    return cut
+
+
+def check_text(data: bytes, source: str) -> None:
+    """Refuse bytes that are not a text in UTF-8, saying where they stop being one."""
+    if not data.strip():
+        raise UsageError(f"{source} is empty: it must hold text")
+    nul = data.find(0)
+    if nul >= 0:
+        raise UsageError(
+            f"{source} is not text: byte {nul} is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text"
+        )
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{source} is not UTF-8 text: byte {error.start} (0x{data[error.start]:02X}) does not fit; "
+            "convert the file to UTF-8"
+        ) from error
+
+
+def read(path: Path, source: str) -> bytes:
+    """The bytes of a regular file, or one line that says why there are none."""
+    if path.is_dir():
+        raise UsageError(f"{source} is a folder: it must be one text file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{source} is not a regular file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{source} does not exist (looked in {Path.cwd()})") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+class Source(ABC):
+    """Where a corpus comes from. Building one is cheap and checks the settings; `load` reads or fetches the text."""
+
+    def __init__(self, val_fraction: float = 0.1) -> None:
+        if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
+            raise UsageError(f"data.val_fraction ({val_fraction}) must be a number above 0 and below 1")
+        self.val_fraction = float(val_fraction)
+
+    @abstractmethod
+    def load(self) -> Corpus:
+        """Read the whole text, check it and cut it in two."""
+
+
+class File(Source):
+    """Any UTF-8 text file of yours, named by `data.path`."""
+
+    def __init__(self, path: str | None = None, val_fraction: float = 0.1) -> None:
+        super().__init__(val_fraction)
+        if not path:
+            raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file")
+        self.path = Path(path).expanduser()
+
+    def load(self) -> Corpus:
+        source = f"data.path ({self.path})"
+        return Corpus.from_bytes(self.path.stem, read(self.path, source), self.val_fraction, source=source)
+
+
+class Stories(Source):
+    """The short stories that come with attnlab.
+
+    A relative path is looked up in the current folder first and then beside the package, so that training
+    starts from anywhere. `sha256`, if given, must be that of the file.
+    """
+
+    def __init__(self, path: str = "data/stories.txt", val_fraction: float = 0.1, sha256: str | None = None) -> None:
+        super().__init__(val_fraction)
+        if not path:
+            raise UsageError("data.path (null) must name a text file")
+        self.path, self.sha256 = Path(path).expanduser(), sha256
+
+    def load(self) -> Corpus:
+        source = f"data.path ({self.path})"
+        package = Path(__file__).parents[1]
+        checkout = package.parents[1]
+        found = next(
+            (root / self.path for root in (Path(), checkout, package) if (root / self.path).exists()),
+            self.path,
+        )
+        data = read(found, source)
+        if self.sha256 is not None:
+            _check_sha256(data, self.sha256, source)
+        return Corpus.from_bytes(self.path.stem, data, self.val_fraction, source=source)
+
+
+class PythonDocs(Source):
+    """The language reference that ships with CPython as `pydoc_data.topics`: nothing to download.
+
+    Topics follow each other in alphabetical order, a text that stands under two names once. The text, and
+    with it the corpus' hash, belongs to the running version of Python.
+    """
+
+    def load(self) -> Corpus:
+        try:
+            from pydoc_data.topics import topics
+        except ImportError as error:
+            raise UsageError("data=python_docs: this Python comes without pydoc_data; choose another data=") from error
+        texts = dict.fromkeys(topics[name].strip("\n") for name in sorted(topics))
+        data = "\n\n\n".join(texts).encode()
+        return Corpus.from_bytes("python_docs", data, self.val_fraction, source="data=python_docs")
+
+
+class Download(Source):
+    """A text that is fetched once, checked against a pinned SHA-256 and kept in `folder`.
+
+    `path` names a copy you already have; it is used instead, and checked all the same.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        sha256: str,
+        folder: str,
+        path: str | None = None,
+        val_fraction: float = 0.1,
+    ) -> None:
+        super().__init__(val_fraction)
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise UsageError(f"data.sha256 ({sha256}) must be 64 hexadecimal digits, in small letters")
+        if not url.startswith(("https://", "http://")):
+            raise UsageError(f"data.url ({url}) must start with https://")
+        self.name, self.url, self.sha256 = name, url, sha256
+        self.folder = Path(folder).expanduser()
+        self.path = Path(path).expanduser() if path else None
+
+    def load(self) -> Corpus:
+        if self.path is not None:
+            source = f"data.path ({self.path})"
+            data = read(self.path, source)
+            _check_sha256(data, self.sha256, source)
+        else:
+            source = f"data={self.name}"
+            kept = self.folder / f"{self.name}.txt"
+            data = fetch(self.url, kept, self.sha256, who=source, otherwise="set data.path=FILE to a copy of it")
+        return Corpus.from_bytes(self.name, data, self.val_fraction, source=source)
+
+
+def _check_sha256(data: bytes, expected: str, source: str) -> None:
+    found = sha256_of(data)
+    if found != expected:
+        raise UsageError(
+            f"{source} has sha256 {found}, but data.sha256 is {expected}; to train on a text of your own, use data=file"
+        )

@@ -1,0 +1,104 @@
+"""The batches as Lightning wants them: training never ends and starts at the trainer's step, validation covers all."""
+
+import itertools
+from collections.abc import Iterator
+
+import lightning as L
+import numpy as np
+
+from attnlab.data.batches import Batch, TokenSplits, n_windows, train_batch, validation_batch
+from attnlab.errors import UsageError
+
+VAL_TOKENS = 8192  # per validation batch at least, for speed; the result does not depend on it
+
+
+class TextDataModule(L.LightningDataModule):
+    """Random training windows and all validation windows of a tokenised corpus.
+
+    `batch_size` counts sequences per micro-step over all devices together; each holds `context` tokens. There
+    is nothing to save: batch number `trainer.global_step * trainer.accumulate_grad_batches` is the next one
+    wherever a run stands between two updates, so a resumed run repeats and skips none.
+    """
+
+    def __init__(self, splits: TokenSplits, *, seed: int, batch_size: int, context: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UsageError(f"batch_size ({batch_size}) must be at least 1")
+        splits.check_context(context)
+        self.splits, self.seed, self.batch_size, self.context = splits, seed, batch_size, context
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is, from 0."""
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """How many processes share a batch."""
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def next_step(self) -> int:
+        """The micro-step that comes next."""
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+
+    def setup(self, stage: str) -> None:
+        """Refuse a batch that the processes cannot share evenly."""
+        if self.batch_size % self.world_size:
+            raise UsageError(
+                f"batch_size ({self.batch_size}) is shared by {self.world_size} devices, so it must be a multiple of "
+                f"{self.world_size}"
+            )
+
+    # Lightning takes any iterable. A DataLoader would bring samplers, workers and warnings, and nothing we need.
+    def train_dataloader(self) -> "TrainBatches":
+        """This rank's share of batch `next_step`, the one after, and so on for ever."""
+        return TrainBatches(self)
+
+    def val_dataloader(self) -> "ValidationBatches":
+        """This rank's share of the validation windows."""
+        return ValidationBatches(self)
+
+
+class TrainBatches:
+    """An endless iterable of training batches, which asks the trainer where it stands when iteration begins."""
+
+    def __init__(self, data: TextDataModule) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        data = self.data
+        for step in itertools.count(data.next_step):
+            yield train_batch(
+                data.splits.train,
+                corpus_sha256=data.splits.corpus_sha256,
+                seed=data.seed,
+                step=step,
+                batch_size=data.batch_size,
+                context=data.context,
+                rank=data.rank,
+                world_size=data.world_size,
+            )
+
+
+class ValidationBatches:
+    """All validation windows, shared out over the ranks: window w goes to rank w % world_size.
+
+    Every rank gets equally many rows, the last ones filled with padding that scores nothing, because a rank
+    without a batch would not join the others in adding up.
+    """
+
+    def __init__(self, data: TextDataModule) -> None:
+        self.data = data
+        self.rows = max(data.batch_size // data.world_size, VAL_TOKENS // data.context, 1)
+        windows = n_windows(len(data.splits.val), data.context)
+        padded = -(-windows // data.world_size) * data.world_size
+        self.windows = np.arange(data.rank, padded, data.world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.windows), self.rows):
+            windows = self.windows[first : first + self.rows]
+            yield validation_batch(self.data.splits.val, context=self.data.context, windows=windows)

@@ -1,0 +1,243 @@
+"""From text to token ids and back: three kinds of tokenizer, each of which a folder can hold without its corpus."""
+
+import base64
+import json
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tiktoken
+from jaxtyping import Int32
+
+from attnlab.data.cache import sha256_of
+from attnlab.errors import UsageError
+from attnlab.files import write_atomically
+
+FILE_NAME = "tokenizer.json"
+LABEL_CHARACTERS = 12  # a label longer than this is cut
+
+
+class Tokenizer(ABC):
+    """A vocabulary of byte strings, and a rule that cuts text into them.
+
+    `tokens[id]` are the bytes of an id, so decoding is joining; encoding is what the kinds differ in.
+    Encoding and decoding again gives the same text, always. An id without bytes is one that no text ever
+    produces.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, tokens: Sequence[bytes]) -> None:
+        self.name = name
+        self.tokens = tuple(tokens)
+
+    @property
+    def n_vocab(self) -> int:
+        """How many ids there are: 0 .. n_vocab - 1."""
+        return len(self.tokens)
+
+    @abstractmethod
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]: ...
+
+    def _extra(self) -> dict[str, Any]:
+        """What the kind needs to be built again, besides name and tokens."""
+        return {}
+
+    def encode_array(self, text: str) -> Int32[np.ndarray, " n"]:
+        """Token ids of a text as a numpy array; what looks like a special token is ordinary text."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the text holds U+{ord(text[error.start]):04X} at character {error.start}, which is not a character: "
+                "it was not UTF-8 where it came from"
+            ) from error
+        return self._encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; what looks like a special token is ordinary text."""
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of a sequence of ids: a list, an array or a one-dimensional tensor."""
+        wanted = np.asarray(ids if isinstance(ids, Sequence) or hasattr(ids, "__array__") else list(ids))
+        wrong = wanted[(wanted < 0) | (wanted >= self.n_vocab)]
+        if wrong.size:
+            raise UsageError(f"token id {wrong[0]} is not in the vocabulary of {self.name} (0 .. {self.n_vocab - 1})")
+        return b"".join([self.tokens[i] for i in wanted.tolist()])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a sequence of ids; bytes that make no whole character become U+FFFD."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one id stands for."""
+        return self.decode_bytes([token_id])
+
+    def labels(self, ids: Iterable[int]) -> list[str]:
+        """A short name for each token, drawable in a plain font: a space is '·', a line break '\\n'."""
+        return [label(self.token_bytes(int(i))) for i in ids]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the vocabulary: equal exactly where every text gets equal ids."""
+        content = {"kind": self.kind, "tokens": [t.hex() for t in self.tokens], **self._extra()}
+        return sha256_of(json.dumps(content, sort_keys=True).encode())
+
+    def to_json(self) -> str:
+        """Everything `from_json` needs, the tokens in base64."""
+        content = {
+            "kind": self.kind,
+            "name": self.name,
+            "n_vocab": self.n_vocab,
+            "sha256": self.sha256,
+            **self._extra(),
+            "tokens": [base64.b64encode(t).decode() for t in self.tokens],
+        }
+        return json.dumps(content, indent=0) + "\n"
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json into a folder, for `load_tokenizer`."""
+        write_atomically(Path(folder) / FILE_NAME, self.to_json().encode(), key="paths.runs")
+
+
+class RankTokenizer(Tokenizer):
+    """Byte-pair encoding (arXiv 1508.07909) by tiktoken: in each piece of text, merge the neighbours of lowest rank.
+
+    `pattern` cuts a text into pieces first. The first `n_ranks` tokens are the ranks in order; ids after them
+    belong to special tokens, which are never produced from text.
+    """
+
+    kind = "ranks"
+
+    def __init__(self, name: str, tokens: Sequence[bytes], *, pattern: str, n_ranks: int | None = None) -> None:
+        super().__init__(name, tokens)
+        self.pattern = pattern
+        self.n_ranks = len(tokens) if n_ranks is None else n_ranks
+        self._encoding = tiktoken.Encoding(
+            name,
+            pat_str=pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.tokens[: self.n_ranks])},
+            special_tokens={},
+        )
+
+    @classmethod
+    def from_encoding(cls, encoding: tiktoken.Encoding) -> "RankTokenizer":
+        """A tiktoken encoding with all its ids; ids it leaves unused stand for no bytes."""
+        ranks, special = encoding._mergeable_ranks, encoding._special_tokens
+        tokens = [b""] * encoding.n_vocab
+        for token, rank in (*ranks.items(), *((text.encode(), i) for text, i in special.items())):
+            tokens[rank] = token
+        if set(ranks.values()) != set(range(len(ranks))):
+            raise UsageError(f"the ranks of {encoding.name} are not 0 .. {len(ranks) - 1}")
+        return cls(encoding.name, tokens, pattern=encoding._pat_str, n_ranks=len(ranks))
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        # With no special tokens declared, all text is ordinary text.
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+
+    def _extra(self) -> dict[str, Any]:
+        return {"pattern": self.pattern, "n_ranks": self.n_ranks}
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character, in the order of their code points; a character it has not seen is refused by name."""
+
+    kind = "characters"
+
+    def __init__(self, name: str, tokens: Sequence[bytes]) -> None:
+        super().__init__(name, sorted(tokens))  # the order of UTF-8 is the order of code points
+        self._points = np.array([ord(t.decode()) for t in self.tokens], dtype=np.uint32)
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        ids = np.searchsorted(self._points, points).clip(max=self.n_vocab - 1)
+        unknown = np.flatnonzero(self._points[ids] != points)
+        if unknown.size:
+            character = chr(points[unknown[0]])
+            raise UsageError(
+                f"the text holds {character!r} (U+{ord(character):04X}), which is not among the {self.n_vocab} "
+                "characters of the corpus that tokenizer=char knows; leave it out, or use tokenizer=bpe or byte"
+            )
+        return ids.astype(np.int32)
+
+
+class ByteTokenizer(Tokenizer):
+    """One id per byte of UTF-8: 256 ids, and no text it cannot write."""
+
+    kind = "bytes"
+
+    def __init__(self, name: str = "byte", tokens: Sequence[bytes] = tuple(bytes([i]) for i in range(256))) -> None:
+        super().__init__(name, tokens)
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+
+
+KINDS: Mapping[str, type[Tokenizer]] = {cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer)}
+
+
+def from_json(text: str, source: str) -> Tokenizer:
+    """A tokenizer as `to_json` wrote it; `source` names the file if it is damaged."""
+    try:
+        content = json.loads(text)
+        cls, name, expected = KINDS[content.pop("kind")], content.pop("name"), content.pop("sha256")
+        tokens = [base64.b64decode(t, validate=True) for t in content.pop("tokens")]
+        n_vocab = content.pop("n_vocab")
+        tokenizer = cls(name, tokens, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{source} is not a tokenizer that attnlab wrote ({type(error).__name__}: {error})") from error
+    if tokenizer.sha256 != expected or tokenizer.n_vocab != n_vocab:
+        raise UsageError(f"{source} is damaged: its tokens do not have the sha256 it states")
+    return tokenizer
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer of a run, from its folder alone."""
+    path = Path(folder) / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist: {folder} is not the folder of a run") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return from_json(text, str(path))
+
+
+_SPELLED = str.maketrans(
+    {
+        " ": "·",
+        "\n": "\\n",
+        "\r": "\\r",
+        "\t": "\\t",
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": "-",
+        "\u2014": "--",
+        "\u2026": "...",
+    }
+)
+
+
+def label(token: bytes) -> str:
+    """A short name for a token from ASCII and '·', which stands for a space: readable, not reversible."""
+    text = token.decode(errors="backslashreplace").translate(_SPELLED)
+    text = "".join(_drawable(c) for c in text) or "(none)"
+    return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 2] + ".."
+
+
+def _drawable(character: str) -> str:
+    if " " <= character <= "~" or character == "·":
+        return character
+    base = unicodedata.normalize("NFKD", character)[0]  # é is e and an accent
+    if base != character and " " < base <= "~":
+        return base
+    point = ord(character)
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:x}"

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from attnlab.errors import UsageError
+
+
+def write_atomically(path: Path, data: bytes, *, key: str) -> None:
+    """Write a file so that nobody ever sees half of it, not even after a power cut.
+
+    The bytes go into a temporary file beside it, both it and the folder are flushed to disk, and a rename makes it
+    the file. `key` is the setting to name if that is impossible.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # same folder: a rename is atomic
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror or error}); {key} says where it goes") from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(folder: Path, *, key: str) -> None:
+    """Refuse a folder that cannot be made or written into, without making it."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{key} ({folder}) cannot be written: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{key} ({folder}) cannot be written: no permission to write into {place}")

@@ -1,0 +1,288 @@
+"""One picture per layer: every head's map in a grid, with the tokens written on both axes.
+
+Drawn with Pillow alone, because labels in a plotting library take seconds per picture and a run draws dozens.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from attnlab.inspection.colours import INK, LINE, NEVER_READ, PAGE, SOFT_INK, Scale, palette, scale_for
+
+MAX_WIDTH, MAX_HEIGHT, MIN_WIDTH = 1600, 2400, 660  # pixels
+MARGIN, GAP = 20, 28  # pixels around the picture, between heads
+COMFORTABLE_CELL, USUAL_CELL, LARGE_CELL = 12, 16, 24  # pixels per token
+USUAL_SIZE = 1280  # pixels; cells grow beyond the usual only in pictures smaller than this
+PAD = 8  # pixels that a label may stand over the end of its map
+MAX_LABEL = 92  # pixels; longer labels are cut
+LABEL_PITCH = 11  # pixels between two labels that can be told apart
+SPACE, SPACE_WIDTH = "·", 5  # how a space in a label is written, and its pixels
+FAINT = frozenset(".,:;'`\"-")  # labels of these alone are written larger
+HEAD_LINE = 20  # pixels for the name of a head
+HEADER = 88  # pixels for title, explanation and colour bar
+BAR_WIDTH, BAR_HEIGHT = 360, 12
+EXPLANATION = "Each row is a token; its colours show how much it reads of each token named above."
+
+
+@lru_cache(maxsize=16)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow, at a size in pixels."""
+    loaded = ImageFont.load_default(size=size)
+    assert isinstance(loaded, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return loaded
+
+
+@lru_cache(maxsize=4096)
+def _drawable(character: str) -> bool:
+    """Whether the font has the character: what it lacks comes out as the same box as a character that is none."""
+    face = font(12)
+    box, mask = face.getbbox(character), face.getmask(character)
+    nothing = face.getmask("\uffff")
+    return character.isprintable() and (box != face.getbbox("\uffff") or bytes(mask) != bytes(nothing))
+
+
+def printable(text: str) -> str:
+    """The text with every character that the font lacks spelled out: a line break as '\\n', é as '\\u00e9'."""
+    shown = []
+    for c in text.replace("\n", "\\n").replace("\t", "\\t"):
+        shown.append(c if _drawable(c) else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}")
+    return "".join(shown)
+
+
+def shorten(text: str, width: int, face: ImageFont.FreeTypeFont) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels, and '…'."""
+    if _length(text, face) <= width:
+        return text
+    while text and _length(text + "…", face) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _length(text: str, face: ImageFont.FreeTypeFont) -> float:
+    """Pixels that `_write` needs for a text in one line."""
+    dots = text.count(SPACE)
+    return face.getlength(text.replace(SPACE, "")) + dots * SPACE_WIDTH if dots else face.getlength(text)
+
+
+def _write(draw: ImageDraw.ImageDraw, x: float, y: int, text: str, face: ImageFont.FreeTypeFont) -> None:
+    """Write a label from x on, its middle at y; a space is a small square, as the font's '·' is too faint to see."""
+    for i, part in enumerate(text.split(SPACE)):
+        if i:
+            draw.rectangle((x, y, x + 1, y + 1), fill=INK)
+            x += SPACE_WIDTH
+        if part:
+            draw.text((x, y), part, INK, face, anchor="lm")
+            x += face.getlength(part)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes, in pixels."""
+
+    columns: int
+    rows: int
+    cell: int  # 0 if not even one pixel per token fits
+    stride: int  # every how many tokens one is labelled
+    size: int  # of the labels' letters
+    gutter: int  # room for the labels, at the left of a map and above it
+    tokens: int
+
+    @property
+    def side(self) -> int:
+        """One map, without labels."""
+        return self.cell * self.tokens
+
+    def corner(self, head: int) -> tuple[int, int]:
+        """Top left corner of a head's map, from the top left corner of the grid."""
+        row, column = divmod(head, self.columns)
+        x = column * (self.gutter + self.side + GAP) + self.gutter
+        return x, row * (HEAD_LINE + self.gutter + self.side + GAP) + HEAD_LINE + self.gutter
+
+    @property
+    def width(self) -> int:
+        return self.columns * (self.gutter + self.side + GAP) - GAP
+
+    @property
+    def height(self) -> int:
+        return self.rows * (HEAD_LINE + self.gutter + self.side + GAP) - GAP
+
+
+def arrange(n_heads: int, names: Sequence[str]) -> Layout:
+    """Choose the grid: cells as large as is comfortable to read, few empty places, a landscape shape."""
+    tokens, gutter = len(names), _gutter(names)
+
+    def fitting(columns: int, width: int, height: int) -> int:
+        rows = math.ceil(n_heads / columns)
+        across = ((width - 2 * MARGIN + GAP) / columns - gutter - GAP) / tokens
+        down = ((height - 2 * MARGIN - HEADER) / rows - HEAD_LINE - gutter - GAP) / tokens
+        return max(0, min(int(across), int(down)))
+
+    def cell_for(columns: int) -> int:
+        most = min(USUAL_CELL, fitting(columns, MAX_WIDTH, MAX_HEIGHT))
+        return max(most, min(LARGE_CELL, fitting(columns, USUAL_SIZE, USUAL_SIZE)))
+
+    def badness(columns: int) -> float:
+        rows, cell = math.ceil(n_heads / columns), cell_for(columns)
+        side = gutter + GAP + cell * tokens
+        shape = abs(math.log(columns * side / (rows * (side + HEAD_LINE)) / 1.3))
+        empty = rows * columns - n_heads
+        return 4 * max(0, 1 - cell / COMFORTABLE_CELL) + shape + 0.3 * empty / rows
+
+    columns = min(range(1, n_heads + 1), key=badness)
+    cell = cell_for(columns)
+    stride = 1 if cell >= LABEL_PITCH - 1 else math.ceil(LABEL_PITCH / max(1, cell))
+    rows, size = math.ceil(n_heads / columns), min(12, max(10, cell - 1))
+    return Layout(columns, rows, cell, stride, size, _gutter(names[::stride]), tokens)
+
+
+def _gutter(names: Sequence[str]) -> int:
+    """Pixels for the labels beside a map."""
+    return 8 + min(MAX_LABEL, max(24, math.ceil(max(_length(n, font(12)) for n in names))))
+
+
+def draw_layer(
+    maps: Float[np.ndarray, "h t s"],
+    kind: str,
+    labels: Sequence[str],
+    title: str,
+    *,
+    scale: float | None = None,
+    notes: Sequence[str] = (),
+) -> Image.Image:
+    """Draw all heads of one layer: a row per query token, its colours saying which key tokens (columns) it reads.
+
+    `kind` is the kind of map (probability, sub_probability, nonnegative or signed) and decides colours and scale;
+    `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens. What a token can
+    never read, because it comes later, is grey. The picture has one byte per pixel and a palette (Pillow's mode P).
+    """
+    n_heads, tokens = maps.shape[:2]
+    if maps.shape != (n_heads, len(labels), len(labels)) or 0 in maps.shape:
+        raise ValueError(f"maps of shape {maps.shape} need {maps.shape[-1]} labels, at least 1, but got {len(labels)}")
+    scaling = scale_for(kind, scale)
+    names, remarks = [printable(label.replace(" ", SPACE)) for label in labels], list(notes)
+    largest = np.where(np.isnan(maps), 0, np.abs(maps)).max()
+    if largest > scaling.top * 1.0001:
+        remarks.append(f"weights beyond {scaling.top:g} get the last colour; the largest here is {largest:.3g}")
+    if np.isnan(maps).any():
+        remarks.append("black: not a number")
+    block, layout = 1, arrange(n_heads, names)
+    while layout.cell < 1 and block < tokens:
+        block += 1
+        layout = arrange(n_heads, names[::block])
+    if block > 1:
+        maps, names = _largest_of(maps, block), names[::block]
+        remarks.append(f"each cell is the largest of {block} x {block} weights")
+    if layout.stride > 1:
+        nth = {2: "2nd", 3: "3rd"}.get(layout.stride, f"{layout.stride}th")
+        remarks.append(f"every {nth} token is labelled")
+    return _draw(maps, scaling, layout, tuple(names), title, remarks)
+
+
+def _largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
+    """For each n x n block the weight that is furthest from 0."""
+    heads, tokens = maps.shape[:2]
+    blocks = math.ceil(tokens / n)
+    pad = blocks * n - tokens
+    padded = np.pad(maps, ((0, 0), (0, pad), (0, pad))).reshape(heads, blocks, n, blocks, n)
+    flat = padded.transpose(0, 1, 3, 2, 4).reshape(heads, blocks, blocks, n * n)
+    return np.take_along_axis(flat, np.abs(flat).argmax(axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def _draw(
+    maps: Float[np.ndarray, "h t s"], scale: Scale, layout: Layout, names: tuple[str, ...], title: str, notes: list[str]
+) -> Image.Image:
+    width = max(MIN_WIDTH, layout.width + 2 * MARGIN)
+    lines = [line for note in notes for line in _wrap(note, width - 2 * MARGIN)]
+    top = MARGIN + HEADER + 16 * len(lines) + 16
+    image = Image.new("L", (width, top + layout.height + MARGIN), PAGE)
+    draw = ImageDraw.Draw(image)
+    heading = font(16)
+    draw.text((MARGIN, MARGIN), shorten(printable(title), width - 2 * MARGIN, heading), INK, heading)
+    draw.text((MARGIN, MARGIN + 24), EXPLANATION, SOFT_INK, font(12))
+    _draw_bar(draw, image, scale, MARGIN, MARGIN + 48)
+    for i, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN + HEADER + 16 * i), line, SOFT_INK, font(12))
+
+    side, gutter = layout.side, layout.gutter
+    rows, columns = _label_strips(names, layout)
+    indices = np.where(np.triu(maps == 0, 1), NEVER_READ, scale.index(maps)).astype(np.uint8)
+    cells = np.ascontiguousarray(indices.repeat(layout.cell, axis=1).repeat(layout.cell, axis=2))
+    for head in range(len(maps)):
+        x, y = layout.corner(head)
+        x, y = x + MARGIN, y + top
+        image.paste(rows, (x - gutter, y - PAD))
+        image.paste(columns, (x - PAD, y - gutter))
+        draw.text((x, y - gutter - HEAD_LINE), f"H{head:02d}", INK, font(14))
+        image.paste(Image.fromarray(cells[head]), (x, y))
+        draw.rectangle((x - 1, y - 1, x + side, y + side), outline=LINE)
+    image.putpalette(palette(scale.signed).tobytes())
+    return image
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines, face = [""], font(12)
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if face.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+@lru_cache(maxsize=8)
+def _label_strips(names: tuple[str, ...], layout: Layout) -> tuple[Image.Image, Image.Image]:
+    """The labels for the left side of a map, and those for its top, which read upwards; both are `PAD` too long."""
+    gutter, cell = layout.gutter, layout.cell
+    left, upright = (Image.new("L", (gutter, layout.side + 2 * PAD), PAGE) for _ in range(2))
+    on_left, on_top = ImageDraw.Draw(left), ImageDraw.Draw(upright)
+    for i in range(0, len(names), layout.stride):
+        face = font(layout.size + (4 if set(names[i]) <= FAINT else 0))
+        text, y = shorten(names[i], gutter - 8, face), PAD + (i * cell + cell // 2)
+        _write(on_left, gutter - 7 - _length(text, face), y, text, face)
+        _write(on_top, 7.0, y, text, face)
+        on_left.line((gutter - 4, y, gutter - 2, y), fill=LINE)
+        on_top.line((1, y, 3, y), fill=LINE)
+    # Turned by 90 degrees against the clock, the top becomes the left and the text reads upwards.
+    return left, upright.transpose(Image.Transpose.ROTATE_90)
+
+
+def _draw_bar(draw: ImageDraw.ImageDraw, image: Image.Image, scale: Scale, x: int, y: int) -> None:
+    """The colour bar with its numbers, what it measures, and the grey of what is never read."""
+    low = -1.0 if scale.signed else 0.0
+    # Each pixel of the bar takes its colour by its place, so that the numbers below stand where their colour is.
+    ends = np.linspace(low, 1.0, BAR_WIDTH)
+    fine = np.concatenate([[0.0], np.geomspace(scale.top * 1e-7, scale.top, 4000)])
+    weights = np.sign(ends) * np.interp(np.abs(ends), scale.place(fine), fine)
+    bar = np.repeat(scale.index(weights)[None], BAR_HEIGHT, axis=0)
+    image.paste(Image.fromarray(bar), (x, y))
+    draw.rectangle((x - 1, y - 1, x + BAR_WIDTH, y + BAR_HEIGHT), outline=LINE)
+    small = font(11)
+    for tick in scale.ticks:
+        at = x + (float(scale.place(np.array(tick))) - low) / (1 - low) * (BAR_WIDTH - 1)
+        draw.line((at, y + BAR_HEIGHT + 1, at, y + BAR_HEIGHT + 4), fill=SOFT_INK)
+        anchor = "lt" if tick == low * scale.top else "mt"  # the first must not stand over the margin
+        draw.text((at, y + BAR_HEIGHT + 6), f"{tick:g}", SOFT_INK, small, anchor=anchor)
+    face = font(12)
+    right = x + BAR_WIDTH + 16
+    draw.text((right, y + 6), scale.caption, SOFT_INK, face, anchor="lm")
+    draw.rectangle((right, y + 18, right + 11, y + 29), fill=NEVER_READ, outline=LINE)
+    draw.text((right + 18, y + 24), "later tokens: never read", SOFT_INK, face, anchor="lm")
+
+
+def to_array(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture as red, green and blue bytes, row by row."""
+    return np.asarray(image.convert("RGB"))
+
+
+def to_png(image: Image.Image) -> bytes:
+    """The picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=4)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, a run from config to summary, checkpoints, callbacks."""

@@ -1,0 +1,222 @@
+"""What happens beside the training itself: timing, samples of text, checkpoints at step boundaries."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.errors import Stopped
+from attnlab.generation import generate
+from attnlab.model import GPT
+from attnlab.training.stop import StopWish
+
+TRAINING_TIME, TOKENS = "seconds", "tokens"
+
+
+class TimedCallback(L.Callback):
+    """A callback that knows how long it kept training waiting: `seconds`, over all parts of a resumed run."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+class Speed(L.Callback):
+    """Logs `perf/tokens_per_second` and adds up the time of training proper, without validation, maps, samples, saving.
+
+    `seconds` and `tokens` are totals over all parts of a resumed run.
+    """
+
+    def __init__(self, tokens_per_batch: int, log_every: int) -> None:
+        self.tokens_per_batch, self.log_every = tokens_per_batch, log_every
+        self.seconds, self.tokens = 0.0, 0
+        self._since, self._before, self._validating, self._batches = 0.0, 0.0, 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validating += time.perf_counter() - self._validation_started
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._batches += 1
+        step = trainer.global_step
+        if not pl_module.step_ended or (step % self.log_every and step not in (1, trainer.max_steps)):
+            return
+        waited = self._waiting(trainer) - self._before
+        seconds, tokens = time.perf_counter() - self._since - waited, self._batches * self.tokens_per_batch
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        for logger in trainer.loggers:
+            logger.log_metrics({"perf/tokens_per_second": tokens / max(seconds, 1e-9)}, step)
+        self._restart(trainer)
+
+    def _restart(self, trainer: L.Trainer) -> None:
+        self._since, self._before, self._batches = time.perf_counter(), self._waiting(trainer), 0
+
+    def _waiting(self, trainer: L.Trainer) -> float:
+        """The seconds that training has waited for others so far."""
+        return self._validating + sum(c.seconds for c in _callbacks(trainer) if isinstance(c, TimedCallback))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {TRAINING_TIME: self.seconds, TOKENS: self.tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.tokens = state_dict[TRAINING_TIME], state_dict[TOKENS]
+
+
+class Samples(TimedCallback):
+    """Writes a text at evenly spaced steps, the first and the last among them, and shows it in TensorBoard.
+
+    Sampling has a random stream of its own, the same at every step, so that texts can be compared and training is
+    not disturbed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: list[int],
+        *,
+        n_steps: int,
+        tokens: int,
+        temperature: float,
+        top_k: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.prompt, self.n_steps = tokenizer, prompt, n_steps
+        self.settings: dict[str, Any] = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+        self.steps: set[int] = set()
+        self.last_step = -1
+
+    def text(self, model: GPT) -> tuple[str, str]:
+        """The prompt, and what the model writes after it."""
+        ids = generate(model, torch.tensor(self.prompt), **self.settings)
+        whole = self.tokenizer.decode([*self.prompt, *ids])
+        start = self.tokenizer.decode(self.prompt)
+        return start, whole[len(start) :]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = trainer.max_steps
+        self.steps = {round(last * i / max(1, self.n_steps - 1)) for i in range(self.n_steps)}
+        self._write_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._write_if_due(trainer, pl_module)
+
+    def _write_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        step = trainer.global_step
+        if step not in self.steps or step <= self.last_step or not trainer.is_global_zero:
+            return
+        self.last_step = step
+        with self.timed():
+            prompt, more = self.text(network(pl_module))
+            for logger in trainer.loggers:
+                if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                    text = f"**after {step} steps**\n\n{as_code(prompt + '|' + more)}"
+                    logger.experiment.add_text("sample", text, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step, self.seconds = state_dict["last_step"], state_dict["seconds"]
+
+
+class Checkpoints(TimedCallback):
+    """Saves every `every` steps, at the end, and when somebody wishes the run to stop: always between two steps.
+
+    A step ends when everything that belongs to it is done: the update, its validation, maps, samples and rows. So a
+    checkpoint is taken when the next batch is about to start. It does not hold the counters of Lightning's loops,
+    which at that moment are between two states; they all follow from the number of steps.
+    """
+
+    def __init__(self, folder: Path, *, every: int, wish: StopWish, fingerprint: dict[str, Any]) -> None:
+        super().__init__()
+        self.folder, self.every, self.wish, self.fingerprint = folder, every, wish, fingerprint
+        self.saved = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.wish.install()  # once more: Lightning has put its own handlers in place
+        self.saved = trainer.global_step  # just loaded, or nothing to lose yet
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not pl_module.step_ended:
+            return
+        step, stop = trainer.global_step, self._stopping(trainer)
+        if step != self.saved and (stop or step % self.every == 0):
+            self.save(trainer)
+        if stop:
+            code = self.wish.exit_code if self.wish.signal is not None else 143
+            raise Stopped(f"stopped after step {step} of {trainer.max_steps}; the same command continues", code)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step != self.saved:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Flush what was logged, then write the checkpoint, so that no row is missing from what it continues."""
+        with self.timed():
+            for logger in trainer.loggers:
+                logger.save()
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt", weights_only=False)
+
+    def _stopping(self, trainer: L.Trainer) -> bool:
+        wished = self.wish.signal is not None
+        # All processes must leave at the same step, or those that stay wait for ever.
+        return wished if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wished, all=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        del checkpoint["loops"]
+        checkpoint["fingerprint"] = self.fingerprint
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        step, loop = checkpoint["global_step"], trainer.fit_loop.epoch_loop
+        batches = step * trainer.accumulate_grad_batches
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        loop._batches_that_stepped = step
+        for state in ("ready", "started", "processed", "completed"):
+            setattr(loop.batch_progress.total, state, batches)
+
+
+def as_code(text: str) -> str:
+    """Any text as a Markdown block that shows it as it is: TensorBoard renders Markdown, and a sample may hold some."""
+    return "\n".join(f"    {line}" for line in text.splitlines() or [""])
+
+
+def network(pl_module: L.LightningModule) -> GPT:
+    """The network inside the LightningModule."""
+    model = pl_module.model
+    assert isinstance(model, GPT)
+    return model
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]

@@ -1,0 +1,106 @@
+"""Checkpoints that can be trusted: written whole, listed with their SHA-256, checked before they are used."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from attnlab.errors import AttnlabError, NoUsableCheckpoint
+from attnlab.files import write_atomically
+
+MANIFEST = "manifest.json"
+KEEP = 2  # the newest may be the one that a dying disk spoiled
+
+
+class Unusable(AttnlabError):
+    """A checkpoint file is not what was written."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run and their manifest: {"files": {name: {"step", "size", "sha256"}}}."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says; nothing if it is missing or cannot be read."""
+        try:
+            files = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            return {str(name): dict(entry) for name, entry in files.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def write(self, name: str, step: int, data: bytes) -> None:
+        """Keep a checkpoint, list it, and drop those that are older than the newest two."""
+        write_atomically(self.path / name, data, key="paths.runs")
+        entry = {"step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files = self.listed() | {name: entry}
+        newest = sorted(files, key=lambda n: files[n]["step"])[-KEEP:]
+        manifest = {"files": {n: files[n] for n in newest}}
+        write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode(), key="paths.runs")
+        for file in self.path.glob("*.ckpt"):
+            if file.name not in newest:
+                file.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a checkpoint, if they are those that were written."""
+        entry = self.listed().get(name)
+        if entry is None:
+            raise Unusable(f"{name} is not listed in {MANIFEST}")
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise Unusable(f"{name} cannot be read ({error.strerror})") from error
+        if len(data) != entry["size"]:
+            raise Unusable(f"{name} has {len(data)} bytes instead of {entry['size']}")
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise Unusable(f"{name} was changed after it was written (its SHA-256 differs)")
+        return data
+
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest whole checkpoint, and what is wrong with newer ones; refused where all there are are damaged."""
+        files = self.listed()
+        problems: list[str] = []
+        for name in sorted(files, key=lambda n: files[n]["step"], reverse=True):
+            try:
+                self.read(name)
+                return self.path / name, problems
+            except Unusable as problem:
+                problems.append(str(problem))
+        unlisted = sorted(p.name for p in self.path.glob("*.ckpt") if p.name not in files)
+        # A run that was killed while writing its first checkpoint leaves one file and no manifest; more is damage.
+        if not files and unlisted and (len(unlisted) > 1 or (self.path / MANIFEST).exists()):
+            problems.append(f"{MANIFEST} is damaged or gone, so {', '.join(unlisted)} cannot be checked")
+        if problems:
+            raise NoUsableCheckpoint(
+                f"{self.path} holds no usable checkpoint: {'; '.join(problems)}; overwrite=true starts the run again"
+            )
+        return None, []
+
+
+def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint after its check: tensors, numbers, text, lists, dictionaries, nothing that runs."""
+    path = Path(path)
+    data = CheckpointFolder(path.parent).read(path.name)
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    return checkpoint
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Lightning's way of reading and writing files, by way of a CheckpointFolder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        path = Path(path)
+        CheckpointFolder(path.parent).write(path.name, checkpoint["global_step"], file.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load_checkpoint(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)

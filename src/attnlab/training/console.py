@@ -1,0 +1,63 @@
+"""What a run says on the terminal: a header, a progress bar with a line per validation, and where to look."""
+
+import sys
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+from attnlab.training.callbacks import Speed
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class Progress(L.Callback):
+    """A bar over the steps of the run, and a line with both losses after each validation.
+
+    Where the output is no terminal, or with `bar` false, only the lines.
+    """
+
+    def __init__(self, speed: Speed, *, bar: bool) -> None:
+        self.speed, self.wanted = speed, bar and sys.stderr.isatty()
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wanted and trainer.is_global_zero:
+            self.bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=False
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)  # tqdm itself decides how often to draw
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        step, width = trainer.global_step, len(str(trainer.max_steps))
+        parts = [f"step {step:{width}d}/{trainer.max_steps}", f"val/loss {known['val/loss']:.4f}"]
+        if "train/loss" in known:
+            parts.append(f"train/loss {known['train/loss']:.4f}")
+        if self.speed.seconds:
+            parts.append(f"{self.speed.tokens / self.speed.seconds:,.0f} tokens/s")
+        say("  ".join(parts))
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"val/loss {known['val/loss']:.4f}", refresh=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

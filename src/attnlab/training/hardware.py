@@ -1,0 +1,60 @@
+"""What the machine can do: devices, threads, and whether bfloat16 pays."""
+
+import os
+import platform
+
+import torch
+
+from attnlab.errors import UsageError
+
+
+def resolve_accelerator(setting: str, devices: int) -> str:
+    """ "cpu", "cuda" or "mps" for trainer.accelerator = cpu | gpu | auto; refuses what is not there."""
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if setting == "cpu" or (setting == "auto" and not cuda and not mps):
+        return "cpu"
+    if not cuda and not mps:
+        raise UsageError(f"trainer.accelerator ({setting}) needs a GPU and this machine has none; use trainer=cpu")
+    if devices > max(cuda, 1):
+        raise UsageError(f"trainer.devices ({devices}) is more than this machine has GPUs ({max(cuda, 1)})")
+    return "cuda" if cuda else "mps"
+
+
+def has_native_bfloat16(accelerator: str) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; where it does not, bfloat16 costs time instead of saving it."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "mps":
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") or able.get("sve_bf16"))
+
+
+def resolve_precision(setting: str, accelerator: str) -> str:
+    """ "fp32" or "bf16" for trainer.precision = auto | fp32 | bf16."""
+    if setting != "auto":
+        return setting
+    return "bf16" if has_native_bfloat16(accelerator) else "fp32"
+
+
+def set_threads(setting: int | None) -> int:
+    """Set the number of CPU threads (all cores this process may use if null) and return it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    threads = setting or cores
+    torch.set_num_threads(threads)
+    return threads
+
+
+def device_name(accelerator: str) -> str:
+    """The name people know the device by."""
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    if accelerator == "mps":
+        return "Apple GPU"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

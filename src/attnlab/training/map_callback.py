@@ -1,0 +1,163 @@
+"""Takes attention maps while training, on fixed sentences, and writes them where they can be looked at."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from attnlab.errors import UsageError
+from attnlab.inspection.figures import draw_layer
+from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
+from attnlab.inspection.metrics import ENTROPY, head_metrics, uniform_causal_entropy
+from attnlab.inspection.records import LayerMap, Record, Sentence, half, image_summary, record_summary, save_maps
+from attnlab.training.callbacks import TimedCallback, network
+
+
+class LogMaps(TimedCallback):
+    """Before the first update, at log-spaced steps and after the last, show what every head attends to.
+
+    At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
+    and the raw map (`maps/probe/layer_00`) for TensorBoard, and three numbers per head of the first sentence for all
+    loggers. The last maps and those at the best validation loss are kept as `last.safetensors` and `best.safetensors`
+    in `folder`. Training is not disturbed: the model is in eval mode for that moment and no random stream moves.
+
+    `probes` are (name, text); "probe" is the default sentence, any other name is the user's own (see `check_probe`).
+    `seconds` is the time spent here so far, over all parts of a run that was resumed.
+    """
+
+    def __init__(
+        self,
+        probes: Sequence[tuple[str, str]],
+        tokenizer: Labeller,
+        *,
+        folder: Path | str,
+        n_steps: int = 12,
+        run: str = "",
+        max_probe_tokens: int = MAX_PROBE_TOKENS,
+        monitor: str = "val/loss",
+    ) -> None:
+        super().__init__()
+        if len({name for name, _ in probes}) != len(probes) or not probes:
+            raise UsageError(f"maps need at least one probe and different names (got {[name for name, _ in probes]})")
+        self.sentences, self.tokenizer = list(probes), tokenizer
+        self.folder, self.n_steps, self.run = Path(folder), n_steps, run
+        self.max_probe_tokens, self.monitor = max_probe_tokens, monitor
+        self.probes: list[Probe] = []
+        self.steps: list[int] = []
+        self.last_step, self.best = -1, math.inf
+        self._taken: tuple[int, list[list[LayerMap]]] = (-1, [])  # the newest maps, after their step
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a sentence that does not fit before anything is computed."""
+        context = network(pl_module).context
+        self._taken = (-1, [])
+        self.probes = [
+            check_probe(name, text, self.tokenizer, context, max_tokens=self.max_probe_tokens)
+            for name, text in self.sentences
+        ]
+        if stage == TrainerFn.FITTING:
+            self.steps = map_steps(trainer.max_steps, self.n_steps)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The maps of the untrained model; nothing if the run is resumed."""
+        self._log_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The maps after an update, if this is one of the steps for it."""
+        self._log_if_due(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the maps of the best step so far."""
+        if trainer.sanity_checking or trainer.global_step == 0 or not trainer.is_global_zero:
+            return
+        loss = trainer.callback_metrics.get(self.monitor)
+        # A run that continues another one in a folder of its own starts without a best.
+        best = self.best if self._path("best").exists() else math.inf
+        if loss is not None and float(loss) < best:
+            with self.timed():
+                self.best = float(loss)
+                self._keep("best", trainer.global_step, self._maps(trainer.global_step, pl_module))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know, so that it takes no maps twice and keeps the best."""
+        return {"last_step": self.last_step, "best": self.best, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step, self.best = state_dict["last_step"], state_dict["best"]
+        self.seconds = state_dict["seconds"]
+
+    def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # With accumulated gradients several batches end at the same step; only the first of them is after the update.
+        step = trainer.global_step
+        if step not in self.steps or step <= self.last_step or not trainer.is_global_zero:
+            return
+        first, self.last_step = self.last_step < 0, step
+        with self.timed():
+            maps = self._maps(step, pl_module)
+            self._log_numbers(trainer, maps[0], step)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    self._log_pictures(logger, maps, step, first)
+            if step == self.steps[-1]:
+                self._keep("last", step, maps)
+
+    def _maps(self, step: int, pl_module: L.LightningModule) -> list[list[LayerMap]]:
+        """The maps of every sentence at this step; a step of both kinds takes them once."""
+        if self._taken[0] != step:
+            self._taken = (step, [collect(network(pl_module), probe.ids) for probe in self.probes])
+        return self._taken[1]
+
+    def _log_numbers(self, trainer: L.Trainer, maps: list[LayerMap], step: int) -> None:
+        numbers = {f"{ENTROPY}/uniform_causal": uniform_causal_entropy(len(self.probes[0].ids))}
+        for layer in maps:
+            if layer.weights is not None:
+                numbers |= head_metrics(layer.weights, layer.kind, layer.layer)
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step)
+
+    def _log_pictures(self, logger: TensorBoardLogger, maps: list[list[LayerMap]], step: int, first: bool) -> None:
+        if first:
+            logger.experiment.add_text("maps/about", self._about(maps[0]), step)
+        # Open by now, even if an earlier validation closed it: log_metrics has just written to it.
+        writer = logger.experiment.file_writer
+        for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
+            group = "attention" if i == 0 else f"attention_{probe.name}"
+            notes = [f"{probe.name}: {probe.note}"] if probe.note else []
+            for layer in layers:
+                if layer.weights is None:
+                    continue
+                title = " · ".join([*filter(None, [self.run]), f"layer {layer.layer}", f"step {step}"])
+                picture = draw_layer(layer.weights, layer.kind, probe.labels, title, notes=notes)
+                writer.add_summary(image_summary(f"{group}/layer_{layer.layer:02d}", picture), step)
+                norms = None if layer.value_norm is None else half(layer.value_norm)
+                record = Record(
+                    step, layer.layer, layer.kind, probe.name, probe.text, probe.labels, half(layer.weights), norms
+                )
+                writer.add_summary(record_summary(record), step)
+
+    def _about(self, layers: list[LayerMap]) -> str:
+        """What is mapped, as Markdown."""
+        lines = ["The sentences whose attention is shown:", ""]
+        for probe in self.probes:
+            note = f" ({probe.note})" if probe.note else ""
+            lines.append(f"- {probe.name}{note}, {len(probe.ids)} tokens:")
+            lines += ["", *(f"      {line}" for line in probe.text.splitlines()), ""]
+        missing = [str(layer.layer) for layer in layers if layer.weights is None]
+        if missing:
+            lines.append(
+                f"No map of layer {', '.join(missing)}: its output is not linear in its values, so no weights exist."
+            )
+        return "\n".join(lines)
+
+    def _keep(self, name: str, step: int, maps: list[list[LayerMap]]) -> None:
+        sentences = [Sentence(p.name, p.text, p.labels, layers) for p, layers in zip(self.probes, maps, strict=True)]
+        save_maps(self._path(name), sentences, step=step, run=self.run)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"

@@ -1,0 +1,131 @@
+"""The LightningModule around a GPT: loss, optimizer, gradient clipping, and the numbers that are logged."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from attnlab.data.batches import IGNORED
+from attnlab.errors import Diverged
+from attnlab.model import GPT
+from attnlab.training.optimizer import Recipe
+
+
+class LanguageModel(L.LightningModule):
+    """Next-token prediction: `training_step` gives the mean loss in nats per token, validation the exact total.
+
+    `recipe` makes the optimizer and its schedule. `noise_seed` reseeds the generators at every batch, so that dropout
+    depends on (seed, step) and not on history. `val_scored_bytes` are the bytes of the predicted validation tokens.
+    Logged: train/loss, optim/lr and optim/grad_norm every `log_every` steps, val/loss and val/bits_per_byte.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        recipe: Recipe,
+        *,
+        noise_seed: int,
+        log_every: int,
+        val_scored_bytes: int,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe, self.noise_seed, self.log_every = recipe, noise_seed, log_every
+        self.val_scored_bytes = val_scored_bytes
+        # Compiled beside it, and in a list so that it is no submodule: checkpoints and maps keep the plain one.
+        self._network: list[Callable[[Tensor], Tensor]] = [torch.compile(model) if compile else model]
+        self._losses: list[Tensor] = []  # of the batches since the last update
+        self._grad_norm = math.nan
+        self._nats = self._tokens = torch.zeros(())
+
+    @property
+    def step_ended(self) -> bool:
+        """Whether the last batch made an update, or none came yet: False between the batches of one update."""
+        return len(self._losses) in (0, self.trainer.accumulate_grad_batches)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(b, t) token ids -> (b, t, vocab) logits."""
+        return self._network[0](ids)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.step_ended:
+            self._losses = []
+        place = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
+        word = f"{self.noise_seed}/{place}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        ids, targets = batch
+        loss = F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
+        self._losses.append(loss.detach())
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip, and stop before the update if anything is not finite."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        loss, self._grad_norm = float(self._mean_loss()), float(norm)
+        if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
+            raise Diverged(
+                f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "
+                "stopped before the update (try a smaller optimizer.lr or more optimizer.warmup_steps)"
+            )
+        if self.recipe.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.grad_clip, norm)
+
+    def _mean_loss(self) -> Tensor:
+        return torch.stack(self._losses).mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        if self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps)):
+            loss = self._mean_loss()
+            if self.trainer.world_size > 1:
+                loss = torch.as_tensor(self.all_gather(loss)).mean()
+            # The scheduler has already moved on: this is the rate of the update that was just made.
+            rate = self.recipe.lr * self._factor(step - 1)
+            self.record({"train/loss": float(loss), "optim/lr": rate, "optim/grad_norm": self._grad_norm})
+
+    def on_validation_epoch_start(self) -> None:
+        self._nats, self._tokens = torch.zeros(2, dtype=torch.float64).unbind()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        ids, targets = batch
+        logits = self(ids).flatten(0, 1).float()
+        nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        self._nats = self._nats + nats.double().cpu()
+        self._tokens = self._tokens + (targets != IGNORED).sum().cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        totals = torch.stack([self._nats, self._tokens])
+        if self.trainer.world_size > 1:
+            totals = torch.as_tensor(self.all_gather(totals.to(self.device))).sum(dim=0)
+        nats, tokens = totals.tolist()
+        self.record({"val/loss": nats / tokens, "val/bits_per_byte": nats / math.log(2) / self.val_scored_bytes})
+
+    def record(self, numbers: Mapping[str, float]) -> None:
+        """Log numbers under the step they belong to: how many updates were made.
+
+        Lightning's own `log` counts one less; it is used only to make them known to other callbacks.
+        """
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(numbers), self.trainer.global_step)
+        self.log_dict(dict(numbers), logger=False, batch_size=1, rank_zero_only=False)
+
+    def _factor(self, step: int) -> float:
+        return self.recipe.factor(step, self.trainer.max_steps)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.recipe.optimizer(self.model)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"},
+        }

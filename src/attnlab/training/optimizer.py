@@ -1,0 +1,144 @@
+"""Optimizers and learning-rate schedules: one recipe per YAML, one torch Optimizer per run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.model import GPT
+
+Decay = Literal["linear", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every optimizer shares: the peak rate, its course over the run, weight decay and gradient clipping.
+
+    The rate rises linearly over the first `warmup_fraction` of all steps and then falls to `final_lr_fraction` of its
+    peak at the last one.
+    `grad_clip` bounds the L2 norm of all gradients together; null does not.
+    """
+
+    lr: float
+    weight_decay: float
+    warmup_fraction: float
+    decay: Decay
+    final_lr_fraction: float
+    grad_clip: float | None
+
+    def optimizer(self, model: GPT) -> torch.optim.Optimizer:
+        """The optimizer of all trainable parameters of a model."""
+        raise NotImplementedError
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the rate of update number `step` (from 0) is multiplied by."""
+        warmup = round(self.warmup_fraction * max_steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.decay == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, max_steps - warmup))
+        left = 1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.final_lr_fraction + (1 - self.final_lr_fraction) * left
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Recipe):
+    """AdamW for everything; weight decay acts on matrices and embeddings, not on gains and biases.
+
+    Source: arXiv 1711.05101.
+    """
+
+    betas: tuple[float, float]
+
+    def optimizer(self, model: GPT) -> torch.optim.Optimizer:
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            _by_decay(trainable, self.weight_decay),
+            lr=self.lr,
+            betas=(self.betas[0], self.betas[1]),
+            fused=_can_fuse(trainable),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Recipe):
+    """Muon for the matrices inside the blocks, AdamW at `adamw_lr` for embeddings, head, gains and the rest.
+
+    Muon replaces the momentum of a matrix by the nearest orthogonal matrix, times sqrt(max(1, rows / columns)).
+    Source: K. Jordan and others, "Muon" (2024), and arXiv 2502.16982; the implementation is torch's own.
+    """
+
+    momentum: float
+    adamw_lr: float
+    betas: tuple[float, float]
+
+    def optimizer(self, model: GPT) -> torch.optim.Optimizer:
+        matrices = matrices_of(model)
+        inside = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
+        return MuonWithAdamW(
+            torch.optim.Muon(
+                matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, adjust_lr_fn="original"
+            )
+            if matrices
+            else None,
+            torch.optim.AdamW(
+                _by_decay(others, self.weight_decay),
+                lr=self.adamw_lr,
+                betas=(self.betas[0], self.betas[1]),
+                fused=_can_fuse(others),
+            ),
+        )
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Two optimizers that look like one: Lightning, schedulers and checkpoints see one state and one list of groups."""
+
+    def __init__(self, muon: torch.optim.Optimizer | None, adamw: torch.optim.Optimizer) -> None:
+        self.parts = [part for part in (muon, adamw) if part is not None]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._link()
+
+    def _link(self) -> None:
+        """The parts work on our state and our groups, so that there is only one of each."""
+        at = 0
+        for part in self.parts:
+            n = len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[at : at + n], self.state
+            at += n
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._link()
+
+
+def matrices_of(model: GPT) -> list[Tensor]:
+    """The weights of linear maps inside the blocks: what Muon is made for."""
+    linear = (m for m in model.blocks.modules() if isinstance(m, nn.Linear))
+    return [m.weight for m in linear if m.weight.requires_grad]
+
+
+def _by_decay(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in parameters if p.ndim >= 2]
+    kept = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _can_fuse(parameters: Sequence[Tensor]) -> bool:
+    """One kernel for all parameters, where torch has it; the update is the same."""
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)

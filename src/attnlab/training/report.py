@@ -1,0 +1,103 @@
+"""A run in words and tables: what TensorBoard's text and hparams tabs show, and summary.json."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+from attnlab.attention.cost import Cost
+from attnlab.files import write_atomically
+from attnlab.model import GPT
+from attnlab.training.callbacks import as_code
+
+SUMMARY, CONFIG = "summary.json", "config.yaml"
+PACKAGES = ("attnlab", "torch", "lightning", "hydra-core", "tiktoken", "tensorboard", "numpy")
+FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")
+
+
+def cost_table(model: GPT, seq_len: int) -> str:
+    """What the attention of each layer costs, as a Markdown table; layers that cost the same share a row."""
+    rows: list[tuple[str, list[int], Cost]] = []
+    for i, block in enumerate(model.layers):
+        name, cost = type(block.attention).__name__, block.attention.cost(seq_len)
+        if rows and rows[-1][0] == name and rows[-1][2] == cost:
+            rows[-1][1].append(i)
+        else:
+            rows.append((name, [i], cost))
+    lines = [
+        f"Attention, per layer, at {seq_len} tokens. FLOPs are those of matrix products, 2 per multiply-add, forward "
+        "only, batch of one; pairs are those that one head may read.",
+        "",
+        "| layers | attention | parameters | forward FLOPs | decode FLOPs per token | state bytes | pairs |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, layers, cost in rows:
+        span = f"{layers[0]}" if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
+        numbers = (cost.params, cost.forward_flops, cost.decode_flops, cost.state_bytes, cost.pairs)
+        lines.append(f"| {span} | {name} | " + " | ".join("none" if n is None else f"{n:,}" for n in numbers) + " |")
+    total = sum(p.numel() for p in model.parameters())
+    return "\n".join([*lines, "", f"The whole model has {total:,} parameters."])
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """A config as YAML text, in its own order."""
+    text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def show_settings(logger: TensorBoardLogger, config: Mapping[str, Any], model: GPT, hyper: Mapping[str, Any]) -> None:
+    """Put the config and the cost table into the text tab, and the run into the hparams tab.
+
+    The hparams tab reads the latest value of each metric by its tag, so it shows the final one as soon as there is one.
+    """
+    logger.experiment.add_text("config", as_code(to_yaml(config)), 0)
+    logger.experiment.add_text("cost", cost_table(model, config["model"]["context"]), 0)
+    for summary in hparams(dict(hyper), dict.fromkeys(FINAL_METRICS, 0.0)):
+        logger.experiment.file_writer.add_summary(summary, 0)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run; empty if it has none yet, or a damaged one."""
+    try:
+        content: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, and the commit of the code where it is a git checkout."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    here = Path(__file__).parent
+    commit = _git(here, "rev-parse", "HEAD")
+    changed = _git(here, "status", "--porcelain") if commit else None
+    return {
+        "versions": found,
+        "git_commit": commit,
+        "git_dirty": None if changed is None else bool(changed),
+        "platform": platform.platform(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

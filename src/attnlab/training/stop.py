@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM as wishes that are granted at the next step boundary, where everything can be saved."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopWish:
+    """Whether a signal has come. A second one of the same kind gets through to its usual handler."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._usual: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What the process ends with: 130 after Ctrl-C, 143 after SIGTERM."""
+        assert self.signal is not None
+        return EXIT_CODES[signal.Signals(self.signal)]
+
+    def install(self) -> None:
+        """Take over the signals; can be repeated, for Lightning takes them too when it starts."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may; whoever runs us elsewhere handles signals there
+        for number in EXIT_CODES:
+            current = signal.getsignal(number)
+            if current != self._note:
+                self._usual.setdefault(number, current)
+                signal.signal(number, self._note)
+
+    def remove(self) -> None:
+        """Give the signals back."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._usual.items():
+                signal.signal(number, handler)
+        self._usual = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal == number:
+            signal.signal(number, self._usual.get(number, signal.SIG_DFL))
+            signal.raise_signal(number)
+        self.signal = number
+
+
+@contextmanager
+def stop_wish() -> Iterator[StopWish]:
+    """Note Ctrl-C and SIGTERM instead of obeying at once, while the block runs."""
+    wish = StopWish()
+    wish.install()
+    try:
+        yield wish
+    finally:
+        wish.remove()

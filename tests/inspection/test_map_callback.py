@@ -1,0 +1,289 @@
+"""Maps during training: what is written when, that training is not disturbed, and that a resumed run goes on."""
+
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.inspection.test_maps import Letters
+from torch import Tensor
+
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.errors import UsageError
+from attnlab.inspection.maps import collect
+from attnlab.inspection.records import load_maps, read_records
+from attnlab.model import GPT
+from attnlab.training.map_callback import LogMaps
+
+CONTEXT = 8
+# Lightning 2.6 asks torch 2.13 in a way that torch will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+
+
+class NoMap(MultiHeadAttention):
+    """Attention that has no map in its second layer."""
+
+    def weights(self, x: Tensor, shared: Any = None) -> Any:
+        return None if self.layer == 1 else super().weights(x, shared)
+
+
+class Model(L.LightningModule):
+    """The smallest training that draws random numbers."""
+
+    def __init__(self, attention: type[MultiHeadAttention] = MultiHeadAttention) -> None:
+        super().__init__()
+        factory = partial(attention, n_heads=2, dropout=0.2)
+        self.model = GPT(vocab_size=27, context=CONTEXT, n_layers=2, d_model=8, attention=factory, dropout=0.2)
+        self.val_losses = iter([3.0, 2.0, 2.5, 1.5, 1.7])
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.model(batch)[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.model(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", next(self.val_losses))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Batches:
+    """Endless batches that depend on the step alone."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        step = 0
+        while True:
+            yield torch.randint(27, (2, CONTEXT), generator=torch.Generator().manual_seed(step))
+            step += 1
+
+
+class Validation:
+    """One batch."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield torch.zeros(1, CONTEXT, dtype=torch.long)
+
+
+def fit(
+    folder: Path,
+    *,
+    callback: LogMaps | None,
+    module: Model | None = None,
+    steps: int = 10,
+    accumulate: int = 1,
+    val_every: int | None = None,
+    ckpt_path: Path | None = None,
+    loggers: bool = True,
+) -> tuple[Model, L.Trainer]:
+    L.seed_everything(0)
+    module = module or Model()
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="csv")]
+        if loggers
+        else False,
+        callbacks=[callback] if callback else [],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=accumulate,
+        num_sanity_val_steps=0,
+        val_check_interval=val_every,
+        check_val_every_n_epoch=None if val_every else 1,
+        limit_val_batches=1 if val_every else 0,
+    )
+    trainer.fit(
+        module,
+        Batches(),
+        Validation(),
+        ckpt_path=ckpt_path,
+        weights_only=True if ckpt_path else None,
+    )
+    return module, trainer
+
+
+def log_maps(folder: Path, **settings: Any) -> LogMaps:
+    probes = settings.pop("probes", [("probe", "abcab")])
+    return LogMaps(probes, Letters(), folder=folder / "maps", **settings)
+
+
+def events(folder: Path) -> EventAccumulator:
+    found = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    found.Reload()
+    return found
+
+
+def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, probes=[("probe", "abcab"), ("prompt", "hello you")], n_steps=5)
+    with pytest.raises(UsageError, match=r"maps\.prompt \(9 tokens\) is longer than model\.context \(8\)"):
+        fit(tmp_path, callback=callback)
+    callback = log_maps(tmp_path, probes=[("probe", "abcab"), ("prompt", "you")], n_steps=5, run="mine")
+    fit(tmp_path, callback=callback)
+    assert callback.steps == [0, 1, 2, 5, 10]
+    found = events(tmp_path)
+    assert found.Tags()["images"] == [
+        "attention/layer_00",
+        "attention/layer_01",
+        "attention_prompt/layer_00",
+        "attention_prompt/layer_01",
+    ]
+    for tag in found.Tags()["images"]:
+        assert [image.step for image in found.Images(tag)] == callback.steps
+    assert sorted(found.PluginTagToContent("attention")) == [
+        "maps/probe/layer_00",
+        "maps/probe/layer_01",
+        "maps/prompt/layer_00",
+        "maps/prompt/layer_01",
+    ]
+    for head in ("L00H00", "L00H01", "L01H00", "L01H01"):
+        for name in ("attention_entropy", "attention_first_token_mass", "attention_distance"):
+            assert [s.step for s in found.Scalars(f"{name}/{head}")] == callback.steps
+    reference = found.Scalars("attention_entropy/uniform_causal")
+    assert reference[0].value == pytest.approx(sum(math.log(i) for i in range(1, 6)) / 5)
+    csv = (tmp_path / "csv" / "metrics.csv").read_text()
+    assert "attention_entropy/L01H01" in csv.splitlines()[0]
+    assert callback.seconds > 0
+
+
+def test_records_hold_the_map_of_their_step(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, n_steps=3)
+    untrained = collect(Model().model, [0, 1, 2, 0, 1])
+    L.seed_everything(0)
+    module, _ = fit(tmp_path, callback=callback)
+    found = list(read_records(tmp_path))
+    assert [(r.step, r.layer) for r in found] == [(s, layer) for s in callback.steps for layer in (0, 1)]
+    trained = collect(module.model, [0, 1, 2, 0, 1])
+    for record, layer in zip([*found[:2], *found[-2:]], [*untrained, *trained], strict=True):
+        np.testing.assert_array_equal(record.weights, layer.weights.astype(np.float16))
+        np.testing.assert_array_equal(record.value_norm, layer.value_norm.astype(np.float16))
+        assert (record.tokens, record.kind, record.text) == (["a", "b", "c", "a", "b"], "probability", "abcab")
+
+
+def test_training_ends_bit_for_bit_the_same_with_and_without_maps(tmp_path: Path) -> None:
+    runs = []
+    for name, callback in (("with", log_maps(tmp_path / "with", n_steps=12)), ("without", None)):
+        module, _ = fit(tmp_path / name, callback=callback, val_every=4)
+        runs.append((module.model.state_dict(), torch.get_rng_state()))
+    (a, noise_a), (b, noise_b) = runs
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert torch.equal(noise_a, noise_b)
+
+
+def test_the_last_and_the_best_maps_are_kept(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, n_steps=3, run="mine")
+    module, _ = fit(tmp_path, callback=callback, val_every=2)
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["best.safetensors", "last.safetensors"]
+    best, last = load_maps(tmp_path / "maps" / "best.safetensors"), load_maps(tmp_path / "maps" / "last.safetensors")
+    assert (best.run, best.step, last.step) == ("mine", 8, 10)  # the losses are 3, 2, 2.5, 1.5, 1.7 at 2, 4, ..., 10
+    (sentence,) = last.sentences
+    assert (sentence.name, sentence.text, sentence.tokens) == ("probe", "abcab", ["a", "b", "c", "a", "b"])
+    for layer, now in zip(sentence.layers, collect(module.model, [0, 1, 2, 0, 1]), strict=True):
+        np.testing.assert_array_equal(layer.weights, now.weights)
+    assert callback.best == 1.5
+
+
+def test_accumulated_gradients_count_updates_not_batches(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, n_steps=4)
+    fit(tmp_path, callback=callback, steps=5, accumulate=3)
+    assert callback.steps == [0, 1, 2, 5]
+    assert [i.step for i in events(tmp_path).Images("attention/layer_00")] == callback.steps
+
+
+def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
+    first = log_maps(tmp_path / "a", n_steps=5)
+    _, trainer = fit(tmp_path / "a", callback=first, steps=10)
+    checkpoint = tmp_path / "model.ckpt"
+    # A checkpoint as it is in the middle of a run.
+    middle = log_maps(tmp_path / "b", n_steps=5)
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(checkpoint)
+                trainer.should_stop = True
+
+    L.seed_everything(0)
+    trainer = L.Trainer(
+        max_steps=10,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[middle, Stop()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        logger=TensorBoardLogger(tmp_path / "b", name="", version=""),
+    )
+    trainer.fit(Model(), Batches(), Validation())
+    assert middle.last_step == 5
+    again = log_maps(tmp_path / "b", n_steps=5)
+    fit(tmp_path / "b", callback=again, steps=10, ckpt_path=checkpoint)
+    assert again.last_step == 10 and again.seconds > middle.seconds
+    assert [i.step for i in events(tmp_path / "b").Images("attention/layer_00")] == first.steps
+
+
+def test_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path)
+    state = {"last_step": 3, "best": 1.25, "seconds": 0.5}
+    callback.load_state_dict(json.loads(json.dumps(state)))
+    assert callback.state_dict() == state
+
+
+def test_a_layer_without_a_map_is_left_out_and_said_once(tmp_path: Path) -> None:
+    fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), module=Model(NoMap))
+    found = events(tmp_path)
+    assert found.Tags()["images"] == ["attention/layer_00"]
+    assert not [tag for tag in found.Tags()["scalars"] if "L01" in tag]
+    (about,) = found.Tensors("maps/about/text_summary")
+    text = about.tensor_proto.string_val[0].decode()
+    assert "No map of layer 1: its output is not linear in its values" in text and "abcab" in text
+    kinds = [
+        (layer.kind, layer.weights is None)
+        for layer in load_maps(tmp_path / "maps/last.safetensors").sentences[0].layers
+    ]
+    assert kinds == [("probability", False), ("probability", True)]
+
+
+def test_maps_need_no_tensorboard(tmp_path: Path) -> None:
+    fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), loggers=False)
+    assert load_maps(tmp_path / "maps" / "last.safetensors").step == 10
+
+
+def test_a_validation_before_training_does_not_get_in_the_way(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, n_steps=3)
+    L.seed_everything(0)
+    module = Model()
+    trainer = L.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=1,
+        logger=TensorBoardLogger(tmp_path, name="", version=""),
+    )
+    trainer.validate(module, Validation(), verbose=False)
+    assert callback.best == math.inf
+    trainer.fit(module, Batches(), Validation())
+    assert [i.step for i in events(tmp_path).Images("attention/layer_01")] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("probes", [[], [("probe", "a"), ("probe", "b")]])
+def test_probes_need_different_names(probes: list[tuple[str, str]], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one probe and different names"):
+        log_maps(tmp_path, probes=probes)

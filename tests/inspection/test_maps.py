@@ -1,0 +1,139 @@
+"""Which steps, which sentences, and maps out of a model."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from attnlab.attention.base import Heads
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.errors import UsageError
+from attnlab.inspection.maps import check_probe, collect, map_steps
+from attnlab.model import GPT
+
+
+class Letters:
+    """A tokenizer of the letters a to z and the space."""
+
+    def encode(self, text: str) -> list[int]:
+        for c in text:
+            if c not in "abcdefghijklmnopqrstuvwxyz ":
+                raise UsageError(f"the text holds {c!r}")
+        return ["abcdefghijklmnopqrstuvwxyz ".index(c) for c in text]
+
+    def labels(self, ids: Iterable[int]) -> list[str]:
+        return ["abcdefghijklmnopqrstuvwxyz·"[i] for i in ids]
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 7, 30, 100, 1000, 2000, 99_999])
+@pytest.mark.parametrize("n", [2, 3, 5, 12, 60])
+def test_steps_start_at_0_end_at_the_last_and_grow(max_steps: int, n: int) -> None:
+    steps = map_steps(max_steps, n)
+    assert steps[0] == 0 and steps[-1] == max_steps
+    assert all(a < b for a, b in itertools.pairwise(steps))
+    assert len(steps) == min(n, max_steps + 1)
+
+
+def test_steps_are_spaced_like_powers() -> None:
+    assert map_steps(1000, 8) == [0, 1, 3, 10, 32, 100, 316, 1000]
+    assert map_steps(400, 12) == map_steps(400, 12)
+
+
+def test_impossible_numbers_of_steps_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"maps\.steps \(61\) must be at least 2, at most 60"):
+        map_steps(100, 61)
+    with pytest.raises(UsageError, match=r"trainer\.max_steps \(-1\) must be at least 1"):
+        map_steps(-1, 12)
+
+
+def test_a_probe_has_ids_and_labels() -> None:
+    probe = check_probe("prompt", "a bc", Letters(), 4)
+    assert probe == ("prompt", "a bc", [0, 26, 1, 2], ["a", "·", "b", "c"], "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("abcdef", r"^maps\.prompt \(6 tokens\) is longer than model\.context \(5\); shorten it$"),
+        ("", r"^maps\.prompt \(''\) must hold at least one token of this tokenizer$"),
+        ("abC", r"^maps\.prompt: the text holds 'C'$"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused_under_its_key(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_probe("prompt", text, Letters(), 5)
+
+
+def test_a_prompt_is_refused_where_maps_would_become_too_large() -> None:
+    with pytest.raises(
+        UsageError, match=r"^maps\.prompt \(9 tokens\) is longer than the most that maps are drawn of \(8"
+    ):
+        check_probe("prompt", "a" * 9, Letters(), 4096, max_tokens=8)
+
+
+def test_the_default_probe_never_stands_in_the_way() -> None:
+    probe = check_probe("probe", "Your Journey", Letters(), 5)
+    assert probe.labels == ["o", "u", "r", "·", "o"]
+    assert probe.note == "without the 2 characters that the tokenizer does not know, its first 5 of 10 tokens"
+    with pytest.raises(UsageError, match=r"maps\.probe \('XYZ'\) must hold at least one token"):
+        check_probe("probe", "XYZ", Letters(), 5)
+
+
+def test_collecting_changes_neither_the_model_nor_a_random_stream() -> None:
+    attention = partial(MultiHeadAttention, n_heads=2, dropout=0.5)
+    model = GPT(vocab_size=11, context=7, n_layers=3, d_model=6, attention=attention, dropout=0.5)
+    model.train()
+    before, weights = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    layers = collect(model, [3, 1, 4, 1, 5])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training and all(m.training for m in model.modules())
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert [layer.layer for layer in layers] == [0, 1, 2]
+    for layer, again in zip(layers, collect(model, torch.tensor([3, 1, 4, 1, 5])), strict=True):
+        assert layer.kind == "probability"
+        assert layer.weights is not None and layer.value_norm is not None
+        assert layer.weights.shape == (2, 5, 5) and layer.weights.dtype == np.float32
+        assert layer.value_norm.shape == (2, 5)
+        np.testing.assert_allclose(layer.weights.sum(axis=-1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(layer.weights, again.weights)
+
+
+class Noisy(MultiHeadAttention):
+    """Attention that draws random numbers whenever it mixes."""
+
+    def mix(self, heads: Heads) -> torch.Tensor:
+        torch.rand(3)
+        return super().mix(heads)
+
+
+def test_a_variant_that_draws_random_numbers_disturbs_no_stream_either() -> None:
+    model = GPT(vocab_size=11, context=7, n_layers=1, d_model=6, attention=partial(Noisy, n_heads=2))
+    before = torch.get_rng_state()
+    collect(model, [3, 1, 4])
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad():
+        model(torch.tensor([[3, 1, 4]]))
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_inspection_needs_neither_lightning_nor_hydra_nor_training() -> None:
+    code = (
+        "import sys, attnlab.inspection.maps, attnlab.inspection.records, attnlab.inspection.metrics\n"
+        "print([m for m in ('lightning', 'hydra', 'attnlab.training', 'attnlab.data') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pictures_numbers_and_records_need_no_torch() -> None:
+    code = (
+        "import sys, attnlab.inspection.figures, attnlab.inspection.records, attnlab.inspection.metrics\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,490 @@
+"""The GPT around the attention: shapes, refusals, initial values, maps and decoding."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnlab.attention.base import Attention, AttentionFactory, Heads, Shared
+from attnlab.attention.cost import Cost
+from attnlab.attention.decay import FixedDecay, ScalarDecay
+from attnlab.attention.feature_map import EluPlusOne, UnitLength
+from attnlab.attention.gate import Elementwise, Headwise, Swish
+from attnlab.attention.head_wrapper import HeadWrapper, layered
+from attnlab.attention.mask import Window
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.normalizer import Sink
+from attnlab.attention.output_norm import RMSOutputNorm, SumNorm
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.score import QKNorm
+from attnlab.attention.self_attention import SelfAttention
+from attnlab.attention.simple import SimpleAttention
+from attnlab.attention.write import DeltaWrite
+from attnlab.errors import UsageError
+from attnlab.model import GPT, MLP, NORMS, MLPKind, generator_for
+from attnlab.position import ALiBi, Embedding, LearnedEmbedding, RoPE, SinusoidalEmbedding
+
+VOCAB, CONTEXT, LAYERS, WIDTH = 13, 11, 3, 12
+
+multi_head = partial(MultiHeadAttention, n_heads=2)
+delta = partial(
+    RecurrentAttention,
+    n_heads=2,
+    conv=3,
+    feature_map=UnitLength,
+    decay=ScalarDecay,
+    write=DeltaWrite,
+    output_norm=RMSOutputNorm,
+    gate=Swish,
+)
+ATTENTIONS: dict[str, AttentionFactory] = {
+    "simple": SimpleAttention,
+    "self": SelfAttention,
+    "multi_head": partial(multi_head, position=RoPE),
+    "gqa": partial(MultiHeadAttention, n_heads=6, n_kv_heads=2, conv=2, gate=Headwise, position=ALiBi),
+    "window": partial(multi_head, mask=partial(Window, window=4), normalizer=Sink, score={"qk_norm": QKNorm}),
+    "linear": partial(RecurrentAttention, n_heads=3, feature_map=EluPlusOne, decay=FixedDecay, output_norm=SumNorm),
+    "delta": delta,
+    "stacked": partial(HeadWrapper, n_heads=2, pattern="head", kinds={"head": SelfAttention}),
+    "hybrid": partial(layered, pattern="a a b", kinds={"a": delta, "b": partial(multi_head, position=RoPE)}),
+}
+EMBEDS = {"nothing": Embedding, "learned": LearnedEmbedding, "sinusoidal": SinusoidalEmbedding}
+
+
+def gpt(attention: AttentionFactory = multi_head, **options: Any) -> GPT:
+    sizes = {"vocab_size": VOCAB, "context": CONTEXT, "n_layers": LAYERS, "d_model": WIDTH}
+    return GPT(**{**sizes, "attention": attention, **options})
+
+
+def perturbed(model: GPT) -> GPT:
+    """In float64, no parameter at a special value such as zero or one, so that nothing hides."""
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.double().parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=draw, dtype=p.dtype))
+    return model
+
+
+def token_ids(batch: int = 2, n: int = CONTEXT) -> Tensor:
+    return torch.randint(VOCAB, (batch, n), generator=torch.Generator().manual_seed(2))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
+@pytest.mark.parametrize("embed", EMBEDS.values(), ids=EMBEDS)
+def test_there_is_one_row_of_logits_for_every_token(attention: AttentionFactory, embed: type[Embedding]) -> None:
+    model = gpt(attention, embed=embed)
+    assert model(token_ids(2, 7)).shape == (2, 7, VOCAB)
+    assert model(token_ids(1, 1)).shape == (1, 1, VOCAB)
+    assert [block.attention.layer for block in model.layers] == [0, 1, 2]
+    assert all(block.attention.n_layers == LAYERS for block in model.layers)
+
+
+def test_the_factories_are_told_what_they_need_and_called_once_per_layer() -> None:
+    calls: list[tuple[int, dict[str, int]]] = []
+
+    def attention(d_model: int, **told: int) -> Attention:
+        calls.append((d_model, told))
+        return multi_head(d_model, **told)
+
+    gpt(attention)
+    assert calls == [(WIDTH, {"layer": i, "n_layers": LAYERS, "context": CONTEXT}) for i in range(LAYERS)]
+
+
+def test_no_logit_depends_on_a_later_token() -> None:
+    model, x = perturbed(gpt(ATTENTIONS["hybrid"], embed=LearnedEmbedding)), token_ids()
+    y = x.clone()
+    y[:, 6:] = (y[:, 6:] + 1) % VOCAB
+    before, after = model(x), model(y)
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.isclose(before[:, 6:], after[:, 6:]).all(dim=-1).any()
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "d_model"])
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_model_without_size_is_refused(name: str, size: int) -> None:
+    with pytest.raises(UsageError, match=rf"^model\.{name} \({size}\) must be at least 1$"):
+        gpt(**{name: size})
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
+def test_dropout_that_drops_everything_or_less_than_nothing_is_refused(dropout: float) -> None:
+    with pytest.raises(UsageError, match=rf"^model\.dropout \({dropout}\) must be in \[0, 1\)$"):
+        gpt(dropout=dropout)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan")])
+def test_an_mlp_without_width_is_refused(ratio: float) -> None:
+    with pytest.raises(UsageError, match=rf"^model\.mlp_ratio \({ratio}\) must be greater than 0$"):
+        gpt(mlp_ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("norm", "batch", ["layer", "rms"]),
+        ("mlp", "tanh", ["gelu", "relu2", "swiglu"]),
+        ("init", "xavier", ["fan_in", "gpt2"]),
+    ],
+)
+def test_an_unknown_kind_is_refused_with_those_there_are(key: str, value: str, allowed: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        gpt(**{key: value})
+    assert str(error.value) == f"model.{key} ({value}) must be one of {allowed}"
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        partial(SimpleAttention, causal=False),
+        partial(SelfAttention, causal=False),
+        partial(
+            HeadWrapper, n_heads=2, pattern="a b", kinds={"a": SelfAttention, "b": partial(SelfAttention, causal=False)}
+        ),
+    ],
+)
+def test_a_layer_that_reads_later_tokens_is_refused(attention: AttentionFactory) -> None:
+    with pytest.raises(
+        UsageError, match=r"^attention of layer 0 \(\w+\) reads later tokens, .*; set attention\.causal=true$"
+    ):
+        gpt(attention)
+
+
+def test_a_later_layer_that_reads_later_tokens_is_refused_by_its_number() -> None:
+    kinds = {"fine": SelfAttention, "leaks": partial(SelfAttention, causal=False)}
+    with pytest.raises(UsageError, match=r"^attention of layer 2 \(SelfAttention\) reads later tokens"):
+        gpt(partial(layered, pattern="fine fine leaks", kinds=kinds))
+
+
+def test_a_layer_of_another_width_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^attention of layer 0 gives width 8, not model\.d_model \(12\)$"):
+        gpt(partial(multi_head, d_out=8))
+
+
+def test_reading_what_nobody_published_is_refused() -> None:
+    shared = Shared(values=1, keys=2)
+    assert shared.read("keys") == 2
+    with pytest.raises(UsageError) as error:
+        shared.read("gates")
+    assert str(error.value) == (
+        "a layer reads 'gates' but no earlier layer published it (published: ['keys', 'values'])"
+    )
+
+
+# Initial values
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(attention: AttentionFactory) -> None:
+    first = gpt(attention, embed=LearnedEmbedding, seed=5).state_dict()
+    torch.rand(17)
+    second = gpt(attention, embed=LearnedEmbedding, seed=5).state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_gives_other_numbers_in_every_random_tensor() -> None:
+    first, second = gpt(delta, seed=0, tie=False), gpt(delta, seed=1, tie=False)
+    drawn = {name for name, p in first.named_parameters() if p.unique().numel() > p.size(0)}
+    assert len(drawn) == 2 + LAYERS * 10  # embedding, head; q, k, v, conv, decay, beta, gate, out, up, down
+    others = dict(second.named_parameters())
+    assert all(not (first.get_parameter(name) == others[name]).any() for name in drawn)
+
+
+def test_no_two_tensors_of_a_model_start_alike() -> None:
+    matrices = [p for p in gpt(tie=False).parameters() if p.dim() == 2]
+    for a, b in itertools.combinations(matrices, 2):
+        assert a.shape != b.shape or not torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(ATTENTIONS, 2)))
+def test_a_tensor_that_two_variants_share_starts_equal(one: str, other: str) -> None:
+    first, second = (dict(gpt(ATTENTIONS[name]).named_parameters()) for name in (one, other))
+    shared = [name for name in first.keys() & second.keys() if first[name].shape == second[name].shape]
+    assert {"embedding.weight", "blocks.2.mlp.up.weight", "blocks.2.mlp.down.weight"} <= set(shared)
+    assert all(torch.equal(first[name], second[name]) for name in shared)
+
+
+def test_variants_with_projections_share_more_than_the_mlp() -> None:
+    first, second = (dict(gpt(ATTENTIONS[name]).named_parameters()) for name in ("multi_head", "delta"))
+    for name in ("qkv.to_q", "qkv.to_k", "qkv.to_v", "to_out"):
+        name = f"blocks.1.attention.{name}.weight"
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize(
+    ("extra", "added"),
+    [
+        ({"attention": partial(multi_head, gate=Elementwise)}, {"attention.gate.to_gate.weight"}),
+        ({"attention": partial(multi_head, conv=3)}, {"attention.qkv.conv.weight"}),
+        ({"attention": partial(multi_head, normalizer=Sink)}, {"attention.normalizer.logit"}),
+        ({"attention": partial(multi_head, out_bias=True)}, {"attention.to_out.bias"}),
+        ({"embed": LearnedEmbedding}, {"embed.table.weight"}),
+        ({"tie": False}, {"head.weight"}),
+        ({"mlp": "swiglu", "mlp_ratio": 6.0}, {"mlp.gate.weight"}),
+    ],
+)
+def test_adding_a_parameter_changes_no_other(extra: dict[str, Any], added: set[str]) -> None:
+    before, after = dict(gpt(seed=3).named_parameters()), dict(gpt(seed=3, **extra).named_parameters())
+    new = after.keys() - before.keys()
+    assert {name.split(".", 2)[-1] if name.startswith("blocks") else name for name in new} == added
+    assert before.keys() <= after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_initial_values_are_spread_as_documented() -> None:
+    wide = {"vocab_size": 500, "d_model": 256, "n_layers": 2, "tie": False, "embed": LearnedEmbedding, "context": 100}
+    residual = (2 * 2) ** -0.5  # what writes into the residual stream, in two layers
+    for kind, std_256, std_1024 in (("gpt2", 0.02, 0.02), ("fan_in", 256**-0.5, 1024**-0.5)):
+        expected = {
+            "embedding": 0.02,
+            "embed.table": 0.02,
+            "head": 0.02,
+            "blocks.1.attention.qkv.to_q": std_256,
+            "blocks.1.attention.qkv.to_v": std_256,
+            "blocks.1.attention.gate.to_gate": std_256,
+            "blocks.1.attention.to_out": std_256 * residual,
+            "blocks.1.mlp.up": std_256,
+            "blocks.1.mlp.down": std_1024 * residual,
+        }
+        model = gpt(partial(multi_head, gate=Elementwise), init=kind, **wide)
+        for name, std in expected.items():
+            weight = model.get_parameter(f"{name}.weight").detach()
+            # The spread of a sample of n normal numbers is off by 1 / sqrt(2 n); four of these are never seen.
+            assert float(weight.std()) == pytest.approx(std, rel=4 / (2 * weight.numel()) ** 0.5), name
+            assert abs(float(weight.mean())) < 4 * std / weight.numel() ** 0.5, name
+
+
+def test_biases_start_at_zero_convolutions_in_their_bounds_and_the_rest_where_its_module_put_it() -> None:
+    attention = partial(multi_head, qkv_bias=True, out_bias=True, conv=4, normalizer=Sink, score={"qk_norm": QKNorm})
+    model = gpt(attention, bias=True, norm="rms")
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.bias is not None]
+    assert len(linears) == LAYERS * 6 and all(not m.bias.any() for m in linears)
+    conv = model.get_parameter("blocks.0.attention.qkv.conv.weight")
+    assert conv.abs().max() <= 0.5 and conv.min() < -0.4 and conv.max() > 0.4  # 1 / sqrt(4)
+    norms = [m for m in model.modules() if isinstance(m, nn.RMSNorm)]
+    assert len(norms) == LAYERS * 4 + 1 and all((m.weight == 1).all() for m in norms)
+    assert not model.get_parameter("blocks.0.attention.normalizer.logit").any()
+    decay = gpt(delta).get_submodule("blocks.0.attention.decay")
+    fresh = ScalarDecay(d_model=WIDTH, n_heads=2)
+    assert isinstance(decay, ScalarDecay)
+    assert torch.equal(decay.log_rate, fresh.log_rate) and torch.equal(decay.bias, fresh.bias)
+
+
+def test_a_stream_belongs_to_a_seed_and_a_name() -> None:
+    def draw(seed: int, name: str) -> Tensor:
+        return torch.rand(4, generator=generator_for(seed, name))
+
+    assert torch.equal(draw(0, "a"), draw(0, "a"))
+    assert not torch.equal(draw(0, "a"), draw(0, "b"))
+    assert not torch.equal(draw(0, "a"), draw(1, "a"))
+    assert not torch.equal(draw(1, "1/a"), draw(11, "/a"))
+
+
+# Parts
+
+
+def test_a_tied_head_is_the_embedding_and_stays_it() -> None:
+    tied, untied = gpt(tie=True), gpt(tie=False)
+    assert tied.head.weight is tied.embedding.weight
+    count = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
+    assert count[1] - count[0] == VOCAB * WIDTH
+    other = gpt(tie=True, seed=1)
+    other.load_state_dict(tied.state_dict())
+    assert other.head.weight is other.embedding.weight
+    assert torch.equal(other.embedding.weight, tied.embedding.weight)
+    tied(token_ids()).sum().backward()
+    assert tied.embedding.weight.grad is not None
+
+
+@pytest.mark.parametrize(("d_model", "ratio", "width"), [(12, 4.0, 32), (7, 4.0, 19), (128, 4.0, 341), (1, 0.1, 1)])
+def test_swiglu_is_narrower_by_a_third(d_model: int, ratio: float, width: int) -> None:
+    mlp = MLP(d_model, kind="swiglu", ratio=ratio, bias=False)
+    assert mlp.gate is not None
+    assert [p.weight.shape for p in (mlp.up, mlp.gate, mlp.down)] == [(width, d_model)] * 2 + [(d_model, width)]
+
+
+def test_every_mlp_has_as_many_parameters_where_the_third_comes_out_even() -> None:
+    counts = {
+        kind: sum(p.numel() for p in MLP(12, kind=kind, ratio=4.0, bias=False).parameters())
+        for kind in ("gelu", "relu2", "swiglu")
+    }
+    assert set(counts.values()) == {2 * 12 * 48}
+
+
+@pytest.mark.parametrize("kind", ["gelu", "relu2", "swiglu"])
+def test_an_mlp_computes_what_its_name_says(kind: MLPKind) -> None:
+    mlp = MLP(6, kind=kind, ratio=3.0, bias=True).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    up = x @ mlp.up.weight.T + mlp.up.bias
+    if kind == "gelu":
+        inner = up * 0.5 * (1 + torch.erf(up / 2**0.5))
+    elif kind == "relu2":
+        inner = up.clamp(min=0) ** 2
+    else:
+        assert mlp.gate is not None
+        gate = x @ mlp.gate.weight.T + mlp.gate.bias
+        inner = gate / (1 + torch.exp(-gate)) * up
+    torch.testing.assert_close(mlp(x), inner @ mlp.down.weight.T + mlp.down.bias, rtol=1e-12, atol=1e-12)
+
+
+def test_norms_do_what_their_names_say() -> None:
+    x = 3 + 5 * torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rms, layer = NORMS["rms"](9).double()(x), NORMS["layer"](9).double()(x)
+    # LayerNorm adds 1e-5 to a variance of about 25.
+    torch.testing.assert_close(rms, x / x.square().mean(dim=-1, keepdim=True).sqrt(), rtol=1e-6, atol=0)
+    centred = x - x.mean(dim=-1, keepdim=True)
+    torch.testing.assert_close(layer, centred / centred.square().mean(dim=-1, keepdim=True).sqrt(), rtol=1e-5, atol=0)
+    for norm, kind in (("rms", nn.RMSNorm), ("layer", nn.LayerNorm)):
+        model = gpt(norm=norm, bias=False)
+        assert sum(isinstance(m, kind) for m in model.modules()) == 2 * LAYERS + 1
+        assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+
+
+def test_a_block_is_the_residual_formula() -> None:
+    model = perturbed(gpt(n_layers=1, mlp="gelu"))
+    block, x = model.layers[0], model.embedding(token_ids())
+    y = x + block.attention(F.layer_norm(x, (WIDTH,), block.norm_attention.weight))
+    y = y + block.mlp(F.layer_norm(y, (WIDTH,), block.norm_mlp.weight))
+    logits = F.layer_norm(y, (WIDTH,), model.norm.weight) @ model.embedding.weight.T
+    torch.testing.assert_close(model(token_ids()), logits, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_acts_in_training_only_and_follows_the_stream() -> None:
+    model, x = gpt(dropout=0.5), token_ids()
+    torch.manual_seed(0)
+    first = model(x)
+    assert not torch.equal(first, model(x))
+    torch.manual_seed(0)
+    assert torch.equal(first, model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+# Maps
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_every_layer_gives_its_map_its_kind_and_the_lengths_of_its_values(name: str) -> None:
+    model, x = gpt(ATTENTIONS[name]), token_ids(2, 7)
+    maps = model.attention_maps(x)
+    assert len(maps) == LAYERS
+    for made, block in zip(maps, model.layers, strict=True):
+        assert made.kind == block.attention.map_kind
+        assert made.weights is not None and made.value_norm is not None
+        assert made.weights.shape[0] == 2 and made.weights.shape[2:] == (7, 7)
+        assert made.value_norm.shape == (*made.weights.shape[:2], 7)
+        assert not made.weights.triu(1).any() and not made.weights.requires_grad
+
+
+def test_looking_at_maps_leaves_mode_and_numbers_alone() -> None:
+    model, x = gpt(partial(multi_head, dropout=0.5), dropout=0.5), token_ids()
+    model.train()
+    model.blocks[1].eval()  # a mode that no single flag could put back
+    modes = [m.training for m in model.modules()]
+    stream, numbers = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    maps = model.attention_maps(x)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(v, numbers[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    for a, b in zip(maps, model.eval().attention_maps(x), strict=True):
+        assert a.weights is not None and b.weights is not None
+        assert torch.equal(a.weights, b.weights)
+        torch.testing.assert_close(a.weights.sum(dim=-1), torch.ones(2, 2, CONTEXT))  # no weight was dropped
+
+
+def test_the_mode_comes_back_even_if_a_map_fails() -> None:
+    model = gpt(embed=LearnedEmbedding)
+    with pytest.raises(UsageError, match="knows 11 positions"):
+        model.attention_maps(token_ids(1, CONTEXT + 1))
+    assert all(m.training for m in model.modules())
+
+
+class SharedValues(MultiHeadAttention):
+    """The first layer publishes its values, and how often it did; every later one adds them to its own."""
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        if self.layer == 0:
+            shared["values"] = heads.v
+            shared["times"] = shared.get("times", 0) + 1
+            return heads
+        assert shared.read("times") == 1
+        return heads._replace(v=heads.v + shared.read("values"))
+
+
+def test_layers_share_through_the_record_in_forward_maps_and_decoding() -> None:
+    model, x = perturbed(gpt(partial(SharedValues, n_heads=2))).eval(), token_ids()
+    assert not torch.allclose(model(x), perturbed(gpt()).eval()(x))
+    shown = model.attention_maps(x)
+    first = model.layers[0]
+    hidden = first.norm_attention(model.embedding(x))
+    assert shown[0].weights is not None
+    torch.testing.assert_close(shown[0].weights, first.attention.weights(hidden))
+    torch.testing.assert_close(stepped(model, x, [4, 1, 6]), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_reader_without_a_publisher_is_refused() -> None:
+    alone = SharedValues(WIDTH, n_heads=2, layer=1, n_layers=2)
+    alone_reads = partial(alone.share, alone.project(torch.rand(1, 2, WIDTH)))
+    with pytest.raises(
+        UsageError, match=r"a layer reads 'times' but no earlier layer published it \(published: \[\]\)"
+    ):
+        alone_reads(Shared())
+
+
+# Decoding
+
+
+def stepped(model: GPT, ids: Tensor, cuts: list[int]) -> Tensor:
+    state, out = model.init_state(ids.size(0), ids.size(1)), []
+    for part in ids.split(cuts, dim=1):
+        logits, state = model.step(part, state)
+        out.append(logits)
+    assert state.seen == ids.size(1)
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("embed", EMBEDS.values(), ids=EMBEDS)
+@pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_cutting_a_text_into_steps_changes_no_logit(attention: AttentionFactory, embed: type[Embedding]) -> None:
+    model, x = perturbed(gpt(attention, embed=embed)).eval(), token_ids()
+    expected = model(x)
+    for cuts in ([CONTEXT], [1] * CONTEXT, [3, 1, 5, 2]):
+        # float64 sums in another order.
+        torch.testing.assert_close(stepped(model, x, cuts), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_text_longer_than_the_state_is_refused() -> None:
+    model = gpt()
+    _, state = model.step(token_ids(1, 4), model.init_state(1, 5))
+    with pytest.raises(UsageError, match=r"^the decode state has room for max_len=5 tokens, not 6$"):
+        model.step(token_ids(1, 2), state)
+
+
+# Cost
+
+
+def test_the_cost_of_a_model_is_that_of_its_layers() -> None:
+    model = gpt(ATTENTIONS["hybrid"])
+    parts = [block.attention.cost(9) for block in model.layers]
+    assert model.cost(9) == parts[0] + parts[1] + parts[2]
+    assert [part.pairs for part in parts] == [None, None, 45]
+    assert model.cost(9).pairs == 45
+    assert model.cost(9).params == sum(p.numel() for block in model.layers for p in block.attention.parameters())
+
+
+def test_costs_add_and_nothing_plus_nothing_stays_nothing() -> None:
+    one, none = Cost(1, 2, 3, 4, 5), Cost(10, 20, 30, 40, None)
+    assert one + one == Cost(2, 4, 6, 8, 10)
+    assert one + none == none + one == Cost(11, 22, 33, 44, 5)
+    assert (none + none).pairs is None
