@@ -29,11 +29,13 @@ ATTENTIONS: dict[str, AttentionFactory] = {
 
 
 def gpt(attention: AttentionFactory = multi_head, **options: Any) -> GPT:
-    """A small model whose logits are spread widely enough for a clear favourite."""
+    """A small model whose numbers are large enough for clear favourites, and for texts that do not repeat."""
     sizes = {"vocab_size": VOCAB, "context": CONTEXT, "n_layers": 2, "d_model": 8}
-    model = GPT(**{**sizes, "attention": attention, "init": "fan_in", "tie": False, **options})
+    model = GPT(**{**sizes, "attention": attention, "tie": False, **options})
+    draw = torch.Generator().manual_seed(14)
     with torch.no_grad():
-        model.head.weight.mul_(100)
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=draw))
     return model.eval()
 
 
@@ -123,7 +125,7 @@ def test_greedy_writing_takes_the_argmax_of_forward(attention: AttentionFactory)
     model = gpt(attention)
     found = list(generate(model, prompt(), tokens=CONTEXT - 3, temperature=0))
     assert found == reference(model, prompt().tolist(), CONTEXT - 3)
-    assert len(set(found)) > 1
+    assert len(set(found)) > 3  # not a text that repeats one token
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)

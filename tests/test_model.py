@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,10 @@ def test_an_mlp_without_width_is_refused(ratio: float) -> None:
         ("init", "xavier", ["fan_in", "gpt2"]),
     ],
 )
-def test_an_unknown_kind_is_refused_with_those_there_are(key: str, value: str, allowed: list[str]) -> None:
+def test_an_unknown_kind_is_refused_with_those_there_are(
+    key: str, value: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # else annotations catch it before the model
     with pytest.raises(UsageError) as error:
         gpt(**{key: value})
     assert str(error.value) == f"model.{key} ({value}) must be one of {allowed}"

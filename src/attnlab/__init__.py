@@ -1,1 +1,19 @@
-"""attnlab: swap the attention, keep everything else fixed, see what changed, know whether it is real."""
+"""Swap the attention of a small GPT, keep everything else fixed, and see what changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnlab.data.tokenizers import Tokenizer
+    from attnlab.model import GPT
+
+
+def load(run: Any, *, allow_targets: tuple[str, ...] = ()) -> tuple[GPT, Tokenizer]:
+    """The trained model and the tokenizer of a run, from its folder: `model, tokenizer = attnlab.load("runs/...")`.
+
+    `allow_targets` names packages of yours whose classes the run's config uses.
+    """
+    from attnlab.runs import load as load_run  # torch takes seconds to import
+
+    return load_run(run, allow_targets=allow_targets)

@@ -319,8 +319,8 @@ class Failures:
         """Run one job: note what attnlab refuses, and go on, unless the user wants to stop."""
         try:
             yield
-        except Stopped:
-            raise
+        except Stopped as error:
+            _end(str(error), error.exit_code)
         except AttnlabError as error:
             self.errors.append(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:

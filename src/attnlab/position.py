@@ -57,15 +57,22 @@ class RoPE(Position):
         found = self._turns.get((like.device, like.dtype))
         if found is None or found.size(0) < length:
             with torch.inference_mode(False):  # what is kept must serve training, too
-                rows = torch.arange(max(length, self.context), dtype=torch.float64, device=like.device)
-                pair = torch.arange(self.head_dim // 2, dtype=torch.float64, device=like.device)
-                angles = rows[:, None] * self.base ** (-2 * pair / self.head_dim)
-                found = torch.polar(torch.ones_like(angles), angles).to(like.dtype.to_complex())
+                angles = self.angles(torch.arange(max(length, self.context), dtype=torch.float64, device="cpu"))
+                found = torch.polar(torch.ones_like(angles), angles).to(like.device, like.dtype.to_complex())
                 self._turns[like.device, like.dtype] = found
         return found[:length]
 
+    def angles(self, pos: Float[Tensor, " n"]) -> Float[Tensor, "n pair"]:
+        """The angle by which each pair turns at each position."""
+        pair = torch.arange(self.head_dim // 2, dtype=pos.dtype, device=pos.device)
+        return pos[:, None] * self.base ** (-2 * pair / self.head_dim)
+
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
+            turn = self.angles(torch.arange(start, start + x.size(2), dtype=torch.float64, device=x.device))
+            (a, b), c, s = x.unflatten(-1, (-1, 2)).unbind(-1), turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+            return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self.turns(start + x.size(2), x)[start:]).flatten(-2)
 
@@ -136,8 +143,8 @@ class SinusoidalEmbedding(Embedding):
             raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({d_model}) must be even")
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
-        place = torch.arange(start, start + x.size(1), dtype=torch.float64, device=x.device)
-        pair = torch.arange(self.d_model // 2, dtype=torch.float64, device=x.device)
+        place = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")
+        pair = torch.arange(self.d_model // 2, dtype=torch.float64, device="cpu")
         angles = place[:, None] * 10000.0 ** (-2 * pair / self.d_model)
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
-        return x + waves.to(x.dtype)
+        return x + waves.to(x.device, x.dtype)

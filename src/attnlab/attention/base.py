@@ -51,12 +51,14 @@ class Attention(nn.Module, ABC):
     output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
     of a batch do not see each other; `cost` is what is counted; the state grows as `growth` says.
 
-    `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer.
+    `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is
+    False for a control, which cannot learn to look something up; then a law asserts that it indeed cannot.
     """
 
     map_kind: MapKind
     growth: Growth
     causal: bool = True
+    learns_recall: bool = True
 
     def __init__(self, d_model: int, *, d_out: int | None = None, layer: int = 0, n_layers: int = 1) -> None:
         super().__init__()

@@ -35,5 +35,6 @@ class ShortConv(nn.Module):
         """Convolve `y` after the remembered `tail`; returns the result and the next tail."""
         past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
         mixed = F.conv1d(past.transpose(1, 2), self.weight[:, None], groups=self.weight.size(0)).transpose(1, 2)
-        # Channels side by side in memory again, as everything after it expects.
-        return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :]
+        # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
+        # keep a whole prompt alive through a view of its end.
+        return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()

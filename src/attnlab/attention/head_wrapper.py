@@ -53,6 +53,7 @@ class HeadWrapper(Attention):
             for i in range(n_heads)
         )
         self.causal = all(head.causal for head in self.parts)
+        self.learns_recall = any(head.learns_recall for head in self.parts)
 
     @property
     def parts(self) -> list[Attention]:

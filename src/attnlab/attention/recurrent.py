@@ -20,9 +20,12 @@ from attnlab.position import Position
 
 
 class RecurrentState(NamedTuple):
-    """What `step` keeps: one matrix per head (float32 at least), the tail of the short convolution, tokens seen."""
+    """What `step` keeps: one matrix per head (float32 at least), the tail of the short convolution, tokens seen.
 
-    matrix: Float[Tensor, "b h d v"]
+    `w` is the width of a value, plus one where a sum of weights rides along.
+    """
+
+    matrix: Float[Tensor, "b h d w"]
     tail: Tensor | None
     seen: int
 
@@ -33,6 +36,8 @@ class RecurrentAttention(HeadedAttention):
     Slots: `feature_map` (what becomes of q and k), `decay` (a_t), `write` (u_t: add or delta rule), `output_norm`,
     `gate`, `conv` (width of a short convolution on q, k, v; 0 for none). Training runs in chunks, decoding token by
     token, both from one definition in scan.py; neither keeps more than the matrix.
+
+    Source: arXiv 2006.16236 (adding), 2406.06484 (delta rule), 2412.06464 (delta rule with decay).
     """
 
     hooks = frozenset({"rotate"})
@@ -86,8 +91,8 @@ class RecurrentAttention(HeadedAttention):
         return Heads(q * self.feature_map.query_scale, k, v, extra)
 
     def scan(
-        self, heads: Heads, matrix: Float[Tensor, "b h d v"]
-    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
+        self, heads: Heads, matrix: Float[Tensor, "b h d w"]
+    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d w"]]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         work = matrix.dtype
         with full_precision(heads.q.device):
@@ -99,7 +104,7 @@ class RecurrentAttention(HeadedAttention):
             o, matrix = run(q, k, v, decay, beta, matrix)
             return self.output_norm.divide(o).to(heads.v.dtype), matrix
 
-    def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
+    def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d w"]:
         """An empty memory, in float32 at least however the model is stored."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
         width = value_dim + self.output_norm.extra_columns

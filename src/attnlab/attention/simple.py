@@ -21,6 +21,8 @@ class SimpleAttention(SoftmaxAttention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
     """
 
+    learns_recall = False  # there is nothing to learn where to look with
+
     def __init__(
         self,
         d_model: int,

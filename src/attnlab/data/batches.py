@@ -1,7 +1,6 @@
 """Token ids of a corpus and the batches cut from them: nothing here depends on what was trained before."""
 
 import hashlib
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,19 +70,17 @@ def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str) -> 
 
 def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path) -> Integer[np.ndarray, " n"]:
     name = sha256_of(f"{sha256_of(part)}/{tokenizer.sha256}".encode())[:16]
-    path = cache_dir / "tokens" / f"{name}.npy"
-    dtype = np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32
+    path = cache_dir / "tokens" / f"{name}.ids"  # the bare numbers: a header could be damaged in ways of its own
+    dtype = np.dtype("<u2" if tokenizer.n_vocab <= 1 << 16 else "<u4")
     try:
-        ids: np.ndarray = np.load(path, allow_pickle=False)
+        ids: np.ndarray = np.fromfile(path, dtype)
         # Decoding is many times faster than encoding, so a kept file is believed only if it spells the text.
-        if ids.dtype == dtype and ids.ndim == 1 and tokenizer.decode_bytes(ids) == part:
+        if tokenizer.decode_bytes(ids) == part:
             return ids
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         pass  # not there, or damaged: make it again
     ids = tokenizer.encode_array(part.decode()).astype(dtype)
-    file = io.BytesIO()
-    np.save(file, ids, allow_pickle=False)
-    write_atomically(path, file.getvalue(), key="paths.cache")
+    write_atomically(path, ids.tobytes(), key="paths.cache")
     return ids
 
 

@@ -1,10 +1,12 @@
 """Files that are fetched once and kept: checked before they are used."""
 
 import hashlib
+import os
 import time
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
@@ -37,11 +39,13 @@ def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: s
     if data is not None:
         return data
     remedy = f"put the file at {path} (sha256 {sha256}) or {otherwise}"
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file it never raises, whatever the name
         remedy += "; the file that is there now has another sha256"
     try:
         data = _download(url)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise UsageError(f"{who}: could not fetch {url} ({reason}); {remedy}") from error
     found = sha256_of(data)

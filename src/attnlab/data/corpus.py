@@ -1,5 +1,6 @@
 """The text a model is trained on, cut into a training and a validation part before anything is tokenised."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -71,9 +72,9 @@ def check_text(data: bytes, source: str) -> None:
 
 def read(path: Path, source: str) -> bytes:
     """The bytes of a regular file, or one line that says why there are none."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir it never raises, whatever the name
         raise UsageError(f"{source} is a folder: it must be one text file")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{source} is not a regular file")
     try:
         return path.read_bytes()
@@ -128,7 +129,7 @@ class Stories(Source):
         package = Path(__file__).parents[1]
         checkout = package.parents[1]
         found = next(
-            (root / self.path for root in (Path(), checkout, package) if (root / self.path).exists()),
+            (root / self.path for root in (Path(), checkout, package) if os.path.exists(root / self.path)),
             self.path,
         )
         data = read(found, source)

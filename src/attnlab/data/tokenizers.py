@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import tiktoken
@@ -63,7 +63,7 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of a sequence of ids: a list, an array or a one-dimensional tensor."""
         wanted = np.asarray(ids if isinstance(ids, Sequence) or hasattr(ids, "__array__") else list(ids))
         wrong = wanted[(wanted < 0) | (wanted >= self.n_vocab)]
@@ -71,7 +71,7 @@ class Tokenizer(ABC):
             raise UsageError(f"token id {wrong[0]} is not in the vocabulary of {self.name} (0 .. {self.n_vocab - 1})")
         return b"".join([self.tokens[i] for i in wanted.tolist()])
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of a sequence of ids; bytes that make no whole character become U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
@@ -79,7 +79,7 @@ class Tokenizer(ABC):
         """The bytes one id stands for."""
         return self.decode_bytes([token_id])
 
-    def labels(self, ids: Iterable[int]) -> list[str]:
+    def labels(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """A short name for each token, drawable in a plain font: a space is '·', a line break '\\n'."""
         return [label(self.token_bytes(int(i))) for i in ids]
 

@@ -40,7 +40,8 @@ class Progress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        known = pl_module.latest
+        assert isinstance(known, dict)
         step, width = trainer.global_step, len(str(trainer.max_steps))
         parts = [f"step {step:{width}d}/{trainer.max_steps}", f"val/loss {known['val/loss']:.4f}"]
         if "train/loss" in known:

@@ -41,8 +41,10 @@ class LanguageModel(L.LightningModule):
         self.val_scored_bytes = val_scored_bytes
         # Compiled beside it, and in a list so that it is no submodule: checkpoints and maps keep the plain one.
         self._network: list[Callable[[Tensor], Tensor]] = [torch.compile(model) if compile else model]
+        self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
         self._losses: list[Tensor] = []  # of the batches since the last update
         self._grad_norm = math.nan
+        self.latest: dict[str, float] = {}  # of each number that was logged
         self._nats = self._tokens = torch.zeros(())
 
     @property
@@ -59,7 +61,7 @@ class LanguageModel(L.LightningModule):
             self._losses = []
         place = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
         word = f"{self.noise_seed}/{place}".encode()
-        torch.manual_seed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"))
+        reseed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"), self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         ids, targets = batch
@@ -71,7 +73,7 @@ class LanguageModel(L.LightningModule):
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip, and stop before the update if anything is not finite."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         loss, self._grad_norm = float(self._mean_loss()), float(norm)
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
@@ -79,7 +81,7 @@ class LanguageModel(L.LightningModule):
                 "stopped before the update (try a smaller optimizer.lr or more optimizer.warmup_steps)"
             )
         if self.recipe.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.grad_clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)
 
     def _mean_loss(self) -> Tensor:
         return torch.stack(self._losses).mean()
@@ -101,7 +103,7 @@ class LanguageModel(L.LightningModule):
         ids, targets = batch
         logits = self(ids).flatten(0, 1).float()
         nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        self._nats = self._nats + nats.double().cpu()
+        self._nats = self._nats + nats.cpu().double()
         self._tokens = self._tokens + (targets != IGNORED).sum().cpu()
 
     def on_validation_epoch_end(self) -> None:
@@ -109,23 +111,36 @@ class LanguageModel(L.LightningModule):
         if self.trainer.world_size > 1:
             totals = torch.as_tensor(self.all_gather(totals.to(self.device))).sum(dim=0)
         nats, tokens = totals.tolist()
-        self.record({"val/loss": nats / tokens, "val/bits_per_byte": nats / math.log(2) / self.val_scored_bytes})
+        numbers = {"val/loss": nats / tokens, "val/bits_per_byte": nats / math.log(2) / self.val_scored_bytes}
+        self.record(numbers)
+        self.log_dict(numbers, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
 
     def record(self, numbers: Mapping[str, float]) -> None:
         """Log numbers under the step they belong to: how many updates were made.
 
-        Lightning's own `log` counts one less; it is used only to make them known to other callbacks.
+        Lightning's own `log` counts one less, and costs more than all else it does in a step.
         """
+        self.latest.update(numbers)
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(numbers), self.trainer.global_step)
-        self.log_dict(dict(numbers), logger=False, batch_size=1, rank_zero_only=False)
 
     def _factor(self, step: int) -> float:
         return self.recipe.factor(step, self.trainer.max_steps)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.recipe.optimizer(self.model)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"},
-        }
+        # A plain function: LambdaLR would put what a method or an object holds into every checkpoint.
+        scheduler = LambdaLR(optimizer, lambda step: self._factor(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Set the random streams that training on this device draws from.
+
+    torch.manual_seed would set those of all devices there could be, which takes a millisecond, and does not forget it.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

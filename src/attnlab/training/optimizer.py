@@ -52,7 +52,7 @@ class AdamW(Recipe):
     Source: arXiv 1711.05101.
     """
 
-    betas: tuple[float, float]
+    betas: Sequence[float]
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -74,7 +74,7 @@ class Muon(Recipe):
 
     momentum: float
     adamw_lr: float
-    betas: tuple[float, float]
+    betas: Sequence[float]
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         matrices = matrices_of(model)

@@ -1,0 +1,64 @@
+"""Finished runs, from their folders alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from attnlab.build import build_model
+from attnlab.config import check_targets
+from attnlab.data.tokenizers import Tokenizer, load_tokenizer
+from attnlab.errors import UsageError
+from attnlab.model import GPT
+from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
+from attnlab.training.report import CONFIG
+
+PREFIX = "model."  # of the network's names inside the LightningModule
+
+
+def find_run(path: Path | str) -> Path:
+    """The folder of a run: the one given, or the only one below it."""
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return folder
+    found = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
+    if not found:
+        raise UsageError(
+            f"run ({path}) must be the folder of a run, such as runs/default/NAME/seed_0: no {CONFIG} there"
+        )
+    if len(found) > 1:
+        names = ", ".join(str(f) for f in found[:6]) + (", ..." if len(found) > 6 else "")
+        raise UsageError(f"run ({path}) holds {len(found)} runs; name one of them: {names}")
+    return found[0]
+
+
+def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
+    path = run / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or not {"model", "attention", "position", "streams"} <= set(config):
+        raise UsageError(f"{path} is not the config of a run")
+    check_targets({**config, "allow_targets": list(allow_targets)})
+    return config
+
+
+def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, Tokenizer]:
+    """The model of a run with its newest whole checkpoint, in evaluation mode on the CPU, and its tokenizer.
+
+    `allow_targets` names packages of yours whose classes the run's config uses. Raises UsageError where the folder is
+    not that of a run, and NoUsableCheckpoint where none of its checkpoints is whole.
+    """
+    folder = find_run(run)
+    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder)
+    path, _ = CheckpointFolder(folder / "checkpoints").newest()
+    if path is None:
+        raise UsageError(f"run ({folder}) has no checkpoint yet")
+    model = build_model(config, tokenizer.n_vocab)
+    weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
+    model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
+    return model.eval(), tokenizer

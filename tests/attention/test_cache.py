@@ -1,0 +1,137 @@
+"""What softmax attention keeps while decoding: every row, or a ring of those that can still be read."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.mask import Causal, Mask, Window
+from attnlab.errors import UsageError
+
+steady = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
+
+HEADS, D, V = 2, 3, 5
+
+
+def rows(start: int, n: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+    """Keys and values whose every number is the position they stand at; position 0 is 1, for 0 means empty."""
+    place = torch.arange(start, start + n, dtype=torch.float32)[:, None] + 1
+    return place.expand(batch, HEADS, n, D).clone(), -place.expand(batch, HEADS, n, V).clone()
+
+
+def empty(mask: Mask, max_len: int, batch: int = 1, like: Tensor | None = None) -> Cache:
+    like = torch.empty(0) if like is None else like
+    return Cache.empty(mask, batch=batch, max_len=max_len, heads=HEADS, d=D, v=V, like=like)
+
+
+def check_readable(at_hand: KeysValues, mask: Mask, first: int, n: int) -> None:
+    """Each new query finds every key it may read exactly once, and beside each key its own position."""
+    q_pos = torch.arange(first, first + n)
+    readable = mask.visible(q_pos, at_hand.pos) & (at_hand.pos >= 0)
+    wanted = mask.visible(q_pos, torch.arange(first + n))
+    for i in range(n):
+        assert sorted(at_hand.pos[readable[i]].tolist()) == wanted[i].nonzero().flatten().tolist()
+    real = at_hand.pos >= 0
+    for kept, sign in ((at_hand.k, 1), (at_hand.v, -1)):
+        assert torch.equal(kept[0, 0, real, 0], sign * (at_hand.pos[real] + 1).float())
+        assert (kept == kept[:1, :1, :, :1]).all()  # each row is stored whole, in every head and batch entry
+
+
+# All rows
+
+
+def test_rows_are_allocated_once_for_the_longest_text() -> None:
+    cache = empty(Causal(), 7, batch=4)
+    assert cache.k.shape == (4, HEADS, 7, D) and cache.v.shape == (4, HEADS, 7, V) and cache.seen == 0
+    storage = cache.k.data_ptr(), cache.v.data_ptr()
+    for start, n in ((0, 3), (3, 1), (4, 3)):
+        _, cache = cache.append(*rows(start, n, batch=4), Causal())
+        assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.seen == start + n
+    assert torch.equal(cache.k, rows(0, 7, batch=4)[0]) and torch.equal(cache.v, rows(0, 7, batch=4)[1])
+
+
+def test_what_is_at_hand_is_everything_so_far() -> None:
+    cache = empty(Causal(), 9)
+    for start, n in ((0, 2), (2, 4), (6, 1)):
+        at_hand, cache = cache.append(*rows(start, n), Causal())
+        assert at_hand.pos.tolist() == list(range(start + n))
+        assert torch.equal(at_hand.k, rows(0, start + n)[0]) and torch.equal(at_hand.v, rows(0, start + n)[1])
+
+
+def test_a_state_is_written_in_place() -> None:
+    before = empty(Causal(), 3)
+    before.append(*rows(0, 2), Causal())
+    assert before.seen == 0 and before.k[0, 0, :, 0].tolist() == [1, 2, 0]
+    ring = empty(Window(2), 3)
+    ring.append(*rows(0, 3), Window(2))
+    assert ring.seen == 0 and ring.k[0, 0, :, 0].tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(("held", "more", "total"), [(0, 5, 5), (3, 2, 5), (4, 1, 5), (4, 9, 13)])
+def test_more_tokens_than_rows_are_refused_and_nothing_is_written(held: int, more: int, total: int) -> None:
+    cache = empty(Causal(), 4)
+    if held:
+        _, cache = cache.append(*rows(0, held), Causal())
+    before = cache.k.clone(), cache.v.clone()
+    with pytest.raises(UsageError) as error:
+        cache.append(*rows(held, more), Causal())
+    assert str(error.value) == f"the decode state has room for max_len=4 tokens, not {total}"
+    assert torch.equal(cache.k, before[0]) and torch.equal(cache.v, before[1])
+
+
+# A ring
+
+
+def test_a_ring_has_as_many_rows_as_its_mask_keeps() -> None:
+    assert empty(Window(5), 100).k.shape == (1, HEADS, 5, D)
+    assert empty(Window(5), 100).v.shape == (1, HEADS, 5, V)
+
+
+@pytest.mark.parametrize(
+    ("seen", "held"),
+    [(0, [-1, -1, -1]), (1, [0, -1, -1]), (3, [0, 1, 2]), (4, [3, 1, 2]), (5, [3, 4, 2]), (300, [297, 298, 299])],
+)
+def test_a_position_lies_in_the_slot_of_its_remainder(seen: int, held: list[int]) -> None:
+    assert Window(3).held(seen, torch.device("cpu")).tolist() == held
+
+
+def test_a_ring_keeps_the_last_rows_and_never_fills_up() -> None:
+    mask = Window(3)
+    cache = empty(mask, 2)
+    storage = cache.k.data_ptr(), cache.v.data_ptr()
+    for start in range(20):
+        _, cache = cache.append(*rows(start, 1), mask)
+        held = mask.held(start + 1, torch.device("cpu"))
+        assert torch.equal(cache.k[0, 1, :, 2], (held + 1).float()) and torch.equal(
+            cache.v[0, 1, :, 4], -(held + 1).float()
+        )
+    assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.seen == 20
+
+
+def test_what_a_step_read_is_not_changed_by_the_rows_it_wrote() -> None:
+    mask = Window(2)
+    _, cache = empty(mask, 9).append(*rows(0, 2), mask)
+    at_hand, _ = cache.append(*rows(2, 2), mask)
+    assert at_hand.pos.tolist() == [0, 1, 2, 3]
+    assert at_hand.k[0, 0, :, 0].tolist() == [1, 2, 3, 4]
+
+
+@steady
+@given(window=st.integers(1, 9), cuts=st.lists(st.integers(1, 12), min_size=1, max_size=6))
+def test_however_a_text_is_cut_every_query_finds_its_keys(window: int, cuts: list[int]) -> None:
+    for mask in (Window(window), Causal()):
+        cache, start = empty(mask, sum(cuts), batch=2), 0
+        for n in cuts:
+            at_hand, cache = cache.append(*rows(start, n, batch=2), mask)
+            check_readable(at_hand, mask, start, n)
+            start += n
+        assert cache.seen == start
+
+
+def test_rows_are_kept_in_the_type_of_the_cache() -> None:
+    for mask in (Causal(), Window(2)):
+        cache = empty(mask, 4, like=torch.empty(0, dtype=torch.bfloat16))
+        at_hand, cache = cache.append(*rows(0, 3), mask)
+        assert {at_hand.k.dtype, at_hand.v.dtype, cache.k.dtype, cache.v.dtype} == {torch.bfloat16}

@@ -1,0 +1,16 @@
+"""Every function of attnlab is checked against its annotations, shapes included, while tests run."""
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# An int may stand where a float is written, as everywhere in Python's typing. Installed before attnlab is imported.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook("attnlab", CHECKER)
+
+torch.set_num_threads(1)  # many small tensors: more threads only wait for each other
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # omegaconf.DictConfig derives from typing.MutableMapping, which is not for us to change.
+    config.addinivalue_line("filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning")

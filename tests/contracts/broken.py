@@ -1,0 +1,354 @@
+"""Variants that are broken on purpose, each to fail one law, and the means to bring any class before the laws."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.attention.base import Attention, Heads, Shared, State
+from attnlab.attention.cost import Cost
+from attnlab.attention.decay import FixedDecay
+from attnlab.attention.feature_map import EluPlusOne
+from attnlab.attention.mask import Mask, Window
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.score import SoftCap
+from attnlab.build import embedding_factory, made
+from attnlab.config import compose_config
+from attnlab.contract import LAWS, Subject
+from attnlab.contract.base import positions
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+
+def subject_from(make: Callable[..., Attention], overrides: Sequence[str] = (), **options: Any) -> Subject:
+    """A class with these options as a subject, without a YAML; `position=` among the overrides reaches it."""
+    config = compose_config(overrides)
+    return Subject(
+        name=getattr(make, "__name__", "a variant"),
+        factory=partial(make, position=made(config, "position.inside"), **({"n_heads": 4} | options)),
+        config=config,
+        rebuild=lambda more: subject_from(make, [*overrides, *more], **options),
+        embed=embedding_factory(config),
+        position_names=positions(),
+    )
+
+
+# What follows are the faults, by the law they break.
+
+
+class NarrowOutput(MultiHeadAttention):
+    """Shape: the output is one coordinate short, although d_out says otherwise."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o, heads)[..., :-1]
+
+
+class TurnedNorms(MultiHeadAttention):
+    """Shape: the value norms come as (b, s, h)."""
+
+    def value_norms(self, x: Tensor, shared: Shared | None = None) -> Tensor | None:
+        norms = super().value_norms(x, shared)
+        return None if norms is None else norms.transpose(1, 2)
+
+
+class WritesIntoInput(MultiHeadAttention):
+    """Shape: the input is scaled in place. The second call then sees another input, so that nothing else holds."""
+
+    def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
+        heads = super().project(x, start, tail)
+        x.detach().mul_(0.5)
+        return heads
+
+
+class OffByOneMask(Mask):
+    """Causality: a query reads one key too many."""
+
+    def visible(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return k_pos[None, :] <= q_pos[:, None] + 1
+
+
+class LeakAfterTheMap(MultiHeadAttention):
+    """Causality: the mean of the whole sequence is added after the map, where no picture shows it."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o + 1e-6 * heads.v.mean(dim=2, keepdim=True), heads)
+
+
+class LeakInTraining(MultiHeadAttention):
+    """Causality: the leak is there in training only."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o + heads.v.mean(dim=2, keepdim=True) if self.training else o, heads)
+
+
+class DriftedMap(MultiHeadAttention):
+    """Map: written a second time, and the scale was forgotten."""
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, shared: Shared | None = None) -> Tensor | None:
+        heads = self.project(x)
+        later = torch.ones(x.size(1), x.size(1), dtype=torch.bool).triu(1)
+        return (heads.q @ heads.k.mT).masked_fill(later, -torch.inf).softmax(dim=-1)
+
+
+class NoisyMap(MultiHeadAttention):
+    """Map: taken with dropout when the layer is in training."""
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, shared: Shared | None = None) -> Tensor | None:
+        heads = self.project(x)
+        identity = torch.eye(x.size(1), dtype=x.dtype).expand(x.size(0), self.n_heads, -1, -1)
+        return self.mix(heads._replace(v=identity))
+
+
+class NoMapNoReason(MultiHeadAttention):
+    """Map: there is one, but it is not shown."""
+
+    def weights(self, x: Tensor, shared: Shared | None = None) -> Tensor | None:
+        return None
+
+
+class ClaimsProbability(Softmax1):
+    """Map: its rows sum to less than one."""
+
+    map_kind = "probability"
+
+
+class ClaimsNonnegative(Normalizer):
+    """Map: its weights may be negative."""
+
+    map_kind = "nonnegative"
+
+    def forward(self, scores: Tensor, visible: Tensor) -> Tensor:
+        return scores.tanh().masked_fill(~visible, 0.0)
+
+
+class ForgetsOffset(MultiHeadAttention):
+    """Decode: new tokens are given positions from 0 on."""
+
+    def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
+        return super().project(x, 0, tail)
+
+
+class ShortRing(Window):
+    """Decode: the ring is too short, which shows only once it has wrapped around."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        self.kept = window - 2
+
+
+class Unused(MultiHeadAttention):
+    """No dead parameter: one that nothing reads."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+class OneHeadCut(MultiHeadAttention):
+    """No dead parameter: the last head is computed and thrown away."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(torch.cat([o[:, :-1], torch.zeros_like(o[:, -1:])], dim=1), heads)
+
+
+class BatchMean(MultiHeadAttention):
+    """Batch independence: the mean over the rows is subtracted."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o - 0.1 * o.mean(dim=0, keepdim=True), heads)
+
+
+class StaleCost(MultiHeadAttention):
+    """Cost: a formula that forgot the output projection."""
+
+    def cost(self, seq_len: int) -> Cost:
+        return super().cost(seq_len)._replace(params=3 * self.d_model**2)
+
+
+class StaleBytes(MultiHeadAttention):
+    """Cost: reports keys but not values."""
+
+    def cost(self, seq_len: int) -> Cost:
+        cost = super().cost(seq_len)
+        return cost._replace(state_bytes=cost.state_bytes // 2)
+
+
+class KeepsThePrompt(RecurrentAttention):
+    """Cost: the state is a view that keeps a whole prompt alive."""
+
+    def step(self, x: Tensor, state: State, shared: Shared | None = None) -> tuple[Tensor, State]:
+        y, after = super().step(x, state, shared)
+        return y, after._replace(tail=torch.cat([x, x], dim=1)[:, -1:])
+
+    def init_state(self, batch: int, max_len: int) -> State:
+        state = super().init_state(batch, max_len)
+        return state._replace(tail=self.anchor.new_zeros(batch, 1, self.d_model))
+
+    def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
+        return super().project(x, start, None)
+
+
+class ClaimsWindow(MultiHeadAttention):
+    """State growth: says that its state is bounded, and keeps every row."""
+
+    growth = "window"
+
+
+class SilentlyExplicit(Softmax):
+    """Fused == explicit: says that the fused kernel can serve, which knows nothing of the sharpening."""
+
+    def forward(self, scores: Tensor, visible: Tensor) -> Tensor:
+        return super().forward(1.5 * scores, visible)
+
+
+class UnfusableCap(SoftCap):
+    """Fused == explicit: says that it leaves scores alone."""
+
+    fusable = True
+
+
+class DrawsByItself(MultiHeadAttention):
+    """Reproducible: a parameter starts from the global generator."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.gain = nn.Parameter(torch.rand(self.n_heads, 1, 1))
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o * self.gain, heads)
+
+
+class ForgottenNumber(MultiHeadAttention):
+    """Reproducible: a number that matters is neither a parameter nor saved."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.gain = 1.0 + float(torch.rand(()))
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o * self.gain, heads)
+
+
+class CoarseMemory(RecurrentAttention):
+    """Half precision: the memory is kept in the type of the weights."""
+
+    def matrix(self, batch: int, value_dim: int) -> Tensor:
+        return super().matrix(batch, value_dim).to(self.anchor.dtype)
+
+
+class LosesDigits(MultiHeadAttention):
+    """Half precision: a number that float32 can tell from one and bfloat16 cannot."""
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o * (((1 + 1e-3 * torch.ones_like(o)) - 1) * 1e3), heads)
+
+
+class IgnoresPosition(MultiHeadAttention):
+    """Every position: takes a position and does without."""
+
+    def __init__(self, *args: Any, position: Callable[..., Position], **options: Any) -> None:
+        super().__init__(*args, **options)
+
+
+class RefusesWithoutName(MultiHeadAttention):
+    """Every position: says no, and not to what."""
+
+    def __init__(self, *args: Any, position: Callable[..., Position], **options: Any) -> None:
+        if position(head_dim=2, n_heads=1, context=2).hooks == {"bias"}:
+            raise UsageError("this cannot work")
+        super().__init__(*args, position=position, **options)
+
+
+class DoesNotLearn(MultiHeadAttention):
+    """Learns: drops nearly every weight in training."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options, dropout=0.97)
+
+
+class FalselyModest(MultiHeadAttention):
+    """Learns: says that it cannot."""
+
+    learns_recall = False
+
+
+class Undocumented(MultiHeadAttention):
+    pass
+
+
+class NoSource(MultiHeadAttention):
+    """Looks at every token and takes the best of them: y = A v."""
+
+
+class Breach(NamedTuple):
+    """A fault: the law it was made for, words its message must hold, and laws that may fall with it."""
+
+    law: str
+    message: str
+    subject: Callable[[], Subject]
+    also: frozenset[str] = frozenset()
+
+
+# every_position runs causality, decode and map anew, so it falls with them. Decoding is causal whatever forward does,
+# so a leak in forward also breaks decode.
+ANEW = frozenset({"every_position"})
+LEAK = ANEW | {"decode"}
+# Where the output has another shape, nothing can be compared.
+EVERYTHING = frozenset(LAWS)
+
+PLAIN = partial(subject_from, MultiHeadAttention)
+LINEAR = {"feature_map": EluPlusOne, "decay": FixedDecay}
+
+BREACHES: dict[str, Breach] = {
+    "narrow output": Breach("shape", "forward makes (1, 1, 23)", partial(subject_from, NarrowOutput), EVERYTHING),
+    "turned norms": Breach("shape", "value_norms makes (1, 1, 4)", partial(subject_from, TurnedNorms)),
+    "input written": Breach("shape", "written into", partial(subject_from, WritesIntoInput), EVERYTHING),
+    "mask off by one": Breach(
+        "causality",
+        "T=2: changing the tokens from 1 on moves the output at 0",
+        partial(PLAIN, mask=OffByOneMask),
+        LEAK | {"map", "cost"},
+    ),
+    "leak after the map": Breach("causality", "T=2: changing", partial(subject_from, LeakAfterTheMap), LEAK),
+    "leak in training": Breach("causality", "training, T=7", partial(subject_from, LeakInTraining), ANEW),
+    "drifted map": Breach("map", "T=2: merge(A v) differs from forward by", partial(subject_from, DriftedMap), ANEW),
+    "noisy map": Breach("map", "taken in training differs", partial(subject_from, NoisyMap, dropout=0.3), ANEW),
+    "no map": Breach("map", "map_kind is 'probability', but weights gives no map", partial(subject_from, NoMapNoReason), ANEW),
+    "not a probability": Breach("map", "misses the sum 1 by", partial(PLAIN, normalizer=ClaimsProbability), ANEW),
+    "negative weights": Breach("map", "below 0", partial(PLAIN, normalizer=ClaimsNonnegative), ANEW),
+    "forgotten offset": Breach("decode", "T=2 cut as 1+1: step differs", partial(subject_from, ForgetsOffset), ANEW),
+    "short ring": Breach("decode", "T=7 cut as", partial(PLAIN, mask=partial(ShortRing, window=4)), ANEW),
+    "unused parameter": Breach("no_dead_parameter", "temperature () does not enter", partial(subject_from, Unused)),
+    "head thrown away": Breach(
+        "no_dead_parameter", "144 of 576 scalars get no gradient", partial(subject_from, OneHeadCut)
+    ),
+    "batch mean": Breach("batch_independence", "row 0 of 3 moves by", partial(subject_from, BatchMean)),
+    "stale formula": Breach("cost", "reports 1728 parameters, there are 2304", partial(subject_from, StaleCost)),
+    "half the bytes": Breach("cost", "T=3: cost reports 576 bytes of state, 1152", partial(subject_from, StaleBytes)),
+    "prompt kept alive": Breach(
+        "cost", "are held after 3 tokens at once", partial(subject_from, KeepsThePrompt, **LINEAR), frozenset({"state_growth"})
+    ),
+    "endless window": Breach("state_growth", "growth is 'window', but", partial(subject_from, ClaimsWindow)),
+    "sharper than fused": Breach("fused_equals_explicit", "T=2: ", partial(PLAIN, normalizer=SilentlyExplicit)),
+    "cap not applied": Breach(
+        "fused_equals_explicit", "T=2: ", partial(PLAIN, score={"softcap": partial(UnfusableCap, cap=0.1)})
+    ),
+    "drawn by itself": Breach("reproducible", "gain (4, 1, 1) starts from other numbers", partial(subject_from, DrawsByItself)),
+    "forgotten number": Breach("reproducible", "two runs with the same seed", partial(subject_from, ForgottenNumber)),
+    "coarse memory": Breach("half_precision", "float32", partial(subject_from, CoarseMemory, **LINEAR)),
+    "lost digits": Breach("half_precision", "T=7, bfloat16: 1.0e+00", partial(subject_from, LosesDigits)),
+    "position ignored": Breach("every_position", "position=alibi changes nothing", partial(subject_from, IgnoresPosition)),
+    "refused without a name": Breach(
+        "every_position", "position=alibi is refused without being named", partial(subject_from, RefusesWithoutName)
+    ),
+    "does not learn": Breach("learns", "right after 300 steps", partial(subject_from, DoesNotLearn)),
+    "falsely modest": Breach("learns", "learns_recall is False, but", partial(subject_from, FalselyModest)),
+    "undocumented": Breach("explains_itself", "Undocumented has no docstring", partial(subject_from, Undocumented)),
+    "no source": Breach("explains_itself", "names no source", partial(subject_from, NoSource)),
+}

@@ -1,0 +1,114 @@
+"""Every option of every slot, alone and in pairs: it keeps the laws, or is refused in words that name both sides."""
+
+from itertools import combinations, product
+
+import pytest
+
+from attnlab.config import config_dir
+from attnlab.contract import judge, subject_of
+from attnlab.contract.base import positions
+from attnlab.errors import UsageError
+
+LAWS_ASKED = ("shape", "causality", "map", "decode", "no_dead_parameter", "fused_equals_explicit")
+
+
+def options(slot: str) -> list[str]:
+    """The overrides that choose each option of a slot."""
+    names = sorted(file.stem for file in (config_dir() / "attention" / slot).glob("*.yaml"))
+    assert names, slot
+    return [f"attention/{slot}=[{name}]" if slot == "score" else f"attention/{slot}={name}" for name in names]
+
+
+PLACES = [f"position={name}" for name in positions()]
+SHORT_CONV = ["attention.conv=0", "attention.conv=3"]
+SOFTMAX = {slot: options(slot) for slot in ("mask", "score", "normalizer", "gate")} | {
+    "position": PLACES,
+    "conv": SHORT_CONV,
+    "heads": ["attention.n_kv_heads=1", "attention.n_kv_heads=2", "attention.head_dim=10", "attention.qkv_bias=true"],
+}
+RECURRENT = {slot: options(slot) for slot in ("feature_map", "decay", "write", "output_norm", "gate")} | {
+    "position": PLACES,
+    "conv": SHORT_CONV,
+}
+
+
+def pairs(slots: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """All pairs of options of two different slots."""
+    return [pair for one, other in combinations(slots.values(), 2) for pair in product(one, other)]
+
+
+def sampled(all_of_them: list[tuple[str, str]], every: int) -> list[object]:
+    """All pairs, of which each `every`-th is run always and the others with the slow tests."""
+    return [p if i % every == 3 else pytest.param(*p, marks=pytest.mark.slow) for i, p in enumerate(all_of_them)]
+
+
+def breaches(name: str, *overrides: str) -> dict[str, str]:
+    """The laws broken by a variant under these overrides; a refusal goes on as it is."""
+    subject = subject_of(name, overrides)
+    subject.layer(0)
+    verdicts = [judge(law, subject) for law in LAWS_ASKED]
+    return {v.law: v.detail for v in verdicts if v.outcome == "broken"}
+
+
+@pytest.mark.parametrize("option", [option for slot in SOFTMAX.values() for option in slot])
+def test_softmax_attention_keeps_the_laws_with_every_option(option: str) -> None:
+    if option == "attention.qkv_bias=true":  # see the test of its own below
+        assert set(breaches("multi_head", option)) <= {"no_dead_parameter"}
+        return
+    assert breaches("multi_head", option) == {}
+
+
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=40))
+def test_softmax_attention_keeps_the_laws_with_every_pair_of_options(one: str, other: str) -> None:
+    assert breaches("multi_head", one, other) == {}
+
+
+@pytest.mark.parametrize("chain", ["scaled,qk_norm", "qk_norm,softcap", "softcap,qk_norm,scaled", "unscaled,qk_norm"])
+def test_links_of_a_score_chain_keep_the_laws_together(chain: str) -> None:
+    assert breaches("multi_head", f"attention/score=[{chain}]") == {}
+
+
+def test_two_links_that_both_set_the_scale_are_refused() -> None:
+    with pytest.raises(UsageError, match="Scaled and Unscaled, which both set the scale; keep one"):
+        breaches("multi_head", "attention/score=[scaled,unscaled]")
+
+
+# The recurrent family, beginning from no special needs: linear attention with an output norm that any memory may have.
+BASE = ("attention/output_norm=rms",)
+
+
+def refusal(overrides: tuple[str, ...]) -> str | None:
+    """The words with which a combination must be refused; None if it makes sense."""
+    chosen = dict(override.split("=", 1) for override in overrides)
+    if chosen.get("position") == "alibi":
+        return r"position\.inside \(ALiBi\) works through bias, but RecurrentAttention offers only rotate"
+    positive = chosen.get("attention/feature_map", "elu") == "elu"
+    adds = chosen.get("attention/write", "add") == "add"
+    if chosen.get("attention/output_norm") == "sum" and not (positive and adds):
+        return "attention/output_norm=sum divides by a sum of weights, which may be zero unless they are positive"
+    return None
+
+
+def keeps_the_laws_or_is_refused(*overrides: str) -> None:
+    chosen = tuple({override.split("=")[0]: override for override in (*BASE, *overrides)}.values())
+    if (words := refusal(chosen)) is None:
+        assert breaches("linear", *chosen) == {}
+        return
+    with pytest.raises(UsageError, match=words):
+        breaches("linear", *chosen)
+
+
+@pytest.mark.parametrize("option", [option for slot in RECURRENT.values() for option in slot])
+def test_recurrent_attention_keeps_the_laws_with_every_option(option: str) -> None:
+    keeps_the_laws_or_is_refused(option)
+
+
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=36))
+def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
+    keeps_the_laws_or_is_refused(one, other)
+
+
+@pytest.mark.parametrize("variant", ["linear", "gated_delta"])
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_the_chunk_changes_no_law(variant: str, chunk: int) -> None:
+    assert breaches(variant, f"attention.chunk={chunk}") == {}

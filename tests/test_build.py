@@ -1,0 +1,206 @@
+"""From a config to objects."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.build import attention_factory, build_model, check_construction, embedding_factory, made
+from attnlab.config import compose_config
+from attnlab.errors import UsageError
+from attnlab.model import GPT
+from attnlab.position import ALiBi, LearnedEmbedding, RoPE
+
+VOCAB = 19
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls as a user makes them: while tests run, annotations otherwise catch wrong arguments before a class does."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The main config with a model small enough for a test."""
+    sizes = ["model.d_model=16", "model.n_heads=4", "model.n_layers=4", "model.context=8"]
+    return compose_config([*sizes, *overrides])
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(UsageError) as error:
+        check_construction(composed(*overrides))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def layers(model: GPT) -> Iterator[nn.Module]:
+    return (block.attention for block in model.layers)
+
+
+# What a config becomes
+
+
+def test_a_config_becomes_a_model_of_its_sizes() -> None:
+    model = build_model(composed("model.mlp=swiglu", "model.tie=false", "model.dropout=0.25"), VOCAB)
+    assert model(torch.tensor([[1, 2, 3]])).shape == (1, 3, VOCAB)
+    assert (model.vocab_size, model.context, len(model.layers)) == (VOCAB, 8, 4)
+    assert model.drop.p == 0.25 and model.head.weight is not model.embedding.weight
+    for layer in layers(model):
+        assert isinstance(layer, MultiHeadAttention)
+        assert (layer.n_heads, layer.dropout, layer.n_layers) == (4, 0.25, 4)
+
+
+def test_the_seed_of_the_initial_values_is_that_of_their_stream() -> None:
+    first, second, third = (
+        build_model(composed(*streams), VOCAB).embedding.weight
+        for streams in (["seed=3"], ["seed=4", "streams.init=3"], ["seed=4"])
+    )
+    assert torch.equal(first, second) and not torch.equal(first, third)
+
+
+def test_a_position_goes_to_the_layers_or_to_the_embeddings() -> None:
+    learned, alibi = (build_model(composed(f"position={name}"), VOCAB) for name in ("learned", "alibi"))
+    assert isinstance(learned.embed, LearnedEmbedding) and learned.embed.limit == 8
+    for layer in layers(alibi):
+        assert isinstance(layer, MultiHeadAttention) and isinstance(layer.position, ALiBi)
+    embed = embedding_factory(composed("position=learned"))(d_model=16, context=5)
+    assert isinstance(embed, LearnedEmbedding) and embed.context == 5
+
+
+def test_a_pattern_gives_each_layer_its_own_kind() -> None:
+    model = build_model(composed("attention=hybrid", "attention.kinds.local.mask.window=3"), VOCAB)
+    kept = [layer.mask.kept for layer in layers(model) if isinstance(layer, MultiHeadAttention)]
+    assert kept == [3, 3, 3, None]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "attention=multi_head",
+            "attention/normalizer=sink",
+            "attention/gate=elementwise",
+            "attention/score=[qk_norm]",
+        ],
+        ["attention=gqa", "attention/mask=window", "position=alibi"],
+        ["attention=gated_delta"],
+        ["attention=stacked_heads"],
+        ["attention=hybrid"],
+    ],
+)
+def test_nested_factories_make_one_instance_per_layer(overrides: list[str]) -> None:
+    seen: set[int] = set()
+    for layer in layers(build_model(composed(*overrides), VOCAB)):
+        mine = {id(module) for module in layer.modules()} | {id(p) for p in layer.parameters()}
+        assert len(mine) > 3 and not mine & seen
+        seen |= mine
+
+
+def test_one_factory_serves_many_layers() -> None:
+    factory = attention_factory(composed("attention=gated_delta"))
+    first, second = (factory(16, layer=i, n_layers=2, context=8) for i in range(2))
+    assert isinstance(first, RecurrentAttention) and isinstance(second, RecurrentAttention)
+    assert isinstance(first.position, RoPE) and first.position is not second.position
+    assert first.write is not second.write and (first.layer, second.layer) == (0, 1)
+
+
+# Refusals
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("+attention.n_head=2", r"MultiHeadAttention.*'n_head'"),
+        ("+attention.mask.windw=3", r"Causal.*windw|windw.*Causal"),
+        ("+position.inside.bse=5", r"RoPE.*'bse'"),
+        ("+position.embed.width=5", r"Embedding.*'width'"),
+    ],
+)
+def test_an_argument_that_no_class_takes_is_refused_in_one_line_with_its_name(override: str, where: str) -> None:
+    assert re.search(where, refused(override))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_argument_that_is_missing_is_refused_in_one_line() -> None:
+    config = composed("attention=sliding_window")
+    del config["attention"]["mask"]["window"]
+    with pytest.raises(UsageError, match=r"^Window.*missing 1 required positional argument: 'window'$"):
+        check_construction(config)
+
+
+def test_what_only_a_constructor_knows_is_refused_in_its_own_words() -> None:
+    assert refused("model.n_heads=3") == "n_heads (3) must divide d_model (16); try n_heads in [1, 2, 4, 8, 16]"
+    assert refused("attention=gqa", "attention.n_kv_heads=3").startswith("n_kv_heads (3) must divide n_heads (4)")
+    message = refused("attention=linear", "position=alibi")
+    assert message.startswith("position.inside (ALiBi) works through bias, but RecurrentAttention offers only rotate")
+    assert "attention/score holds Scaled and Unscaled" in refused("attention/score=[scaled,unscaled]")
+    assert "attention.causal=true" in refused("attention=simple", "attention.causal=false")
+    assert refused("attention=linear", "attention/feature_map=unit").startswith("attention/output_norm=sum divides")
+    assert "(7) must be even" in refused("attention.head_dim=7")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_group_that_is_built_at_once_is_refused_in_its_own_words() -> None:
+    config = composed()
+    config["tokenizer"]["n_vocab"] = 3
+    with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or a whole number"):
+        made(config, "tokenizer")
+    config["tokenizer"] = {"_target_": "attnlab.data.vocabularies.BPE", "vocab": 3}
+    with pytest.raises(UsageError, match=r"^tokenizer: .*unexpected keyword argument 'vocab'") as error:
+        made(config, "tokenizer")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["attnlab.attention.nothing.Here", "attnlab.attention.multi_head.Nothing"])
+def test_a_class_that_does_not_exist_is_refused_with_its_group(target: str) -> None:
+    config = composed()
+    config["attention"]["_target_"] = target
+    with pytest.raises(UsageError, match=rf"^attention: .*{target.split('.')[-1]}") as error:
+        check_construction(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_error_of_the_mathematics_is_not_mistaken_for_a_wrong_argument() -> None:
+    config = composed()
+    config["model"]["n_layers"] = "four"  # cannot happen after the config was checked
+    with pytest.raises(TypeError, match="not supported between"):
+        build_model(config, VOCAB)
+
+
+# Without numbers
+
+
+@pytest.mark.parametrize(
+    "attention", ["simple", "causal", "stacked_heads", "multi_head", "gqa", "gated_delta", "hybrid"]
+)
+def test_on_the_meta_device_there_are_shapes_and_no_numbers(attention: str) -> None:
+    config = composed(f"attention={attention}", "position=learned")
+    with torch.device("meta"):
+        model = build_model(config, VOCAB)
+    real = build_model(config, VOCAB)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+    with torch.device("meta"):
+        assert model(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 5, VOCAB)
+
+
+def test_checking_a_construction_makes_no_numbers_and_reads_no_data() -> None:
+    config = composed("model.d_model=65536", "model.n_layers=24", "data=file", "data.path=nowhere.txt")
+    stream = torch.get_rng_state()
+    check_construction(config)  # as numbers these would be 5 TB
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert torch.get_default_device().type == "cpu" and not torch.empty(1).is_meta
+
+
+def test_the_default_device_comes_back_after_a_refusal() -> None:
+    refused("model.n_heads=3")
+    assert not torch.empty(1).is_meta

@@ -1,0 +1,183 @@
+"""A run that is cut off and continued is the run that was not, bit for bit; what cannot be continued is refused."""
+
+import random
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.training.launch import STEPS, command, environment, folder_of, run_here, run_there
+
+from attnlab.errors import NoUsableCheckpoint, UsageError
+from attnlab.inspection.records import load_maps
+from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
+from attnlab.training.metrics import Row, read_metrics
+
+VARIANTS = ("multi_head", "gated_delta")
+LAST = f"step_{STEPS:08d}.ckpt"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, whatever is nested in what."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def numbers(run: Path) -> list[Row]:
+    """Every logged number that does not measure time."""
+    return [row for row in read_metrics(run) if not row.metric.startswith("perf/")]
+
+
+def assert_identical(run: Path, reference: Path) -> None:
+    ours, theirs = (load_checkpoint(r / "checkpoints" / LAST) for r in (run, reference))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "fingerprint"):
+        assert same(ours[part], theirs[part]), part
+    assert numbers(run) == numbers(reference)
+    for name in ("best", "last"):
+        # The order of a file's metadata is not defined, so its content is compared.
+        maps = [load_maps(r / "maps" / f"{name}.safetensors") for r in (run, reference)]
+        assert maps[0].step == maps[1].step
+        for mine, other in zip(maps[0].sentences[0].layers, maps[1].sentences[0].layers, strict=True):
+            assert np.array_equal(mine.weights, other.weights) and np.array_equal(mine.value_norm, other.value_norm)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The run of each variant that nobody disturbed."""
+    found = {}
+    for variant in VARIANTS:
+        folder = tmp_path_factory.mktemp(variant)
+        summary = run_here(folder, variant=variant)
+        assert summary["status"] == "finished"
+        found[variant] = folder_of(folder, variant)
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_killed_three_times_anywhere_is_the_run_that_was_not(
+    variant: str, references: dict[str, Path], tmp_path: Path
+) -> None:
+    chance = random.Random(f"kill {variant}")
+    steps = sorted(chance.sample(range(3, STEPS), 3))
+    places = chance.sample(["batch_start", "clipping", "batch_end", "validation", "saved", "flushed"], 3)
+    for place, step in zip(places, steps, strict=True):
+        done = run_there(tmp_path, f"attention={variant}", kill=(place, step))
+        assert done.returncode == -signal.SIGKILL, (place, step, done.stderr)
+    done = run_there(tmp_path, f"attention={variant}")
+    assert done.returncode == 0, done.stderr
+    assert "continuing after step" in done.stdout
+    assert_identical(folder_of(tmp_path, variant), references[variant])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("place", ["batch_start", "clipping", "batch_end", "validation", "saved", "flushed"])
+def test_a_run_killed_at_any_moment_is_the_run_that_was_not(
+    place: str, variant: str, references: dict[str, Path], tmp_path: Path
+) -> None:
+    for step in (1, 5, 8, 16, STEPS - 1):
+        run_there(tmp_path, f"attention={variant}", kill=(place, step))
+    assert run_there(tmp_path, f"attention={variant}").returncode == 0
+    assert_identical(folder_of(tmp_path, variant), references[variant])
+
+
+@pytest.mark.parametrize(("wish", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_saves_and_continues(
+    wish: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("step  8"):
+                process.send_signal(wish)
+                break
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == code, said
+    assert said.startswith("error: stopped after step") and said.count("\n") == 1
+    again = run_there(tmp_path)
+    assert again.returncode == 0 and "continuing after step" in again.stdout
+    assert_identical(folder_of(tmp_path), references["multi_head"])
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Path:
+    """A folder in which a run died at step 13, with checkpoints of the steps 5 and 10."""
+    assert run_there(tmp_path, kill=("clipping", 13)).returncode == -signal.SIGKILL
+    checkpoints = folder_of(tmp_path) / "checkpoints"
+    assert sorted(p.name for p in checkpoints.glob("*.ckpt")) == ["step_00000005.ckpt", "step_00000010.ckpt"]
+    return tmp_path
+
+
+def flip(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(("harm", "words"), [(flip, "was changed"), (truncate, "bytes instead of")])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    harm: Any, words: str, cut_off: Path, references: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    harm(folder_of(cut_off) / "checkpoints" / "step_00000010.ckpt")
+    run_here(cut_off)
+    said = capsys.readouterr().out
+    assert "warning: step_00000010.ckpt" in said and words in said
+    assert "continuing after step 5 of 24" in said
+    assert_identical(folder_of(cut_off), references["multi_head"])
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over_in_silence(cut_off: Path) -> None:
+    for path in (folder_of(cut_off) / "checkpoints").glob("*.ckpt"):
+        flip(path)
+    with pytest.raises(NoUsableCheckpoint, match=r"no usable checkpoint.*overwrite=true") as refusal:
+        run_here(cut_off)
+    assert refusal.value.exit_code == 5
+    assert run_here(cut_off, "overwrite=true")["status"] == "finished"
+
+
+def test_another_variants_checkpoint_is_refused_by_key(references: dict[str, Path], tmp_path: Path) -> None:
+    run_there(tmp_path, "attention=sliding_window", kill=("clipping", 13))
+    here = folder_of(tmp_path, "sliding_window") / "checkpoints"
+    shutil.rmtree(here)
+    shutil.copytree(references["multi_head"] / "checkpoints", here)
+    with pytest.raises(
+        UsageError, match=r"belongs to another run.*attention\.mask\._target_ \(.*Window here, .*Causal"
+    ):
+        run_here(tmp_path, variant="sliding_window")
+
+
+def test_more_steps_continue_a_finished_run_when_asked(references: dict[str, Path], tmp_path: Path) -> None:
+    source = references["multi_head"]
+    text = source.parents[3] / "text.txt"
+    more = [f"data.path={text}", f"trainer.max_steps={STEPS + 8}", f"resume_from={source}"]
+    summary = run_here(tmp_path, *more)
+    assert summary["step"] == STEPS + 8
+    longer = folder_of(tmp_path)
+    assert longer.parent.name != source.parent.name, "another identity"
+    assert numbers(longer)[: len(numbers(source))] == numbers(source)
+    with pytest.raises(UsageError, match=r"batch_size \(2 here, 4 there\)"):
+        run_here(tmp_path, *more, "batch_size=2")
+    with pytest.raises(UsageError, match=r"resume_from .* must be the folder of a finished run"):
+        run_here(tmp_path, *more, f"resume_from={tmp_path}")
+
+
+def test_the_manifest_lists_what_is_there(references: dict[str, Path]) -> None:
+    folder = references["multi_head"] / "checkpoints"
+    assert set(CheckpointFolder(folder).listed()) == {p.name for p in folder.glob("*.ckpt")} >= {LAST}

@@ -1,0 +1,268 @@
+"""A whole run in one process: what it leaves behind, what it refuses, and that looking changes nothing."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.training.launch import STEPS, folder_of, run_here, run_there
+
+import attnlab
+from attnlab.config import config_dir
+from attnlab.data.batches import IGNORED, validation_batch
+from attnlab.errors import Diverged, Locked, UsageError
+from attnlab.inspection.records import load_maps, read_records
+from attnlab.training.checkpoint import load_checkpoint
+from attnlab.training.lock import locked
+from attnlab.training.metrics import read_metrics
+
+VARIANTS = sorted(p.stem for p in (config_dir() / "attention").glob("*.yaml"))
+TAGS = {
+    "train/loss",
+    "val/loss",
+    "val/bits_per_byte",
+    "perf/tokens_per_second",
+    "optim/lr",
+    "optim/grad_norm",
+    "attention_entropy/L00H01",
+    "attention_entropy/uniform_causal",
+    "attention_first_token_mass/L00H01",
+    "attention_distance/L00H01",
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with a sentence of the user's own."""
+    folder = tmp_path_factory.mktemp("done")
+    run_here(folder, "maps.prompt=7 times 9 is")
+    return folder_of(folder)
+
+
+@pytest.fixture(scope="module")
+def board(done: Path) -> EventAccumulator:
+    events = EventAccumulator(str(done), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def test_a_run_leaves_behind_what_it_should(done: Path) -> None:
+    left = {p.name for p in done.iterdir() if not p.name.startswith((".", "events"))}
+    assert left == {"config.yaml", "summary.json", "metrics.csv", "tokenizer.json", "maps", "checkpoints"}
+    assert len(list(done.glob("events.out.tfevents.*"))) == 1
+    assert {p.name for p in (done / "maps").iterdir()} == {"best.safetensors", "last.safetensors"}
+    assert "=" not in str(done.relative_to(done.parents[3])), "folders without signs that a shell or a path dislikes"
+
+
+def test_the_stored_config_is_resolved_and_repeats_the_run(done: Path) -> None:
+    stored = yaml.safe_load((done / "config.yaml").read_text())
+    assert stored["variant"] == "multi_head" and stored["streams"] == {"data": 0, "init": 0, "noise": 0, "eval": 0}
+    assert "${" not in (done / "config.yaml").read_text()
+
+
+def test_the_summary_says_what_the_rows_say(done: Path) -> None:
+    summary, rows = json.loads((done / "summary.json").read_text()), read_metrics(done)
+    losses = {row.step: row.value for row in rows if row.metric == "val/loss"}
+    assert list(losses) == [0, 8, 16, 24], "the step before the first update counts"
+    assert summary["status"] == "finished" and summary["step"] == STEPS
+    assert summary["val_loss"] == losses[STEPS]
+    assert (summary["best_val_loss"], summary["best_step"]) == min((v, s) for s, v in losses.items())
+    assert summary["tokens"] == STEPS * 4 * 32 and summary["parameters"] > 0
+    assert summary["attention_cost"]["pairs"] > 0 and summary["versions"]["torch"] == torch.__version__
+    assert [row.step for row in rows if row.metric == "train/loss"] == list(range(1, STEPS + 1))
+    assert losses[STEPS] < losses[0]
+
+
+def test_tensorboard_shows_what_the_rows_say(done: Path, board: EventAccumulator) -> None:
+    tags = set(board.Tags()["scalars"])
+    assert tags >= TAGS
+    for tag in tags:
+        ours = [(row.step, np.float32(row.value)) for row in read_metrics(done) if row.metric == tag]
+        assert [(e.step, np.float32(e.value)) for e in board.Scalars(tag)] == ours, tag
+
+
+def test_tensorboard_shows_a_picture_per_layer_at_every_map_step(board: EventAccumulator) -> None:
+    for group in ("attention", "attention_prompt"):
+        for layer in (0, 1):
+            steps = [event.step for event in board.Images(f"{group}/layer_{layer:02d}")]
+            assert steps == [0, 1, 5, STEPS]
+
+
+def test_tensorboard_holds_texts_and_hyperparameters(board: EventAccumulator) -> None:
+    tensors = board.Tags()["tensors"]
+    for tag in ("config/text_summary", "cost/text_summary", "sample/text_summary", "maps/about/text_summary"):
+        assert tag in tensors, tag
+    (cost,) = board.Tensors("cost/text_summary")
+    assert b"| 0 to 1 | MultiHeadAttention |" in cost.tensor_proto.string_val[0]
+    assert [e.step for e in board.Tensors("sample/text_summary")] == [0, STEPS]
+    plugin = board.PluginTagToContent("hparams")
+    session = plugin["_hparams_/session_start_info"]
+    assert b"variant" in session and b"multi_head" in session
+    assert not any("hp_metric" in tag for tag in board.Tags()["scalars"]), "no metric of -1"
+
+
+def test_the_raw_maps_are_those_of_the_finished_model(done: Path) -> None:
+    model, tokenizer = attnlab.load(done)
+    maps = load_maps(done / "maps" / "last.safetensors")
+    assert maps.step == STEPS and [s.name for s in maps.sentences] == ["probe", "prompt"]
+    ids = torch.tensor([tokenizer.encode("7 times 9 is")])
+    for layer, fresh in zip(maps.sentences[1].layers, model.attention_maps(ids), strict=True):
+        assert layer.weights is not None and fresh.weights is not None
+        # The run trained in another precision, but its maps are taken in float32, like these.
+        np.testing.assert_allclose(layer.weights, fresh.weights[0].numpy(), atol=1e-6)
+    records = [r for r in read_records(done) if r.step == STEPS and r.probe == "prompt"]
+    assert [r.layer for r in records] == [0, 1]
+    np.testing.assert_array_equal(records[0].weights, maps.sentences[1].layers[0].weights.astype(np.float16))
+
+
+def test_a_loaded_model_has_the_validation_loss_of_its_run(tmp_path: Path) -> None:
+    summary = run_here(tmp_path, "trainer.precision=fp32")
+    model, tokenizer = attnlab.load(folder_of(tmp_path))
+    text = (tmp_path / "text.txt").read_bytes()
+    val = np.array(tokenizer.encode(text[int(len(text) * 0.9) :].decode()))
+    windows = np.arange(-(-(len(val) - 1) // 32))
+    ids, targets = validation_batch(val, context=32, windows=windows)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    assert float(loss) == pytest.approx(summary["val_loss"], rel=1e-5)  # float32 sums in another order
+
+
+def test_a_finished_run_returns_at_once(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file() and p.name != ".lock"}
+    summary = run_here(done.parents[3], "maps.prompt=7 times 9 is")
+    assert summary["status"] == "finished" and "is finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+def test_overwrite_starts_again_and_comes_to_the_same(tmp_path: Path) -> None:
+    run_here(tmp_path)
+    first = [row for row in read_metrics(folder_of(tmp_path)) if not row.metric.startswith("perf/")]
+    run_here(tmp_path, "overwrite=true")
+    assert [row for row in read_metrics(folder_of(tmp_path)) if not row.metric.startswith("perf/")] == first
+
+
+@pytest.mark.parametrize("variant", ["multi_head", "gated_delta"])
+def test_looking_changes_nothing(variant: str, tmp_path: Path) -> None:
+    weights = []
+    for experiment, words in (
+        ("seen", ["maps.steps=24", "sample.steps=24"]),
+        ("unseen", ["maps.steps=2", "sample.steps=0"]),
+    ):
+        run_here(tmp_path, f"experiment_name={experiment}", *words, "model.dropout=0.2", variant=variant)
+        folder = folder_of(tmp_path, variant, experiment)
+        weights.append(load_checkpoint(folder / "checkpoints" / f"step_{STEPS:08d}.ckpt")["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_draws_decodes_and_loads(variant: str, tmp_path: Path) -> None:
+    words = ["trainer.max_steps=3", "trainer.val_every=3", "maps.steps=2"]
+    summary = run_here(tmp_path, *words, variant=variant)
+    assert summary["status"] == "finished" and np.isfinite(summary["val_loss"])
+    folder = folder_of(tmp_path, variant)
+    assert {r.layer for r in read_records(folder)} == {0, 1}
+    model, tokenizer = attnlab.load(folder)
+    ids = torch.tensor([tokenizer.encode("8 times 15")])
+    with torch.no_grad():
+        whole, (stepped, _) = model(ids), model.step(ids, model.init_state(1, 16))
+    torch.testing.assert_close(stepped, whole, atol=1e-4, rtol=1e-4)  # float32, other order of sums
+
+
+def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
+    summary = run_here(tmp_path, "trainer.accumulate=3", "trainer.max_steps=6", "trainer.val_every=2")
+    rows = read_metrics(folder_of(tmp_path))
+    assert summary["tokens"] == 6 * 3 * 4 * 32
+    assert [row.step for row in rows if row.metric == "val/loss"] == [0, 2, 4, 6]
+    assert [row.step for row in rows if row.metric == "train/loss"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_last_step_between_two_validations_is_validated_too(tmp_path: Path) -> None:
+    run_here(tmp_path, "trainer.max_steps=11", "trainer.val_every=4")
+    assert [row.step for row in read_metrics(folder_of(tmp_path)) if row.metric == "val/loss"] == [0, 4, 8, 11]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_update(tmp_path: Path) -> None:
+    words = ["optimizer.lr=1e12", "optimizer.grad_clip=null", "trainer.precision=fp32"]
+    with pytest.raises(Diverged, match=r"step \d+: the loss is .* stopped before the update") as end:
+        run_here(tmp_path, *words)
+    assert end.value.exit_code == 4
+    summary = json.loads((folder_of(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert run_there(tmp_path, *words).returncode == 4
+
+
+def test_two_owners_of_a_folder_are_refused(tmp_path: Path) -> None:
+    run_here(tmp_path)
+    with locked(folder_of(tmp_path)):
+        with pytest.raises(Locked, match=f"in use by process {os.getpid()}"):
+            run_here(tmp_path)
+        assert run_there(tmp_path).returncode == 3
+
+
+def test_signals_are_given_back_after_a_run(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    run_here(tmp_path, "trainer.max_steps=2", "maps.steps=2")
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_muon_trains_and_resumes(tmp_path: Path) -> None:
+    assert run_there(tmp_path, "optimizer=muon", kill=("clipping", 13)).returncode == -signal.SIGKILL
+    run_here(tmp_path, "optimizer=muon")
+    run_here(tmp_path, "optimizer=muon", "experiment_name=whole")
+    ours, theirs = (
+        load_checkpoint(folder_of(tmp_path, experiment=e) / "checkpoints" / f"step_{STEPS:08d}.ckpt")
+        for e in ("default", "whole")
+    )
+    assert all(torch.equal(ours["state_dict"][name], theirs["state_dict"][name]) for name in ours["state_dict"])
+
+
+def test_paired_variants_see_the_same_batches_and_start_alike(tmp_path: Path) -> None:
+    weights = {}
+    for variant in ("multi_head", "sliding_window", "gqa"):
+        run_here(tmp_path, "trainer.max_steps=1", "maps.steps=2", "optimizer.lr=1e-12", variant=variant)
+        folder = folder_of(tmp_path, variant)
+        weights[variant] = load_checkpoint(folder / "checkpoints" / "step_00000001.ckpt")["state_dict"]
+    for other in ("sliding_window", "gqa"):
+        shared = [
+            k
+            for k, v in weights[other].items()
+            if k in weights["multi_head"] and v.shape == weights["multi_head"][k].shape
+        ]
+        assert len(shared) > 10
+        for name in shared:  # one update at a rate of 1e-12 moves nothing that float32 can see
+            torch.testing.assert_close(weights[other][name], weights["multi_head"][name], rtol=0, atol=1e-9)
+
+
+def test_a_run_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"must be the folder of a run"):
+        attnlab.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_the_loss_of_one(tmp_path: Path) -> None:
+    words = ["trainer.precision=fp32", "model.dropout=0.0"]
+    one = run_here(tmp_path, *words)
+    done = run_there(tmp_path, *words, "trainer=ddp", "trainer.threads=1")
+    assert done.returncode == 0, done.stderr
+    losses = sorted((tmp_path / "runs" / "default").glob("multi_head-*/seed_0/summary.json"))
+    assert len(losses) == 2, "two devices are another identity"
+    for path in losses:
+        assert json.loads(path.read_text())["val_loss"] == pytest.approx(
+            one["val_loss"], rel=1e-5
+        )  # other order of sums
+
+
+@pytest.mark.slow
+def test_a_compiled_model_comes_to_the_same_loss(tmp_path: Path) -> None:
+    plain = run_here(tmp_path, "trainer.precision=fp32", "model.dropout=0.0")
+    compiled = run_there(
+        tmp_path, "trainer.precision=fp32", "model.dropout=0.0", "trainer.compile=true", "experiment_name=c"
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    summary = json.loads((folder_of(tmp_path, experiment="c") / "summary.json").read_text())
+    assert summary["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-4)  # fused kernels round elsewhere
