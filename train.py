@@ -1,25 +1,28 @@
 """Train one variant, or sweep over many with -m. Start with: python train.py --help"""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from attnlab.config import Failures, check, one_line_errors, overrides_of_this_run, variant_name
+from attnlab.complaints import Failures, hydra_explained, one_line_errors
+from attnlab.config import check_job, variant_name, with_plus
 
-failures, jobs = Failures(), 0
+failures = Failures()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
-    global jobs
-    jobs += 1
     with failures.caught():
-        config = check(cfg, overrides_of_this_run())
+        config = check_job(cfg)
         from attnlab.training.run import run  # only now: torch takes seconds to import
 
         run(config, variant=variant_name())
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = with_plus(sys.argv[1:])
     with one_line_errors():
-        main()
-        failures.end(jobs)
+        with hydra_explained(sys.argv[1:]):
+            main()
+        failures.end()

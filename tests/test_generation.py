@@ -107,6 +107,11 @@ def test_top_p_leaves_the_likeliest_that_together_reach_p(top_p: float, left: se
     assert set(drawn(HALVES, top_p=top_p)) == left
 
 
+def test_top_p_is_reached_by_exactly_p() -> None:
+    assert len(set(drawn(torch.zeros(2), top_p=0.5))) == 1
+    assert len(set(drawn(torch.zeros(4), top_p=0.75))) == 3
+
+
 def test_top_p_counts_after_top_k() -> None:
     # Of the two that top_k leaves the first holds 0.625, so 0.6 needs no second; without top_k it would.
     assert set(drawn(HALVES, top_k=2, top_p=0.6)) == {1}

@@ -101,6 +101,15 @@ def test_far_positions_are_as_exact_as_near_ones(place: int) -> None:
     torch.testing.assert_close(rope().rotate(x, place)[0, 0, 0], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("start", [0, 4])
+def test_the_product_that_a_compiler_sees_is_the_same(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = heads(7)
+    y = rope().rotate(x, start)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rope().rotate(x, start), y, **SAME)
+    assert rope().rotate(x.bfloat16(), start).dtype == torch.float32
+
+
 def test_half_precision_is_turned_and_left_in_float32() -> None:
     x = heads(7, torch.bfloat16)
     y = rope().rotate(x)

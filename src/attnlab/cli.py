@@ -1,11 +1,14 @@
 """The command `attnlab`: what can be done with a finished run. Arguments are written key=value, as for train.py."""
 
+import codecs
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from attnlab.config import Rule, nearest, one_line_errors
+from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
+from attnlab.rules import MAYBE_COUNT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 
 
 class Argument(NamedTuple):
@@ -42,34 +45,33 @@ def generate(
     from attnlab.runs import load
 
     model, tokenizer = load(run, allow_targets=tuple(allow_targets.strip("[]").replace(",", " ").split()))
-    ids = tokenizer.encode(prompt)
+    try:
+        ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
+    except UsageError as error:
+        raise UsageError(f"prompt: {error}") from error
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    new = tokens_after(model, torch.tensor(ids, dtype=torch.long), tokens=tokens, **settings)
+    new = tokens_after(model, ids, tokens=tokens, **settings)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
     sys.stdout.write(prompt)
-    pending = b""
     for token in new:
-        pending += tokenizer.token_bytes(token)
-        whole = pending.decode(errors="ignore").encode()
-        if pending.startswith(whole) and whole:  # a character may need several tokens
-            sys.stdout.write(whole.decode())
-            sys.stdout.flush()
-            pending = pending[len(whole) :]
-    sys.stdout.write(pending.decode(errors="replace") + "\n")
+        sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
+        sys.stdout.flush()
+    sys.stdout.write(decoder.decode(b"", final=True) + "\n")
 
 
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
         {
-            "run": Argument(Rule(str), ..., "the folder of a run"),
-            "prompt": Argument(Rule(str), ..., "how the text begins"),
+            "run": Argument(TEXT, ..., "the folder of a run"),
+            "prompt": Argument(TEXT, ..., "how the text begins"),
             "tokens": Argument(Rule(int, least=1), 200, "how many tokens to write"),
-            "temperature": Argument(Rule(float, least=0), 0.8, "0 takes the likeliest token, 1 follows the model"),
-            "top_k": Argument(Rule(int, least=1, optional=True), 50, "choose among the k likeliest tokens; null: all"),
+            "temperature": Argument(NONNEGATIVE, 0.8, "0 takes the likeliest token, 1 follows the model"),
+            "top_k": Argument(MAYBE_COUNT, 50, "choose among the k likeliest tokens; null: all"),
             "top_p": Argument(
                 Rule(float, above=0, most=1, optional=True), None, "choose among those that make up this probability"
             ),
-            "seed": Argument(Rule(int, least=0), 0, "the same seed writes the same text"),
+            "seed": Argument(SEED, 0, "the same seed writes the same text"),
             "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
         },
         generate,
@@ -88,6 +90,8 @@ def parsed(name: str, words: Sequence[str]) -> dict[str, Any]:
                 f"{word!r} is not an argument of attnlab {name}{nearest(key, arguments)} (write key=value; keys: "
                 f"{', '.join(arguments)})"
             )
+        if key in given:
+            raise UsageError(f"{key} is given twice, as {shown(given[key])} and {text}: leave one of them out")
         given[key] = _value(key, text, arguments[key].rule)
     missing = [key for key, argument in arguments.items() if argument.default is ... and key not in given]
     if missing:
@@ -105,7 +109,7 @@ def _value(key: str, text: str, rule: Rule) -> Any:
         except ValueError:
             value = text
     if not rule.accepts(value):
-        raise UsageError(f"{key} ({text}) must be {rule}")
+        raise UsageError(refusal(key, value, rule))
     return value
 
 
@@ -118,7 +122,7 @@ def usage(name: str | None = None) -> str:
         )
     lines = [f"usage: attnlab {name} key=value ...   ({COMMANDS[name].about})", ""]
     for key, (rule, default, meaning) in COMMANDS[name].arguments.items():
-        usual = "needed" if default is ... else f"usually {'null' if default is None else default!r}"
+        usual = "needed" if default is ... else f"usually {shown(default) or 'none'}"
         lines.append(f"  {key:14s} {meaning} ({rule}; {usual})")
     return "\n".join(lines)
 
@@ -126,6 +130,8 @@ def usage(name: str | None = None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; ends the program with the exit code of what went wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     with one_line_errors():
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from attnlab.build import build_model
-from attnlab.config import check_targets
+from attnlab.config import check_targets, check_values
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.model import GPT
@@ -41,9 +41,15 @@ def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict) or not {"model", "attention", "position", "streams"} <= set(config):
-        raise UsageError(f"{path} is not the config of a run")
-    check_targets({**config, "allow_targets": list(allow_targets)})
+    groups = ("model", "attention", "position", "streams")
+    if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
+        raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
+    config = {**config, "allow_targets": list(allow_targets)}
+    check_targets(config)
+    try:
+        check_values(config)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     return config
 
 
@@ -60,5 +66,10 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
         raise UsageError(f"run ({folder}) has no checkpoint yet")
     model = build_model(config, tokenizer.n_vocab)
     weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
-    model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
+    try:
+        model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
+    except RuntimeError as error:
+        raise UsageError(
+            f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"
+        ) from error
     return model.eval(), tokenizer

@@ -28,11 +28,10 @@ def empty(mask: Mask, max_len: int, batch: int = 1, like: Tensor | None = None) 
 
 def check_readable(at_hand: KeysValues, mask: Mask, first: int, n: int) -> None:
     """Each new query finds every key it may read exactly once, and beside each key its own position."""
-    q_pos = torch.arange(first, first + n)
-    readable = mask.visible(q_pos, at_hand.pos) & (at_hand.pos >= 0)
-    wanted = mask.visible(q_pos, torch.arange(first + n))
-    for i in range(n):
-        assert sorted(at_hand.pos[readable[i]].tolist()) == wanted[i].nonzero().flatten().tolist()
+    readable = mask.visible(torch.arange(first, first + n), at_hand.pos) & (at_hand.pos >= 0)
+    for i, place in enumerate(range(first, first + n)):
+        wanted = range(0 if mask.kept is None else max(0, place - mask.kept + 1), place + 1)
+        assert sorted(at_hand.pos[readable[i]].tolist()) == list(wanted)
     real = at_hand.pos >= 0
     for kept, sign in ((at_hand.k, 1), (at_hand.v, -1)):
         assert torch.equal(kept[0, 0, real, 0], sign * (at_hand.pos[real] + 1).float())

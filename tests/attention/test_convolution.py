@@ -69,6 +69,11 @@ def test_the_tail_is_the_last_inputs_with_zeros_before_the_first() -> None:
     assert torch.equal(layer(y, None)[1], torch.cat([torch.zeros(2, 1, CHANNELS, dtype=torch.float64), y], dim=1))
 
 
+def test_a_tail_keeps_no_prompt_alive() -> None:
+    tail = conv(4)(tokens(), None)[1]
+    assert tail.untyped_storage().nbytes() == tail.nbytes == 2 * 3 * CHANNELS * 8
+
+
 def test_a_tail_in_another_type_is_read_in_that_of_the_tokens() -> None:
     layer, y = conv(3), tokens()
     mixed, tail = layer(y, layer.empty(2).float())

@@ -1,16 +1,14 @@
-"""Variants that are broken on purpose, each to fail one law, and the means to bring any class before the laws."""
+"""Variants that are broken on purpose, each to fail one law each, and the means to bring any class before the laws."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Heads, Shared, State
 from attnlab.attention.cost import Cost
-from attnlab.attention.decay import FixedDecay
-from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.mask import Mask, Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
@@ -18,15 +16,17 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import SoftCap
 from attnlab.build import embedding_factory, made
 from attnlab.config import compose_config
-from attnlab.contract import LAWS, Subject
+from attnlab.contract import Subject
 from attnlab.contract.base import positions
 from attnlab.errors import UsageError
 from attnlab.position import Position
 
+composed = cache(compose_config)
+
 
 def subject_from(make: Callable[..., Attention], overrides: Sequence[str] = (), **options: Any) -> Subject:
     """A class with these options as a subject, without a YAML; `position=` among the overrides reaches it."""
-    config = compose_config(overrides)
+    config = composed(tuple(overrides))
     return Subject(
         name=getattr(make, "__name__", "a variant"),
         factory=partial(make, position=made(config, "position.inside"), **({"n_heads": 4} | options)),
@@ -284,71 +284,3 @@ class Undocumented(MultiHeadAttention):
 
 class NoSource(MultiHeadAttention):
     """Looks at every token and takes the best of them: y = A v."""
-
-
-class Breach(NamedTuple):
-    """A fault: the law it was made for, words its message must hold, and laws that may fall with it."""
-
-    law: str
-    message: str
-    subject: Callable[[], Subject]
-    also: frozenset[str] = frozenset()
-
-
-# every_position runs causality, decode and map anew, so it falls with them. Decoding is causal whatever forward does,
-# so a leak in forward also breaks decode.
-ANEW = frozenset({"every_position"})
-LEAK = ANEW | {"decode"}
-# Where the output has another shape, nothing can be compared.
-EVERYTHING = frozenset(LAWS)
-
-PLAIN = partial(subject_from, MultiHeadAttention)
-LINEAR = {"feature_map": EluPlusOne, "decay": FixedDecay}
-
-BREACHES: dict[str, Breach] = {
-    "narrow output": Breach("shape", "forward makes (1, 1, 23)", partial(subject_from, NarrowOutput), EVERYTHING),
-    "turned norms": Breach("shape", "value_norms makes (1, 1, 4)", partial(subject_from, TurnedNorms)),
-    "input written": Breach("shape", "written into", partial(subject_from, WritesIntoInput), EVERYTHING),
-    "mask off by one": Breach(
-        "causality",
-        "T=2: changing the tokens from 1 on moves the output at 0",
-        partial(PLAIN, mask=OffByOneMask),
-        LEAK | {"map", "cost"},
-    ),
-    "leak after the map": Breach("causality", "T=2: changing", partial(subject_from, LeakAfterTheMap), LEAK),
-    "leak in training": Breach("causality", "training, T=7", partial(subject_from, LeakInTraining), ANEW),
-    "drifted map": Breach("map", "T=2: merge(A v) differs from forward by", partial(subject_from, DriftedMap), ANEW),
-    "noisy map": Breach("map", "taken in training differs", partial(subject_from, NoisyMap, dropout=0.3), ANEW),
-    "no map": Breach("map", "map_kind is 'probability', but weights gives no map", partial(subject_from, NoMapNoReason), ANEW),
-    "not a probability": Breach("map", "misses the sum 1 by", partial(PLAIN, normalizer=ClaimsProbability), ANEW),
-    "negative weights": Breach("map", "below 0", partial(PLAIN, normalizer=ClaimsNonnegative), ANEW),
-    "forgotten offset": Breach("decode", "T=2 cut as 1+1: step differs", partial(subject_from, ForgetsOffset), ANEW),
-    "short ring": Breach("decode", "T=7 cut as", partial(PLAIN, mask=partial(ShortRing, window=4)), ANEW),
-    "unused parameter": Breach("no_dead_parameter", "temperature () does not enter", partial(subject_from, Unused)),
-    "head thrown away": Breach(
-        "no_dead_parameter", "144 of 576 scalars get no gradient", partial(subject_from, OneHeadCut)
-    ),
-    "batch mean": Breach("batch_independence", "row 0 of 3 moves by", partial(subject_from, BatchMean)),
-    "stale formula": Breach("cost", "reports 1728 parameters, there are 2304", partial(subject_from, StaleCost)),
-    "half the bytes": Breach("cost", "T=3: cost reports 576 bytes of state, 1152", partial(subject_from, StaleBytes)),
-    "prompt kept alive": Breach(
-        "cost", "are held after 3 tokens at once", partial(subject_from, KeepsThePrompt, **LINEAR), frozenset({"state_growth"})
-    ),
-    "endless window": Breach("state_growth", "growth is 'window', but", partial(subject_from, ClaimsWindow)),
-    "sharper than fused": Breach("fused_equals_explicit", "T=2: ", partial(PLAIN, normalizer=SilentlyExplicit)),
-    "cap not applied": Breach(
-        "fused_equals_explicit", "T=2: ", partial(PLAIN, score={"softcap": partial(UnfusableCap, cap=0.1)})
-    ),
-    "drawn by itself": Breach("reproducible", "gain (4, 1, 1) starts from other numbers", partial(subject_from, DrawsByItself)),
-    "forgotten number": Breach("reproducible", "two runs with the same seed", partial(subject_from, ForgottenNumber)),
-    "coarse memory": Breach("half_precision", "float32", partial(subject_from, CoarseMemory, **LINEAR)),
-    "lost digits": Breach("half_precision", "T=7, bfloat16: 1.0e+00", partial(subject_from, LosesDigits)),
-    "position ignored": Breach("every_position", "position=alibi changes nothing", partial(subject_from, IgnoresPosition)),
-    "refused without a name": Breach(
-        "every_position", "position=alibi is refused without being named", partial(subject_from, RefusesWithoutName)
-    ),
-    "does not learn": Breach("learns", "right after 300 steps", partial(subject_from, DoesNotLearn)),
-    "falsely modest": Breach("learns", "learns_recall is False, but", partial(subject_from, FalselyModest)),
-    "undocumented": Breach("explains_itself", "Undocumented has no docstring", partial(subject_from, Undocumented)),
-    "no source": Breach("explains_itself", "names no source", partial(subject_from, NoSource)),
-}

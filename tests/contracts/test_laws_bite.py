@@ -4,6 +4,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.contracts.breaches import BREACHES, LINEAR, PLAIN
+from tests.contracts.broken import Unused, subject_from
 from torch import Tensor
 
 from attnlab.attention.base import Heads, Shared
@@ -14,7 +16,6 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import SoftCap
 from attnlab.contract import LAWS, LawBroken, Subject, examine, judge
 from attnlab.contract.base import cuttings
-from tests.contracts.broken import BREACHES, LINEAR, PLAIN, Unused, subject_from
 
 # Seconds long, or about the words of the class: only asked where that is the point.
 APART = {"every_position", "learns", "explains_itself"}

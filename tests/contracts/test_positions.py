@@ -26,11 +26,20 @@ def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_name
     if (name, position) not in REFUSED:
         assert len(subject.gpt(2).blocks) == 2
         return
-    with pytest.raises(UsageError, match=r"position\.inside \(ALiBi\) works through bias, but RecurrentAttention offers"):
+    with pytest.raises(
+        UsageError, match=r"position\.inside \(ALiBi\) works through bias, but RecurrentAttention offers"
+    ):
         subject.gpt(2)
 
 
-LAWS_OF_A_LAYER = ("shape", "no_dead_parameter", "batch_independence", "fused_equals_explicit", "half_precision", "cost")
+LAWS_OF_A_LAYER = (
+    "shape",
+    "no_dead_parameter",
+    "batch_independence",
+    "fused_equals_explicit",
+    "half_precision",
+    "cost",
+)
 
 
 @pytest.mark.parametrize("law", LAWS_OF_A_LAYER)

@@ -79,6 +79,7 @@ def trainer_like_a_run(
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Any] = (),
     precision: Any = "32-true",
+    disk: VerifiedCheckpointIO | None = None,
     folder: Path | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer on one CPU, with the settings of `attnlab.training.run`."""
@@ -96,7 +97,7 @@ def trainer_like_a_run(
         inference_mode=False,
         logger=list(loggers),
         callbacks=list(callbacks),
-        plugins=[VerifiedCheckpointIO()],
+        plugins=[disk or VerifiedCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

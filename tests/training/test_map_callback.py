@@ -287,3 +287,14 @@ def test_a_validation_before_training_does_not_get_in_the_way(tmp_path: Path) ->
 def test_probes_need_different_names(probes: list[tuple[str, str]], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one probe and different names"):
         log_maps(tmp_path, probes=probes)
+
+
+def test_a_run_that_continues_another_one_in_its_own_folder_keeps_a_best_of_its_own(tmp_path: Path) -> None:
+    callback = log_maps(tmp_path, n_steps=3)
+    callback.load_state_dict({"last_step": -1, "best": 0.5, "seconds": 0.0})
+    fit(tmp_path, callback=callback, val_every=2)
+    assert callback.best == 1.5 and load_maps(tmp_path / "maps" / "best.safetensors").step == 8
+    callback = log_maps(tmp_path, n_steps=3)
+    callback.load_state_dict({"last_step": -1, "best": 0.5, "seconds": 0.0})
+    fit(tmp_path, callback=callback, val_every=2)
+    assert callback.best == 0.5, "in the same folder the best of all parts stays"

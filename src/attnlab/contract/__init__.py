@@ -1,7 +1,7 @@
 """The laws that every variant obeys, as functions that judge anybody's variant.
 
-    for verdict in examine(subject_of("multi_head")):
-        print(verdict.law, verdict.outcome, verdict.detail)
+for verdict in examine(subject_of("multi_head")):
+    print(verdict.law, verdict.outcome, verdict.detail)
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,8 @@
 """What a law is, whom it judges, and the small sizes and seeded numbers it judges with."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,7 @@ class Subject:
 
     def layer(self, index: int) -> Attention:
         """One layer as its factory makes it, from its own random numbers; the caller's are left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(index)
+        with seeded(index):
             return self.factory(D_MODEL, layer=index, n_layers=self.depth, context=CONTEXT)
 
     def gpt(self, n_layers: int, **settings: Any) -> GPT:
@@ -141,6 +141,17 @@ def written(cut: Sequence[int]) -> str:
     if len(cut) > 3 and len(set(cut)) == 1:
         return f"{len(cut)} x {cut[0]}"
     return "+".join(map(str, cut[:8])) + ("+..." if len(cut) > 8 else "")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator at this seed inside the block, and where it was afterwards."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed visits every accelerator, too: far slower
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Laws about cost: what is reported is what is held, and the state grows as claimed."""
 
+import itertools
 from typing import Any
 
 import torch
@@ -33,15 +34,18 @@ def cost(subject: Subject) -> None:
             if reported.params != count:
                 raise LawBroken(f"{label}cost reports {reported.params} parameters, there are {count}")
             if reported.forward_flops <= 0 or reported.decode_flops <= 0:
-                raise LawBroken(f"{label}cost reports {reported.forward_flops} and {reported.decode_flops} FLOPs, not more than 0")
+                raise LawBroken(
+                    f"{label}cost reports {reported.forward_flops} and {reported.decode_flops} FLOPs, not more than 0"
+                )
             for how, cut in (("at once", [t]), ("token by token", [1] * t)):
                 held = bytes_held(placed.state_after(t, cut, torch.float64))
                 if held != reported.state_bytes:
                     raise LawBroken(
-                        f"{label}cost reports {reported.state_bytes} bytes of state, {held} are held after {t} tokens {how}"
+                        f"{label}cost reports {reported.state_bytes} bytes of state, {held} are held after {t} tokens "
+                        f"{how}"
                     )
             _pairs_cover_the_map(placed, t, reported.pairs, label)
-        for a, b in zip(lengths, lengths[1:], strict=False):
+        for a, b in itertools.pairwise(lengths):
             if not (costs[a].forward_flops < costs[b].forward_flops and costs[a].decode_flops <= costs[b].decode_flops):
                 raise LawBroken(
                     f"{placed.label}FLOPs do not grow from T={a} to T={b}: forward {costs[a].forward_flops} to "
@@ -49,7 +53,7 @@ def cost(subject: Subject) -> None:
                 )
             if placed.layer.growth == "linear" and costs[a].decode_flops == costs[b].decode_flops:
                 raise LawBroken(
-                    f"{placed.label}the state grows, but decoding costs {costs[a].decode_flops} FLOPs at T={a} and at T={b}"
+                    f"{placed.label}the state grows, but a token costs {costs[a].decode_flops} FLOPs at T={a} and T={b}"
                 )
 
 
@@ -71,7 +75,7 @@ def state_growth(subject: Subject) -> None:
         growth, reach = placed.layer.growth, placed.reach()
         lengths = (reach, 2 * reach, 3 * reach) if growth == "window" else (1, 21, 41, 61)
         held = [bytes_held(placed.state_after(t, [t], torch.float64)) for t in lengths]
-        steps = {b - a for a, b in zip(held, held[1:], strict=False)}
+        steps = {b - a for a, b in itertools.pairwise(held)}
         if growth == "constant":
             holds = steps == {0}
         elif growth == "window":

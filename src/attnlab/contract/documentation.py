@@ -20,7 +20,9 @@ def explains_itself(subject: Subject) -> None:
         if not re.search(r"\w\S* = \S", text):
             raise LawBroken(f"{cls.__name__}: the docstring has no formula (something of the form y = ...)")
         if not SOURCE.search(text):
-            raise LawBroken(f"{cls.__name__}: the docstring names no source (arXiv and a number, or Source: author, \"title\")")
+            raise LawBroken(
+                f'{cls.__name__}: the docstring names no source (arXiv and a number, or Source: author, "title")'
+            )
     if subject.yaml is not None:
         line = subject.yaml.read_text(encoding="utf-8").split("\n")[0]
         if not re.fullmatch(r"# \S+( \S+){2,}\.", line.strip()):

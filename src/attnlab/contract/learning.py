@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.contract.base import LawBroken, Subject
+from attnlab.contract.base import LawBroken, Subject, seeded
 from attnlab.contract.placed import stack_depth
 from attnlab.model import generator_for
 
@@ -38,8 +38,7 @@ def learns(subject: Subject) -> None:
     claims = any(block.attention.learns_recall for block in model.layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     right, step = 0.0, 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         for step in range(1, STEPS + 1):
             seen, wanted = recall_batch(step, BATCH)
             loss = F.cross_entropy(model(seen).flatten(0, 1), wanted.flatten(), ignore_index=-100)
@@ -50,8 +49,8 @@ def learns(subject: Subject) -> None:
                 break
     if claims and right < SOLVED:
         raise LawBroken(
-            f"recall of {PAIRS} pairs: {right:.0%} right after {step} steps, loss {loss.item():.2f} (needed {SOLVED:.0%}; "
-            f"guessing gives {1 / VALUES:.0%}); a control says learns_recall = False"
+            f"recall of {PAIRS} pairs: {right:.0%} right after {step} steps, loss {loss.item():.2f} "
+            f"(needed {SOLVED:.0%}; guessing gives {1 / VALUES:.0%}); a control says learns_recall = False"
         )
     if not claims and right >= SOLVED:
         raise LawBroken(f"learns_recall is False, but {right:.0%} are right after {step} steps")

@@ -13,10 +13,10 @@ from attnlab.contract.placed import Placed, placed_layers
 from attnlab.contract.sequence import stack
 
 
-def map_(subject: Subject) -> None:
+def map_(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """The map reproduces the output, shows no later token, and is of the kind that `map_kind` says."""
     for placed in placed_layers(subject):
-        for t in placed.lengths():
+        for t in lengths or placed.lengths():
             x = tokens(BATCH, t)
             _map_holds(placed.layer, x, placed.shared(x), f"{placed.label}T={t}: ")
         _mode_is_left_alone(placed)
@@ -36,7 +36,7 @@ def _map_holds(layer: Attention, x: Tensor, shared: Shared, label: str) -> None:
     if isinstance(layer, HeadedAttention):
         _reproduces(layer, a, x, shared, label)
         return
-    parts = [part for part in _parts(layer)]
+    parts = list(_parts(layer))
     for i, part in enumerate(parts):
         _map_holds(part, x, shared, f"{label}part {i}: ")
     drawn = [part.weights(x, Shared(shared)) for part in parts]
@@ -99,7 +99,8 @@ def _mode_is_left_alone(placed: Placed) -> None:
         raise LawBroken(f"{placed.label}taking a map in training leaves parts of the layer in eval mode")
     if calm is not None and in_training is not None and not torch.equal(calm, in_training):
         raise LawBroken(
-            f"{placed.label}T=7: the map taken in training differs from that in eval mode by {gap(in_training, calm):.1e}"
+            f"{placed.label}T=7: the map taken in training differs from that in eval mode by "
+            f"{gap(in_training, calm):.1e}"
         )
 
 
@@ -147,7 +148,9 @@ def _agree(fused: Placed, explicit: Placed, t: int) -> None:
         what["the map"] = maps[0], maps[1]
     (y, grads), (y_explicit, grads_explicit) = _gradients(fused, x), _gradients(explicit, x)
     what["forward"] = y, y_explicit
-    what |= {f"the gradient of {name}": (grads[name], grads_explicit[name]) for name in grads}
+    none = torch.zeros(())  # a parameter that does not enter
+    for name in grads | grads_explicit:
+        what[f"the gradient of {name}"] = grads.get(name, none), grads_explicit.get(name, none)
     for name, (a, b) in what.items():
         if (off := gap(a, b)) > SAME:
             raise LawBroken(
@@ -159,6 +162,7 @@ def _agree(fused: Placed, explicit: Placed, t: int) -> None:
 def _gradients(placed: Placed, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     x = x.clone().requires_grad_()
     y = placed(x)
+    loss = (y * tokens(x.size(0), x.size(1), seed=2)).sum()
     wanted = {"x": x} | {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad((y * tokens(*x.shape[:2], seed=2)).sum(), list(wanted.values()), allow_unused=True)
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return y.detach(), {name: g for name, g in zip(wanted, found, strict=True) if g is not None}

@@ -22,6 +22,11 @@ class Placed(nn.Module):
         self.layer, self.label = layer, label
         self.below = nn.ModuleList(below)
 
+    @property
+    def layers(self) -> list[Attention]:
+        """The layers below and this one, lowest first."""
+        return [*self.below, self.layer]
+
     def shared(self, x: Float[Tensor, "b t c"]) -> Shared:
         """What the layers below publish for this input."""
         shared = Shared()
@@ -41,12 +46,12 @@ class Placed(nn.Module):
             return self.layer.value_norms(x, self.shared(x))
 
     def init_state(self, batch: int, max_len: int) -> list[State]:
-        return [layer.init_state(batch, max_len) for layer in (*self.below, self.layer)]  # type: ignore[operator]
+        return [layer.init_state(batch, max_len) for layer in self.layers]
 
     def step(self, x: Float[Tensor, "b n c"], state: list[State]) -> tuple[Float[Tensor, "b n o"], list[State]]:
         shared, after, y = Shared(), [], x
-        for layer, its_state in zip((*self.below, self.layer), state, strict=True):
-            y, its_state = layer.step(x, its_state, shared)  # type: ignore[operator]
+        for layer, its_state in zip(self.layers, state, strict=True):
+            y, its_state = layer.step(x, its_state, shared)
             after.append(its_state)
         return y, after
 
@@ -66,7 +71,7 @@ class Placed(nn.Module):
         return state[-1]
 
     def reach(self) -> int:
-        """A length past which a query sees no more keys than before: twice it wraps a ring around. 64 if there is none."""
+        """A length past which a query sees no more keys than before, so that a ring is full; 64 if there is none."""
         for n in (8, 16, 32, 64, 128, 256):
             counts = [self.layer.pairs(length) or 0 for length in (n, n + 1, 2 * n, 2 * n + 1)]
             if counts[1] - counts[0] == counts[3] - counts[2]:

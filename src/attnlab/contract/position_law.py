@@ -3,7 +3,7 @@
 import torch
 
 from attnlab.build import made
-from attnlab.contract.base import BATCH, SAME, LawBroken, Skipped, Subject, gap, ids, one_line
+from attnlab.contract.base import BATCH, SAME, SHORT, LawBroken, Skipped, Subject, gap, ids, one_line
 from attnlab.contract.maps import map_
 from attnlab.contract.sequence import causality, decode, stack
 from attnlab.errors import UsageError
@@ -15,9 +15,9 @@ def every_position(subject: Subject) -> Skipped | None:
     """Every position= works through this variant (causality, decode, map) or is refused by name; none is ignored."""
     if not subject.position_names:
         return Skipped("there are no positions to try")
-    plain = stack(subject.rebuild(["position=none"]))
-    for name in subject.position_names:
-        tried = subject.rebuild([f"position={name}"])
+    at = {name: subject.rebuild([f"position={name}"]) for name in sorted({*subject.position_names, "none"})}
+    plain = stack(at["none"])
+    for name, tried in at.items():
         inside = type(_inside(tried))
         try:
             model = stack(tried)
@@ -31,7 +31,7 @@ def every_position(subject: Subject) -> Skipped | None:
             continue  # the laws under their own names judge it
         for law in (causality, decode, map_):
             try:
-                law(tried)
+                law(tried, SHORT)  # the whole model is tried at all lengths
             except LawBroken as error:
                 raise LawBroken(f"position={name}: {law.__name__.strip('_')}: {error}") from error
     return None

@@ -1,6 +1,7 @@
 """Laws about what an output may depend on: its shape, earlier tokens only, its own row only, any cutting alike."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from attnlab.contract.base import (
     gap,
     ids,
     perturbed,
+    seeded,
     tokens,
     written,
 )
@@ -60,10 +62,10 @@ def _shape(placed: Placed, batch: int, t: int) -> None:
 
 
 @torch.no_grad()
-def causality(subject: Subject) -> None:
+def causality(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """y[:, i] is a function of x[:, : i + 1]: changing the tokens from i on leaves the outputs before i alone."""
     for placed in placed_layers(subject):
-        for t in placed.lengths():
+        for t in lengths or placed.lengths():
             _earlier_outputs_stay(placed, tokens(1, t), 3 * tokens(1, t, seed=1), placed.label)
         placed.train()  # with dropout: the same noise in each comparison
         _earlier_outputs_stay(placed, tokens(1, SHORT[-1]), tokens(1, SHORT[-1], seed=1), f"{placed.label}training, ")
@@ -90,16 +92,15 @@ def _earlier_outputs_stay(
 
 
 def _seeded(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return run(x)
 
 
 @torch.no_grad()
-def decode(subject: Subject) -> None:
+def decode(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """Any cutting of a sequence into `step` calls gives what `forward` gives, in room for no more than its length."""
     for placed in placed_layers(subject):
-        for t in placed.lengths():
+        for t in lengths or placed.lengths():
             x = tokens(BATCH, t)
             usual = placed(x)
             for cut in cuttings(t):
@@ -136,8 +137,9 @@ def batch_independence(subject: Subject) -> None:
         x, other = tokens(BATCH, t), tokens(BATCH, t, seed=1)
         for training in (False, True):
             placed.train(training)
-            ways = {"forward": placed, "step": lambda z, p=placed: p.decode(z, [t - 2, 1, 1], max_len=t)}
-            for how, run in ways.items():
+            in_steps = partial(placed.decode, cut=[t - 2, 1, 1], max_len=t)
+            ways: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (("forward", placed), ("step", in_steps))
+            for how, run in ways:
                 usual = _seeded(run, x)
                 for row in range(BATCH):
                     mixed = other.clone()

@@ -48,10 +48,11 @@ class Speed(L.Callback):
         self._restart(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validation_started = time.perf_counter()
+        self._validation_started = time.perf_counter() - self._waiting(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validating += time.perf_counter() - self._validation_started
+        # Less what other callbacks did meanwhile, which they count themselves.
+        self._validating += time.perf_counter() - self._waiting(trainer) - self._validation_started
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,7 +83,7 @@ class Speed(L.Callback):
 
 
 class Samples(TimedCallback):
-    """Writes a text at evenly spaced steps, the first and the last among them, and shows it in TensorBoard.
+    """Writes a text at evenly spaced steps, from the first to the last (a single one at the last), for TensorBoard.
 
     Sampling has a random stream of its own, the same at every step, so that texts can be compared and training is
     not disturbed.
@@ -114,7 +115,8 @@ class Samples(TimedCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.max_steps
-        self.steps = {round(last * i / max(1, self.n_steps - 1)) for i in range(self.n_steps)}
+        gaps = self.n_steps - 1
+        self.steps = {round(last * i / gaps) if gaps else last for i in range(self.n_steps)}
         self._write_if_due(trainer, pl_module)
 
     def on_train_batch_end(

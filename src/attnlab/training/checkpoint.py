@@ -3,13 +3,14 @@
 import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from attnlab.errors import AttnlabError, NoUsableCheckpoint
+from attnlab.errors import AttnlabError, NoUsableCheckpoint, UsageError
 from attnlab.files import write_atomically
 
 MANIFEST = "manifest.json"
@@ -30,7 +31,10 @@ class CheckpointFolder:
         """What the manifest says; nothing if it is missing or cannot be read."""
         try:
             files = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
-            return {str(name): dict(entry) for name, entry in files.items()}
+            return {
+                str(name): {"step": int(entry["step"]), "size": int(entry["size"]), "sha256": str(entry["sha256"])}
+                for name, entry in files.items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
@@ -45,6 +49,11 @@ class CheckpointFolder:
         for file in self.path.glob("*.ckpt"):
             if file.name not in newest:
                 file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a write that was killed left behind; only the owner of the folder may."""
+        for leftover in self.path.glob(".*.ckpt.*"):
+            leftover.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes:
         """The bytes of a checkpoint, if they are those that were written."""
@@ -86,7 +95,10 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
     """The content of a checkpoint after its check: tensors, numbers, text, lists, dictionaries, nothing that runs."""
     path = Path(path)
     data = CheckpointFolder(path.parent).read(path.name)
-    checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    try:
+        checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(f"{path} holds more than numbers and text, and is not loaded: it could run code") from error
     return checkpoint
 
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.config import leaves
+from attnlab.keys import leaves
 
 # Where results go, what is drawn of them and how often they are saved changes no result.
 NOT_RESULTS = (
@@ -55,9 +55,16 @@ class Identity(NamedTuple):
 def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any]) -> Identity:
     """The identity of a checked config; `resolved` replaces what the machine and the files decide (see `run`)."""
     settings = {
-        key: value for key, value in leaves(dict(config)) if not any(fnmatch(key, pattern) for pattern in NOT_RESULTS)
+        key: _one_spelling(value)
+        for key, value in leaves(dict(config))
+        if not any(fnmatch(key, pattern) for pattern in NOT_RESULTS)
     }
     return Identity(variant, config["seed"], settings | dict(resolved))
+
+
+def _one_spelling(value: Any) -> Any:
+    """1 and 1.0 are the same setting."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

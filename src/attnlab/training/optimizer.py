@@ -17,8 +17,8 @@ Decay = Literal["linear", "cosine", "constant"]
 class Recipe:
     """What every optimizer shares: the peak rate, its course over the run, weight decay and gradient clipping.
 
-    The rate rises linearly over the first `warmup_fraction` of all steps and then falls to `final_lr_fraction` of its
-    peak at the last one.
+    The rate rises linearly over the first `warmup_fraction` of all steps and then falls. It comes to
+    `final_lr_fraction` of its peak just after the last one, so that no update is made at a rate of 0.
     `grad_clip` bounds the L2 norm of all gradients together; null does not.
     """
 

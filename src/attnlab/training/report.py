@@ -72,10 +72,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run; empty if it has none yet, or a damaged one."""
     try:
-        content: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return content
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def environment() -> dict[str, Any]:

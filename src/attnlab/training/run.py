@@ -1,7 +1,6 @@
 """One run, from a checked config to a finished folder: the same call continues what was cut off and repeats nothing."""
 
 import logging
-import math
 import os
 import shutil
 import time
@@ -218,6 +217,7 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     """Put config and tokenizer in place and say what is about to happen."""
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
     (folder / SUMMARY).unlink(missing_ok=True)
+    CheckpointFolder(folder / "checkpoints").tidy()
     if step is None:
         for events in folder.glob("events.out.tfevents.*"):
             events.unlink()  # of an attempt that did not come as far as a checkpoint
@@ -365,7 +365,7 @@ def _summary(
     rows = read_metrics(prepared.folder)
     losses = [(row.value, row.step) for row in rows if row.metric == "val/loss"]
     last = {row.metric: row.value for row in rows}  # the latest row of each metric
-    best = min(losses, default=(math.nan, 0))
+    best = min(losses, default=(None, None))
     cost = model.cost(config["model"]["context"])
     return {
         "status": status,

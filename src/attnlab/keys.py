@@ -1,0 +1,130 @@
+"""Which groups, options and keys there are, and which one may have been meant by a key that is not among them."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+
+from attnlab.rules import nearest_key
+
+APPENDED = ("experiment", "sweep")  # groups that the main config chooses nothing from
+
+
+def config_dir() -> Path:
+    """Where the shipped YAML files are: inside an installed package, or beside src/ in a checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def search_folders() -> list[Path]:
+    """The folders YAML files are looked for in: ours, and those of the user."""
+    typed = [Path(folder) for folder in _config_dirs(sys.argv)]
+    if GlobalHydra.instance().is_initialized():
+        path: ConfigSearchPath = GlobalHydra.instance().config_loader().get_search_path()
+        typed += [Path(e.path.removeprefix("file://")) for e in path.get_path() if e.path and "pkg://" not in e.path]
+    return list(dict.fromkeys(folder.absolute() for folder in (config_dir(), *typed) if folder.is_dir()))
+
+
+def _config_dirs(argv: Sequence[str]) -> Iterator[str]:
+    for i, word in enumerate(argv):
+        if word.startswith(("--config-dir=", "-cd=")):
+            yield word.partition("=")[2]
+        elif word in ("--config-dir", "-cd") and i + 1 < len(argv):
+            yield argv[i + 1]
+
+
+def groups() -> list[str]:
+    """Every group a user can choose from, such as "attention" or "attention/mask"."""
+    found = {p.parent.relative_to(root).as_posix() for root in search_folders() for p in root.glob("**/*.yaml")}
+    return sorted(found - {"."} | set(APPENDED))
+
+
+def options(group: str) -> list[str]:
+    """The names that a group can be set to."""
+    return sorted({file.stem for root in search_folders() for file in (root / group).glob("*.yaml")})
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a plain config; an empty mapping is a leaf."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and node:
+        for i, value in enumerate(node):
+            yield from leaves(value, f"{path}[{i}]")
+    else:
+        yield path, node
+
+
+def nodes(node: Any, path: str = "", owner: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, value, name of the class that it is a setting of) of everything in a config, settings and groups."""
+    if path:
+        yield path, node, owner
+    if isinstance(node, Mapping):
+        owner = str(node.get("_target_", owner))
+        for key, value in node.items():
+            yield from nodes(value, f"{path}.{key}" if path else str(key), owner)
+
+
+def fixed_keys() -> set[str]:
+    """The keys that every config has: those of the main config, of the model and of the trainer."""
+
+    def read(name: str) -> Any:
+        return yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
+
+    main = {key: value for key, value in read("train").items() if key not in ("defaults", "hydra", "allow_targets")}
+    return {path for path, _, _ in nodes(main | {"model": read("model/nano"), "trainer": read("trainer/cpu")})}
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that is not there: where it would be, or which one may have been meant."""
+    known, elsewhere = set(known) - {key}, _offers()
+    if key in elsewhere:
+        return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}"
+    near = nearest_key(key, known | set(elsewhere))
+    hints = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in near]
+    hint = f"; did you mean {' or '.join(hints)}?" if hints else ""
+    parent = key.rpartition(".")[0]
+    siblings = sorted({k.rpartition(".")[2] for k in known if parent and k.rpartition(".")[0] == parent})
+    if not hints and (names := [s for s in siblings if not s.startswith("_")]):
+        hint = f"; {parent} has {', '.join(names)}"
+    return f"{key} is not a key of the config{hint} (see: python train.py --cfg job)"
+
+
+def _offers() -> dict[str, list[str]]:
+    """The keys that options bring along, with the words that choose them: attention.mask.window, attention/mask=window.
+
+    Only what stands in the file of an option itself.
+    """
+    found: dict[str, list[str]] = {}
+    for root in search_folders():
+        for file in sorted(root.glob("*/**/*.yaml")):
+            group = file.parent.relative_to(root).as_posix()
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                continue  # a hint less; whoever chooses the file is told what is wrong with it
+            if isinstance(content, dict) and group not in APPENDED:
+                for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):
+                    words = f"{group.replace('/', '.')}.{key.split('[')[0]}"
+                    found.setdefault(words, []).append(f"{group}={file.stem}")
+    return found
+
+
+def how_to_choose(path: str) -> str:
+    """The words that choose what stands at a key."""
+    known, parts = groups(), path.split(".")
+    slot = f"attention/{parts[-1]}"
+    if parts[:2] == ["attention", "kinds"] and slot in known:
+        return f": choose them with {slot}@{path}={' | '.join(options(slot))}"
+    if parts[-1] in known:
+        return f": choose them with {parts[-1]}={' | '.join(options(parts[-1]))}"
+    for i in range(len(parts), 0, -1):
+        group = "/".join(parts[:i])
+        if group in known:
+            return f": choose them with {group}={' | '.join(options(group))}"
+    return ""

@@ -1,0 +1,201 @@
+"""What the keys of a config may hold: types, ranges and choices, in one table, and the words of a refusal."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one key may hold: a type, a range (inclusive unless `above` or `below`), a choice, or null.
+
+    `least` 1 of a text means that it is not empty. With `length`, the key holds a list of so many of them.
+    """
+
+    kind: type
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    length: int | None = None
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value may stand here; a whole number may stand for a number, but infinity and nan may not."""
+        if self.length is not None:
+            return isinstance(value, list) and len(value) == self.length and all(self._accepts(v) for v in value)
+        return self.optional if value is None else self._accepts(value)
+
+    def _accepts(self, value: Any) -> bool:
+        if isinstance(value, bool) or self.kind is bool:
+            return isinstance(value, bool) and self.kind is bool
+        if not isinstance(value, int | float if self.kind is float else self.kind):
+            return False
+        if self.choices:
+            return value in self.choices
+        size: Any = len(value) if isinstance(value, str) else value
+        within = (
+            self.least is None or size >= self.least,
+            self.above is None or size > self.above,
+            self.below is None or size < self.below,
+            self.most is None or size <= self.most,
+        )
+        return all(within) and not (isinstance(size, float) and not math.isfinite(size))
+
+    def __str__(self) -> str:
+        text = " | ".join(self.choices) if self.choices else KINDS[self.kind]
+        if self.kind is str and self.least:
+            text += " that is not empty"
+        elif self.least is not None:
+            text += f" of at least {_number(self.least)}"
+        if self.above is not None:
+            text += f" above {_number(self.above)}"
+        if self.most is not None:
+            text += f", at most {_number(self.most)}"
+        if self.below is not None:
+            text += f", below {_number(self.below)}"
+        if self.length is not None:
+            text = f"a list of {self.length}, each {text}"
+        return ("null or " if self.optional else "") + text
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) and abs(value) < 10**9 else f"{value:g}"
+
+
+COUNT = Rule(int, least=1)
+MAYBE_COUNT = Rule(int, least=1, optional=True)
+NATURAL = Rule(int, least=0)
+SEED = Rule(int, least=0, most=10**18)  # torch's generators take up to 2^63 - 1
+FRACTION = Rule(float, least=0, below=1)
+POSITIVE = Rule(float, above=0)
+NONNEGATIVE = Rule(float, least=0)
+FLAG = Rule(bool)
+TEXT = Rule(str, least=1)
+MAYBE_TEXT = Rule(str, least=1, optional=True)
+
+Table = Sequence[tuple[str, Rule]]
+
+# The first pattern that matches a key decides; a key without a rule keeps the type of its default.
+RULES: Table = (
+    ("experiment_name", TEXT),
+    ("seed", SEED),
+    ("streams.*", SEED),
+    ("batch_size", COUNT),
+    ("overwrite", FLAG),
+    ("resume_from", MAYBE_TEXT),
+    ("paths.*", TEXT),
+    ("maps.steps", Rule(int, least=2, most=60)),
+    ("maps.probe", TEXT),
+    ("maps.prompt", MAYBE_TEXT),
+    ("sample.prompt", MAYBE_TEXT),
+    ("sample.tokens", COUNT),
+    ("sample.temperature", NONNEGATIVE),
+    ("sample.top_k", MAYBE_COUNT),
+    ("sample.steps", NATURAL),
+    ("model.n_layers", COUNT),
+    ("model.n_heads", COUNT),
+    ("model.d_model", COUNT),
+    ("model.context", COUNT),
+    ("model.dropout", FRACTION),
+    ("model.norm", Rule(str, choices=("rms", "layer"))),
+    ("model.mlp", Rule(str, choices=("gelu", "relu2", "swiglu"))),
+    ("model.mlp_ratio", POSITIVE),
+    ("model.bias", FLAG),
+    ("model.tie", FLAG),
+    ("model.init", Rule(str, choices=("gpt2", "fan_in"))),
+    ("trainer.accelerator", Rule(str, choices=("cpu", "gpu", "auto"))),
+    ("trainer.strategy", Rule(str, choices=("auto", "ddp"))),
+    ("trainer.precision", Rule(str, choices=("auto", "fp32", "bf16"))),
+    ("trainer.threads", MAYBE_COUNT),
+    ("trainer.devices", COUNT),
+    ("trainer.max_steps", COUNT),
+    ("trainer.accumulate", COUNT),
+    ("trainer.*_every", COUNT),
+    ("trainer.compile", FLAG),
+    ("trainer.progress", FLAG),
+)
+
+# Of settings that go to a class: they bind the classes of attnlab, for one of the user's may mean something else.
+CLASS_RULES: Table = (
+    ("data.path", MAYBE_TEXT),
+    ("data.val_fraction", Rule(float, above=0, below=1)),
+    ("tokenizer.n_vocab", Rule(int, least=257, optional=True)),
+    ("optimizer.betas", Rule(float, least=0, below=1, length=2)),
+    ("optimizer.momentum", FRACTION),
+    ("optimizer.*lr", POSITIVE),
+    ("optimizer.weight_decay", NONNEGATIVE),
+    ("optimizer.warmup_fraction", FRACTION),
+    ("optimizer.decay", Rule(str, choices=("linear", "cosine", "constant"))),
+    ("optimizer.final_lr_fraction", Rule(float, least=0, most=1)),
+    ("optimizer.grad_clip", Rule(float, above=0, optional=True)),
+    ("*.dropout", FRACTION),
+    ("*.n_heads", COUNT),
+    ("*.n_kv_heads", MAYBE_COUNT),
+    ("*.head_dim", MAYBE_COUNT),
+    ("*.value_dim", MAYBE_COUNT),
+    ("*.window", COUNT),
+    ("*.chunk", COUNT),
+    ("*.conv", NATURAL),
+    ("*.cap", POSITIVE),
+    ("*.temperature", POSITIVE),
+    ("*.base", POSITIVE),
+    ("*.beta_max", Rule(float, above=0, most=2)),
+    ("*.pattern", TEXT),
+)
+
+
+def rule_for(key: str, table: Table) -> Rule | None:
+    """The rule of a dotted key, if the table has one."""
+    return next((rule for pattern, rule in table if fnmatchcase(key, pattern)), None)
+
+
+def refusal(key: str, value: Any, rule: Rule) -> str:
+    """What is wrong with a value, and how it would have to be."""
+    hint = ""
+    if rule.kind is str and isinstance(value, int | float) and not rule.choices:
+        hint = f"; as text, write {as_typed(key, shown(value))}"
+    elif rule.kind is int and isinstance(value, float) and value.is_integer():
+        hint = f"; write {int(value)}"
+    return f"{key} ({shown(value)}) must be {rule}{hint}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a config."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_typed(key: str, text: str) -> str:
+    """How key=text is typed in a shell so that all of it is text."""
+    inside = text.replace('"', '\\"')
+    if "'" not in text:
+        return f"'{key}=\"{inside}\"'"
+    for sign in '\\"$`':
+        inside = inside.replace(sign, "\\" + sign)
+    return f'"{key}=\\"{inside}\\""'
+
+
+def nearest(word: str, among: Iterable[str]) -> str:
+    """ " Did you mean ...?", or nothing if nothing is near."""
+    found = difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def nearest_key(key: str, among: Iterable[str]) -> list[str]:
+    """The dotted keys that may have been meant: those that end alike, else one that is written alike."""
+    known = sorted(set(among), key=lambda k: (k.count("."), k))
+    ends = {k: k.rpartition(".")[2] for k in known}
+    parent, _, last = key.rpartition(".")
+    if alike := [k for k in known if ends[k] == last][:3]:
+        return alike
+    siblings = [k for k in known if k.rpartition(".")[0] == parent]
+    for group, cutoff in ((siblings, 0.6), (known, 0.75)):
+        if near := difflib.get_close_matches(last, [ends[k] for k in group], n=1, cutoff=cutoff):
+            return [k for k in group if ends[k] == near[0]][:1]
+    return [] if siblings else difflib.get_close_matches(key, known, n=1, cutoff=0.65)

@@ -1,0 +1,161 @@
+"""What is asked for, what the machine has, and what comes of it."""
+
+import builtins
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from attnlab.errors import UsageError
+from attnlab.training.hardware import (
+    device_name,
+    has_native_bfloat16,
+    resolve_accelerator,
+    resolve_precision,
+    set_threads,
+)
+
+
+def machine(patch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False) -> None:
+    """Pretend to have so many CUDA devices, or Apple's."""
+    patch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: cuda)
+    patch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("setting", "cuda", "mps", "expected"),
+    [
+        ("cpu", 0, False, "cpu"),
+        ("cpu", 2, True, "cpu"),
+        ("auto", 0, False, "cpu"),
+        ("auto", 1, False, "cuda"),
+        ("auto", 0, True, "mps"),
+        ("gpu", 1, False, "cuda"),
+        ("gpu", 0, True, "mps"),
+        ("gpu", 1, True, "cuda"),
+    ],
+)
+def test_the_device_follows_from_the_setting_and_the_machine(
+    setting: str, cuda: int, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    assert resolve_accelerator(setting, 1) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    with pytest.raises(
+        UsageError, match=r"^trainer\.accelerator \(gpu\) needs a GPU and this machine has none; use trainer=cpu$"
+    ):
+        resolve_accelerator("gpu", 1)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "devices", "there"), [(2, False, 3, 2), (0, True, 2, 1)])
+@pytest.mark.parametrize("setting", ["gpu", "auto"])
+def test_more_gpus_than_there_are_are_refused(
+    setting: str, cuda: int, mps: bool, devices: int, there: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    message = rf"^trainer\.devices \({devices}\) is more than this machine has GPUs \({there}\)$"
+    with pytest.raises(UsageError, match=message):
+        resolve_accelerator(setting, devices)
+    resolve_accelerator(setting, there)
+
+
+def test_several_processes_may_share_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    assert resolve_accelerator("cpu", 4) == resolve_accelerator("auto", 4) == "cpu"
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({}, "fp32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"architecture": "aarch64", "bf16": True}, "bf16"),
+        ({"architecture": "aarch64", "sve_bf16": True}, "bf16"),
+    ],
+)
+def test_auto_takes_bf16_where_the_cpu_multiplies_it_itself(
+    able: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_where_the_gpu_has_it_and_not_where_it_is_emulated(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert resolve_precision("auto", "cuda") == expected
+    assert resolve_precision("auto", "mps") == "fp32"
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("setting", ["fp32", "bf16"])
+def test_a_precision_that_is_asked_for_is_taken(
+    setting: str, accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
+        assert resolve_precision(setting, accelerator) == setting
+
+
+def test_this_machine_has_an_answer() -> None:
+    assert has_native_bfloat16("cpu") in (True, False)
+
+
+# Threads
+
+
+@pytest.fixture
+def threads() -> Any:
+    """Whatever a test sets, the others go on as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_are_as_asked_or_as_many_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set_threads(3) == 3 == torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
+    assert set_threads(None) == 2 == torch.get_num_threads()
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert set_threads(None) == 4 == torch.get_num_threads()
+
+
+# Names
+
+
+def test_a_device_has_the_name_people_know_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    assert (device_name("cuda"), device_name("mps")) == ("NVIDIA H100", "Apple GPU")
+    name = device_name("cpu")
+    assert name == name.strip() != "" and "\n" not in name
+
+
+def test_a_cpu_without_a_list_of_models_is_named_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = builtins.open
+
+    def without(path: Any, *args: Any, **settings: Any) -> Any:
+        if path == "/proc/cpuinfo":
+            raise FileNotFoundError(path)
+        return usual(path, *args, **settings)
+
+    monkeypatch.setattr(builtins, "open", without)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert device_name("cpu") == "riscv64"

@@ -1,0 +1,207 @@
+"""What makes a run this run: every setting that changes its result, and nothing else."""
+
+import copy
+import io
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnlab.config import compose_config, config_dir
+from attnlab.keys import leaves
+from attnlab.training.identity import Identity, differences, identify
+
+RESOLVED = {"data.sha256": "d" * 64, "tokenizer.sha256": "e" * 64, "trainer.precision": "fp32", "trainer.threads": 1}
+VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
+# Every key of the default config that changes no result, or whose effect is hashed as content instead.
+EXPECTED_NOT_RESULTS = {
+    "experiment_name",
+    "overwrite",
+    "resume_from",
+    "allow_targets",
+    "paths.runs",
+    "paths.data",
+    "paths.cache",
+    "maps.steps",
+    "maps.probe",
+    "maps.prompt",
+    "sample.prompt",
+    "sample.tokens",
+    "sample.temperature",
+    "sample.top_k",
+    "sample.steps",
+    "data._target_",
+    "data.path",
+    "data.val_fraction",
+    "data.sha256",
+    "tokenizer._target_",
+    "tokenizer.n_vocab",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.progress",
+}
+
+
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    return compose_config(overrides)
+
+
+def identity(*overrides: str, **resolved: Any) -> Identity:
+    return identify(composed(*overrides), "multi_head", RESOLVED | resolved)
+
+
+def seeded(seed: int, **apart: int) -> Identity:
+    """The identity at a seed that all streams follow but those set apart."""
+    streams = dict.fromkeys(composed()["streams"], seed) | apart
+    return identify(composed() | {"seed": seed, "streams": streams}, "multi_head", RESOLVED)
+
+
+def another(value: Any) -> Any:
+    """A different value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if value == 0 else value * 2
+    return {"text": f"{value}x", "nothing": 1, "empty": ["x"]}[
+        "text" if isinstance(value, str) else "nothing" if value is None else "empty"
+    ]
+
+
+def with_value(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of a config in which the leaf at `path`, such as "optimizer.betas[0]", is `value`."""
+    changed = copy.deepcopy(config)
+    *parents, last = [int(i) if i else word for word, i in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    node: Any = changed
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return changed
+
+
+def test_a_value_can_be_put_anywhere() -> None:
+    config = {"a": {"b": [1, 2]}, "c": 3}
+    assert with_value(config, "a.b[1]", 9) == {"a": {"b": [1, 9]}, "c": 3}
+    assert with_value(config, "c", 9) == {"a": {"b": [1, 2]}, "c": 9}
+    assert config == {"a": {"b": [1, 2]}, "c": 3}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [[], ["optimizer=muon", "attention=gated_delta", "model=small"], ["attention=hybrid", "position=learned"]],
+)
+def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: list[str]) -> None:
+    config = composed(*choices)
+    # Without what the machine decides, so that the settings behind it are seen, too.
+    usual = identify(config, "some", {}).hash8
+    silent = {
+        path
+        for path, value in leaves(config)
+        if identify(with_value(config, path, another(value)), "some", {}).hash8 == usual
+    }
+    assert silent == EXPECTED_NOT_RESULTS
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
+    config = composed(f"attention={variant}")
+    usual = identify(config, variant, {}).hash8
+    options = [(path, value) for path, value in leaves(config) if path.startswith("attention.")]
+    assert options
+    for path, value in options:
+        assert identify(with_value(config, path, another(value)), variant, {}).hash8 != usual, path
+
+
+@pytest.mark.parametrize("key", [*RESOLVED, "resume_from"])
+def test_what_machine_and_files_decide_is_in_the_hash(key: str) -> None:
+    assert identity(**{key: "another"}).hash8 != identity().hash8
+
+
+def test_what_the_machine_decided_replaces_what_was_asked_for() -> None:
+    asked = identity("trainer.precision=fp32", "trainer.threads=1")
+    assert asked.hash8 == identity("trainer.precision=auto").hash8
+    assert asked.fingerprint["trainer.precision"] == "fp32"
+
+
+def test_the_seed_is_in_the_folder_and_not_in_the_hash() -> None:
+    first, second = seeded(0), seeded(7)
+    assert first.hash8 == second.hash8 and first.name == second.name
+    assert first.folder("runs", "mine") == Path("runs/mine") / first.name / "seed_0"
+    assert second.folder("runs", "mine") == Path("runs/mine") / first.name / "seed_7"
+    assert first.fingerprint != second.fingerprint, "a checkpoint of another seed is another run's"
+
+
+@pytest.mark.parametrize("stream", ["data", "init", "noise", "eval"])
+def test_a_stream_set_apart_is_in_the_hash(stream: str) -> None:
+    together, apart = seeded(3), seeded(3, **{stream: 4})
+    assert apart.hash8 != together.hash8
+    assert apart.hash8 == seeded(5, **{stream: 4}).hash8, "of all seeds that it is apart from"
+    assert apart.hash8 != seeded(3, **{stream: 5}).hash8
+    assert seeded(3, **{stream: 3}).hash8 == together.hash8
+
+
+def test_each_stream_apart_is_a_run_of_its_own() -> None:
+    assert len({seeded(0, **{stream: 4}).hash8 for stream in ("data", "init", "noise", "eval")}) == 4
+
+
+def test_a_command_line_means_the_same() -> None:
+    assert identity("seed=7") == seeded(7)
+    assert identity("seed=7", "streams.noise=4") == seeded(7, noise=4)
+
+
+def test_the_order_of_the_settings_does_not_matter() -> None:
+    config = composed()
+    turned = dict(reversed(config.items())) | {"model": dict(reversed(config["model"].items()))}
+    assert identify(turned, "some", RESOLVED).hash8 == identify(config, "some", RESOLVED).hash8
+
+
+def test_the_name_is_the_variant_and_eight_hexadecimal_digits() -> None:
+    for variant in (*VARIANTS, "gqa+window+sigmoid"):
+        found = identify(composed(), variant, RESOLVED)
+        assert re.fullmatch(re.escape(variant) + "-[0-9a-f]{8}", found.name)
+        folder = str(found.folder("runs", "my-test_1.0"))
+        assert not set(folder) & set("= ,:\\\n")
+
+
+def test_a_fingerprint_survives_a_checkpoint_and_a_json_file() -> None:
+    ours = identity("optimizer=muon").fingerprint
+    file = io.BytesIO()
+    torch.save({"fingerprint": ours}, file)
+    file.seek(0)
+    assert differences(ours, torch.load(file, weights_only=True)["fingerprint"]) == []
+    assert differences(ours, json.loads(json.dumps(ours))) == []
+
+
+def test_differences_list_each_key_with_both_values_in_order() -> None:
+    ours = {"seed": 0, "b": None, "a": "x", "same": [1]}
+    theirs = {"seed": 1, "b": 2, "c": 3.5, "same": [1]}
+    assert differences(ours, theirs) == [
+        "a (x here, absent there)",
+        "b (None here, 2 there)",
+        "c (absent here, 3.5 there)",
+        "seed (0 here, 1 there)",
+    ]
+    assert differences(ours, ours) == []
+
+
+keys = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2))
+
+
+@settings(deadline=None, derandomize=True)
+@given(keys, keys)
+def test_fingerprints_differ_exactly_where_their_values_do(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    found = [remark.split(" ")[0] for remark in differences(ours, theirs)]
+    assert found == [key for key in "abcd" if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))]
+
+
+def test_two_variants_at_the_same_settings_differ_by_key() -> None:
+    ours, theirs = (
+        identify(composed(f"attention={name}"), name, RESOLVED).fingerprint for name in ("multi_head", "gqa")
+    )
+    assert differences(ours, theirs) == ["attention.n_kv_heads (None here, 2 there)"]

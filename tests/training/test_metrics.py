@@ -1,0 +1,218 @@
+"""Numbers come back from metrics.csv exactly, and neither it nor TensorBoard shows what a resumed run will do again."""
+
+import math
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from tests.training.fits import language_model, tiny_data, trainer_like_a_run
+
+from attnlab.errors import UsageError
+from attnlab.training.metrics import COLUMNS, FILE_NAME, Board, MetricsCSV, Row, read_metrics
+
+
+def table(folder: Path, *, last: int = 0) -> MetricsCSV:
+    """A new table with one row per step up to the last."""
+    found = MetricsCSV(folder)
+    found.resume_at(None)
+    for step in range(last + 1):
+        found.log_metrics({"train/loss": float(step)}, step)
+    found.save()
+    return found
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+# metrics.csv
+
+names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@example([math.inf, -math.inf, math.nan, -0.0, 5e-324, 1.7976931348623157e308, 0.1 + 0.2])
+@given(st.lists(st.floats(), min_size=1))
+def test_a_number_comes_back_as_exactly_the_number_it_was(values: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer = table(Path(folder))
+        for step, value in enumerate(values, start=1):
+            writer.log_metrics({"val/loss": value}, step)
+        writer.finalize("success")
+        _, *rows = read_metrics(folder)
+    # repr tells nan from nan and -0.0 from 0.0, and is exact for all others.
+    assert [repr(row.value) for row in rows] == [repr(value) for value in values]
+    assert [row.step for row in rows] == list(range(1, len(values) + 1))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@example('a,b "c"')
+@given(names)
+def test_any_name_comes_back(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer = table(Path(folder))
+        writer.log_metrics({name: 1.0}, 3)
+        writer.save()
+        assert read_metrics(folder)[-1] == Row(3, name, 1.0)
+
+
+def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
+    writer = table(tmp_path)
+    writer.log_metrics({"val/loss": 0.25, "val/bits_per_byte": 2}, 7)
+    assert "7," not in writer.path.read_text(), "rows wait until they are saved"
+    writer.save()
+    writer.save()
+    assert writer.path.name == FILE_NAME
+    assert writer.path.read_text().splitlines() == [
+        ",".join(COLUMNS),
+        "0,train/loss,0.0",
+        "7,val/loss,0.25",
+        "7,val/bits_per_byte,2.0",
+    ]
+
+
+def test_a_row_without_a_step_is_our_own_mistake(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="belongs to a step"):
+        table(tmp_path).log_metrics({"a": 1.0})
+
+
+@pytest.mark.parametrize("cut", range(1, len("2,train/loss,2.0\n") + 1))
+def test_a_last_line_that_was_cut_off_is_left_out(cut: int, tmp_path: Path) -> None:
+    writer = table(tmp_path, last=2)
+    writer.path.write_bytes(writer.path.read_bytes()[:-cut])
+    assert read_metrics(tmp_path) == [Row(0, "train/loss", 0.0), Row(1, "train/loss", 1.0)]
+
+
+def test_where_nothing_was_logged_there_are_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    MetricsCSV(tmp_path).resume_at(None)
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"step,metric,value\n1,\xff,1.0\n")
+    with pytest.raises(UsageError, match=r"metrics\.csv cannot be read.*utf-8"):
+        read_metrics(tmp_path)
+    (tmp_path / FILE_NAME).unlink()
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(UsageError, match=r"metrics\.csv cannot be read: Is a directory"):
+        read_metrics(tmp_path)
+
+
+def test_a_resumed_run_keeps_the_rows_up_to_its_step_and_goes_on(tmp_path: Path) -> None:
+    table(tmp_path, last=5)
+    again = MetricsCSV(tmp_path)
+    again.resume_at(3)
+    assert [row.step for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
+    again.log_metrics({"train/loss": 40.0}, 4)
+    again.save()
+    assert read_metrics(tmp_path)[-2:] == [Row(3, "train/loss", 3.0), Row(4, "train/loss", 40.0)]
+
+
+def test_what_stands_at_that_very_step_is_not_written_twice(tmp_path: Path) -> None:
+    table(tmp_path, last=3)
+    again = MetricsCSV(tmp_path)
+    again.resume_at(3)
+    again.log_metrics({"train/loss": 99.0, "val/loss": 1.0}, 3)
+    again.log_metrics({"train/loss": 4.0}, 4)
+    again.log_metrics({"train/loss": 98.0}, 2)
+    again.save()
+    rows = [row for row in read_metrics(tmp_path) if row.step >= 3]
+    assert rows == [Row(3, "train/loss", 3.0), Row(3, "val/loss", 1.0), Row(4, "train/loss", 4.0)]
+
+
+def test_a_run_that_starts_anew_forgets_what_was(tmp_path: Path) -> None:
+    writer = table(tmp_path, last=3)
+    writer.resume_at(3)
+    writer.resume_at(None)
+    assert read_metrics(tmp_path) == []
+    writer.log_metrics({"train/loss": 7.0}, 3)
+    writer.save()
+    assert read_metrics(tmp_path) == [Row(3, "train/loss", 7.0)]
+
+
+def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_alone(tmp_path: Path) -> None:
+    source, own = tmp_path / "source", tmp_path / "own"
+    source.mkdir()
+    before = table(source, last=5).path.read_bytes()
+    writer = MetricsCSV(own)
+    writer.resume_at(4, source)
+    writer.log_metrics({"train/loss": 50.0}, 5)
+    writer.save()
+    assert [(row.step, row.value) for row in read_metrics(own)] == [*((i, float(i)) for i in range(5)), (5, 50.0)]
+    assert (source / FILE_NAME).read_bytes() == before
+
+
+# TensorBoard
+
+
+def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
+    board = Board(tmp_path, resume_at=None)
+    board.log_hyperparams({"lr": 0.1})
+    for step in range(3):
+        board.log_metrics({"val/loss": float(step)}, step)
+        board.save()
+        board.finalize("success")  # a run validates, trains and validates again
+    board.close()
+    (file,) = tmp_path.rglob("*")
+    assert file.parent == tmp_path and file.name.startswith("events.out.tfevents.")
+    assert scalars(tmp_path, "val/loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path: Path) -> None:
+    rows, board = MetricsCSV(tmp_path), Board(tmp_path, resume_at=None)
+    rows.resume_at(None)
+    trainer = trainer_like_a_run(steps=4, val_every=2, loggers=[rows, board], folder=tmp_path)
+    module, data = language_model(), tiny_data()
+    trainer.validate(module, data, verbose=False)
+    trainer.fit(module, datamodule=data)
+    trainer.validate(module, data, verbose=False)
+    board.close()
+    assert sorted(path.name.split(".")[0] for path in tmp_path.rglob("*")) == ["events", "metrics"]
+    for tag in ("train/loss", "val/loss", "val/bits_per_byte", "optim/lr", "optim/grad_norm"):
+        written = [(row.step, row.value) for row in read_metrics(tmp_path) if row.metric == tag]
+        assert written
+        # TensorBoard is a view: it keeps single precision.
+        assert scalars(tmp_path, tag) == [(step, pytest.approx(value, rel=1e-7)) for step, value in written]
+
+
+def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(time=lambda: 1_700_000_000.0)  # event files are ordered by the second in their names
+    monkeypatch.setattr(event_file_writer, "time", clock)
+    first = Board(tmp_path, resume_at=None)
+    for step in range(10):
+        first.log_metrics({"train/loss": float(step)}, step)
+    first.close()
+    assert [step for step, _ in scalars(tmp_path, "train/loss")] == list(range(10))
+
+    clock.time = lambda: 1_700_000_001.0
+    second = Board(tmp_path, resume_at=5)
+    for step in range(6, 8):
+        second.log_metrics({"train/loss": 100.0 + step}, step)
+    second.close()
+    kept, again = [(step, float(step)) for step in range(6)], [(6, 106.0), (7, 107.0)]
+    assert scalars(tmp_path, "train/loss") == [*kept, *again]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_resumed_at_step_0_hides_all_but_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(time=lambda: 1_700_000_000.0)
+    monkeypatch.setattr(event_file_writer, "time", clock)
+    first = Board(tmp_path, resume_at=None)
+    for step in range(3):
+        first.log_metrics({"train/loss": float(step)}, step)
+    first.close()
+    clock.time = lambda: 1_700_000_001.0
+    second = Board(tmp_path, resume_at=0)
+    second.log_metrics({"train/loss": 100.0}, 2)
+    second.close()
+    assert scalars(tmp_path, "train/loss") == [(0, 0.0), (2, 100.0)]

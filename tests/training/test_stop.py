@@ -1,0 +1,138 @@
+"""Signals as wishes: noted at first, obeyed at the second time, and given back in the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from attnlab.training.stop import StopWish, stop_wish
+
+BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number, _ in BOTH]
+
+
+class Ended(Exception):
+    """What SIGTERM does here in place of ending pytest."""
+
+
+def end(number: int, frame: Any) -> None:
+    raise Ended
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Whatever a test does, it cannot end pytest, which gets its own handlers back."""
+    before = handlers()
+    signal.signal(signal.SIGTERM, end)
+    yield
+    for (number, _), handler in zip(BOTH, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), BOTH)
+def test_the_first_signal_is_a_wish_with_its_exit_code(number: signal.Signals, code: int) -> None:
+    with stop_wish() as wish:
+        assert wish.signal is None
+        signal.raise_signal(number)
+        assert wish.signal == number
+        assert wish.exit_code == code
+
+
+@pytest.mark.parametrize(("number", "usual"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Ended)])
+def test_a_second_signal_gets_through(number: signal.Signals, usual: type[BaseException]) -> None:
+    with stop_wish() as wish:
+        signal.raise_signal(number)
+        with pytest.raises(usual):
+            signal.raise_signal(number)
+        assert wish.signal == number
+
+
+def test_a_second_sigterm_gets_through_to_the_handler_that_was_there() -> None:
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    with stop_wish():
+        signal.raise_signal(signal.SIGTERM)
+        assert came == []
+        signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_a_process_that_does_not_listen(number: signal.Signals) -> None:
+    script = f"""
+import os, signal, time
+from attnlab.training.stop import stop_wish
+with stop_wish() as wish:
+    os.kill(os.getpid(), {number.value})
+    print(wish.exit_code, flush=True)
+    os.kill(os.getpid(), {number.value})
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{dict(BOTH)[number]}\n"
+    assert done.returncode == -number
+
+
+def test_a_second_signal_of_another_kind_is_a_wish_again() -> None:
+    with stop_wish() as wish:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert wish.exit_code == 143
+
+
+def test_the_handlers_are_put_back_however_the_block_ends() -> None:
+    before = handlers()
+    with stop_wish() as wish:
+        assert handlers() != before
+        wish.install()
+    assert handlers() == before
+    with pytest.raises(ValueError, match="trouble"), stop_wish():
+        raise ValueError("trouble")
+    assert handlers() == before
+
+
+def test_handlers_that_somebody_put_in_between_are_taken_over_and_do_not_stay() -> None:
+    before, came = handlers(), []
+    with stop_wish() as wish:
+        for number, _ in BOTH:
+            signal.signal(number, lambda number, frame: came.append(number))
+        wish.install()
+        signal.raise_signal(signal.SIGTERM)
+        assert wish.signal == signal.SIGTERM and came == []
+    assert handlers() == before
+
+
+def test_a_wish_that_was_noted_is_still_there_afterwards() -> None:
+    with stop_wish() as wish:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert wish.exit_code == 143
+
+
+def test_in_another_thread_nothing_happens() -> None:
+    before, seen = handlers(), []
+
+    def work() -> None:
+        with stop_wish() as wish:
+            wish.install()
+            seen.append((handlers() == before, wish.signal))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(True, None)]
+    assert handlers() == before
+
+
+def test_without_a_signal_there_is_no_exit_code() -> None:
+    with pytest.raises(AssertionError):
+        _ = StopWish().exit_code
