@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="settings for both sides, such as trainer.threads=1")
     options = parser.parse_args()
     words = [*options.words, *([f"data.path={options.path}"] if options.path else [])]
-    callbacks.time = CPUClock  # type: ignore[attr-defined,assignment]
+    callbacks.time = CPUClock  # type: ignore[assignment]
     print(f"{'seed':>4}  {'experiment':26}  {'steps':>5}  {'val/loss':>8}  {'CPU s':>7}  share")
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):

@@ -1,4 +1,4 @@
-"""Trainer.fit with everything it does against a bare loop: python bench/training_speed.py [--rounds N] [--steps N]
+"""Trainer.fit with everything it does against a bare loop: python bench/training_speed.py [trainer.threads=1 ...]
 
 Both sides train the same model on the same batches in the same precision. The bare loop computes the loss, clips and
 updates; our side is `Trainer.fit` as a run uses it, with progress bar, TensorBoard and metrics.csv, learning-rate
@@ -119,12 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=150, help="timed steps of each side in each round")
+    parser.add_argument("words", nargs="*", help="settings for both sides, such as trainer.threads=1")
     options = parser.parse_args()
     training._quiet()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         never = [f"trainer.val_every={QUIET_STEPS}", f"trainer.checkpoint_every={QUIET_STEPS}"]
-        config = config_for(folder, options.steps + WARM_UP, *never)
+        config = config_for(folder, options.steps + WARM_UP, *never, *options.words)
         prepared = training.prepare(config, "multi_head")
         times: dict[str, list[float]] = {"bare loop": [], "Trainer.fit": []}
         for _ in range(options.rounds):
@@ -144,7 +145,9 @@ def main() -> None:
         print(f"  ratio of each round: {' '.join(f'{ratio:.3f}' for ratio in ratios)}")
 
         with contextlib.redirect_stdout(io.StringIO()):
-            summary = training.run(config_for(folder, 600, "experiment_name=maps"), variant="multi_head")
+            summary = training.run(
+                config_for(folder, 600, "experiment_name=maps", *options.words), variant="multi_head"
+            )
         print(json.dumps({key: summary[key] for key in ("map_seconds", "seconds", "train_seconds")}))
         print(f"  maps on the default schedule: {100 * summary['map_seconds'] / summary['seconds']:.2f} % of the run")
 

@@ -174,6 +174,7 @@ SYNTAX = [
     ("seed='???'", "Missing mandatory value: seed"),
     ("maps.prompt='${oc.env:ATTNLAB_NOPE}'", "maps.prompt: ", "'ATTNLAB_NOPE' not found"),
     ("--attention=gqa", "unrecognized arguments: --attention=gqa", "without dashes"),
+    ("seed=1 --config-dir=FILES/conf model=nano", "settings must stand together", "a flag cuts off model=nano"),
     ("--cfg foo", "--cfg", "invalid choice: 'foo'"),
     ("--resolve", "--resolve flag can only be used"),
     ("hydra.mode=FOO", "hydra.mode=FOO", "RUN, MULTIRUN"),
@@ -517,7 +518,7 @@ def test_a_name_that_is_wrong_in_one_job_ends_a_sweep_before_the_first_begins(tr
 
 
 def test_a_fault_of_the_code_is_shown_whole_and_the_sweep_goes_on(train: Train, files: Path) -> None:
-    own = "allow_targets=[ownpackage] --config-dir=FILES/conf attention=own data.path=FILES/text.txt"
+    own = "--config-dir=FILES/conf attention=own allow_targets=[ownpackage]"
     answer = train(f"-m {own} attention.alpha=7,-1")
     assert "AssertionError: a fault of the class" in answer.err and "Traceback" in answer.err
     assert (
@@ -587,3 +588,11 @@ def test_a_reader_that_goes_away_is_no_error(
         with pytest.raises(SystemExit) as end, one_line_errors():
             print("something")
     assert end.value.code == 141 and capsys.readouterr().err == ""
+
+
+def test_a_run_whose_reader_goes_away_ends_without_a_word(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_that(BrokenPipeError(), monkeypatch)
+    with open(os.devnull, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        answer = train("seed=3")
+    assert (answer.code, answer.err) == (141, "")

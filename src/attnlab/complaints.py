@@ -40,6 +40,8 @@ class Failures:
             yield
         except Stopped as stopped:
             _end(str(stopped), stopped.exit_code)
+        except BrokenPipeError:
+            _end_unheard()
         except AttnlabError as error:
             self._note(error)
         except (HydraException, OmegaConfBaseException) as error:
@@ -79,8 +81,7 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _end("stopped by Ctrl-C", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said, at exit neither
-        sys.exit(BROKEN_PIPE)
+        _end_unheard()
 
 
 @contextmanager
@@ -104,6 +105,9 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
 
 
 def _refuse_flag(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    left = message.removeprefix("unrecognized arguments: ").split()
+    if left and "=" in left[0] and not left[0].startswith("-"):
+        raise UsageError(f"settings must stand together, before or behind all flags; a flag cuts off {' '.join(left)}")
     raise UsageError(f"{message} (see: python train.py --help; settings are written key=value, without dashes)")
 
 
@@ -126,6 +130,12 @@ def _print_error(message: str) -> None:
 def _end(message: str, code: int) -> NoReturn:
     _print_error(message)
     sys.exit(code)
+
+
+def _end_unheard() -> NoReturn:
+    """End because nobody reads what is written any more, as in `python train.py | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+    sys.exit(BROKEN_PIPE)
 
 
 def explain(error: Exception, words: Sequence[str] = ()) -> str:

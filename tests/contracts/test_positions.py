@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnlab.config import config_dir
-from attnlab.contract import LAWS, Subject, judge, subject_of
+from attnlab.contract import Subject, judge, subject_of
 from attnlab.contract.base import CONTEXT, ids, positions
 from attnlab.contract.sequence import stack
 from attnlab.errors import UsageError
@@ -77,7 +77,3 @@ def test_learned_positions_refuse_what_lies_beyond_the_context_in_forward_and_in
     _, state = model.step(ids(1, CONTEXT), model.init_state(1, CONTEXT + 1))
     with pytest.raises(UsageError, match=f"position=learned knows {CONTEXT} positions"):
         model.step(ids(1, 1), state)
-
-
-def test_every_position_runs_last_but_two_so_that_simpler_faults_are_reported_first() -> None:
-    assert list(LAWS)[-3:] == ["every_position", "learns", "explains_itself"]

@@ -6,9 +6,13 @@ from torch import Tensor, nn
 
 
 class FeatureMap(nn.Module):
-    """Applied to queries and keys alike; this base leaves them as they are. `positive`: all features are > 0."""
+    """Applied to queries and keys alike; this base leaves them as they are.
+
+    `positive`: all features are > 0; `unit`: they have length one.
+    """
 
     positive = False
+    unit = False
 
     def __init__(self, *, head_dim: int) -> None:
         super().__init__()
@@ -32,6 +36,8 @@ class EluPlusOne(FeatureMap):
 
 class UnitLength(FeatureMap):
     """Scales queries and keys to length one, which keeps the delta rule stable: x / |x|. Source: arXiv 2406.06484."""
+
+    unit = True
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         return F.normalize(x, dim=-1)

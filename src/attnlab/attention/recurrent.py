@@ -74,6 +74,7 @@ class RecurrentAttention(HeadedAttention):
         self.output_norm = output_norm(value_dim=self.value_dim)
         self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
 
     @property

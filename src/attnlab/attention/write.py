@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.feature_map import FeatureMap
 from attnlab.errors import UsageError
 
 
@@ -13,6 +14,9 @@ class Write(nn.Module):
 
     def __init__(self, *, d_model: int, n_heads: int) -> None:
         super().__init__()
+
+    def check(self, feature_map: FeatureMap) -> None:
+        """Refuse a combination that makes no sense."""
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return None
@@ -35,6 +39,13 @@ class DeltaWrite(Write):
             )
         self.beta_max = beta_max
         self.to_beta = nn.Linear(d_model, n_heads, bias=False)
+
+    def check(self, feature_map: FeatureMap) -> None:
+        if not feature_map.unit:
+            raise UsageError(
+                "attention/write=delta multiplies the memory by I - beta k k^T, which grows without bound for keys "
+                f"longer than one, and {type(feature_map).__name__} leaves them so: use attention/feature_map=unit"
+            )
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return self.beta_max * self.to_beta(x).sigmoid().transpose(1, 2)

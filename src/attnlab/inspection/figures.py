@@ -284,5 +284,5 @@ def to_array(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
 def to_png(image: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file."""
     file = io.BytesIO()
-    image.save(file, format="PNG", compress_level=4)
+    image.save(file, format="PNG", compress_level=3)
     return file.getvalue()

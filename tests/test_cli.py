@@ -1,0 +1,320 @@
+"""The command `attnlab`: what can be typed, what is refused, and text as it comes."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import attnlab.generation
+import attnlab.runs
+from attnlab.cli import COMMANDS, main, parsed, usage
+from attnlab.config import compose_config
+from attnlab.data.tokenizers import ByteTokenizer
+from attnlab.errors import UsageError
+from attnlab.runs import load
+from attnlab.training.run import run
+
+CONTEXT = 16
+NEEDED = ["run=r", "prompt=p"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny finished run."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "text.txt").write_text("\n".join(f"Line {i} is a line of {i * i} words." for i in range(60)))
+    words = [
+        *("data=file", f"data.path={folder / 'text.txt'}", "tokenizer=byte", f"model.context={CONTEXT}"),
+        *("model.n_layers=1", "model.d_model=16", "model.n_heads=2", "trainer.threads=1", "trainer.max_steps=2"),
+        *("maps.steps=2", "sample.steps=1", "sample.tokens=4", f"paths.runs={folder / 'runs'}", "batch_size=2"),
+        f"paths.cache={folder / 'cache'}",
+    ]
+    run(compose_config(words), variant="multi_head")
+    (found,) = (folder / "runs").glob("default/multi_head-*/seed_0")
+    return found
+
+
+def typed(*words: str) -> int:
+    """The exit code of `attnlab WORDS`."""
+    try:
+        main(words)
+    except SystemExit as end:
+        return int(str(end.code))
+    return 0
+
+
+# What can be typed
+
+
+def test_words_become_arguments_of_their_types() -> None:
+    words = ["run=a/b=c", 'prompt=it\'s 5, "so"', "tokens=7", "temperature=1", "top_k=null", "top_p=0.5", "seed=3"]
+    assert parsed("generate", words) == {
+        "run": "a/b=c",
+        "prompt": 'it\'s 5, "so"',
+        "tokens": 7,
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": 0.5,
+        "seed": 3,
+        "allow_targets": "",
+    }
+
+
+def test_what_is_left_out_is_as_usual() -> None:
+    usual = {key: a.default for key, a in COMMANDS["generate"].arguments.items() if a.default is not ...}
+    assert parsed("generate", NEEDED) == {"run": "r", "prompt": "p", **usual}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_usual_keeps_its_own_rule(command: str) -> None:
+    for key, (rule, default, meaning) in COMMANDS[command].arguments.items():
+        assert default is ... or rule.accepts(default), key
+        assert meaning
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "attnlab generate needs run=..., prompt=..."),
+        (["run=r"], "attnlab generate needs prompt=..."),
+        ([*NEEDED, "tempratur=1"], "'tempratur=1' is not an argument of attnlab generate; did you mean 'temperature'?"),
+        ([*NEEDED, "hello"], "'hello' is not an argument of attnlab generate (write key=value; keys: run, prompt, "),
+        ([*NEEDED, "--seed=1"], "'--seed=1' is not an argument of attnlab generate"),
+        ([*NEEDED, "seed=1", "seed=2"], "seed is given twice, as 1 and 2"),
+        ([*NEEDED, "tokens=0"], "tokens (0) must be a whole number of at least 1"),
+        ([*NEEDED, "tokens=many"], "tokens (many) must be a whole number of at least 1"),
+        ([*NEEDED, "tokens=1.5"], "tokens (1.5) must be a whole number of at least 1"),
+        ([*NEEDED, "temperature=-1"], "temperature (-1.0) must be a number of at least 0"),
+        ([*NEEDED, "temperature=nan"], "temperature (nan) must be a number of at least 0"),
+        ([*NEEDED, "top_k=0"], "top_k (0) must be null or a whole number of at least 1"),
+        ([*NEEDED, "top_p=0"], "top_p (0.0) must be null or a number above 0, at most 1"),
+        ([*NEEDED, "top_p=1.5"], "top_p (1.5) must be null or a number above 0, at most 1"),
+        ([*NEEDED, "seed=-1"], "seed (-1) must be a whole number of at least 0"),
+        (["run=r", "prompt="], "prompt () must be text that is not empty"),
+        (["run=", "prompt=p"], "run () must be text that is not empty"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parsed("generate", words)
+    assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert typed(*words) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: attnlab COMMAND key=value ...")
+    assert all(f"attnlab {name}" in out and command.about in out for name, command in COMMANDS.items())
+
+
+def test_help_of_a_command_lists_its_keys_with_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("generate", "run=nowhere", "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: attnlab generate key=value ...   (write a text with a trained model)"
+    assert [line.split()[0] for line in lines[2:]] == list(COMMANDS["generate"].arguments)
+    assert lines[2].endswith("(text that is not empty; needed)")
+    assert "  tokens         how many tokens to write (a whole number of at least 1; usually 200)" in lines
+    assert any(line.endswith("(null or a number above 0, at most 1; usually null)") for line in lines)
+    assert lines[-1].endswith("(text; usually none)") and "'" not in usage("generate")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["generat"], "error: attnlab generat is not a command; did you mean 'generate'? (choose from: generate"),
+        (["--foo"], "error: attnlab --foo is not a command"),
+        (["generate", "tokens=0"], "error: tokens (0) must be"),
+    ],
+)
+def test_a_slip_is_answered_in_one_line(capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
+    assert typed(*words) == 2
+    written = capsys.readouterr()
+    assert written.out == "" and written.err.startswith(line) and written.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["", "--help", "generate --help", "generate run=r", "generate run=r prompt=p top_p=0"]
+)
+def test_help_and_slips_are_answered_before_torch_is_imported(words: str) -> None:
+    tell = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    start = [sys.executable, "-c", f"{tell}; from attnlab.cli import main; main()", *words.split()]
+    done = subprocess.run(start, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+# Of what
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert typed("generate", *words) == 2
+    written = capsys.readouterr()
+    assert written.out == "" and written.err.startswith("error: ") and written.err.count("\n") == 1
+    return written.err.removeprefix("error: ")
+
+
+def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, done: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere", done / "metrics.csv"):
+        assert refusal(capsys, f"run={folder}", "prompt=a").startswith(f"run ({folder}) must be the folder of a run")
+
+
+def test_several_runs_are_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for i in range(8):
+        (tmp_path / f"seed_{i}").mkdir()
+        (tmp_path / f"seed_{i}" / "config.yaml").write_text("{}")
+    line = refusal(capsys, f"run={tmp_path}", "prompt=a")
+    assert f"holds 8 runs; name one of them: {tmp_path / 'seed_0'}, " in line and line.endswith("seed_5, ...\n")
+
+
+def copy(run: Path, to: Path) -> Path:
+    """The files of a run that reading it takes."""
+    (to / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "tokenizer.json", "checkpoints/manifest.json"):
+        (to / name).write_bytes((run / name).read_bytes())
+    for file in (run / "checkpoints").glob("*.ckpt"):
+        (to / "checkpoints" / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "piece"),
+    [
+        ("a: [", "config.yaml cannot be read: "),
+        ("hello", "config.yaml is not the config of a run"),
+        ("", "config.yaml is not the config of a run"),
+        ({"model": None}, "config.yaml is not the config of a run"),
+        ({"model": {"d_model": "many"}}, "config.yaml: model.d_model (many) must be a whole number of at least 1"),
+        ({"model": {"d_modle": 16}}, "'d_modle'"),
+        ({"model": {"n_layers": 2}}, "config.yaml does not belong to "),
+        (
+            {"attention": {"_target_": "attnlab.attention.multi_head.Nope"}},
+            "does not exist in attnlab.attention.multi_he",
+        ),
+        ({"attention": {"_target_": "os.system"}}, "attention._target_ (os.system) is not allowed"),
+        (
+            {"attention": {"_target_": "os.system"}, "allow_targets": ["os"]},
+            "attention._target_ (os.system) is not allo",
+        ),
+        ({"attention": {"n_heads": 3}}, "n_heads (3) must divide d_model (16)"),
+        ({"streams": {"init": None}}, "config.yaml: streams.init (null) must be a whole number"),
+    ],
+)
+def test_a_damaged_config_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, done: Path, change: Any, piece: str
+) -> None:
+    folder = copy(done, tmp_path / "run")
+    if isinstance(change, dict):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        for group, settings in change.items():
+            config[group] = {**config[group], **settings} if isinstance(settings, dict) else settings
+        change = yaml.safe_dump(config)
+    (folder / "config.yaml").write_text(change)
+    assert piece in refusal(capsys, f"run={folder}", "prompt=a")
+
+
+def test_what_the_file_of_a_run_allows_does_not_count(tmp_path: Path, done: Path) -> None:
+    folder = copy(done, tmp_path / "run")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["attention"]["mask"] = {"_target_": "strange.Boom", "_partial_": True}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "allow_targets": ["strange"]}))
+    with pytest.raises(UsageError, match=r"attention\.mask\._target_ \(strange\.Boom\) is not allowed"):
+        load(folder)
+    with pytest.raises(UsageError, match=r"there is no module strange: install it"):
+        load(folder, allow_targets=["strange"])
+
+
+def test_a_run_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, done: Path) -> None:
+    folder = copy(done, tmp_path / "run")
+    for file in (folder / "checkpoints").iterdir():
+        file.unlink()
+    assert "has no checkpoint yet" in refusal(capsys, f"run={folder}", "prompt=a")
+
+
+def test_a_damaged_checkpoint_ends_with_its_own_code(tmp_path: Path, done: Path) -> None:
+    folder = copy(done, tmp_path / "run")
+    for file in (folder / "checkpoints").glob("*.ckpt"):
+        file.write_bytes(file.read_bytes() + b"x")
+    assert typed("generate", f"run={folder}", "prompt=a") == 5
+
+
+def test_a_prompt_that_is_too_long_is_refused(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+    line = refusal(capsys, f"run={done}", f"prompt={'a' * (CONTEXT + 1)}")
+    assert line == f"prompt ({CONTEXT + 1} tokens) is longer than the model's context ({CONTEXT} tokens)\n"
+
+
+def test_a_prompt_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+    assert refusal(capsys, f"run={done}", "prompt=a\udcff").startswith("prompt: the text holds U+DCFF at character 1")
+
+
+# Writing
+
+
+def test_a_run_writes_after_the_prompt_and_the_seed_decides(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+    texts = []
+    for words in (["seed=1"], ["seed=1"], ["seed=2"], ["temperature=0"], ["temperature=0", "seed=2"]):
+        assert typed("generate", f"run={done}", "prompt=Line 3", "tokens=40", "top_k=null", *words) == 0
+        texts.append(capsys.readouterr().out)
+    assert all(text.startswith("Line 3") and text.endswith("\n") and len(text) > len("Line 3\n") for text in texts)
+    assert texts[0] == texts[1] != texts[2] and texts[3] == texts[4]
+
+
+def test_the_only_run_below_a_folder_is_found(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+    assert typed("generate", f"run={done.parents[2]}", "prompt=Line", "tokens=1") == 0
+    assert capsys.readouterr().out.startswith("Line")
+
+
+class Screen:
+    """A terminal that remembers what it showed at each moment."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        self.line += text
+        return len(text)
+
+    def flush(self) -> None:
+        self.shown.append(self.line)
+
+
+@pytest.mark.parametrize(
+    ("data", "at_each_byte", "at_last"),
+    [
+        ("aé€😀b".encode(), ["a", "a", "aé", "aé", "aé", "aé€", "aé€", "aé€", "aé€", "aé€😀", "aé€😀b"], "aé€😀b"),
+        (b"\xffa\xe2b", ["\ufffd", "\ufffda", "\ufffda", "\ufffda\ufffdb"], "\ufffda\ufffdb"),
+        ("a€".encode()[:-1], ["a", "a", "a"], "a\ufffd"),
+    ],
+)
+def test_a_character_of_several_tokens_comes_whole(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, at_each_byte: list[str], at_last: str
+) -> None:
+    def bytes_after(model: Any, prompt: torch.Tensor, **settings: Any) -> Iterator[int]:
+        assert prompt.tolist() == [ord(">")] and settings["top_k"] == 5
+        yield from data
+
+    screen = Screen()
+    monkeypatch.setattr(attnlab.runs, "load", lambda run, allow_targets: (None, ByteTokenizer()))
+    monkeypatch.setattr(attnlab.generation, "generate", bytes_after)
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert typed("generate", "run=r", "prompt=>", "top_k=5") == 0
+    assert screen.shown[: len(data)] == [f">{text}" for text in at_each_byte]
+    assert screen.line == f">{at_last}\n"
+
+
+def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def remember(run: str, *, allow_targets: tuple[str, ...]) -> None:
+        asked.append(allow_targets)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(attnlab.runs, "load", remember)
+    for text in ("", "mine", "[mine]", "mine,yours", "[mine, yours]"):
+        assert typed("generate", *NEEDED, f"allow_targets={text}") == 2
+    assert asked == [(), ("mine",), ("mine",), ("mine", "yours"), ("mine", "yours")]
