@@ -2,20 +2,20 @@
 
 Both sides train the same model on the same batches in the same precision. The bare loop computes the loss, clips and
 updates; our side is `Trainer.fit` as a run uses it, with progress bar, TensorBoard and metrics.csv, learning-rate
-schedule, reseeding and the check for numbers that are not finite. They take turns, so that a machine that slows down
-slows down for both; the figure is the ratio of the medians. Then comes the share of a whole run that maps take.
+schedule, reseeding and the check for numbers that are not finite. They take turns every ten
+steps, so that a machine that slows down slows down for both. Then comes the share of a whole run that maps take.
 """
 
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 import torch.nn.functional as F
 
@@ -51,105 +51,113 @@ def config_for(folder: Path, steps: int, *more: str) -> dict[str, Any]:
     )
 
 
-def bare_loop(prepared: training.Prepared, steps: int) -> float:
-    """Seconds per step of a loop written out by hand."""
-    config, splits = prepared.config, prepared.splits
-    model = build_model(config, prepared.tokenizer.n_vocab)
-    optimizer = prepared.recipe.optimizer(model)
-    bf16 = prepared.machine.precision == "bf16"
-    started = 0.0
-    for step in range(steps + WARM_UP):
-        if step == WARM_UP:
-            started = time.perf_counter()
-        ids, targets = train_batch(
-            splits.train,
-            corpus_sha256=splits.corpus_sha256,
-            seed=0,
-            step=step,
-            batch_size=config["batch_size"],
-            context=config["model"]["context"],
-        )
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return (time.perf_counter() - started) / steps
+class BareLoop:
+    """A training loop written out by hand: batch, loss, backward pass, clipping, update."""
+
+    def __init__(self, prepared: training.Prepared) -> None:
+        self.config, self.splits = prepared.config, prepared.splits
+        self.model = build_model(self.config, prepared.tokenizer.n_vocab)
+        self.optimizer = prepared.recipe.optimizer(self.model)
+        self.bf16 = prepared.machine.precision == "bf16"
+        self.step = 0
+
+    def run(self, steps: int) -> float:
+        """Make this many steps; returns the seconds they took."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            ids, targets = train_batch(
+                self.splits.train,
+                corpus_sha256=self.splits.corpus_sha256,
+                seed=0,
+                step=self.step,
+                batch_size=self.config["batch_size"],
+                context=self.config["model"]["context"],
+            )
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                loss = F.cross_entropy(self.model(ids).flatten(0, 1), targets.flatten())
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+        return time.perf_counter() - started
 
 
-WARM_UP = 10  # steps: the first ones allocate and choose kernels
+class TakingTurns(L.Callback):
+    """Lets the bare loop make as many steps after every block of `BLOCK` steps of the fit, and times both."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        self.bare, self.since = bare, 0.0
+        self.blocks: dict[str, list[float]] = {"bare loop": [], "Trainer.fit": []}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % BLOCK:
+            return
+        if trainer.global_step:
+            self.blocks["Trainer.fit"].append((time.perf_counter() - self.since) / BLOCK)
+            self.blocks["bare loop"].append(self.bare.run(BLOCK) / BLOCK)
+        self.since = time.perf_counter()
 
 
-def fit(prepared: training.Prepared, steps: int) -> float:
-    """Seconds per step of Trainer.fit, without validation, maps and samples, which the bare loop lacks."""
+BLOCK = 10  # steps: short, so that both sides meet the same moods of the machine; one row is logged in each
+WARM_UP = 3  # blocks: the first ones allocate and choose kernels
+
+
+def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
+    """Trainer.fit as a run calls it, but without validation, maps and samples, which the bare loop lacks."""
     config = prepared.config
-    model = build_model(config, prepared.tokenizer.n_vocab)
-    clock: list[float] = []
-
-    class Watched(LanguageModel):
-        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            if self.trainer.global_step == WARM_UP:
-                clock.append(time.perf_counter())
-            super().on_train_batch_start(batch, batch_idx)
-
-    module = Watched(
-        model,
+    module = LanguageModel(
+        build_model(config, prepared.tokenizer.n_vocab),
         prepared.recipe,
         noise_seed=0,
         log_every=config["trainer"]["log_every"],
         val_scored_bytes=prepared.splits.scored_bytes,
     )
-    data = training.TextDataModule(
-        prepared.splits, seed=0, batch_size=config["batch_size"], context=config["model"]["context"]
-    )
+    sizes = {"batch_size": config["batch_size"], "context": config["model"]["context"]}
+    data = training.TextDataModule(prepared.splits, seed=0, **sizes)
     prepared.folder.mkdir(parents=True, exist_ok=True)
     table, board = MetricsCSV(prepared.folder), Board(prepared.folder, resume_at=None)
     table.resume_at(None)
     speed = training._speed(config)
-    progress = training.Progress(speed, bar=True)
-    trainer = training._trainer(prepared, StopWish(), [table, board], [speed, progress])
+    trainer = training._trainer(
+        prepared, StopWish(), [table, board], [speed, training.Progress(speed, bar=True), turns]
+    )
     trainer.fit(module, datamodule=data)
-    seconds = time.perf_counter() - clock[0]
     board.close()
-    return seconds / steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=150, help="timed steps of each side in each round")
+    parser.add_argument("--blocks", type=int, default=60, help="timed blocks of ten steps of each side")
     parser.add_argument("words", nargs="*", help="settings for both sides, such as trainer.threads=1")
     options = parser.parse_args()
     training._quiet()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         never = [f"trainer.val_every={QUIET_STEPS}", f"trainer.checkpoint_every={QUIET_STEPS}"]
-        config = config_for(folder, options.steps + WARM_UP, *never, *options.words)
-        prepared = training.prepare(config, "multi_head")
-        times: dict[str, list[float]] = {"bare loop": [], "Trainer.fit": []}
-        for _ in range(options.rounds):
-            times["bare loop"].append(bare_loop(prepared, options.steps))
-            with contextlib.redirect_stderr(Terminal()):
-                times["Trainer.fit"].append(fit(prepared, options.steps))
-        base = statistics.median(times["bare loop"])
-        tokens = config["batch_size"] * config["model"]["context"]
-        print(
-            f"4 layers, 4 heads, 128 wide, 12 x 64 tokens, {prepared.machine.precision}, "
-            f"{prepared.machine.threads} threads"
-        )
-        for side, taken in times.items():
+        steps = BLOCK * (options.blocks + WARM_UP) + 1
+        prepared = training.prepare(config_for(folder, steps, *never, *options.words), "multi_head")
+        turns = TakingTurns(BareLoop(prepared))
+        with contextlib.redirect_stderr(Terminal()):
+            fit(prepared, turns)
+        blocks = {side: taken[WARM_UP:] for side, taken in turns.blocks.items()}
+        base, tokens = statistics.median(blocks["bare loop"]), 12 * 64
+        machine = prepared.machine
+        print(f"4 layers, 4 heads, 128 wide, 12 x 64 tokens, {machine.precision}, {machine.threads} threads")
+        for side, taken in blocks.items():
             middle = statistics.median(taken)
             print(f"  {side:12s} {middle * 1e3:7.2f} ms   {base / middle:5.3f} x   {tokens / middle:9,.0f} tokens/s")
-        ratios = sorted(a / b for a, b in zip(times["bare loop"], times["Trainer.fit"], strict=True))
-        print(f"  ratio of each round: {' '.join(f'{ratio:.3f}' for ratio in ratios)}")
+        ratios = [a / b for a, b in zip(blocks["bare loop"], blocks["Trainer.fit"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"  ratio of neighbouring blocks: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
 
+        places = [f"paths.runs={folder}/runs", f"paths.cache={folder}/cache"]
         with contextlib.redirect_stdout(io.StringIO()):
-            summary = training.run(
-                config_for(folder, 600, "experiment_name=maps", *options.words), variant="multi_head"
-            )
-        print(json.dumps({key: summary[key] for key in ("map_seconds", "seconds", "train_seconds")}))
-        print(f"  maps on the default schedule: {100 * summary['map_seconds'] / summary['seconds']:.2f} % of the run")
+            summary = training.run(compose_config([*places, *options.words]), variant="multi_head")
+        share = summary["map_seconds"] / summary["seconds"]
+        print(f"  maps in the main job: {summary['map_seconds']:.2f} s of {summary['seconds']:.1f} s, {share:.2%}")
 
 
 if __name__ == "__main__":

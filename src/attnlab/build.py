@@ -175,10 +175,10 @@ def build_model(config: Config, vocab_size: int) -> GPT:
         raise UsageError(f"model: {_one_line(error)}") from error  # one that it does not take, or one that is missing
 
 
-def check_construction(config: Config) -> None:
+def check_construction(config: Config) -> GPT:
     """Build everything once without numbers, so that what only a constructor can refuse is refused early."""
     with torch.device("meta"):
-        build_model(config, vocab_size=2)
+        return build_model(config, vocab_size=2)
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from attnlab.errors import UsageError
@@ -43,9 +44,12 @@ def flush_folder(folder: Path) -> None:
 def check_writable(folder: Path, *, key: str) -> None:
     """Refuse a folder that cannot be made or written into, without making it."""
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise UsageError(f"{key} ({folder}) cannot be written: {place} is not a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{key} ({folder}) cannot be written: no permission to write into {place}")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # an attempt knows more than permissions do: read-only disks, quotas
+            pass
+    except OSError as error:
+        raise UsageError(f"{key} ({folder}) cannot be written: {error.strerror} in {place}") from error

@@ -9,8 +9,10 @@ import torch
 
 from attnlab.errors import UsageError
 from attnlab.training.hardware import (
+    check_memory,
     device_name,
     has_native_bfloat16,
+    memory_bytes,
     resolve_accelerator,
     resolve_precision,
     set_threads,
@@ -159,3 +161,13 @@ def test_a_cpu_without_a_list_of_models_is_named_by_its_kind(monkeypatch: pytest
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert device_name("cpu") == "riscv64"
+
+
+def test_a_model_that_no_memory_could_hold_is_refused_before_it_is_built() -> None:
+    memory = memory_bytes("cpu")
+    assert memory is not None
+    check_memory(memory // 16, "cpu")
+    with pytest.raises(
+        UsageError, match=r"make [\d,]+ parameters, which need [\d,]+ GiB to train, and this device has"
+    ):
+        check_memory(memory // 16 + 1, "cpu")

@@ -205,7 +205,7 @@ def _draw(
     heading = font(16)
     draw.text((MARGIN, MARGIN), shorten(printable(title), width - 2 * MARGIN, heading), INK, heading)
     draw.text((MARGIN, MARGIN + 24), EXPLANATION, SOFT_INK, font(12))
-    _draw_bar(draw, image, scale, MARGIN, MARGIN + 48)
+    image.paste(_bar_strip(scale), (MARGIN - 1, MARGIN + 47))
     for i, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + HEADER + 16 * i), line, SOFT_INK, font(12))
 
@@ -251,6 +251,14 @@ def _label_strips(names: tuple[str, ...], layout: Layout) -> tuple[Image.Image, 
         on_top.line((1, y, 3, y), fill=LINE)
     # Turned by 90 degrees against the clock, the top becomes the left and the text reads upwards.
     return left, upright.transpose(Image.Transpose.ROTATE_90)
+
+
+@lru_cache(maxsize=8)
+def _bar_strip(scale: Scale) -> Image.Image:
+    """The colour bar as a picture of its own, which all pictures of a run share."""
+    strip = Image.new("L", (MIN_WIDTH - 2 * MARGIN + 1, HEADER - 48), PAGE)
+    _draw_bar(ImageDraw.Draw(strip), strip, scale, 1, 1)
+    return strip
 
 
 def _draw_bar(draw: ImageDraw.ImageDraw, image: Image.Image, scale: Scale, x: int, y: int) -> None:

@@ -1,5 +1,6 @@
 """What happens beside the training itself: timing, samples of text, checkpoints at step boundaries."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,15 @@ class Speed(L.Callback):
         self._since, self._before, self._validating, self._batches = 0.0, 0.0, 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again and again
         self._restart(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gc.unfreeze()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        gc.unfreeze()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validation_started = time.perf_counter() - self._waiting(trainer)

@@ -7,6 +7,8 @@ import torch
 
 from attnlab.errors import UsageError
 
+BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
+
 
 def resolve_accelerator(setting: str, devices: int) -> str:
     """ "cpu", "cuda" or "mps" for trainer.accelerator = cpu | gpu | auto; refuses what is not there."""
@@ -44,6 +46,26 @@ def set_threads(setting: int | None) -> int:
     threads = setting or cores
     torch.set_num_threads(threads)
     return threads
+
+
+def check_memory(parameters: int, accelerator: str) -> None:
+    """Refuse a model whose weights, gradients and optimizer state alone are more than the device holds."""
+    needed, there = parameters * BYTES_PER_PARAMETER, memory_bytes(accelerator)
+    if there is not None and needed > there:
+        raise UsageError(
+            f"model.d_model and model.n_layers make {parameters:,} parameters, which need {needed / 2**30:,.0f} GiB to "
+            f"train, and this device has {there / 2**30:,.0f} GiB; make the model smaller"
+        )
+
+
+def memory_bytes(accelerator: str) -> int | None:
+    """The memory of the device in bytes; None where nobody tells."""
+    if accelerator == "cuda":
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 def device_name(accelerator: str) -> str:

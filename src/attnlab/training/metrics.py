@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
@@ -106,6 +107,12 @@ class Board(TensorBoardLogger):
     def __init__(self, folder: Path | str, *, resume_at: int | None) -> None:
         purge = None if resume_at is None else resume_at + 1
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=purge)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """All numbers of a step in one event: a call of the writer for each costs several times as much."""
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+        self.experiment.file_writer.add_summary(Summary(value=values), step)
 
     @rank_zero_only
     def save(self) -> None:

@@ -47,6 +47,13 @@ class LanguageModel(L.LightningModule):
         self.latest: dict[str, float] = {}  # of each number that was logged
         self._nats = self._tokens = torch.zeros(())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of each hook before and after it, and the bookkeeping of nn.Module makes that dear.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def step_ended(self) -> bool:
         """Whether the last batch made an update, or none came yet: False between the batches of one update."""

@@ -24,7 +24,7 @@ from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
 from attnlab.training.console import Progress, say
-from attnlab.training.hardware import device_name, resolve_accelerator, resolve_precision, set_threads
+from attnlab.training.hardware import check_memory, device_name, resolve_accelerator, resolve_precision, set_threads
 from attnlab.training.identity import Identity, differences, identify
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
@@ -87,7 +87,8 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     machine = Machine(
         accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
     )
-    check_construction(config)
+    skeleton = check_construction(config)
+    check_memory(sum(p.numel() for p in skeleton.parameters()), accelerator)
     recipe: Recipe = made(config, "optimizer")
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
