@@ -91,7 +91,7 @@ class LanguageModel(L.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)
 
     def _mean_loss(self) -> Tensor:
-        return torch.stack(self._losses).mean()
+        return self._losses[0] if len(self._losses) == 1 else torch.stack(self._losses).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
