@@ -120,8 +120,8 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     prepared.folder.mkdir(parents=True, exist_ok=True)
     table, board = MetricsCSV(prepared.folder), Board(prepared.folder, resume_at=None)
     table.resume_at(None)
-    speed = training._speed(config)
-    trainer = training._trainer(
+    speed = training.make_speed(config)
+    trainer = training.make_trainer(
         prepared, StopWish(), [table, board], [speed, training.Progress(speed, bar=True), turns]
     )
     trainer.fit(module, datamodule=data)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=60, help="timed blocks of ten steps of each side")
     parser.add_argument("words", nargs="*", help="settings for both sides, such as trainer.threads=1")
     options = parser.parse_args()
-    training._quiet()
+    training.quiet()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         never = [f"trainer.val_every={QUIET_STEPS}", f"trainer.checkpoint_every={QUIET_STEPS}"]

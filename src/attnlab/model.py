@@ -159,6 +159,11 @@ class GPT(nn.Module):
         initialise(self, kind=init, seed=seed)
 
     @property
+    def n_parameters(self) -> int:
+        """How many scalars there are; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
     def layers(self) -> list[Block]:
         """The blocks, first to last."""
         return list(self.blocks)  # type: ignore[arg-type]

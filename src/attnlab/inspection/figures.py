@@ -255,21 +255,16 @@ def _label_strips(names: tuple[str, ...], layout: Layout) -> tuple[Image.Image, 
 
 @lru_cache(maxsize=8)
 def _bar_strip(scale: Scale) -> Image.Image:
-    """The colour bar as a picture of its own, which all pictures of a run share."""
-    strip = Image.new("L", (MIN_WIDTH - 2 * MARGIN + 1, HEADER - 48), PAGE)
-    _draw_bar(ImageDraw.Draw(strip), strip, scale, 1, 1)
-    return strip
-
-
-def _draw_bar(draw: ImageDraw.ImageDraw, image: Image.Image, scale: Scale, x: int, y: int) -> None:
-    """The colour bar with its numbers, what it measures, and the grey of what is never read."""
+    """The colour bar with its numbers, what it measures, and the grey of what is never read; drawn once for all."""
     low = -1.0 if scale.signed else 0.0
     # Each pixel of the bar takes its colour by its place, so that the numbers below stand where their colour is.
     ends = np.linspace(low, 1.0, BAR_WIDTH)
     fine = np.concatenate([[0.0], np.geomspace(scale.top * 1e-7, scale.top, 4000)])
     weights = np.sign(ends) * np.interp(np.abs(ends), scale.place(fine), fine)
     bar = np.repeat(scale.index(weights)[None], BAR_HEIGHT, axis=0)
-    image.paste(Image.fromarray(bar), (x, y))
+    strip, x, y = Image.new("L", (MIN_WIDTH - 2 * MARGIN + 1, HEADER - 48), PAGE), 1, 1  # one pixel for the outline
+    draw = ImageDraw.Draw(strip)
+    strip.paste(Image.fromarray(bar), (x, y))
     draw.rectangle((x - 1, y - 1, x + BAR_WIDTH, y + BAR_HEIGHT), outline=LINE)
     small = font(11)
     for tick in scale.ticks:
@@ -282,6 +277,7 @@ def _draw_bar(draw: ImageDraw.ImageDraw, image: Image.Image, scale: Scale, x: in
     draw.text((right, y + 6), scale.caption, SOFT_INK, face, anchor="lm")
     draw.rectangle((right, y + 18, right + 11, y + 29), fill=NEVER_READ, outline=LINE)
     draw.text((right + 18, y + 24), "later tokens: never read", SOFT_INK, face, anchor="lm")
+    return strip
 
 
 def to_array(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -16,8 +16,6 @@ from attnlab.generation import generate
 from attnlab.model import GPT
 from attnlab.training.stop import StopWish
 
-TRAINING_TIME, TOKENS = "seconds", "tokens"
-
 
 class TimedCallback(L.Callback):
     """A callback that knows how long it kept training waiting: `seconds`, over all parts of a resumed run."""
@@ -85,10 +83,10 @@ class Speed(L.Callback):
         return self._validating + sum(c.seconds for c in _callbacks(trainer) if isinstance(c, TimedCallback))
 
     def state_dict(self) -> dict[str, Any]:
-        return {TRAINING_TIME: self.seconds, TOKENS: self.tokens}
+        return {"seconds": self.seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.tokens = state_dict[TRAINING_TIME], state_dict[TOKENS]
+        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
 
 
 class Samples(TimedCallback):

@@ -85,7 +85,7 @@ class LanguageModel(L.LightningModule):
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
                 f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "
-                "stopped before the update (try a smaller optimizer.lr or more optimizer.warmup_steps)"
+                "stopped before the update (try a smaller optimizer.lr or a larger optimizer.warmup_fraction)"
             )
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)

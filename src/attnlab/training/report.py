@@ -43,8 +43,7 @@ def cost_table(model: GPT, seq_len: int) -> str:
         span = f"{layers[0]}" if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
         numbers = (cost.params, cost.forward_flops, cost.decode_flops, cost.state_bytes, cost.pairs)
         lines.append(f"| {span} | {name} | " + " | ".join("none" if n is None else f"{n:,}" for n in numbers) + " |")
-    total = sum(p.numel() for p in model.parameters())
-    return "\n".join([*lines, "", f"The whole model has {total:,} parameters."])
+    return "\n".join([*lines, "", f"The whole model has {model.n_parameters:,} parameters."])
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

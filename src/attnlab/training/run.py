@@ -11,52 +11,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-import torch
 
-from attnlab.build import build_model, check_construction, made
-from attnlab.data.batches import TokenSplits, load_splits
+from attnlab.build import build_model
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Diverged, UsageError
-from attnlab.files import check_writable, write_atomically
-from attnlab.inspection.maps import check_probe
+from attnlab.files import write_atomically
 from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
 from attnlab.training.console import Progress, say
-from attnlab.training.hardware import check_memory, device_name, resolve_accelerator, resolve_precision, set_threads
-from attnlab.training.identity import Identity, differences, identify
+from attnlab.training.hardware import device_name
+from attnlab.training.identity import differences
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.metrics import Board, MetricsCSV, read_metrics
+from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
-from attnlab.training.optimizer import Recipe
-from attnlab.training.report import CONFIG, SUMMARY, environment, read_summary, show_settings, to_yaml, write_json
+from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
+from attnlab.training.report import CONFIG, SUMMARY, read_summary, show_settings, to_yaml, write_json
 from attnlab.training.stop import StopWish, stop_wish
+from attnlab.training.summary import hyperparameters, stored, summarise
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
-SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
-
-
-class Machine(NamedTuple):
-    """What the settings come to on this machine."""
-
-    accelerator: str
-    precision: str
-    threads: int
-
-
-class Prepared(NamedTuple):
-    """Everything that is known before the run's folder is touched."""
-
-    config: dict[str, Any]
-    machine: Machine
-    recipe: Recipe
-    tokenizer: Tokenizer
-    splits: TokenSplits
-    identity: Identity
-    folder: Path
 
 
 def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
@@ -65,7 +41,7 @@ def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
     `config` has passed `attnlab.config.check`; `variant` names its attention. Raises UsageError for what cannot work,
     Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
     """
-    _quiet()
+    quiet()
     prepared = prepare(config, variant)
     if _is_worker():
         return _train(prepared)  # the first process owns the folder and has made it ready
@@ -80,52 +56,10 @@ def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
         return _train(prepared)
 
 
-def prepare(config: dict[str, Any], variant: str) -> Prepared:
-    """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
-    trainer = config["trainer"]
-    accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
-    machine = Machine(
-        accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
-    )
-    skeleton = check_construction(config)
-    check_memory(sum(p.numel() for p in skeleton.parameters()), accelerator)
-    recipe: Recipe = made(config, "optimizer")
-    source, vocabulary = made(config, "data"), made(config, "tokenizer")
-    if config["batch_size"] % trainer["devices"]:
-        raise UsageError(
-            f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
-        )
-    runs, cache = Path(config["paths"]["runs"]), Path(config["paths"]["cache"])
-    check_writable(runs, key="paths.runs")
-    check_writable(cache, key="paths.cache")
-    vocabulary.prepare(cache)
-    corpus = source.load()
-    tokenizer = vocabulary.build(corpus, cache)
-    splits = load_splits(corpus, tokenizer, cache)
-    splits.check_context(config["model"]["context"])
-    for name, text in _probes(config):
-        check_probe(name, text, tokenizer, config["model"]["context"])
-    _sample_prompt(config, tokenizer, splits)
-    resolved = {
-        "data.sha256": splits.corpus_sha256,
-        "data.val_fraction": config["data"]["val_fraction"],
-        "tokenizer.sha256": tokenizer.sha256,
-        "trainer.accelerator": machine.accelerator,
-        "trainer.precision": machine.precision,
-        "trainer.threads": machine.threads,
-    }
-    if config["resume_from"]:
-        resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
-    identity = identify(config, variant, resolved)
-    folder = identity.folder(runs, config["experiment_name"])
-    return Prepared(config, machine, recipe, tokenizer, splits, identity, folder)
-
-
 def _train(prepared: Prepared) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
-    checkpoint, rows_from = _where_to_start(prepared)
-    step = int(load_checkpoint(checkpoint)["global_step"]) if checkpoint else None
+    checkpoint, step, rows_from = _where_to_start(prepared)
     model = build_model(config, prepared.tokenizer.n_vocab)
     module = LanguageModel(
         model,
@@ -147,12 +81,12 @@ def _train(prepared: Prepared) -> dict[str, Any]:
             _open_folder(prepared, step)
             table.resume_at(step, rows_from)
         board = Board(folder, resume_at=step)
-        samples, maps, speed = _samples(prepared), _maps(prepared), _speed(config)
-        trainer = _trainer(
+        samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
+        trainer = make_trainer(
             prepared, wish, [table, board], [speed, maps, samples, Progress(speed, bar=config["trainer"]["progress"])]
         )
         if not _is_worker():
-            show_settings(board, _stored(prepared), model, _hyper(prepared, model))
+            show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
         status = "failed"
         try:
             if step is None:
@@ -168,15 +102,23 @@ def _train(prepared: Prepared) -> dict[str, Any]:
             table.save()
             board.close()
             if status != "failed" and trainer.is_global_zero:
-                summary = _summary(prepared, model, status, started, time.perf_counter() - clock, speed, maps)
+                summary = summarise(prepared, model, status, started, time.perf_counter() - clock, speed, maps)
                 write_json(folder / SUMMARY, summary)
     if trainer.is_global_zero:
         _tell(prepared, summary, samples.text(model))
     return summary if trainer.is_global_zero else {}
 
 
-def _where_to_start(prepared: Prepared) -> tuple[Path | None, Path | None]:
-    """The checkpoint to continue from, if any, and the folder whose rows come before it."""
+class Start(NamedTuple):
+    """The checkpoint to continue from, the step it was taken after, and the folder whose rows come before it."""
+
+    checkpoint: Path | None
+    step: int | None
+    rows_from: Path | None
+
+
+def _where_to_start(prepared: Prepared) -> Start:
+    """Where the run continues, if it does; refused if what is there belongs to another run."""
     folder, rows_from = prepared.folder, None
     checkpoint, problems = CheckpointFolder(folder / "checkpoints").newest()
     allowed: set[str] = set()
@@ -186,11 +128,13 @@ def _where_to_start(prepared: Prepared) -> tuple[Path | None, Path | None]:
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
-    if _is_worker() or checkpoint is None:
-        return checkpoint, rows_from
+    if checkpoint is None:
+        return Start(None, None, rows_from)
+    there = load_checkpoint(checkpoint)
+    if _is_worker():
+        return Start(checkpoint, there["global_step"], rows_from)  # the first process has checked it
     for problem in problems:
         say(f"warning: {problem}; going on from the one before it")
-    there = load_checkpoint(checkpoint)
     apart = [
         remark
         for remark in differences(prepared.identity.fingerprint, there["fingerprint"])
@@ -203,15 +147,7 @@ def _where_to_start(prepared: Prepared) -> tuple[Path | None, Path | None]:
             f"trainer.max_steps ({prepared.config['trainer']['max_steps']}) is less than the steps already made in "
             f"{checkpoint} ({there['global_step']})"
         )
-    return checkpoint, rows_from
-
-
-def _source_hash(folder: Path) -> str:
-    """The identity of the run that another one starts from."""
-    summary = read_summary(folder)
-    if "hash" not in summary:
-        raise UsageError(f"resume_from ({folder}) must be the folder of a finished run: it has no {SUMMARY}")
-    return f"{summary['hash']}/{summary['step']}"
+    return Start(checkpoint, there["global_step"], rows_from)
 
 
 def _open_folder(prepared: Prepared, step: int | None) -> None:
@@ -222,7 +158,7 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     if step is None:
         for events in folder.glob("events.out.tfevents.*"):
             events.unlink()  # of an attempt that did not come as far as a checkpoint
-    write_atomically(folder / CONFIG, to_yaml(_stored(prepared)).encode(), key="paths.runs")
+    write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
     prepared.tokenizer.save(folder)
     say(f"{prepared.identity.variant} in {folder}")
     say(
@@ -245,7 +181,7 @@ def _clear(folder: Path) -> None:
             entry.unlink()
 
 
-def _trainer(prepared: Prepared, wish: StopWish, loggers: list[Any], callbacks: list[L.Callback]) -> L.Trainer:
+def make_trainer(prepared: Prepared, wish: StopWish, loggers: list[Any], callbacks: list[L.Callback]) -> L.Trainer:
     config, machine = prepared.config["trainer"], prepared.machine
     checkpoints = Checkpoints(
         prepared.folder / "checkpoints",
@@ -280,7 +216,7 @@ def _samples(prepared: Prepared) -> Samples:
     settings = prepared.config["sample"]
     return Samples(
         prepared.tokenizer,
-        _sample_prompt(prepared.config, prepared.tokenizer, prepared.splits),
+        sample_prompt(prepared.config, prepared.tokenizer, prepared.splits),
         n_steps=settings["steps"],
         tokens=settings["tokens"],
         temperature=settings["temperature"],
@@ -289,34 +225,9 @@ def _samples(prepared: Prepared) -> Samples:
     )
 
 
-def _sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
-    text, context = config["sample"]["prompt"], config["model"]["context"]
-    if text is None:
-        return _first_words(tokenizer, splits)[: min(SAMPLE_PROMPT_TOKENS, context)]
-    try:
-        ids = tokenizer.encode(text)
-    except UsageError as error:
-        raise UsageError(f"sample.prompt: {error}") from error
-    if not ids or len(ids) > context:
-        raise UsageError(f"sample.prompt ({len(ids)} tokens) must be 1 to model.context ({context}) tokens long")
-    return ids
-
-
-def _first_words(tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
-    """The beginning of the first whole paragraph of the validation text: a cut by bytes may fall within a word."""
-    text = tokenizer.decode(splits.val[:4096])
-    start = text.find("\n\n")
-    return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
-
-
-def _probes(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = [("probe", config["maps"]["probe"]), ("prompt", config["maps"]["prompt"])]
-    return [(name, text) for name, text in found if text is not None]
-
-
 def _maps(prepared: Prepared) -> LogMaps:
     return LogMaps(
-        _probes(prepared.config),
+        probes(prepared.config),
         prepared.tokenizer,
         folder=prepared.folder / "maps",
         n_steps=prepared.config["maps"]["steps"],
@@ -324,79 +235,8 @@ def _maps(prepared: Prepared) -> LogMaps:
     )
 
 
-def _speed(config: Mapping[str, Any]) -> Speed:
+def make_speed(config: Mapping[str, Any]) -> Speed:
     return Speed(config["batch_size"] * config["model"]["context"], config["trainer"]["log_every"])
-
-
-def _stored(prepared: Prepared) -> dict[str, Any]:
-    """What config.yaml holds: the resolved config and what the run was called."""
-    return {"variant": prepared.identity.variant, **prepared.config}
-
-
-def _hyper(prepared: Prepared, model: torch.nn.Module) -> dict[str, Any]:
-    """What the hparams tab compares runs by, the variant first."""
-    config, machine = prepared.config, prepared.machine
-    sizes = {key: config["model"][key] for key in ("n_layers", "n_heads", "d_model", "context", "dropout")}
-    return {
-        "variant": prepared.identity.variant,
-        "hash": prepared.identity.hash8,
-        "seed": config["seed"],
-        "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
-        "optimizer": _class_name(config["optimizer"]),
-        "lr": config["optimizer"]["lr"],
-        "batch_size": config["batch_size"],
-        "max_steps": config["trainer"]["max_steps"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **sizes,
-        "precision": machine.precision,
-        "data": prepared.splits.corpus_sha256[:8],
-        "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
-    }
-
-
-def _class_name(node: Mapping[str, Any]) -> str:
-    return str(node["_target_"]).rpartition(".")[2]
-
-
-def _summary(
-    prepared: Prepared, model: Any, status: str, started: datetime, seconds: float, speed: Speed, maps: LogMaps
-) -> dict[str, Any]:
-    """What a run came to; `seconds` are those of its last part, the others add up over all parts."""
-    config, splits = prepared.config, prepared.splits
-    rows = read_metrics(prepared.folder)
-    losses = [(row.value, row.step) for row in rows if row.metric == "val/loss"]
-    last = {row.metric: row.value for row in rows}  # the latest row of each metric
-    best = min(losses, default=(None, None))
-    cost = model.cost(config["model"]["context"])
-    return {
-        "status": status,
-        "variant": prepared.identity.variant,
-        "hash": prepared.identity.hash8,
-        "seed": prepared.identity.seed,
-        "step": max((row.step for row in rows), default=0),
-        "val_loss": last.get("val/loss"),
-        "val_bits_per_byte": last.get("val/bits_per_byte"),
-        "best_val_loss": best[0],
-        "best_step": best[1],
-        "train_loss": last.get("train/loss"),
-        "unigram_loss": splits.unigram_entropy(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "attention_cost": {"seq_len": config["model"]["context"], **cost._asdict()},
-        "tokens": speed.tokens,
-        "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
-        "train_seconds": speed.seconds,
-        "map_seconds": maps.seconds,
-        "seconds": seconds,
-        "started": started.isoformat(timespec="seconds"),
-        "data_sha256": splits.corpus_sha256,
-        "tokenizer_sha256": prepared.tokenizer.sha256,
-        "n_vocab": splits.n_vocab,
-        "device": device_name(prepared.machine.accelerator),
-        "precision": prepared.machine.precision,
-        "threads": prepared.machine.threads,
-        "devices": config["trainer"]["devices"],
-        **environment(),
-    }
 
 
 def _tell(prepared: Prepared, summary: Mapping[str, Any], sample: tuple[str, str]) -> None:
@@ -421,7 +261,7 @@ def _is_worker() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("RANK", "0")) > 0
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep Lightning's advertisements off the terminal; what it refuses still raises."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

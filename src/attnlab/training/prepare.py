@@ -1,0 +1,111 @@
+"""What is known before a run's folder is touched: every check of classes, devices and files, and which run it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnlab.build import check_construction, made
+from attnlab.data.batches import TokenSplits, load_splits
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.errors import UsageError
+from attnlab.files import check_writable
+from attnlab.inspection.maps import check_probe
+from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
+from attnlab.training.identity import Identity, identify
+from attnlab.training.optimizer import Recipe
+from attnlab.training.report import SUMMARY, read_summary
+
+SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
+
+
+class Machine(NamedTuple):
+    """What the settings come to on this machine."""
+
+    accelerator: str
+    precision: str
+    threads: int
+
+
+class Prepared(NamedTuple):
+    """Everything that is known before the run's folder is touched."""
+
+    config: dict[str, Any]
+    machine: Machine
+    recipe: Recipe
+    tokenizer: Tokenizer
+    splits: TokenSplits
+    identity: Identity
+    folder: Path
+
+
+def prepare(config: dict[str, Any], variant: str) -> Prepared:
+    """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
+    trainer = config["trainer"]
+    accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
+    machine = Machine(
+        accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
+    )
+    check_memory(check_construction(config).n_parameters, accelerator)
+    recipe: Recipe = made(config, "optimizer")
+    source, vocabulary = made(config, "data"), made(config, "tokenizer")
+    if config["batch_size"] % trainer["devices"]:
+        raise UsageError(
+            f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
+        )
+    runs, cache = Path(config["paths"]["runs"]), Path(config["paths"]["cache"])
+    check_writable(runs, key="paths.runs")
+    check_writable(cache, key="paths.cache")
+    vocabulary.prepare(cache)
+    corpus = source.load()
+    tokenizer = vocabulary.build(corpus, cache)
+    splits = load_splits(corpus, tokenizer, cache)
+    splits.check_context(config["model"]["context"])
+    for name, text in probes(config):
+        check_probe(name, text, tokenizer, config["model"]["context"])
+    sample_prompt(config, tokenizer, splits)
+    resolved = {
+        "data.sha256": splits.corpus_sha256,
+        "data.val_fraction": config["data"]["val_fraction"],
+        "tokenizer.sha256": tokenizer.sha256,
+        "trainer.accelerator": machine.accelerator,
+        "trainer.precision": machine.precision,
+        "trainer.threads": machine.threads,
+    }
+    if config["resume_from"]:
+        resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
+    identity = identify(config, variant, resolved)
+    folder = identity.folder(runs, config["experiment_name"])
+    return Prepared(config, machine, recipe, tokenizer, splits, identity, folder)
+
+
+def _source_hash(folder: Path) -> str:
+    """The identity of the run that another one starts from."""
+    summary = read_summary(folder)
+    if "hash" not in summary:
+        raise UsageError(f"resume_from ({folder}) must be the folder of a finished run: it has no {SUMMARY}")
+    return f"{summary['hash']}/{summary['step']}"
+
+
+def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
+    text, context = config["sample"]["prompt"], config["model"]["context"]
+    if text is None:
+        return _first_words(tokenizer, splits)[: min(SAMPLE_PROMPT_TOKENS, context)]
+    try:
+        ids = tokenizer.encode(text)
+    except UsageError as error:
+        raise UsageError(f"sample.prompt: {error}") from error
+    if not ids or len(ids) > context:
+        raise UsageError(f"sample.prompt ({len(ids)} tokens) must be 1 to model.context ({context}) tokens long")
+    return ids
+
+
+def _first_words(tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
+    """The beginning of the first whole paragraph of the validation text: a cut by bytes may fall within a word."""
+    text = tokenizer.decode(splits.val[:4096])
+    start = text.find("\n\n")
+    return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
+
+
+def probes(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [("probe", config["maps"]["probe"]), ("prompt", config["maps"]["prompt"])]
+    return [(name, text) for name, text in found if text is not None]

@@ -1,0 +1,84 @@
+"""What a run was and what it came to: its stored config, its line in the hparams tab, its summary.json."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attnlab.model import GPT
+from attnlab.training.callbacks import Speed
+from attnlab.training.hardware import device_name
+from attnlab.training.map_callback import LogMaps
+from attnlab.training.metrics import read_metrics
+from attnlab.training.prepare import Prepared
+from attnlab.training.report import environment
+
+
+def stored(prepared: Prepared) -> dict[str, Any]:
+    """What config.yaml holds: the resolved config and what the run was called."""
+    return {"variant": prepared.identity.variant, **prepared.config}
+
+
+def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
+    """What the hparams tab compares runs by, the variant first."""
+    config, machine = prepared.config, prepared.machine
+    sizes = {key: config["model"][key] for key in ("n_layers", "n_heads", "d_model", "context", "dropout")}
+    return {
+        "variant": prepared.identity.variant,
+        "hash": prepared.identity.hash8,
+        "seed": config["seed"],
+        "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
+        "optimizer": _class_name(config["optimizer"]),
+        "lr": config["optimizer"]["lr"],
+        "batch_size": config["batch_size"],
+        "max_steps": config["trainer"]["max_steps"],
+        "parameters": model.n_parameters,
+        **sizes,
+        "precision": machine.precision,
+        "data": prepared.splits.corpus_sha256[:8],
+        "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
+    }
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def summarise(
+    prepared: Prepared, model: GPT, status: str, started: datetime, seconds: float, speed: Speed, maps: LogMaps
+) -> dict[str, Any]:
+    """What a run came to; `seconds` are those of its last part, the others add up over all parts."""
+    config, splits = prepared.config, prepared.splits
+    rows = read_metrics(prepared.folder)
+    losses = [(row.value, row.step) for row in rows if row.metric == "val/loss"]
+    last = {row.metric: row.value for row in rows}  # the latest row of each metric
+    best = min(losses, default=(None, None))
+    cost = model.cost(config["model"]["context"])
+    return {
+        "status": status,
+        "variant": prepared.identity.variant,
+        "hash": prepared.identity.hash8,
+        "seed": prepared.identity.seed,
+        "step": max((row.step for row in rows), default=0),
+        "val_loss": last.get("val/loss"),
+        "val_bits_per_byte": last.get("val/bits_per_byte"),
+        "best_val_loss": best[0],
+        "best_step": best[1],
+        "train_loss": last.get("train/loss"),
+        "unigram_loss": splits.unigram_entropy(),
+        "parameters": model.n_parameters,
+        "attention_cost": {"seq_len": config["model"]["context"], **cost._asdict()},
+        "tokens": speed.tokens,
+        "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
+        "train_seconds": speed.seconds,
+        "map_seconds": maps.seconds,
+        "seconds": seconds,
+        "started": started.isoformat(timespec="seconds"),
+        "data_sha256": splits.corpus_sha256,
+        "tokenizer_sha256": prepared.tokenizer.sha256,
+        "n_vocab": splits.n_vocab,
+        "device": device_name(prepared.machine.accelerator),
+        "precision": prepared.machine.precision,
+        "threads": prepared.machine.threads,
+        "devices": config["trainer"]["devices"],
+        **environment(),
+    }
