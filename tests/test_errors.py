@@ -26,7 +26,7 @@ SHORT = "trainer.max_steps=2 maps.steps=2 sample.steps=1 sample.tokens=4 batch_s
 
 # What is typed (FILES stands for the folder of the fixture), then pieces of the one line that answers.
 NAMES = [
-    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: causal, gated_delta, gqa, "),
+    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: causal, "),
     ("attention=mine/gqa", "attention=mine/gqa does not exist", "choose from"),
     ("attention=", "attention= does not exist (choose from: "),
     ("position=ropee", "position=ropee does not exist; did you mean 'rope'?"),
@@ -61,7 +61,7 @@ KEYS = [
         "attention.mask.window is not a key of this config",
         "comes with attention/mask=window",
     ),
-    ("attention=linear attention.n_kv_heads=2", "it comes with attention=gqa or attention=m"),
+    ("attention=linear attention.n_kv_heads=2", "it comes with attention=cross_layer or attention=gqa or attention=m"),
     ("attention=linear attention/mask=window", "attention=linear has no slot 'mask'", "decay, feature_map, gate"),
     (
         "attention=simple attention/gate=headwise",
@@ -102,7 +102,7 @@ TYPES = [
     ("model.norm=batch", "model.norm (batch) must be rms | layer"),
     ("seed={a:1}", "seed ({'a': 1}) must be a whole number"),
     ("allow_targets=mypackage", "allow_targets (mypackage) must be a list", "allow_targets=[mypackage]"),
-    ("attention.gate=null", "attention.gate (null) must hold settings", "attention/gate=elementwise | headwise | none"),
+    ("attention.gate=null", "attention.gate (null) must hold settings", "attention/gate=elementwise | "),
     ("attention.mask=window", "attention.mask (window) must hold settings", "attention/mask=causal | window"),
     (
         "attention.position=rope",

@@ -1,4 +1,4 @@
-"""The command `attnlab`: what can be done with a finished run. Arguments are written key=value, as for train.py."""
+"""The command `attnlab`: what is done beside training. Arguments are written key=value, as for train.py."""
 
 import codecs
 import io
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
-from attnlab.rules import MAYBE_COUNT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
+from attnlab.rules import MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
+from attnlab.scaffold import KINDS
 
 
 class Argument(NamedTuple):
@@ -20,11 +21,16 @@ class Argument(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What `attnlab NAME` does."""
+    """What `attnlab NAME` does. `bare` is the key that may be left out before its value.
+
+    `others` says what further words may be; `run` then gets them, in order, as `overrides`.
+    """
 
     about: str
     arguments: dict[str, Argument]
     run: Callable[..., None]
+    bare: str = ""
+    others: str = ""
 
 
 def generate(
@@ -59,6 +65,30 @@ def generate(
     sys.stdout.write(decoder.decode(b"", final=True) + "\n")
 
 
+def check(*, attention: str, config_dir: str | None, allow_targets: str, laws: str, overrides: tuple[str, ...]) -> None:
+    """Judge a variant by the laws; exit code 1 if one is broken."""
+    from attnlab.checking import keeps_all
+
+    settings: dict[str, Any] = {"config_dir": config_dir, "overrides": overrides}
+    if not keeps_all(attention, allow_targets=_names(allow_targets), laws=_names(laws), **settings):
+        sys.exit(1)
+
+
+def new(*, name: str, folder: str, kind: str) -> None:
+    """Write the skeleton of a variant, and say how to go on."""
+    from attnlab.scaffold import next_commands, write
+
+    for path in write(name, folder, kind):
+        print(f"wrote {path}")
+    print("next: judge it (causality is broken until the line marked MARKED is replaced), and train it")
+    for command in next_commands(name, folder):
+        print(f"  {command}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.strip("[]").replace(",", " ").split())
+
+
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
@@ -76,15 +106,47 @@ COMMANDS = {
         },
         generate,
     ),
+    "check": Command(
+        "judge a variant by the laws that every variant obeys",
+        {
+            "attention": Argument(TEXT, ..., "the variant: the name of a YAML file in configs/attention"),
+            "config_dir": Argument(MAYBE_TEXT, None, "a folder with YAML files of yours"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes they name"),
+            "laws": Argument(Rule(str), "", "which laws, such as causality,decode; left out: all"),
+        },
+        check,
+        others="any setting of train.py, such as attention.n_heads=2 or attention/mask=window",
+    ),
+    "new": Command(
+        "write the skeleton of a variant of your own: a class and its YAML",
+        {
+            "name": Argument(TEXT, ..., "what the variant is called, as in attention=NAME"),
+            "folder": Argument(TEXT, ".", "where NAME.py and configs/attention/NAME.yaml go"),
+            "kind": Argument(
+                Rule(str, choices=KINDS), KINDS[0], "the family it builds on; plain: none, all is written out"
+            ),
+        },
+        new,
+        bare="name",
+    ),
 }
 
 
 def parsed(name: str, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a command from words such as top_k=5; refuses unknown keys and values out of range."""
-    arguments = COMMANDS[name].arguments
+    arguments, bare, others = COMMANDS[name].arguments, COMMANDS[name].bare, COMMANDS[name].others
     given: dict[str, Any] = {}
+    overrides: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        if bare and bare not in given and not equals and not word.startswith("-"):
+            key, equals, text = bare, "=", word
+        if others and equals and key not in arguments and not key.startswith("-"):
+            if overrides.setdefault(key.lstrip("+"), word) != word:
+                raise UsageError(
+                    f"{key} is given twice, as {overrides[key.lstrip('+')]} and {word}: leave one of them out"
+                )
+            continue
         if not equals or key not in arguments:
             raise UsageError(
                 f"{word!r} is not an argument of attnlab {name}{nearest(key, arguments)} (write key=value; keys: "
@@ -95,8 +157,10 @@ def parsed(name: str, words: Sequence[str]) -> dict[str, Any]:
         given[key] = _value(key, text, arguments[key].rule)
     missing = [key for key, argument in arguments.items() if argument.default is ... and key not in given]
     if missing:
-        raise UsageError(f"attnlab {name} needs {', '.join(f'{key}=...' for key in missing)}")
-    return {key: given.get(key, argument.default) for key, argument in arguments.items()}
+        words = [key.upper() if key == bare else f"{key}=..." for key in missing]
+        raise UsageError(f"attnlab {name} needs {', '.join(words)}")
+    found = {key: given.get(key, argument.default) for key, argument in arguments.items()}
+    return found | {"overrides": tuple(overrides.values())} if others else found
 
 
 def _value(key: str, text: str, rule: Rule) -> Any:
@@ -120,10 +184,13 @@ def usage(name: str | None = None) -> str:
         return "\n".join(
             ["usage: attnlab COMMAND key=value ...", "", *lines, "", "attnlab COMMAND --help tells its keys"]
         )
-    lines = [f"usage: attnlab {name} key=value ...   ({COMMANDS[name].about})", ""]
+    bare, others = COMMANDS[name].bare, COMMANDS[name].others
+    lines = [f"usage: attnlab {name} {f'{bare.upper()} ' if bare else ''}key=value ...   ({COMMANDS[name].about})", ""]
     for key, (rule, default, meaning) in COMMANDS[name].arguments.items():
         usual = "needed" if default is ... else f"usually {shown(default) or 'none'}"
         lines.append(f"  {key:14s} {meaning} ({rule}; {usual})")
+    if others:
+        lines.append(f"  {'KEY=VALUE':14s} {others}")
     return "\n".join(lines)
 
 

@@ -84,7 +84,10 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """What to say of a key that is not there: where it would be, or which one may have been meant."""
     known, elsewhere = set(known) - {key}, _offers()
     if key in elsewhere:
-        return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}"
+        last = key.rpartition(".")[2]
+        deeper = [k for k in sorted(elsewhere) if k.endswith(f".{last}") and k.count(".") > key.count(".")][:1]
+        hint = "".join(f"; did you mean {k!r} (it comes with {elsewhere[k][0]})?" for k in deeper)
+        return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}{hint}"
     near = nearest_key(key, known | set(elsewhere))
     hints = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in near]
     hint = f"; did you mean {' or '.join(hints)}?" if hints else ""

@@ -205,7 +205,8 @@ class GPT(nn.Module):
 
     def cost(self, seq_len: int) -> Cost:
         """What the attention of all layers costs together."""
-        first, *rest = (block.attention.cost(seq_len) for block in self.layers)
+        mixers = [block.attention for block in self.layers]
+        first, *rest = (mixer.cost(seq_len, mixers[:i]) for i, mixer in enumerate(mixers))
         for cost in rest:
             first = first + cost
         return first

@@ -167,14 +167,14 @@ class BatchMean(MultiHeadAttention):
 class StaleCost(MultiHeadAttention):
     """Cost: a formula that forgot the output projection."""
 
-    def cost(self, seq_len: int) -> Cost:
+    def cost(self, seq_len: int, below: Sequence[Attention] = ()) -> Cost:
         return super().cost(seq_len)._replace(params=3 * self.d_model**2)
 
 
 class StaleBytes(MultiHeadAttention):
     """Cost: reports keys but not values."""
 
-    def cost(self, seq_len: int) -> Cost:
+    def cost(self, seq_len: int, below: Sequence[Attention] = ()) -> Cost:
         cost = super().cost(seq_len)
         return cost._replace(state_bytes=cost.state_bytes // 2)
 

@@ -12,8 +12,8 @@ from attnlab.contract.sequence import stack
 from attnlab.errors import UsageError
 
 NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
-# A bias is added to scores, and a recurrent layer has none.
-REFUSED = {("linear", "alibi"), ("gated_delta", "alibi")}
+# A bias is added to scores, and a layer with a memory has none; nor has one that scores in three ways.
+REFUSED = {(name, "alibi") for name in ("linear", "gated_delta", "log_linear", "ttt", "nsa")}
 
 
 def test_the_positions_are_those_that_have_a_yaml() -> None:
@@ -27,7 +27,7 @@ def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_name
         assert len(subject.gpt(2).blocks) == 2
         return
     with pytest.raises(
-        UsageError, match=r"position\.inside \(ALiBi\) works through bias, but RecurrentAttention offers"
+        UsageError, match=r"position\.inside \(ALiBi\) works through bias, but \w+Attention offers only rotate"
     ):
         subject.gpt(2)
 

@@ -76,7 +76,7 @@ def linear_weights(seed: int, heads: int = 1) -> list[Tensor]:
 
 def scores(layer: SoftmaxAttention, x: Tensor) -> Tensor:
     """Scores as the chapter prints them, before the scale."""
-    return layer.scores(layer.project(x), POS, POS)[0, 0] / layer.scale
+    return layer.scores(layer.project(x), POS, POS, layer.visible(POS, POS))[0, 0] / layer.scale
 
 
 def weights(layer: Attention, x: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def several_heads() -> dict[str, Tensor]:
     return {
         "multihead_wrapper.output": wrapper(BATCH),
         "multihead.output": multi(BATCH),
-        "batched_matmul.a_aT": pairs.scores(Heads(a, a, a, {}), POS[:3], POS[:3]),
+        "batched_matmul.a_aT": pairs.scores(Heads(a, a, a, {}), POS[:3], POS[:3], pairs.visible(POS[:3], POS[:3])),
         "exercise_3_3.param_count": torch.tensor(sum(p.numel() for p in sizes.parameters())),
         "bonus_multihead_notebook.shapes": wide,
     }

@@ -271,6 +271,9 @@ def test_without_matrices_in_the_blocks_muon_leaves_all_to_adamw() -> None:
     assert not torch.equal(before, model.embedding.weight)
 
 
+STILL = ("qkv.to_q.weight", "qkv.to_k.weight", "pool_k", "pool_v")  # of frozen_qk and nsa
+
+
 @pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_shipped_optimizer_trains_every_parameter_of_every_variant(variant: str, optimizer_name: str) -> None:
@@ -290,9 +293,11 @@ def test_every_shipped_optimizer_trains_every_parameter_of_every_variant(variant
     optimizer, scheduler = scheduled(model, recipe=recipe)
     listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(listed) == len(set(listed))
-    assert set(listed) == {id(p) for p in model.parameters()}
+    assert set(listed) == {id(p) for p in model.parameters() if p.requires_grad}
     before = parameters(model)
     train(model, optimizer, scheduler, range(2))
     for (name, p), old in zip(model.named_parameters(), before, strict=True):
         assert p.isfinite().all(), name
-        assert not torch.equal(p, old), name
+        # What is frozen stays, and so does what so short a text gives no gradient.
+        still = not p.requires_grad or bool((p.grad == 0).all())
+        assert torch.equal(p, old) if still and name.endswith(STILL) else not torch.equal(p, old), name

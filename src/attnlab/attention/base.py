@@ -6,7 +6,7 @@ step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -15,24 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
+from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
 from attnlab.position import Position
 
 MapKind = Literal["probability", "sub_probability", "nonnegative", "signed", "none"]
 Growth = Literal["constant", "window", "linear"]
 State = Any  # nested tuples of tensors and ints; only the variant that made it looks inside
-
-
-class Shared(dict[str, Any]):
-    """What layers hand to later layers during one pass: one record per forward, map or decode step.
-
-    A layer publishes with `shared["name"] = value`; a later one reads with `shared.read("name")`.
-    """
-
-    def read(self, name: str) -> Any:
-        if name not in self:
-            raise UsageError(f"a layer reads {name!r} but no earlier layer published it (published: {sorted(self)})")
-        return self[name]
 
 
 class Heads(NamedTuple):
@@ -53,12 +42,18 @@ class Attention(nn.Module, ABC):
 
     `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is
     False for a control, which cannot learn to look something up; then a law asserts that it indeed cannot.
+    `reads_positions` is False where weights do not come from queries and keys, so that nothing could be rotated or
+    biased: such a layer takes no `position`. `reads` names what a layer needs of those below it, as they publish it.
+    `limit` is the number of positions it knows, None if any.
     """
 
     map_kind: MapKind
     growth: Growth
     causal: bool = True
     learns_recall: bool = True
+    reads_positions: bool = True
+    reads: tuple[str, ...] = ()
+    limit: int | None = None
 
     def __init__(self, d_model: int, *, d_out: int | None = None, layer: int = 0, n_layers: int = 1) -> None:
         super().__init__()
@@ -101,9 +96,12 @@ class Attention(nn.Module, ABC):
         """(query, key) pairs that one head's rule may read in `seq_len` tokens; None where there are no pairs."""
         return None
 
-    def cost(self, seq_len: int) -> Cost:
-        """What this layer costs at `seq_len` tokens, measured by running a copy that holds no numbers."""
-        return measure(self, seq_len)
+    def cost(self, seq_len: int, below: Sequence["Attention"] = ()) -> Cost:
+        """What this layer costs at `seq_len` tokens, measured by running a copy that holds no numbers.
+
+        `below` are the layers under it, needed where it `reads` what they publish; their own cost is not counted.
+        """
+        return measure(self, seq_len, below)
 
 
 AttentionFactory = Callable[..., Attention]

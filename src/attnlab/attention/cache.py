@@ -11,7 +11,7 @@ from attnlab.errors import UsageError
 
 
 class KeysValues(NamedTuple):
-    """Keys and values at hand in one decode step, with the absolute position of each; -1 marks an empty slot."""
+    """Keys and values at hand in one decode step, in the order of their positions; -1 marks an empty slot."""
 
     k: Float[Tensor, "b g s d"]
     v: Float[Tensor, "b g s v"]
@@ -45,10 +45,12 @@ class Cache(NamedTuple):
                 self.k[:, :, : seen + n], self.v[:, :, : seen + n], torch.arange(seen + n, device=device)
             )
             return at_hand, self._replace(seen=seen + n)
+        held = mask.held(seen, device)
+        order = held.argsort()  # a ring begins anywhere; what is at hand stands in the order of positions
         at_hand = KeysValues(
-            torch.cat([self.k, k.to(self.k.dtype)], dim=2),
-            torch.cat([self.v, v.to(self.v.dtype)], dim=2),
-            torch.cat([mask.held(seen, device), new]),
+            torch.cat([self.k[:, :, order], k.to(self.k.dtype)], dim=2),
+            torch.cat([self.v[:, :, order], v.to(self.v.dtype)], dim=2),
+            torch.cat([held[order], new]),
         )
         # After this step each slot holds either one of the new rows or what it held before.
         after = mask.held(seen + n, device)

@@ -1,7 +1,7 @@
 """What a layer costs, counted by running it on torch's meta device: shapes only, no numbers, no formula to go stale."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
+
+from attnlab.attention.shared import Shared
 
 if TYPE_CHECKING:
     from attnlab.attention.base import Attention
@@ -56,17 +58,33 @@ def tensor_bytes(state: Any) -> int:
     return sum(leaf.nbytes for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor))
 
 
-def measure(layer: "Attention", seq_len: int) -> Cost:
-    """Count what `layer` costs at `seq_len` tokens, on a copy that holds no numbers."""
-    twin = copy.deepcopy(layer).to("meta").eval()
+def measure(layer: "Attention", seq_len: int, below: Sequence["Attention"] = ()) -> Cost:
+    """Count what `layer` costs at `seq_len` tokens, on a copy that holds no numbers; layers `below` only publish."""
+    *under, twin = (copy.deepcopy(one).to("meta").eval() for one in (*(below if layer.reads else ()), layer))
     x = torch.empty(1, seq_len, layer.d_model, dtype=twin.anchor.dtype, device="meta")
+
+    def stepped(new: Tensor, states: list[Any]) -> tuple[Shared, list[Any]]:
+        shared, after = Shared(), []
+        for one, state in zip(under, states, strict=True):
+            after.append(one.step(new, state, shared)[1])
+        return shared, after
+
+    def start(length: int, room: int) -> tuple[Any, list[Any]]:
+        shared, states = stepped(x[:, :length], [one.init_state(1, room) for one in under])
+        return twin.step(x[:, :length], twin.init_state(1, room), shared)[1], states
+
     with torch.no_grad():
-        _, filled = twin.step(x, twin.init_state(1, seq_len))
-        _, context = twin.step(x, twin.init_state(1, seq_len + 1))
+        filled, _ = start(seq_len, seq_len)
+        # One more token; where no more positions are known, the last one.
+        room = min(seq_len + 1, layer.limit or seq_len + 1)
+        context, states = start(room - 1, room)
+        published, whole = stepped(x[:, :1], states)[0], Shared()
+        for one in under:
+            one(x, whole)
     return Cost(
         params=sum(p.numel() for p in layer.parameters() if p.requires_grad),
-        forward_flops=count_flops(lambda: twin(x)),
-        decode_flops=count_flops(lambda: twin.step(x[:, :1], context)),
+        forward_flops=count_flops(lambda: twin(x, whole)),
+        decode_flops=count_flops(lambda: twin.step(x[:, :1], context, published)),
         state_bytes=tensor_bytes(filled),
         pairs=layer.pairs(seq_len),
     )

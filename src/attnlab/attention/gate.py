@@ -1,5 +1,6 @@
 """What happens to a head's output after the map."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ class Gate(nn.Module):
     """Multiplies what heads bring home by something read off the token itself; this base leaves it alone.
 
     Built per layer as factory(d_model=, n_heads=, value_dim=). `project` sees the token early, `forward` acts in
-    `merge`, so a gate changes no map.
+    `merge` and sees the token's own value, so a gate changes no map.
     """
 
     def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
@@ -18,7 +19,9 @@ class Gate(nn.Module):
     def project(self, x: Float[Tensor, "b t c"]) -> Tensor | None:
         return None
 
-    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]:
         return o
 
 
@@ -32,7 +35,9 @@ class Headwise(Gate):
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t 1"]:
         return self.to_gate(x).transpose(1, 2)[..., None]
 
-    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]:
         assert gate is not None
         return o * gate.sigmoid()
 
@@ -52,6 +57,25 @@ class Elementwise(Headwise):
 class Swish(Elementwise):
     """One gate per coordinate, not bounded above: o * silu(W x), as in RetNet (arXiv 2307.08621) and Gated DeltaNet."""
 
-    def forward(self, o: Float[Tensor, "b h t v"], gate: Tensor | None) -> Float[Tensor, "b h t v"]:
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]:
         assert gate is not None
         return o * F.silu(gate)
+
+
+class Exclusive(Gate):
+    """Takes out what a head says about the token itself: y = o - alpha_h (o . u) u, u = v / |v| the token's own value.
+
+    Source: arXiv 2603.09078, with a learned alpha per head that starts at 1.
+    """
+
+    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, value_dim=value_dim)
+        self.alpha = nn.Parameter(torch.ones(n_heads))
+
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]:
+        own = F.normalize(v, dim=-1)
+        return o - self.alpha.to(o.dtype)[:, None, None] * (o * own).sum(dim=-1, keepdim=True) * own

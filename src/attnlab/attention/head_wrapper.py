@@ -54,6 +54,7 @@ class HeadWrapper(Attention):
         )
         self.causal = all(head.causal for head in self.parts)
         self.learns_recall = any(head.learns_recall for head in self.parts)
+        self.reads_positions = any(head.reads_positions for head in self.parts)
 
     @property
     def parts(self) -> list[Attention]:

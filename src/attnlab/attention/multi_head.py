@@ -67,14 +67,14 @@ class MultiHeadAttention(SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
-        for link in self.chain:
-            q, k = link.prepare(q, k, x)
+        q, k = self.prepared(q, k, x, start, extra)
         if (gate := self.gate.project(x)) is not None:
             extra["gate"] = gate
-        return Heads(self.position.rotate(q, start), self.position.rotate(k, start), v, extra)
+        return Heads(q, k, v, extra)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"))))
+        v = heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), v)))
 
     def empty_tail(self, batch: int) -> Tensor | None:
         return self.qkv.empty_tail(batch)

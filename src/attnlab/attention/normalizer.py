@@ -10,7 +10,8 @@ from attnlab.attention.base import MapKind
 class Normalizer(nn.Module):
     """Turns scores into weights that are 0 where a key is not visible.
 
-    Built per layer as factory(n_heads=). `fusable` says that this is the plain softmax of the fused kernel.
+    Keys stand in the order of their positions. Built per layer as factory(n_heads=). `fusable` says that this is the
+    plain softmax of the fused kernel.
     """
 
     fusable = False
@@ -20,12 +21,12 @@ class Normalizer(nn.Module):
         super().__init__()
         self.n_heads = n_heads
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         raise NotImplementedError
 
 
 def softmax_with_sink(
-    scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"], sink: Float[Tensor, "#h 1 1"]
+    scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"], sink: Float[Tensor, "#h 1 1"]
 ) -> Float[Tensor, "b h t s"]:
     """exp(s_j) / (exp(sink) + sum exp(s)): a softmax with one more key, whose value is zero and whose column is cut."""
     logits = torch.cat([scores.masked_fill(~visible, -torch.inf), sink.expand(*scores.shape[:3], 1)], dim=-1)
@@ -38,7 +39,7 @@ class Softmax(Normalizer):
     fusable = True
     map_kind = "probability"
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
 
 
@@ -50,7 +51,7 @@ class Softmax1(Normalizer):
 
     map_kind = "sub_probability"
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return softmax_with_sink(scores, visible, scores.new_zeros(1, 1, 1))
 
 
@@ -66,7 +67,7 @@ class Sink(Normalizer):
         super().__init__(n_heads=n_heads)
         self.logit = nn.Parameter(torch.zeros(n_heads))
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return softmax_with_sink(scores, visible, self.logit.to(scores.dtype)[:, None, None])
 
 
@@ -78,7 +79,7 @@ class Sigmoid(Normalizer):
 
     map_kind = "nonnegative"
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         count = visible.sum(dim=-1, keepdim=True).to(scores.dtype)
         return (scores - count.log()).sigmoid().masked_fill(~visible, 0.0)
 
@@ -91,6 +92,21 @@ class ReLU(Normalizer):
 
     map_kind = "nonnegative"
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "t s"]) -> Float[Tensor, "b h t s"]:
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         count = visible.sum(dim=-1, keepdim=True).to(scores.dtype)
         return (scores.relu() / count).masked_fill(~visible, 0.0)
+
+
+class Softpick(Normalizer):
+    """Weights may be exactly 0 and need not sum to one: relu(e^s_j - 1) / (sum |e^s - 1| + eps), eps = 1e-6.
+
+    Source: arXiv 2504.20966.
+    """
+
+    map_kind = "sub_probability"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
+        scores = scores.masked_fill(~visible, 0.0)  # e^0 - 1 = 0: no part in the sum
+        best = scores.amax(dim=-1, keepdim=True).relu().detach()
+        rise = (scores - best).exp() - (-best).exp()  # (e^s - 1) / e^best, which cannot overflow
+        return rise.relu() / (rise.abs().sum(dim=-1, keepdim=True) + 1e-6 * (-best).exp())

@@ -31,6 +31,10 @@ class QKV(nn.Module):
             q, k, v = mixed.split(self.widths, dim=-1)
         return split_heads(q, self.n_heads), split_heads(k, self.n_kv_heads), split_heads(v, self.n_kv_heads), extra
 
+    def queries(self, x: Tensor) -> Tensor:
+        """(b, t, c) -> q (b, h, t, d) alone, for a layer that looks at another's keys and values."""
+        return split_heads(self.to_q(x), self.n_heads)
+
     def empty_tail(self, batch: int) -> Tensor | None:
         """What the convolution remembers before the first token; None without one."""
         return None if self.conv is None else self.conv.empty(batch)

@@ -115,7 +115,7 @@ class RecurrentAttention(HeadedAttention):
         return self.scan(heads, self.matrix(heads.v.size(0), heads.v.size(-1)))[0]
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"))))
+        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), heads.v)))
 
     def init_state(self, batch: int, max_len: int) -> RecurrentState:
         return RecurrentState(self.matrix(batch, self.value_dim), self.qkv.empty_tail(batch), 0)

@@ -1,27 +1,50 @@
 """What happens to q . k before the normaliser. Several options form a chain, whose order is fixed by `order`."""
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from attnlab.attention.base import MapKind
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
 from attnlab.errors import UsageError
 from attnlab.norm import RMSNorm
+
+
+class Pairs(NamedTuple):
+    """What a link may look at beside the scores; keys stand in the order of their positions."""
+
+    q: Float[Tensor, "b h t d"]
+    k: Float[Tensor, "b h s d"]
+    q_pos: Int[Tensor, " t"]
+    k_pos: Int[Tensor, " s"]
+    visible: Bool[Tensor, "*b t s"]
+    scale: float
 
 
 class Score(nn.Module):
     """One link of the chain; this base changes nothing.
 
-    Built per layer as factory(n_heads=, head_dim=). `fusable` says that `apply` does nothing, so that the fused
-    kernel can serve. At most one link of a chain may choose the `scale`; without one it is 1 / sqrt(d).
+    Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
+    nothing, so that the fused kernel can serve. At most one link of a chain may choose the `scale`; without one it is
+    1 / sqrt(d). `carries` is how many numbers each token's key carries along for this link and query head: `carry`
+    makes them, decoding keeps them beside the key. A link that turns weights into another kind of map sets `map_kind`.
     """
 
     order = 0
     fusable = True
     scale: float | None = None
+    carries = 0
+    map_kind: MapKind | None = None
 
-    def __init__(self, *, n_heads: int, head_dim: int) -> None:
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
         super().__init__()
-        self.n_heads, self.head_dim = n_heads, head_dim
+        self.d_model, self.n_heads, self.head_dim = d_model, n_heads, head_dim
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        """Refuse a combination that makes no sense."""
 
     def prepare(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
@@ -29,16 +52,28 @@ class Score(nn.Module):
         """Change queries and keys as they are made, before positions turn them."""
         return q, k
 
-    def apply_scores(self, scores: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+    def carry(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b h t e"]:
+        """What each token's key carries along, made after positions turned queries and keys."""
+        raise NotImplementedError
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
         """Change the scaled scores, before position biases, masking and normalising."""
         return scores
+
+    def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+        """Change the weights that the normaliser made."""
+        return weights
 
 
 class Scaled(Score):
     """Divides by sqrt(d) times a temperature, so that scores keep their spread as heads grow (arXiv 1706.03762)."""
 
-    def __init__(self, *, n_heads: int, head_dim: int, temperature: float = 1.0) -> None:
-        super().__init__(n_heads=n_heads, head_dim=head_dim)
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, temperature: float = 1.0) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         if temperature <= 0:
             raise UsageError(f"temperature ({temperature}) must be greater than 0")
         self.scale = head_dim**-0.5 / temperature
@@ -58,8 +93,8 @@ class QKNorm(Score):
 
     order = 10
 
-    def __init__(self, *, n_heads: int, head_dim: int) -> None:
-        super().__init__(n_heads=n_heads, head_dim=head_dim)
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
 
     def prepare(
@@ -75,11 +110,13 @@ class SoftCap(Score):
     order = 20
     fusable = False
 
-    def __init__(self, *, n_heads: int, head_dim: int, cap: float = 50.0) -> None:
-        super().__init__(n_heads=n_heads, head_dim=head_dim)
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, cap: float = 50.0) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         if cap <= 0:
             raise UsageError(f"cap ({cap}) must be greater than 0")
         self.cap = cap
 
-    def apply_scores(self, scores: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
         return self.cap * (scores / self.cap).tanh()

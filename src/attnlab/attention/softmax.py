@@ -12,7 +12,7 @@ from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shar
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.normalizer import Normalizer, Softmax
-from attnlab.attention.score import Score
+from attnlab.attention.score import Pairs, Score
 from attnlab.errors import UsageError
 from attnlab.position import Position
 
@@ -69,7 +69,7 @@ class SoftmaxAttention(HeadedAttention):
         self.dropout = dropout
         self.position = self.honoured(position, context)
         self.mask = mask()
-        links = [link(n_heads=n_heads, head_dim=self.head_dim) for link in (score or {}).values()]
+        links = [link(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim) for link in (score or {}).values()]
         links.sort(key=lambda link: link.order)
         self.score = nn.ModuleList(links)
         self.normalizer = normalizer(n_heads=n_heads)
@@ -79,6 +79,9 @@ class SoftmaxAttention(HeadedAttention):
             raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
         self.scale = next(iter(scales.values()), self.head_dim**-0.5)
         self.fused = self.normalizer.fusable and all(link.fusable for link in links)
+        for link in links:
+            link.check(self.mask, self.normalizer)
+        self.carries = sum(link.carries for link in links)
         self.causal = self.mask.causal
         self._square: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
@@ -89,7 +92,7 @@ class SoftmaxAttention(HeadedAttention):
 
     @property
     def map_kind(self) -> MapKind:  # type: ignore[override]
-        return self.normalizer.map_kind
+        return next((link.map_kind for link in self.chain if link.map_kind), self.normalizer.map_kind)
 
     @property
     def growth(self) -> Growth:  # type: ignore[override]
@@ -130,20 +133,59 @@ class SoftmaxAttention(HeadedAttention):
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Float[Tensor, "b h t v"]:
         """The same rule written out: scores, chain, position bias, normaliser, dropout, weighted sum."""
-        times = self.n_heads // self.n_kv_heads
-        weights = self.normalizer(self.scores(heads, q_pos, k_pos), self.visible(q_pos, k_pos))
-        weights = F.dropout(weights, self.dropout, self.training)
-        return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(times, dim=1)
+        weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
+        return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
-    def scores(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t s"]:
+    def explicit_weights(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Float[Tensor, "b h t s"]:
+        """The weights that `attend_explicitly` gives to the values, before dropout; in float32 at least."""
+        visible, chosen = self.visible(q_pos, k_pos), self.selected(heads, q_pos, k_pos)
+        visible = visible if chosen is None else visible & chosen
+        weights = self.normalizer(self.scores(heads, q_pos, k_pos, visible), visible)
+        for link in self.chain:
+            weights = link.apply_weights(weights)
+        return weights
+
+    def scores(
+        self,
+        heads: Heads,
+        q_pos: Int[Tensor, " t"],
+        k_pos: Int[Tensor, " s"],
+        visible: Bool[Tensor, "*b t s"],
+    ) -> Float[Tensor, "b h t s"]:
         """Scaled scores after the chain and the position bias, before masking; in float32 at least."""
         work = torch.promote_types(heads.q.dtype, torch.float32)
-        keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        scores = (heads.q @ keys.to(heads.q.dtype).mT).to(work) * self.scale
+        keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1).to(heads.q.dtype)
+        pairs, carried = Pairs(heads.q, keys, q_pos, k_pos, visible, self.scale), self._carried(heads)
+        scores = (heads.q @ keys.mT).to(work) * self.scale
         for link in self.chain:
-            scores = link.apply_scores(scores)
+            scores = link.apply_scores(scores, pairs, carried.get(link))
         bias = self.position.bias(q_pos, k_pos)
         return scores if bias is None else scores + bias.to(work)
+
+    def _carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
+        """What the keys carry along for each link of the chain."""
+        links = [link for link in self.chain if link.carries]
+        if not links:
+            return {}
+        parts = heads.extra["carried"][..., : self.carries].split([link.carries for link in links], dim=-1)
+        return dict(zip(links, parts, strict=True))
+
+    def prepared(self, q: Tensor, k: Tensor, x: Tensor, start: int, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries and keys after the chain's preparation and the position's rotation; notes what keys carry along."""
+        for link in self.chain:
+            q, k = link.prepare(q, k, x)
+        q, k = self.position.rotate(q, start), self.position.rotate(k, start)
+        if carried := [link.carry(q, k, x) for link in self.chain if link.carries]:
+            extra["carried"] = torch.cat(carried, dim=-1)
+        return q, k
+
+    def selected(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Bool[Tensor, "b h t s"] | None:
+        """Which of the visible keys a rule that looks at the contents leaves; None leaves all. Needs `fused` False."""
+        return None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         """Which keys each query may read; empty slots (position -1) never."""
@@ -173,11 +215,16 @@ class SoftmaxAttention(HeadedAttention):
             batch=batch,
             max_len=max_len,
             heads=self.n_kv_heads,
-            d=self.head_dim,
+            d=self.key_width,
             v=self.value_dim,
             like=self.anchor,
         )
         return SoftmaxState(cache, self.empty_tail(batch))
+
+    @property
+    def key_width(self) -> int:
+        """Numbers cached per token and key head: the key, and what it carries along for each query head it serves."""
+        return self.head_dim + self.carries * (self.n_heads // self.n_kv_heads)
 
     def empty_tail(self, batch: int) -> Tensor | None:
         """What a short convolution remembers before the first token; None without one."""
@@ -185,7 +232,11 @@ class SoftmaxAttention(HeadedAttention):
 
     def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         """Keep the new keys and values, and say which ones are at hand; a layer that reads another's keeps none."""
-        return state.cache.append(heads.k, heads.v, self.mask)
+        rows = heads.k
+        if self.carries:  # (b, h, n, e) -> (b, g, n, h / g * e), beside the key that it belongs to
+            carried = heads.extra["carried"].unflatten(1, (self.n_kv_heads, -1)).transpose(2, 3).flatten(3)
+            rows = torch.cat([rows, carried.to(rows.dtype)], dim=-1)
+        return state.cache.append(rows, heads.v, self.mask)
 
     def step(
         self, x: Float[Tensor, "b n c"], state: SoftmaxState, shared: Shared | None = None
@@ -195,9 +246,17 @@ class SoftmaxAttention(HeadedAttention):
         heads = self.share(self.project(x, seen, state.tail), shared)
         at_hand, cache = self.remember(heads, state, shared)
         q_pos = torch.arange(seen, seen + x.size(1), device=x.device)
-        dtype = heads.q.dtype
-        o = self.attend(heads._replace(k=at_hand.k.to(dtype), v=at_hand.v.to(heads.v.dtype)), q_pos, at_hand.pos)
+        o = self.attend(self.recalled(heads, at_hand), q_pos, at_hand.pos)
         return self.merge(o, heads), SoftmaxState(cache, heads.extra.get("tail"))
+
+    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
+        """The new queries beside the keys and values at hand, and what these carry."""
+        dtype, extra = heads.q.dtype, heads.extra
+        k = at_hand.k.to(dtype)
+        if self.carries:
+            k, carried = k.split([self.head_dim, k.size(-1) - self.head_dim], dim=-1)
+            extra = extra | {"carried": carried.unflatten(-1, (-1, self.carries)).transpose(2, 3).flatten(1, 2)}
+        return heads._replace(k=k, v=at_hand.v.to(heads.v.dtype), extra=extra)
 
     def pairs(self, seq_len: int) -> int | None:
         k_pos = torch.arange(seq_len)

@@ -27,7 +27,7 @@ def cost(subject: Subject) -> None:
     """`cost` reports the parameters there are, FLOPs that grow, the bytes that a state holds, the pairs a map shows."""
     for placed in placed_layers(subject):
         lengths = sorted({3, 7, placed.lengths()[-1]})
-        costs = {t: placed.layer.cost(t) for t in lengths}
+        costs = {t: placed.layer.cost(t, list(placed.layers[:-1])) for t in lengths}
         count = sum(p.numel() for p in placed.layer.parameters() if p.requires_grad)
         for t, reported in costs.items():
             label = f"{placed.label}T={t}: "

@@ -25,7 +25,8 @@ def every_position(subject: Subject) -> Skipped | None:
             if "position" not in str(error) or not any(w in str(error) for w in (f"position={name}", inside.__name__)):
                 raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
             continue
-        if inside is not Position or type(model.embed) is not Embedding:
+        reads = any(block.attention.reads_positions for block in model.layers)
+        if (reads and inside is not Position) or type(model.embed) is not Embedding:
             _is_not_ignored(model, plain, name)
         if tried.config["position"] == subject.config["position"]:
             continue  # the laws under their own names judge it

@@ -26,8 +26,9 @@ FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")
 def cost_table(model: GPT, seq_len: int) -> str:
     """What the attention of each layer costs, as a Markdown table; layers that cost the same share a row."""
     rows: list[tuple[str, list[int], Cost]] = []
-    for i, block in enumerate(model.layers):
-        name, cost = type(block.attention).__name__, block.attention.cost(seq_len)
+    mixers = [block.attention for block in model.layers]
+    for i, mixer in enumerate(mixers):
+        name, cost = type(mixer).__name__, mixer.cost(seq_len, mixers[:i])
         if rows and rows[-1][0] == name and rows[-1][2] == cost:
             rows[-1][1].append(i)
         else:

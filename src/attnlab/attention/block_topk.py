@@ -1,0 +1,75 @@
+"""Sparse by contents, block by block: each query looks at whole blocks of keys that match it on average."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attnlab.attention.base import Heads
+from attnlab.attention.mask import Causal
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.errors import UsageError
+
+
+def own_block(q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], block: int) -> Bool[Tensor, "t s"]:
+    """Which keys stand in the block of each query; blocks are cut by absolute position."""
+    return q_pos[:, None] // block == k_pos[None, :] // block
+
+
+def best(rating: Float[Tensor, "b h t n"], allowed: Bool[Tensor, "*b t n"], topk: int) -> Bool[Tensor, "b h t n"]:
+    """Which of the allowed items are among the `topk` of highest rating; of equal ones the earliest win.
+
+    Ratings are compared in half their digits: what is equal but for rounding errors, such as keys of a repeated token,
+    must tie, for those errors differ between a whole sequence and single steps.
+    """
+    digits = torch.float32 if rating.dtype == torch.float64 else torch.bfloat16
+    order = rating.detach().masked_fill(~allowed, -torch.inf).to(digits).argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order[..., :topk], True) & allowed
+
+
+def best_blocks(
+    affinity: Float[Tensor, "b h t n"], q_pos: Int[Tensor, " t"], block: int, topk: int
+) -> Bool[Tensor, "b h t n"]:
+    """Which of n blocks are among the `topk` of highest affinity that end before the query's own."""
+    past = torch.arange(affinity.size(-1), device=q_pos.device) < q_pos[:, None] // block
+    return best(affinity, past, topk)
+
+
+def over_tokens(blocks: Bool[Tensor, "b h t n"], block: int, length: int) -> Bool[Tensor, "b h t s"]:
+    """From whole blocks to their tokens; those after the last whole block are left out."""
+    tokens = blocks.repeat_interleave(block, dim=-1)
+    return F.pad(tokens, (0, length - tokens.size(-1)))
+
+
+class BlockTopKAttention(MultiHeadAttention):
+    """Each query reads its own block and the few past blocks whose average key matches it best.
+
+    Keys are cut into blocks of `block` tokens by absolute position. Query i of head h ranks the blocks B that end
+    before its own by s_B = q_i . mean(k_j for j in B), and its weights are
+    A = softmax over {j <= i in its own block or in the `topk` best blocks} of q_i . k_j / sqrt(d).
+    Each query head chooses for itself; of equal s_B the earliest block wins; no gradient flows through the choice.
+
+    Source: MoBA, arXiv 2502.13189. Where we differ: the own block does not count among the `topk`; ranking reads half
+    the digits of s_B, so that blocks which differ by rounding errors tie; the whole map is formed and the rest of it
+    masked, so that a query costs what it costs in full attention. In bfloat16 a near tie may fall otherwise than in
+    float32, which is a jump in the output.
+    """
+
+    def __init__(self, d_model: int, *, block: int = 16, topk: int = 3, **options: Any) -> None:
+        super().__init__(d_model, **options)
+        for name, size in (("block", block), ("topk", topk)):
+            if size < 1:
+                raise UsageError(f"{name} ({size}) must be at least 1")
+        if type(self.mask) is not Causal:
+            raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: blocks are chosen from all")
+        self.block, self.topk, self.fused = block, topk, False
+
+    @torch.no_grad()
+    def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b h t s"]:
+        work = torch.promote_types(heads.q.dtype, torch.float32)
+        whole = heads.k[:, :, : heads.k.size(2) // self.block * self.block].to(work)
+        means = whole.unflatten(2, (-1, self.block)).mean(dim=3).repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        chosen = best_blocks(heads.q.to(work) @ means.mT, q_pos, self.block, self.topk)
+        return over_tokens(chosen, self.block, k_pos.numel()) | own_block(q_pos, k_pos, self.block)

@@ -1,0 +1,98 @@
+"""The difference of two attention maps, in which what both see cancels."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attnlab.attention.base import Heads, MapKind, join_heads, split_heads
+from attnlab.attention.mask import Causal, Mask
+from attnlab.attention.normalizer import Normalizer, Softmax
+from attnlab.attention.score import Score
+from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.errors import UsageError
+from attnlab.norm import RMSNorm
+from attnlab.position import Position
+
+
+class DifferentialAttention(SoftmaxAttention):
+    """Subtracts a second attention map from the first, so that noise which both see cancels.
+
+    o = (A_1 - lambda A_2) v, lambda = exp(q_1 . k_1) - exp(q_2 . k_2) + l, l = 0.8 - 0.6 exp(-0.3 layer), and each
+    head's output is rms(o) * (1 - l). Two heads of the configuration make one here, with values twice as wide, so
+    there are as many weights as in multi-head attention. The four vectors of lambda start at 0.1, not at random.
+
+    Source: arXiv 2410.05258.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        d_out: int | None = None,
+        position: Callable[..., Position] = Position,
+        mask: Callable[[], Mask] = Causal,
+        score: Mapping[str, Callable[..., Score]] | None = None,
+        normalizer: Callable[..., Normalizer] = Softmax,
+        dropout: float = 0.0,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        width = d_out or d_model
+        if n_heads < 2 or n_heads % 2 or width % n_heads:
+            raise UsageError(f"n_heads ({n_heads}) must be even and divide d_model ({width}): maps come in pairs")
+        super().__init__(
+            d_model,
+            n_heads=n_heads // 2,
+            head_dim=width // n_heads,
+            value_dim=2 * width // n_heads,
+            d_out=d_out,
+            position=position,
+            mask=mask,
+            score=score,
+            normalizer=normalizer,
+            dropout=dropout,
+            layer=layer,
+            n_layers=n_layers,
+            context=context,
+        )
+        if self.carries:
+            raise UsageError("attention/score must not hold a link that carries numbers: keys come in pairs here")
+        self.fused = False
+        self.to_q, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        self.lambda_q, self.lambda_k = (nn.Parameter(torch.full((2, self.head_dim), 0.1)) for _ in range(2))
+        self.norm = RMSNorm(self.value_dim)
+        self.to_out = nn.Linear(width, self.d_out, bias=False)
+
+    @property
+    def map_kind(self) -> MapKind:  # type: ignore[override]
+        return "signed"
+
+    @property
+    def key_width(self) -> int:
+        return 2 * self.head_dim
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v = (split_heads(to(x), self.n_heads) for to in (self.to_q, self.to_k, self.to_v))
+        halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)
+        qs, ks = zip(*(self.prepared(q, k, x, start, {}) for q, k in halves), strict=True)
+        return Heads(torch.cat(qs, dim=-1), torch.cat(ks, dim=-1), v, {})
+
+    def explicit_weights(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Float[Tensor, "b h t s"]:
+        halves = zip(heads.q.chunk(2, dim=-1), heads.k.chunk(2, dim=-1), strict=True)
+        first, second = (
+            super(DifferentialAttention, self).explicit_weights(heads._replace(q=q, k=k), q_pos, k_pos)
+            for q, k in halves
+        )
+        plus, minus = (self.lambda_q * self.lambda_k).sum(-1).exp()
+        return first - (plus - minus + self.lambda_init) * second
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return self.to_out(join_heads(self.norm(o) * (1 - self.lambda_init)))

@@ -1,0 +1,98 @@
+"""Sparse by contents, token by token: a small indexer picks the keys that attention reads."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from attnlab.attention.base import Heads, Shared, full_precision, split_heads
+from attnlab.attention.block_topk import best
+from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.mask import Causal
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.softmax import SoftmaxState
+from attnlab.errors import UsageError
+
+
+class IndexedAttention(MultiHeadAttention):
+    """A small indexer rates every key for every query, and attention reads only the best ones.
+
+    I_ts = sum_j w_tj * relu(q^I_tj . k^I_s), with `index_heads` small query heads q^I = W_q x, their weights w = W_w x,
+    and one small key k^I = W_k x of `index_dim` numbers per token. Query t reads the `topk` keys s <= t of highest I,
+    the earliest of equal ones: A = softmax over them of q_t . k_s / sqrt(d). All heads share the choice.
+
+    Source: DeepSeek Sparse Attention of DeepSeek-V3.2, arXiv 2512.02556. Where we differ: the choice has no gradient,
+    and they train the indexer by a divergence from the full map; we add I - I.detach() to the scores, which is zero,
+    so that the indexer, and nothing below it, learns what would lower the loss if I were part of the scores of the
+    chosen keys. The indexer reads the tokens rather than a latent, knows no positions, works in float32, and ranks by
+    half the digits of I, so that keys that differ by rounding errors tie; the keys are those of multi-head attention;
+    the whole map is formed and the rest of it masked. Decoded in bfloat16, a near tie may fall otherwise than in
+    float32, which is a jump in the output.
+
+    Decoding keeps the indexer's keys beside the others: each key head's row carries an equal share of them.
+    """
+
+    def __init__(
+        self, d_model: int, *, topk: int = 64, index_heads: int = 4, index_dim: int = 16, **options: Any
+    ) -> None:
+        super().__init__(d_model, **options)
+        for name, size in (("topk", topk), ("index_heads", index_heads), ("index_dim", index_dim)):
+            if size < 1:
+                raise UsageError(f"{name} ({size}) must be at least 1")
+        if type(self.mask) is not Causal:
+            raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: keys are chosen from all")
+        self.topk, self.index_heads, self.index_dim, self.fused = topk, index_heads, index_dim, False
+        self.index_share = -(-index_dim // self.n_kv_heads)  # numbers that each key head's row carries, rounded up
+        self.to_index_q = nn.Linear(d_model, index_heads * index_dim, bias=False)
+        self.to_index_k = nn.Linear(d_model, index_dim, bias=False)
+        self.to_index_w = nn.Linear(d_model, index_heads, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        heads = super().project(x, start, tail)
+        with full_precision(x.device):  # a rounded rating would choose other keys
+            # Detached, as in the source: a gradient of something that changes no value must not reach the tokens.
+            wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+            q, k, w = (
+                F.linear(wide, linear.weight.to(wide.dtype))
+                for linear in (self.to_index_q, self.to_index_k, self.to_index_w)
+            )
+        index = {"index_q": split_heads(q, self.index_heads), "index_k": k, "index_w": w}
+        return heads._replace(extra=heads.extra | index)
+
+    def index(self, heads: Heads) -> Float[Tensor, "b t s"]:
+        """How the indexer rates each key for each query, I_ts; in float32 at least."""
+        q, k, w = (heads.extra[name] for name in ("index_q", "index_k", "index_w"))
+        with full_precision(q.device):
+            hits = (q @ k[:, None].to(q.dtype).mT).relu()  # (b, j, t, s)
+            return (hits * w.mT[..., None]).sum(dim=1)
+
+    @torch.no_grad()
+    def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b 1 t s"]:
+        return best(self.index(heads)[:, None], self.visible(q_pos, k_pos), self.topk)
+
+    def scores(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], visible: Bool[Tensor, "*b t s"]
+    ) -> Float[Tensor, "b h t s"]:
+        scores = super().scores(heads, q_pos, k_pos, visible)
+        if not torch.is_grad_enabled():  # what is added is zero: it only leads a gradient to the indexer
+            return scores
+        rated = self.index(heads)[:, None]
+        return scores + (rated - rated.detach())
+
+    @property
+    def key_width(self) -> int:
+        return super().key_width + self.index_share
+
+    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+        share = F.pad(heads.extra["index_k"], (0, self.index_share * self.n_kv_heads - self.index_dim))
+        rows = torch.cat([heads.k, split_heads(share, self.n_kv_heads).to(heads.k.dtype)], dim=-1)
+        return super().remember(heads._replace(k=rows), state, shared)
+
+    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
+        carried = at_hand.k.size(-1) - self.head_dim - self.index_share
+        k, share, rest = at_hand.k.split([self.head_dim, self.index_share, carried], dim=-1)
+        index_k = share.transpose(1, 2).flatten(2)[..., : self.index_dim]
+        heads = heads._replace(extra=heads.extra | {"index_k": index_k})
+        return super().recalled(heads, at_hand._replace(k=torch.cat([k, rest], dim=-1)))

@@ -1,0 +1,121 @@
+"""Three sparse views of the past at once: summaries of blocks, the best blocks in full, and the latest tokens."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attnlab.attention.base import Heads, MapKind, join_heads
+from attnlab.attention.block_topk import best_blocks, over_tokens, own_block
+from attnlab.attention.mask import Window
+from attnlab.attention.projection import QKV
+from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+
+class NativeSparseAttention(SoftmaxAttention):
+    """Each query reads summaries of all past blocks, a few past blocks in full, and a window, and gates the three.
+
+    A = g_c * A_c P_v + g_s * A_s + g_w * A_w, with gates g = sigmoid(W_g x) per query head. P_k and P_v pool the keys
+    and values of each block of `block` tokens by learned weights softmax(a), so that
+    A_c = softmax over blocks that end at or before i of q_i . (P_k k)_B / sqrt(d), zero where there is none yet.
+    A_s is the softmax over the query's own block and the `topn` blocks before it of highest A_c, summed over the query
+    heads of a key head; of equal ones the earliest wins, and no gradient flows through the choice.
+    A_w is the softmax over the last `window` tokens. Rows sum to g_c + g_s + g_w.
+
+    Source: NSA, arXiv 2502.11089. Where we differ: the pooling is a weighted mean, not a network, blocks do not
+    overlap, and the three branches share keys and values, so that one map over tokens says it all; keys are pooled
+    after positions have turned them; the first block is not always read; blocks are ranked by half the digits of A_c,
+    so that rounding errors choose nothing; the whole map is formed and then masked. In bfloat16 a near tie between
+    blocks may fall otherwise than in float32, which is a jump in the output.
+    Decoding keeps all keys and values and pools anew.
+    """
+
+    hooks = frozenset({"rotate"})
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        d_out: int | None = None,
+        block: int = 16,
+        topn: int = 2,
+        window: int = 32,
+        position: Callable[..., Position] = Position,
+        dropout: float = 0.0,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(
+            d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            d_out=d_out,
+            position=position,
+            dropout=dropout,
+            layer=layer,
+            n_layers=n_layers,
+            context=context,
+        )
+        for name, size in (("block", block), ("topn", topn)):
+            if size < 1:
+                raise UsageError(f"{name} ({size}) must be at least 1")
+        self.block, self.topn, self.latest, self.fused = block, topn, Window(window), False
+        self.qkv = QKV(self, bias=False, conv=0)
+        self.pool_k = nn.Parameter(torch.zeros(self.n_kv_heads, block))
+        self.pool_v = nn.Parameter(torch.zeros(self.n_kv_heads, block))
+        self.to_gates = nn.Linear(d_model, 3 * n_heads, bias=False)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+
+    @property
+    def map_kind(self) -> MapKind:  # type: ignore[override]
+        return "nonnegative"
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, extra = self.qkv(x, tail)
+        q, k = self.prepared(q, k, x, start, extra)
+        gates = self.to_gates(x).unflatten(-1, (3, self.n_heads)).movedim(2, 0).mT[..., None]  # (3, b, h, t, 1)
+        return Heads(q, k, v, extra | {"gates": gates})
+
+    def explicit_weights(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Float[Tensor, "b h t s"]:
+        visible = self.visible(q_pos, k_pos)
+        scores = self.scores(heads, q_pos, k_pos, visible)
+        blocks = self.compressed(heads, q_pos)
+        shared = blocks.unflatten(1, (self.n_kv_heads, -1)).sum(dim=2)
+        chosen = best_blocks(shared, q_pos, self.block, self.topn).repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        read = over_tokens(chosen, self.block, k_pos.numel()) | own_block(q_pos, k_pos, self.block)
+        latest = self.latest.visible(q_pos, k_pos) & visible
+        pool = self.pool_v.softmax(dim=-1).repeat_interleave(self.n_heads // self.n_kv_heads, 0).to(blocks.dtype)
+        summaries = (blocks[..., None] * pool[:, None, None]).flatten(-2)
+        branches = (
+            F.pad(summaries, (0, k_pos.numel() - summaries.size(-1))),
+            self.normalizer(scores, read & visible),
+            self.normalizer(scores, latest),
+        )
+        gates = heads.extra["gates"].to(scores.dtype).sigmoid()
+        return sum(gate * branch for gate, branch in zip(gates, branches, strict=True))
+
+    def compressed(self, heads: Heads, q_pos: Int[Tensor, " t"]) -> Float[Tensor, "b h t n"]:
+        """How much each query attends to the summary of each block, A_c; blocks that have not ended get 0."""
+        work = torch.promote_types(heads.q.dtype, torch.float32)
+        whole = heads.k[:, :, : heads.k.size(2) // self.block * self.block].to(work).unflatten(2, (-1, self.block))
+        summaries = (whole * self.pool_k.softmax(dim=-1).to(work)[:, None, :, None]).sum(dim=3)
+        summaries = summaries.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        scores = (heads.q.to(work) @ summaries.mT).to(work) * self.scale
+        ends = (torch.arange(scores.size(-1), device=q_pos.device) + 1) * self.block - 1
+        ended = ends <= q_pos[:, None]
+        # A finite floor, so that a query with no block yet has neither a NaN nor a gradient.
+        return scores.masked_fill(~ended, torch.finfo(scores.dtype).min).softmax(dim=-1) * ended
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return self.to_out(join_heads(o))

@@ -1,0 +1,113 @@
+"""Controls and synthesizers: each map as a plain formula, and what they are when something is set to nothing."""
+
+from functools import partial
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlab.attention.base import Attention
+from attnlab.attention.controls import FrozenQKAttention, IdentityAttention, UniformAttention
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.synthesizer import DenseSynthesizer, RandomSynthesizer
+from attnlab.errors import UsageError
+from attnlab.position import RoPE
+
+WIDTH, HEADS, T, CONTEXT = 24, 4, 13, 17
+A = TypeVar("A", bound=Attention)
+same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
+
+
+def ready(layer: A) -> A:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p) * 0.4)
+    return layer.double().eval()
+
+
+def tokens() -> Tensor:
+    return torch.randn(2, T, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_identity_mixes_nothing() -> None:
+    layer, x = ready(IdentityAttention(WIDTH, n_heads=HEADS)), tokens()
+    same(layer(x), x @ layer.to_v.weight.T @ layer.to_out.weight.T)
+    same(layer.weights(x), torch.eye(T, dtype=x.dtype).expand(2, HEADS, T, T))
+
+
+def test_uniform_is_the_average_so_far() -> None:
+    layer, x = ready(UniformAttention(WIDTH, n_heads=HEADS)), tokens()
+    means = torch.stack([x[:, : i + 1].mean(dim=1) for i in range(T)], dim=1)
+    same(layer(x), means @ layer.to_v.weight.T @ layer.to_out.weight.T)
+
+
+def test_multi_head_attention_without_queries_is_uniform() -> None:
+    full, uniform = ready(MultiHeadAttention(WIDTH, n_heads=HEADS)), ready(UniformAttention(WIDTH, n_heads=HEADS))
+    torch.nn.init.zeros_(full.qkv.to_q.weight)
+    uniform.to_v, uniform.to_out = full.qkv.to_v, full.to_out
+    same(full(tokens()), uniform(tokens()))
+
+
+def test_frozen_queries_and_keys_are_multi_head_attention_that_trains_the_rest() -> None:
+    frozen = ready(FrozenQKAttention(WIDTH, n_heads=HEADS, position=RoPE))
+    full, x = ready(MultiHeadAttention(WIDTH, n_heads=HEADS, position=RoPE)), tokens()
+    full.load_state_dict(frozen.state_dict())
+    same(frozen(x), full(x))
+    frozen(x).square().sum().backward()
+    full(x).square().sum().backward()
+    for (name, p), other in zip(frozen.named_parameters(), full.parameters(), strict=True):
+        if name in ("qkv.to_q.weight", "qkv.to_k.weight"):
+            assert p.grad is None
+        else:
+            same(p.grad, other.grad)
+
+
+def softmax_rows(scores: Tensor) -> Tensor:
+    """Softmax of each row i over its entries j <= i, by loops."""
+    rows = torch.zeros_like(scores)
+    for i in range(scores.size(-2)):
+        e = scores[..., i, : i + 1].exp()
+        rows[..., i, : i + 1] = e / e.sum(dim=-1, keepdim=True)
+    return rows
+
+
+def test_dense_synthesizer_follows_its_formula() -> None:
+    layer, x = ready(DenseSynthesizer(WIDTH, n_heads=HEADS, context=CONTEXT)), tokens()
+    maps = []
+    for h in range(HEADS):
+        rows = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
+        z = x @ layer.to_hidden.weight[rows].T + layer.to_hidden.bias[rows]
+        hidden = z * 0.5 * (1 + torch.erf(z / 2**0.5))
+        maps.append(softmax_rows((hidden @ layer.to_scores[h].weight.T)[..., :T]))  # type: ignore[operator]
+    same(layer.weights(x), torch.stack(maps, dim=1))
+
+
+def test_random_synthesizer_reads_its_table() -> None:
+    layer, x = ready(RandomSynthesizer(WIDTH, n_heads=HEADS, context=CONTEXT)), tokens()
+    scores, entries = torch.zeros(HEADS, T, T, dtype=x.dtype), iter(range(layer.table.size(1)))
+    for i in range(1, T):
+        for j in range(i + 1):
+            scores[:, i, j] = layer.table[:, next(entries)]
+    same(layer.weights(x), softmax_rows(scores).expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("name", ["table", "to_hidden"])
+def test_a_synthesizer_of_zeros_is_uniform(name: str) -> None:
+    make = RandomSynthesizer if name == "table" else DenseSynthesizer
+    layer, uniform = ready(make(WIDTH, n_heads=HEADS, context=CONTEXT)), ready(UniformAttention(WIDTH, n_heads=HEADS))
+    for key, p in layer.named_parameters():
+        if key.startswith(name):
+            torch.nn.init.zeros_(p)
+    uniform.to_v, uniform.to_out = layer.to_v, layer.to_out
+    same(layer(tokens()), uniform(tokens()))
+
+
+@pytest.mark.parametrize("make", [DenseSynthesizer, RandomSynthesizer])
+def test_a_synthesizer_refuses_positions_it_does_not_know(
+    make: type[DenseSynthesizer] | type[RandomSynthesizer],
+) -> None:
+    layer = make(WIDTH, n_heads=HEADS, context=T - 1).double()
+    with pytest.raises(UsageError, match=rf"knows {T - 1} positions .* not {T}"):
+        layer(tokens())

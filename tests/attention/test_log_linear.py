@@ -1,0 +1,97 @@
+"""Log-linear attention against its definition, its stretches, and the linear attention it reduces to."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlab.attention.decay import ScalarDecay
+from attnlab.attention.log_linear import LogLinearAttention, levels
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.errors import UsageError
+from attnlab.position import RoPE
+
+WIDTH, HEADS, T = 24, 4, 32
+same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
+
+
+def build(context: int = T) -> LogLinearAttention:
+    torch.manual_seed(0)
+    layer = LogLinearAttention(WIDTH, n_heads=HEADS, decay=ScalarDecay, position=RoPE, context=context).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    return layer
+
+
+def tokens(n: int = T) -> Tensor:
+    return torch.randn(2, n, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def stretches(i: int) -> dict[int, list[int]]:
+    """Positions before i by level: as long as any are left, the lowest set bit says how many go together."""
+    found, end = {0: [i]}, i
+    while end:
+        size = end & -end
+        found[size.bit_length()] = list(range(end - size, end))
+        end -= size
+    return found
+
+
+def test_levels_are_the_stretches_of_a_fenwick_tree() -> None:
+    found = levels(T, torch.device("cpu"))
+    for i in range(T):
+        for level, positions in stretches(i).items():
+            assert found[i, positions].tolist() == [level] * len(positions)
+
+
+def test_values_and_gradients_are_those_of_the_definition() -> None:
+    layer, x = build(), tokens(19)
+    heads = layer.project(x)
+    slow = torch.zeros_like(heads.v)
+    for i in range(19):
+        for level, positions in stretches(i).items():
+            for j in positions:
+                fade = heads.extra["log_decay"][:, :, j + 1 : i + 1].sum(dim=-1).exp()
+                match = (heads.q[:, :, i] * heads.k[:, :, j]).sum(dim=-1)
+                weight = heads.extra["level"][:, :, i, level] * fade * match
+                slow[:, :, i] = slow[:, :, i] + weight[..., None] * heads.v[:, :, j]
+    fast, slow = layer(x), layer.merge(slow, heads)
+    same(fast, slow)
+    parameters = list(layer.parameters())
+    aim = torch.cos(torch.arange(fast.numel(), dtype=fast.dtype)).view_as(fast)
+    for a, b in zip(
+        torch.autograd.grad((fast * aim).sum(), parameters, allow_unused=True),
+        torch.autograd.grad((slow * aim).sum(), parameters, allow_unused=True),
+        strict=True,
+    ):
+        assert a is not None
+        same(a, b)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [31, 32, 33])
+def test_decoding_through_the_levels_is_the_map(context: int) -> None:
+    layer, x = build(context), tokens(context)
+    state, out = layer.init_state(2, context), []
+    for piece in x.split([7, 1, 8, context - 16], dim=1):
+        y, state = layer.step(piece, state)
+        out.append(y)
+    same(torch.cat(out, dim=1), layer(x))
+
+
+@torch.no_grad()
+def test_rating_every_level_alike_is_linear_attention_with_decay() -> None:
+    layer, x = build(), tokens()
+    torch.nn.init.zeros_(layer.to_level.weight)
+    linear = RecurrentAttention(WIDTH, n_heads=HEADS, decay=ScalarDecay, position=RoPE).double()
+    linear.qkv, linear.decay = layer.qkv, layer.decay
+    maps = linear.weights(x)
+    assert maps is not None
+    same(layer.weights(x), maps * layer.head_dim**-0.5 / linear.feature_map.query_scale)
+
+
+def test_refuses_positions_it_has_no_level_for() -> None:
+    with pytest.raises(UsageError, match=f"levels for {T} positions .* not {T + 1}"):
+        build()(tokens(T + 1))

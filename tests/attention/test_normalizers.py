@@ -1,0 +1,105 @@
+"""Normalisers and gates: each rule as a plain loop or its optimality condition, and what they reduce to."""
+
+from collections.abc import Callable
+from functools import partial
+from math import exp
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlab.attention.entmax import Entmax, Sparsemax
+from attnlab.attention.gate import Exclusive
+from attnlab.attention.normalizer import Normalizer, Softpick
+from attnlab.attention.stick_breaking import StickBreaking
+
+T = 11
+same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
+
+
+def sigmoid(s: float) -> float:
+    return 1 / (1 + exp(-s))
+
+
+def threshold(row: list[float], power: int) -> list[float]:
+    """relu(s - tau)^power with sum 1, tau by bisection."""
+    low, high = max(row) - 1, max(row)
+    for _ in range(80):
+        tau = (low + high) / 2
+        low, high = (tau, high) if sum(max(s - tau, 0) ** power for s in row) > 1 else (low, tau)
+    return [max(s - low, 0) ** power for s in row]
+
+
+def sparsemax(row: list[float]) -> list[float]:
+    return threshold(row, 1)
+
+
+def entmax(row: list[float]) -> list[float]:
+    return threshold([s / 2 for s in row], 2)
+
+
+def softpick(row: list[float]) -> list[float]:
+    total = sum(abs(exp(s) - 1) for s in row) + 1e-6
+    return [max(exp(s) - 1, 0) / total for s in row]
+
+
+def stick_breaking(row: list[float]) -> list[float]:
+    left, out = 1.0, []
+    for s in reversed(row):
+        out.append(left * sigmoid(s))
+        left *= 1 - sigmoid(s)
+    return out[::-1]
+
+
+RULES = [(Sparsemax, sparsemax), (Entmax, entmax), (Softpick, softpick), (StickBreaking, stick_breaking)]
+
+
+def masks() -> list[Tensor]:
+    i, j = torch.arange(T)[:, None], torch.arange(T)
+    return [j <= i, (j <= i) & (i - j < 4), (j <= i) & ((i - j) % 3 == 0)]
+
+
+def scores() -> Tensor:
+    return torch.randn(2, 3, T, T, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+
+
+@pytest.mark.parametrize(("kind", "rule"), RULES)
+@pytest.mark.parametrize("visible", masks())
+def test_each_row_is_the_rule_applied_to_the_visible_scores(
+    kind: type[Normalizer], rule: Callable[[list[float]], list[float]], visible: Tensor
+) -> None:
+    s, want = scores(), torch.zeros(2, 3, T, T, dtype=torch.float64)
+    for b in range(2):
+        for h in range(3):
+            for i in range(T):
+                want[b, h, i, visible[i]] = torch.tensor(rule(s[b, h, i, visible[i]].tolist()), dtype=want.dtype)
+    same(kind(n_heads=3)(s, visible), want)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in RULES])
+def test_gradients_are_the_slopes(kind: type[Normalizer]) -> None:
+    s = scores()[:1, :1, -2:].requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: kind(n_heads=1)(s, masks()[2][-2:]), s)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in RULES])
+def test_huge_scores_give_finite_weights_and_gradients(kind: type[Normalizer]) -> None:
+    s = (scores().float() * 1000).requires_grad_()
+    weights = kind(n_heads=3)(s, masks()[0])
+    (weights**2).sum().backward()
+    assert weights.isfinite().all()
+    assert s.grad is not None
+    assert s.grad.isfinite().all()
+
+
+def test_exclusive_takes_out_the_own_direction_and_alpha_0_takes_out_nothing() -> None:
+    o, v = scores(), scores().flip(0)
+    gate = Exclusive(d_model=8, n_heads=3, value_dim=T).double()
+    same((gate(o, None, v) * v).sum(dim=-1), torch.zeros(2, 3, T, dtype=torch.float64))
+    with torch.no_grad():
+        gate.alpha.copy_(torch.tensor([0.0, 0.5, 1.0]))
+    y = gate(o, None, v)
+    same(y[:, 0], o[:, 0])
+    for t in range(T):
+        a, u = o[0, 1, t], v[0, 1, t]
+        same(y[0, 1, t], a - 0.5 * (a @ u) / (u @ u) * u)
