@@ -165,7 +165,6 @@ def test_a_key_that_other_options_have_is_found_with_them() -> None:
         "attention.mask.window is not a key of this config: it comes with attention/mask=window"
     )
     assert "'attention.mask.window' (it comes with attention/mask=window)" in unknown_key("attention.window", ["seed"])
-    assert "'attention.mask.window' (it comes with attention/mask=window)" in unknown_key("attention.windo", ["seed"])
 
 
 # Every shipped option, and every rule
