@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -38,22 +39,32 @@ class RoPE(Position):
     paper; the half-split layout of some libraries pairs i with i + d/2, a permutation of the weights. The turn is one
     complex product, in float32 at least, and the result is left in that type.
 
-    Source: RoFormer, arXiv 2104.09864.
+    With a `fraction` below 1 only the first coordinates turn (fraction * d, rounded down to an even number, at least 2;
+    that width is then the d of the formula), and the others match contents wherever they stand, as in GPT-NeoX.
+
+    Source: RoFormer, arXiv 2104.09864; partly turned heads: GPT-NeoX, arXiv 2204.06745.
     """
 
     hooks = frozenset({"rotate"})
 
-    def __init__(self, *, head_dim: int, n_heads: int, context: int, base: float = 10000.0) -> None:
+    def __init__(
+        self, *, head_dim: int, n_heads: int, context: int, base: float = 10000.0, fraction: float = 1.0
+    ) -> None:
         super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
-        if head_dim % 2:
-            raise UsageError(f"position=rope turns pairs, so the width of a head ({head_dim}) must be even")
+        if head_dim % 2 and (fraction == 1 or head_dim == 1):
+            name = type(self).__name__.lower()
+            raise UsageError(f"position={name} turns pairs, so the width of a head ({head_dim}) must be even")
         if base <= 0:
             raise UsageError(f"position.inside.base ({base}) must be greater than 0")
+        if not 0 < fraction <= 1:
+            raise UsageError(f"position.inside.fraction ({fraction}) must be greater than 0 and at most 1")
         self.base = base
+        # 0.58 * 100 is 57.99999999999999 in floating point, and means 58.
+        self.width = max(2, int(head_dim * fraction + 1e-9) // 2 * 2)
         self._turns: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def turns(self, length: int, like: Tensor) -> Tensor:
-        """Unit complex numbers of positions 0 .. length, (length, d/2), for the device and real dtype of `like`."""
+        """Unit complex numbers of positions 0 .. length, (length, width/2), for the device and real dtype of `like`."""
         found = self._turns.get((like.device, like.dtype))
         if found is None or found.size(0) < length:
             with torch.inference_mode(False):  # what is kept must serve training, too
@@ -64,17 +75,70 @@ class RoPE(Position):
 
     def angles(self, pos: Float[Tensor, " n"]) -> Float[Tensor, "n pair"]:
         """The angle by which each pair turns at each position."""
-        pair = torch.arange(self.head_dim // 2, dtype=pos.dtype, device=pos.device)
-        return pos[:, None] * self.base ** (-2 * pair / self.head_dim)
+        return pos[:, None] * self.speeds(torch.arange(self.width // 2, dtype=pos.dtype, device=pos.device))
+
+    def speeds(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        """By how much pair 0, 1, ... turns from one position to the next."""
+        return self.base ** (-2 * pair / self.width)
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.width < self.head_dim:
+            some = x[..., : self.width].contiguous()  # a complex view needs even strides
+            return torch.cat([self._turned(some, start), x[..., self.width :]], dim=-1)
+        return self._turned(x, start)
+
+    def _turned(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
         if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
             turn = self.angles(torch.arange(start, start + x.size(2), dtype=torch.float64, device=x.device))
             (a, b), c, s = x.unflatten(-1, (-1, 2)).unbind(-1), turn.cos().to(x.dtype), turn.sin().to(x.dtype)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self.turns(start + x.size(2), x)[start:]).flatten(-2)
+
+
+class YaRN(RoPE):
+    """RoPE for texts `factor` times longer than a model was trained on: slow pairs are slowed down, fast ones are kept.
+
+    A pair of speed w_i makes r_i = original_context * w_i / (2 pi) turns in the original context. It turns by
+    w_i * (g_i + (1 - g_i) / factor) per position, where g_i = (r_i - beta_slow) / (beta_fast - beta_slow), held within
+    0 and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
+
+    Source: arXiv 2309.00071, sections 3.2 and 3.4. Libraries ramp over the pair's number between the rounded numbers of
+    the two betas; here, as in the paper, the ramp is over r.
+    """
+
+    def __init__(
+        self,
+        *,
+        head_dim: int,
+        n_heads: int,
+        context: int,
+        base: float = 10000.0,
+        factor: float = 4.0,
+        original_context: int = 256,
+        beta_fast: float = 32.0,
+        beta_slow: float = 1.0,
+    ) -> None:
+        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context, base=base)
+        if factor < 1:
+            raise UsageError(f"position.inside.factor ({factor}) must be at least 1")
+        if original_context < 1:
+            raise UsageError(f"position.inside.original_context ({original_context}) must be at least 1")
+        if not beta_slow < beta_fast:
+            raise UsageError(f"position.inside.beta_fast ({beta_fast}) must be greater than beta_slow ({beta_slow})")
+        self.factor, self.original_context = factor, original_context
+        self.beta_fast, self.beta_slow = beta_fast, beta_slow
+        self.sharpness = 0.1 * math.log(factor) + 1
+
+    def speeds(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        speed = super().speeds(pair)
+        turns = self.original_context * speed / (2 * math.pi)
+        kept = ((turns - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0, 1)
+        return speed * (kept + (1 - kept) / self.factor)
+
+    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        return super().rotate(x, start) * self.sharpness
 
 
 def alibi_slopes(n_heads: int) -> list[float]:
@@ -96,6 +160,97 @@ class ALiBi(Position):
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         slopes = torch.tensor(alibi_slopes(self.n_heads), device=q_pos.device)
         return -slopes[:, None, None] * (q_pos[:, None] - k_pos[None, :])
+
+
+class T5Bias(Position):
+    """Adds a learned number per head and distance; far distances share one in ever wider buckets.
+
+    bias_ij = table[bucket(i - j)]. The first half of the buckets hold one distance each; the others are spaced evenly
+    in the logarithm, and the last holds all from just below `max_distance` on.
+
+    Source: T5, arXiv 1910.10683, its buckets for decoders. T5 shares one table among layers; here each has its own.
+    """
+
+    hooks = frozenset({"bias"})
+    buckets: Tensor
+
+    def __init__(
+        self, *, head_dim: int, n_heads: int, context: int, n_buckets: int = 32, max_distance: int = 128
+    ) -> None:
+        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
+        if n_buckets < 2 or n_buckets % 2:
+            raise UsageError(f"position.inside.n_buckets ({n_buckets}) must be even and at least 2")
+        exact = n_buckets // 2
+        if max_distance <= exact:
+            raise UsageError(
+                f"position.inside.max_distance ({max_distance}) must be greater than half of n_buckets ({exact})"
+            )
+        wide = [
+            exact + math.floor(math.log(n / exact) / math.log(max_distance / exact) * exact)
+            for n in range(exact, max_distance)
+        ]
+        of_distance = [*range(exact), *(min(bucket, n_buckets - 1) for bucket in wide), n_buckets - 1]
+        self.register_buffer("buckets", torch.tensor(of_distance), persistent=False)
+        self.table = nn.Embedding(n_buckets, n_heads)
+
+    def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
+        distance = (q_pos[:, None] - k_pos[None, :]).clamp(0, self.buckets.numel() - 1)
+        return self.table(self.buckets[distance]).movedim(-1, 0)
+
+
+def softplus_inverse(y: float) -> float:
+    """The x whose softplus is y: x = log(e^y - 1)."""
+    return math.log(math.expm1(y))
+
+
+class Kerple(Position):
+    """Lowers each score with the logarithm of the distance, by amounts that each head learns.
+
+    bias_ij = -r1_h * log(1 + r2_h * (i - j)), where r1 and r2 stay positive through a softplus and start at 1.
+
+    Source: arXiv 2205.09921, the logarithmic kernel.
+    """
+
+    hooks = frozenset({"bias"})
+
+    def __init__(self, *, head_dim: int, n_heads: int, context: int) -> None:
+        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
+        self.strength = nn.Parameter(torch.full((n_heads,), softplus_inverse(1.0)))
+        self.rate = nn.Parameter(torch.full((n_heads,), softplus_inverse(1.0)))
+
+    def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
+        distance = (q_pos[:, None] - k_pos[None, :]).clamp(min=0)  # what a mask hides must have a logarithm, too
+        strength, rate = F.softplus(self.strength)[:, None, None], F.softplus(self.rate)[:, None, None]
+        return -strength * (rate * distance).log1p()
+
+
+class FIRE(Position):
+    """Adds a learned function of the distance, which is measured in parts of how far back the query could look.
+
+    bias_ij = f(psi(i - j) / psi(max(L, i))), psi(x) = log(1 + c x). f is a small network with one output per head;
+    c and L are learned, stay positive through a softplus, and start at 0.1 and a quarter of the context.
+
+    Source: arXiv 2310.04418. Its network has a ReLU, here a SiLU, so that no unit is dead; and a last bias, which adds
+    the same number to all scores of a query and is left out.
+    """
+
+    hooks = frozenset({"bias"})
+
+    def __init__(self, *, head_dim: int, n_heads: int, context: int, hidden: int = 32) -> None:
+        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
+        if hidden < 1:
+            raise UsageError(f"position.inside.hidden ({hidden}) must be at least 1")
+        self.rate = nn.Parameter(torch.tensor(softplus_inverse(0.1)))
+        self.threshold = nn.Parameter(torch.tensor(softplus_inverse(1.0)))  # in quarters of the context
+        self.to_hidden = nn.Linear(1, hidden)
+        self.to_bias = nn.Linear(hidden, n_heads, bias=False)
+
+    def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
+        distance = (q_pos[:, None] - k_pos[None, :]).clamp(min=0)  # what a mask hides must have a logarithm, too
+        rate, threshold = F.softplus(self.rate), F.softplus(self.threshold) * self.context / 4
+        reach = torch.maximum(threshold, q_pos[:, None].to(threshold.dtype))
+        part = (rate * distance).log1p() / (rate * reach).log1p()
+        return self.to_bias(F.silu(self.to_hidden(part[..., None]))).movedim(-1, 0)
 
 
 class Embedding(nn.Module):

@@ -63,9 +63,29 @@ def test_softmax_attention_keeps_the_laws_with_every_option(option: str) -> None
     assert breaches("multi_head", option) == {}
 
 
+# Pairs that make no sense, and the words with which they are refused: both sides, and why.
+NEED_ALL = ("forget", "selective", "cope", "path", "multi_token")
+REFUSED = {
+    frozenset({f"attention/score=[{score}]", "attention/mask=window_sinks"}): (
+        f"attention/score={score} needs every token between query and key, which attention/mask=window_sinks drops"
+    )
+    for score in NEED_ALL
+}
+
+
+FAR_SIGHTED = {f"attention/mask={name}" for name in ("causal", "local_global", "window_sinks")}
+
+
 @pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=40))
-def test_softmax_attention_keeps_the_laws_with_every_pair_of_options(one: str, other: str) -> None:
+def test_softmax_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
+    if words := REFUSED.get(frozenset({one, other})):
+        with pytest.raises(UsageError, match=words):
+            breaches("multi_head", one, other)
+        return
     broken = breaches("multi_head", one, other)
+    if other == "position=t5" and one.startswith("attention/mask=") and one not in FAR_SIGHTED:
+        # Distances that a mask never shows have a bucket of their own.
+        assert broken.pop("no_dead_parameter").startswith("position.table.weight")
     if other == "attention.qkv_bias=true" and one in PLACES and one != "position=rope":
         assert broken.pop("no_dead_parameter").startswith(DEAD_KEY_BIAS)
     assert broken == {}
@@ -99,6 +119,17 @@ def test_two_links_that_both_set_the_scale_are_refused() -> None:
         breaches("multi_head", "attention/score=[scaled,unscaled]")
 
 
+def test_two_links_that_both_make_the_scores_are_refused() -> None:
+    with pytest.raises(UsageError, match="Path and MultiToken, which both make the scores; keep one"):
+        breaches("multi_head", "attention/score=[multi_token,path]")
+
+
+@pytest.mark.parametrize("link", ["qk_norm", "cope", "path", "selective", "multi_token", "forget"])
+def test_a_family_that_never_makes_keys_while_decoding_refuses_links_that_need_them(link: str) -> None:
+    with pytest.raises(UsageError, match=r"attention/score \(\w+\) must not read, change or extend keys"):
+        breaches("mla", f"attention/score=[{link}]")
+
+
 # The recurrent family, beginning from no special needs: linear attention with an output norm that any memory may have.
 BASE = ("attention/output_norm=rms",)
 
@@ -106,10 +137,17 @@ BASE = ("attention/output_norm=rms",)
 def refusal(overrides: tuple[str, ...]) -> str | None:
     """The words with which a combination must be refused; None if it makes sense."""
     chosen = dict(override.split("=", 1) for override in overrides)
-    if chosen.get("position") == "alibi":
-        return r"position\.inside \(ALiBi\) works through bias, but RecurrentAttention offers only rotate"
-    positive = chosen.get("attention/feature_map", "elu") == "elu"
+    if chosen.get("position") in ("alibi", "fire", "kerple", "t5"):
+        return r"position\.inside \(\w+\) works through bias, but RecurrentAttention offers only rotate"
+    positive = chosen.get("attention/feature_map", "elu") in ("elu", "taylor", "random")
     adds = chosen.get("attention/write", "add") == "add"
+    channels = chosen.get("attention/decay") in ("channel", "kda")
+    if channels and chosen.get("attention/feature_map") in ("taylor", "random"):
+        return (
+            r"attention/decay \(\w+\) fades each of the 6 channels of a head, but attention/feature_map \(\w+\) makes"
+        )
+    if chosen.get("attention/decay") == "step" and not adds:
+        return "attention/decay=step multiplies keys by a step|attention/write=delta multiplies the memory"
     if not adds and chosen.get("attention/feature_map", "elu") != "unit":
         return r"attention/write=delta multiplies the memory by .* keys longer than one, and \w+ leaves them so"
     if chosen.get("attention/output_norm") == "sum" and not (positive and adds):

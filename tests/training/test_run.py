@@ -159,7 +159,11 @@ def test_looking_changes_nothing(variant: str, tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# One of each make always, the others with the slow tests: the laws ask of all of them whether they train and decode.
+FAMILIES = {"multi_head", "simple", "sliding_window", "hybrid", "linear", "kda", "mla", "nsa", "cross_layer", "ttt"}
+
+
+@pytest.mark.parametrize("variant", [v if v in FAMILIES else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS])
 def test_every_variant_trains_draws_decodes_and_loads(variant: str, tmp_path: Path) -> None:
     words = ["trainer.max_steps=3", "trainer.val_every=3", "maps.steps=2"]
     summary = run_here(tmp_path, *words, variant=variant)

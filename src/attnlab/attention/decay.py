@@ -7,15 +7,38 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.write import Write
+from attnlab.errors import UsageError
+from attnlab.position import alibi_slopes
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """The x with softplus(x) = y, for y > 0."""
+    return y + torch.log(-torch.expm1(-y))
+
 
 class Decay(nn.Module):
-    """Gives the log of a_t in S_t = a_t S_{t-1} + ...; this base never forgets (a = 1)."""
+    """Gives the log of a_t in S_t = a_t S_{t-1} + ...; this base never forgets (a = 1).
 
-    def __init__(self, *, d_model: int, n_heads: int) -> None:
+    `scale_keys` is for a decay that also says how strongly a token is written.
+    `per_channel`: a_t is one number per row of the memory, (b, h, t, d), rather than one per head, (b, h, t).
+    """
+
+    per_channel = False
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
         super().__init__()
 
-    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
+    def check(self, feature_map: FeatureMap, write: Write) -> None:
+        """Refuse a combination that makes no sense."""
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None:
         return None
+
+    def scale_keys(self, k: Float[Tensor, "b h t d"], x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
+        """Make a token's write stronger or weaker; by default neither."""
+        return k
 
 
 class FixedDecay(Decay):
@@ -23,13 +46,27 @@ class FixedDecay(Decay):
 
     rate: Tensor
 
-    def __init__(self, *, d_model: int, n_heads: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads)
-        rate = torch.tensor([math.log1p(-(2.0 ** (-5.0 - h))) for h in range(n_heads)])
-        self.register_buffer("rate", rate, persistent=False)
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        self.register_buffer("rate", torch.tensor(self.rates(n_heads)), persistent=False)
+
+    def rates(self, n_heads: int) -> list[float]:
+        """The log of a_h for each head."""
+        return [math.log1p(-(2.0 ** (-5.0 - h))) for h in range(n_heads)]
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return self.rate[None, :, None].expand(x.size(0), -1, x.size(1))
+
+
+class SlopeDecay(FixedDecay):
+    """Constant rates spread as widely as the slopes of ALiBi: a_h = exp(-2^(-8 h / n)), h = 1 .. n.
+
+    The first heads see a few tokens, the last hundreds. Source: lightning attention, arXiv 2501.08313, which also
+    makes higher layers fade less; here all layers are alike.
+    """
+
+    def rates(self, n_heads: int) -> list[float]:
+        return [-slope for slope in alibi_slopes(n_heads)]
 
 
 class ScalarDecay(Decay):
@@ -39,13 +76,85 @@ class ScalarDecay(Decay):
     (arXiv 2405.21060), which draws them at random; here they are spaced evenly, so that a seed changes nothing.
     """
 
-    def __init__(self, *, d_model: int, n_heads: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads)
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         self.to_decay = nn.Linear(d_model, n_heads, bias=False)
         self.log_rate = nn.Parameter(torch.linspace(1, 16, n_heads).log())
-        step = torch.logspace(-3, -1, n_heads).flip(0)
-        self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+        self.bias = nn.Parameter(inverse_softplus(torch.logspace(-3, -1, n_heads).flip(0)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
-        speed = F.softplus((self.to_decay(x) + self.bias).to(torch.promote_types(x.dtype, torch.float32)))
-        return (-self.log_rate.exp() * speed).transpose(1, 2)
+        return (-self.log_rate.exp() * self.steps(x)).transpose(1, 2)
+
+    def steps(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t h"]:
+        """softplus(w . x + b), in float32 at least."""
+        return F.softplus((self.to_decay(x) + self.bias).to(torch.promote_types(x.dtype, torch.float32)))
+
+
+class StepDecay(ScalarDecay):
+    """A scalar decay that writes as strongly as it forgets: S_t = exp(-exp(A) D_t) S_{t-1} + D_t k_t v_t^T.
+
+    D = softplus(w . x + b) is the time that passes at a token: a token for which none passes leaves no trace.
+    Source: Mamba-2, arXiv 2405.21060.
+    """
+
+    def check(self, feature_map: FeatureMap, write: Write) -> None:
+        if write.erases:
+            raise UsageError(
+                "attention/decay=step multiplies keys by a step that may exceed one, and attention/write "
+                f"({type(write).__name__}) must have keys no longer than one: use attention/decay=scalar"
+            )
+
+    def scale_keys(self, k: Float[Tensor, "b h t d"], x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
+        return k * self.steps(x).transpose(1, 2)[..., None]
+
+
+class ChannelDecay(Decay):
+    """Each token decides how much each row of each head's memory forgets: log a = logsigmoid(W2 W1 x + b) / slowness.
+
+    The two matrices meet at `rank` numbers. Source: gated linear attention, arXiv 2312.06635, with slowness 16.
+    """
+
+    per_channel = True
+    slowness = 16.0
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        if rank < 1:
+            raise UsageError(f"attention.decay.rank ({rank}) must be at least 1")
+        self.head_dim = head_dim
+        self.to_rank = nn.Linear(d_model, rank, bias=False)
+        self.to_decay = nn.Linear(rank, n_heads * head_dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_heads, head_dim))
+
+    def check(self, feature_map: FeatureMap, write: Write) -> None:
+        if feature_map.width != self.head_dim:
+            raise UsageError(
+                f"attention/decay ({type(self).__name__}) fades each of the {self.head_dim} channels of a head, but "
+                f"attention/feature_map ({type(feature_map).__name__}) makes {feature_map.width} features of them: "
+                "use attention/decay=scalar, or attention/feature_map=identity, elu or unit"
+            )
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
+        return F.logsigmoid(self.scores(x)) / self.slowness
+
+    def scores(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
+        """W2 W1 x + b, in float32 at least."""
+        scores = self.to_decay(self.to_rank(x)).unflatten(-1, (-1, self.head_dim)) + self.bias
+        return scores.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, 2)
+
+
+class KimiDecay(ChannelDecay):
+    """The scalar decay, row by row: log a = -exp(A_h) softplus(W2 W1 x + b). Source: arXiv 2510.26692.
+
+    A and b start as they do in the scalar decay, evenly spaced over heads, and over heads and channels.
+    """
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim, rank=rank)
+        self.log_rate = nn.Parameter(torch.linspace(1, 16, n_heads).log())
+        self.bias = nn.Parameter(
+            inverse_softplus(torch.logspace(-3, -1, n_heads * head_dim).flip(0)).unflatten(0, (n_heads, -1))
+        )
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
+        return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))

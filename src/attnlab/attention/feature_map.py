@@ -1,14 +1,17 @@
 """What becomes of queries and keys before they meet in the memory of a recurrent layer."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from attnlab.errors import UsageError
 
 
 class FeatureMap(nn.Module):
     """Applied to queries and keys alike; this base leaves them as they are.
 
-    `positive`: all features are > 0; `unit`: they have length one.
+    `positive`: every product phi(q) . phi(k) is > 0; `unit`: features have length one; `width`: how many there are.
     """
 
     positive = False
@@ -16,9 +19,10 @@ class FeatureMap(nn.Module):
 
     def __init__(self, *, head_dim: int) -> None:
         super().__init__()
+        self.width = head_dim
         self.query_scale = head_dim**-0.5
 
-    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
         return x
 
 
@@ -41,3 +45,68 @@ class UnitLength(FeatureMap):
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         return F.normalize(x, dim=-1)
+
+
+class SiLUFeatures(FeatureMap):
+    """Lets each feature through as far as it is positive: x * sigmoid(x), with weights of either sign.
+
+    Source: lightning attention, arXiv 2501.08313, which treats the values likewise; here only queries and keys.
+    """
+
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+        return F.silu(x)
+
+
+class Taylor(FeatureMap):
+    """Makes products a series of the softmax's exponential: phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(d).
+
+    The features are 1, x_i, x_i^2 / sqrt(2) and x_i x_j for i < j, with x divided by d^(1/4): d (d + 1) / 2 + d + 1 of
+    them. Products are at least 1/2, although features may be negative. Source: Based, arXiv 2402.18668, which keeps
+    the equal x_i x_j and x_j x_i apart.
+    """
+
+    positive = True
+
+    def __init__(self, *, head_dim: int) -> None:
+        super().__init__(head_dim=head_dim)
+        self.width = 1 + head_dim + head_dim * (head_dim + 1) // 2
+        self.shrink = head_dim**-0.25
+        self.query_scale = 1.0
+
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        x = x * self.shrink
+        i, j = torch.triu_indices(x.size(-1), x.size(-1), offset=1, device=x.device)
+        return torch.cat([torch.ones_like(x[..., :1]), x, x.square() * 0.5**0.5, x[..., i] * x[..., j]], dim=-1)
+
+
+class RandomFeatures(FeatureMap):
+    """Estimates the softmax's exponential by `features` random directions w, positive ones: exp(w . x - |x|^2 / 2).
+
+    phi(x) = exp(W x - |x|^2 / 2) / sqrt(m), with x divided by d^(1/4), so that phi(q) . phi(k) is exp(q . k / sqrt(d))
+    on average. Directions are at right angles in groups of d, as long as Gaussian ones, and always the same ones.
+
+    Source: Performer, arXiv 2009.14794, which draws new directions now and then.
+    """
+
+    positive = True
+    directions: Tensor
+
+    def __init__(self, *, head_dim: int, features: int = 64) -> None:
+        super().__init__(head_dim=head_dim)
+        if features < 1:
+            raise UsageError(f"attention.feature_map.features ({features}) must be at least 1")
+        self.width = features
+        self.shrink = head_dim**-0.25
+        self.query_scale = 1.0
+        draw = torch.Generator().manual_seed(0)
+        groups = -(-features // head_dim)
+        turns, r = torch.linalg.qr(torch.randn(groups, head_dim, head_dim, generator=draw))
+        # The library chooses the signs; made positive on the diagonal of R, they leave no direction more likely.
+        turns = (turns * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]).flatten(0, 1)[:features]
+        lengths = torch.randn(features, head_dim, generator=draw).norm(dim=-1, keepdim=True)
+        self.register_buffer("directions", turns * lengths, persistent=False)
+
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.shrink
+        along = x @ self.directions.to(x.dtype).mT
+        return (along - x.square().sum(dim=-1, keepdim=True) / 2).exp() * self.width**-0.5

@@ -68,10 +68,10 @@ class LatentAttention(SoftmaxAttention):
             if rank is not None and rank < 1:
                 raise UsageError(f"{name} ({rank}) must be at least 1")
         for link in self.chain:
-            if type(link).prepare is not Score.prepare or link.carries:
+            if type(link).prepare is not Score.prepare or link.carries or link.reads_keys:
                 raise UsageError(
-                    f"attention/score ({type(link).__name__}) must not change or extend keys: latent attention never "
-                    "makes them while decoding; remove that link"
+                    f"attention/score ({type(link).__name__}) must not read, change or extend keys: latent attention "
+                    "never makes them while decoding; remove that link"
                 )
         self.kv_rank = max(1, d_model // 2) if kv_rank is None else kv_rank
         self.plain_dim = self.head_dim - self.rope_dim

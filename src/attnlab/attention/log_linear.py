@@ -48,6 +48,7 @@ class LogLinearAttention(HeadedAttention):
     hooks = frozenset({"rotate"})
     map_kind: MapKind = "signed"
     growth: Growth = "constant"
+    limit: int
 
     def __init__(
         self,
@@ -68,7 +69,12 @@ class LogLinearAttention(HeadedAttention):
         self.limit, self.n_levels = context, (context - 1).bit_length() + 1
         self.position = self.honoured(position, context)
         self.qkv = QKV(self, bias=False, conv=0)
-        self.decay = decay(d_model=d_model, n_heads=n_heads)
+        self.decay = decay(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim)
+        if self.decay.per_channel:
+            raise UsageError(
+                f"attention/decay ({type(self.decay).__name__}) must be one number per head and token for "
+                "attention=log_linear, which writes the fading of its whole map out: use none, fixed or scalar"
+            )
         self.to_level = nn.Linear(d_model, n_heads * self.n_levels, bias=False)
         self.output_norm = RMSNorm(self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
@@ -84,7 +90,7 @@ class LogLinearAttention(HeadedAttention):
         decay = self.decay.project(x)
         extra["log_decay"] = q.new_zeros(q.shape[:3]) if decay is None else decay
         q, k = self.position.rotate(q, start), self.position.rotate(k, start)
-        return Heads(q * self.head_dim**-0.5, k, v, extra)
+        return Heads(q * self.head_dim**-0.5, self.decay.scale_keys(k, x), v, extra)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         work = torch.promote_types(self.anchor.dtype, torch.float32)

@@ -11,10 +11,12 @@ class Mask(nn.Module):
     """A rule over absolute positions. `kept` is how many keys a later query may still read; None means all of them.
 
     A mask whose `kept` is a number also says, in `held`, which position each of that many slots stores while decoding:
-    by default a ring, position p in slot p % kept.
+    by default a ring, position p in slot p % kept. `contiguous` says that decoding has every token between a key that
+    a query can read and the query itself at hand, which some changes of scores need.
     """
 
     causal = True
+    contiguous = True
     kept: int | None = None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
@@ -59,3 +61,110 @@ class Window(Mask):
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & (distance < self.window)
+
+
+class WindowSinks(Mask):
+    """The last `window` keys and the first `sinks` tokens, where softmax heads park the weight they have no use for.
+
+    Visible_ij = (j <= i) and (i - j < window or j < sinks). Source: StreamingLLM, arXiv 2309.17453. Decoding keeps
+    sinks + window rows: one for each sink, and a ring. Positions stay those of the text; the paper counts them in the
+    cache.
+    """
+
+    contiguous = False
+
+    def __init__(self, window: int, sinks: int) -> None:
+        super().__init__()
+        if window < 1:
+            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
+        if sinks < 1:
+            raise UsageError(f"sinks ({sinks}) must be at least 1; without sinks, choose attention/mask=window")
+        self.window, self.sinks, self.kept = window, sinks, sinks + window
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        distance = q_pos[:, None] - k_pos[None, :]
+        return (distance >= 0) & ((distance < self.window) | (k_pos < self.sinks))
+
+    def held(self, seen: int, device: torch.device) -> Int[Tensor, " slots"]:
+        """Slots 0 .. sinks store the sinks for good; the others are a ring of the tokens after them."""
+        sink = torch.arange(self.sinks, device=device)
+        slot = torch.arange(self.window, device=device)
+        latest = seen - 1 - (seen - 1 - self.sinks - slot) % self.window
+        return torch.cat([torch.where(sink < seen, sink, -1), torch.where(latest >= self.sinks, latest, -1)])
+
+
+class Chunked(Mask):
+    """The earlier keys of the same chunk of `chunk` tokens; nothing crosses the border of a chunk.
+
+    Visible_ij = (j <= i) and (i // chunk = j // chunk). Source: blockwise attention, arXiv 1911.02972, without its
+    permutations; Llama 4 alternates such layers with full ones. Decoding keeps a ring of `chunk` rows.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        super().__init__()
+        if chunk < 1:
+            raise UsageError(f"chunk ({chunk}) must be at least 1")
+        self.chunk = self.kept = chunk
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        same = q_pos[:, None] // self.chunk == k_pos[None, :] // self.chunk
+        return same & (k_pos[None, :] <= q_pos[:, None])
+
+
+class Strided(Mask):
+    """The last `stride` keys, and every `stride`-th key before them.
+
+    Visible_ij = (j <= i) and (i - j < stride or (i - j) % stride = 0). Source: Sparse Transformers, arXiv 1904.10509,
+    its two patterns in one head. Two layers reach every token. Decoding keeps all rows: each is read again.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        if stride < 1:
+            raise UsageError(f"stride ({stride}) must be at least 1")
+        self.stride = stride
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        distance = q_pos[:, None] - k_pos[None, :]
+        return (distance >= 0) & ((distance < self.stride) | (distance % self.stride == 0))
+
+
+class Dilated(Mask):
+    """Every `dilation`-th of the last keys, `window` of them, so that a few keys reach far.
+
+    Visible_ij = (0 <= i - j < window * dilation) and (i - j) % dilation = 0. Source: Longformer, arXiv 2004.05150.
+    Decoding keeps a ring of (window - 1) * dilation + 1 rows.
+    """
+
+    def __init__(self, window: int, dilation: int) -> None:
+        super().__init__()
+        if window < 1:
+            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
+        if dilation < 1:
+            raise UsageError(f"dilation ({dilation}) must be at least 1")
+        self.window, self.dilation, self.kept = window, dilation, (window - 1) * dilation + 1
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        distance = q_pos[:, None] - k_pos[None, :]
+        return (distance >= 0) & (distance < self.window * self.dilation) & (distance % self.dilation == 0)
+
+
+class LocalGlobal(Mask):
+    """The last `window` keys, and global tokens, one in `every`, which read all and are read by all later ones.
+
+    Visible_ij = (j <= i) and (i - j < window or j % every = 0 or i % every = 0). Source: the window and the global
+    tokens of BigBird, arXiv 2007.14062 (without its random keys), made causal. Decoding keeps all rows: the next
+    global token reads them.
+    """
+
+    def __init__(self, window: int, every: int) -> None:
+        super().__init__()
+        if window < 1:
+            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
+        if every < 1:
+            raise UsageError(f"every ({every}) must be at least 1")
+        self.window, self.every = window, every
+
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
+        i, j = q_pos[:, None], k_pos[None, :]
+        return (j <= i) & ((i - j < self.window) | (j % self.every == 0) | (i % self.every == 0))

@@ -48,7 +48,7 @@ class SumNorm(OutputNorm):
         if not feature_map.positive or write.erases:
             raise UsageError(
                 "attention/output_norm=sum divides by a sum of weights, which may be zero unless they are positive: "
-                "use attention/feature_map=elu with attention/write=add, or attention/output_norm=rms"
+                "use attention/feature_map=elu, taylor or random with attention/write=add, or attention/output_norm=rms"
             )
 
     def widen(self, v: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t w"]:

@@ -8,7 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision, join_heads
+from attnlab.attention.base import (
+    Growth,
+    HeadedAttention,
+    Heads,
+    MapKind,
+    Shared,
+    evaluating,
+    full_precision,
+    join_heads,
+)
 from attnlab.attention.decay import Decay
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.gate import Gate
@@ -16,6 +25,7 @@ from attnlab.attention.output_norm import OutputNorm
 from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.write import Write
+from attnlab.errors import UsageError
 from attnlab.position import Position
 
 
@@ -37,7 +47,12 @@ class RecurrentAttention(HeadedAttention):
     `gate`, `conv` (width of a short convolution on q, k, v; 0 for none). Training runs in chunks, decoding token by
     token, both from one definition in scan.py; neither keeps more than the matrix.
 
-    Source: arXiv 2006.16236 (adding), 2406.06484 (delta rule), 2412.06464 (delta rule with decay).
+    With `writes` n > 1 a token corrects the memory n times before it is read, each time under another key, with a value
+    and a strength of its own; it fades once, before the first. A map shows each write of a head as a head of its own,
+    so that `n_heads` of the layer is n times the option.
+
+    Source: arXiv 2006.16236 (adding), 2406.06484 (delta rule), 2412.06464 (delta rule with decay), 2502.10297 (several
+    writes).
     """
 
     hooks = frozenset({"rotate"})
@@ -58,6 +73,7 @@ class RecurrentAttention(HeadedAttention):
         gate: Callable[..., Gate] = Gate,
         position: Callable[..., Position] = Position,
         chunk: int = 64,
+        writes: int = 1,
         layer: int = 0,
         n_layers: int = 1,
         context: int = 1024,
@@ -65,17 +81,28 @@ class RecurrentAttention(HeadedAttention):
         super().__init__(
             d_model, n_heads=n_heads, head_dim=head_dim, value_dim=value_dim, layer=layer, n_layers=n_layers
         )
-        self.chunk = chunk
+        if writes < 1:
+            raise UsageError(f"attention.writes ({writes}) must be at least 1")
+        self.chunk, self.writes, self.n_memories = chunk, writes, n_heads
         self.position = self.honoured(position, context)
+        # One query for all writes of a memory; from here on a head is a write.
+        self.n_kv_heads = n_heads * writes
         self.qkv = QKV(self, bias=False, conv=conv)
+        self.n_heads = self.n_kv_heads
         self.feature_map = feature_map(head_dim=self.head_dim)
-        self.decay = decay(d_model=d_model, n_heads=n_heads)
-        self.write = write(d_model=d_model, n_heads=n_heads)
+        self.decay = decay(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim)
+        self.write = write(d_model=d_model, n_heads=self.n_heads)
         self.output_norm = output_norm(value_dim=self.value_dim)
         self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.decay.check(self.feature_map, self.write)
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
+        if writes > 1 and not self.write.erases:
+            raise UsageError(
+                f"attention.writes ({writes}) must be 1 unless each write corrects the one before, and attention/write "
+                f"({type(self.write).__name__}) does not: use attention/write=delta"
+            )
 
     @property
     def map_kind(self) -> MapKind:  # type: ignore[override]
@@ -89,7 +116,7 @@ class RecurrentAttention(HeadedAttention):
         for name, part in (("log_decay", self.decay), ("beta", self.write), ("gate", self.gate)):
             if (made := part.project(x)) is not None:
                 extra[name] = made
-        return Heads(q * self.feature_map.query_scale, k, v, extra)
+        return Heads(q * self.feature_map.query_scale, self.decay.scale_keys(k, x), v, extra)
 
     def scan(
         self, heads: Heads, matrix: Float[Tensor, "b h d w"]
@@ -102,20 +129,47 @@ class RecurrentAttention(HeadedAttention):
                 made.to(work) if (made := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
             )
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
-            o, matrix = run(q, k, v, decay, beta, matrix)
+            o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
+            o = o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), matrix
+
+    def in_turn(
+        self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, beta: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Put the writes of a token one after the other, n * t tokens for the scan, of which the first of n fades."""
+        if self.writes == 1:
+            return q, k, v, decay, beta
+        assert beta is not None  # several writes only where each corrects the one before
+        k, v, beta = (x.unflatten(1, (-1, self.writes)).transpose(2, 3).flatten(2, 3) for x in (k, v, beta))
+        if decay is not None:
+            decay = torch.stack([decay] + [torch.zeros_like(decay)] * (self.writes - 1), dim=3).flatten(2, 3)
+        return q.repeat_interleave(self.writes, dim=2), k, v, decay, beta
 
     def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d w"]:
         """An empty memory, in float32 at least however the model is stored."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
         width = value_dim + self.output_norm.extra_columns
-        return self.anchor.new_zeros(batch, self.n_heads, self.head_dim, width, dtype=dtype)
+        return self.anchor.new_zeros(batch, self.n_memories, self.feature_map.width, width, dtype=dtype)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         return self.scan(heads, self.matrix(heads.v.size(0), heads.v.size(-1)))[0]
 
+    @torch.no_grad()
+    def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
+        with evaluating(self):
+            heads = self.share(self.project(x), Shared() if shared is None else shared)
+            b, g, s = heads.v.shape[:3]
+            n = self.writes
+            # Each write of a memory answers in columns of its own.
+            identity = torch.eye(n * s, dtype=heads.v.dtype, device=heads.v.device).unflatten(0, (n, s))
+            answers = self.mix(heads._replace(v=identity.repeat(g // n, 1, 1).expand(b, -1, -1, -1)))
+            return answers.unflatten(-1, (n, s)).transpose(2, 3).flatten(1, 2)
+
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), heads.v)))
+        """What the writes of a memory bring is one sum, whether `o` holds the sum already (`mix`) or its terms."""
+        o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
+        own = heads.v[:, self.writes - 1 :: self.writes]  # the value that was written last
+        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), own)))
 
     def init_state(self, batch: int, max_len: int) -> RecurrentState:
         return RecurrentState(self.matrix(batch, self.value_dim), self.qkv.empty_tail(batch), 0)

@@ -6,10 +6,14 @@ The state S is one matrix per head, (b, h, d, v). With decay a_t = exp(log_decay
     S_t = a_t S_{t-1} + k_t u_t^T,  u_t = beta_t (v_t - a_t S_{t-1}^T k_t)   (delta, with beta)
     o_t = S_t^T q_t
 
+A decay is one number per head and token, (b, h, t), or one per row of the state, (b, h, t, d), which fades row by row.
+
 The chunked form is that of arXiv 2406.06484 and 2412.06464: inside a chunk, with G the running sum of log decays and
 D_ij = exp(G_i - G_j) for j <= i, the writes U solve
 
     (I + tril(diag(beta) (K K^T * D), -1)) U = diag(beta) (V - exp(G) K S)
+
+With a decay per row, K K^T * D stands for sum_c K_ic K_jc exp(G_ic - G_jc), as in arXiv 2312.06635 and 2510.26692.
 """
 
 import torch
@@ -18,19 +22,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 Matrix = Float[Tensor, "b h d v"]
+BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink
 
 
 def token(
     q: Float[Tensor, "b h d"],
     k: Float[Tensor, "b h d"],
     v: Float[Tensor, "b h v"],
-    log_decay: Float[Tensor, "b h"] | None,
+    log_decay: Float[Tensor, "b h r"] | None,
     beta: Float[Tensor, "b h"] | None,
     state: Matrix,
 ) -> tuple[Float[Tensor, "b h v"], Matrix]:
     """One token: fade the state, write into it, read from it."""
     if log_decay is not None:
-        state = state * log_decay.exp()[..., None, None]
+        state = state * log_decay.exp()[..., None]
     if beta is not None:
         v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", k, state))
     state = state + k[..., :, None] * v[..., None, :]
@@ -41,14 +46,14 @@ def token_loop(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],
     v: Float[Tensor, "b h t v"],
-    log_decay: Float[Tensor, "b h t"] | None,
+    log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None,
     beta: Float[Tensor, "b h t"] | None,
     state: Matrix,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
     """The definition: one token after the other. Decoding one token uses it; training uses `chunked`."""
-    out = []
+    rows, out = _rows(log_decay), []
     for i in range(q.size(2)):
-        decay_i = None if log_decay is None else log_decay[:, :, i]
+        decay_i = None if rows is None else rows[:, :, i]
         beta_i = None if beta is None else beta[:, :, i]
         o, state = token(q[:, :, i], k[:, :, i], v[:, :, i], decay_i, beta_i, state)
         out.append(o)
@@ -59,7 +64,7 @@ def chunked(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],
     v: Float[Tensor, "b h t v"],
-    log_decay: Float[Tensor, "b h t"] | None,
+    log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None,
     beta: Float[Tensor, "b h t"] | None,
     state: Matrix,
     chunk: int = 64,
@@ -71,20 +76,17 @@ def chunked(
     pad = -t % chunk
     cut = [_chunks(x, pad, chunk) for x in (q, k, v)]
     q, k, v = cut
-    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
-    fade = fade_in = fade_out = None
-    if log_decay is not None:
-        g = F.pad(log_decay, (0, pad)).unflatten(-1, (-1, chunk)).cumsum(dim=-1)
-        fade = (g[..., :, None] - g[..., None, :]).masked_fill(~lower, -torch.inf).exp()  # D: 1 or less, 0 above
-        fade_in, fade_out = g.exp()[..., None], (g[..., -1:] - g).exp()[..., None]
-    within = (q @ k.mT).masked_fill(~lower, 0.0) if fade is None else (q @ k.mT) * fade
+    g = fade_in = fade_out = None
+    if (rows := _rows(log_decay)) is not None:
+        g = _chunks(rows, pad, chunk).cumsum(dim=-2)
+        fade_in, fade_out = g.exp(), (g[..., -1:, :] - g).exp()
+    within = _faded_products(q, k, g)
     read = q if fade_in is None else q * fade_in
     write = k if fade_out is None else k * fade_out
     erase = None
     if beta is not None:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
-        overlap = (k @ k.mT) if fade is None else (k @ k.mT) * fade
-        system = (strength * overlap).tril(-1)
+        system = (strength * _faded_products(k, k, g)).tril(-1)
         seen = k if fade_in is None else k * fade_in
         solved = torch.linalg.solve_triangular(
             system, strength * torch.cat([v, seen], dim=-1), upper=False, unitriangular=True
@@ -94,7 +96,7 @@ def chunked(
     for i in range(q.size(2)):
         u = v[:, :, i] if erase is None else v[:, :, i] - erase[:, :, i] @ state
         out.append(within[:, :, i] @ u + read[:, :, i] @ state)
-        kept = state if fade_in is None else state * fade_in[:, :, i, -1:, :]
+        kept = state if fade_in is None else state * fade_in[:, :, i, -1, :, None]
         state = kept + write[:, :, i].mT @ u
     return torch.stack(out, dim=2).flatten(2, 3)[:, :, :t], state
 
@@ -102,3 +104,38 @@ def chunked(
 def _chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
     """(b, h, t, d) -> (b, h, chunks, chunk, d), zeros at the end."""
     return F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk))
+
+
+def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:
+    """One log decay per row of the state, r = d, or one for all of them, r = 1."""
+    return log_decay[..., None] if log_decay is not None and log_decay.ndim == 3 else log_decay
+
+
+def _faded_products(
+    q: Float[Tensor, "b h n t d"], k: Float[Tensor, "b h n t d"], g: Float[Tensor, "b h n t r"] | None
+) -> Float[Tensor, "b h n t t"]:
+    """sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i, and 0 for j > i; g falls from token to token.
+
+    With one decay for all rows, r = 1, the exponential leaves the sum. Else it is split in two at the first token f of
+    the block that i is in, exp(g_i - g_f) exp(g_f - g_j), where neither factor exceeds one, however strong the decay;
+    only inside a block, where f comes after j, are the differences written out.
+    """
+    if g is None:
+        return (q @ k.mT).tril()
+    if g.size(-1) == 1:
+        return (q @ k.mT) * _fade(g)[..., 0]
+    t, lines = q.size(-2), []
+    for start in range(0, t, BLOCK):
+        here = slice(start, min(start + BLOCK, t))
+        q_here, k_here, g_here, first = q[..., here, :], k[..., here, :], g[..., here, :], g[..., start : start + 1, :]
+        earlier = k[..., :start, :] * (first - g[..., :start, :]).exp()
+        far = (q_here * (g_here - first).exp()) @ earlier.mT
+        near = (q_here[..., :, None, :] * k_here[..., None, :, :] * _fade(g_here)).sum(dim=-1)
+        lines.append(F.pad(torch.cat([far, near], dim=-1), (0, t - here.stop)))
+    return torch.cat(lines, dim=-2)
+
+
+def _fade(g: Float[Tensor, "b h n t r"]) -> Float[Tensor, "b h n t t r"]:
+    """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i."""
+    later = torch.ones(g.size(-2), g.size(-2), dtype=torch.bool, device=g.device).triu(1)
+    return (g[..., :, None, :] - g[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()

@@ -1,5 +1,6 @@
 """What happens to q . k before the normaliser. Several options form a chain, whose order is fixed by `order`."""
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -30,13 +31,18 @@ class Score(nn.Module):
     Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
     nothing, so that the fused kernel can serve. At most one link of a chain may choose the `scale`; without one it is
     1 / sqrt(d). `carries` is how many numbers each token's key carries along for this link and query head: `carry`
-    makes them, decoding keeps them beside the key. A link that turns weights into another kind of map sets `map_kind`.
+    makes them, decoding keeps them beside the key. `reads_keys` says that `apply_scores` looks at the keys themselves,
+    which a family that never makes them while decoding must refuse. `makes_scores` says that it puts scores of its own
+    in the place of q . k, which at most one link of a chain may do. A link that turns weights into another kind of map
+    sets `map_kind`.
     """
 
     order = 0
     fusable = True
     scale: float | None = None
     carries = 0
+    reads_keys = False
+    makes_scores = False
     map_kind: MapKind | None = None
 
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
@@ -67,6 +73,21 @@ class Score(nn.Module):
     def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
         """Change the weights that the normaliser made."""
         return weights
+
+
+def refuse_gaps(score: str, mask: Mask) -> None:
+    """Refuse masks under which decoding forgets a token that stands between a query and a key it can read."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(mask).__name__).lower()
+    if not mask.causal:
+        raise UsageError(
+            f"attention/score={score} reads earlier keys only, but attention/mask={name} shows later ones: "
+            "choose attention/mask=causal or window"
+        )
+    if not mask.contiguous:
+        raise UsageError(
+            f"attention/score={score} needs every token between query and key, which attention/mask={name} drops: "
+            "choose attention/mask=causal or window"
+        )
 
 
 class Scaled(Score):
@@ -120,3 +141,29 @@ class SoftCap(Score):
         self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         return self.cap * (scores / self.cap).tanh()
+
+
+class SSMax(Score):
+    """Multiplies scores by the logarithm of how many keys are visible, so that long rows stay as sharp as short ones.
+
+    score_ij = s_h * ln(n_i) * score_ij, where n_i counts the keys that query i sees and s_h is learned per head;
+    without it, attention to the best key fades as 1 / n. The first row has one key, so that ln(1) = 0 changes nothing.
+
+    Source: scalable softmax, arXiv 2501.19399. `start` is the initial s_h: with 0.2, rows of e^5 = 148 keys start as
+    they are without this link.
+    """
+
+    order = 15
+    fusable = False
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, start: float = 0.2) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        if start <= 0:
+            raise UsageError(f"start ({start}) must be greater than 0")
+        self.gain = nn.Parameter(torch.full((n_heads,), start))
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        count = pairs.visible.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
+        return scores * self.gain[:, None, None].to(scores.dtype) * count.log()

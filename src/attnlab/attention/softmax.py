@@ -77,6 +77,10 @@ class SoftmaxAttention(HeadedAttention):
         if len(scales) > 1:
             names = " and ".join(scales)
             raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
+        if len(makers := [type(link).__name__ for link in links if link.makes_scores]) > 1:
+            raise UsageError(
+                f"attention/score holds {' and '.join(makers)}, which both make the scores; keep one of them"
+            )
         self.scale = next(iter(scales.values()), self.head_dim**-0.5)
         self.fused = self.normalizer.fusable and all(link.fusable for link in links)
         for link in links:

@@ -31,6 +31,7 @@ class Synthesizer(ValuesOnlyAttention, ABC):
     """
 
     growth: Growth = "linear"
+    limit: int
 
     def __init__(
         self,

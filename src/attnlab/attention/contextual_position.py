@@ -1,0 +1,53 @@
+"""Positions counted by contents: how many matching tokens ago, instead of how many tokens ago."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import full_precision
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.errors import UsageError
+
+
+class CoPE(Score):
+    """Lets each query decide which tokens count when it measures how far away a key is: sentences, say, or words.
+
+    score_ij = score_ij + scale * q_i . e[p_ij], p_ij = min(p_max, sum_{l=j..i} sigmoid(q_i . k_l)). The p_max + 1 rows
+    of e, shared by all heads, are learned; between two whole positions their products with the query are interpolated.
+
+    Source: contextual position encoding (CoPE), arXiv 2405.18719.
+    """
+
+    order = 30
+    fusable = False
+    reads_keys = True
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, p_max: int = 15) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        if p_max < 1:
+            raise UsageError(f"p_max ({p_max}) must be at least 1")
+        self.p_max = p_max
+        self.table = nn.Embedding(p_max + 1, head_dim)
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        refuse_gaps("cope", mask)
+        if mask.kept is not None and mask.kept < 2 * self.p_max:  # gates near one half would never count to the end
+            raise UsageError(
+                f"attention/score=cope with p_max ({self.p_max}) must not count past half of the keys that "
+                f"attention/mask shows, {mask.kept} keys: choose p_max of at most {mask.kept // 2} or a longer window"
+            )
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        q, k = pairs.q.to(scores.dtype), pairs.k.to(scores.dtype)
+        earlier = (pairs.k_pos <= pairs.q_pos[:, None]) & (pairs.k_pos >= 0)  # hidden tokens in between count, too
+        with full_precision(scores.device):
+            gates = (q @ k.mT).sigmoid().masked_fill(~earlier, 0.0)
+            at_whole = q @ self.table.weight.to(scores.dtype).T * pairs.scale  # (b, h, t, p_max + 1)
+        place = gates.flip(-1).cumsum(dim=-1).flip(-1).clamp(max=self.p_max)
+        below = place.detach().floor().clamp(max=self.p_max - 1).long()
+        low, high = at_whole.gather(-1, below), at_whole.gather(-1, below + 1)
+        return scores + torch.lerp(low, high, place - below)

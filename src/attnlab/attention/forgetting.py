@@ -1,0 +1,48 @@
+"""Scores that fade with what was read since: a forget gate inside softmax attention."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score import Pairs, Score, refuse_gaps
+
+
+class Forget(Score):
+    """Each token decides how much of everything before it is forgotten: a recurrent decay, inside the softmax.
+
+    score_ij = score_ij + sum_{l=j+1..i} log f_l, f_l = sigmoid(w_h . x_l + b_h): the weight of key j is multiplied by
+    every gate since. With f = 1 it is plain attention, with a constant f a linear bias like ALiBi's. It tells near from
+    far, so that no other position is needed.
+
+    Source: Forgetting Transformer (FoX), arXiv 2503.02130. `start` is the initial b_h: with 2, gates start near 0.88.
+    The logarithms are summed in float32 over the keys at hand; decoding keeps one number per token and head.
+    """
+
+    order = 30
+    fusable = False
+    carries = 1
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, start: float = 2.0) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        self.to_forget = nn.Linear(d_model, n_heads, bias=False)
+        self.bias = nn.Parameter(torch.full((n_heads,), start))
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        refuse_gaps("forget", mask)
+
+    def carry(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b h t e"]:
+        work = torch.promote_types(x.dtype, torch.float32)
+        return F.logsigmoid(self.to_forget(x).to(work) + self.bias.to(work)).mT[..., None]
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        assert carried is not None
+        total = carried[..., 0].to(scores.dtype).cumsum(dim=-1)
+        own = total[..., total.size(-1) - scores.size(-2) :]  # the queries' tokens are the last of the keys
+        return scores + own[..., :, None] - total[..., None, :]

@@ -1,0 +1,72 @@
+"""Scores that look at several queries and keys at once, by a convolution over the map of scores."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import full_precision
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.errors import UsageError
+
+
+class MultiToken(Score):
+    """Makes each score from those of neighbouring queries and keys, so that two clues side by side can be found.
+
+    score_ij = sum_{a,b} theta_h[a, b] s_{i-a, j-b}, s_ij = scale * q_i . k_j, over the `queries` last queries
+    a = 0 ... and `keys` keys around j; s is taken as 0 where its key comes after its query or is hidden from query i.
+    theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other links.
+
+    Source: key-query convolution of multi-token attention, arXiv 2504.00927; its mixing of heads is
+    attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
+    """
+
+    order = 2
+    fusable = False
+    reads_keys = makes_scores = True
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, queries: int = 6, keys: int = 11) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        for name, size in (("queries", queries), ("keys", keys)):
+            if size < 1:
+                raise UsageError(f"{name} ({size}) must be at least 1")
+        self.carries, self.queries, self.later = head_dim, queries, keys // 2
+        kernel = torch.zeros(n_heads, queries, keys)
+        kernel[:, 0, keys - 1 - self.later] = 1.0
+        self.kernel = nn.Parameter(kernel)  # [head, a, keys from earlier to later]
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        refuse_gaps("multi_token", mask)
+        reach = self.queries + self.later
+        if mask.kept is not None and mask.kept < reach:
+            raise UsageError(
+                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.kernel.size(-1)}) must fit "
+                f"into the {mask.kept} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
+                "or a longer window"
+            )
+
+    def carry(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b h t e"]:
+        return q
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        assert carried is not None
+        t, s = scores.shape[-2:]
+        keys, before = pairs.k.to(scores.dtype).mT, self.queries - 1
+        asked = F.pad(carried.to(scores.dtype), (0, 0, before, 0))  # before the first token nothing was asked
+        rows = []
+        with full_precision(scores.device):
+            for a in range(self.queries):
+                first = before + s - t - a  # the queries' tokens are the last of the keys
+                shown = pairs.visible & (pairs.k_pos <= pairs.q_pos[:, None] - a)
+                rows.append((asked[:, :, first : first + t] @ keys * pairs.scale).masked_fill(~shown, 0.0))
+            # (b, h, a, t, s) -> (b * t, h * a, s): a convolution along the keys, in which each head reads its own rows
+            lines = torch.stack(rows, dim=2).permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)
+            earlier = self.kernel.size(-1) - 1 - self.later
+            lines = F.conv1d(F.pad(lines, (earlier, self.later)), self.kernel.to(scores.dtype), groups=self.n_heads)
+        return lines.unflatten(0, (-1, t)).transpose(1, 2)

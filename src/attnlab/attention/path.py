@@ -1,0 +1,63 @@
+"""Positions as a path: queries reach keys through the transformations of all tokens between them."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import full_precision, split_heads
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.errors import UsageError
+
+
+class Path(Score):
+    """Each token reflects a direction of its own choice, and a score looks back through all tokens in between.
+
+    score_ij = scale * q_i . H_i H_{i-1} ... H_{j+1} k_j, H_l = I - beta_l w_l w_l^T: the delta rule's transitions as
+    a position encoding. w_l has unit length and comes from x_l through `rank` numbers; beta_l = 2 sigmoid(u . x_l + b)
+    lies in (0, 2); with beta = 0 it is plain attention. It makes the scores anew, so it acts before every other link.
+
+    All products come from one triangular solve: column j of a holds what each later token takes from k_j,
+    a_l = beta_l (w_l . k_j - sum_{j<m<l} w_l . w_m a_m), so that
+    score_ij = scale * (q_i . k_j - sum_{j<l<=i} q_i . w_l a_l).
+
+    Source: PaTH attention, arXiv 2505.16381. Where we differ: no short convolution on w; w for each query head.
+    Decoding keeps w and beta beside each key and solves again at each step; the paper updates the cached keys.
+    """
+
+    order = 1
+    fusable = False
+    reads_keys = makes_scores = True
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 32) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        if rank < 1:
+            raise UsageError(f"rank ({rank}) must be at least 1")
+        self.carries = head_dim + 1
+        self.to_low, self.to_w = nn.Linear(d_model, rank, bias=False), nn.Linear(rank, n_heads * head_dim, bias=False)
+        self.to_beta = nn.Linear(d_model, n_heads)
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        refuse_gaps("path", mask)
+
+    def carry(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b h t e"]:
+        work = torch.promote_types(x.dtype, torch.float32)
+        w = F.normalize(split_heads(self.to_w(self.to_low(x)), self.n_heads).to(work), dim=-1)
+        return torch.cat([w, 2 * self.to_beta(x).to(work).sigmoid().mT[..., None]], dim=-1)
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        assert carried is not None
+        q, k = pairs.q.to(scores.dtype), pairs.k.to(scores.dtype)
+        w, beta = carried.to(scores.dtype).split([self.head_dim, 1], dim=-1)
+        with full_precision(scores.device):
+            # Ones on the diagonal are implied. Rows of empty slots are 0 and take nothing.
+            between, taken = (beta * (w @ w.mT)).tril(-1), (beta * (w @ k.mT)).tril(-1)
+            taken = torch.linalg.solve_triangular(between, taken, upper=False, unitriangular=True)
+            seen = (q @ w.mT).tril(k.size(2) - q.size(2))  # the queries' tokens are the last of the keys
+            return (q @ k.mT - seen @ taken) * pairs.scale

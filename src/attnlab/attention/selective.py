@@ -1,0 +1,50 @@
+"""Tokens that mask earlier ones for all later queries, without any parameter."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from attnlab.attention.base import full_precision
+from attnlab.attention.mask import Mask
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score import Pairs, Score, refuse_gaps
+
+
+class Selective(Score):
+    """Lets each token declare earlier ones no longer needed, for every later query and in every head.
+
+    score_ij = score_ij - F_ij, F_ij = sum_{j<l<i} relu(s_lj), where s_lj = scale * q_l . k_j is the score of head 0.
+    A token masks neither itself nor the first token, and only queries after it notice. No parameters.
+
+    Source: selective attention, arXiv 2410.02703. Where we differ: s_lj is the score before other links and position
+    biases. Decoding keeps the queries of head 0 (spread over the heads: head_dim numbers per token, rounded up to a
+    multiple of the heads) and forms F again at each step, which takes a product of all tokens at hand with all.
+    """
+
+    order = 30
+    fusable = False
+    reads_keys = True
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        self.carries = -(-head_dim // n_heads)
+
+    def check(self, mask: Mask, normalizer: Normalizer) -> None:
+        refuse_gaps("selective", mask)
+
+    def carry(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b h t e"]:
+        spread = F.pad(q[:, 0], (0, self.n_heads * self.carries - self.head_dim))
+        return spread.unflatten(-1, (self.n_heads, self.carries)).transpose(1, 2)
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        assert carried is not None
+        queries = carried.transpose(1, 2).flatten(2)[..., : self.head_dim].to(scores.dtype)
+        with full_precision(scores.device):
+            votes = F.relu(queries @ pairs.k[:, 0].to(scores.dtype).mT * pairs.scale).tril(-1)  # rows vote on columns
+        votes = votes.masked_fill(pairs.k_pos <= 0, 0.0)
+        masked = votes.cumsum(dim=1) - votes  # votes of the tokens before the query's own
+        return scores - masked[:, None, masked.size(1) - scores.size(-2) :]

@@ -1,0 +1,41 @@
+"""Heads that exchange scores before the normaliser and weights after it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import full_precision
+from attnlab.attention.score import Pairs, Score
+
+
+class TalkingHeads(Score):
+    """Lets heads talk: each head's scores, and then its weights, become a learned mixture of all heads'.
+
+    score_h = sum_m P_hm score_m, then weights_h = sum_m Q_hm weights_m, with P and Q of heads x heads. Both start as
+    the identity, which is plain attention. A mixture may be negative, so the map is signed; what no head sees keeps
+    weight 0. Position biases act after P.
+
+    Source: talking-heads attention, arXiv 2003.02436.
+    """
+
+    order = 40
+    fusable = False
+    map_kind = "signed"
+
+    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
+        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        self.before, self.after = nn.Parameter(torch.eye(n_heads)), nn.Parameter(torch.eye(n_heads))
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        return mixed_heads(self.before, scores)
+
+    def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+        return mixed_heads(self.after, weights)
+
+
+def mixed_heads(mixture: Float[Tensor, "o h"], y: Float[Tensor, "b h t s"]) -> Float[Tensor, "b o t s"]:
+    """Each head's map as a mixture of all; scores and weights stay as precise as they are."""
+    with full_precision(y.device):
+        return torch.einsum("oh,bhts->bots", mixture.to(y.dtype), y)

@@ -1,0 +1,143 @@
+"""Queries, keys and values as sums of products, a factor over heads times a factor over width."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import Heads, Shared, join_heads
+from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.gate import Gate
+from attnlab.attention.mask import Causal, Mask
+from attnlab.attention.normalizer import Normalizer, Softmax
+from attnlab.attention.score import Score
+from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+
+class Product(nn.Module):
+    """Makes a matrix of heads by width out of few numbers per token: y = 1/R * sum_r a_r b_r^T, a = W_a x, b = W_b x.
+
+    Source: arXiv 2501.06425.
+    """
+
+    def __init__(self, d_model: int, *, n_heads: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.n_heads, self.width, self.rank = n_heads, width, rank
+        self.to_a = nn.Linear(d_model, rank * n_heads, bias=False)
+        self.to_b = nn.Linear(d_model, rank * width, bias=False)
+
+    @property
+    def size(self) -> int:
+        """Numbers per token that the two factors hold."""
+        return self.rank * (self.n_heads + self.width)
+
+    def forward(self, x: Float[Tensor, "b t c"]) -> tuple[Float[Tensor, "b r t h"], Float[Tensor, "b r t d"]]:
+        a, b = self.to_a(x).unflatten(-1, (self.rank, -1)), self.to_b(x).unflatten(-1, (self.rank, -1))
+        return a.transpose(1, 2), b.transpose(1, 2)
+
+    def product(self, a: Float[Tensor, "b r t h"], b: Float[Tensor, "b r t d"]) -> Float[Tensor, "b h t d"]:
+        """The sum over the rank of head factor times width factor."""
+        return (a.permute(0, 2, 3, 1).to(b.dtype) @ b.transpose(1, 2)).transpose(1, 2) / self.rank
+
+
+class TensorProductAttention(SoftmaxAttention):
+    """Writes the queries, keys and values of all heads as sums of few products, of which decoding keeps the factors.
+
+    k = 1/R_k * A_k(x)^T rotate(B_k(x)), v = 1/R_v * A_v(x)^T B_v(x), and q as k, with A of R by heads and B of R by
+    width. Turning B turns every head's key. A token costs (R_k + R_v) (h + d) cached numbers instead of 2 h d.
+
+    Source: arXiv 2501.06425.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        head_dim: int | None = None,
+        d_out: int | None = None,
+        q_rank: int = 6,
+        k_rank: int = 2,
+        v_rank: int = 2,
+        position: Callable[..., Position] = Position,
+        mask: Callable[[], Mask] = Causal,
+        score: Mapping[str, Callable[..., Score]] | None = None,
+        normalizer: Callable[..., Normalizer] = Softmax,
+        gate: Callable[..., Gate] = Gate,
+        dropout: float = 0.0,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(
+            d_model,
+            n_heads=n_heads,
+            head_dim=head_dim,
+            d_out=d_out,
+            position=position,
+            mask=mask,
+            score=score,
+            normalizer=normalizer,
+            dropout=dropout,
+            layer=layer,
+            n_layers=n_layers,
+            context=context,
+        )
+        for name, rank in (("q_rank", q_rank), ("k_rank", k_rank), ("v_rank", v_rank)):
+            if rank < 1:
+                raise UsageError(f"{name} ({rank}) must be at least 1")
+        for link in self.chain:
+            if type(link).prepare is not Score.prepare or link.carries:
+                raise UsageError(
+                    f"attention/score ({type(link).__name__}) must not change or extend keys: tensor product attention "
+                    "keeps only their factors; remove that link"
+                )
+        self.q = Product(d_model, n_heads=n_heads, width=self.head_dim, rank=q_rank)
+        self.k = Product(d_model, n_heads=n_heads, width=self.head_dim, rank=k_rank)
+        self.v = Product(d_model, n_heads=n_heads, width=self.value_dim, rank=v_rank)
+        self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        (q_a, q_b), (k_a, k_b), (v_a, v_b) = self.q(x), self.k(x), self.v(x)
+        q_b, k_b = self.position.rotate(q_b, start), self.position.rotate(k_b, start)
+        q, k, v = self.q.product(q_a, q_b), self.k.product(k_a, k_b), self.v.product(v_a, v_b)
+        extra = {"k_a": k_a, "k_b": k_b, "v_a": v_a, "v_b": v_b}
+        if (gate := self.gate.project(x)) is not None:
+            extra["gate"] = gate
+        return Heads(q, k, v, extra)
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), heads.v)))
+
+    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
+        """Room for the factors alone: those of the keys where keys would stand, those of the values likewise."""
+        cache = Cache.empty(
+            self.mask, batch=batch, max_len=max_len, heads=1, d=self.k.size, v=self.v.size, like=self.anchor
+        )
+        return SoftmaxState(cache, None)
+
+    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+        e = heads.extra
+        return state.cache.append(as_row(e["k_a"], e["k_b"]), as_row(e["v_a"], e["v_b"]), self.mask)
+
+    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
+        k = self.k.product(*from_row(at_hand.k.to(heads.q.dtype), self.k))
+        v = self.v.product(*from_row(at_hand.v.to(heads.v.dtype), self.v))
+        return heads._replace(k=k, v=v)
+
+
+def as_row(a: Float[Tensor, "b r n h"], b: Float[Tensor, "b r n d"]) -> Float[Tensor, "b 1 n e"]:
+    """Both factors of each token in one row."""
+    return torch.cat([a.to(b.dtype), b], dim=-1).transpose(1, 2).flatten(2)[:, None]
+
+
+def from_row(
+    row: Float[Tensor, "b 1 n e"], made_by: Product
+) -> tuple[Float[Tensor, "b r n h"], Float[Tensor, "b r n d"]]:
+    """The two factors that `as_row` put in one row."""
+    a, b = row[:, 0].unflatten(-1, (made_by.rank, -1)).transpose(1, 2).split([made_by.n_heads, made_by.width], dim=-1)
+    return a, b

@@ -1,0 +1,225 @@
+"""Positions inside attention against their published formulas, in plain numbers, and the edges where they meet."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.errors import UsageError
+from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, YaRN
+
+HEADS, T = 3, 11
+CLOSE = {"rtol": 0, "atol": 1e-10}
+BIASES: list[type[Position]] = [T5Bias, Kerple, FIRE]
+
+
+def made(kind: type[Position], *, head_dim: int = 6, context: int = 20, **options: Any) -> Any:
+    """A position in fp64, its parameters moved off their initial values."""
+    torch.manual_seed(0)
+    position = kind(head_dim=head_dim, n_heads=HEADS, context=context, **options).double()
+    with torch.no_grad():
+        for parameter in position.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return position
+
+
+def heads(n: int, width: int) -> Tensor:
+    return torch.randn(2, HEADS, n, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def turned(x: Tensor, place: int, speeds: list[float]) -> Tensor:
+    """The first coordinates of one vector turned in pairs, the others as they are."""
+    out = x.tolist()
+    for i, speed in enumerate(speeds):
+        a, b, angle = float(x[2 * i]), float(x[2 * i + 1]), place * speed
+        out[2 * i] = a * math.cos(angle) - b * math.sin(angle)
+        out[2 * i + 1] = a * math.sin(angle) + b * math.cos(angle)
+    return torch.tensor(out, dtype=torch.float64)
+
+
+def bias_of(position: Position, length: int) -> Tensor:
+    pos = torch.arange(length)
+    bias = position.bias(pos, pos)
+    assert bias is not None
+    return bias
+
+
+def softplus(x: float) -> float:
+    return math.log(1 + math.exp(x))
+
+
+# Rotations
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "fraction", "width"),
+    [(6, 1.0, 6), (6, 0.5, 2), (6, 0.7, 4), (8, 0.5, 4), (7, 0.6, 4), (9, 0.99, 8), (10, 0.01, 2), (100, 0.58, 58)],
+)
+def test_partial_rope_turns_the_first_coordinates_and_leaves_the_others(
+    head_dim: int, fraction: float, width: int
+) -> None:
+    x, position = heads(4, head_dim), made(RoPE, head_dim=head_dim, fraction=fraction)
+    y = position.rotate(x, 3)
+    assert torch.equal(y[..., width:], x[..., width:])
+    speeds = [10000.0 ** (-2 * i / width) for i in range(width // 2)]
+    for n in range(4):
+        torch.testing.assert_close(y[1, 2, n], turned(x[1, 2, n], 3 + n, speeds), **CLOSE)
+
+
+def test_a_fraction_of_one_is_rope() -> None:
+    x = heads(5, 6)
+    assert torch.equal(made(RoPE, fraction=1.0).rotate(x, 2), made(RoPE).rotate(x, 2))
+
+
+@pytest.mark.parametrize("factor", [2.0, 8.0])
+@pytest.mark.parametrize(("fast", "slow"), [(32.0, 1.0), (9.0, 2.0)])
+def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temperature(
+    factor: float, fast: float, slow: float
+) -> None:
+    width, original, base = 16, 300, 10000.0
+    options = {"factor": factor, "original_context": original, "beta_fast": fast, "beta_slow": slow}
+    position, x = made(YaRN, head_dim=width, **options), heads(4, width)
+    speeds, kept = [], []
+    for i in range(width // 2):
+        wavelength = 2 * math.pi * base ** (2 * i / width)
+        turns = original / wavelength
+        gamma = 0.0 if turns < slow else 1.0 if turns > fast else (turns - slow) / (fast - slow)
+        speeds.append((1 - gamma) * base ** (-2 * i / width) / factor + gamma * base ** (-2 * i / width))
+        kept.append(gamma)
+    assert kept[0] == 1 and kept[-1] == 0 and any(0 < gamma < 1 for gamma in kept)
+    y = position.rotate(x, 3)
+    for n in range(4):
+        expected = turned(x[1, 2, n], 3 + n, speeds) * (0.1 * math.log(factor) + 1)
+        torch.testing.assert_close(y[1, 2, n], expected, **CLOSE)
+
+
+def test_yarn_by_a_factor_of_one_is_rope() -> None:
+    x = heads(5, 8)
+    yarn, rope = made(YaRN, head_dim=8, factor=1.0), made(RoPE, head_dim=8)
+    torch.testing.assert_close(yarn.rotate(x, 2), rope.rotate(x, 2), **CLOSE)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(RoPE, {"fraction": 0.5}), (YaRN, {"factor": 4.0})])
+def test_scores_see_distances_and_the_compiler_the_same_product(
+    kind: type[RoPE], options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position, q, k = made(kind, **options), heads(1, 6), heads(2, 6)[:, :, 1:]
+
+    def score(q_place: int, k_place: int) -> Tensor:
+        return (position.rotate(q, q_place) * position.rotate(k, k_place)).sum(dim=-1)
+
+    torch.testing.assert_close(score(17, 12), score(5, 0), **CLOSE)
+    assert not torch.allclose(score(6, 0), score(5, 0))
+    usual = position.rotate(q, 9)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(position.rotate(q, 9), usual, **CLOSE)
+
+
+# Biases
+
+
+@pytest.mark.parametrize(("n_buckets", "max_distance"), [(32, 128), (8, 20), (2, 3)])
+def test_t5_looks_up_the_published_bucket_of_each_distance(n_buckets: int, max_distance: int) -> None:
+    position = made(T5Bias, n_buckets=n_buckets, max_distance=max_distance)
+    bias, exact = bias_of(position, 139), n_buckets // 2
+    reached = set()
+    for n in range(139):
+        bucket = n
+        if n >= exact:
+            part = math.log(n / exact) / math.log(max_distance / exact)
+            bucket = min(exact + int(part * (n_buckets - exact)), n_buckets - 1)
+        reached.add(bucket)
+        for i in range(n, 139, 17):
+            assert torch.equal(bias[:, i, i - n], position.table.weight[bucket])
+    assert reached == set(range(n_buckets))
+
+
+def test_kerple_is_the_published_logarithm() -> None:
+    position = made(Kerple)
+    bias = bias_of(position, T)
+    for h in range(HEADS):
+        r1, r2 = softplus(position.strength[h].item()), softplus(position.rate[h].item())
+        for i in range(T):
+            for j in range(i + 1):
+                assert bias[h, i, j].item() == pytest.approx(-r1 * math.log(1 + r2 * (i - j)), rel=0, abs=1e-10)
+
+
+def test_kerple_starts_with_both_numbers_at_one() -> None:
+    bias = bias_of(Kerple(head_dim=6, n_heads=HEADS, context=20), T)
+    torch.testing.assert_close(bias[:, -1, 0], torch.full((HEADS,), -math.log(T)))
+
+
+def test_fire_is_the_published_function_of_the_relative_distance() -> None:
+    position = made(FIRE, hidden=5)
+    bias = bias_of(position, T)
+    c, start = softplus(position.rate.item()), softplus(position.threshold.item()) * 20 / 4
+    assert 1 < start < T - 2  # both sides of the maximum are met
+    into, shift = position.to_hidden.weight[:, 0].tolist(), position.to_hidden.bias.tolist()
+    for i in range(T):
+        for j in range(i + 1):
+            part = math.log(1 + c * (i - j)) / math.log(1 + c * max(start, i))
+            hidden = [w * part + b for w, b in zip(into, shift, strict=True)]
+            hidden = [x / (1 + math.exp(-x)) for x in hidden]
+            for h in range(HEADS):
+                expected = sum(w * x for w, x in zip(position.to_bias.weight[h].tolist(), hidden, strict=True))
+                assert bias[h, i, j].item() == pytest.approx(expected, rel=0, abs=1e-10)
+
+
+def test_fire_starts_with_the_papers_rate_and_a_quarter_of_the_context() -> None:
+    position = FIRE(head_dim=6, n_heads=HEADS, context=20)
+    torch.testing.assert_close(torch.nn.functional.softplus(position.rate), torch.tensor(0.1))
+    torch.testing.assert_close(torch.nn.functional.softplus(position.threshold), torch.tensor(1.0))
+    bias = bias_of(position, T)
+    torch.testing.assert_close(bias[:, 2, 0], bias[:, 5, 3])  # up to position 5 only the distance counts
+    assert not torch.allclose(bias[:, 6, 4], bias[:, 10, 8])
+
+
+@pytest.mark.parametrize("kind", BIASES)
+def test_a_bias_is_the_same_for_any_cut_of_the_positions_and_finite_where_a_mask_hides(kind: type[Position]) -> None:
+    position = made(kind)
+    q_pos, k_pos = torch.tensor([9, 4]), torch.tensor([0, 8, 3, 9])
+    bias = position.bias(q_pos, k_pos)
+    assert bias is not None
+    torch.testing.assert_close(bias, bias_of(position, T)[:, q_pos][:, :, k_pos], **CLOSE)
+    bias = position.bias(torch.tensor([0, 3]), torch.tensor([-1, 7]))
+    assert bias is not None and bias.isfinite().all()
+    for grad in torch.autograd.grad(bias.square().sum(), list(position.parameters()), allow_unused=True):
+        assert grad is not None and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ALiBi, *BIASES])
+def test_the_fused_and_the_explicit_attention_agree_in_values_and_gradients(kind: type[Position]) -> None:
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(12, n_heads=2, position=kind, context=20).double()
+    heads = layer.project(torch.randn(2, T, 12, dtype=torch.float64))
+    pos, found = torch.arange(T), []
+    for attend in (layer.attend, layer.attend_explicitly):
+        o = attend(heads, pos, pos)
+        wanted = [*layer.qkv.parameters(), *layer.position.parameters()]
+        found.append((o, *torch.autograd.grad(o.square().sum(), wanted, retain_graph=True)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (RoPE, {"fraction": 0.0}, r"position\.inside\.fraction \(0\.0\) must be greater than 0 and at most 1"),
+        (RoPE, {"fraction": 1.5}, r"position\.inside\.fraction \(1\.5\) must be"),
+        (RoPE, {"fraction": 0.5, "head_dim": 1}, r"position=rope turns pairs, so the width of a head \(1\) must"),
+        (YaRN, {"head_dim": 7}, r"position=yarn turns pairs, so the width of a head \(7\) must be even"),
+        (YaRN, {"factor": 0.5}, r"position\.inside\.factor \(0\.5\) must be at least 1"),
+        (YaRN, {"original_context": 0}, r"position\.inside\.original_context \(0\) must be at least 1"),
+        (YaRN, {"beta_fast": 1.0}, r"beta_fast \(1\.0\) must be greater than beta_slow \(1\.0\)"),
+        (T5Bias, {"n_buckets": 0}, r"position\.inside\.n_buckets \(0\) must be even and at least 2"),
+        (T5Bias, {"n_buckets": 7}, r"position\.inside\.n_buckets \(7\) must be even"),
+        (T5Bias, {"max_distance": 16}, r"max_distance \(16\) must be greater than half of n_buckets \(16\)"),
+        (FIRE, {"hidden": 0}, r"position\.inside\.hidden \(0\) must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(kind: type[Position], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        made(kind, **options)

@@ -1,0 +1,275 @@
+"""The recurrent family: every mechanism against its formula in plain loops, and what it becomes in special cases."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, SlopeDecay, StepDecay
+from attnlab.attention.feature_map import FeatureMap, RandomFeatures, SiLUFeatures, Taylor, UnitLength
+from attnlab.attention.log_linear import LogLinearAttention
+from attnlab.attention.output_norm import SumNorm
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.scan import chunked, token_loop
+from attnlab.attention.write import DeltaWrite
+from attnlab.contract.base import BATCH, D_MODEL, SAME, gap, perturbed, tokens
+from attnlab.errors import UsageError
+
+T, HEADS, WIDTH = 21, 4, 6
+
+
+def made(cls: type[RecurrentAttention] = RecurrentAttention, **options: Any) -> Any:
+    """A layer in fp64 off its initial values, which are left as the modules make them."""
+    torch.manual_seed(0)
+    layer = cls(D_MODEL, n_heads=HEADS, **options).double().eval()
+    perturbed(layer)
+    return layer
+
+
+def same(one: Any, other: Any, tolerance: float = SAME) -> None:
+    """Outputs and maps of two layers agree."""
+    x = tokens(BATCH, T)
+    assert gap(one(x), other(x)) < tolerance
+    assert gap(one.weights(x), other.weights(x)) < tolerance
+
+
+def shared_parameters(source: Any, target: Any) -> None:
+    """Give `target` the numbers of all parameters that both have in the same shape."""
+    there = target.state_dict()
+    held = {name: p for name, p in source.state_dict().items() if name in there and there[name].shape == p.shape}
+    target.load_state_dict(there | held)
+
+
+def scan_inputs(t: int, writes: bool, strength: float = 1.0) -> list[Tensor | None]:
+    """Queries, keys, values, a log decay per channel, write strengths and a memory that is not empty; d = 5, v = 3."""
+    draw = torch.Generator().manual_seed(t)
+    q, k, v, g, beta, memory = (
+        torch.randn(shape, generator=draw, dtype=torch.float64)
+        for shape in ((2, 3, t, 5), (2, 3, t, 5), (2, 3, t, 3), (2, 3, t, 5), (2, 3, t), (2, 3, 5, 3))
+    )
+    given = [q, F.normalize(k, dim=-1), v, F.logsigmoid(g) * strength, beta.sigmoid() if writes else None, memory]
+    return [None if x is None else x.detach().requires_grad_() for x in given]
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """S = (I - beta k k^T) diag(a) S + beta k v^T, or S = diag(a) S + k v^T without beta; o = S^T q."""
+    all_out, all_memory = [], []
+    for b in range(q.size(0)):
+        for h in range(q.size(1)):
+            s, out = memory[b, h], []
+            for t in range(q.size(2)):
+                key, strength = k[b, h, t], 1.0 if beta is None else beta[b, h, t]
+                s = torch.diag(g[b, h, t].exp()) @ s
+                if beta is not None:
+                    s = (torch.eye(key.numel(), dtype=key.dtype) - strength * torch.outer(key, key)) @ s
+                s = s + strength * torch.outer(key, v[b, h, t])
+                out.append(s.mT @ q[b, h, t])
+            all_out.append(torch.stack(out))
+            all_memory.append(s)
+    shape = q.shape[:2]
+    return torch.stack(all_out).unflatten(0, shape), torch.stack(all_memory).unflatten(0, shape)
+
+
+@pytest.mark.parametrize("t", [1, 7, 16, 29])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_decay_per_channel_is_its_formula_in_values_and_gradients(t: int, writes: bool) -> None:
+    results = []
+    runs: list[Callable[..., tuple[Tensor, Tensor]]] = [plain, token_loop]
+    runs += [partial(chunked, chunk=chunk) for chunk in (1, 3, 12, 64)]
+    for run in runs:
+        given = scan_inputs(t, writes)
+        o, memory = run(*given)
+        draw = torch.Generator().manual_seed(1)
+        shares = [(y * torch.randn(y.shape, generator=draw, dtype=y.dtype)).sum() for y in (o, memory)]
+        loss = shares[0] + shares[1]
+        results.append([o, memory, *torch.autograd.grad(loss, [x for x in given if x is not None])])
+    for other in results[1:]:
+        for mine, right in zip(other, results[0], strict=True):
+            assert gap(mine, right) < SAME
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_strong_decay_per_channel_stays_exact_in_chunks(writes: bool) -> None:
+    """Log decays add up to thousands in a chunk, and differ by as much from channel to channel."""
+    results = []
+    for run in (token_loop, chunked):
+        given = scan_inputs(70, writes, strength=60.0)
+        o, _ = run(*given)  # type: ignore[arg-type]
+        results.append([o, *torch.autograd.grad(o.square().sum(), [x for x in given if x is not None])])
+    for mine, right in zip(results[1], results[0], strict=True):
+        assert bool(mine.isfinite().all()) and gap(mine, right) < SAME
+
+
+def test_channels_that_fade_alike_are_a_scalar_decay() -> None:
+    given = scan_inputs(T, True)
+    q, k, v, g, beta, memory = given
+    assert g is not None
+    tied = g[..., :1].expand_as(g)
+    for strength in (None, beta):
+        for run in (token_loop, partial(chunked, chunk=8)):
+            one = run(q, k, v, tied, strength, memory)  # type: ignore[arg-type]
+            other = run(q, k, v, g[..., 0], strength, memory)  # type: ignore[arg-type]
+            assert gap(one[0], other[0]) < SAME and gap(one[1], other[1]) < SAME
+
+
+def test_the_channel_decay_is_its_formula() -> None:
+    """a = sigmoid(W2 W1 x + b)^(1/16)."""
+    decay = made(decay=ChannelDecay).decay
+    x = tokens(BATCH, T)
+    scores = (x @ decay.to_rank.weight.mT @ decay.to_decay.weight.mT).unflatten(-1, (HEADS, WIDTH)) + decay.bias
+    assert gap(decay.project(x).exp(), scores.sigmoid().pow(1 / 16).transpose(1, 2)) < SAME
+
+
+def test_kda_with_tied_channels_is_gated_delta() -> None:
+    options: dict[str, Any] = {"feature_map": UnitLength, "write": DeltaWrite, "conv": 4, "chunk": 5}
+    kda, gated = made(decay=KimiDecay, **options), made(decay=ScalarDecay, **options)
+    shared_parameters(gated, kda)
+    with torch.no_grad():  # W1 of the low rank is W of the scalar decay in its first rows, W2 deals it to all channels
+        kda.decay.to_rank.weight.zero_()[:HEADS] = gated.decay.to_decay.weight
+        kda.decay.to_decay.weight.zero_().unflatten(0, (HEADS, WIDTH))[..., :HEADS] = torch.eye(HEADS)[:, None]
+        kda.decay.bias.copy_(gated.decay.bias[:, None].expand(HEADS, WIDTH))
+    same(kda, gated)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "rates"),
+    [(FixedDecay, [1 - 2.0 ** (-5 - h) for h in range(4)]), (SlopeDecay, [0.25, 0.0625, 0.015625, 0.00390625])],
+)
+def test_a_fixed_decay_is_a_scalar_decay_that_hears_no_token(fixed: type[FixedDecay], rates: list[float]) -> None:
+    constant, scalar = made(decay=fixed, chunk=8), made(decay=ScalarDecay, chunk=8)
+    shared_parameters(constant, scalar)
+    wanted = torch.tensor(rates, dtype=torch.float64)
+    logs = -wanted.log() if fixed is FixedDecay else wanted  # slopes are the log decays themselves
+    with torch.no_grad():
+        scalar.decay.to_decay.weight.zero_()
+        scalar.decay.bias.zero_()
+        scalar.decay.log_rate.copy_((logs / torch.tensor(2.0, dtype=torch.float64).log()).log())  # softplus(0) = log 2
+    same(constant, scalar, tolerance=1e-6)  # the fixed rates are kept in float32 until the layer is turned into fp64
+
+
+def test_a_step_decay_is_its_formula() -> None:
+    """A_ij = exp(-exp(A) sum of D over j < s <= i) q_i . k_j D_j / sqrt(d)."""
+    layer = made(decay=StepDecay, chunk=8)
+    x = tokens(BATCH, T)
+    q, k, _, _ = layer.qkv(x, None)
+    step = F.softplus(x @ layer.decay.to_decay.weight.mT + layer.decay.bias).transpose(1, 2)
+    right = torch.zeros(BATCH, HEADS, T, T, dtype=x.dtype)
+    for i in range(T):
+        for j in range(i + 1):
+            fade = (-layer.decay.log_rate.exp() * step[:, :, j + 1 : i + 1].sum(dim=-1)).exp()
+            right[:, :, i, j] = fade * (q[:, :, i] * k[:, :, j]).sum(dim=-1) * step[:, :, j] / WIDTH**0.5
+    assert gap(layer.weights(x), right) < SAME
+
+
+def test_silu_features_are_their_formula() -> None:
+    layer = made(feature_map=SiLUFeatures)
+    x = tokens(BATCH, T)
+    q, k, _, _ = layer.qkv(x, None)
+    assert gap(layer.weights(x), ((q * q.sigmoid()) @ (k * k.sigmoid()).mT).tril() / WIDTH**0.5) < SAME
+
+
+def test_taylor_features_give_the_series_of_an_exponential() -> None:
+    layer = made(feature_map=Taylor, output_norm=SumNorm, chunk=8)
+    x = 3 * tokens(BATCH, T)
+    q, k, _, _ = layer.qkv(x, None)
+    s = q @ k.mT / WIDTH**0.5
+    weights = (1 + s + s.square() / 2).tril()
+    assert gap(layer.weights(x), weights / weights.sum(dim=-1, keepdim=True)) < SAME
+
+
+def test_random_features_are_their_formula() -> None:
+    """A_ij is proportional to the sum over directions w of exp(w . q - |q|^2 / 2) exp(w . k - |k|^2 / 2)."""
+    layer = made(feature_map=partial(RandomFeatures, features=15), output_norm=SumNorm, chunk=8)
+    x = tokens(BATCH, T)
+    q, k = (y / WIDTH**0.25 for y in layer.qkv(x, None)[:2])
+    weights = torch.zeros(BATCH, HEADS, T, T, dtype=x.dtype)
+    for w in layer.feature_map.directions:
+        of_q, of_k = ((y @ w - y.square().sum(dim=-1) / 2).exp() for y in (q, k))
+        weights += (of_q[..., :, None] * of_k[..., None, :]).tril()
+    assert gap(layer.weights(x), weights / weights.sum(dim=-1, keepdim=True)) < SAME
+
+
+def test_many_random_features_estimate_an_exponential() -> None:
+    features = RandomFeatures(head_dim=WIDTH, features=2**14)
+    q, k = torch.randn(2, 1, 1, T, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+    estimate, right = features(q) @ features(k).mT, (q @ k.mT / WIDTH**0.5).exp()
+    assert gap(estimate / right, torch.ones_like(right)) < 0.15  # 2^14 draws: off by a few hundredths
+
+
+def test_random_directions_are_at_right_angles_in_groups_and_always_the_same() -> None:
+    one, other = (RandomFeatures(head_dim=WIDTH, features=15).directions for _ in range(2))
+    assert torch.equal(one, other)
+    for group in one.split(WIDTH):
+        products = group @ group.mT
+        assert gap(products, products.diagonal().diag()) < 1e-5  # drawn in float32
+
+
+@pytest.mark.parametrize("decay", [ChannelDecay, KimiDecay])
+def test_a_decay_per_channel_is_refused_where_channels_are_not_those_of_the_head(decay: type[Decay]) -> None:
+    with pytest.raises(UsageError, match=r"6 channels of a head.*Taylor.*28 features"):
+        made(decay=decay, feature_map=Taylor)
+    with pytest.raises(UsageError, match=rf"{decay.__name__}.*attention=log_linear"):
+        LogLinearAttention(D_MODEL, n_heads=HEADS, decay=decay)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"decay=step .*DeltaWrite"):
+        made(decay=StepDecay, feature_map=UnitLength, write=DeltaWrite)
+    with pytest.raises(UsageError, match=r"rank \(0\) must be at least 1"):
+        made(decay=partial(ChannelDecay, rank=0))
+    with pytest.raises(UsageError, match=r"features \(0\) must be at least 1"):
+        made(feature_map=partial(RandomFeatures, features=0))
+    with pytest.raises(UsageError, match="output_norm=sum"):
+        made(feature_map=FeatureMap, output_norm=SumNorm)
+    with pytest.raises(UsageError, match=r"writes \(2\) must be 1 unless"):
+        made(writes=2)
+    with pytest.raises(UsageError, match=r"writes \(0\) must be at least 1"):
+        made(writes=0)
+
+
+@pytest.mark.parametrize("decay", [Decay, ScalarDecay, KimiDecay])
+@pytest.mark.parametrize("writes", [2, 3])
+def test_delta_product_is_its_formula_in_values_and_gradients(decay: type[Decay], writes: int) -> None:
+    """S <- a S; n times S <- (I - beta k k^T) S + beta k v^T; o = S^T q."""
+    layer = made(feature_map=UnitLength, write=DeltaWrite, decay=decay, writes=writes, chunk=8)
+    heads = layer.project(tokens(BATCH, T))
+    k, v, beta = (y.unflatten(1, (HEADS, writes)) for y in (heads.k, heads.v, heads.extra["beta"]))
+    out = torch.zeros(BATCH, HEADS, T, WIDTH, dtype=v.dtype)
+    for b in range(BATCH):
+        for h in range(HEADS):
+            s, rows = torch.zeros(WIDTH, WIDTH, dtype=v.dtype), []
+            for t in range(T):
+                if "log_decay" in heads.extra:
+                    s = heads.extra["log_decay"][b, h, t].exp().expand(WIDTH)[:, None] * s
+                for m in range(writes):
+                    key = k[b, h, m, t]
+                    s = s - beta[b, h, m, t] * torch.outer(key, s.mT @ key - v[b, h, m, t])
+                rows.append(s.mT @ heads.q[b, h, t])
+            out[b, h] = torch.stack(rows)
+    mixed, parameters = layer.mix(heads), list(layer.qkv.parameters()) + list(layer.write.parameters())
+    assert gap(mixed, out) < SAME
+    grads = (torch.autograd.grad(y.sin().sum(), parameters, retain_graph=True) for y in (mixed, out))
+    for mine, right in zip(*grads, strict=True):
+        assert gap(mine, right) < SAME
+
+
+def test_delta_product_with_one_write_that_counts_is_gated_delta() -> None:
+    """A write of strength 0 changes nothing, so that only the other one is left, whichever it is."""
+    options: dict[str, Any] = {"feature_map": UnitLength, "write": DeltaWrite, "decay": ScalarDecay, "chunk": 8}
+    product, single = made(writes=2, **options), made(**options)
+    shared_parameters(single, product)
+    x = tokens(BATCH, T)
+    for m in (0, 1):
+        with torch.no_grad():
+            for name in ("to_k", "to_v"):
+                given = getattr(single.qkv, name).weight.unflatten(0, (HEADS, WIDTH))
+                getattr(product.qkv, name).weight.unflatten(0, (HEADS, 2, WIDTH))[:, m] = given
+        heads, alone = product.project(x), single.project(x)
+        beta = heads.extra["beta"].detach().unflatten(1, (HEADS, 2)).zero_()
+        beta[:, :, m] = alone.extra["beta"]
+        heads.extra["beta"] = beta.flatten(1, 2)
+        assert gap(product.mix(heads), single.mix(alone)) < SAME

@@ -1,0 +1,285 @@
+"""Links of the score chain: each rule as plain loops over positions, what it reduces to, and what it refuses."""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil, exp, floor, log
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlab.attention.contextual_position import CoPE
+from attnlab.attention.forgetting import Forget
+from attnlab.attention.mask import Causal, Full, Mask, Strided, Window
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.multi_token import MultiToken
+from attnlab.attention.normalizer import Softmax
+from attnlab.attention.path import Path
+from attnlab.attention.score import Pairs, Score, SSMax
+from attnlab.attention.selective import Selective
+from attnlab.attention.talking_heads import TalkingHeads
+from attnlab.contract import subject_of
+from attnlab.contract.base import perturbed
+from attnlab.errors import UsageError
+from attnlab.model import generator_for
+
+C, H, D, T, SCALE = 12, 3, 5, 11, 0.7
+same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
+Link = Callable[..., Score]
+NARROW = partial(MultiToken, queries=3, keys=3)  # fits into a short window
+LINKS: list[Link] = [SSMax, Forget, TalkingHeads, Selective, partial(CoPE, p_max=2), Path, NARROW]
+GAPLESS = {"forget": Forget, "selective": Selective, "cope": CoPE, "path": Path, "multi_token": MultiToken}
+
+
+def drawn(*shape: int, seed: str) -> Tensor:
+    return torch.randn(*shape, generator=generator_for(0, seed), dtype=torch.float64)
+
+
+def built(link: Link, **options: float) -> Score:
+    made = link(d_model=C, n_heads=H, head_dim=D, **options).double()
+    perturbed(made)
+    return made
+
+
+def parts(mask: Mask, seed: str = "a") -> tuple[Tensor, Pairs]:
+    """A batch of one: tokens, and what a link sees of them."""
+    x, q, k = drawn(1, T, C, seed=seed + "x"), drawn(1, H, T, D, seed=seed + "q"), drawn(1, H, T, D, seed=seed + "k")
+    pos = torch.arange(T)
+    return x, Pairs(q, k, pos, pos, mask.visible(pos, pos), SCALE)
+
+
+def applied(link: Score, x: Tensor, pairs: Pairs) -> Tensor:
+    """What the link makes of the scaled scores; 0 where nothing is visible."""
+    carried = link.carry(pairs.q, pairs.k, x) if link.carries else None
+    scores = link.apply_scores(pairs.q @ pairs.k.mT * SCALE, pairs, carried)
+    return scores.masked_fill(~pairs.visible, 0.0)
+
+
+@torch.no_grad()
+def by_pairs(rule: Callable[[int, int, int], Tensor | float], pairs: Pairs) -> Tensor:
+    """A map from a rule for head h, query i and visible key j."""
+    out = torch.zeros(1, H, T, T, dtype=torch.float64)
+    for h, i, j in torch.cartesian_prod(torch.arange(H), torch.arange(T), torch.arange(T)).tolist():
+        if pairs.visible[i, j]:
+            out[0, h, i, j] = rule(h, i, j)
+    return out
+
+
+def sigmoid(s: Tensor | float) -> float:
+    return 1 / (1 + exp(-(s.item() if isinstance(s, Tensor) else s)))
+
+
+MASKS = pytest.mark.parametrize("mask", [Causal(), Window(4), Strided(3)], ids=["causal", "window", "strided"])
+
+
+@MASKS
+def test_ssmax_multiplies_by_the_logarithm_of_what_is_visible(mask: Mask) -> None:
+    x, pairs = parts(mask)
+    link = built(SSMax)
+
+    def rule(h: int, i: int, j: int) -> Tensor:
+        n = sum(bool(v) for v in pairs.visible[i])
+        return link.gain[h] * log(n) * (pairs.q[0, h, i] @ pairs.k[0, h, j]) * SCALE
+
+    same(applied(link, x, pairs), by_pairs(rule, pairs))
+
+
+@MASKS
+def test_forget_adds_the_logarithms_of_the_gates_since(mask: Mask) -> None:
+    x, pairs = parts(mask)
+    link = built(Forget)
+
+    def rule(h: int, i: int, j: int) -> Tensor:
+        gates = [sigmoid(link.to_forget.weight[h] @ x[0, m] + link.bias[h]) for m in range(j + 1, i + 1)]
+        return pairs.q[0, h, i] @ pairs.k[0, h, j] * SCALE + sum(log(g) for g in gates)
+
+    same(applied(link, x, pairs), by_pairs(rule, pairs))
+
+
+@MASKS
+def test_selective_subtracts_the_votes_of_the_tokens_in_between(mask: Mask) -> None:
+    x, pairs = parts(mask)
+
+    def rule(h: int, i: int, j: int) -> float:
+        votes = [max(float(pairs.q[0, 0, m] @ pairs.k[0, 0, j]) * SCALE, 0.0) for m in range(j + 1, i)]
+        return float(pairs.q[0, h, i] @ pairs.k[0, h, j]) * SCALE - (sum(votes) if j else 0.0)
+
+    same(applied(built(Selective), x, pairs), by_pairs(rule, pairs))
+
+
+@MASKS
+@pytest.mark.parametrize("p_max", [2, 16])
+def test_cope_adds_the_interpolated_row_of_the_counted_position(mask: Mask, p_max: int) -> None:
+    x, pairs = parts(mask)
+    link = built(CoPE, p_max=p_max)
+
+    def rule(h: int, i: int, j: int) -> Tensor:
+        q = pairs.q[0, h, i]
+        place = min(sum(sigmoid(q @ pairs.k[0, h, m]) for m in range(j, i + 1)), p_max)
+        low, high = link.table.weight[floor(place)], link.table.weight[ceil(place)]
+        e = low + (place - floor(place)) * (high - low)
+        return (q @ pairs.k[0, h, j] + q @ e) * SCALE
+
+    same(applied(link, x, pairs), by_pairs(rule, pairs))
+
+
+def path_by_products(link: Path, x: Tensor, pairs: Pairs) -> Tensor:
+    w = link.to_w(link.to_low(x)).unflatten(-1, (H, D))
+    w = w / w.square().sum(-1, keepdim=True).sqrt()
+    beta = 2 / (1 + (-link.to_beta(x)).exp())
+    rows = []
+    for h in range(H):
+        for i in range(T):
+            for j in range(T):
+                moved = pairs.k[0, h, j]
+                for m in range(j + 1, i + 1):
+                    moved = (torch.eye(D) - beta[0, m, h] * torch.outer(w[0, m, h], w[0, m, h])) @ moved
+                rows.append(pairs.q[0, h, i] @ moved * SCALE)
+    return torch.stack(rows).view(1, H, T, T).masked_fill(~pairs.visible, 0.0)
+
+
+@MASKS
+def test_path_multiplies_out_the_reflections_in_between(mask: Mask) -> None:
+    x, pairs = parts(mask)
+    x.requires_grad_(), pairs.q.requires_grad_(), pairs.k.requires_grad_()
+    link = built(Path, rank=4)
+    assert isinstance(link, Path)
+    wanted, seed = [x, pairs.q, pairs.k, *link.parameters()], drawn(1, H, T, T, seed="grad")
+    found, plain = applied(link, x, pairs), path_by_products(link, x, pairs)
+    same(found, plain)
+    both = [torch.autograd.grad((y * seed).sum(), wanted) for y in (found, plain)]
+    for a, b in zip(*both, strict=True):
+        same(a, b)
+
+
+@MASKS
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (3, 4), (6, 11)])
+def test_multi_token_sums_the_scores_around(mask: Mask, queries: int, keys: int) -> None:
+    x, pairs = parts(mask)
+    link = built(MultiToken, queries=queries, keys=keys)
+    first = -(keys // 2)  # j' runs from -floor(keys / 2) to ceil(keys / 2) - 1
+
+    def rule(h: int, i: int, j: int) -> Tensor | float:
+        total: Tensor | float = 0.0
+        for a in range(queries):
+            for b in range(first, first + keys):
+                if i - a >= 0 and 0 <= j - b <= i - a and pairs.visible[i, j - b]:
+                    near = pairs.q[0, h, i - a] @ pairs.k[0, h, j - b] * SCALE
+                    total = total + link.kernel[h, a, keys - 1 - (b - first)] * near
+        return total
+
+    same(applied(link, x, pairs), by_pairs(rule, pairs))
+
+
+def test_talking_heads_mix_scores_and_weights() -> None:
+    x, pairs = parts(Causal())
+    link, plain = built(TalkingHeads), pairs.q @ pairs.k.mT * SCALE
+    mixed = [sum(link.before[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
+    same(applied(link, x, pairs), torch.stack(mixed, dim=1).masked_fill(~pairs.visible, 0.0))
+    mixed = [sum(link.after[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
+    same(link.apply_weights(plain), torch.stack(mixed, dim=1))
+
+
+def silenced(link: Link) -> Score:
+    """The link with those of its parameters that decide the matter at the values that should switch it off."""
+    made = built(link)
+    with torch.no_grad():
+        if isinstance(made, Forget):
+            made.to_forget.weight.zero_(), made.bias.fill_(50.0)
+        if isinstance(made, Path):
+            made.to_beta.weight.zero_(), made.to_beta.bias.fill_(-50.0)
+        if isinstance(made, CoPE):
+            made.table.weight.zero_()
+    return made
+
+
+@MASKS
+@pytest.mark.parametrize("link", [Forget, Path, CoPE])
+def test_a_silent_link_is_plain_attention(link: Link, mask: Mask) -> None:
+    x, pairs = parts(mask)
+    plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
+    same(applied(silenced(link), x, pairs), plain)
+    assert (applied(built(link), x, pairs) - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("link", [TalkingHeads, MultiToken])
+def test_an_identity_mixture_is_plain_attention_at_the_start(link: Link) -> None:
+    x, pairs = parts(Causal())
+    plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
+    fresh = link(d_model=C, n_heads=H, head_dim=D).double()
+    same(applied(fresh, x, pairs), plain)
+    same(fresh.apply_weights(plain), plain)
+
+
+def test_selective_without_positive_scores_is_plain_attention() -> None:
+    x, pairs = parts(Causal())
+    pairs = pairs._replace(q=pairs.q.abs(), k=-pairs.k.abs())
+    same(applied(built(Selective), x, pairs), (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0))
+
+
+def test_a_constant_forget_gate_is_a_linear_bias() -> None:
+    """ALiBi with the slope -log f."""
+    x, pairs = parts(Causal())
+    link = built(Forget)
+    assert isinstance(link, Forget)
+    with torch.no_grad():
+        link.to_forget.weight.zero_()
+    distance = (pairs.q_pos[:, None] - pairs.k_pos).double()
+    bias = torch.tensor([log(sigmoid(b)) for b in link.bias], dtype=torch.float64)[:, None, None] * distance
+    same(applied(link, x, pairs), (pairs.q @ pairs.k.mT * SCALE + bias).masked_fill(~pairs.visible, 0.0))
+
+
+def layer(link: Link, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAttention:
+    made = MultiHeadAttention(12, n_heads=4, n_kv_heads=n_kv_heads, score={"it": link}, mask=mask).double().eval()
+    perturbed(made)
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kv", [4, 2, 1])
+@pytest.mark.parametrize("mask", [Causal, partial(Window, 4), partial(Strided, 3)], ids=["causal", "window", "strided"])
+@pytest.mark.parametrize("link", LINKS)
+def test_decoding_gives_what_the_whole_sequence_gives(link: Link, mask: Callable[[], Mask], kv: int) -> None:
+    attention, x = layer(link, mask, kv), drawn(2, 13, 12, seed="decode")
+    state, out = attention.init_state(2, 13), []
+    for piece in x.split([1, 4, 1, 1, 1, 5], dim=1):
+        y, state = attention.step(piece, state)
+        out.append(y)
+    same(torch.cat(out, dim=1), attention(x))
+
+
+@pytest.mark.parametrize("name", GAPLESS)
+def test_a_mask_with_gaps_or_later_keys_is_refused(name: str) -> None:
+    link, gaps = GAPLESS[name](d_model=C, n_heads=H, head_dim=D), Causal()
+    gaps.contiguous = False
+    with pytest.raises(UsageError, match=rf"attention/score={name} needs .* attention/mask=causal drops"):
+        link.check(gaps, Softmax(n_heads=H))
+    with pytest.raises(UsageError, match=rf"attention/score={name} .* attention/mask=full shows later ones"):
+        link.check(Full(), Softmax(n_heads=H))
+
+
+@pytest.mark.parametrize(("link", "least"), [(partial(CoPE, p_max=3), 6), (partial(MultiToken, queries=4, keys=5), 6)])
+def test_a_window_that_leaves_parameters_without_use_is_refused(link: Link, least: int) -> None:
+    made = link(d_model=C, n_heads=H, head_dim=D)
+    made.check(Window(least), Softmax(n_heads=H))
+    with pytest.raises(UsageError, match=rf"{least - 1} keys"):
+        made.check(Window(least - 1), Softmax(n_heads=H))
+
+
+@pytest.mark.parametrize(
+    ("link", "option"),
+    [(SSMax, "start"), (CoPE, "p_max"), (Path, "rank"), (MultiToken, "queries"), (MultiToken, "keys")],
+)
+def test_a_size_of_zero_is_refused(link: Link, option: str) -> None:
+    with pytest.raises(UsageError, match=rf"{option} \(0\) must be"):
+        link(d_model=C, n_heads=H, head_dim=D, **{option: 0})
+
+
+@pytest.mark.parametrize("name", ["ssmax", "fox", "talking_heads", "selective", "cope", "path", "multi_token"])
+def test_a_preset_is_its_link_on_multi_head(name: str) -> None:
+    made = subject_of(name).layer(0)
+    assert isinstance(made, MultiHeadAttention)
+    link = "forget" if name == "fox" else name
+    twin = subject_of("multi_head", [f"attention/score=[scaled,{link}]"]).layer(0)
+    assert isinstance(twin, MultiHeadAttention)
+    assert [type(link) for link in made.chain] == [type(link) for link in twin.chain]
