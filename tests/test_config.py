@@ -162,7 +162,8 @@ def test_fixed_keys_are_those_of_the_main_config_the_model_and_the_trainer() -> 
 
 def test_a_key_that_other_options_have_is_found_with_them() -> None:
     assert unknown_key("attention.mask.window", ["attention.mask"]) == (
-        "attention.mask.window is not a key of this config: it comes with attention/mask=window"
+        "attention.mask.window is not a key of this config: it comes with attention/mask=window or "
+        "attention/mask=dilated or attention/mask=local_global or attention/mask=window_sinks"
     )
     assert "'attention.mask.window' (it comes with attention/mask=window)" in unknown_key("attention.window", ["seed"])
 

@@ -26,7 +26,7 @@ SHORT = "trainer.max_steps=2 maps.steps=2 sample.steps=1 sample.tokens=4 batch_s
 
 # What is typed (FILES stands for the folder of the fixture), then pieces of the one line that answers.
 NAMES = [
-    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: causal, "),
+    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: based, "),
     ("attention=mine/gqa", "attention=mine/gqa does not exist", "choose from"),
     ("attention=", "attention= does not exist (choose from: "),
     ("position=ropee", "position=ropee does not exist; did you mean 'rope'?"),
@@ -37,7 +37,7 @@ NAMES = [
     ("model=tiny", "model=tiny does not exist (choose from: nano, small)"),
     (
         "attention/mask=windw",
-        "attention/mask=windw does not exist; did you mean 'window'? (choose from: causal, window",
+        "attention/mask=windw does not exist; did you mean 'window'? (choose from: causal, chunked, ",
     ),
     ("attention/score=[qk_nrom]", "attention/score=qk_nrom does not exist; did you mean 'qk_norm'?"),
     ("+experiment=nope", "experiment=nope does not exist"),
@@ -74,7 +74,7 @@ KEYS = [
     ("+attention=gqa", "attention is there already: write attention= without the plus"),
     ("~trainer.devices", "trainer.devices is missing: it can be set, but not left out"),
     ("~experiment_name", "experiment_name is missing"),
-    ("~attention", "attention must be chosen: attention=causal | "),
+    ("~attention", "attention must be chosen: attention=based | causal | "),
     ("~nope", "~nope takes nothing away"),
     ("seed=1 seed=2", "seed is given twice, as seed=1 and seed=2"),
     ("attention=gqa attention=mqa", "attention is given twice"),
@@ -103,19 +103,19 @@ TYPES = [
     ("seed={a:1}", "seed ({'a': 1}) must be a whole number"),
     ("allow_targets=mypackage", "allow_targets (mypackage) must be a list", "allow_targets=[mypackage]"),
     ("attention.gate=null", "attention.gate (null) must hold settings", "attention/gate=elementwise | "),
-    ("attention.mask=window", "attention.mask (window) must hold settings", "attention/mask=causal | window"),
+    ("attention.mask=window", "attention.mask (window) must hold settings", "attention/mask=causal | chunked | "),
     (
         "attention.position=rope",
         "attention.position (rope) must hold settings",
-        "position=alibi | learned | none | rope",
+        "position=alibi | fire | ",
     ),
     ("position.inside=null", "position.inside (null) must hold settings", "position=alibi"),
     ("maps=null", "maps (null) must hold settings"),
-    ("attention=null", "attention (null) must be one of: causal, "),
+    ("attention=null", "attention (null) must be one of: based, "),
     ("position=null", "position (null) must be one of: alibi, "),
     ("data=null", "data (null) must be one of: file, "),
     ("model=5", "model (5) must be one of: nano, small"),
-    ("attention=[gqa]", "attention takes one name, not a list: attention=causal | "),
+    ("attention=[gqa]", "attention takes one name, not a list: attention=based | causal | "),
     ("attention=[gqa,mqa]", "attention ([gqa,mqa]) must be one of: "),
     ("attention.mask={window:3}", "attention.mask ({window:3})", "attention.mask.NAME=VALUE"),
 ]

@@ -279,7 +279,7 @@ def test_biases_start_at_zero_convolutions_in_their_bounds_and_the_rest_where_it
     assert len(norms) == LAYERS * 4 + 1 and all((m.weight == 1).all() for m in norms)
     assert not model.get_parameter("blocks.0.attention.normalizer.logit").any()
     decay = gpt(delta).get_submodule("blocks.0.attention.decay")
-    fresh = ScalarDecay(d_model=WIDTH, n_heads=2)
+    fresh = ScalarDecay(d_model=WIDTH, n_heads=2, head_dim=WIDTH // 2)
     assert isinstance(decay, ScalarDecay)
     assert torch.equal(decay.log_rate, fresh.log_rate) and torch.equal(decay.bias, fresh.bias)
 

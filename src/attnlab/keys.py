@@ -115,6 +115,8 @@ def _offers() -> dict[str, list[str]]:
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):
                     words = f"{group.replace('/', '.')}.{key.split('[')[0]}"
                     found.setdefault(words, []).append(f"{group}={file.stem}")
+    for words, choices in found.items():  # the option that is called like its key is the plainest way to get it
+        choices.sort(key=lambda choice: choice.rpartition("=")[2] != words.rpartition(".")[2])
     return found
 
 

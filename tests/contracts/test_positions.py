@@ -13,11 +13,17 @@ from attnlab.errors import UsageError
 
 NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 # A bias is added to scores, and a layer with a memory has none; nor has one that scores in three ways.
-REFUSED = {(name, "alibi") for name in ("linear", "gated_delta", "log_linear", "ttt", "nsa")}
+MEMORIES = (
+    *("based", "delta_net", "delta_product", "gated_delta", "gla", "kda", "kimi_linear", "lightning", "linear"),
+    *("log_linear", "mamba2", "performer", "qwen3_next", "retention", "ttt"),
+)
+BIASES = ("alibi", "fire", "kerple", "t5")
+REFUSED = {(name, bias) for name in (*MEMORIES, "nsa") for bias in BIASES}
 
 
 def test_the_positions_are_those_that_have_a_yaml() -> None:
-    assert positions() == ("alibi", "learned", "none", "rope", "sinusoidal")
+    turned = ("none", "rope", "rope_partial", "sinusoidal", "yarn", "learned")
+    assert positions() == tuple(sorted((*BIASES, *turned)))
 
 
 @pytest.mark.parametrize(("name", "position"), list(product(NAMES, positions())))
@@ -27,7 +33,7 @@ def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_name
         assert len(subject.gpt(2).blocks) == 2
         return
     with pytest.raises(
-        UsageError, match=r"position\.inside \(ALiBi\) works through bias, but \w+Attention offers only rotate"
+        UsageError, match=r"position\.inside \(\w+\) works through bias, but \w+Attention offers only rotate"
     ):
         subject.gpt(2)
 

@@ -81,7 +81,7 @@ def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_
 def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
     config = compose_config([f"attention={name}"])
     named = {str(value) for path, value in leaves(config["attention"]) if path.endswith("_target_")}
-    built = {type(module) for block in subject_of(name).gpt(4).blocks for module in block.modules()}
+    built = {type(module) for block in subject_of(name).gpt(8).blocks for module in block.modules()}
     classes = {get_class(target) for target in named if not target.split(".")[-1].islower()}
     assert classes <= built
 
