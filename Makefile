@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test test-all lint format types bench docs tensorboard clean
+.PHONY: train test test-all test-oracles lint format types bench docs tensorboard clean
 
 train: $(VENV)/.run  ## set up, run the main job, say where to look
 	$(BIN)/python train.py $(ARGS)
@@ -14,6 +14,9 @@ test: $(VENV)/.dev  ## set up, run the fast tests
 
 test-all: $(VENV)/.dev  ## every test, the long ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-oracles: $(VENV)/.oracle  ## run other people's code again, and compare it with what tests/oracles/recorded holds
+	$(BIN)/python -m pytest -m "" tests/oracles $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -46,4 +49,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.oracle: $(VENV)/.dev
+	$(INSTALL) -e '.[oracle]'
 	@touch $@

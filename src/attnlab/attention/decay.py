@@ -44,18 +44,19 @@ class Decay(nn.Module):
 class FixedDecay(Decay):
     """Each head fades at its own constant rate: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
 
-    rate: Tensor
-
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
         super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.register_buffer("rate", torch.tensor(self.rates(n_heads)), persistent=False)
+        self.n_heads = n_heads
 
     def rates(self, n_heads: int) -> list[float]:
         """The log of a_h for each head."""
         return [math.log1p(-(2.0 ** (-5.0 - h))) for h in range(n_heads)]
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
-        return self.rate[None, :, None].expand(x.size(0), -1, x.size(1))
+        # Made anew, for a buffer would be rounded with the model: in bfloat16 rates would be off by a part in 500.
+        work = torch.promote_types(x.dtype, torch.float32)
+        rate = torch.tensor(self.rates(self.n_heads), dtype=work, device=x.device)
+        return rate[None, :, None].expand(x.size(0), -1, x.size(1))
 
 
 class SlopeDecay(FixedDecay):
