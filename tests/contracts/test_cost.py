@@ -56,6 +56,11 @@ def windowed(t: int) -> int:
     return sum(min(i + 1, WINDOW) for i in range(t))
 
 
+def banded(t: int) -> int:
+    """Pairs computed: all, or from four windows on, in blocks of 32 queries, 32 + 31 keys for each."""
+    return t * t if t <= 4 * WINDOW else -(-t // 32) * 32 * 63
+
+
 def chunks(t: int) -> tuple[int, int]:
     """How many chunks a text makes, and how long each is; the last one is filled up."""
     size = min(CHUNK, t)
@@ -92,7 +97,7 @@ BY_HAND: dict[str, ByHand] = {
     "mqa": attention(projections=2 * C * C + 2 * C * D, kept=2 * D),
     "sliding_window": ByHand(
         params=EVEN,
-        forward=lambda t: 2 * EVEN * t + 4 * t * t * C,
+        forward=lambda t: 2 * EVEN * t + 4 * banded(t) * C,
         decode=lambda t: 2 * EVEN + 4 * (WINDOW + 1) * C,  # the ring and the token itself
         state=lambda t: 2 * C * WINDOW * FP32,
         pairs=windowed,

@@ -12,12 +12,15 @@ class Mask(nn.Module):
 
     A mask whose `kept` is a number also says, in `held`, which position each of that many slots stores while decoding:
     by default a ring, position p in slot p % kept. `contiguous` says that decoding has every token between a key that
-    a query can read and the query itself at hand, which some changes of scores need.
+    a query can read and the query itself at hand, which some changes of scores need. `band` is a promise that no query
+    reads further back than the last `band` keys, its own included, so that training need not look there; None promises
+    nothing.
     """
 
     causal = True
     contiguous = True
     kept: int | None = None
+    band: int | None = None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         raise NotImplementedError
@@ -56,7 +59,7 @@ class Window(Mask):
         super().__init__()
         if window < 1:
             raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
-        self.window = self.kept = window
+        self.window = self.kept = self.band = window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
@@ -104,7 +107,7 @@ class Chunked(Mask):
         super().__init__()
         if chunk < 1:
             raise UsageError(f"chunk ({chunk}) must be at least 1")
-        self.chunk = self.kept = chunk
+        self.chunk = self.kept = self.band = chunk
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         same = q_pos[:, None] // self.chunk == k_pos[None, :] // self.chunk
@@ -142,7 +145,8 @@ class Dilated(Mask):
             raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
         if dilation < 1:
             raise UsageError(f"dilation ({dilation}) must be at least 1")
-        self.window, self.dilation, self.kept = window, dilation, (window - 1) * dilation + 1
+        self.window, self.dilation = window, dilation
+        self.kept = self.band = (window - 1) * dilation + 1
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]

@@ -83,22 +83,51 @@ def chunked(
     within = _faded_products(q, k, g)
     read = q if fade_in is None else q * fade_in
     write = k if fade_out is None else k * fade_out
-    erase = None
-    if beta is not None:
+    whole = None if g is None else g[..., -1, :, None].exp()  # by how much a whole chunk fades the state
+    if beta is None:
+        states, state = _running_sum(write.mT @ v, whole, state)
+    else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
         system = (strength * _faded_products(k, k, g)).tril(-1)
         seen = k if fade_in is None else k * fade_in
         solved = torch.linalg.solve_triangular(
             system, strength * torch.cat([v, seen], dim=-1), upper=False, unitriangular=True
         )
-        v, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
-    out = []
-    for i in range(q.size(2)):
-        u = v[:, :, i] if erase is None else v[:, :, i] - erase[:, :, i] @ state
-        out.append(within[:, :, i] @ u + read[:, :, i] @ state)
-        kept = state if fade_in is None else state * fade_in[:, :, i, -1, :, None]
-        state = kept + write[:, :, i].mT @ u
-    return torch.stack(out, dim=2).flatten(2, 3)[:, :, :t], state
+        new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
+        v, states, state = _corrections(new, erase, write.mT, whole, state)
+    return (within @ v + read @ states).flatten(2, 3)[:, :, :t], state
+
+
+def _running_sum(
+    written: Float[Tensor, "b h n d v"], fade: Float[Tensor, "b h n #d 1"] | None, state: Matrix
+) -> tuple[Float[Tensor, "b h n d v"], Matrix]:
+    """The state as each chunk finds it, and as the last one leaves it, where what is written does not depend on it."""
+    if fade is None:
+        after = torch.cat([state[:, :, None], written], dim=2).cumsum(dim=2)
+        return after[:, :, :-1], after[:, :, -1].clone()  # what is kept must not keep all the others alive
+    found = []
+    # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.
+    for new, factor in zip(written.unbind(2), fade.unbind(2), strict=True):
+        found.append(state)
+        state = state * factor + new
+    return torch.stack(found, dim=2), state
+
+
+def _corrections(
+    new: Float[Tensor, "b h n t v"],
+    erase: Float[Tensor, "b h n t d"],
+    write: Float[Tensor, "b h n d t"],
+    fade: Float[Tensor, "b h n #d 1"] | None,
+    state: Matrix,
+) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
+    """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it."""
+    fades = [None] * new.size(2) if fade is None else fade.unbind(2)
+    all_u, found = [], []
+    for v, e, w, factor in zip(new.unbind(2), erase.unbind(2), write.unbind(2), fades, strict=True):
+        found.append(state)
+        all_u.append(u := v - e @ state)
+        state = (state if factor is None else state * factor) + w @ u
+    return torch.stack(all_u, dim=2), torch.stack(found, dim=2), state
 
 
 def _chunks(x: Tensor, pad: int, chunk: int) -> Tensor:

@@ -1,13 +1,14 @@
 """The softmax family: project -> score -> normalise -> mix -> merge, with a slot for every choice."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from attnlab.attention.banded import Blocks
 from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.mask import Causal, Mask
@@ -87,7 +88,7 @@ class SoftmaxAttention(HeadedAttention):
             link.check(self.mask, self.normalizer)
         self.carries = sum(link.carries for link in links)
         self.causal = self.mask.causal
-        self._square: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+        self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
     @property
     def chain(self) -> list[Score]:
@@ -112,26 +113,53 @@ class SoftmaxAttention(HeadedAttention):
         """Mix by the fused kernel where every slot allows it, else explicitly. `square`: the whole sequence at once."""
         if not self.fused:
             return self.attend_explicitly(heads, q_pos, k_pos)
-        plain = square and type(self.mask) is Causal and "bias" not in self.position.hooks
-        allowed = None if plain else self._allowed(heads.q, q_pos, k_pos, square)
         # The CPU kernel's backward is four times slower in bfloat16 than in float32.
         slow = heads.v.device.type == "cpu" and torch.is_grad_enabled()
         work = torch.promote_types(heads.v.dtype, torch.float32) if slow else heads.v.dtype
-        q, k, v = heads.q.to(work), heads.k.to(work), heads.v.to(work)
-        if allowed is not None and allowed.dtype != torch.bool:
-            allowed = allowed.to(q.dtype)
-        with full_precision(q.device):  # autocast would undo the choice above
-            o = F.scaled_dot_product_attention(
+        q, k, v = (x.to(work) for x in heads[:3])
+        blocks = Blocks.of(q_pos.numel(), self.mask.band)
+        if not square:
+            o = self._kernel(q, k, v, self._allowed(work, [(q_pos, k_pos)]))
+        elif type(self.mask) is Causal and "bias" not in self.position.hooks:
+            o = self._kernel(q, k, v, None)
+        elif blocks.n_blocks == 1:
+            o = self._kernel(q, k, v, self._kept(q, blocks))
+        else:
+            o = self._attend_in_blocks(q, k, v, blocks)
+        return o.to(heads.v.dtype)
+
+    def _attend_in_blocks(
+        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
+    ) -> Float[Tensor, "b h t v"]:
+        """Where queries read the latest keys only, memory and time grow with the length, and not with its square."""
+        allowed = self._kept(q, blocks)
+        # One mask serves all rows of the batch; biases, which differ from head to head, are not copied for each row.
+        rows = q.size(0) if allowed.size(1) == 1 else 1
+        done = []
+        for some_q, some_k, some_v in zip(q.split(rows), k.split(rows), v.split(rows), strict=True):
+            o = self._kernel(blocks.queries(some_q), blocks.keys(some_k), blocks.keys(some_v), allowed)
+            done.append(blocks.joined(o, rows))
+        return torch.cat(done)
+
+    def _kernel(
+        self,
+        q: Float[Tensor, "b h t d"],
+        k: Float[Tensor, "b g s d"],
+        v: Float[Tensor, "b g s v"],
+        allowed: Shaped[Tensor, "#b #h t s"] | None,
+    ) -> Float[Tensor, "b h t v"]:
+        """The fused kernel, under a mask or biases; without either, on all keys up to the query's own."""
+        with full_precision(q.device):  # autocast would undo the choice of the type
+            return F.scaled_dot_product_attention(
                 q,
                 k,
                 v,
                 attn_mask=allowed,
                 dropout_p=self.dropout if self.training else 0.0,
-                is_causal=plain,
+                is_causal=allowed is None,
                 scale=self.scale,
                 enable_gqa=self.n_heads != self.n_kv_heads,
             )
-        return o.to(heads.v.dtype)
 
     def attend_explicitly(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
@@ -195,23 +223,27 @@ class SoftmaxAttention(HeadedAttention):
         """Which keys each query may read; empty slots (position -1) never."""
         return self.mask.visible(q_pos, k_pos) & (k_pos >= 0)
 
-    def _allowed(self, like: Tensor, q_pos: Tensor, k_pos: Tensor, square: bool) -> Tensor:
-        """The mask the fused kernel takes: booleans, or position biases with -inf where nothing is visible."""
-        key = (q_pos.numel(), like.device, like.dtype)
-        fixed = square and not any(True for _ in self.position.parameters())
-        if fixed and key in self._square:
-            return self._square[key]
-        if fixed:
+    def _kept(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, "blocks #h t s"]:
+        """`_allowed` of a whole sequence, kept for the next one of this length unless the position learns."""
+        cuts = blocks.positions(like.device)
+        if any(True for _ in self.position.parameters()):
+            return self._allowed(like.dtype, cuts)
+        key = (blocks, like.device, like.dtype)
+        if key not in self._square:
             with torch.inference_mode(False):  # what is kept must serve training, too
-                pos = torch.arange(q_pos.numel(), device=like.device)
-                allowed = self._bias_or_mask(like.dtype, pos, pos)
-            self._square = {key: allowed}  # one entry: training repeats one length
-            return allowed
-        return self._bias_or_mask(like.dtype, q_pos, k_pos)
+                self._square = {key: self._allowed(like.dtype, cuts)}  # one entry: training repeats one length
+        return self._square[key]
 
-    def _bias_or_mask(self, dtype: torch.dtype, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        visible, bias = self.visible(q_pos, k_pos), self.position.bias(q_pos, k_pos)
-        return visible if bias is None else bias.to(dtype).masked_fill(~visible, -torch.inf)
+    def _allowed(self, dtype: torch.dtype, cuts: Iterable[tuple[Tensor, Tensor]]) -> Shaped[Tensor, "cuts #h t s"]:
+        """The mask the fused kernel takes for each cut of the map, given as the positions of its queries and keys.
+
+        Booleans, or position biases with -inf where nothing is visible.
+        """
+        found = []
+        for q_pos, k_pos in cuts:
+            visible, bias = self.visible(q_pos, k_pos)[None], self.position.bias(q_pos, k_pos)
+            found.append(visible if bias is None else bias.to(dtype).masked_fill(~visible, -torch.inf))
+        return torch.stack(found)
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         cache = Cache.empty(

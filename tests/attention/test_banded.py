@@ -1,0 +1,142 @@
+"""A band computed in blocks is the same attention, and costs what grows with the length only."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnlab.attention.banded import Blocks
+from attnlab.attention.latent import LatentAttention
+from attnlab.attention.mask import Causal, Chunked, Dilated, LocalGlobal, Mask, Strided, Window, WindowSinks
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.contract import judge, subject_of
+from attnlab.contract.base import SAME, gap
+from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias
+
+C, HEADS = 24, 4
+BANDS: dict[str, tuple[Callable[[], Mask], int]] = {
+    "window": (partial(Window, 7), 7),
+    "window of one": (partial(Window, 1), 1),
+    "wide window": (partial(Window, 81), 81),
+    "chunked": (partial(Chunked, 9), 9),
+    "dilated": (partial(Dilated, 3, 4), 9),
+}
+
+
+def layer(mask: Callable[[], Mask], **options: Any) -> MultiHeadAttention:
+    torch.manual_seed(0)
+    made: MultiHeadAttention = MultiHeadAttention(C, n_heads=HEADS, mask=mask, **options).double()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def inputs(t: int, batch: int = 2) -> Tensor:
+    draw = torch.Generator().manual_seed(t)
+    return torch.randn(batch, t, C, generator=draw, dtype=torch.float64).requires_grad_()
+
+
+def explicit(one: MultiHeadAttention, x: Tensor) -> Tensor:
+    pos, heads = torch.arange(x.size(1)), one.project(x)
+    return one.merge(one.attend_explicitly(heads, pos, pos), heads)
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_a_mask_keeps_the_promise_of_its_band_and_promises_no_more(name: str) -> None:
+    make, band = BANDS[name]
+    pos = torch.arange(200)
+    distances = (pos[:, None] - pos)[make().visible(pos, pos)]
+    assert make().band == band == int(distances.max()) + 1
+
+
+@pytest.mark.parametrize("mask", [Causal(), WindowSinks(5, 2), Strided(4), LocalGlobal(3, 7)])
+def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
+    assert mask.band is None
+    assert Blocks.of(10_000, mask.band).n_blocks == 1
+
+
+@pytest.mark.parametrize("t", [65, 96, 97, 351])
+@pytest.mark.parametrize("name", BANDS)
+def test_blocks_give_the_values_and_gradients_of_the_rule(name: str, t: int) -> None:
+    make, band = BANDS[name]
+    one, x = layer(make), inputs(t)
+    assert (Blocks.of(t, band).n_blocks > 1) == (t > max(4 * band, 64))
+    y, right = one(x), explicit(one, x)
+    assert gap(y, right) < SAME
+    wanted = [x, *one.parameters()]
+    share = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    mine, theirs = (torch.autograd.grad((z * share).sum(), wanted) for z in (y, right))
+    assert all(gap(a, b) < SAME for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("position", [RoPE, ALiBi, T5Bias, Kerple, FIRE])
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+def test_positions_and_shared_keys_are_right_in_blocks(position: type[Position], n_kv_heads: int) -> None:
+    one, x = layer(partial(Window, 7), position=partial(position), n_kv_heads=n_kv_heads), inputs(97, batch=3)
+    y, right = one(x), explicit(one, x)
+    assert gap(y, right) < SAME
+    wanted = [x, *one.parameters()]
+    mine, theirs = (torch.autograd.grad(z.sin().sum(), wanted) for z in (y, right))
+    assert all(gap(a, b) < SAME for a, b in zip(mine, theirs, strict=True))
+
+
+def test_keys_of_a_latent_are_right_in_blocks() -> None:
+    torch.manual_seed(0)
+    one = LatentAttention(C, n_heads=HEADS, mask=partial(Window, 7), position=RoPE).double()
+    x = inputs(97)
+    pos, heads = torch.arange(97), one.project(x)
+    assert gap(one(x), one.merge(one.attend_explicitly(heads, pos, pos), heads)) < SAME
+
+
+@pytest.mark.parametrize("law", ["causality", "map", "decode", "fused_equals_explicit", "half_precision", "cost"])
+@pytest.mark.parametrize("window", [1, 8])
+def test_a_narrow_window_keeps_the_laws_in_blocks(law: str, window: int) -> None:
+    verdict = judge(law, subject_of("sliding_window", [f"attention.mask.window={window}"]))
+    assert verdict.outcome == "kept", verdict.detail
+
+
+def test_dropout_in_blocks_drops_about_its_share_of_the_weights() -> None:
+    one, t = layer(partial(Window, 9), dropout=0.25), 400
+    torch.manual_seed(0)
+    heads = one.project(inputs(t))
+    identity = torch.eye(t, dtype=torch.float64).expand(2, HEADS, t, t)
+    a, whole = one.mix(heads._replace(v=identity)), one.eval().mix(heads._replace(v=identity))
+    left = (a != 0)[whole != 0].double().mean()
+    assert abs(float(left) - 0.75) < 0.02  # 28 000 weights: a standard deviation of 0.003
+    kept = a != 0
+    assert gap(a[kept] * 0.75, whole[kept]) < SAME
+
+
+def test_bfloat16_in_blocks_is_near_float32() -> None:
+    one, x = layer(partial(Window, 9)).float(), inputs(130).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = one(x)
+    assert gap(y.float(), one(x)) < 0.05
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in numbers."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(one, Tensor):
+                self.numbers = max(self.numbers, one.untyped_storage().nbytes() // one.element_size())
+        return out
+
+
+def test_no_tensor_of_a_training_step_grows_faster_than_the_length() -> None:
+    sizes = []
+    for t in (1024, 2048):
+        one, x = layer(partial(Window, 16)), inputs(t, batch=1)
+        with Largest() as seen:
+            F.mse_loss(one(x), torch.zeros_like(x)).backward()
+        sizes.append(seen.numbers)
+    assert sizes[1] <= 2.1 * sizes[0] and sizes[1] < 2048**2 / 2
