@@ -43,13 +43,6 @@ def test_uniform_is_the_average_so_far() -> None:
     same(layer(x), means @ layer.to_v.weight.T @ layer.to_out.weight.T)
 
 
-def test_multi_head_attention_without_queries_is_uniform() -> None:
-    full, uniform = ready(MultiHeadAttention(WIDTH, n_heads=HEADS)), ready(UniformAttention(WIDTH, n_heads=HEADS))
-    torch.nn.init.zeros_(full.qkv.to_q.weight)
-    uniform.to_v, uniform.to_out = full.qkv.to_v, full.to_out
-    same(full(tokens()), uniform(tokens()))
-
-
 def test_frozen_queries_and_keys_are_multi_head_attention_that_trains_the_rest() -> None:
     frozen = ready(FrozenQKAttention(WIDTH, n_heads=HEADS, position=RoPE))
     full, x = ready(MultiHeadAttention(WIDTH, n_heads=HEADS, position=RoPE)), tokens()
@@ -91,17 +84,6 @@ def test_random_synthesizer_reads_its_table() -> None:
         for j in range(i + 1):
             scores[:, i, j] = layer.table[:, next(entries)]
     same(layer.weights(x), softmax_rows(scores).expand(2, -1, -1, -1))
-
-
-@pytest.mark.parametrize("name", ["table", "to_hidden"])
-def test_a_synthesizer_of_zeros_is_uniform(name: str) -> None:
-    make = RandomSynthesizer if name == "table" else DenseSynthesizer
-    layer, uniform = ready(make(WIDTH, n_heads=HEADS, context=CONTEXT)), ready(UniformAttention(WIDTH, n_heads=HEADS))
-    for key, p in layer.named_parameters():
-        if key.startswith(name):
-            torch.nn.init.zeros_(p)
-    uniform.to_v, uniform.to_out = layer.to_v, layer.to_out
-    same(layer(tokens()), uniform(tokens()))
 
 
 @pytest.mark.parametrize("make", [DenseSynthesizer, RandomSynthesizer])

@@ -110,3 +110,11 @@ def test_a_width_that_sees_no_other_token_is_refused(width: int) -> None:
     assert str(error.value) == (
         f"conv ({width}) must be 0 (none) or at least 2: a width of 1 sees only the token itself"
     )
+
+
+def test_in_bfloat16_the_sum_and_its_silu_are_not_rounded_on_the_way() -> None:
+    layer, y = conv(4).to(torch.bfloat16), tokens().to(torch.bfloat16)
+    exact = conv(4).to(torch.bfloat16).float()
+    assert torch.equal(layer(y, None)[0], exact(y.float(), None)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(exact(y, None)[0], layer(y, None)[0])

@@ -1,4 +1,4 @@
-"""Log-linear attention against its definition, its stretches, and the linear attention it reduces to."""
+"""Log-linear attention against its definition and its stretches."""
 
 from functools import partial
 
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.log_linear import LogLinearAttention, levels
-from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.errors import UsageError
 from attnlab.position import RoPE
 
@@ -79,17 +78,6 @@ def test_decoding_through_the_levels_is_the_map(context: int) -> None:
         y, state = layer.step(piece, state)
         out.append(y)
     same(torch.cat(out, dim=1), layer(x))
-
-
-@torch.no_grad()
-def test_rating_every_level_alike_is_linear_attention_with_decay() -> None:
-    layer, x = build(), tokens()
-    torch.nn.init.zeros_(layer.to_level.weight)
-    linear = RecurrentAttention(WIDTH, n_heads=HEADS, decay=ScalarDecay, position=RoPE).double()
-    linear.qkv, linear.decay = layer.qkv, layer.decay
-    maps = linear.weights(x)
-    assert maps is not None
-    same(layer.weights(x), maps * layer.head_dim**-0.5 / linear.feature_map.query_scale)
 
 
 def test_refuses_positions_it_has_no_level_for() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnlab.attention.mask import Causal, Chunked, Dilated, LocalGlobal, Mask, Strided, Window, WindowSinks
+from attnlab.attention.mask import Causal, Chunked, Dilated, LocalGlobal, Mask, Strided, WindowSinks
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
 
@@ -95,25 +95,6 @@ def test_attention_under_a_mask_is_the_sum_over_the_pairs_of_its_rule(name: str)
             expected[:, :, i] += weight[..., None] * heads.v[:, :, j]
     torch.testing.assert_close(layer.mix(heads), expected, rtol=0, atol=1e-10)
     assert layer.pairs(T) == int(read(rule).sum())
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (WindowSinks(window=T, sinks=1), Causal()),
-        (Chunked(chunk=T), Causal()),
-        (Strided(stride=1), Causal()),
-        (Strided(stride=T), Causal()),
-        (Dilated(window=5, dilation=1), Window(5)),
-        (Dilated(window=1, dilation=9), Window(1)),
-        (Chunked(chunk=1), Window(1)),
-        (LocalGlobal(window=4, every=1), Causal()),
-        (LocalGlobal(window=T, every=9), Causal()),
-        (LocalGlobal(window=4, every=T), WindowSinks(window=4, sinks=1)),
-    ],
-)
-def test_the_edges_are_the_simpler_masks(one: Mask, other: Mask) -> None:
-    assert torch.equal(seen(one), seen(other))
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,11 @@ def test_exclusive_takes_out_the_own_direction_and_alpha_0_takes_out_nothing() -
     for t in range(T):
         a, u = o[0, 1, t], v[0, 1, t]
         same(y[0, 1, t], a - 0.5 * (a @ u) / (u @ u) * u)
+
+
+def test_exclusive_in_bfloat16_rounds_what_is_left_once() -> None:
+    gate = Exclusive(d_model=8, n_heads=3, value_dim=T).to(torch.bfloat16)
+    v = torch.randn(2, 3, 5, T, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    o = v + (0.05 * torch.randn(v.shape, generator=torch.Generator().manual_seed(1))).to(torch.bfloat16)
+    left = gate(o.float(), None, v.float())  # twenty times smaller than what is taken out
+    assert torch.equal(gate(o, None, v), left.to(torch.bfloat16))

@@ -69,11 +69,6 @@ def test_partial_rope_turns_the_first_coordinates_and_leaves_the_others(
         torch.testing.assert_close(y[1, 2, n], turned(x[1, 2, n], 3 + n, speeds), **CLOSE)
 
 
-def test_a_fraction_of_one_is_rope() -> None:
-    x = heads(5, 6)
-    assert torch.equal(made(RoPE, fraction=1.0).rotate(x, 2), made(RoPE).rotate(x, 2))
-
-
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 @pytest.mark.parametrize(("fast", "slow"), [(32.0, 1.0), (9.0, 2.0)])
 def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temperature(
@@ -94,12 +89,6 @@ def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temper
     for n in range(4):
         expected = turned(x[1, 2, n], 3 + n, speeds) * (0.1 * math.log(factor) + 1)
         torch.testing.assert_close(y[1, 2, n], expected, **CLOSE)
-
-
-def test_yarn_by_a_factor_of_one_is_rope() -> None:
-    x = heads(5, 8)
-    yarn, rope = made(YaRN, head_dim=8, factor=1.0), made(RoPE, head_dim=8)
-    torch.testing.assert_close(yarn.rotate(x, 2), rope.rotate(x, 2), **CLOSE)
 
 
 @pytest.mark.parametrize(("kind", "options"), [(RoPE, {"fraction": 0.5}), (YaRN, {"factor": 4.0})])

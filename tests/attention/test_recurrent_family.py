@@ -1,4 +1,4 @@
-"""The recurrent family: every mechanism against its formula in plain loops, and what it becomes in special cases."""
+"""The recurrent family: every mechanism against its formula in plain loops."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, SlopeDecay, StepDecay
+from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, StepDecay
 from attnlab.attention.feature_map import FeatureMap, RandomFeatures, SiLUFeatures, Taylor, UnitLength
 from attnlab.attention.log_linear import LogLinearAttention
 from attnlab.attention.output_norm import SumNorm
@@ -28,20 +28,6 @@ def made(cls: type[RecurrentAttention] = RecurrentAttention, **options: Any) -> 
     layer = cls(D_MODEL, n_heads=HEADS, **options).double().eval()
     perturbed(layer)
     return layer
-
-
-def same(one: Any, other: Any, tolerance: float = SAME) -> None:
-    """Outputs and maps of two layers agree."""
-    x = tokens(BATCH, T)
-    assert gap(one(x), other(x)) < tolerance
-    assert gap(one.weights(x), other.weights(x)) < tolerance
-
-
-def shared_parameters(source: Any, target: Any) -> None:
-    """Give `target` the numbers of all parameters that both have in the same shape."""
-    there = target.state_dict()
-    held = {name: p for name, p in source.state_dict().items() if name in there and there[name].shape == p.shape}
-    target.load_state_dict(there | held)
 
 
 def scan_inputs(t: int, writes: bool, strength: float = 1.0) -> list[Tensor | None]:
@@ -122,33 +108,6 @@ def test_the_channel_decay_is_its_formula() -> None:
     x = tokens(BATCH, T)
     scores = (x @ decay.to_rank.weight.mT @ decay.to_decay.weight.mT).unflatten(-1, (HEADS, WIDTH)) + decay.bias
     assert gap(decay.project(x).exp(), scores.sigmoid().pow(1 / 16).transpose(1, 2)) < SAME
-
-
-def test_kda_with_tied_channels_is_gated_delta() -> None:
-    options: dict[str, Any] = {"feature_map": UnitLength, "write": DeltaWrite, "conv": 4, "chunk": 5}
-    kda, gated = made(decay=KimiDecay, **options), made(decay=ScalarDecay, **options)
-    shared_parameters(gated, kda)
-    with torch.no_grad():  # W1 of the low rank is W of the scalar decay in its first rows, W2 deals it to all channels
-        kda.decay.to_rank.weight.zero_()[:HEADS] = gated.decay.to_decay.weight
-        kda.decay.to_decay.weight.zero_().unflatten(0, (HEADS, WIDTH))[..., :HEADS] = torch.eye(HEADS)[:, None]
-        kda.decay.bias.copy_(gated.decay.bias[:, None].expand(HEADS, WIDTH))
-    same(kda, gated)
-
-
-@pytest.mark.parametrize(
-    ("fixed", "rates"),
-    [(FixedDecay, [1 - 2.0 ** (-5 - h) for h in range(4)]), (SlopeDecay, [0.25, 0.0625, 0.015625, 0.00390625])],
-)
-def test_a_fixed_decay_is_a_scalar_decay_that_hears_no_token(fixed: type[FixedDecay], rates: list[float]) -> None:
-    constant, scalar = made(decay=fixed, chunk=8), made(decay=ScalarDecay, chunk=8)
-    shared_parameters(constant, scalar)
-    wanted = torch.tensor(rates, dtype=torch.float64)
-    logs = -wanted.log() if fixed is FixedDecay else wanted  # slopes are the log decays themselves
-    with torch.no_grad():
-        scalar.decay.to_decay.weight.zero_()
-        scalar.decay.bias.zero_()
-        scalar.decay.log_rate.copy_((logs / torch.tensor(2.0, dtype=torch.float64).log()).log())  # softplus(0) = log 2
-    same(constant, scalar)
 
 
 def test_fixed_rates_stay_exact_where_a_model_is_stored_in_half_the_digits() -> None:
@@ -262,21 +221,3 @@ def test_delta_product_is_its_formula_in_values_and_gradients(decay: type[Decay]
     grads = (torch.autograd.grad(y.sin().sum(), parameters, retain_graph=True) for y in (mixed, out))
     for mine, right in zip(*grads, strict=True):
         assert gap(mine, right) < SAME
-
-
-def test_delta_product_with_one_write_that_counts_is_gated_delta() -> None:
-    """A write of strength 0 changes nothing, so that only the other one is left, whichever it is."""
-    options: dict[str, Any] = {"feature_map": UnitLength, "write": DeltaWrite, "decay": ScalarDecay, "chunk": 8}
-    product, single = made(writes=2, **options), made(**options)
-    shared_parameters(single, product)
-    x = tokens(BATCH, T)
-    for m in (0, 1):
-        with torch.no_grad():
-            for name in ("to_k", "to_v"):
-                given = getattr(single.qkv, name).weight.unflatten(0, (HEADS, WIDTH))
-                getattr(product.qkv, name).weight.unflatten(0, (HEADS, 2, WIDTH))[:, m] = given
-        heads, alone = product.project(x), single.project(x)
-        beta = heads.extra["beta"].detach().unflatten(1, (HEADS, 2)).zero_()
-        beta[:, :, m] = alone.extra["beta"]
-        heads.extra["beta"] = beta.flatten(1, 2)
-        assert gap(product.mix(heads), single.mix(alone)) < SAME

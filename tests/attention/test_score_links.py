@@ -1,4 +1,4 @@
-"""Links of the score chain: each rule as plain loops over positions, what it reduces to, and what it refuses."""
+"""Links of the score chain: each rule as plain loops over positions, and what it refuses."""
 
 from collections.abc import Callable
 from functools import partial
@@ -180,28 +180,6 @@ def test_talking_heads_mix_scores_and_weights() -> None:
     same(link.apply_weights(plain), torch.stack(mixed, dim=1))
 
 
-def silenced(link: Link) -> Score:
-    """The link with those of its parameters that decide the matter at the values that should switch it off."""
-    made = built(link)
-    with torch.no_grad():
-        if isinstance(made, Forget):
-            made.to_forget.weight.zero_(), made.bias.fill_(50.0)
-        if isinstance(made, Path):
-            made.to_beta.weight.zero_(), made.to_beta.bias.fill_(-50.0)
-        if isinstance(made, CoPE):
-            made.table.weight.zero_()
-    return made
-
-
-@MASKS
-@pytest.mark.parametrize("link", [Forget, Path, CoPE])
-def test_a_silent_link_is_plain_attention(link: Link, mask: Mask) -> None:
-    x, pairs = parts(mask)
-    plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
-    same(applied(silenced(link), x, pairs), plain)
-    assert (applied(built(link), x, pairs) - plain).abs().max() > 1e-3
-
-
 @pytest.mark.parametrize("link", [TalkingHeads, MultiToken])
 def test_an_identity_mixture_is_plain_attention_at_the_start(link: Link) -> None:
     x, pairs = parts(Causal())
@@ -209,24 +187,6 @@ def test_an_identity_mixture_is_plain_attention_at_the_start(link: Link) -> None
     fresh = link(d_model=C, n_heads=H, head_dim=D).double()
     same(applied(fresh, x, pairs), plain)
     same(fresh.apply_weights(plain), plain)
-
-
-def test_selective_without_positive_scores_is_plain_attention() -> None:
-    x, pairs = parts(Causal())
-    pairs = pairs._replace(q=pairs.q.abs(), k=-pairs.k.abs())
-    same(applied(built(Selective), x, pairs), (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0))
-
-
-def test_a_constant_forget_gate_is_a_linear_bias() -> None:
-    """ALiBi with the slope -log f."""
-    x, pairs = parts(Causal())
-    link = built(Forget)
-    assert isinstance(link, Forget)
-    with torch.no_grad():
-        link.to_forget.weight.zero_()
-    distance = (pairs.q_pos[:, None] - pairs.k_pos).double()
-    bias = torch.tensor([log(sigmoid(b)) for b in link.bias], dtype=torch.float64)[:, None, None] * distance
-    same(applied(link, x, pairs), (pairs.q @ pairs.k.mT * SCALE + bias).masked_fill(~pairs.visible, 0.0))
 
 
 def layer(link: Link, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAttention:

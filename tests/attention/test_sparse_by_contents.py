@@ -1,4 +1,4 @@
-"""Attention that chooses its keys by what they hold: each rule as a plain loop, and the rules they reduce to."""
+"""Attention that chooses its keys by what they hold: each rule as a plain loop."""
 
 from collections.abc import Callable
 from functools import partial
@@ -153,42 +153,6 @@ def test_nsa_is_its_definition(n_kv_heads: int) -> None:
         )
 
     same(layer.weights(x), each_row(layer, x, row))
-
-
-# What they reduce to
-
-
-@pytest.mark.parametrize(("make", "options"), [(moba, {"topk": 7}), (dsa, {"topk": T}), (moba, {"block": T})])
-def test_choosing_everything_is_full_attention(make: Make, options: dict[str, int]) -> None:
-    layer, whole, x = build(make, **options), build(full), tokens()
-    whole.load_state_dict(layer.state_dict(), strict=False)
-    same(layer(x), whole(x))
-    same(layer.weights(x), whole.weights(x))
-
-
-@pytest.mark.parametrize("make", [moba, dsa])
-def test_choosing_less_is_not_full_attention(make: Make) -> None:
-    layer, whole, x = build(make), build(full), tokens()
-    whole.load_state_dict(layer.state_dict(), strict=False)
-    assert (layer(x) - whole(x)).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("open_gate", "other", "options"),
-    [(2, partial(full, mask=partial(Window, 4)), {}), (1, moba, {}), (1, full, {"topn": 7}), (0, full, {"block": 1})],
-)
-def test_nsa_with_one_gate_open(open_gate: int, other: Make, options: dict[str, int]) -> None:
-    """Only the window: sliding window; only the chosen blocks: MoBA, or all; only summaries of single tokens: all."""
-    layer, alone, x = build(nsa, **options), build(other), tokens()
-    assert isinstance(layer, NativeSparseAttention)
-    if other is moba:  # it ranks blocks as MoBA does only where the summary is a plain mean and a group is one head
-        torch.nn.init.zeros_(layer.pool_k)
-    alone.load_state_dict(layer.state_dict(), strict=False)
-    heads = layer.project(x)
-    gates = torch.full_like(heads.extra["gates"], -torch.inf)
-    gates[open_gate] = torch.inf
-    heads = heads._replace(extra=heads.extra | {"gates": gates})
-    same(layer.merge(layer.mix(heads), heads), alone(x))
 
 
 @torch.no_grad()

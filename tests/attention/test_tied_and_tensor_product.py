@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import Attention
-from attnlab.attention.gate import Elementwise
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.score import QKNorm
@@ -61,21 +60,6 @@ def test_tied_attention_is_its_formula(kv: int) -> None:
             q, k = [turned(w_q @ row, i) for i, row in enumerate(x[b])], [turned(row, i) for i, row in enumerate(v)]
             heads.append(attended(q, k, v))
         same(layer(x)[b], torch.cat(heads, dim=-1) @ layer.to_out.weight.T)
-
-
-def test_tied_attention_is_multi_head_attention_with_equal_key_and_value_weights() -> None:
-    tied = TiedAttention(D, n_heads=H, position=RoPE, gate=Elementwise).double()
-    plain = MultiHeadAttention(D, n_heads=H, position=RoPE, gate=Elementwise).double()
-    both = torch.cat([tied.to_q.weight, tied.to_kv.weight, tied.to_kv.weight]).detach()
-    weights = {name: w for name, w in plain.state_dict().items() if name.startswith("qkv.") and w.dim() == 2}
-    joined = torch.cat(list(weights.values()))
-    assert joined.shape == both.shape
-    parts = both.split([w.size(0) for w in weights.values()])
-    rest = {n: w for n, w in tied.state_dict().items() if n.startswith(("gate.", "to_out."))}
-    plain.load_state_dict(dict(zip(weights, parts, strict=True)) | rest)
-    x = tokens()
-    same(tied(x), plain(x))
-    same(tied.weights(x), plain.weights(x))
 
 
 def numbers(layer: Attention, length: int) -> int:

@@ -284,3 +284,22 @@ class Undocumented(MultiHeadAttention):
 
 class NoSource(MultiHeadAttention):
     """Looks at every token and takes the best of them: y = A v."""
+
+
+# Faults that the small sizes of the laws do not show: the fuzz must find them.
+
+
+class LeaksInOddChunks(RecurrentAttention):
+    """Sees the last value of the sequence, but only with a chunk of an odd size, which no preset has."""
+
+    def mix(self, heads: Heads) -> Tensor:
+        o = super().mix(heads)
+        return o + 1e-3 * heads.v[:, :, -1:] if self.chunk % 2 else o
+
+
+class DropsARow(Window):
+    """Decoding keeps too few rows of a window."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        self.kept = max(1, window - 2)

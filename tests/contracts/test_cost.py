@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tests.contracts.cases import shipped
 
 from attnlab.attention.base import Attention
 from attnlab.attention.cost import Cost, tensor_bytes
 from attnlab.attention.feature_map import UnitLength
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.write import DeltaWrite
-from attnlab.contract import subject_of
 from attnlab.contract.base import D_MODEL as C
 from attnlab.contract.costs import bytes_held
 
@@ -124,7 +124,7 @@ BY_HAND: dict[str, ByHand] = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_what_is_counted_is_what_the_formula_says(name: str, t: int) -> None:
     expected = BY_HAND[name]
-    assert subject_of(name).layer(0).cost(t) == Cost(
+    assert shipped(name).layer(0).cost(t) == Cost(
         params=expected.params,
         forward_flops=expected.forward(t),
         decode_flops=expected.decode(t),
@@ -135,8 +135,8 @@ def test_what_is_counted_is_what_the_formula_says(name: str, t: int) -> None:
 
 @pytest.mark.parametrize("t", [5, 131])
 def test_layers_that_differ_cost_what_their_kinds_cost(t: int) -> None:
-    model = subject_of("hybrid").gpt(4)
-    local, whole = (subject_of(name).layer(0).cost(t) for name in ("sliding_window", "multi_head"))
+    model = shipped("hybrid").gpt(4)
+    local, whole = (shipped(name).layer(0).cost(t) for name in ("sliding_window", "multi_head"))
     assert model.cost(t) == local + local + local + whole
     assert model.cost(t).pairs == 3 * windowed(t) + triangle(t)
 
@@ -156,18 +156,18 @@ def test_layers_that_differ_cost_what_their_kinds_cost(t: int) -> None:
     ],
 )
 def test_an_option_adds_the_parameters_it_says(overrides: list[str], params: int) -> None:
-    assert subject_of("multi_head", overrides).layer(0).cost(5).params == params
+    assert shipped("multi_head", *overrides).layer(0).cost(5).params == params
 
 
 def test_what_is_frozen_is_not_counted_as_trainable() -> None:
-    layer = subject_of("multi_head").layer(0)
+    layer = shipped("multi_head").layer(0)
     layer.get_parameter("to_out.weight").requires_grad_(False)
     assert layer.cost(5).params == 3 * C * C
 
 
 @pytest.mark.parametrize("name", ["multi_head", "gqa", "gated_delta"])
 def test_measuring_changes_nothing_and_needs_no_numbers(name: str) -> None:
-    layer = subject_of(name).layer(0)
+    layer = shipped(name).layer(0)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
     cost = layer.train().cost(7)
     assert layer.training and all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
@@ -176,8 +176,8 @@ def test_measuring_changes_nothing_and_needs_no_numbers(name: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "bytes_each"), [(torch.float64, 8), (torch.float32, 4), (torch.bfloat16, 2)])
 def test_a_cache_costs_what_its_type_costs_and_a_memory_float32_at_least(dtype: torch.dtype, bytes_each: int) -> None:
-    assert subject_of("multi_head").layer(0).to(dtype).cost(5).state_bytes == 5 * 2 * C * bytes_each
-    assert subject_of("linear").layer(0).to(dtype).cost(5).state_bytes == H * D * (D + 1) * max(4, bytes_each)
+    assert shipped("multi_head").layer(0).to(dtype).cost(5).state_bytes == 5 * 2 * C * bytes_each
+    assert shipped("linear").layer(0).to(dtype).cost(5).state_bytes == H * D * (D + 1) * max(4, bytes_each)
 
 
 def test_the_triangular_solve_of_the_delta_rule_is_counted() -> None:
@@ -193,7 +193,7 @@ def test_the_triangular_solve_of_the_delta_rule_is_counted() -> None:
 
 @pytest.mark.parametrize("name", ["multi_head", "sliding_window", "linear", "gated_delta"])
 def test_bytes_are_counted_alike_by_shape_and_by_storage(name: str) -> None:
-    layer: Attention = subject_of(name).layer(0)
+    layer: Attention = shipped(name).layer(0)
     _, state = layer.step(torch.zeros(1, 7, C), layer.init_state(1, 7))
     assert tensor_bytes(state) == bytes_held(state) == layer.cost(7).state_bytes
 
@@ -205,6 +205,6 @@ def test_a_view_of_something_large_counts_as_all_it_keeps_alive() -> None:
 
 def test_pairs_are_what_the_map_of_a_head_can_show() -> None:
     for name in ("multi_head", "sliding_window", "stacked_heads"):
-        layer: Any = subject_of(name).layer(0).double().eval()
+        layer: Any = shipped(name).layer(0).double().eval()
         a = layer.weights(0.1 * torch.randn(1, 41, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
         assert int((a[0, 0] != 0).sum()) == layer.pairs(41)

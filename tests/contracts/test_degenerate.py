@@ -7,19 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnlab.attention.base import Attention, HeadedAttention
 from attnlab.attention.decay import Decay, FixedDecay, ScalarDecay
 from attnlab.attention.feature_map import EluPlusOne, FeatureMap, UnitLength
-from attnlab.attention.head_wrapper import HeadWrapper
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink, Softmax1
 from attnlab.attention.output_norm import OutputNorm, SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked, token_loop
-from attnlab.attention.score import Scaled, SoftCap
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import DeltaWrite, Write
@@ -49,45 +47,16 @@ def same(one: Attention, other: Attention, length: int = T, tolerance: float = S
     assert a is not None and b is not None and gap(a, b) < tolerance
 
 
-def test_grouped_query_attention_with_as_many_groups_as_heads_is_multi_head_attention() -> None:
-    same(made(MultiHeadAttention, n_kv_heads=4, position=ROPE), made(MultiHeadAttention, position=ROPE))
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_shared_keys_and_values_are_multi_head_attention_with_repeated_weights(groups: int) -> None:
-    few, many = (made(MultiHeadAttention, n_kv_heads=g, position=ROPE) for g in (groups, 4))
-    many.load_state_dict(
-        few.state_dict()
-        | {
-            name: few.state_dict()[name].unflatten(0, (groups, -1)).repeat_interleave(4 // groups, dim=0).flatten(0, 1)
-            for name in ("qkv.to_k.weight", "qkv.to_v.weight")
-        }
-    )
-    same(few, many)
-
-
 def test_multi_query_is_grouped_query_with_one_group() -> None:
     mqa, gqa = (subject_of(*which).layer(0).double() for which in (("mqa",), ("gqa", ["attention.n_kv_heads=1"])))
     assert mqa.qkv.to_k.weight.shape == (6, D_MODEL)  # type: ignore[union-attr]
     same(mqa.eval(), gqa.eval())
 
 
-@pytest.mark.parametrize("window", [T, T + 1, 10 * T])
-def test_a_window_as_long_as_the_text_is_causal(window: int) -> None:
-    same(made(MultiHeadAttention, mask=partial(Window, window)), made(MultiHeadAttention))
-
-
 def test_a_window_of_one_is_each_token_alone() -> None:
     layer = made(MultiHeadAttention, mask=partial(Window, 1))
     a = layer.weights(tokens(1, T))
     assert torch.equal(a, torch.eye(T, dtype=a.dtype).expand_as(a))
-
-
-def test_a_sink_that_nothing_goes_to_is_a_softmax() -> None:
-    sink = made(MultiHeadAttention, normalizer=Sink)
-    with torch.no_grad():
-        sink.normalizer.logit.fill_(-torch.inf)
-    same(sink, made(MultiHeadAttention))
 
 
 def test_a_sink_that_everything_goes_to_leaves_nothing() -> None:
@@ -97,52 +66,12 @@ def test_a_sink_that_everything_goes_to_leaves_nothing() -> None:
     assert float(sink.weights(tokens(BATCH, T)).max()) == 0.0
 
 
-def test_a_sink_of_logit_zero_is_softmax1() -> None:
-    sink = made(MultiHeadAttention, normalizer=Sink)
-    with torch.no_grad():
-        sink.normalizer.logit.zero_()
-    same(sink, made(MultiHeadAttention, normalizer=Softmax1))
-
-
 def test_softmax1_is_its_formula() -> None:
     layer = made(MultiHeadAttention, normalizer=Softmax1)
     x = tokens(BATCH, T)
     heads = layer.project(x)
     scores = ((heads.q @ heads.k.mT) / 6**0.5).exp().tril()
     assert gap(layer.weights(x), scores / (1 + scores.sum(dim=-1, keepdim=True))) < SAME
-
-
-def test_a_cap_that_is_never_reached_is_no_cap() -> None:
-    capped = made(MultiHeadAttention, score={"softcap": partial(SoftCap, cap=1e6)})
-    same(capped, made(MultiHeadAttention, score={"scaled": Scaled}), tolerance=1e-9)  # tanh(z) = z - z^3 / 3
-
-
-def test_one_head_of_multi_head_is_self_attention_and_a_projection() -> None:
-    one, alone = made(MultiHeadAttention, n_heads=1), made(SelfAttention)
-    x = tokens(BATCH, T)
-    assert gap(one(x), one.to_out(alone(x))) < SAME
-    assert gap(one.weights(x), alone.weights(x)) < SAME
-
-
-def test_self_attention_that_keeps_its_input_is_simple_attention() -> None:
-    layer = made(SelfAttention)
-    with torch.no_grad():
-        for projection in (layer.qkv.to_q, layer.qkv.to_k, layer.qkv.to_v):
-            nn.init.eye_(projection.weight)
-        layer.qkv.to_q.weight.mul_(D_MODEL**0.5)  # simple attention does not divide by sqrt(d)
-    same(layer, made(SimpleAttention))
-
-
-def test_stacked_heads_are_multi_head_attention_before_its_projection() -> None:
-    single = partial(SelfAttention, position=ROPE)
-    stacked = made(HeadWrapper, pattern="one", kinds={"one": single})
-    joined = made(MultiHeadAttention, position=ROPE)
-    with torch.no_grad():
-        joined.to_out.weight.copy_(torch.eye(D_MODEL))
-        for which in ("to_q", "to_k", "to_v"):
-            rows = [getattr(head.qkv, which).weight for head in stacked.parts]
-            getattr(joined.qkv, which).weight.copy_(torch.cat(rows))
-    same(stacked, joined)
 
 
 def test_linear_attention_is_its_formula() -> None:
@@ -157,16 +86,6 @@ def test_linear_attention_is_its_formula() -> None:
     weights = weights / weights.sum(dim=-1, keepdim=True)
     assert gap(layer.weights(x), weights) < SAME
     assert gap(layer(x), layer.to_out((weights @ v).transpose(1, 2).flatten(2))) < SAME
-
-
-class NoFading(FixedDecay):
-    def rates(self, n_heads: int) -> list[float]:
-        return [0.0] * n_heads
-
-
-def test_without_decay_retention_is_unnormalised_linear_attention() -> None:
-    fading, lasting = (made(RecurrentAttention, decay=decay) for decay in (NoFading, Decay))
-    same(fading, lasting)
 
 
 def test_retention_is_its_formula() -> None:

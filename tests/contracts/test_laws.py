@@ -1,13 +1,15 @@
-"""Every variant that has a YAML, before every law."""
+"""Every variant that has a YAML, before every law.
 
-from functools import cache
+What takes up to a tenth of a second is asked of all of them always. Of the laws in `ONE_IN` a share of the variants is
+asked always, drawn by a hash of the variant's and the law's name, and the others with the slow tests; causality and
+decoding of all variants are asked always by test_fuzz.py.
+"""
 
 import pytest
+from tests.contracts.cases import NAMES, drawn, shipped
 
-from attnlab.config import config_dir
-from attnlab.contract import LAWS, Subject, subject_of
+from attnlab.contract import LAWS
 
-NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 # Which laws have nothing to say about which variants: a skip that nobody expected is a failure.
 UNFUSED = {
     *(
@@ -42,21 +44,20 @@ UNFUSED = {
 }
 SKIPPED = {("fused_equals_explicit", name): "does not serve" for name in UNFUSED}
 SKIPPED["no_dead_parameter", "simple"] = "nothing in this variant is trained"
-# Half a minute and more together: every position is asked of one variant per family, the rest with the slow tests.
-EVERY_POSITION = {"multi_head", "simple", "hybrid", "linear", "uniform", "mla", "ttt"}
-shipped = cache(subject_of)
+ONE_IN = {"causality": 9, "decode": 9, "cost": 9, "half_precision": 5, "learns": 9, "every_position": 25}
 
 
 def asked() -> list[object]:
-    """Every variant with every law; what takes longest is asked of all variants with the slow tests only."""
-    marks = {(name, "every_position"): [pytest.mark.slow] for name in set(NAMES) - EVERY_POSITION}
-    return [pytest.param(name, law, marks=marks.get((name, law), ())) for name in NAMES for law in LAWS]
+    """Every variant with every law; see above for which of them are slow tests."""
+    every = {(name, law): ONE_IN.get(law, 1) for name in NAMES for law in LAWS}
+    return [
+        pytest.param(*case, marks=() if drawn(case, one_in) else pytest.mark.slow) for case, one_in in every.items()
+    ]
 
 
 @pytest.mark.parametrize(("name", "law"), asked())
 def test_every_variant_keeps_every_law(name: str, law: str) -> None:
-    subject: Subject = shipped(name)
-    skipped = LAWS[law](subject)
+    skipped = LAWS[law](shipped(name))
     if skipped is None:
         assert (law, name) not in SKIPPED
     else:

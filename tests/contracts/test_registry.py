@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hydra.utils import get_class, get_method
+from tests.contracts.cases import NAMES, shipped
 
 import attnlab
 from attnlab.attention.base import Attention
@@ -24,7 +25,7 @@ from attnlab.attention.score import Score
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import Write
-from attnlab.config import compose_config, config_dir, leaves
+from attnlab.config import config_dir, leaves
 from attnlab.contract import subject_of
 from attnlab.errors import UsageError
 from attnlab.position import Embedding, Position
@@ -33,7 +34,6 @@ SOURCE = Path(attnlab.__file__).parent
 FAMILIES = (Attention, Mask, Score, Normalizer, Gate, Decay, FeatureMap, Write, OutputNorm, Position, Embedding)
 # The bases that are no option themselves; the other bases are the option "none" or the plainest one.
 BASES = {Mask, Score, Normalizer}
-VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 YAMLS = sorted(p for group in ("attention", "position") for p in (config_dir() / group).rglob("*.yaml"))
 
 
@@ -72,16 +72,15 @@ def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_
     for name, cls in (("self", SelfAttention), ("simple", SimpleAttention)):
         layer = subject_of(name, ["attention.causal=false"]).layer(0)
         assert type(layer) is cls and type(layer.mask) is Full and not layer.causal
-        assert type(subject_of(name).layer(0).mask) is Causal  # type: ignore[union-attr]
+        assert type(shipped(name).layer(0).mask) is Causal  # type: ignore[union-attr]
         with pytest.raises(UsageError, match=r"reads later tokens.*set attention\.causal=true"):
             subject_of(name, ["attention.causal=false"]).gpt(2)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
-    config = compose_config([f"attention={name}"])
-    named = {str(value) for path, value in leaves(config["attention"]) if path.endswith("_target_")}
-    built = {type(module) for block in subject_of(name).gpt(8).blocks for module in block.modules()}
+    named = {str(value) for path, value in leaves(dict(shipped(name).config["attention"])) if path.endswith("_target_")}
+    built = {type(module) for block in shipped(name).gpt(8).blocks for module in block.modules()}
     classes = {get_class(target) for target in named if not target.split(".")[-1].islower()}
     assert classes <= built
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.base import full_precision
 from attnlab.errors import UsageError
 
 
@@ -34,7 +35,10 @@ class ShortConv(nn.Module):
     ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b w channels"]]:
         """Convolve `y` after the remembered `tail`; returns the result and the next tail."""
         past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
-        mixed = F.conv1d(past.transpose(1, 2), self.weight[:, None], groups=self.weight.size(0)).transpose(1, 2)
+        work = torch.promote_types(y.dtype, torch.float32)  # a sum and its SiLU, rounded once, where they are used
+        with full_precision(y.device):
+            lines, weight = past.to(work).transpose(1, 2), self.weight.to(work)[:, None]
+            mixed = F.conv1d(lines, weight, groups=weight.size(0)).transpose(1, 2)
         # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
         # keep a whole prompt alive through a view of its end.
         return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()

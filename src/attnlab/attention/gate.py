@@ -77,5 +77,6 @@ class Exclusive(Gate):
     def forward(
         self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
     ) -> Float[Tensor, "b h t v"]:
-        own = F.normalize(v, dim=-1)
-        return o - self.alpha.to(o.dtype)[:, None, None] * (o * own).sum(dim=-1, keepdim=True) * own
+        work = torch.promote_types(o.dtype, torch.float32)  # what is left is small where a head speaks of itself
+        y, own = o.to(work), F.normalize(v.to(work), dim=-1)
+        return (y - self.alpha.to(work)[:, None, None] * (y * own).sum(dim=-1, keepdim=True) * own).to(o.dtype)

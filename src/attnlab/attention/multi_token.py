@@ -2,13 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import full_precision
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
-from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.attention.score import Pairs, Score, refuse_gaps, snake
 from attnlab.errors import UsageError
 
 
@@ -46,6 +46,24 @@ class MultiToken(Score):
                 f"into the {mask.kept} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
                 "or a longer window"
             )
+        if not bool(self.used(mask).all()):
+            raise UsageError(
+                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.kernel.size(-1)}) looks at "
+                f"neighbouring keys, of which attention/mask={snake(mask)} never shows some together: choose fewer of "
+                "them, or attention/mask=causal or window"
+            )
+
+    def used(self, mask: Mask) -> Bool[Tensor, "queries keys"]:
+        """Which numbers of the kernel ever meet a score: query i sees key j and the key b before it, a queries ago."""
+        keys = self.kernel.size(-1)
+        pos = torch.arange(4 * (self.queries + keys), device="cpu")  # where a model is built without numbers, too
+        visible, both = mask.visible(pos, pos), []
+        for c in range(keys):
+            b = keys - 1 - self.later - c  # the kernel runs from earlier keys to later ones
+            other = (pos - b).clamp(0, pos.numel() - 1)
+            both.append(visible & visible[:, other] & (other == pos - b))
+        distance = torch.stack([(pos[:, None] - pos + keys - 1 - self.later - c) for c in range(keys)])
+        return torch.stack([(torch.stack(both) & (distance >= a)).flatten(1).any(dim=1) for a in range(self.queries)])
 
     def carry(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]

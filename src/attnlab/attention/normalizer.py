@@ -100,7 +100,8 @@ class ReLU(Normalizer):
 class Softpick(Normalizer):
     """Weights may be exactly 0 and need not sum to one: relu(e^s_j - 1) / (sum |e^s - 1| + eps), eps = 1e-6.
 
-    Source: arXiv 2504.20966.
+    The first token sees one key, whose weight is 1 if its score is above 0 and 0 if it is below: near 0 the rounding
+    of bfloat16 decides. Source: arXiv 2504.20966.
     """
 
     map_kind = "sub_probability"

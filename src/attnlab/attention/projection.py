@@ -28,7 +28,8 @@ class QKV(nn.Module):
         extra: dict[str, Tensor] = {}
         if self.conv is not None:
             mixed, extra["tail"] = self.conv(torch.cat([q, k, v], dim=-1), tail)
-            q, k, v = mixed.split(self.widths, dim=-1)
+            kind, (q, k, v) = v.dtype, mixed.split(self.widths, dim=-1)
+            v = v.to(kind)
         return split_heads(q, self.n_heads), split_heads(k, self.n_kv_heads), split_heads(v, self.n_kv_heads), extra
 
     def queries(self, x: Tensor) -> Tensor:

@@ -75,9 +75,14 @@ class Score(nn.Module):
         return weights
 
 
+def snake(mask: Mask) -> str:
+    """The name under which a mask is chosen."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(mask).__name__).lower()
+
+
 def refuse_gaps(score: str, mask: Mask) -> None:
     """Refuse masks under which decoding forgets a token that stands between a query and a key it can read."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(mask).__name__).lower()
+    name = snake(mask)
     if not mask.causal:
         raise UsageError(
             f"attention/score={score} reads earlier keys only, but attention/mask={name} shows later ones: "
