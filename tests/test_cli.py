@@ -1,5 +1,8 @@
 """The command `attnlab`: what can be typed, what is refused, and text as it comes."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import attnlab.generation
 import attnlab.runs
@@ -266,6 +271,29 @@ def test_a_run_writes_after_the_prompt_and_the_seed_decides(capsys: pytest.Captu
 def test_the_only_run_below_a_folder_is_found(capsys: pytest.CaptureFixture[str], done: Path) -> None:
     assert typed("generate", f"run={done.parents[2]}", "prompt=Line", "tokens=1") == 0
     assert capsys.readouterr().out.startswith("Line")
+
+
+# Silencing heads
+
+
+def test_each_head_is_silenced_and_its_effect_kept_beside_its_map(
+    capsys: pytest.CaptureFixture[str], done: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(done, tmp_path / "run")
+    assert typed("ablate_heads", f"run={folder}", "tokens=200") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"val/loss \d\.\d{4} on [12]\d\d tokens of the validation text, with all heads", lines[0])
+    assert [line.split()[0] for line in lines[2:4]] == ["L00H00", "L00H01"]
+    kept = json.loads((folder / "maps" / "head_ablation.json").read_text())
+    assert f"{kept['loss']:.4f}" == lines[0].split()[1] and kept["step"] == 2
+    for line, head in zip(lines[2:4], kept["heads"], strict=True):
+        assert line.split()[1:] == [f"{head['zero']:+.4f}", f"{head['mean']:+.4f}"]
+    with Image.open(folder / "maps" / "head_ablation_layer_00.png") as picture:
+        assert picture.width > 50
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (scalar,) = events.Scalars("head_ablation_zero/L00H01")
+    assert (scalar.step, scalar.value) == (2, pytest.approx(kept["heads"][1]["zero"]))
 
 
 class Screen:

@@ -85,6 +85,29 @@ def new(*, name: str, folder: str, kind: str) -> None:
         print(f"  {command}")
 
 
+def ablate_heads(*, run: str, tokens: int, allow_targets: str) -> None:
+    """Silence one head after the other, and show how the loss changes, beside what the head looks at."""
+    from attnlab.inspection import head_report
+    from attnlab.inspection.head_ablation import Effect, ablate, headed_parts
+    from attnlab.runs import find_run, load, newest_step, validation_batches
+
+    folder, allowed = find_run(run), _names(allow_targets)
+    model, tokenizer = load(folder, allow_targets=allowed)
+    batches = validation_batches(folder, tokenizer, tokens=tokens, allow_targets=allowed)
+    scored = sum(int((targets >= 0).sum()) for _, targets in batches)
+    if not any(headed_parts(block.attention) for block in model.layers):
+        raise UsageError(f"run ({folder}) has no heads to silence")
+    loss, effects = ablate(model, batches)
+    print(f"val/loss {loss:.4f} on {scored:,} tokens of the validation text, with all heads", flush=True)
+    found: list[Effect] = []
+    print(head_report.HEADER, flush=True)
+    for effect in effects:
+        found.append(effect)
+        print(head_report.line(effect), flush=True)
+    for path in head_report.save(folder, found, loss=loss, tokens=scored, step=newest_step(folder)):
+        print(f"wrote {path}")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.strip("[]").replace(",", " ").split())
 
@@ -105,6 +128,15 @@ COMMANDS = {
             "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
         },
         generate,
+    ),
+    "ablate_heads": Command(
+        "silence one head after the other and show how the loss changes",
+        {
+            "run": Argument(TEXT, ..., "the folder of a run"),
+            "tokens": Argument(Rule(int, least=1), 16384, "how many tokens of the validation text to score"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
+        },
+        ablate_heads,
     ),
     "check": Command(
         "judge a variant by the laws that every variant obeys",

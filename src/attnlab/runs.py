@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from attnlab.build import build_model
+from attnlab.build import build_model, made
 from attnlab.config import check_targets, check_values
+from attnlab.data.batches import Batch, load_splits, n_windows, validation_batch
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
-from attnlab.training.report import CONFIG
+from attnlab.training.report import CONFIG, read_summary
 
 PREFIX = "model."  # of the network's names inside the LightningModule
 
@@ -61,9 +63,7 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
     """
     folder = find_run(run)
     config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder)
-    path, _ = CheckpointFolder(folder / "checkpoints").newest()
-    if path is None:
-        raise UsageError(f"run ({folder}) has no checkpoint yet")
+    path = _newest(folder)
     model = build_model(config, tokenizer.n_vocab)
     weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
     try:
@@ -73,3 +73,32 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
             f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"
         ) from error
     return model.eval(), tokenizer
+
+
+def newest_step(folder: Path) -> int:
+    """After how many updates the checkpoint was taken that `load` reads."""
+    step: int = load_checkpoint(_newest(folder))["global_step"]
+    return step
+
+
+def _newest(folder: Path) -> Path:
+    path, _ = CheckpointFolder(folder / "checkpoints").newest()
+    if path is None:
+        raise UsageError(f"run ({folder}) has no checkpoint yet")
+    return path
+
+
+def validation_batches(
+    run: Path | str, tokenizer: Tokenizer, *, tokens: int, allow_targets: Sequence[str] = ()
+) -> list[Batch]:
+    """The first windows of a run's validation text, about `tokens` tokens in all, as it was validated on."""
+    folder = find_run(run)
+    config = read_config(folder, allow_targets)
+    corpus = made(config, "data").load()
+    known = read_summary(folder).get("data_sha256")
+    if known is not None and known != corpus.sha256:
+        raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
+    ids, context = load_splits(corpus, tokenizer, config["paths"]["cache"]).val, config["model"]["context"]
+    windows = np.arange(min(n_windows(len(ids), context), max(1, tokens // context)))
+    rows = max(1, 8192 // context)  # per batch, for speed
+    return [validation_batch(ids, context=context, windows=windows[i : i + rows]) for i in range(0, len(windows), rows)]

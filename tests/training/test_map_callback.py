@@ -22,6 +22,7 @@ from attnlab.errors import UsageError
 from attnlab.inspection.maps import collect
 from attnlab.inspection.records import load_maps, read_records
 from attnlab.model import GPT
+from attnlab.training import map_callback
 from attnlab.training.map_callback import LogMaps
 
 CONTEXT = 8
@@ -158,6 +159,27 @@ def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Pat
     assert callback.seconds > 0
 
 
+def test_a_birth_is_the_first_map_step_at_which_a_score_was_high(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_callback, "BIRTH", 0.2)  # what heads of a model that is hardly trained reach
+    callback = log_maps(tmp_path, n_steps=5)
+    fit(tmp_path, callback=callback)
+    found, wanted = events(tmp_path), {}
+    for tag in found.Tags()["scalars"]:
+        if tag.startswith(("attention_previous_token/", "attention_induction/")):
+            high = [s.step for s in found.Scalars(tag) if s.value >= 0.2]
+            wanted |= {tag: high[0]} if high else {}
+    assert callback.births == wanted != {}
+    again = log_maps(tmp_path)
+    again.load_state_dict(callback.state_dict())
+    assert again.births == wanted
+    text = found.Tensors("maps/births/text_summary")[-1].tensor_proto.string_val[0].decode()
+    for tag, step in wanted.items():
+        score, head = tag.removeprefix("attention_").replace("_", " ").split("/")
+        assert f"| {step} | {score} | {head} |" in text
+
+
 def test_records_hold_the_map_of_their_step(tmp_path: Path) -> None:
     callback = log_maps(tmp_path, n_steps=3)
     untrained = collect(Model().model, [0, 1, 2, 0, 1])
@@ -237,7 +259,7 @@ def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
 
 def test_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
     callback = log_maps(tmp_path)
-    state = {"last_step": 3, "best": 1.25, "seconds": 0.5}
+    state = {"last_step": 3, "best": 1.25, "births": {"attention_induction/L01H00": 2}, "seconds": 0.5}
     callback.load_state_dict(json.loads(json.dumps(state)))
     assert callback.state_dict() == state
 
@@ -291,10 +313,10 @@ def test_probes_need_different_names(probes: list[tuple[str, str]], tmp_path: Pa
 
 def test_a_run_that_continues_another_one_in_its_own_folder_keeps_a_best_of_its_own(tmp_path: Path) -> None:
     callback = log_maps(tmp_path, n_steps=3)
-    callback.load_state_dict({"last_step": -1, "best": 0.5, "seconds": 0.0})
+    callback.load_state_dict({"last_step": -1, "best": 0.5, "births": {}, "seconds": 0.0})
     fit(tmp_path, callback=callback, val_every=2)
     assert callback.best == 1.5 and load_maps(tmp_path / "maps" / "best.safetensors").step == 8
     callback = log_maps(tmp_path, n_steps=3)
-    callback.load_state_dict({"last_step": -1, "best": 0.5, "seconds": 0.0})
+    callback.load_state_dict({"last_step": -1, "best": 0.5, "births": {}, "seconds": 0.0})
     fit(tmp_path, callback=callback, val_every=2)
     assert callback.best == 0.5, "in the same folder the best of all parts stays"

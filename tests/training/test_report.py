@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 from tests.training.fits import CONTEXT, VOCAB, tiny_model
 
@@ -26,6 +27,7 @@ from attnlab.training.report import (
     cost_table,
     environment,
     read_summary,
+    show_graph,
     show_settings,
     to_yaml,
     write_json,
@@ -114,7 +116,50 @@ def test_settings_cost_and_hyperparameters_are_shown_in_tensorboard(tmp_path: Pa
     experiment = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     metrics = metadata.parse_experiment_plugin_data(experiment).metric_infos
     assert [info.name.tag for info in metrics] == list(FINAL_METRICS)
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    charts = {
+        chart.title: list(chart.multiline.tag)
+        for category in layout_pb2.Layout.FromString(layout).category
+        for chart in category.chart
+    }
+    assert charts["loss"] == ["train/loss", "val/loss"]
+    assert "entropy" in charts and charts["entropy"] == ["attention_entropy/L01H"], "the last layer's"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_model_that_cannot_be_traced_is_no_end_but_a_text(tmp_path: Path) -> None:
+    board, model = Board(tmp_path, resume_at=None), tiny_model()
+    model.layers[0].register_forward_pre_hook(refuse_to_be_traced)
+    show_graph(board, model.train())
+    board.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    text = events.Tensors("graph/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == "    torch cannot trace this model: not this one" and model.training
+
+
+@pytest.mark.parametrize("variant", ["multi_head", "gated_delta"])
+def test_the_graph_of_a_model_has_its_modules(variant: str, tmp_path: Path) -> None:
+    """In a process of its own: tests check annotations, and to the tracer a size is a tensor, not an int."""
+    code = f"""
+from pathlib import Path
+from attnlab.build import build_model
+from attnlab.config import compose_config
+from attnlab.training.metrics import Board
+from attnlab.training.report import show_graph
+board = Board(Path({str(tmp_path)!r}), resume_at=None)
+show_graph(board, build_model(compose_config({["attention=" + variant, *SIZES]!r}), {VOCAB}))
+board.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    names = {node.name for node in events.Graph().node}
+    assert any("attention" in name for name in names), sorted(names)[:20]
+
+
+def refuse_to_be_traced(*_: Any) -> None:
+    raise RuntimeError("not this one")
 
 
 # Surroundings

@@ -154,12 +154,14 @@ def draw_layer(
     *,
     scale: float | None = None,
     notes: Sequence[str] = (),
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """Draw all heads of one layer: a row per query token, its colours saying which key tokens (columns) it reads.
 
     `kind` is the kind of map (probability, sub_probability, nonnegative or signed) and decides colours and scale;
     `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens. What a token can
-    never read, because it comes later, is grey. The picture has one byte per pixel and a palette (Pillow's mode P).
+    never read, because it comes later, is grey. `captions` are written beside the names of the heads. The picture has
+    one byte per pixel and a palette (Pillow's mode P).
     """
     n_heads, tokens = maps.shape[:2]
     if maps.shape != (n_heads, len(labels), len(labels)) or 0 in maps.shape:
@@ -181,7 +183,8 @@ def draw_layer(
     if layout.stride > 1:
         nth = {2: "2nd", 3: "3rd"}.get(layout.stride, f"{layout.stride}th")
         remarks.append(f"every {nth} token is labelled")
-    return _draw(maps, scaling, layout, tuple(names), title, remarks)
+    heads = [f"H{head:02d}  {caption}".rstrip() for head, caption in enumerate(captions or [""] * n_heads)]
+    return _draw(maps, scaling, layout, tuple(names), title, remarks, heads)
 
 
 def _largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
@@ -195,7 +198,13 @@ def _largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "
 
 
 def _draw(
-    maps: Float[np.ndarray, "h t s"], scale: Scale, layout: Layout, names: tuple[str, ...], title: str, notes: list[str]
+    maps: Float[np.ndarray, "h t s"],
+    scale: Scale,
+    layout: Layout,
+    names: tuple[str, ...],
+    title: str,
+    notes: list[str],
+    heads: list[str],
 ) -> Image.Image:
     width = max(MIN_WIDTH, layout.width + 2 * MARGIN)
     lines = [line for note in notes for line in _wrap(note, width - 2 * MARGIN)]
@@ -218,7 +227,7 @@ def _draw(
         x, y = x + MARGIN, y + top
         image.paste(rows, (x - gutter, y - PAD))
         image.paste(columns, (x - PAD, y - gutter))
-        draw.text((x, y - gutter - HEAD_LINE), f"H{head:02d}", INK, font(14))
+        draw.text((x, y - gutter - HEAD_LINE), shorten(heads[head], gutter + side, font(14)), INK, font(14))
         image.paste(Image.fromarray(cells[head]), (x, y))
         draw.rectangle((x - 1, y - 1, x + side, y + side), outline=LINE)
     image.putpalette(palette(scale.signed).tobytes())

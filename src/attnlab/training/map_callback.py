@@ -12,8 +12,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from attnlab.errors import UsageError
 from attnlab.inspection.figures import draw_layer
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
-from attnlab.inspection.metrics import ENTROPY, head_metrics, uniform_causal_entropy
+from attnlab.inspection.metrics import (
+    BIRTH,
+    ENTROPY,
+    INDUCTION,
+    PREVIOUS,
+    head_metrics,
+    repeat_metrics,
+    repeated_sequence,
+    uniform_causal_entropy,
+)
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, image_summary, record_summary, save_maps
+from attnlab.model import GPT
 from attnlab.training.callbacks import TimedCallback, network
 
 
@@ -21,9 +31,11 @@ class LogMaps(TimedCallback):
     """Before the first update, at log-spaced steps and after the last, show what every head attends to.
 
     At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
-    and the raw map (`maps/probe/layer_00`) for TensorBoard, and three numbers per head of the first sentence for all
-    loggers. The last maps and those at the best validation loss are kept as `last.safetensors` and `best.safetensors`
-    in `folder`. Training is not disturbed: the model is in eval mode for that moment and no random stream moves.
+    and the raw map (`maps/probe/layer_00`) for TensorBoard, and for all loggers the numbers of every head: on the
+    first sentence, and on a random sequence that is followed by itself. `births` says at which of these steps a
+    head's induction or previous-token score was first high. The last maps and those at the best validation loss are
+    kept as `last.safetensors` and `best.safetensors` in `folder`. Training is not disturbed: the model is in eval
+    mode for that moment and no random stream moves.
 
     `probes` are (name, text); "probe" is the default sentence, any other name is the user's own (see `check_probe`).
     `seconds` is the time spent here so far, over all parts of a run that was resumed.
@@ -49,11 +61,14 @@ class LogMaps(TimedCallback):
         self.probes: list[Probe] = []
         self.steps: list[int] = []
         self.last_step, self.best = -1, math.inf
+        self.births: dict[str, int] = {}  # the first step at which a score was at least BIRTH, by its tag
+        self._repeated: list[int] = []
         self._taken: tuple[int, list[list[LayerMap]]] = (-1, [])  # the newest maps, after their step
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a sentence that does not fit before anything is computed."""
-        context = network(pl_module).context
+        model = network(pl_module)
+        context, self._repeated = model.context, repeated_sequence(model.vocab_size, model.context)
         self._taken = (-1, [])
         self.probes = [
             check_probe(name, text, self.tokenizer, context, max_tokens=self.max_probe_tokens)
@@ -86,11 +101,16 @@ class LogMaps(TimedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, so that it takes no maps twice and keeps the best."""
-        return {"last_step": self.last_step, "best": self.best, "seconds": self.seconds}
+        return {
+            "last_step": self.last_step,
+            "best": self.best,
+            "births": dict(self.births),
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_step, self.best = state_dict["last_step"], state_dict["best"]
-        self.seconds = state_dict["seconds"]
+        self.births, self.seconds = dict(state_dict["births"]), state_dict["seconds"]
 
     def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # With accumulated gradients several batches end at the same step; only the first of them is after the update.
@@ -100,7 +120,7 @@ class LogMaps(TimedCallback):
         first, self.last_step = self.last_step < 0, step
         with self.timed():
             maps = self._maps(step, pl_module)
-            self._log_numbers(trainer, maps[0], step)
+            self._log_numbers(trainer, network(pl_module), maps[0], step)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     self._log_pictures(logger, maps, step, first)
@@ -113,17 +133,26 @@ class LogMaps(TimedCallback):
             self._taken = (step, [collect(network(pl_module), probe.ids) for probe in self.probes])
         return self._taken[1]
 
-    def _log_numbers(self, trainer: L.Trainer, maps: list[LayerMap], step: int) -> None:
+    def _log_numbers(self, trainer: L.Trainer, model: GPT, maps: list[LayerMap], step: int) -> None:
         numbers = {f"{ENTROPY}/uniform_causal": uniform_causal_entropy(len(self.probes[0].ids))}
         for layer in maps:
             if layer.weights is not None:
                 numbers |= head_metrics(layer.weights, layer.kind, layer.layer)
+        for layer in collect(model, self._repeated) if self._repeated else []:
+            if layer.weights is not None:
+                scores = repeat_metrics(layer.weights, layer.kind, layer.layer)
+                numbers |= scores
+                for tag, score in scores.items():
+                    if score >= BIRTH and tag.startswith((f"{INDUCTION}/", f"{PREVIOUS}/")):
+                        self.births.setdefault(tag, step)
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
 
     def _log_pictures(self, logger: TensorBoardLogger, maps: list[list[LayerMap]], step: int, first: bool) -> None:
         if first:
             logger.experiment.add_text("maps/about", self._about(maps[0]), step)
+        if self.births:
+            logger.experiment.add_text("maps/births", self._born(), step)
         # Open by now, even if an earlier validation closed it: log_metrics has just written to it.
         writer = logger.experiment.file_writer
         for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
@@ -153,6 +182,15 @@ class LogMaps(TimedCallback):
             lines.append(
                 f"No map of layer {', '.join(missing)}: its output is not linear in its values, so no weights exist."
             )
+        return "\n".join(lines)
+
+    def _born(self) -> str:
+        """Which heads began to do what, as Markdown."""
+        lines = [f"The first of the map steps at which a head's score on a repeated sequence was at least {BIRTH}:", ""]
+        lines += ["| step | score | head |", "|---:|---|---|"]
+        for tag, step in sorted(self.births.items(), key=lambda birth: (birth[1], birth[0])):
+            score, head = tag.removeprefix("attention_").split("/")
+            lines.append(f"| {step} | {score.replace('_', ' ')} | {head} |")
         return "\n".join(lines)
 
     def _keep(self, name: str, step: int, maps: list[list[LayerMap]]) -> None:

@@ -4,22 +4,28 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard._pytorch_graph import graph
+from torch.utils.tensorboard.summary import custom_scalars, hparams
 
+from attnlab.attention.base import evaluating
 from attnlab.attention.cost import Cost
 from attnlab.files import write_atomically
+from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
 from attnlab.model import GPT
 from attnlab.training.callbacks import as_code
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 PACKAGES = ("attnlab", "torch", "lightning", "hydra-core", "tiktoken", "tensorboard", "numpy")
+GRAPH_TOKENS = 8
 FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")
 
 
@@ -59,9 +65,47 @@ def show_settings(logger: TensorBoardLogger, config: Mapping[str, Any], model: G
     The hparams tab reads the latest value of each metric by its tag, so it shows the final one as soon as there is one.
     """
     logger.experiment.add_text("config", as_code(to_yaml(config)), 0)
+    logger.experiment.file_writer.add_summary(custom_scalars(layout(len(model.layers))))
+    show_graph(logger, model)
     logger.experiment.add_text("cost", cost_table(model, config["model"]["context"]), 0)
     for summary in hparams(dict(hyper), dict.fromkeys(FINAL_METRICS, 0.0)):
         logger.experiment.file_writer.add_summary(summary, 0)
+
+
+def layout(n_layers: int) -> dict[str, dict[str, list[Any]]]:
+    """What TensorBoard's custom scalars tab opens with: the losses, the speed, and the heads of each layer together."""
+    lines = {
+        "loss": {
+            "loss": ["Multiline", ["train/loss", "val/loss"]],
+            "bits per byte": ["Multiline", ["val/bits_per_byte"]],
+        },
+        "speed and optimizer": {
+            "tokens per second": ["Multiline", ["perf/tokens_per_second"]],
+            "learning rate": ["Multiline", ["optim/lr"]],
+            "gradient norm": ["Multiline", ["optim/grad_norm"]],
+        },
+    }
+    for layer in range(n_layers):
+        charts = {
+            name.removeprefix("attention_").replace("_", " "): ["Multiline", [f"{name}/L{layer:02d}H"]]
+            for name in PER_HEAD
+        }
+        lines[f"heads of layer {layer}"] = {**charts, "diversity": ["Multiline", [f"{DIVERSITY}/L{layer:02d}"]]}
+    return lines
+
+
+def show_graph(logger: TensorBoardLogger, model: GPT) -> None:
+    """Put the model into the graphs tab, where torch can trace it; the text tab says why if it cannot."""
+    ids = torch.zeros(1, min(model.context, GRAPH_TOKENS), dtype=torch.long, device=next(model.parameters()).device)
+    with warnings.catch_warnings(), evaluating(model), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # what the tracer says of sizes that become constants is true and no matter
+        try:
+            with torch.no_grad():
+                model(ids)  # what is kept from pass to pass is made now: the tracer compares two passes
+            logger.experiment.file_writer.add_graph(graph(model, ids))
+        except Exception as error:  # whatever a variant does that the tracer does not know: a picture stops no run
+            reason = str(error).strip().splitlines()[0]
+            logger.experiment.add_text("graph", as_code(f"torch cannot trace this model: {reason}"), 0)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -71,6 +71,7 @@ def summarise(
         "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
         "train_seconds": speed.seconds,
         "map_seconds": maps.seconds,
+        "births": maps.births,
         "seconds": seconds,
         "started": started.isoformat(timespec="seconds"),
         "data_sha256": splits.corpus_sha256,

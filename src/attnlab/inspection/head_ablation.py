@@ -1,0 +1,123 @@
+"""What a head is good for: the loss without it, which a pretty map does not tell."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attnlab.attention.base import Attention, HeadedAttention, Heads, evaluating
+from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.model import GPT
+
+Batch = tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]
+
+
+class Effect(NamedTuple):
+    """The change in loss, in nats per token, when one head is silenced; above 0 the head was useful."""
+
+    layer: int
+    head: int
+    zero: float  # its output replaced by nothing
+    mean: float  # its output replaced by its own average over all texts and positions
+
+
+def headed_parts(mixer: Attention) -> list[HeadedAttention]:
+    """The attentions of a layer that have heads, in the order in which their maps are stacked."""
+    if isinstance(mixer, HeadWrapper):
+        return [part for side in mixer.parts for part in headed_parts(side)]
+    return [mixer] if isinstance(mixer, HeadedAttention) else []
+
+
+@contextmanager
+def between_map_and_merge(part: HeadedAttention, change: "Change") -> Iterator[None]:
+    """Inside the block, `change` acts on what each head gives, (b, h, t, v), before it is merged with the others.
+
+    The class is left as it is: the instance gets a `merge` of its own for that time.
+    """
+    merge = part.merge
+
+    def changed(o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return merge(change(o), heads)
+
+    object.__setattr__(part, "merge", changed)
+    try:
+        yield
+    finally:
+        object.__delattr__(part, "merge")
+
+
+class Change:
+    """Replaces the output of one head by a fixed vector."""
+
+    def __init__(self, head: int, value: Float[Tensor, " v"] | None = None) -> None:
+        self.head, self.value = head, value
+
+    def __call__(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        o = o.clone()
+        o[:, self.head] = 0.0 if self.value is None else self.value.to(o.dtype)
+        return o
+
+
+class Average(Change):
+    """Changes nothing, and adds up what each head gives."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def __call__(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
+        here = o.double().sum(dim=(0, 2))
+        self.total = here if self.total is None else self.total + here
+        self.count += o.size(0) * o.size(2)
+        return o
+
+    @property
+    def mean(self) -> Float[Tensor, "h v"]:
+        """The average output of each head, over all texts and positions."""
+        assert self.total is not None
+        return self.total / self.count
+
+
+@torch.no_grad()
+def loss_of(model: GPT, batches: Iterable[Batch]) -> float:
+    """The mean loss over all scored tokens, in nats per token, in evaluation mode."""
+    nats, tokens = 0.0, 0
+    with evaluating(model):
+        for ids, targets in batches:
+            logits = model(ids).flatten(0, 1).float()
+            nats += float(F.cross_entropy(logits, targets.flatten(), reduction="sum"))
+            tokens += int((targets >= 0).sum())  # cross_entropy skips -100
+    return nats / tokens
+
+
+def ablate(model: GPT, batches: Sequence[Batch]) -> tuple[float, Iterator[Effect]]:
+    """The loss of the whole model, and the effect of silencing each head, one after the other, as they come.
+
+    The model is the same afterwards.
+    """
+    averages: dict[HeadedAttention, Average] = {}
+    with ExitStack() as stack:
+        for block in model.layers:
+            for part in headed_parts(block.attention):
+                averages[part] = Average()
+                stack.enter_context(between_map_and_merge(part, averages[part]))
+        whole = loss_of(model, batches)
+
+    def effects() -> Iterator[Effect]:
+        for layer, block in enumerate(model.layers):
+            first = 0
+            for part in headed_parts(block.attention):
+                means = averages[part].mean
+                for head, mean in enumerate(means):
+                    losses = []
+                    for value in (None, mean):
+                        with between_map_and_merge(part, Change(head, value)):
+                            losses.append(loss_of(model, batches) - whole)
+                    yield Effect(layer, first + head, *losses)
+                first += len(means)
+
+    return whole, effects()

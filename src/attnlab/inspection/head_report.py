@@ -1,0 +1,58 @@
+"""Shows what every head is good for, beside what it looks at: a file, a picture per layer, and scalars."""
+
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from attnlab.files import write_atomically
+from attnlab.inspection.figures import draw_layer, to_png
+from attnlab.inspection.head_ablation import Effect
+from attnlab.inspection.records import Maps, load_maps
+
+FILE, FORMAT = "head_ablation.json", 1
+ZERO, MEAN = "head_ablation_zero", "head_ablation_mean"  # the tags of the changes in loss
+HEADER = "head     zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
+
+
+def line(effect: Effect) -> str:
+    """One head under HEADER."""
+    return f"L{effect.layer:02d}H{effect.head:02d} {effect.zero:+9.4f} {effect.mean:+9.4f}"
+
+
+def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: int) -> list[Path]:
+    """Write maps/head_ablation.json, a picture for each layer with a map, and scalars for TensorBoard into a run."""
+    folder = run / "maps"
+    folder.mkdir(exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "loss": loss,
+        "tokens": tokens,
+        "heads": [effect._asdict() for effect in effects],
+    }
+    written = [folder / FILE]
+    write_atomically(folder / FILE, (json.dumps(content, indent=1) + "\n").encode(), key="run")
+    if (kept := folder / "last.safetensors").is_file():
+        written += _pictures(folder, load_maps(kept), effects)
+    with SummaryWriter(str(run), filename_suffix=".head_ablation") as writer:
+        for effect in effects:
+            head = f"L{effect.layer:02d}H{effect.head:02d}"
+            writer.add_scalar(f"{ZERO}/{head}", effect.zero, step)
+            writer.add_scalar(f"{MEAN}/{head}", effect.mean, step)
+    return written
+
+
+def _pictures(folder: Path, maps: Maps, effects: list[Effect]) -> list[Path]:
+    """The last map of each layer, and beside the name of each head what its silence changes."""
+    notes = ["beside the name of each head: the change in val/loss, in nats per token, when it is set to zero"]
+    sentence, written = maps.sentences[0], []
+    for layer in sentence.layers:
+        captions = [f"{effect.zero:+.3f}" for effect in effects if effect.layer == layer.layer]
+        if layer.weights is None or len(captions) != len(layer.weights):
+            continue  # a layer that has no map, or one map over heads that are not its own
+        title = f"{maps.run} · layer {layer.layer} · step {maps.step}"
+        picture = draw_layer(layer.weights, layer.kind, sentence.tokens, title, notes=notes, captions=captions)
+        written.append(folder / f"head_ablation_layer_{layer.layer:02d}.png")
+        write_atomically(written[-1], to_png(picture), key="run")
+    return written
