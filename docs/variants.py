@@ -10,6 +10,11 @@ import torch
 from attnlab.attention.base import Attention
 from attnlab.attention.cost import Cost
 from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.attention.mask import Causal
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.normalizer import Softmax
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.score import Scaled
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.build import attention_factory
 from attnlab.config import compose_config, config_dir
@@ -22,6 +27,9 @@ FAMILIES = ("Softmax attention", "Recurrent and linear attention", "Mixtures of 
 # What every variant of a family has: said once, above the table.
 COMMON = {"n_heads", "position", "dropout", "kinds", "mask", "score", "normalizer", "gate", "feature_map", "decay"}
 COMMON |= {"write", "output_norm", "_target_", "_partial_"}
+# The options that a variant is not told apart by, and the classes that are told apart by their options alone.
+PLAIN = (Causal, Scaled, Softmax)
+COMPOSED = (MultiHeadAttention, RecurrentAttention)
 LEFT_OUT = """## What is left out, and why
 
 | variant | reason |
@@ -32,7 +40,6 @@ LEFT_OUT = """## What is left out, and why
 | MesaNet | needs a linear solve per token that torch does slowly without a kernel |
 | Mamba-3, Raven, GDN-2, preconditioned delta rules | 2026 variants of decay and write that wait for a second source |
 | Reformer, Linformer, Longformer's non-causal forms | not causal, or replaced in practice by what is here |
-| cog attention | its sign jumps where a score rounds across zero, so that bfloat16 is not near float32 |
 """
 
 
@@ -67,25 +74,35 @@ def row(file: Path) -> Row:
         layers = [
             make(int(sizes["d_model"]), layer=i, n_layers=n_layers, context=LENGTHS[-1] + 1) for i in range(n_layers)
         ]
+    # A pattern of layers names the kind of each; a pattern of heads makes every layer the same.
+    pattern = str(config["attention"].get("pattern", "")).split() if not isinstance(layers[0], HeadWrapper) else []
+    pattern = pattern or [name]
     papers = re.findall(r"arXiv (\d{4}\.\d{4,5}(?:, \d{4}\.\d{4,5})*)", comment)
     numbers = [number for group in papers for number in group.split(", ")]
     return Row(
         name,
         family(layers[0], config["attention"]),
         re.sub(r" ?\((?:[^()]*arXiv[^()]*|Raschka[^()]*)\)", "", comment),
-        formula(layers[0]),
+        formula(layers),
         " ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers) or "none",
         options(config["attention"]),
         " or ".join(dict.fromkeys(layer.map_kind for layer in layers)).replace("_", "-"),
         " or ".join(dict.fromkeys(layer.growth for layer in layers)),
-        tuple(total(layers, length) for length in LENGTHS),
+        tuple(total(layers, (pattern * n_layers)[:n_layers], length) for length in LENGTHS),
         n_layers,
     )
 
 
-def total(layers: list[Attention], length: int) -> Cost:
-    """What all layers cost together."""
-    first, *rest = (layer.cost(length, layers[:i]) for i, layer in enumerate(layers))
+def total(layers: list[Attention], names: list[str], length: int) -> Cost:
+    """What all layers cost together; of layers of one kind, that read nothing of those below, one is measured."""
+    known: dict[str, Cost] = {}
+    costs = []
+    for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
+        key = name if not any(layer.reads for layer in layers) else str(i)
+        if key not in known:
+            known[key] = layer.cost(length, layers[:i])
+        costs.append(known[key])
+    first, *rest = costs
     for cost in rest:
         first = first + cost
     return first
@@ -103,18 +120,72 @@ def family(layer: Attention, config: object) -> str:
 FORMULA = re.compile(
     r"\S+ = (?!\d).*?(?=\.(?: [A-Z(]|$)|;? (?:where|with|as in|so that|for)\b|, \w+ (?:the|is)\b|:? Source|$)"
 )
+SHOWN = 3  # formulas per variant
+# Where a docstring says its rule in more words than a cell has room for, or in a form that only its sentence explains.
+WRITTEN = {
+    "BlockTopKAttention": "A_i = softmax over the own block and the topk blocks B of highest q_i . mean(k_j, j in B)",
+    "ChannelDecay": "log a_t = logsigmoid(W2 W1 x_t + b) / 16, per channel",
+    "Cog": "w_j = sign(s_j) e^|s_j| / sum e^|s|",
+    "CrossLayerAttention": "o_l = attend(q_l, K_m, V_m), m the last layer that makes keys",
+    "DeltaWrite": "S_t = a_t S_{t-1} + beta k (v - a_t S_{t-1}^T k)^T, beta = beta_max sigmoid(w . x)",
+    "DifferentialAttention": "o = (A_1 - lambda A_2) v, lambda = exp(q_1 . k_1) - exp(q_2 . k_2) + l",
+    "Elementwise": "o = o * sigmoid(W x)",
+    "EluPlusOne": "phi(x) = elu(x) + 1",
+    "Entmax": "w_j = relu((alpha - 1) s_j - tau)^(1 / (alpha - 1)), sum w = 1",
+    "Exclusive": "y = o - alpha_h (o . u) u, u = v / norm(v)",
+    "FixedDecay": "a_h = 1 - 2^(-5-h)",
+    "Forget": "score_ij = score_ij + sum_{l=j+1..i} log sigmoid(w_h . x_l + b_h)",
+    "Headwise": "o_h = o_h * sigmoid(w_h . x)",
+    "HeadWrapper": "y = [y_1; ...; y_n], each head of its own kind",
+    "IdentityAttention": "y_i = W_o W_v x_i",
+    "IndexedAttention": "A_t = softmax over the topk keys s of highest sum_j w_tj relu(q^I_tj . k^I_s)",
+    "KimiDecay": "log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel",
+    "LogLinearAttention": "A_ij = lambda_i^level(i,j) a_{j+1} ... a_i q_i . k_j / sqrt(d)",
+    "MultiHeadAttention": "o_h = softmax(q_h K_h^T / sqrt(d)) V_h, y = W_o [o_1; ...; o_h]",
+    "Path": "score_ij = scale q_i^T (prod_{l=j+1..i} I - beta_l w_l w_l^T) k_j",
+    "RandomFeatures": "phi(x) = exp(W x - x . x / 2) / sqrt(m)",
+    "RecurrentAttention": "S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t",
+    "ReLU": "w_j = relu(s_j) / n_i",
+    "ScalarDecay": "log a_t = -exp(A) softplus(w . x_t + b)",
+    "Sigmoid": "w_j = sigmoid(s_j - ln n_i)",
+    "SiLUFeatures": "phi(x) = x sigmoid(x)",
+    "Sink": "w_j = exp(s_j) / (exp(b_h) + sum exp(s))",
+    "SlopeDecay": "a_h = exp(-2^(-8 h / n))",
+    "SoftCap": "score = cap tanh(score / cap)",
+    "Softmax1": "w_j = exp(s_j) / (1 + sum exp(s))",
+    "Softpick": "w_j = relu(e^s_j - 1) / sum abs(e^s - 1)",
+    "Sparsemax": "w_j = relu(s_j - tau), sum w = 1",
+    "Swish": "o = o * silu(W x)",
+    "Taylor": "phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(d)",
+    "TensorProductAttention": "k = 1/R_k A_k(x)^T rotate(B_k(x)), v = 1/R_v A_v(x)^T B_v(x), q as k",
+    "TTTAttention": "W_t = W_{t-1} - eta grad norm(f(k_t; W) - v_t)^2, o_t = f(q_t; W_t), f(k) = k + norm(k W + b)",
+    "UnitLength": "k = k / norm(k), q likewise",
+    "Window": "Visible_ij = (0 <= i - j < window)",
+}
 
 
-def formula(layer: Attention) -> str:
-    """The first formula of the class, and of a slot that is not the plainest."""
-    found = []
-    for module in layer.modules():
-        kind = type(module)
-        text = " ".join((vars(kind).get("__doc__") or "").split())
-        ours = kind.__module__.startswith("attnlab.attention.") and "this base" not in text
-        if ours and (match := FORMULA.search(text)):
-            found.append(match.group().strip(" ,;:"))
-    return ", ".join(f"`{one}`" for one in list(dict.fromkeys(found))[:2])
+def formula(layers: list[Attention]) -> str:
+    """What sets a variant apart: the formulas of its slots' options, or of its class where all slots are plain."""
+    found: list[str] = []
+    for kind in dict.fromkeys(type(layer) for layer in layers):
+        layer = next(layer for layer in layers if type(layer) is kind)
+        parts = [*layer.modules(), *(m.mask for m in layer.modules() if isinstance(m, SoftmaxAttention))]
+        slots = [text for part in parts if type(part) not in (*PLAIN, kind) and (text := formula_of(type(part)))]
+        # Gates and decays after the rules of scores and memories, which say more.
+        slots.sort(key=lambda text: text.startswith(("o = o", "o_h = o_h", "log a", "k = k")))
+        found += slots if slots and kind in COMPOSED else [formula_of(kind) or formula_of(kind.__mro__[1]), *slots]
+    return ", ".join(f"`{one}`" for one in list(dict.fromkeys(filter(None, found)))[:SHOWN])
+
+
+def formula_of(kind: type) -> str:
+    """The first formula of a class of ours, without what explains it; empty if it has none or changes nothing."""
+    if kind.__name__ in WRITTEN:
+        return WRITTEN[kind.__name__]
+    text = " ".join((vars(kind).get("__doc__") or "").split())
+    if not kind.__module__.startswith("attnlab.attention.") or "this base" in text:
+        return ""
+    match = FORMULA.search(text)
+    return match.group().strip(" ,;:") if match else ""
 
 
 def options(config: dict[str, object]) -> str:

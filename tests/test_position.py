@@ -110,6 +110,13 @@ def test_the_product_that_a_compiler_sees_is_the_same(start: int, monkeypatch: p
     assert rope().rotate(x.bfloat16(), start).dtype == torch.float32
 
 
+@pytest.mark.parametrize(("width", "first"), [(5, 0), (6, 1), (5, 1)])
+def test_a_part_of_an_odd_width_or_from_an_odd_place_on_is_turned_alike(width: int, first: int) -> None:
+    rope, whole = RoPE(head_dim=4, n_heads=1, context=9), torch.randn(2, 3, 7, width, dtype=torch.float64)
+    part = whole[..., first : first + 4]
+    assert torch.equal(rope.rotate(part, 2), rope.rotate(part.contiguous(), 2))
+
+
 def test_half_precision_is_turned_and_left_in_float32() -> None:
     x = heads(7, torch.bfloat16)
     y = rope().rotate(x)

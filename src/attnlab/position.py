@@ -24,8 +24,12 @@ class Position(nn.Module):
         self.head_dim, self.n_heads, self.context = head_dim, n_heads, context
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        """Turn queries or keys that stand at positions start .. start + n."""
+        """Turn queries that stand at positions start .. start + n."""
         return x
+
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        """Turn keys that stand at positions start .. start + n: as queries, unless a rule tells them apart."""
+        return self.rotate(x, start)
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         """What to add to the scores of queries at q_pos for keys at k_pos."""
@@ -84,8 +88,7 @@ class RoPE(Position):
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.width < self.head_dim:
-            some = x[..., : self.width].contiguous()  # a complex view needs even strides
-            return torch.cat([self._turned(some, start), x[..., self.width :]], dim=-1)
+            return torch.cat([self._turned(x[..., : self.width], start), x[..., self.width :]], dim=-1)
         return self._turned(x, start)
 
     def _turned(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
@@ -93,6 +96,8 @@ class RoPE(Position):
             turn = self.angles(torch.arange(start, start + x.size(2), dtype=torch.float64, device=x.device))
             (a, b), c, s = x.unflatten(-1, (-1, 2)).unbind(-1), turn.cos().to(x.dtype), turn.sin().to(x.dtype)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
+        if x.storage_offset() % 2 or any(step % 2 for step in x.stride()[:-1]):  # where complex numbers cannot begin
+            x = x.clone(memory_format=torch.contiguous_format)
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self.turns(start + x.size(2), x)[start:]).flatten(-2)
 
@@ -139,6 +144,47 @@ class YaRN(RoPE):
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         return super().rotate(x, start) * self.sharpness
+
+
+class XPos(RoPE):
+    """RoPE whose pairs also fade with the distance, the fast ones first, so that far keys match less and less.
+
+    Pair i of a query at position n is multiplied by zeta_i^(n / scale), of a key at position m by zeta_i^(-m / scale),
+    so that their product has the factor zeta_i^((n - m) / scale), where zeta_i = (2i / d + gamma) / (1 + gamma) < 1.
+
+    Source: arXiv 2212.10554, with gamma = 0.4 and scale = 512. Keys grow with their position: at these values float32
+    holds them to position 36,000.
+    """
+
+    def __init__(
+        self,
+        *,
+        head_dim: int,
+        n_heads: int,
+        context: int,
+        base: float = 10000.0,
+        gamma: float = 0.4,
+        scale: float = 512.0,
+    ) -> None:
+        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context, base=base)
+        for name, value in (("gamma", gamma), ("scale", scale)):
+            if value <= 0:
+                raise UsageError(f"position.inside.{name} ({value}) must be greater than 0")
+        self.gamma, self.scale = gamma, scale
+
+    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        turned = super().rotate(x, start)
+        return turned * self._faded(turned, start)
+
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        turned = super().rotate(x, start)
+        return turned / self._faded(turned, start)
+
+    def _faded(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n d"]:
+        pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
+        zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)
+        place = torch.arange(start, start + like.size(2), dtype=torch.float64, device=like.device)
+        return (zeta ** (place[:, None] / self.scale)).repeat_interleave(2, dim=-1).to(like.dtype)
 
 
 def alibi_slopes(n_heads: int) -> list[float]:

@@ -134,7 +134,7 @@ class CLASS(HeadedAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         """Queries, keys and values of tokens that stand at positions start, start + 1, ..."""
         q, k, v = (split_heads(to(x), self.n_heads) for to in (self.to_q, self.to_k, self.to_v))
-        return Heads(self.position.rotate(q, start), self.position.rotate(k, start), v, {})
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, {})
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """Move information between tokens: your rule goes here. Must be linear in heads.v, for that gives the map.

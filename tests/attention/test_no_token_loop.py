@@ -16,7 +16,7 @@ from attnlab.contract.base import D_MODEL, tokens
 OPTIONS = {"ttt": ["attention.minibatch=64"]}
 RECURRENT = (
     *("based", "delta_net", "delta_product", "gated_delta", "gla", "kda", "lightning", "linear", "log_linear"),
-    *("mamba2", "performer", "retention", "ttt"),
+    *("mamba2", "performer", "retention", "rwkv7", "ttt"),
 )
 FEW = 4  # operations for each token more: some 200 in a chunk of 64. A loop over tokens needs 12 and more for each
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attnlab.attention.entmax import Entmax, Sparsemax
 from attnlab.attention.gate import Exclusive
-from attnlab.attention.normalizer import Normalizer, Softpick
+from attnlab.attention.normalizer import Cog, Normalizer, Softpick
 from attnlab.attention.stick_breaking import StickBreaking
+from attnlab.errors import UsageError
 
 T = 11
 same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
@@ -21,7 +22,7 @@ def sigmoid(s: float) -> float:
     return 1 / (1 + exp(-s))
 
 
-def threshold(row: list[float], power: int) -> list[float]:
+def threshold(row: list[float], power: float) -> list[float]:
     """relu(s - tau)^power with sum 1, tau by bisection."""
     low, high = max(row) - 1, max(row)
     for _ in range(80):
@@ -34,8 +35,12 @@ def sparsemax(row: list[float]) -> list[float]:
     return threshold(row, 1)
 
 
-def entmax(row: list[float]) -> list[float]:
-    return threshold([s / 2 for s in row], 2)
+def entmax(row: list[float], alpha: float = 1.5) -> list[float]:
+    return threshold([s * (alpha - 1) for s in row], 1 / (alpha - 1))
+
+
+def cog(row: list[float]) -> list[float]:
+    return [(1 if s > 0 else -1) * exp(abs(s)) / sum(exp(abs(r)) for r in row) for s in row]
 
 
 def softpick(row: list[float]) -> list[float]:
@@ -51,7 +56,15 @@ def stick_breaking(row: list[float]) -> list[float]:
     return out[::-1]
 
 
-RULES = [(Sparsemax, sparsemax), (Entmax, entmax), (Softpick, softpick), (StickBreaking, stick_breaking)]
+Rule = Callable[..., Normalizer]
+RULES: list[tuple[Rule, Callable[[list[float]], list[float]]]] = [
+    (Sparsemax, sparsemax),
+    (Entmax, entmax),
+    (Softpick, softpick),
+    (StickBreaking, stick_breaking),
+    (Cog, cog),
+    *((partial(Entmax, alpha=alpha), partial(entmax, alpha=alpha)) for alpha in (1.05, 1.25, 1.8, 2.0)),
+]
 
 
 def masks() -> list[Tensor]:
@@ -66,7 +79,7 @@ def scores() -> Tensor:
 @pytest.mark.parametrize(("kind", "rule"), RULES)
 @pytest.mark.parametrize("visible", masks())
 def test_each_row_is_the_rule_applied_to_the_visible_scores(
-    kind: type[Normalizer], rule: Callable[[list[float]], list[float]], visible: Tensor
+    kind: Rule, rule: Callable[[list[float]], list[float]], visible: Tensor
 ) -> None:
     s, want = scores(), torch.zeros(2, 3, T, T, dtype=torch.float64)
     for b in range(2):
@@ -77,19 +90,62 @@ def test_each_row_is_the_rule_applied_to_the_visible_scores(
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in RULES])
-def test_gradients_are_the_slopes(kind: type[Normalizer]) -> None:
+def test_gradients_are_the_slopes(kind: Rule) -> None:
     s = scores()[:1, :1, -2:].requires_grad_()
     assert torch.autograd.gradcheck(lambda s: kind(n_heads=1)(s, masks()[2][-2:]), s)
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in RULES])
-def test_huge_scores_give_finite_weights_and_gradients(kind: type[Normalizer]) -> None:
+def test_huge_scores_give_finite_weights_and_gradients(kind: Rule) -> None:
     s = (scores().float() * 1000).requires_grad_()
     weights = kind(n_heads=3)(s, masks()[0])
     (weights**2).sum().backward()
     assert weights.isfinite().all()
     assert s.grad is not None
     assert s.grad.isfinite().all()
+
+
+def test_entmax_has_the_closed_form_of_its_gradient() -> None:
+    """dw_i / ds_j = u_i (delta_ij - u_j / sum u), u = w^(2 - alpha): arXiv 1905.05702, proposition 2."""
+    for alpha in (1.1, 1.5, 1.9):
+        s, visible = scores()[:1, :1, -1:], masks()[0][-1:]
+        jacobian = torch.autograd.functional.jacobian(
+            lambda s, alpha=alpha, visible=visible: Entmax(n_heads=1, alpha=alpha)(s, visible), s
+        )[0, 0, 0, :, 0, 0, 0]
+        w = Entmax(n_heads=1, alpha=alpha)(s, visible)[0, 0, 0]
+        u = torch.where(w > 0, w ** (2 - alpha), 0)
+        same(jacobian, torch.diag(u) - u[:, None] * u / u.sum())
+
+
+def test_entmax_is_sparsemax_at_2_and_nears_the_softmax_at_the_other_end() -> None:
+    s, visible = scores(), masks()[0]
+    same(Entmax(n_heads=3, alpha=2)(s, visible), Sparsemax(n_heads=3)(s, visible))
+    far, near = (
+        (Entmax(n_heads=3, alpha=alpha)(s, visible) - s.masked_fill(~visible, -torch.inf).softmax(-1)).abs().max()
+        for alpha in (1.5, 1.05)
+    )
+    assert near < far / 5
+
+
+def test_entmax_finds_the_threshold_of_long_and_crowded_rows() -> None:
+    rows = torch.stack(
+        [torch.linspace(-1, 0, 3000) ** 9, torch.randn(3000), torch.zeros(3000), 1e4 * torch.randn(3000)]
+    )
+    for alpha in (1.05, 1.3, 1.7, 2.0):
+        w = Entmax(n_heads=1, alpha=alpha)(rows.double()[None, None], torch.ones(4, 3000, dtype=torch.bool))
+        same(w.sum(dim=-1), torch.ones(1, 1, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.1])
+def test_an_alpha_outside_its_range_is_refused(alpha: float) -> None:
+    with pytest.raises(UsageError, match=rf"attention\.normalizer\.alpha \({alpha}\) must be in \[1\.05, 2\]"):
+        Entmax(n_heads=1, alpha=alpha)
+
+
+def test_cog_turns_its_weights_around_with_the_scores() -> None:
+    s, visible = scores(), masks()[0]
+    same(Cog(n_heads=3)(-s, visible), -Cog(n_heads=3)(s, visible))
+    same(Cog(n_heads=3)(s, visible).abs().sum(dim=-1), torch.ones(2, 3, T, dtype=torch.float64))
 
 
 def test_exclusive_takes_out_the_own_direction_and_alpha_0_takes_out_nothing() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
-from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, YaRN
+from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, XPos, YaRN
 
 HEADS, T = 3, 11
 CLOSE = {"rtol": 0, "atol": 1e-10}
@@ -91,14 +91,34 @@ def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temper
         torch.testing.assert_close(y[1, 2, n], expected, **CLOSE)
 
 
-@pytest.mark.parametrize(("kind", "options"), [(RoPE, {"fraction": 0.5}), (YaRN, {"factor": 4.0})])
+def test_xpos_turns_as_rope_and_fades_each_pair_with_the_distance() -> None:
+    position, width, gamma, scale = made(XPos, head_dim=8, gamma=0.3, scale=20.0), 8, 0.3, 20.0
+    q, k = heads(1, width), heads(2, width)[:, :, 1:]
+    speeds = [10000.0 ** (-2 * i / width) for i in range(width // 2)]
+    for n, m in ((9, 9), (9, 4), (30, 2)):
+        found = (position.rotate(q, n) * position.rotate_keys(k, m)).sum(dim=-1)[1, 2, 0]
+        pairs = (turned(q[1, 2, 0], n, speeds) * turned(k[1, 2, 0], m, speeds)).unflatten(0, (-1, 2)).sum(dim=-1)
+        zeta = [(i / (width / 2) + gamma) / (1 + gamma) for i in range(width // 2)]
+        want = sum(float(pair) * z ** ((n - m) / scale) for pair, z in zip(pairs, zeta, strict=True))
+        assert float(found) == pytest.approx(want, rel=0, abs=1e-10)
+
+
+def test_xpos_that_fades_over_endless_distances_is_rope() -> None:
+    x, xpos, rope = heads(5, 8), made(XPos, head_dim=8, scale=1e18), made(RoPE, head_dim=8)
+    torch.testing.assert_close(xpos.rotate(x, 2), rope.rotate(x, 2), **CLOSE)
+    torch.testing.assert_close(xpos.rotate_keys(x, 2), rope.rotate_keys(x, 2), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(RoPE, {"fraction": 0.5}), (YaRN, {"factor": 4.0}), (XPos, {"scale": 9.0})]
+)
 def test_scores_see_distances_and_the_compiler_the_same_product(
     kind: type[RoPE], options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position, q, k = made(kind, **options), heads(1, 6), heads(2, 6)[:, :, 1:]
 
     def score(q_place: int, k_place: int) -> Tensor:
-        return (position.rotate(q, q_place) * position.rotate(k, k_place)).sum(dim=-1)
+        return (position.rotate(q, q_place) * position.rotate_keys(k, k_place)).sum(dim=-1)
 
     torch.testing.assert_close(score(17, 12), score(5, 0), **CLOSE)
     assert not torch.allclose(score(6, 0), score(5, 0))
@@ -203,6 +223,8 @@ def test_the_fused_and_the_explicit_attention_agree_in_values_and_gradients(kind
         (YaRN, {"factor": 0.5}, r"position\.inside\.factor \(0\.5\) must be at least 1"),
         (YaRN, {"original_context": 0}, r"position\.inside\.original_context \(0\) must be at least 1"),
         (YaRN, {"beta_fast": 1.0}, r"beta_fast \(1\.0\) must be greater than beta_slow \(1\.0\)"),
+        (XPos, {"gamma": 0.0}, r"position\.inside\.gamma \(0\.0\) must be greater than 0"),
+        (XPos, {"scale": -1.0}, r"position\.inside\.scale \(-1\.0\) must be greater than 0"),
         (T5Bias, {"n_buckets": 0}, r"position\.inside\.n_buckets \(0\) must be even and at least 2"),
         (T5Bias, {"n_buckets": 7}, r"position\.inside\.n_buckets \(7\) must be even"),
         (T5Bias, {"max_distance": 16}, r"max_distance \(16\) must be greater than half of n_buckets \(16\)"),

@@ -17,6 +17,7 @@ from tests.contracts.broken import (
     ForgetsOffset,
     ForgottenNumber,
     IgnoresPosition,
+    JumpsOverLostDigits,
     KeepsThePrompt,
     LeakAfterTheMap,
     LeakInTraining,
@@ -107,6 +108,7 @@ BREACHES: dict[str, Breach] = {
     ),
     "coarse memory": Breach("half_precision", "float32", made_of(CoarseMemory, **LINEAR)),
     "lost digits": Breach("half_precision", "T=7, bfloat16: 1.0e+00", made_of(LosesDigits)),
+    "lost digits excused": Breach("half_precision", "T=7, bfloat16: 1.0e+00 of the aver", made_of(JumpsOverLostDigits)),
     "position ignored": Breach("every_position", "position=alibi changes nothing", made_of(IgnoresPosition)),
     "refused without a name": Breach(
         "every_position", "position=alibi is refused without being named", made_of(RefusesWithoutName)

@@ -54,6 +54,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "rank": st.integers(1, 5),
     "queries": st.integers(1, 4),
     "keys": st.integers(1, 5),
+    "alpha": st.floats(1.1, 2.0),
     # memories
     "chunk": some,
     "writes": few,
@@ -71,6 +72,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "n_buckets": st.integers(1, 8),
     "max_distance": st.integers(2, 40),
     "hidden": few,
+    "gamma": st.floats(0.1, 2.0),
+    "scale": st.floats(8.0, 999.0),
 }
 # Options that are not drawn: the class, who reads later tokens, the order of kinds, what evaluation ignores.
 LEFT_ALONE = {"_target_", "_partial_", "n_heads", "causal", "pattern", "dropout"}

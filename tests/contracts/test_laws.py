@@ -14,6 +14,7 @@ from attnlab.contract import LAWS
 UNFUSED = {
     *(
         "based",
+        "cog",
         "cope",
         "delta_net",
         "delta_product",
@@ -25,20 +26,9 @@ UNFUSED = {
         "gemma2",
         "gla",
     ),
-    *(
-        "gpt_oss",
-        "identity",
-        "kda",
-        "lightning",
-        "linear",
-        "log_linear",
-        "mamba2",
-        "moba",
-        "multi_token",
-        "nsa",
-        "path",
-    ),
-    *("performer", "relu", "retention", "selective", "sigmoid", "sink", "softcap", "softmax1", "softpick"),
+    *("gpt_oss", "identity", "jamba", "kda", "lightning", "linear", "log_linear", "mamba2", "moba", "multi_token"),
+    *("nsa", "path", "performer", "relu", "retention", "rwkv7", "selective", "sigmoid", "sink", "softcap", "softmax1"),
+    "softpick",
     *("sparsemax", "ssmax", "stick_breaking", "synthesizer_dense", "synthesizer_random", "talking_heads", "ttt"),
     *("uniform",),
 }

@@ -43,8 +43,9 @@ class Attention(nn.Module, ABC):
     `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is
     False for a control, which cannot learn to look something up; then a law asserts that it indeed cannot.
     `reads_positions` is False where weights do not come from queries and keys, so that nothing could be rotated or
-    biased: such a layer takes no `position`. `reads` names what a layer needs of those below it, as they publish it.
-    `limit` is the number of positions it knows, None if any.
+    biased: such a layer takes no `position`. `jumps` is True where the rule is not continuous, so that rounding moves
+    a few outputs far: then bfloat16 is held to be near on average. `reads` names what a layer needs of those below it,
+    as they publish it. `limit` is the number of positions it knows, None if any.
     """
 
     map_kind: MapKind
@@ -52,6 +53,7 @@ class Attention(nn.Module, ABC):
     causal: bool = True
     learns_recall: bool = True
     reads_positions: bool = True
+    jumps: bool = False
     reads: tuple[str, ...] = ()
     limit: int | None = None
 

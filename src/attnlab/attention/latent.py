@@ -109,7 +109,7 @@ class LatentAttention(SoftmaxAttention):
         rows = c[:, None]
         if self.to_k_rotary is not None:
             plain, turned = q.split([self.plain_dim, self.rope_dim], dim=-1)
-            key = self.position.rotate(self.to_k_rotary(x)[:, None], start)
+            key = self.position.rotate_keys(self.to_k_rotary(x)[:, None], start)
             q = torch.cat([plain, self.position.rotate(turned, start)], dim=-1)
             k = torch.cat([k, key.expand(-1, self.n_heads, -1, -1)], dim=-1)
             rows = torch.cat([rows, key], dim=-1)

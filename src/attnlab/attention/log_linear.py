@@ -89,7 +89,7 @@ class LogLinearAttention(HeadedAttention):
         extra["level"] = F.softplus(self.to_level(x) + ONE).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         decay = self.decay.project(x)
         extra["log_decay"] = q.new_zeros(q.shape[:3]) if decay is None else decay
-        q, k = self.position.rotate(q, start), self.position.rotate(k, start)
+        q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
         return Heads(q * self.head_dim**-0.5, self.decay.scale_keys(k, x), v, extra)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:

@@ -11,10 +11,11 @@ class Normalizer(nn.Module):
     """Turns scores into weights that are 0 where a key is not visible.
 
     Keys stand in the order of their positions. Built per layer as factory(n_heads=). `fusable` says that this is the
-    plain softmax of the fused kernel.
+    plain softmax of the fused kernel, `jumps` that weights are not continuous in the scores.
     """
 
     fusable = False
+    jumps = False
     map_kind: MapKind
 
     def __init__(self, *, n_heads: int) -> None:
@@ -111,3 +112,19 @@ class Softpick(Normalizer):
         best = scores.amax(dim=-1, keepdim=True).relu().detach()
         rise = (scores - best).exp() - (-best).exp()  # (e^s - 1) / e^best, which cannot overflow
         return rise.relu() / (rise.abs().sum(dim=-1, keepdim=True) + 1e-6 * (-best).exp())
+
+
+class Cog(Normalizer):
+    """Weights whose sizes sum to one and whose signs are those of the scores: sign(s_j) e^|s_j| / sum e^|s|.
+
+    A key that is the opposite of what the query looks for is read as much as its match, and subtracted. A score near
+    zero has the least weight of all, e^0, but not none, and the weight jumps from one sign to the other there.
+
+    Source: cog attention, arXiv 2411.07176, which keeps the softmax in the first and the last layers of its models.
+    """
+
+    jumps = True
+    map_kind = "signed"
+
+    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
+        return scores.sign() * scores.abs().masked_fill(~visible, -torch.inf).softmax(dim=-1)

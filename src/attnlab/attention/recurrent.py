@@ -113,7 +113,8 @@ class RecurrentAttention(HeadedAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
         work = torch.promote_types(v.dtype, torch.float32)  # features are as exact as the memory that they meet in
-        q, k = (self.feature_map(self.position.rotate(made.to(work), start)) for made in (q, k))
+        q = self.feature_map(self.position.rotate(q.to(work), start))
+        k = self.feature_map(self.position.rotate_keys(k.to(work), start))
         for name, part in (("log_decay", self.decay), ("beta", self.write), ("gate", self.gate)):
             if (made := part.project(x)) is not None:
                 extra[name] = made

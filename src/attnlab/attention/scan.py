@@ -74,13 +74,13 @@ def chunked(
     chunk = min(chunk, t)
     # Padding writes nothing: its keys are zero and its decay is one.
     pad = -t % chunk
-    cut = [_chunks(x, pad, chunk) for x in (q, k, v)]
+    cut = [chunks(x, pad, chunk) for x in (q, k, v)]
     q, k, v = cut
     g = fade_in = fade_out = None
     if (rows := _rows(log_decay)) is not None:
-        g = _chunks(rows, pad, chunk).cumsum(dim=-2)
+        g = chunks(rows, pad, chunk).cumsum(dim=-2)
         fade_in, fade_out = g.exp(), (g[..., -1:, :] - g).exp()
-    within = _faded_products(q, k, g)
+    within = faded_products(q, k, g)
     read = q if fade_in is None else q * fade_in
     write = k if fade_out is None else k * fade_out
     whole = None if g is None else g[..., -1, :, None].exp()  # by how much a whole chunk fades the state
@@ -88,7 +88,7 @@ def chunked(
         states, state = _running_sum(write.mT @ v, whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
-        system = (strength * _faded_products(k, k, g)).tril(-1)
+        system = (strength * faded_products(k, k, g)).tril(-1)
         seen = k if fade_in is None else k * fade_in
         solved = torch.linalg.solve_triangular(
             system, strength * torch.cat([v, seen], dim=-1), upper=False, unitriangular=True
@@ -130,7 +130,7 @@ def _corrections(
     return torch.stack(all_u, dim=2), torch.stack(found, dim=2), state
 
 
-def _chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
+def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
     """(b, h, t, d) -> (b, h, chunks, chunk, d), zeros at the end."""
     return F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk))
 
@@ -140,7 +140,7 @@ def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:
     return log_decay[..., None] if log_decay is not None and log_decay.ndim == 3 else log_decay
 
 
-def _faded_products(
+def faded_products(
     q: Float[Tensor, "b h n t d"], k: Float[Tensor, "b h n t d"], g: Float[Tensor, "b h n t r"] | None
 ) -> Float[Tensor, "b h n t t"]:
     """sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i, and 0 for j > i; g falls from token to token.

@@ -49,7 +49,7 @@ class SelfAttention(SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
-        return Heads(self.position.rotate(q, start), self.position.rotate(k, start), v, extra)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return join_heads(o)

@@ -88,6 +88,7 @@ class SoftmaxAttention(HeadedAttention):
             link.check(self.mask, self.normalizer)
         self.carries = sum(link.carries for link in links)
         self.causal = self.mask.causal
+        self.jumps = self.normalizer.jumps
         self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
     @property
@@ -208,7 +209,7 @@ class SoftmaxAttention(HeadedAttention):
         """Queries and keys after the chain's preparation and the position's rotation; notes what keys carry along."""
         for link in self.chain:
             q, k = link.prepare(q, k, x)
-        q, k = self.position.rotate(q, start), self.position.rotate(k, start)
+        q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
         if carried := [link.carry(q, k, x) for link in self.chain if link.carries]:
             extra["carried"] = torch.cat(carried, dim=-1)
         return q, k

@@ -103,7 +103,7 @@ class TensorProductAttention(SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         (q_a, q_b), (k_a, k_b), (v_a, v_b) = self.q(x), self.k(x), self.v(x)
-        q_b, k_b = self.position.rotate(q_b, start), self.position.rotate(k_b, start)
+        q_b, k_b = self.position.rotate(q_b, start), self.position.rotate_keys(k_b, start)
         q, k, v = self.q.product(q_a, q_b), self.k.product(k_a, k_b), self.v.product(v_a, v_b)
         extra = {"k_a": k_a, "k_b": k_b, "v_a": v_a, "v_b": v_b}
         if (gate := self.gate.project(x)) is not None:

@@ -72,7 +72,7 @@ class TTTAttention(HeadedAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
         extra["rate"] = self.to_rate(x).mT[..., None]
-        return Heads(self.position.rotate(q, start), self.position.rotate(k, start), v, extra)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
 
     def read(self, heads: Heads, inner: InnerModel) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
         """What the inner model answers to each query while it learns from the keys and values, and what it became."""

@@ -77,7 +77,7 @@ class TiedAttention(SoftmaxAttention):
         q, v = split_heads(self.to_q(x), self.n_heads), split_heads(self.to_kv(x), self.n_kv_heads)
         gate = self.gate.project(x)
         extra = {} if gate is None else {"gate": gate}
-        return Heads(self.position.rotate(q, start), self.position.rotate(v, start), v, extra)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, extra)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         v = heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
@@ -100,4 +100,4 @@ class TiedAttention(SoftmaxAttention):
 
     def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
         v = at_hand.v.to(heads.v.dtype)
-        return heads._replace(k=self.position.rotate(v).to(heads.q.dtype), v=v)
+        return heads._replace(k=self.position.rotate_keys(v).to(heads.q.dtype), v=v)

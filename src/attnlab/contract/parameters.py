@@ -86,19 +86,23 @@ def _training_step(model: nn.Module, seen: Tensor) -> dict[str, Tensor]:
 
 
 def half_precision(subject: Subject) -> None:
-    """In bfloat16, and under autocast, outputs are finite and near float32, and a recurrent state stays float32."""
+    """In bfloat16, and under autocast, outputs are finite and near float32, and a recurrent state stays float32.
+
+    Where a rule jumps, rounding may bring a few outputs to the other side: there they are near on average.
+    """
     for placed in placed_layers(subject, torch.float32):
         half = copy.deepcopy(placed).to(torch.bfloat16)
+        near = _near_on_average if placed.layer.jumps else _near
         exact = copy.deepcopy(half).to(torch.float32)  # the same rounded weights: arithmetic alone is judged
         for t in (7, LONG):
             x = tokens(BATCH, t, dtype=torch.bfloat16)
             with torch.no_grad():
                 usual, decoded = exact(x.float()), _decoded(exact, x.float())
-                _near(half(x), usual, f"{placed.label}T={t}, bfloat16")
-                _near(_decoded(half, x), decoded, f"{placed.label}T={t}, bfloat16, decoded")
+                near(half(x), usual, f"{placed.label}T={t}, bfloat16")
+                near(_decoded(half, x), decoded, f"{placed.label}T={t}, bfloat16, decoded")
                 with torch.autocast("cpu", torch.bfloat16):
-                    _near(exact(x.float()), usual, f"{placed.label}T={t}, autocast")
-                    _near(_decoded(exact, x.float()), decoded, f"{placed.label}T={t}, autocast, decoded")
+                    near(exact(x.float()), usual, f"{placed.label}T={t}, autocast")
+                    near(_decoded(exact, x.float()), decoded, f"{placed.label}T={t}, autocast, decoded")
             with torch.autocast("cpu", torch.bfloat16):
                 loss = exact(x.float()).float().square().sum()
             _finite_gradients(exact, loss, f"{placed.label}T={t}, autocast")
@@ -118,6 +122,12 @@ def _near(y: Tensor, usual: Tensor, label: str) -> None:
     off = float((y.float() - usual).abs().max() / usual.abs().max())
     if not off <= HALF:
         raise LawBroken(f"{label}: {off:.1e} of the largest output away from float32 (allowed {HALF})")
+
+
+def _near_on_average(y: Tensor, usual: Tensor, label: str) -> None:
+    off = float((y.float() - usual).abs().mean() / usual.abs().mean())
+    if not off <= HALF:
+        raise LawBroken(f"{label}: {off:.1e} of the average output away from float32 on average (allowed {HALF})")
 
 
 def _finite_gradients(placed: Placed, loss: Tensor, label: str) -> None:

@@ -1,5 +1,7 @@
 """The law about positions: each one is obeyed or refused by name, and none is taken in silence and ignored."""
 
+from collections.abc import Mapping
+
 import torch
 
 from attnlab.build import made
@@ -25,7 +27,7 @@ def every_position(subject: Subject) -> Skipped | None:
             if "position" not in str(error) or not any(w in str(error) for w in (f"position={name}", inside.__name__)):
                 raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
             continue
-        reads = any(block.attention.reads_positions for block in model.layers)
+        reads = any(block.attention.reads_positions for block in model.layers) and not _says_none(tried)
         if (reads and inside is not Position) or type(model.embed) is not Embedding:
             _is_not_ignored(model, plain, name)
         if tried.config["position"] == subject.config["position"]:
@@ -36,6 +38,17 @@ def every_position(subject: Subject) -> Skipped | None:
             except LawBroken as error:
                 raise LawBroken(f"position={name}: {law.__name__.strip('_')}: {error}") from error
     return None
+
+
+def _says_none(subject: Subject) -> bool:
+    """Whether the YAML itself gives each kind of layer a position, none of which is the one that position= chooses."""
+    found, nodes = [], [subject.config.get("attention")]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Mapping):
+            found += [value for name, value in node.items() if name == "position"]
+            nodes += node.values()
+    return bool(found) and subject.config["position"]["inside"] not in found
 
 
 def _inside(subject: Subject) -> Position:

@@ -1,9 +1,12 @@
 """Shows what every head is good for, beside what it looks at: a file, a picture per layer, and scalars."""
 
 import json
+import time
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from attnlab.files import write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
@@ -35,12 +38,20 @@ def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: in
     write_atomically(folder / FILE, (json.dumps(content, indent=1) + "\n").encode(), key="run")
     if (kept := folder / "last.safetensors").is_file():
         written += _pictures(folder, load_maps(kept), effects)
-    with SummaryWriter(str(run), filename_suffix=".head_ablation") as writer:
-        for effect in effects:
-            head = f"L{effect.layer:02d}H{effect.head:02d}"
-            writer.add_scalar(f"{ZERO}/{head}", effect.zero, step)
-            writer.add_scalar(f"{MEAN}/{head}", effect.mean, step)
+    _scalars(run, effects, step)
     return written
+
+
+def _scalars(run: Path, effects: list[Effect], step: int) -> None:
+    """The effects for TensorBoard, in an event file beside the run's own."""
+    values = []
+    for effect in effects:
+        head = f"L{effect.layer:02d}H{effect.head:02d}"
+        values.append(Summary.Value(tag=f"{ZERO}/{head}", simple_value=effect.zero))
+        values.append(Summary.Value(tag=f"{MEAN}/{head}", simple_value=effect.mean))
+    writer = EventFileWriter(str(run), filename_suffix=".head_ablation")
+    writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+    writer.close()
 
 
 def _pictures(folder: Path, maps: Maps, effects: list[Effect]) -> list[Path]:

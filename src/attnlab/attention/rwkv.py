@@ -1,0 +1,195 @@
+"""RWKV-7: a memory that fades row by row, and that is corrected under one key and written under another."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import (
+    Growth,
+    HeadedAttention,
+    Heads,
+    MapKind,
+    Shared,
+    full_precision,
+    join_heads,
+    split_heads,
+)
+from attnlab.attention.recurrent import RecurrentState
+from attnlab.attention.scan import chunks, faded_products
+from attnlab.errors import UsageError
+from attnlab.position import Position
+
+SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor e^(-e^(-1/2)) = 0.545 per token
+MIXED = ("r", "k", "v", "w", "a", "g")  # what is read off a token and the one before it, each in its own shares
+
+
+def erase_and_write(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b h t d"],
+    v: Float[Tensor, "b h t v"],
+    log_decay: Float[Tensor, "b h t d"],
+    removal: Float[Tensor, "b h t d"],
+    rate: Float[Tensor, "b h t d"],
+    state: Float[Tensor, "b h d v"],
+    chunk: int = 64,
+) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
+    """S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, in chunks of `chunk` tokens.
+
+    n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = -n_t^T S_{t-1}, is one more value,
+    written under a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
+    [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = -tril([m, k], -1) V
+    - (m exp(G)) S. The division by w makes n meet the memory after it faded, as everything else does.
+    """
+    t = q.size(2)
+    chunk = min(chunk, t)
+    pad = -t % chunk  # zeros, which fade nothing, remove nothing and write nothing
+    q, k, v, g, meet, erase = (
+        chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
+    )
+    g = g.cumsum(dim=-2)
+    fade_in, fade_out = g.exp(), (g[..., -1:, :] - g).exp()
+    right = torch.cat([faded_products(meet, k, g).tril(-1) @ v, meet * fade_in], dim=-1)
+    system = faded_products(meet, erase, g).tril(-1)
+    fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
+        [v.size(-1), k.size(-1)], dim=-1
+    )
+    of_values, of_removals = faded_products(q, k, g), faded_products(q, erase, g)
+    read, out = q * fade_in, []
+    for i in range(q.size(2)):
+        u = -fixed[:, :, i] - through[:, :, i] @ state
+        out.append(of_values[:, :, i] @ v[:, :, i] + of_removals[:, :, i] @ u + read[:, :, i] @ state)
+        kept = state * fade_in[:, :, i, -1, :, None]
+        state = kept + (k * fade_out)[:, :, i].mT @ v[:, :, i] + (erase * fade_out)[:, :, i].mT @ u
+    return torch.stack(out, dim=2).flatten(2, 3)[:, :, :t], state
+
+
+class LowRank(nn.Module):
+    """W2 f(W1 x) + b through `rank` numbers, which makes a gate of every channel cheap."""
+
+    def __init__(
+        self, d_model: int, rank: int, width: int, between: Callable[[Tensor], Tensor], start: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.to_rank, self.to_all = nn.Linear(d_model, rank, bias=False), nn.Linear(rank, width, bias=False)
+        self.between = between
+        self.bias = None if start is None else nn.Parameter(start)
+
+    def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t hd"]:
+        y = self.to_all(self.between(self.to_rank(x)))
+        return y if self.bias is None else (y + self.bias).to(torch.promote_types(y.dtype, torch.float32))
+
+
+class RWKV7Attention(HeadedAttention):
+    """Each token fades the memory row by row, takes out a share of what it finds under one key, and adds its value.
+
+    S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T r_t, where n = (xi * k) / |xi * k| is the key
+    to remove under, a = sigmoid(.) how much of each of its channels is removed (the learning rate in the context),
+    log w = -e^(-1/2) sigmoid(.), and the key to write under is k * (1 + alpha * (a - 1)). All are read off the token
+    and, in shares that each channel learns, the one before it. Heads are normalised, the token's own value is added in
+    proportion to sum_c rho_c r_c k_c, and a gate from the token multiplies all.
+
+    Source: RWKV-7, arXiv 2503.14456. Where we differ: values of the first layer are not mixed into those of later ones
+    (that is attention=value_residual), all low-rank maps meet at `rank` numbers, initial values are spaced evenly and
+    alike in all layers, queries and keys may be turned by a position, and the feed-forward layer is the model's.
+    """
+
+    hooks = frozenset({"rotate"})
+    map_kind: MapKind = "signed"
+    growth: Growth = "constant"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        head_dim: int | None = None,
+        rank: int = 32,
+        chunk: int = 64,
+        position: Callable[..., Position] = Position,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers)
+        for name, size in (("rank", rank), ("chunk", chunk)):
+            if size < 1:
+                raise UsageError(f"attention.{name} ({size}) must be at least 1")
+        self.chunk, self.position = chunk, self.honoured(position, context)
+        d, width = self.head_dim, n_heads * self.head_dim
+        # From the token before alone to the token alone, over the channels.
+        self.shares = nn.ParameterDict({name: nn.Parameter(torch.linspace(1, 0, d_model)) for name in MIXED})
+        self.to_r, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
+        # Heads start with rows that hold for hundreds of tokens, and rows that hold for a few.
+        slow_to_fast = torch.linspace(-5.5, 0.5, d).repeat(n_heads)
+        self.to_decay = LowRank(d_model, rank, width, torch.tanh, slow_to_fast)
+        self.to_rate = LowRank(d_model, rank, width, nn.Identity(), torch.zeros(width))
+        self.to_gate = LowRank(d_model, rank, width, torch.sigmoid, None)
+        self.xi, self.alpha = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.ones(n_heads, 1, d))
+        self.rho = nn.Parameter(torch.zeros(n_heads, 1, d))
+        self.gain, self.offset = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.zeros(n_heads, 1, d))
+        self.to_out = nn.Linear(width, d_model, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        before = self.empty_tail(x) if tail is None else tail.to(x.dtype)
+        change = torch.cat([before, x[:, :-1]], dim=1) - x
+        mixed = {name: x + change * share.to(x.dtype) for name, share in self.shares.items()}
+        work = torch.promote_types(x.dtype, torch.float32)
+        r, k, v, decay, rate = (
+            split_heads(make(mixed[name]), self.n_heads)
+            for name, make in zip(MIXED, (self.to_r, self.to_k, self.to_v, self.to_decay, self.to_rate), strict=False)
+        )
+        r, k = self.position.rotate(r, start), self.position.rotate_keys(k, start).to(work)
+        rate = rate.to(work).sigmoid()
+        extra = {
+            "log_decay": -SHARPEST * decay.to(work).sigmoid(),
+            "removal": F.normalize(k * self.xi, dim=-1),
+            "rate": rate,
+            "gate": self.to_gate(mixed["g"]),
+            "tail": x[:, -1:].clone(),
+        }
+        return Heads(r, k * (1 + self.alpha * (rate - 1)), v, extra)
+
+    def empty_tail(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b 1 c"]:
+        """What stands before the first token."""
+        return x.new_zeros(x.size(0), 1, self.d_model)
+
+    def scan(
+        self, heads: Heads, state: Float[Tensor, "b h d v"]
+    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
+        """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
+        with full_precision(heads.q.device):
+            q, k, v, fade, removal, rate = (
+                part.to(state.dtype)
+                for part in (*heads[:3], *(heads.extra[name] for name in ("log_decay", "removal", "rate")))
+            )
+            o, state = erase_and_write(q, k, v, fade, removal, rate, state, self.chunk)
+            return o.to(heads.v.dtype), state
+
+    def memory(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
+        """An empty memory, in float32 at least however the model is stored."""
+        dtype = torch.promote_types(self.anchor.dtype, torch.float32)
+        return self.anchor.new_zeros(batch, self.n_heads, self.head_dim, value_dim, dtype=dtype)
+
+    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        return self.scan(heads, self.memory(heads.v.size(0), heads.v.size(-1)))[0]
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        work = heads.k.dtype
+        normed = F.layer_norm(o.to(work), (self.value_dim,), eps=1e-5 * self.value_dim) * self.gain + self.offset
+        own = (heads.q.to(work) * heads.k * self.rho).sum(dim=-1, keepdim=True) * heads.v
+        gate = heads.extra["gate"]
+        return self.to_out(join_heads(normed + own).to(gate.dtype) * gate)
+
+    def init_state(self, batch: int, max_len: int) -> RecurrentState:
+        tail = self.anchor.new_zeros(batch, 1, self.d_model)
+        return RecurrentState(self.memory(batch, self.value_dim), tail, 0)
+
+    def step(
+        self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
+        heads = self.project(x, state.seen, state.tail)
+        o, matrix = self.scan(heads, state.matrix)
+        return self.merge(o, heads), RecurrentState(matrix, heads.extra["tail"], state.seen + x.size(1))
