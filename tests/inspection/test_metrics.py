@@ -99,6 +99,13 @@ def test_effective_rank_counts_directions() -> None:
     np.testing.assert_allclose(ranks, [t, 1, by_hand, 1], rtol=1e-9)
 
 
+def test_a_map_that_is_no_number_has_no_rank_and_spoils_no_other() -> None:
+    maps = np.stack([np.eye(3), np.full((3, 3), np.nan)]).astype(np.float32)
+    numbers = head_metrics(maps, "probability", 0)
+    assert numbers["attention_effective_rank/L00H00"] == pytest.approx(3)
+    assert math.isnan(numbers["attention_effective_rank/L00H01"])
+
+
 def test_diversity_is_0_for_equal_heads_and_1_for_heads_that_share_no_token() -> None:
     a, b = np.eye(3), np.eye(3, k=-1)
     assert diversity(np.stack([a, 2 * a])) == pytest.approx(0)

@@ -56,13 +56,15 @@ def attention_distance(w: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]
 def effective_rank(w: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]:
     """In how many independent directions a head mixes: exp(-sum_k p_k ln p_k), p_k = s_k / sum s, singular values s.
 
-    1 for a head whose rows are all alike, up to the number of tokens. Source: Roy and Vetterli, "The effective rank",
-    EUSIPCO 2007.
+    1 for a head whose rows are all alike, up to the number of tokens; not a number where the map holds none. Source:
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007.
     """
-    sizes = np.linalg.svd(w, compute_uv=False)
+    whole = np.isfinite(w).all(axis=(1, 2))
+    sizes = np.linalg.svd(np.where(whole[:, None, None], w, 0), compute_uv=False)
     total = sizes.sum(axis=-1, keepdims=True)
     p = np.divide(sizes, total, out=np.zeros_like(sizes), where=total > 0)
-    return np.exp(-(p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    ranks = np.exp(-(p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    return np.where(whole, ranks, np.nan)
 
 
 def diversity(w: Float[np.ndarray, "h t s"]) -> float | None:
