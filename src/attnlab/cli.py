@@ -4,11 +4,12 @@ import codecs
 import io
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
-from attnlab.rules import MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
+from attnlab.rules import FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 from attnlab.scaffold import KINDS
 
 
@@ -108,6 +109,32 @@ def ablate_heads(*, run: str, tokens: int, allow_targets: str) -> None:
         print(f"wrote {path}")
 
 
+def report(
+    *,
+    experiment: str,
+    baseline: str | None,
+    metric: str | None,
+    margin: float | None,
+    alpha: float | None,
+    family: str,
+    solved: float | None,
+    tensorboard: bool,
+    out: str | None,
+) -> None:
+    """Compare the variants of an experiment, write the report, and show its table."""
+    from rich.console import Console
+
+    from attnlab.ablation.report import Options, analyse, write
+    from attnlab.ablation.sections import document
+    from attnlab.ablation.terminal import show
+
+    found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved))
+    pages = document(found)
+    show(found, pages, Console())
+    for path in write(found, pages, Path(out) if out else Path(experiment) / "report", board=tensorboard):
+        print(f"wrote {path}")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.strip("[]").replace(",", " ").split())
 
@@ -161,6 +188,30 @@ COMMANDS = {
         new,
         bare="name",
     ),
+    "report": Command(
+        "compare the variants of an experiment with a baseline and say what the seeds can tell",
+        {
+            "experiment": Argument(TEXT, ..., "the folder of the experiment, such as runs/default"),
+            "baseline": Argument(
+                MAYBE_TEXT, None, "the variant that the others are held against; left out: multi_head"
+            ),
+            "metric": Argument(MAYBE_TEXT, None, "what is compared, a metric of metrics.csv; left out: val/loss"),
+            "margin": Argument(
+                Rule(float, above=0, optional=True), None, "a difference too small to matter; needed to say equivalent"
+            ),
+            "alpha": Argument(
+                Rule(float, above=0, below=0.5, optional=True), None, "how often the family may err; left out: 0.05"
+            ),
+            "family": Argument(Rule(str), "", "the variants that are asked about, such as gqa,linear; left out: all"),
+            "solved": Argument(
+                Rule(float, optional=True), None, "the value from which a task counts as solved; accuracies: 0.99"
+            ),
+            "tensorboard": Argument(FLAG, True, "write mean and band per variant for TensorBoard, too"),
+            "out": Argument(MAYBE_TEXT, None, "where the report goes; left out: the folder report of the experiment"),
+        },
+        report,
+        bare="experiment",
+    ),
 }
 
 
@@ -199,6 +250,8 @@ def _value(key: str, text: str, rule: Rule) -> Any:
     value: Any = text
     if rule.optional and text in ("null", "none", ""):
         value = None
+    elif rule.kind is bool and text in ("true", "false"):
+        value = text == "true"
     elif rule.kind in (int, float):
         try:
             value = rule.kind(text)

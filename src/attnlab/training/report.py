@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import warnings
@@ -133,7 +134,7 @@ def environment() -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": None if changed is None else bool(changed),
         "platform": platform.platform(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 

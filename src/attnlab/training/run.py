@@ -25,6 +25,7 @@ from attnlab.training.identity import differences
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
+from attnlab.training.memory import forget_peak
 from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
@@ -59,6 +60,7 @@ def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
 def _train(prepared: Prepared) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
+    forget_peak(prepared.machine.accelerator)
     checkpoint, step, rows_from = _where_to_start(prepared)
     model = build_model(config, prepared.tokenizer.n_vocab)
     module = LanguageModel(

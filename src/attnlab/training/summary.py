@@ -8,6 +8,7 @@ from attnlab.model import GPT
 from attnlab.training.callbacks import Speed
 from attnlab.training.hardware import device_name
 from attnlab.training.map_callback import LogMaps
+from attnlab.training.memory import peak_bytes
 from attnlab.training.metrics import read_metrics
 from attnlab.training.prepare import Prepared
 from attnlab.training.report import environment
@@ -73,6 +74,7 @@ def summarise(
         "map_seconds": maps.seconds,
         "births": maps.births,
         "seconds": seconds,
+        "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),
         "started": started.isoformat(timespec="seconds"),
         "data_sha256": splits.corpus_sha256,
         "tokenizer_sha256": prepared.tokenizer.sha256,

@@ -1,0 +1,225 @@
+"""What is compared with what: runs become configurations, configurations become contenders, each with its baseline."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+from attnlab.ablation.rates import RATE, Rates, curve_of_rates
+from attnlab.ablation.reading import Experiment, Run
+from attnlab.errors import UsageError
+from attnlab.keys import leaves
+from attnlab.rules import nearest
+
+USUAL_BASELINE = "multi_head"
+# What no result depends on, or what stands in a hash of its own.
+NOT_SETTINGS = (
+    *("experiment_name", "variant", "seed", "streams.*", "paths.*", "maps.*", "sample.*", "overwrite", "resume_from"),
+    *("allow_targets*", "data.path", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+)
+FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}
+OF_THE_VARIANT = ("attention.", "position.")  # settings that make a variant what it is
+
+
+@dataclass(frozen=True)
+class Group:
+    """All runs of one configuration: they differ in their seeds alone."""
+
+    folder: str
+    variant: str
+    settings: dict[str, Any]
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One variant as it is compared: at one learning rate, with the seeds that count."""
+
+    label: str
+    variant: str
+    folder: str
+    settings: dict[str, Any]
+    runs: list[Run] = field(repr=False)  # whatever became of them
+    rates: Rates | None = None
+    block: tuple[tuple[str, Any], ...] = ()  # settings that it shares with its baseline and others do not have
+
+    @property
+    def finished(self) -> dict[int, Run]:
+        """The runs that have a result, by seed."""
+        return {run.seed: run for run in self.runs if run.status == "finished" and run.seed is not None}
+
+    @property
+    def place(self) -> str:
+        """The settings of its block in words."""
+        return ", ".join(f"{key}={_shown(value)}" for key, value in self.block)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Contenders in order, the baseline of each block, and what could not be placed."""
+
+    contenders: list[Contender]
+    baselines: dict[tuple[tuple[str, Any], ...], Contender]
+    remarks: list[str]
+
+    def pairs(self) -> list[tuple[Contender, Contender]]:
+        """Every contender that has a baseline, with it."""
+        return [
+            (c, self.baselines[c.block])
+            for c in self.contenders
+            if c.block in self.baselines and self.baselines[c.block] is not c
+        ]
+
+
+def arrange(experiment: Experiment, baseline: str | None, lower_is_better: bool, alpha: float) -> Design:
+    """Find the contenders of an experiment and the baseline of each; refuses a baseline that is not there."""
+    groups = _groups(experiment.runs)
+    if not groups:
+        raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable config.yaml")
+    tuned = _labelled(_arms(groups, lower_is_better, alpha))
+    name = baseline or _usual_baseline(experiment, tuned)
+    chosen = _named(tuned, name)
+    if not chosen:
+        single = _labelled([Contender(g.variant, g.variant, g.folder, g.settings, g.runs) for g in groups])
+        chosen = _named(single, name)
+        tuned = single if chosen else tuned
+    if not chosen:
+        known = sorted({c.variant for c in tuned} | {c.label for c in tuned})
+        raise UsageError(
+            f"baseline ({name}) is not in this experiment{nearest(name, known)} (choose from: {', '.join(known)})"
+        )
+    return _placed(tuned, chosen, name)
+
+
+def _groups(runs: Iterable[Run]) -> list[Group]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.group, []).append(run)
+    groups = []
+    for folder, members in found.items():
+        config = next((run.config for run in members if run.config), {})
+        summary = next((run.summary for run in members if run.summary), {})
+        settings = {
+            key: value
+            for key, value in leaves(dict(config))
+            if not any(fnmatch(key, pattern) for pattern in NOT_SETTINGS)
+        }
+        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
+        if config:
+            groups.append(Group(folder, members[0].variant, settings, members))
+    return groups
+
+
+def _arms(groups: Sequence[Group], lower_is_better: bool, alpha: float) -> list[Contender]:
+    """Configurations that differ in their learning rate alone are one contender."""
+    arms: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        rest = sorted((key, repr(value)) for key, value in group.settings.items() if key != RATE)
+        arms.setdefault((group.variant, *rest), []).append(group)
+    contenders = []
+    for members in arms.values():
+        by_rate: dict[float, Group] = {float(g.settings[RATE]): g for g in members if RATE in g.settings}
+        if len(by_rate) < 2 or len(by_rate) < len(members):
+            contenders += [Contender(g.variant, g.variant, g.folder, g.settings, g.runs) for g in members]
+            continue
+        runs = {
+            rate: {r.seed: r for r in g.runs if r.status in ("finished", "diverged") and r.seed is not None}
+            for rate, g in by_rate.items()
+        }
+        rates = curve_of_rates(runs, lower_is_better, alpha)
+        group = by_rate[rates.chosen]
+        kept = [run for run in group.runs if run.seed not in rates.tuning_seeds]
+        settings = {key: value for key, value in group.settings.items() if key != RATE}  # tuned: no setting to compare
+        contenders.append(Contender(group.variant, group.variant, group.folder, settings, kept, rates))
+    return contenders
+
+
+def _labelled(contenders: Sequence[Contender]) -> list[Contender]:
+    """Give contenders of one variant labels that say in which settings they differ."""
+    labelled = []
+    for contender in contenders:
+        alike = [c for c in contenders if c.variant == contender.variant]
+        keys = differing([c.settings for c in alike])
+        words = [f"{key}={_shown(contender.settings.get(key))}" for key in keys]
+        if len(alike) > 1 and not words:
+            words = [contender.folder.rpartition("-")[2]]
+        labelled.append(_with(contender, label=" ".join([contender.variant, *words])))
+    return labelled
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which configurations differ; of keys that always change together the first, those of the variant
+    last, because they often follow from the others."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    found: dict[tuple[int, ...], str] = {}
+    for key in sorted(keys, key=lambda key: key.startswith(OF_THE_VARIANT)):
+        values = [repr(each.get(key)) for each in settings]
+        partition = tuple(values.index(value) for value in values)
+        if any(partition):
+            found.setdefault(partition, key)
+    return list(found.values())
+
+
+def _usual_baseline(experiment: Experiment, contenders: Sequence[Contender]) -> str:
+    """The baseline that the sweep declared, or multi_head, or the first that was planned."""
+    declared = experiment.declared.get("baseline")
+    if isinstance(declared, str) and _named(contenders, declared):
+        return declared
+    variants = [c.variant for c in contenders]
+    if USUAL_BASELINE in variants:
+        return USUAL_BASELINE
+    first = next((run for run in experiment.runs if run.overrides and run.variant in variants), None)
+    if first is not None:
+        return first.variant
+    if len(set(variants)) == 1:
+        return variants[0]
+    raise UsageError(
+        f"baseline must be named, as there is no {USUAL_BASELINE} here: {', '.join(sorted(set(variants)))}"
+    )
+
+
+def _named(contenders: Sequence[Contender], name: str) -> list[Contender]:
+    """The contenders that a name may mean: a label, a folder, a hash, or a variant."""
+    for called in ("label", "folder", "hash", "variant"):
+        if found := [c for c in contenders if _called(c, called) == name]:
+            return found
+    return []
+
+
+def _called(contender: Contender, by: str) -> str:
+    names = {"label": contender.label, "folder": contender.folder, "variant": contender.variant}
+    return names.get(by, contender.folder.rpartition("-")[2])
+
+
+def _placed(contenders: Sequence[Contender], baselines: Sequence[Contender], name: str) -> Design:
+    """Several contenders that the baseline's name fits are baselines of blocks, told apart by size, data and so on."""
+    keys = [key for key in differing([c.settings for c in baselines]) if not key.startswith(OF_THE_VARIANT)]
+
+    def block(contender: Contender) -> tuple[tuple[str, Any], ...]:
+        return tuple((key, contender.settings.get(key)) for key in keys)
+
+    placed = [_with(c, block=block(c)) for c in contenders]
+    names = {c.folder for c in baselines}
+    found: dict[tuple[tuple[str, Any], ...], Contender] = {}
+    for contender in placed:
+        if contender.folder in names and found.setdefault(contender.block, contender) is not contender:
+            labels = ", ".join(repr(c.label) for c in baselines)
+            raise UsageError(f"baseline ({name}) may mean {labels}; name one, in quotes")
+    alone = [c.label for c in placed if c.block not in found]
+    remarks = [f"without a baseline of the same {', '.join(keys)}: {', '.join(alone)}"] if alone else []
+    if len(found) > 1:  # the block has a column of its own
+        placed = [_with(c, label=_without(c.label, keys)) for c in placed]
+        found = {c.block: c for c in placed if c.folder in names}
+    return Design(sorted(placed, key=lambda c: c.folder not in names), found, remarks)
+
+
+def _without(label: str, keys: Sequence[str]) -> str:
+    return " ".join(word for word in label.split(" ") if word.partition("=")[0] not in keys)
+
+
+def _with(contender: Contender, **changes: Any) -> Contender:
+    return Contender(**{**contender.__dict__, **changes})
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""What a comparison rests on: what was held equal, what it cost, what it cannot say, and how to repeat it."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnlab.ablation.contenders import Contender, differing
+from attnlab.ablation.document import Block, Lines, table
+from attnlab.ablation.rates import RATE
+from attnlab.ablation.reading import Run
+from attnlab.ablation.report import Report
+from attnlab.ablation.svg import short
+
+MOST_COMMANDS = 20
+# Should be the same for all runs that are compared; the keys are those of summary.json.
+CONDITIONS = {
+    "git_commit": "commit",
+    "git_dirty": "uncommitted changes",
+    "versions": "versions",
+    "threads": "threads",
+    "devices": "devices",
+    "device": "device",
+    "precision": "precision",
+    "platform": "platform",
+    "data_sha256": "data",
+    "tokenizer_sha256": "tokenizer",
+}
+MODES = {
+    "params": "parameters",
+    "flops": "FLOPs",
+    "state": "state bytes",
+    "tokens": "tokens",
+    "time": "wall-clock time",
+}
+
+
+class Fairness(NamedTuple):
+    """What was held equal, in a word, and what was not."""
+
+    mode: str
+    problems: list[str]
+
+
+def fairness(report: Report) -> Fairness:
+    """The matching mode of an experiment, and every condition in which compared runs differ."""
+    problems = []
+    for block, baseline in report.design.baselines.items():
+        members = [c for c in report.design.contenders if c.block == block]
+        runs = [run for c in members for run in c.finished.values()]
+        where = f" ({baseline.place})" if baseline.place else ""
+        for key, name in CONDITIONS.items():
+            found = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
+            if len(found) > 1:
+                problems.append(f"not the same for all compared runs{where}: {name} ({_some(found.values())})")
+        steps = {int(run.summary["step"]) for run in runs}
+        if len(steps) > 1:
+            problems.append(f"not the same for all compared runs{where}: steps ({_some(sorted(steps))})")
+    return Fairness(_mode(report), problems)
+
+
+def _mode(report: Report) -> str:
+    """What the sweep says it matched, else what can be seen to be equal."""
+    declared = report.experiment.declared.get("match")
+    stated = {str(c.settings["match"]) for c in report.design.contenders if c.settings.get("match")}
+    modes = {declared} if isinstance(declared, str) else stated
+    if len(modes) > 1:
+        return f"different modes ({', '.join(sorted(modes))}), which are not to be compared"
+    if modes:
+        mode = modes.pop()
+        return MODES.get(mode, mode)
+    for block in report.design.baselines:
+        runs = [r for c in report.design.contenders if c.block == block for r in c.finished.values()]
+        if len({run.summary.get("tokens") for run in runs}) > 1:
+            return "nothing (not even tokens)"
+    return "tokens (parameters, FLOPs and state as they fall)"
+
+
+def _some(values: Iterable[Any]) -> str:
+    words = [_brief(value) for value in values]
+    return ", ".join(words[:4]) + (", ..." if len(words) > 4 else "")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {item}" for key, item in value.items())
+    text = str(value)
+    return text[:12] if len(text) >= 40 and text.isalnum() else text
+
+
+class Cost(NamedTuple):
+    """What a variant costs, as cells of a table and as numbers of a picture."""
+
+    label: str
+    place: str
+    verdict: str
+    mean: float
+    columns: list[str]
+    cells: list[str]
+    axes: dict[str, float]
+
+
+def costs(report: Report) -> list[Cost]:
+    """The cost of every contender, baselines first; what is compared is said relative to the baseline of its block."""
+    verdicts = {id(c.contender): c.verdict for c in report.comparisons}
+    return [
+        _cost(c, report.design.baselines.get(c.block), verdicts.get(id(c), "baseline"))
+        for c in report.design.contenders
+        if c.finished
+    ]
+
+
+def _cost(contender: Contender, baseline: Contender | None, verdict: str) -> Cost:
+    ours, theirs = _numbers(contender), _numbers(baseline) if baseline is not None else {}
+    cells = []
+    for name, value in ours.items():
+        base = theirs.get(name)
+        beside = f" ({100 * (value / base - 1):+.1f} %)" if value and base and verdict != "baseline" else ""
+        cells.append("" if value is None else short(float(f"{value:.4g}")) + beside)
+    mean = float(np.mean([run.final for run in contender.finished.values()]))
+    axes = {name: value for name, value in ours.items() if name in AXES and value}
+    return Cost(contender.label, contender.place, verdict, mean, list(ours), cells, axes)
+
+
+AXES = ("forward FLOPs", "state bytes", "tokens/s")
+
+
+def _numbers(contender: Contender) -> dict[str, float | None]:
+    """Means over the finished runs, by name; None where the runs do not tell."""
+    runs = list(contender.finished.values())
+
+    def mean(*path: str) -> float | None:
+        found = [_inside(run.summary, path) for run in runs]
+        known = [float(x) for x in found if isinstance(x, int | float)]
+        return float(np.mean(known)) if known else None
+
+    return {
+        "parameters": mean("parameters"),
+        "forward FLOPs": mean("attention_cost", "forward_flops"),
+        "state bytes": mean("attention_cost", "state_bytes"),
+        "tokens": mean("tokens"),
+        "tokens/s": mean("tokens_per_second"),
+        "training seconds": mean("train_seconds"),
+        "peak memory bytes": mean("peak_memory_bytes"),
+    }
+
+
+def _inside(summary: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    value: Any = summary
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def limits(report: Report) -> str:
+    """What this experiment cannot say, from what it was."""
+    contenders = report.design.contenders
+    runs = [run for c in contenders for run in c.finished.values()]
+    if not runs:
+        return "Nothing was finished, so that nothing can be said."
+    varied = differing([c.settings for c in contenders])
+    parameters, tokens = _span(runs, "parameters"), _span(runs, "tokens")
+    steps, kinds = _span(runs, "step"), _span(runs, "n_vocab")
+    data = sorted({str(c.settings.get("data._target_")).rpartition(".")[2] for c in contenders})
+    tuned = [c for c in contenders if c.rates is not None]
+    rates = sorted({f"{c.settings[RATE]:g}" for c in contenders if isinstance(c.settings.get(RATE), int | float)})
+    if len(tuned) == len(contenders):
+        tuning = "The learning rate was tuned for each variant on a grid, and nothing else was"
+    elif tuned:
+        tuning = f"The learning rate was tuned for {', '.join(c.label for c in tuned)} only, which favours them"
+    elif len(rates) == 1:
+        tuning = f"All variants share one learning rate ({rates[0]}), which may suit one better than another"
+    else:
+        tuning = f"Learning rates differ ({', '.join(rates)}) and were not tuned here"
+    seeds = sorted({c.n for c in report.comparisons})
+    sizes = [key for key in varied if key.startswith(("model.", "trainer.", "data.", "tokenizer.", "optimizer."))]
+    fixed = [
+        name for name in ("model", "data", "tokenizer", "optimizer") if not any(k.startswith(name) for k in varied)
+    ]
+    more = f" Besides the variants, {', '.join(sizes)} differed." if sizes else ""
+    return (
+        f"These are models of {parameters} parameters, trained for {steps} steps on {tokens} tokens of "
+        f"{' and '.join(data)} with a vocabulary of {kinds}; larger models, more tokens and other data may turn a "
+        f"verdict around. {tuning}. {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else 'No'} "
+        "seeds a comparison; seeds vary initial values, batches and dropout together. Not varied: "
+        f"{', '.join(fixed) or 'nothing of the usual'}.{more} The metric is {report.experiment.metric} after the "
+        "last step, on the validation split that any tuning has seen, too. Verdicts hold for these settings on this "
+        f"kind of machine ({_some(dict.fromkeys(str(r.summary.get('device')) for r in runs))}, "
+        f"{_some(dict.fromkeys(str(r.summary.get('precision')) for r in runs))})."
+    )
+
+
+def _span(runs: Iterable[Run], key: str) -> str:
+    found = [run.summary[key] for run in runs if isinstance(run.summary.get(key), int | float)]
+    if not found:
+        return "an unknown number of"
+    low, high = min(found), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def repeat(report: Report) -> list[Block]:
+    """Commands, configurations and conditions."""
+    runs = [run for run in report.experiment.runs if run.summary]
+    commands = dict.fromkeys(_command(run) for run in report.experiment.runs if run.overrides or run.summary)
+    listed = [command for command in commands if command]
+    if isinstance(whole := report.experiment.declared.get("command"), str):
+        listed = [whole, *(command for command in listed if command != whole)]
+    shown = listed[:MOST_COMMANDS]
+    if len(listed) > len(shown):
+        shown.append(f"... and {len(listed) - len(shown)} more: see config.yaml and summary.json of each run")
+    options = [f"baseline={shlex.quote(report.baseline.label)}", f"metric={report.experiment.metric}"]
+    options += [f"alpha={report.rules.alpha:g}"]
+    options += [] if report.rules.margin is None else [f"margin={report.rules.margin:g}"]
+    options += [f"family={shlex.quote(','.join(report.rules.family))}"] if report.rules.family else []
+    shown.append(f"attnlab report {shlex.quote(str(report.experiment.folder))} {' '.join(options)}")
+    rows = [[c.label, c.place, c.folder, str(len(c.finished)), str(len(c.runs))] for c in report.design.contenders]
+    conditions = []
+    for key, name in CONDITIONS.items():
+        values = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
+        conditions.append([name, "; ".join(_whole(value) for value in list(values.values())[:4])])
+    return [
+        Lines("\n".join(shown)),
+        table(["variant", "setting", "folder (with the config's hash)", "finished", "runs"], rows),
+        table(["condition", "of these runs"], conditions),
+    ]
+
+
+def _whole(value: Any) -> str:
+    words = {None: "unknown", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return _brief(value) if isinstance(value, Mapping) else str(value)
+
+
+def _command(run: Run) -> str:
+    if run.overrides:
+        return "python train.py " + " ".join(shlex.quote(word) for word in run.overrides)
+    command = str(run.summary.get("command") or "")
+    return f"python {command}" if command.startswith("train.py") else command

@@ -1,0 +1,299 @@
+"""The runs of an experiment, read from their folders alone. What is damaged is named and counted, never left out.
+
+`manifest.json`, if a sweep wrote one, is a list of entries (or an object with such a list under "runs", and what else
+the sweep declared beside it): {"folder", "variant", "overrides", "seed", "status": planned | running | finished |
+failed | diverged | refused, "reason", "log"}. It says what was planned; what became of a run, its folder says.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from jaxtyping import Float, Int
+
+from attnlab.errors import UsageError
+
+CONFIG, SUMMARY, METRICS, MANIFEST, LOCK = "config.yaml", "summary.json", "metrics.csv", "manifest.json", ".lock"
+HEADER = "step,metric,value"
+# Every run is one of these; all but the first are no numbers, and are shown.
+STATUSES = ("finished", "diverged", "failed", "damaged", "unfinished", "running", "planned", "refused")
+NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
+SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
+LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
+
+
+class Curve(NamedTuple):
+    """A metric over the steps of a run, each step once, in order."""
+
+    steps: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+
+
+class Damaged(Exception):
+    """What is wrong with a folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it stands on disk. `group` is the folder of all seeds of one configuration, `variant`-`hash`."""
+
+    path: Path
+    group: str
+    variant: str
+    seed: int | None
+    status: str
+    reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    curve: Curve | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder, from the experiment's on."""
+        return f"{self.group}/seed_{self.seed}" if self.seed is not None else self.group
+
+    @property
+    def final(self) -> float:
+        """The metric after the last step."""
+        assert self.curve is not None, "only finished runs have a final value"
+        return float(self.curve.values[-1])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every run below runs/<experiment>, and what the sweep that made them declared."""
+
+    folder: Path
+    metric: str
+    runs: list[Run]
+    declared: dict[str, Any]  # what manifest.json holds beside its list of runs
+    problems: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
+    """Read all runs of an experiment and one metric of each. Raises UsageError if there is nothing to read."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(
+            f"experiment ({folder}) must be a folder of runs, such as runs/default: there is no such folder"
+        )
+    entries, declared, problems = _manifest(folder)
+    configs: dict[str, Mapping[str, Any]] = {}
+    found: dict[tuple[str, str], Run] = {}
+    for path in sorted(folder.glob("*/seed_*")):
+        key = (path.parent.name, path.name)
+        found[key] = _read_run(path, metric, configs, entries.pop(key, {}))
+    runs = [*found.values(), *(_absent(folder, key, entry) for key, entry in entries.items())]
+    if not runs:
+        raise UsageError(
+            f"experiment ({folder}) holds no runs: it must hold folders such as NAME/seed_0{_hint(folder)}"
+        )
+    return Experiment(folder, metric, runs, declared, problems)
+
+
+def _hint(folder: Path) -> str:
+    """Where the runs may be, if the folder given is one too high or too deep."""
+    if (folder / CONFIG).is_file():
+        return f"; for the experiment that this run belongs to, give {folder.parent.parent}"
+    if next(folder.glob(f"seed_*/{CONFIG}"), None):
+        return f"; for the experiment that these runs belong to, give {folder.parent}"
+    deeper = sorted({path.parents[2].name for path in folder.glob(f"*/*/seed_*/{CONFIG}")})
+    return f"; name one of {', '.join(str(folder / name) for name in deeper[:6])}" if deeper else ""
+
+
+def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
+    """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, {}, [f"no {MANIFEST}: what is counted is what was found, not what was planned"]
+    except (OSError, ValueError) as error:
+        return {}, {}, [f"{MANIFEST} cannot be read ({_one_line(error)}): which runs were planned is not known"]
+    rows = content.get("runs") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        return {}, {}, [f"{MANIFEST} holds no list of runs: which runs were planned is not known"]
+    entries, problems = {}, []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or not ("folder" in row or "variant" in row):
+            problems.append(f"{MANIFEST}: entry {i} is not a run")
+            continue
+        variant, parts = str(row.get("variant")), PurePath(str(row.get("folder") or "")).parts[-2:]
+        entries[(parts[0], parts[1]) if len(parts) == 2 else (variant, f"entry_{i}")] = row
+    declared = {key: value for key, value in content.items() if key != "runs"} if isinstance(content, dict) else {}
+    return entries, declared, problems
+
+
+def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
+    group, seed = path.parent.name, _seed(path.name)
+    variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
+    run = Run(path, group, variant, seed, "damaged", overrides=_overrides(entry))
+    try:
+        if seed is None:
+            raise Damaged(f"{path.name} is not seed_<number>")
+        if not path.is_dir():
+            raise Damaged("not a folder")
+        config = _config(path, configs)
+        run = _with(run, config=config)
+        summary = _summary(path)
+        if summary is None:
+            return _without_summary(run, entry)
+        _check_belongs(summary, group, seed)
+        run = _with(run, summary=summary, variant=str(summary["variant"]), config=config)
+        if summary["status"] == "diverged":
+            return _with(run, status="diverged", reason=str(entry.get("reason") or f"at step {summary['step']}"))
+        if summary["status"] != "finished":
+            return _with(run, status="failed", reason=str(entry.get("reason") or summary["status"]))
+        if not config:
+            raise Damaged(f"no {CONFIG}")
+        curve = _curve(path, metric, summary)
+        if not math.isfinite(curve.values[-1]):
+            return _with(run, status="diverged", reason=f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}")
+        return _with(run, status="finished", curve=curve)
+    except Damaged as damage:
+        return _with(run, status="damaged", reason=str(damage))
+
+
+def _with(run: Run, **changes: Any) -> Run:
+    return Run(**{**run.__dict__, **changes})
+
+
+def _seed(name: str) -> int | None:
+    digits = name.removeprefix("seed_")
+    return int(digits) if digits.isdecimal() and digits.isascii() else None
+
+
+def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    words = entry.get("overrides") or ()
+    return tuple(words.split()) if isinstance(words, str) else tuple(str(word) for word in words)
+
+
+def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run:
+    """A run that the manifest names and the disk does not hold."""
+    seed = entry.get("seed") if isinstance(entry.get("seed"), int) else _seed(key[1])
+    status, reason = str(entry.get("status") or "planned"), str(entry.get("reason") or "")
+    if status not in ("planned", "failed", "refused", "diverged"):
+        status, reason = "damaged", f"{MANIFEST} says {status}, but there is no such folder"
+    variant = str(entry.get("variant") or key[0].rpartition("-")[0])
+    return Run(folder / key[0] / key[1], key[0], variant, seed, status, reason, overrides=_overrides(entry))
+
+
+def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:
+    """A run that has not ended, or not in a way that it could tell of itself."""
+    if _in_use(run.path):
+        return _with(run, status="running", reason="in work right now")
+    if entry.get("status") in ("failed", "diverged", "refused", "planned"):
+        return _with(run, status=str(entry["status"]), reason=str(entry.get("reason") or ""))
+    if entry.get("status") == "finished":
+        return _with(run, status="damaged", reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
+    return _with(run, status="unfinished", reason="it was cut off; the same command goes on with it")
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process holds the lock of a run's folder."""
+    try:
+        handle = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path.name} cannot be read ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
+
+
+def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The config of a run; those of one group differ in their seeds alone and are parsed once."""
+    text = _text(path / CONFIG)
+    if text is None:
+        return {}
+    shared = SEED_LINES.sub(r"\1: 0", text)
+    if shared not in known:
+        try:
+            content = yaml.load(shared, LOADER)
+        except yaml.YAMLError as error:
+            raise Damaged(f"{CONFIG} is not YAML ({_one_line(error)})") from error
+        if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
+            raise Damaged(f"{CONFIG} is not the config of a run")
+        known[shared] = content
+    return known[shared]
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    text = _text(path / SUMMARY)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{SUMMARY} is not JSON ({_one_line(error)})") from error
+    missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
+    if missing:
+        raise Damaged(f"{SUMMARY} lacks {', '.join(missing)}")
+    return dict(content)
+
+
+def _check_belongs(summary: Mapping[str, Any], group: str, seed: int) -> None:
+    """A folder that was copied or renamed tells of another run."""
+    if summary["seed"] != seed:
+        raise Damaged(f"{SUMMARY} is that of seed {summary['seed']}")
+    if f"{summary['variant']}-{summary['hash']}" != group:
+        raise Damaged(f"{SUMMARY} is that of {summary['variant']}-{summary['hash']}")
+
+
+def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
+    """One metric of a finished run, from metrics.csv; what was written twice for a step counts as written last."""
+    text = _text(path / METRICS)
+    if not text:
+        raise Damaged(f"no {METRICS}")
+    lines = text[: text.rfind("\n")].split("\n")
+    if lines[0] != HEADER:
+        raise Damaged(f"{METRICS} does not begin with {HEADER}")
+    sought, rows, last_step = f",{metric},", {}, 0
+    for number, line in enumerate(lines[1:], start=2):
+        step, _, rest = line.partition(",")
+        if not step.isdecimal() or rest.count(",") != 1:
+            raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} is not step, metric, value")
+        last_step = max(last_step, int(step))
+        if sought in line:
+            try:
+                rows[int(step)] = float(rest.rpartition(",")[2])
+            except ValueError as error:
+                raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} ends in no number") from error
+    if last_step < summary["step"]:
+        raise Damaged(f"{METRICS} ends at step {last_step} of {summary['step']}")
+    if not rows:
+        raise Damaged(f"{METRICS} has no {metric}")
+    steps = sorted(rows)
+    curve = Curve(np.array(steps, dtype=np.int64), np.array([rows[step] for step in steps], dtype=np.float64))
+    said = summary.get("val_loss")
+    if metric == "val/loss" and said is not None and float(said) != curve.values[-1]:
+        raise Damaged(f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {said}")
+    return curve

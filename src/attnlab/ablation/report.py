@@ -1,0 +1,205 @@
+"""The report of an experiment: read its runs, compare them, and write what came of it in every form.
+
+`attnlab report runs/<experiment>` writes report.md, report.html, verdicts.csv, runs.csv and pictures/ into
+runs/<experiment>/report, and the aggregates for TensorBoard into runs/<experiment>/report/tensorboard.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnlab.ablation import preregister
+from attnlab.ablation.board import write_board
+from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, compare, lower_is_better, noise_floor
+from attnlab.ablation.contenders import Contender, Design, arrange
+from attnlab.ablation.document import Document, Picture, to_html, to_markdown
+from attnlab.ablation.effects import Effects, factorial
+from attnlab.ablation.preregister import Kept, Promise
+from attnlab.ablation.reading import Experiment, read_experiment
+from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
+from attnlab.errors import UsageError
+from attnlab.files import write_atomically
+
+USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
+IN_SUMMARY = {"val_loss": "val/loss", "val_bits_per_byte": "val/bits_per_byte", "train_loss": "train/loss"}
+USUALLY_SOLVED = 0.99  # an accuracy from which a task counts as solved
+
+
+class Options(NamedTuple):
+    """What was typed; None leaves it to the preregistration, then to the sweep's manifest, then to the usual."""
+
+    baseline: str | None = None
+    metric: str | None = None
+    margin: float | None = None
+    alpha: float | None = None
+    family: tuple[str, ...] = ()
+    solved: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the pages tell, as numbers."""
+
+    experiment: Experiment
+    rules: Rules
+    design: Design
+    comparisons: list[Comparison]
+    floors: dict[tuple[tuple[str, Any], ...], NoiseFloor | None]  # by block
+    effects: Effects | None
+    aggregates: list[Aggregate]
+    solved: list[Solved]
+    solved_at: float | None
+    promise: Kept | None
+
+    @property
+    def baseline(self) -> Contender:
+        """The baseline, or that of the first block."""
+        return next(iter(self.design.baselines.values()))
+
+
+def analyse(folder: Path | str, options: Options | None = None) -> Report:
+    """Read and compare; refuses a baseline, a family or a metric that is not there."""
+    options = options or Options()
+    promised = preregister.read(folder)
+    said = promised.promise if promised else None
+    metric = options.metric or (said.metric if said else None)
+    experiment = read_experiment(folder, metric or USUAL_METRIC)
+    if metric is None and isinstance(declared := _declared(experiment, "metric"), str) and declared != USUAL_METRIC:
+        experiment = read_experiment(folder, declared)
+    lower = lower_is_better(experiment.metric)
+    if lower is None:
+        raise UsageError(
+            f"metric ({experiment.metric}) does not say which way is better; its name must end in loss, bits_per_byte, "
+            "perplexity, error, seconds, bytes, accuracy, recall, exact_match or tokens_per_second"
+        )
+    if all(run.curve is None for run in experiment.runs) and any(
+        run.reason.endswith(f"has no {experiment.metric}") for run in experiment.runs
+    ):
+        raise UsageError(f"metric ({experiment.metric}) is in none of the runs below {folder}; see their metrics.csv")
+    alpha = options.alpha or (said.alpha if said else USUAL_ALPHA)
+    margin = options.margin if options.margin is not None else said.margin if said else _margin(experiment)
+    design = arrange(experiment, options.baseline or (said.baseline if said else None), lower, alpha)
+    family = options.family or (tuple(said.family) if said else ())
+    _check_family(family, design)
+    rules = Rules(lower, alpha, margin, family)
+    comparisons = compare(design, rules)
+    threshold = options.solved if options.solved is not None else USUALLY_SOLVED if _is_share(experiment) else None
+    used = _used(experiment, rules, design, options)
+    whole = len(design.baselines) == 1 and all(c.finished for c in design.contenders)
+    first = next(iter(design.baselines.values()))
+    return Report(
+        experiment,
+        rules,
+        design,
+        comparisons,
+        {block: noise_floor(c, alpha) for block, c in design.baselines.items()},
+        factorial(design.contenders, first, alpha) if whole else None,
+        over_tasks(design, lower, alpha),
+        [] if threshold is None else solved(design.contenders, threshold, alpha),
+        threshold,
+        preregister.check(folder, used, experiment.runs, list(dict.fromkeys(c.variant for c in design.contenders))),
+    )
+
+
+def _declared(experiment: Experiment, key: str) -> Any:
+    """What the sweep's manifest says of a setting, by itself or within its design.
+
+    A metric may be called as in summary.json there.
+    """
+    inner = experiment.declared.get("design")
+    value = experiment.declared.get(key, inner.get(key) if isinstance(inner, dict) else None)
+    return IN_SUMMARY.get(value, value) if isinstance(value, str) else value
+
+
+def _margin(experiment: Experiment) -> float | None:
+    value = _declared(experiment, "margin")
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _is_share(experiment: Experiment) -> bool:
+    return experiment.metric.endswith(("accuracy", "exact_match", "recall"))
+
+
+def _check_family(family: Iterable[str], design: Design) -> None:
+    known = {name for c in design.contenders for name in (c.label, c.variant, c.folder)}
+    if wrong := [name for name in family if name not in known]:
+        variants = ", ".join(dict.fromkeys(c.variant for c in design.contenders))
+        raise UsageError(f"family ({', '.join(wrong)}) is not in this experiment (choose from: {variants})")
+
+
+def _used(experiment: Experiment, rules: Rules, design: Design, options: Options) -> Promise:
+    """What the report goes by, in the form in which it would have been promised."""
+    baseline = next(iter(design.baselines.values()))
+    family = rules.family or tuple(dict.fromkeys(c.variant for c, _ in design.pairs()))
+    name = options.baseline or baseline.variant
+    return Promise("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
+
+
+def write(report: Report, document: Document, folder: Path, *, board: bool) -> list[Path]:
+    """Write the report in all its forms into a folder; returns the files that people open."""
+    pages = {
+        "report.md": to_markdown(document),
+        "report.html": to_html(document),
+        "verdicts.csv": _csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
+        "runs.csv": _csv(_RUN_COLUMNS, _run_rows(report)),
+    }
+    pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
+    pages |= {f"pictures/{picture.name}.svg": picture.svg for picture in pictures}
+    for name, text in pages.items():
+        write_atomically(folder / name, text.encode(), key="out")
+    if board:
+        try:
+            write_board(folder / "tensorboard", report.design.contenders, report.experiment.metric, report.rules.alpha)
+        except OSError as error:
+            raise UsageError(f"cannot write {error.filename} ({error.strerror}); out says where it goes") from error
+    return [folder / name for name in pages if "/" not in name]
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+    return file.getvalue()
+
+
+_VERDICT_COLUMNS = (
+    *("variant", "setting", "folder", "baseline", "n", "seeds", "mean_difference", "sd", "low", "high", "p", "holm_p"),
+    *("sign_flip_p", "smallest_sign_flip_p", "equivalence_p", "holm_equivalence_p", "bca_low", "bca_high"),
+    *("correlation", "variance_removed", "detectable", "seeds_needed", "seeds_for_equivalence", "verdict", "remarks"),
+)
+
+
+def _verdict_row(c: Comparison, report: Report) -> list[Any]:
+    low, high = c.interval or (None, None)
+    bca_low, bca_high = c.bca or (None, None)
+    return [
+        *(
+            c.contender.label,
+            c.contender.place,
+            c.contender.folder,
+            c.baseline.folder,
+            c.n,
+            " ".join(map(str, c.seeds)),
+        ),
+        *(c.mean, c.sd, low, high, c.p, c.holm_p, c.sign_flip_p, c.smallest_sign_flip_p, c.equivalence_p),
+        *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
+        *(c.seeds_needed, c.seeds_for_equivalence, c.verdict, "; ".join(c.remarks)),
+    ]
+
+
+_RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "compared")
+
+
+def _run_rows(report: Report) -> Iterable[list[Any]]:
+    compared = {run.path for c in report.design.contenders for run in c.finished.values()}
+    for run in report.experiment.runs:
+        value = run.final if run.curve is not None and run.status == "finished" else None
+        summary = run.summary
+        yield [
+            *(run.name, run.variant, run.seed, run.status, run.reason, summary.get("step"), value, summary.get("hash")),
+            run.path in compared,
+        ]

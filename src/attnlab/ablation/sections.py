@@ -1,0 +1,272 @@
+"""The words of a report: what is told of it, in which order, and in which tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from attnlab.ablation import charts, mean_maps
+from attnlab.ablation.contenders import Contender
+from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
+from attnlab.ablation.provenance import costs, fairness, limits, repeat
+from attnlab.ablation.reading import STATUSES
+from attnlab.ablation.report import Report
+from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
+
+
+def document(report: Report) -> Document:
+    """The whole report."""
+    sections = [
+        Section("The noise floor: the baseline against itself", noise(report)),
+        Section("Verdicts", _verdicts(report)),
+        Section("Runs", _runs(report)),
+        *([Section("What was promised", _promise(report))] if report.promise else []),
+        Section("What pairing bought", [_pairing(report)]),
+        Section(
+            "Learning curves",
+            _some(charts.learning_curves(_pictured(report), report.experiment.metric, report.rules.alpha)),
+        ),
+        Section("Learning rates", _rates(report)),
+        Section("Main effects and interactions", _effects(report)),
+        Section("All tasks together", _tasks(report)),
+        Section("Solved or not", _solved(report)),
+        Section("Cost", _cost(report)),
+        Section("What the variants look at", _maps(report)),
+        Section("Limits", [limits(report)]),
+        Section("To repeat it", repeat(report)),
+    ]
+    return Document(
+        f"{report.experiment.name}: {report.experiment.metric} against {report.baseline.label}",
+        _summary(report),
+        [section for section in sections if section.blocks],
+    )
+
+
+def _some(picture: Block | None) -> list[Block]:
+    return [] if picture is None else [picture]
+
+
+def _summary(report: Report) -> str:
+    counts = Counter(c.verdict for c in report.comparisons)
+    words = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "nothing to compare"
+    way = "lower" if report.rules.lower_is_better else "higher"
+    return f"{words}, on {report.experiment.metric} ({way} is better), matched by {fairness(report).mode}."
+
+
+def verdict_table(report: Report) -> Table:
+    """The table that matters."""
+    several = len(report.design.baselines) > 1
+    percent = f"{100 * (1 - report.rules.alpha):g} %"
+    columns = ["variant", *(["setting"] if several else []), "verdict", "n", "mean difference", f"{percent} t interval"]
+    columns += ["p", "Holm p", "sign-flip p", "smallest it can be"]
+    if report.rules.margin is not None:
+        columns.append("equivalence p (Holm)")
+    columns += ["detectable", "remarks"]
+    rows = []
+    for c in report.comparisons:
+        told = in_words(c).removeprefix(c.verdict).strip(" ()")
+        row = [c.contender.label, *([c.contender.place] if several else []), c.verdict, str(c.n)]
+        row += [number(c.mean, signed=True), span(c.interval), p_value(c.p), p_value(c.holm_p)]
+        row += [p_value(c.sign_flip_p), p_value(c.smallest_sign_flip_p)]
+        if report.rules.margin is not None:
+            row.append(p_value(c.holm_equivalence_p))
+        row += [number(c.detectable), "; ".join(filter(None, [told, *c.remarks]))]
+        rows.append(row)
+    caption = f"{report.experiment.metric}, variant minus {report.baseline.label}; matched by {fairness(report).mode}"
+    return table(columns, rows, caption)
+
+
+def notes(report: Report) -> list[str]:
+    return [*report.experiment.problems, *report.design.remarks, *fairness(report).problems]
+
+
+def noise(report: Report) -> list[Block]:
+    blocks: list[Block] = []
+    for block, floor in report.floors.items():
+        baseline = report.design.baselines[block]
+        name = f"{baseline.label}, {baseline.place}" if baseline.place else baseline.label
+        if floor is None:
+            blocks.append(
+                f"{name} has {len(baseline.finished)} finished run{'s' * (len(baseline.finished) != 1)}: its noise "
+                "cannot be measured, and nothing can be told."
+            )
+            continue
+        blocks.append(
+            f"{name}: {floor.n} runs that differ in nothing but their seed come to {number(floor.mean)} in mean, "
+            f"with a standard deviation of {number(floor.sd)}; two of them lie up to {number(floor.largest)} apart. "
+            f"Two groups of {floor.n} such runs differ in mean by up to {number(floor.band)} in "
+            f"{100 * (1 - report.rules.alpha):g} % of cases, though there is nothing to find. A smaller difference "
+            "than this can only be seen by pairing seeds."
+        )
+    return blocks
+
+
+def _verdicts(report: Report) -> list[Block]:
+    rules = report.rules
+    names = "all variants of this experiment" if not rules.family else ", ".join(rules.family)
+    m = sum(c.verdict != "not in the family" for c in report.comparisons)
+    equivalent = (
+        "No margin was fixed, so that nothing can be called equivalent (margin=... fixes one)."
+        if rules.margin is None
+        else f"Equivalent means: within {rules.margin:g} by two one-sided t tests (TOST), corrected by Holm likewise."
+    )
+    text = (
+        f"The paired t test decides, its p corrected by Holm over a family of {m} ({names}) and held against "
+        f"{rules.alpha:g}. Intervals and plain p are not corrected. The exact sign-flip test needs no normal "
+        "differences, but cannot fall below the value beside it. Detectable is the smallest true difference that "
+        f"these seeds find 4 times in 5, at {rules.alpha:g}/{m}. {equivalent}"
+    )
+    blocks: list[Block] = [text, verdict_table(report)]
+    if bca := [c for c in report.comparisons if c.bca is not None]:
+        rows = [[c.contender.label, c.contender.place, str(c.n), span(c.interval), span(c.bca)] for c in bca]
+        caption = "From ten seeds on: the t interval beside the BCa bootstrap, which needs no normal differences"
+        blocks.append(table(["variant", "setting", "n", "t interval", "BCa interval"], rows, caption))
+    floors = [report.floors[c.contender.block] for c in report.comparisons]
+    bands = [floor.band if floor else None for floor in floors]
+    blocks += _some(charts.differences(report.comparisons, report.experiment.metric, rules.alpha, bands))
+    return blocks
+
+
+def _runs(report: Report) -> list[Block]:
+    runs = report.experiment.runs
+    counts = Counter(run.status for run in runs)
+    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    blocks: list[Block] = [f"{len(runs)} runs: {told}."]
+    lost = [run for run in runs if run.status != "finished"]
+    if lost:
+        rows = [[run.name, run.status, run.reason or "no reason known"] for run in lost[:MOST_LISTED]]
+        more = f" (the first {MOST_LISTED} of {len(lost)}; all are in runs.csv)" if len(lost) > MOST_LISTED else ""
+        blocks.append(table(["run", "status", "reason"], rows, f"Without a result{more}"))
+    if found := notes(report):
+        blocks.append(Lines("\n".join(found)))
+    return blocks
+
+
+def _promise(report: Report) -> list[Block]:
+    assert report.promise is not None
+    promise, digest, created, broken = report.promise
+    kept = "It was kept." if not broken else "It was not kept:"
+    text = (
+        f"Written {created}, SHA-256 {digest}: “{promise.hypothesis}” Metric {promise.metric}, baseline "
+        f"{promise.baseline}, margin {promise.margin if promise.margin is not None else 'none'}, alpha "
+        f"{promise.alpha:g}, {len(promise.seeds)} seeds, family {', '.join(promise.family)}. {kept}"
+    )
+    return [text, *([Lines("\n".join(broken))] if broken else [])]
+
+
+def _pairing(report: Report) -> Table:
+    rows = []
+    for c in report.comparisons:
+        r, removed = c.pairing
+        share = "" if removed is None else f"{100 * removed:.1f} %"
+        rows.append([c.contender.label, c.contender.place, str(c.n), "" if r is None else f"{r:+.3f}", share])
+    caption = (
+        "For one seed both sides see the same batches and start from the same values where they share them. Near 0, "
+        "pairing bought nothing; negative, it cost something."
+    )
+    return table(["variant", "setting", "n", "correlation of paired runs", "variance removed"], rows, caption)
+
+
+def _pictured(report: Report) -> list[tuple[Contender, Contender]]:
+    return [(b, b) for b in report.design.baselines.values()] + report.design.pairs()
+
+
+def _rates(report: Report) -> list[Block]:
+    tuned = [(c, c.rates) for c in report.design.contenders if c.rates is not None]
+    if not tuned:
+        return []
+    rows = []
+    for c, r in tuned:
+        rows.append(
+            [
+                *(c.label, c.place, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
+                *(f"{r.chosen:g}", number(r.sensitivity), _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
+                "; ".join(r.remarks),
+            ]
+        )
+    columns = ["variant", "setting", "rates tried", "best", "parabola", "compared at", "sensitivity", "tuning seeds"]
+    caption = (
+        "A learning rate per variant, chosen on the tuning seeds, compared on the final seeds. Sensitivity is the "
+        f"mean over the grid of min(loss, loss before training) less the best; matched by {fairness(report).mode}"
+    )
+    picture = charts.rates([(c.label, r) for c, r in tuned], report.experiment.metric)
+    return [table([*columns, "final seeds", "remarks"], rows, caption), *_some(picture)]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "") if seeds else "none"
+
+
+def _effects(report: Report) -> list[Block]:
+    effects = report.effects
+    if effects is None:
+        return []
+    percent = f"{100 * (1 - report.rules.alpha):g} %"
+    rows = [
+        [e.name, e.kind, number(e.mean, signed=True), span(e.interval), p_value(e.p), p_value(e.holm_p)]
+        for e in effects.effects
+    ]
+    factors = "; ".join(f"{factor}: {', '.join(levels)}" for factor, levels in effects.levels.items())
+    text = (
+        f"Factors: {factors}. A main effect is what a choice does on the average over the others; an interaction is "
+        "by how much the effect of one choice changes where the other is made, too. Fitted for each of "
+        f"{len(effects.seeds)} seeds; Holm over this table."
+    )
+    blocks: list[Block] = [text, table(["effect", "kind", "mean", f"{percent} t interval", "p", "Holm p"], rows)]
+    if effects.aliased:
+        blocks.append(
+            "This design cannot tell these from the effects above, which hold only as far as these are nil: "
+            + "; ".join(effects.aliased)
+            + "."
+        )
+    return blocks
+
+
+def _tasks(report: Report) -> list[Block]:
+    if not report.aggregates:
+        return []
+    rows = [
+        [
+            *(a.label, str(a.tasks), str(a.runs), number(a.iqm), span(a.iqm_interval, signed=False)),
+            *(number(a.improvement), span(a.improvement_interval, signed=False)),
+        ]
+        for a in report.aggregates
+    ]
+    columns = ["variant", "tasks", "runs", "IQM", "interval", "probability of improvement", "interval"]
+    caption = (
+        f"Scores are {report.experiment.metric} over the baseline's mean on the same task "
+        f"({'below' if report.rules.lower_is_better else 'above'} 1 is better). IQM: the mean of the middle half. "
+        "Intervals: stratified percentile bootstrap, too narrow for few seeds"
+    )
+    return [table(columns, rows, caption)]
+
+
+def _solved(report: Report) -> list[Block]:
+    if not report.solved or report.solved_at is None:
+        return []
+    rows = [
+        [
+            *(s.contender.label, s.contender.place, f"{s.solved} of {s.n}", span(s.share, signed=False)),
+            "not reached by half" if s.median_steps is None else f"{s.median_steps:.0f}",
+        ]
+        for s in report.solved
+    ]
+    caption = (
+        f"Seeds that end at {report.solved_at:g} or above, with a Wilson interval of their share, and the step by "
+        "which half had got there (a run that never did counts as later than its last step)"
+    )
+    return [table(["variant", "setting", "solved", "share", "median steps"], rows, caption)]
+
+
+def _cost(report: Report) -> list[Block]:
+    shown = costs(report)
+    if not shown:
+        return []
+    columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
+    rows = [[c.label, c.place, number(c.mean), *c.cells] for c in shown]
+    picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
+    caption = f"Means over seeds; matched by {fairness(report).mode}"
+    return [table(columns, rows, caption), *_some(picture)]
+
+
+def _maps(report: Report) -> list[Block]:
+    picture, problems = mean_maps.picture([c for c in report.design.contenders if c.finished])
+    return [*_some(picture), *([Lines("\n".join(problems[:MOST_LISTED]))] if problems else [])]

@@ -1,0 +1,54 @@
+"""A report in a terminal: the noise floor, the verdicts, and what else has to be known."""
+
+import rich.table
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+
+from attnlab.ablation.document import Document, Table, table
+from attnlab.ablation.report import Report
+from attnlab.ablation.sections import noise, notes
+from attnlab.ablation.words import MOST_LISTED, in_words, name_of, number, p_value, span
+
+STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
+
+
+def show(report: Report, pages: Document, console: Console) -> None:
+    """Print what decides."""
+    lines = [pages.title, pages.summary, "", *(text for text in noise(report) if isinstance(text, str))]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    _draw(terminal_table(report), console)
+    for line in beside_the_table(report):
+        console.print(f"- {line}", markup=False, highlight=False)
+
+
+def terminal_table(report: Report) -> Table:
+    """The verdicts in the width of a terminal."""
+    rows = [
+        [name_of(c), str(c.n), number(c.mean, signed=True), span(c.interval), p_value(c.holm_p), in_words(c)]
+        for c in report.comparisons
+    ]
+    return table(["variant", "n", "difference", "t interval", "Holm p", "verdict"], rows)
+
+
+def beside_the_table(report: Report) -> list[str]:
+    """What has to be known besides the verdicts, one line each."""
+    remarks = [f"{name_of(c)}: {remark}" for c in report.comparisons for remark in c.remarks]
+    lost = [run for run in report.experiment.runs if run.status != "finished"]
+    told = [f"{run.status}: {run.name} ({run.reason or 'no reason known'})" for run in lost[:MOST_LISTED]]
+    if len(lost) > MOST_LISTED:
+        told.append(f"and {len(lost) - MOST_LISTED} more without a result; all are in runs.csv")
+    promise = report.promise
+    kept = [] if promise is None else promise.broken or ["what was promised was kept"]
+    return [*remarks, *told, *notes(report), *kept]
+
+
+def _draw(shown: Table, console: Console) -> None:
+    grid = rich.table.Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
+    for i, column in enumerate(shown.columns):
+        grid.add_column(column, justify="right" if i in shown.numbers else "left", overflow="fold")
+    for row in shown.rows:
+        style = next((style for cell in row for word, style in STYLES.items() if cell.startswith(word)), "")
+        grid.add_row(*map(escape, row), style=style)
+    console.print(grid)
