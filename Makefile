@@ -15,8 +15,8 @@ test: $(VENV)/.dev  ## set up, run the fast tests
 test-all: $(VENV)/.dev  ## every test, the long ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
-test-oracles: $(VENV)/.oracle  ## run other people's code again, and compare it with what tests/oracles/recorded holds
-	$(BIN)/python -m pytest -m "" tests/oracles $(ARGS)
+test-oracles: $(VENV)/.oracle  ## run other people's code again, and compare ours with it
+	$(BIN)/python -m pytest -m "" tests/oracles tests/inspection/test_handover.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,5 +52,5 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev
-	$(INSTALL) -e '.[oracle]'
+	$(INSTALL) -e '.[oracle,views]'
 	@touch $@

@@ -39,7 +39,7 @@ def keeps_all(
         if law not in LAWS:
             raise UsageError(f"laws ({law}) must be among: {', '.join(LAWS)}{nearest(law, LAWS)}")
     chosen = list(dict.fromkeys(laws)) or list(LAWS)
-    subject = _subject(attention, config_dir, allow_targets, with_plus(overrides))
+    subject = composed(attention, config_dir, allow_targets, with_plus(overrides))
     _refuse_sizes(subject)
     print(f"attention={attention} ({subject.config['attention']['_target_']}), layers of d_model={D_MODEL}")
     began, verdicts = time.perf_counter(), []
@@ -62,7 +62,14 @@ def _sum(verdicts: Sequence[Verdict], seconds: float) -> str:
     return f"{counts} in {seconds:.1f} s{first}"
 
 
-def _subject(attention: str, folder: str | None, packages: Sequence[str], overrides: Sequence[str]) -> Subject:
+def composed(
+    attention: str,
+    folder: str | None,
+    packages: Sequence[str],
+    overrides: Sequence[str],
+    command: str = "attnlab check",
+) -> Subject:
+    """The variant of this name with these settings, from our YAML files and those of a folder of the user's."""
     folders = [] if folder is None else [folder]
     if folder is not None:
         _refuse_folder(folder, attention)
@@ -77,7 +84,7 @@ def _subject(attention: str, folder: str | None, packages: Sequence[str], overri
         except AttnlabError:
             raise
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-            text = explain(error, words).replace("add -m to run each", "attnlab check takes one")
+            text = explain(error, words).replace("add -m to run each", f"{command} takes one")
             raise UsageError(text) from error
 
 

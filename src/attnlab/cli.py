@@ -135,6 +135,24 @@ def report(
         print(f"wrote {path}")
 
 
+def explain(*, allow_targets: str, **settings: Any) -> None:
+    """Show step by step what one attention layer does to a few tokens."""
+    from attnlab.explaining import explain as explain_attention
+
+    explain_attention(allow_targets=_names(allow_targets), **settings)
+
+
+def maps(
+    *, run: str, prompt: str, layers: str | None, heads: str | None, folder: str | None, allow_targets: str
+) -> None:
+    """Write the attention maps of a trained model for a text: numbers, pictures and a page."""
+    from attnlab.mapping import numbers, write_maps
+
+    which = {"layers": numbers(layers, "layers"), "heads": numbers(heads, "heads")}
+    for path in write_maps(run, prompt, folder, **which, allow_targets=_names(allow_targets)):
+        print(f"wrote {path}")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.strip("[]").replace(",", " ").split())
 
@@ -164,6 +182,45 @@ COMMANDS = {
             "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
         },
         ablate_heads,
+    ),
+    "explain": Command(
+        "show step by step what an attention layer does: numbers, pictures and a page",
+        {
+            "attention": Argument(
+                MAYBE_TEXT, None, "the variant; left out: the whole chapter, from simple to many heads"
+            ),
+            "run": Argument(MAYBE_TEXT, None, "the folder of a run, to explain a layer that was trained"),
+            "prompt": Argument(MAYBE_TEXT, None, "the text it is to read"),
+            "against": Argument(MAYBE_TEXT, None, "another variant, to see what this one changes"),
+            "token": Argument(
+                MAYBE_TEXT, None, "the token to follow, by its text or number; left out: journey, or the last"
+            ),
+            "layer": Argument(Rule(int, least=0, optional=True), None, "which layer of the model"),
+            "seed": Argument(Rule(int, least=0, optional=True), None, "draws the weights; left out: the chapter's"),
+            "init": Argument(
+                Rule(str, choices=("linear", "uniform"), optional=True),
+                None,
+                "how they are drawn; left out: as the chapter",
+            ),
+            "folder": Argument(TEXT, "explained", "where the page and the pictures go"),
+            "tensorboard": Argument(MAYBE_TEXT, None, "a folder of logs that gets the pictures, too"),
+            "config_dir": Argument(MAYBE_TEXT, None, "a folder with YAML files of yours"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes they name"),
+        },
+        explain,
+        others="any setting of train.py, such as attention.window=2, position=rope or attention/mask=window",
+    ),
+    "maps": Command(
+        "draw what every head of a trained model reads in a text: numbers, pictures and a page",
+        {
+            "run": Argument(TEXT, ..., "the folder of a run"),
+            "prompt": Argument(TEXT, ..., "the text"),
+            "layers": Argument(MAYBE_TEXT, None, "which layers, such as 0,2 or 1-3; left out: all"),
+            "heads": Argument(MAYBE_TEXT, None, "which heads of them; left out: all"),
+            "folder": Argument(MAYBE_TEXT, None, "where the files go; left out: maps/prompt in the run's folder"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
+        },
+        maps,
     ),
     "check": Command(
         "judge a variant by the laws that every variant obeys",

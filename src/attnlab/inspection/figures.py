@@ -155,13 +155,14 @@ def draw_layer(
     scale: float | None = None,
     notes: Sequence[str] = (),
     captions: Sequence[str] = (),
+    heads: Sequence[int] | None = None,
 ) -> Image.Image:
     """Draw all heads of one layer: a row per query token, its colours saying which key tokens (columns) it reads.
 
     `kind` is the kind of map (probability, sub_probability, nonnegative or signed) and decides colours and scale;
-    `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens. What a token can
-    never read, because it comes later, is grey. `captions` are written beside the names of the heads. The picture has
-    one byte per pixel and a palette (Pillow's mode P).
+    `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens, `heads` are the
+    numbers of the heads if these are not all of them, `captions` are written beside their names. What a token can
+    never read, because it comes later, is grey. The picture has one byte per pixel and a palette (Pillow's mode P).
     """
     n_heads, tokens = maps.shape[:2]
     if maps.shape != (n_heads, len(labels), len(labels)) or 0 in maps.shape:
@@ -183,8 +184,9 @@ def draw_layer(
     if layout.stride > 1:
         nth = {2: "2nd", 3: "3rd"}.get(layout.stride, f"{layout.stride}th")
         remarks.append(f"every {nth} token is labelled")
-    heads = [f"H{head:02d}  {caption}".rstrip() for head, caption in enumerate(captions or [""] * n_heads)]
-    return _draw(maps, scaling, layout, tuple(names), title, remarks, heads)
+    numbers = range(n_heads) if heads is None else heads
+    called = [f"H{head:02d}  {text}".rstrip() for head, text in zip(numbers, captions or [""] * n_heads, strict=True)]
+    return _draw(maps, scaling, layout, tuple(names), title, remarks, called)
 
 
 def _largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
@@ -222,13 +224,13 @@ def _draw(
     rows, columns = _label_strips(names, layout)
     indices = np.where(np.triu(maps == 0, 1), NEVER_READ, scale.index(maps)).astype(np.uint8)
     cells = np.ascontiguousarray(indices.repeat(layout.cell, axis=1).repeat(layout.cell, axis=2))
-    for head in range(len(maps)):
-        x, y = layout.corner(head)
+    for i, head in enumerate(heads):
+        x, y = layout.corner(i)
         x, y = x + MARGIN, y + top
         image.paste(rows, (x - gutter, y - PAD))
         image.paste(columns, (x - PAD, y - gutter))
-        draw.text((x, y - gutter - HEAD_LINE), shorten(heads[head], gutter + side, font(14)), INK, font(14))
-        image.paste(Image.fromarray(cells[head]), (x, y))
+        draw.text((x, y - gutter - HEAD_LINE), shorten(head, gutter + side, font(14)), INK, font(14))
+        image.paste(Image.fromarray(cells[i]), (x, y))
         draw.rectangle((x - 1, y - 1, x + side, y + side), outline=LINE)
     image.putpalette(palette(scale.signed).tobytes())
     return image

@@ -84,6 +84,21 @@ def check_probe(
     return Probe(name, text, ids, tokenizer.labels(ids), ", ".join(notes))
 
 
+def check_prompt(
+    text: str, tokenizer: Labeller, context: int, *, key: str = "prompt", max_tokens: int = MAX_PROBE_TOKENS
+) -> tuple[list[int], list[str]]:
+    """The tokens of a text as numbers and as labels, or a refusal where the model cannot read it."""
+    try:
+        ids = list(tokenizer.encode(text))
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error
+    most = min(context, max_tokens)
+    if not 1 <= len(ids) <= most:
+        limit = f"the model's context ({context})" if context <= max_tokens else f"the most that is drawn ({most})"
+        raise UsageError(f"{key} ({len(ids)} tokens) must hold at least one token and no more than {limit}")
+    return ids, list(tokenizer.labels(ids))
+
+
 def _encodable(text: str, tokenizer: Labeller) -> str:
     """The text without the characters that the tokenizer refuses."""
     try:

@@ -1,0 +1,194 @@
+"""The chapter's sentence, and the sizes in which a variant is shown on it.
+
+Source: S. Raschka, "Build a Large Language Model (From Scratch)", chapter 3.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.attention.base import Attention
+from attnlab.attention.shared import Shared
+from attnlab.build import Factory
+from attnlab.errors import UsageError
+
+TOKENS = ("Your", "journey", "starts", "with", "one", "step")
+VECTORS = (
+    (0.43, 0.15, 0.89),
+    (0.55, 0.87, 0.66),
+    (0.57, 0.85, 0.64),
+    (0.22, 0.58, 0.33),
+    (0.77, 0.25, 0.10),
+    (0.05, 0.80, 0.55),
+)
+FOCUS = "journey"
+SEED = 123  # of the weights, unless the chapter shows a variant with another
+CONTEXT = 64  # positions that a layer is built for
+WIDTH = len(VECTORS[0])
+
+
+class Stop(NamedTuple):
+    """A variant as the chapter shows it: its settings, the seed of its weights, and how they are drawn."""
+
+    heading: str
+    settings: Mapping[str, Any]
+    seed: int = SEED
+    init: str = "linear"
+
+
+STOPS = {
+    "simple": Stop("Without trainable weights (section 3.3)", {"causal": False}),
+    "self": Stop("With trainable projections (section 3.4)", {"causal": False, "d_out": 2}, init="uniform"),
+    "causal": Stop("No look ahead, and dropout (section 3.5)", {"d_out": 2, "dropout": 0.5}, seed=789),
+    "stacked_heads": Stop("Several heads side by side (section 3.6.1)", {"d_out": 4, "n_heads": 2}),
+    "multi_head": Stop(
+        "One projection, split into heads (section 3.6.2)", {"d_out": 2, "n_heads": 2, "out_bias": True}
+    ),
+}
+"""The chapter's variants, in its order."""
+
+# Sizes that are tried in turn, until a variant accepts one; with `d_model` above 3, zeros follow the three numbers.
+SIZES: tuple[tuple[int, Mapping[str, Any]], ...] = (
+    (WIDTH, {"n_heads": 2, "head_dim": 2}),
+    (WIDTH, {"n_heads": 2, "d_out": 4}),
+    (WIDTH, {"n_heads": 2, "head_dim": 4}),
+    (WIDTH, {"n_heads": 2, "d_out": 4, "head_dim": None}),
+    (4, {"n_heads": 2}),
+    (8, {"n_heads": 2}),
+    (8, {"n_heads": 4}),
+    (16, {"n_heads": 4}),
+)
+# Lengths that are made for long texts, shortened so that six tokens show what they do.
+SHORT = {"window": 3, "block": 2, "topk": 2, "topn": 1, "minibatch": 2, "stride": 2, "sinks": 1}
+SHORT_CHUNK = 3  # for masks alone: elsewhere a chunk changes speed, not results
+
+
+class Built(NamedTuple):
+    """The layers of a variant up to the one that is shown, and what was changed to make them this small."""
+
+    layers: list[Attention]
+    x: Float[Tensor, "1 t c"]
+    notes: list[str]
+
+
+def inputs(d_model: int) -> Float[Tensor, "1 t c"]:
+    """The chapter's six vectors, followed by zeros where a variant needs more than three numbers."""
+    return nn.functional.pad(torch.tensor(VECTORS), (0, d_model - WIDTH))[None]
+
+
+def build(
+    factories: Sequence[Factory],
+    *,
+    n_layers: int,
+    layer: int | None,
+    stop: Stop | None,
+    seed: int | None,
+    init: str | None,
+    typed: frozenset[str],
+) -> list[Built]:
+    """Each variant in the first sizes that all accept; their weights are drawn one after the other, as they are made.
+
+    `stop` holds the settings of the chapter; `typed` are the keys that the user set, which stay as they are.
+    """
+    seed = (stop.seed if stop else SEED) if seed is None else seed
+    init = (stop.init if stop else "linear") if init is None else init
+    chapters = () if stop is None else ((WIDTH, stop.settings),)
+    refusals: list[Exception] = []
+    for d_model, settings in (*chapters, *SIZES):
+        try:
+            return [_built(f, d_model, settings, n_layers, layer, seed, init, typed) for f in factories]
+        except (UsageError, ValueError, TypeError, RuntimeError) as error:
+            refusals.append(error)
+    raise UsageError(f"{factories[0].key}: no small size fits the chapter's sentence; the first refusal: {refusals[0]}")
+
+
+def _built(
+    factory: Factory,
+    d_model: int,
+    settings: Mapping[str, Any],
+    n_layers: int,
+    layer: int | None,
+    seed: int,
+    init: str,
+    typed: frozenset[str],
+) -> Built:
+    notes: list[str] = []
+    made = _with(_shortened(factory, typed, notes), dict(settings), typed)
+    if layer is not None and layer >= n_layers:
+        raise UsageError(f"layer ({layer}) must be below model.n_layers ({n_layers})")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [made(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]
+        if init == "uniform":
+            torch.manual_seed(seed)
+            _draw_uniform(layers)
+    shown = next((i for i, one in enumerate(layers) if one.reads), 0) if layer is None else layer
+    x = inputs(d_model)
+    shared = Shared()
+    with torch.no_grad():
+        for one in layers[: shown + 1]:
+            one(x, shared)
+    if d_model > WIDTH:
+        notes.append(f"this variant cannot be {WIDTH} wide, so {d_model - WIDTH} zeros follow each vector")
+    return Built(layers[: shown + 1], x, notes)
+
+
+def _draw_uniform(layers: Sequence[Attention]) -> None:
+    """Matrices from 0 .. 1, one after the other, as the chapter's first class draws them: (in, out), then turned."""
+    with torch.no_grad():
+        for module in (module for one in layers for module in one.modules()):
+            if isinstance(module, nn.Linear):
+                module.weight.copy_(torch.rand(module.in_features, module.out_features).T)
+
+
+def _takes(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory.target).parameters
+
+
+def _with(factory: Factory, settings: dict[str, Any], typed: frozenset[str]) -> Factory:
+    """The factory with these settings where its class takes them and the user did not set them; kinds inside, too."""
+    takes = _takes(factory)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    free = {
+        name: value
+        for name, value in settings.items()
+        if (name in takes or (open_ended and name in ("n_heads", "head_dim")))
+        and f"{factory.key}.{name}" not in typed
+        and not (name == "n_heads" and "model.n_heads" in typed)
+    }
+    groups = factory.settings.get("n_kv_heads")
+    if "n_heads" in free and isinstance(groups, int) and groups > 1:
+        free["n_heads"] = 2 * groups  # several query heads must share a key for it to be seen
+    inner = factory.settings
+    if isinstance(inner.get("kinds"), Mapping) and "d_out" not in takes:
+        kinds = {name: _with(kind, settings, typed) for name, kind in inner["kinds"].items()}
+        free["kinds"] = kinds
+    return Factory(factory.target, inner | free, factory.key)
+
+
+def _shortened(factory: Factory, typed: frozenset[str], notes: list[str]) -> Factory:
+    """The factory with lengths that six tokens can show, down to what its slots are made with."""
+
+    def fitting(name: str, value: Any, key: str, mask: bool) -> Any:
+        if isinstance(value, Factory):
+            return _shortened(value, typed, notes)
+        if isinstance(value, Mapping):
+            return {n: fitting(n, v, f"{key}.{n}", mask) for n, v in value.items()}
+        most = SHORT_CHUNK if name == "chunk" and mask else SHORT.get(name)
+        if most is not None and type(value) is int and value > most and key not in typed:
+            notes.append(f"{key} is {most} here, not {value}, so that six tokens show what it does")
+            return most
+        return value
+
+    mask = factory.key.endswith(".mask")
+    settings = {n: fitting(n, v, f"{factory.key}.{n}", mask) for n, v in factory.settings.items()}
+    return Factory(factory.target, settings, factory.key)
+
+
+def defaults() -> Iterator[str]:
+    """Settings of the whole config that the chapter's layers go without: it knows no positions."""
+    yield "position=none"

@@ -1,0 +1,51 @@
+"""What a worked example consists of: steps, each with its numbers and a sentence."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Shape = Literal["vectors", "pairs", "state"]
+"""vectors: (head, token, number); pairs: (head, query, key); state: (token, head, row, column)."""
+Part = Literal["inputs", "projections", "scores", "weights", "dropout", "context", "output", "state"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing a layer computes on its way from tokens to outputs.
+
+    `key` is the same for the same step of another variant. `hidden` marks the pairs that may not be read.
+    """
+
+    key: str
+    part: Part
+    title: str
+    text: str
+    shape: Shape
+    values: Float[np.ndarray, "*shape"]
+    hidden: Bool[np.ndarray, "h t s"] | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A whole worked example of one layer: its steps in order, and what stands above them."""
+
+    name: str
+    heading: str
+    about: list[str]  # what the class says of itself, one paragraph each
+    slots: list[tuple[str, str]]  # (class, what it says of itself) of each choice inside the layer
+    tokens: list[str]
+    focus: int  # the token that is followed
+    steps: list[Step]
+    linear: bool  # whether the output is a weighted sum of values, so that there is a map
+    notes: list[str] = field(default_factory=list)
+
+    def step(self, key: str) -> Step | None:
+        """The step with this key, if there is one."""
+        return next((step for step in self.steps if step.key == key), None)
+
+    @property
+    def map(self) -> Step | None:
+        """The weights that values are summed with: the last step of that part."""
+        return next((step for step in reversed(self.steps) if step.part == "weights"), None)

@@ -1,0 +1,1 @@
+"""Maps of a text as one HTML file that needs nothing else."""

@@ -1,0 +1,50 @@
+"""The page: the maps as compressed numbers, and the script that draws them in a browser."""
+
+import base64
+import json
+from html import escape
+from importlib.resources import files
+
+from attnlab.inspection.prompt_maps import Heads, PromptMaps
+from attnlab.inspection.records import Record, encode, half
+
+
+def page(maps: PromptMaps) -> str:
+    """One HTML file with every chosen head: a grid of all, and one large, drawn from the numbers themselves.
+
+    The numbers are float16 (11 significant bits); float32 ones are in the safetensors file beside it.
+    """
+    here, tab = files("attnlab.inspection.map_page") / "static", files("attnlab.inspection.tab") / "static"
+    content = {
+        "run": maps.run,
+        "step": maps.step,
+        "text": maps.text,
+        "tokens": maps.tokens,
+        "layers": [_layer(layer, maps) for layer in maps.layers],
+    }
+    # In a script, JSON may hold no "<": a token could end the script.
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
+    drawing = (tab / "map_view.js").read_text(encoding="utf-8")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention of {escape(maps.run)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{(here / "page.css").read_text(encoding="utf-8")}'
+        f'</style></head><body><main id="page"></main><script type="application/json" id="maps">{data}</script>'
+        f'<script type="module">{drawing}\n{(here / "page.js").read_text(encoding="utf-8")}</script></body></html>\n'
+    )
+
+
+def _layer(layer: Heads, maps: PromptMaps) -> dict[str, object]:
+    norms = None if layer.value_norm is None else half(layer.value_norm)
+    record = Record(maps.step, layer.layer, layer.kind, "prompt", "", [], half(layer.weights), norms)
+    header, numbers = encode(record)
+    layout = json.loads(header)["layout"]
+    kept = {
+        "layer": layer.layer,
+        "kind": layer.kind,
+        "heads": layer.heads,
+        "layout": layout,
+        "norms": norms is not None,
+    }
+    return kept | {"numbers": base64.b64encode(numbers).decode()}

@@ -1,0 +1,194 @@
+// The page of one text: every head small, or one large with the row of a token. Follows map_view.js in one module.
+
+const maps = JSON.parse(document.getElementById("maps").textContent);
+const bounded = (kind) => kind === "probability" || kind === "sub_probability";
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const state = { view: "grid", at: 0, row: maps.tokens.length - 1, mode: "sqrt", first: 0, order: "model" };
+const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", distance: "by distance" };
+
+function el(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+/** float16 numbers as they are stored, little end first, as float32. */
+function halves(bytes) {
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length / 2 }, (_, i) => {
+    const bits = view.getUint16(2 * i, true);
+    const [sign, exponent, part] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+    if (exponent === 31) return part ? NaN : sign * Infinity;
+    return sign * (exponent ? 2 ** (exponent - 15) * (1 + part / 1024) : (2 ** -14 * part) / 1024);
+  });
+}
+
+async function unpacked(text) {
+  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return halves(new Uint8Array(await new Response(stream).arrayBuffer()));
+}
+
+/** A layer's heads: weights as whole squares, and how the head reads, in three numbers. */
+async function headsOf(layer) {
+  const [numbers, t] = [await unpacked(layer.numbers), maps.tokens.length];
+  const lower = layer.layout === "lower";
+  let n = 0;
+  const heads = layer.heads.map((head) => {
+    const weights = new Float32Array(t * t);
+    for (let i = 0; i < t; i++) for (let j = 0; j < (lower ? i + 1 : t); j++) weights[i * t + j] = numbers[n++];
+    return { layer: layer.layer, head, kind: layer.kind, weights, ...measures(weights, t) };
+  });
+  for (const head of heads) head.norms = layer.norms ? numbers.subarray(n, (n += t)) : null;
+  return heads;
+}
+
+/** Means over the rows, each taken as shares of the sum of its sizes. */
+function measures(weights, t) {
+  let [entropy, start, distance, rows] = [0, 0, 0, 0];
+  for (let i = 0; i < t; i++) {
+    const row = weights.subarray(i * t, (i + 1) * t).map(Math.abs);
+    const sum = row.reduce((a, b) => a + b, 0);
+    if (!(sum > 0)) continue;
+    rows += 1;
+    start += row[0] / sum;
+    row.forEach((w, j) => {
+      if (w > 0) entropy -= (w / sum) * Math.log(w / sum);
+      distance += (w / sum) * Math.abs(i - j);
+    });
+  }
+  return { entropy: entropy / rows, start: start / rows, distance: distance / rows };
+}
+
+const all = (await Promise.all(maps.layers.map(headsOf))).flat();
+const nameOf = ({ layer, head }) => `layer ${layer}, head ${head}`;
+
+function shown({ weights, kind }) {
+  const [t, first] = [maps.tokens.length, Math.min(state.first, maps.tokens.length - 1)];
+  const columns = t - first;
+  const cut = new Float32Array(t * columns);
+  for (let i = 0; i < t; i++) cut.set(weights.subarray(i * t + first, (i + 1) * t), i * columns);
+  return { weights: cut, kind, rows: t, columns, tokens: maps.tokens, keys: maps.tokens.slice(first), first };
+}
+
+function look(map) {
+  const largest = map.weights.reduce((most, w) => Math.max(most, Math.abs(w) || 0), 0) || 1;
+  const unit = 10 ** (Math.floor(Math.log10(largest)) - 1);
+  const top = bounded(map.kind) && !map.first ? 1 : Number((Math.ceil(largest / unit - 1e-6) * unit).toPrecision(2));
+  return { scale: makeScale({ signed: map.kind === "signed", top, mode: state.mode }), colours: palette(dark.matches) };
+}
+
+function gridView() {
+  const heads = [...all.keys()];
+  if (state.order !== "model") heads.sort((a, b) => all[a][state.order] - all[b][state.order]);
+  const size = Math.max(96, Math.min(176, Math.floor(1300 / Math.sqrt(8 * all.length))));
+  const [grid, most] = [el("div", { className: "grid" }), Math.max(...maps.layers.map((layer) => layer.heads.length))];
+  const level = state.order === "model" && most <= 8 && maps.layers.every((layer) => layer.heads.length === most);
+  if (level) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`; // a row per layer
+  for (const i of heads) {
+    const [canvas, map] = [el("canvas"), shown(all[i])];
+    drawThumbnail(canvas, map, { ...look(map), size });
+    const { entropy, start, distance } = all[i];
+    const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)} · distance ${short(distance, 2)}`;
+    grid.append(el("button", { className: "thumb", type: "button", title: numbers, onclick: () => set({ view: "head", at: i }) },
+      canvas, el("b", { textContent: nameOf(all[i]) }), el("div", { className: "soft small", textContent: `entropy ${short(entropy, 2)}` })));
+  }
+  const signed = all.some((head) => head.kind === "signed");
+  const how = signed ? "Blue is below 0, red above; the scale of each map is its own." : "Dark or bright is a large weight.";
+  return el("section", {}, el("p", { className: "soft", textContent: `Every head: a row per token that reads, a column per token that is read. ${how} Click one.` }), grid);
+}
+
+function headView() {
+  const head = all[state.at];
+  const map = shown(head);
+  const [{ scale, colours }, { row }] = [look(map), state];
+  const wide = window.innerWidth > 1100;
+  const room = Math.min(820, window.innerWidth - (wide ? 480 : 60));
+  const high = Math.max(360, window.innerHeight - 330); // so that a map is seen whole, below its colour bar
+  const cell = Math.max(2, Math.min(34, Math.floor(Math.min((room - 110) / map.columns, high / map.rows))));
+  const [canvas, above, legend, said] = [el("canvas"), el("canvas", { className: "above" }), el("canvas"), el("output")];
+  const hint = "Point at a cell to see its weight.";
+  said.textContent = hint;
+  const place = drawMap(canvas, map, { scale, colours, cell });
+  drawLegend(legend, scale, colours);
+  markCell(above, place, { row, column: null }, colours);
+  canvas.onmousemove = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const found = place.at(event.clientX - box.left, event.clientY - box.top);
+    markCell(above, place, found ?? { row, column: null }, colours);
+    said.textContent = found && found.column !== null ? sentence(head, map, found) : hint;
+  };
+  canvas.onclick = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const found = place.at(event.clientX - box.left, event.clientY - box.top);
+    if (found) set({ row: found.row });
+  };
+  const values = map.weights.subarray(row * map.columns, (row + 1) * map.columns);
+  const about = { values, tokens: map.keys, query: row - map.first };
+  const [bars, text] = [el("canvas"), el("div", { className: "text" })];
+  drawBars(bars, about, { scale, colours, width: Math.min(600, wide ? Math.max(360, window.innerWidth - 60 - place.left - place.width - 60) : room) });
+  colourText(text, about, { scale, colours });
+  [...text.children].forEach((span, j) => { span.onclick = () => set({ row: j + map.first }); });
+  const kind = `kind of map: ${head.kind.replace("_", "-")}; entropy ${short(head.entropy, 3)}, weight on the first token `
+    + `${short(head.start, 3)}, mean distance ${short(head.distance, 3)} tokens`;
+  return el("section", { className: "head" },
+    el("div", {}, el("h2", { textContent: nameOf(head) }), legend, el("p", { className: "soft small", textContent: scale.caption }),
+      said, el("div", { className: "map" }, canvas, above)),
+    el("div", { className: "side" }, el("h3", { textContent: `What “${printable(maps.tokens[row])}” (${row}) reads` }), text, bars,
+      el("p", { className: "soft small", textContent: "Click a token, here or in the map, to see its row; bars are linear." }),
+      el("p", { className: "soft small", textContent: kind })));
+}
+
+function sentence(head, map, { row, column }) {
+  const norm = head.norms ? `; its value is ${short(head.norms[column + map.first])} long` : "";
+  return `“${printable(map.tokens[row])}” (${row}) reads “${printable(map.keys[column])}” (${column + map.first}): `
+    + `${short(map.weights[row * map.columns + column])}${norm}`;
+}
+
+function menu(label, options, key) {
+  const select = el("select", { onchange: () => set({ [key]: typeof state[key] === "number" ? Number(select.value) : select.value }) });
+  for (const [value, text] of options) select.append(el("option", { value, textContent: text, selected: String(state[key]) === String(value) }));
+  return el("label", {}, label, select);
+}
+
+function controls() {
+  const button = (view, text) => el("button", { type: "button", textContent: text, className: state.view === view ? "on" : "", onclick: () => set({ view }) });
+  const tick = el("input", { type: "checkbox", checked: state.first === 1, onchange: () => set({ first: tick.checked ? 1 : 0 }) });
+  return el("div", { className: "bar" }, button("grid", "all heads"), button("head", "one head"),
+    menu("head", all.map((head, i) => [i, nameOf(head)]), "at"),
+    menu("colours", [["sqrt", "square root"], ["linear", "linear"], ["log", "logarithmic"]], "mode"),
+    ...(state.view === "grid" ? [menu("order", Object.entries(orders), "order")] : []),
+    el("label", {}, tick, "without the first token"),
+    el("span", { className: "soft small", textContent: "keys: ← → head, ↑ ↓ layer, Escape all" }));
+}
+
+function set(change) {
+  Object.assign(state, change);
+  if ("at" in change) state.view = "head";
+  draw();
+}
+
+function draw() {
+  const title = el("h1", { textContent: `Attention of ${maps.run}` });
+  const about = `step ${maps.step}; ${maps.tokens.length} tokens, ${all.length} heads`;
+  const page = document.getElementById("page");
+  page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls(), state.view === "grid" ? gridView() : headView());
+  document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("select, input")) return;
+  const beside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const layers = [...new Set(all.map((head) => head.layer))];
+  const up = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (event.key === "Escape") set({ view: "grid" });
+  else if (beside) set({ at: Math.max(0, Math.min(all.length - 1, state.at + beside)) });
+  else if (up) {
+    const layer = layers[Math.max(0, Math.min(layers.length - 1, layers.indexOf(all[state.at].layer) + up))];
+    const same = all.findIndex((head) => head.layer === layer && head.head === all[state.at].head);
+    set({ at: same >= 0 ? same : all.findIndex((head) => head.layer === layer) });
+  } else return;
+  event.preventDefault();
+});
+dark.addEventListener("change", draw);
+draw();

@@ -1,0 +1,110 @@
+"""The maps that a trained model makes of a text: which heads, and how they are kept in a file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from attnlab.errors import UsageError
+from attnlab.files import write_atomically
+from attnlab.inspection.records import LayerMap
+
+FORMAT = "attnlab prompt maps 1"
+
+
+class Heads(NamedTuple):
+    """The chosen heads of one layer: their numbers, their maps, and how long their values are."""
+
+    layer: int
+    kind: str
+    heads: list[int]
+    weights: Float[np.ndarray, "h t s"]
+    value_norm: Float[np.ndarray, "h s"] | None
+
+
+class PromptMaps(NamedTuple):
+    """The maps of one text: where they come from, its tokens, and the chosen heads layer by layer."""
+
+    run: str
+    step: int
+    text: str
+    tokens: list[str]
+    layers: list[Heads]
+
+
+def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequence[int] | None) -> list[Heads]:
+    """The maps of these layers and heads, or of all; refuses numbers that the model does not have."""
+    for number in layers or ():
+        if number >= len(maps):
+            raise UsageError(f"layers ({number}) must be below the number of layers of the run ({len(maps)})")
+    kept = [m for m in maps if layers is None or m.layer in layers]
+    with_map = [(m, m.weights) for m in kept if m.weights is not None]
+    if not with_map:
+        raise UsageError(
+            "layers: none of these has an attention map (their output is not a weighted sum of values); "
+            "attnlab explain shows what they compute"
+        )
+    most = max(len(weights) for _, weights in with_map)
+    for number in heads or ():
+        if number >= most:
+            raise UsageError(f"heads ({number}) must be below the number of heads of these layers ({most})")
+    found = []
+    for m, weights in with_map:
+        numbers = [h for h in range(len(weights)) if heads is None or h in heads]
+        if numbers:
+            norms = None if m.value_norm is None else m.value_norm[numbers]
+            found.append(Heads(m.layer, m.kind, numbers, weights[numbers], norms))
+    return found
+
+
+def save_prompt_maps(path: Path, maps: PromptMaps) -> None:
+    """Write the maps into one safetensors file, whole or not at all.
+
+    A tensor `layer_00.head_03` (float32, queries x keys) for each head, and `layer_00.head_03.value_norm` (keys) with
+    the length of each token's value. The metadata holds `format`, `run`, `step`, `text`, and as JSON `tokens` (a label
+    for each) and `kinds` ({layer: probability, sub_probability, nonnegative or signed}).
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for layer in maps.layers:
+        for i, head in enumerate(layer.heads):
+            name = f"layer_{layer.layer:02d}.head_{head:02d}"
+            tensors[name] = np.ascontiguousarray(layer.weights[i], dtype=np.float32)
+            if layer.value_norm is not None:
+                tensors[f"{name}.value_norm"] = np.ascontiguousarray(layer.value_norm[i], dtype=np.float32)
+    metadata = {
+        "format": FORMAT,
+        "run": maps.run,
+        "step": str(maps.step),
+        "text": maps.text,
+        "tokens": json.dumps(maps.tokens, ensure_ascii=False),
+        "kinds": json.dumps({layer.layer: layer.kind for layer in maps.layers}),
+    }
+    write_atomically(path, save(tensors, metadata), key="folder")
+
+
+def load_prompt_maps(path: Path | str) -> PromptMaps:
+    """Read what `save_prompt_maps` wrote."""
+    if not Path(path).is_file():
+        raise UsageError(f"{path} does not exist: attnlab maps writes maps.safetensors")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
+    except SafetensorError as error:
+        raise UsageError(f"{path} is damaged ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{path} is not a file of attnlab maps (its format is {metadata.get('format')!r})")
+    layers = []
+    for number, kind in sorted((int(n), kind) for n, kind in json.loads(metadata["kinds"]).items()):
+        before = f"layer_{number:02d}.head_"
+        names = sorted(name for name in tensors if name.startswith(before) and not name.endswith(".value_norm"))
+        norms = [tensors[f"{name}.value_norm"] for name in names if f"{name}.value_norm" in tensors]
+        heads, weights = [int(name.removeprefix(before)) for name in names], np.stack([tensors[n] for n in names])
+        layers.append(Heads(number, kind, heads, weights, np.stack(norms) if norms else None))
+    tokens: list[str] = json.loads(metadata["tokens"])
+    return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers)

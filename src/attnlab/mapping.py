@@ -1,0 +1,76 @@
+"""`attnlab maps`: the maps that a trained run makes of a text, as numbers, pictures and a page."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from attnlab.errors import UsageError
+from attnlab.files import check_writable, write_atomically
+from attnlab.inspection.figures import draw_layer, to_png
+from attnlab.inspection.map_page.page import page
+from attnlab.inspection.maps import check_prompt, collect
+from attnlab.inspection.prompt_maps import PromptMaps, chosen, save_prompt_maps
+from attnlab.runs import find_run, load
+from attnlab.training.checkpoint import CheckpointFolder
+
+MOST_NUMBER = 9999  # of a layer or a head that may be typed
+MOST_TOKENS = 512  # a map holds tokens^2 weights for each head
+
+
+def maps_of(
+    run: str | Path,
+    prompt: str,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    allow_targets: Sequence[str] = (),
+) -> PromptMaps:
+    """The maps of a text by the newest checkpoint of a run; of the layers and heads that are named, or of all."""
+    home = find_run(run)
+    model, tokenizer = load(home, allow_targets=tuple(allow_targets))
+    ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_TOKENS)
+    newest, folder = CheckpointFolder(home / "checkpoints").newest()[0], CheckpointFolder(home / "checkpoints")
+    step = 0 if newest is None else folder.listed()[newest.name]["step"]
+    return PromptMaps(
+        f"{home.parent.name}/{home.name}", step, prompt, labels, chosen(collect(model, ids), layers, heads)
+    )
+
+
+def write_maps(
+    run: str,
+    prompt: str,
+    folder: str | None,
+    *,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    allow_targets: Sequence[str],
+) -> Iterator[Path]:
+    """Write maps.safetensors, a picture per layer and index.html; gives back each file's path once it is there."""
+    home = Path(folder) if folder is not None else find_run(run) / "maps" / "prompt"
+    check_writable(home, key="folder")
+    maps = maps_of(run, prompt, layers=layers, heads=heads, allow_targets=allow_targets)
+    save_prompt_maps(home / "maps.safetensors", maps)
+    yield home / "maps.safetensors"
+    for layer in maps.layers:
+        title = f"{maps.run}, step {maps.step}, layer {layer.layer}"
+        picture = draw_layer(layer.weights, layer.kind, maps.tokens, title, heads=layer.heads)
+        path = home / f"layer_{layer.layer:02d}.png"
+        write_atomically(path, to_png(picture), key="folder")
+        yield path
+    write_atomically(home / "index.html", page(maps).encode(), key="folder")
+    yield home / "index.html"
+
+
+def numbers(text: str | None, key: str) -> list[int] | None:
+    """Numbers as they are typed: 0,2 or [0,2] or 1-3; nothing for all."""
+    if text is None:
+        return None
+    found: set[int] = set()
+    for word in text.strip("[]").replace(",", " ").split():
+        first, dash, last = word.partition("-")
+        known = first.isdecimal() and (last.isdecimal() or not dash)
+        if not known or not int(first) <= int(last or first) <= MOST_NUMBER:
+            raise UsageError(f"{key} ({text}) must be numbers from 0 on, such as 0,2 or 1-3")
+        found |= set(range(int(first), int(last or first) + 1))
+    if not found:
+        raise UsageError(f"{key} ({text}) must name at least one number, such as 0,2 or 1-3; leave it out for all")
+    return sorted(found)

@@ -1,0 +1,231 @@
+"""`attnlab maps`: the numbers are the model's, files read back, the page stands alone, what is wrong is refused."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from attnlab.cli import main
+from attnlab.config import compose_config
+from attnlab.errors import UsageError
+from attnlab.inspection.map_page.page import page
+from attnlab.inspection.prompt_maps import Heads, PromptMaps, load_prompt_maps, save_prompt_maps
+from attnlab.mapping import maps_of, numbers
+from attnlab.runs import load
+from attnlab.training.run import run
+
+CHROMIUM = shutil.which("chromium")
+PROMPT = "A <b>text</b>, its own."
+HOSTILE = [
+    '<img src=x onerror="window.hacked=1">',
+    "</script><script>window.hacked=1</script>",
+    "\u2028",
+    "\ud800",
+    "it's",
+]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny finished run."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "text.txt").write_text("\n".join(f"Line {i} is a line of {i * i} words." for i in range(60)))
+    words = [
+        *("data=file", f"data.path={folder / 'text.txt'}", "tokenizer=byte", "model.context=32", "attention=gqa"),
+        *("model.n_layers=2", "model.d_model=16", "model.n_heads=4", "trainer.threads=1", "trainer.max_steps=2"),
+        *("maps.steps=2", "sample.steps=1", "sample.tokens=4", f"paths.runs={folder / 'runs'}", "batch_size=2"),
+        f"paths.cache={folder / 'cache'}",
+    ]
+    run(compose_config(words), variant="gqa")
+    (found,) = (folder / "runs").glob("default/gqa-*/seed_0")
+    return found
+
+
+def typed(*words: str) -> int:
+    try:
+        main(["maps", *words])
+    except SystemExit as end:
+        return int(str(end.code))
+    return 0
+
+
+def test_files_hold_the_maps_that_the_model_makes_of_the_text(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(f"run={done}", f"prompt={PROMPT}", f"folder={tmp_path}") == 0
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["index.html", "layer_00.png", "layer_01.png", "maps.safetensors"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path / 'index.html'}"
+    model, tokenizer = load(done)
+    ids = tokenizer.encode(PROMPT)
+    with torch.no_grad():
+        expected = model.attention_maps(torch.tensor([ids]))
+    tensors = load_file(tmp_path / "maps.safetensors")
+    names = [f"layer_{i:02d}.head_{h:02d}" for i in range(2) for h in range(4)]
+    assert sorted(tensors) == sorted([*names, *(f"{name}.value_norm" for name in names)])
+    for i, layer in enumerate(expected):
+        assert layer.weights is not None
+        assert layer.value_norm is not None
+        for h in range(4):
+            found = tensors[f"layer_{i:02d}.head_{h:02d}"]
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, layer.weights[0, h].numpy(), atol=1e-6)
+            norm = tensors[f"layer_{i:02d}.head_{h:02d}.value_norm"]
+            np.testing.assert_allclose(norm, layer.value_norm[0, h].numpy(), rtol=1e-5)
+    with Image.open(tmp_path / "layer_00.png") as image:
+        image.verify()
+
+
+def test_only_the_layers_and_heads_that_are_named_are_written(done: Path, tmp_path: Path) -> None:
+    assert typed(f"run={done}", f"prompt={PROMPT}", "layers=1", "heads=[0,2-3]", f"folder={tmp_path}") == 0
+    assert not (tmp_path / "layer_00.png").exists()
+    maps = load_prompt_maps(tmp_path / "maps.safetensors")
+    assert [(layer.layer, layer.heads) for layer in maps.layers] == [(1, [0, 2, 3])]
+    every = maps_of(done, PROMPT)
+    np.testing.assert_array_equal(maps.layers[0].weights, every.layers[1].weights[[0, 2, 3]])
+    assert (maps.step, maps.text, "".join(maps.tokens)) == (2, PROMPT, PROMPT.replace(" ", "·"))
+
+
+def test_without_a_folder_the_files_go_into_the_run(done: Path) -> None:
+    assert typed(f"run={done}", "prompt=abc") == 0
+    assert (done / "maps" / "prompt" / "index.html").is_file()
+
+
+def test_maps_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, 5, 5)).astype(np.float32)
+    layers = [
+        Heads(0, "signed", [1, 12], weights, None),
+        Heads(3, "probability", [0, 1], np.abs(weights), np.abs(weights[:, 0])),
+    ]
+    maps = PromptMaps("a/b", 7, "\u00e9<\u202e", ["<", "\u202e", "", " ", "\n"], layers)
+    save_prompt_maps(tmp_path / "maps.safetensors", maps)
+    found = load_prompt_maps(tmp_path / "maps.safetensors")
+    assert found._replace(layers=[]) == maps._replace(layers=[])
+    for one, other in zip(found.layers, layers, strict=True):
+        assert one[:3] == other[:3]
+        np.testing.assert_array_equal(one.weights, other.weights)
+        np.testing.assert_array_equal(one.value_norm, other.value_norm)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "maps.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(UsageError, match="is damaged"):
+        load_prompt_maps(tmp_path / "maps.safetensors")
+    with pytest.raises(UsageError, match="does not exist"):
+        load_prompt_maps(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, None), ("0", [0]), ("2,0", [0, 2]), ("[1-3]", [1, 2, 3]), ("0 4-5", [0, 4, 5])]
+)
+def test_numbers_are_typed_singly_or_as_a_range(text: str | None, expected: list[int] | None) -> None:
+    assert numbers(text, "heads") == expected
+
+
+REFUSED = [
+    (["layers=2"], "layers (2) must be below the number of layers of the run (2)"),
+    (["heads=4"], "heads (4) must be below the number of heads of these layers (4)"),
+    (["heads=a"], "heads (a) must be numbers from 0 on"),
+    (["heads=3-1"], "heads (3-1) must be numbers from 0 on"),
+    (["heads=0-99999999"], "heads (0-99999999) must be numbers from 0 on"),
+    (["layers=[]"], "layers ([]) must name at least one number"),
+    (
+        [f"prompt={'x' * 33}"],
+        "prompt (33 tokens) must hold at least one token and no more than the model's context (32)",
+    ),
+    (["run=/nowhere"], "run (/nowhere) must be the folder of a run"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED, ids=[words[0][:20] for words, _ in REFUSED])
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    words: list[str], said: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {word.partition("=")[0] for word in words}
+    rest = [word for word in (f"run={done}", "prompt=abc") if word.partition("=")[0] not in keys]
+    assert typed(*words, *rest, f"folder={tmp_path / 'out'}") == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+# The page
+
+
+def example(tokens: list[str], kind: str = "probability") -> PromptMaps:
+    t = len(tokens)
+    scores = np.random.default_rng(1).normal(size=(3, t, t)) * 2
+    weights = np.where(np.tril(np.ones((t, t), dtype=bool)), np.exp(scores), 0)
+    weights = (np.tril(scores) if kind == "signed" else weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    norms = np.abs(scores[:, 0]).astype(np.float32)
+    return PromptMaps(
+        "a/<b>", 3, "".join(tokens), tokens, [Heads(i, kind, [0, 1, 2], weights / (i + 1), norms) for i in (0, 1)]
+    )
+
+
+def test_the_page_loads_nothing_and_no_token_can_end_its_script() -> None:
+    text = page(example(HOSTILE))
+    assert text.count("</script>") == 2
+    assert "<img" not in text
+    assert "src=" not in text.replace("src=x", "")
+    assert "http" not in text
+    assert "import " not in text.partition('<script type="module">')[2].replace("// ", "")
+    assert text.encode()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+    )
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["probability", "signed"])
+def test_in_a_browser_cells_say_the_stored_weights(chromium: Any, tmp_path: Path, kind: str) -> None:
+    maps = example([*HOSTILE[:3], "one", " two"], kind)
+    (tmp_path / "index.html").write_text(page(maps), encoding="utf-8")
+    screen = chromium.new_page(viewport={"width": 1300, "height": 850})
+    errors: list[str] = []
+    screen.on("pageerror", lambda error: errors.append(str(error)))
+    screen.goto((tmp_path / "index.html").as_uri())
+    screen.wait_for_selector("body[data-drawn]")
+    assert screen.locator(".thumb").count() == 6
+    screen.locator(".thumb").nth(4).click()  # layer 1, head 1
+    assert screen.locator("h2").inner_text() == "layer 1, head 1"
+    canvas = screen.locator(".map canvas").first
+    box, cells = canvas.bounding_box(), []
+    for row in range(5):  # cells are 34 pixels wide and end 8 pixels before the canvas does
+        for column in range(row + 1):
+            x, y = box["width"] - 8 - 34 * (5 - column) + 17, box["height"] - 8 - 34 * (5 - row) + 17
+            canvas.hover(position={"x": x, "y": y})
+            said = screen.locator("output").inner_text()
+            cells.append((row, column, float(said.rpartition("): ")[2].partition(";")[0].replace("\u2212", "-"))))
+    for row, column, value in cells:
+        assert value == pytest.approx(float(maps.layers[1].weights[1, row, column]), rel=1e-3, abs=1e-6)
+    screen.keyboard.press("ArrowUp")
+    assert screen.locator("h2").inner_text() == "layer 0, head 1"
+    screen.keyboard.press("ArrowRight")
+    assert screen.locator("h2").inner_text() == "layer 0, head 2"
+    screen.locator(".text span").nth(1).click()
+    assert "(1) reads" in screen.locator("h3").first.inner_text()
+    screen.keyboard.press("Escape")
+    assert screen.locator(".thumb").count() == 6
+    assert screen.evaluate("window.hacked") is None
+    assert not errors
+    screen.close()
