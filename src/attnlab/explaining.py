@@ -22,6 +22,7 @@ from attnlab.inspection.explain.steps import Explanation
 from attnlab.inspection.explain.terminal import show
 from attnlab.inspection.figures import to_png
 from attnlab.inspection.records import image_summary
+from attnlab.keys import sentence
 from attnlab.runs import find_run, load
 
 COMMAND = "attnlab explain"
@@ -81,7 +82,9 @@ def _variants(
         init=init,
         typed=typed,
     )
-    return [explained(name, built, token=token) for name, built in zip(names, made, strict=True)]
+    found = [explained(name, built, token=token) for name, built in zip(names, made, strict=True)]
+    said = [sentence("attention", name, config_dir) for name in names]
+    return [replace(each, about=[*filter(None, [text]), *each.about]) for each, text in zip(found, said, strict=True)]
 
 
 def explain(

@@ -48,6 +48,16 @@ def options(group: str) -> list[str]:
     return sorted({file.stem for root in search_folders() for file in (root / group).glob("*.yaml")})
 
 
+def sentence(group: str, name: str, folder: Path | str | None = None) -> str:
+    """What a YAML says of itself: its first line, if that is a comment; empty if it is not."""
+    folders = [config_dir()] if folder is None else [config_dir(), Path(folder)]
+    for file in (root / group / f"{name}.yaml" for root in folders):
+        if file.is_file():
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            return first.removeprefix("#").strip() if first.startswith("#") else ""
+    return ""
+
+
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf of a plain config; an empty mapping is a leaf."""
     if isinstance(node, Mapping) and node:

@@ -104,7 +104,8 @@ ALLOWED = {
     "errors": set(),
     "model": {"attention", "position", "norm", "errors"},
     "data": {"errors", "files"},
-    "inspection": {"attention", "model", "errors", "files"},
+    "inspection": {"attention", "model", "build", "rules", "errors", "files"},
+    "ablation": {"inspection", "keys", "rules", "errors", "files"},
 }
 FORBIDDEN = {
     "contract": {"data", "inspection", "training", "runs", "cli"},
@@ -120,6 +121,7 @@ FOREIGN = {
     "model": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},
     "inspection": {"hydra", "omegaconf", "lightning"},
     "config": {"torch", "lightning", "tensorboard"},
+    "ablation": {"torch", "hydra", "omegaconf", "lightning"},
     "contract": {"pytest", "lightning", "tensorboard"},
 }
 

@@ -29,7 +29,7 @@ def explained(name: str, built: Built, *, token: str | None) -> Explanation:
         at = 1 + max(i for i, step in enumerate(steps) if step.part == "weights")
         steps.insert(at, dropped(layer, built.x, SEED))
     notes = list(built.notes)
-    if len(built.layers) > 1:
+    if layer.reads:
         notes.append("the layers below are given the same input, so that there is something to read from them")
     return _explanation(name, f"attention={name}", layer, steps, list(TOKENS), token or FOCUS, notes)
 

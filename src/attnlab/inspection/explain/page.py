@@ -72,7 +72,7 @@ def _article(e: Explanation, pairing: Pairing | None) -> Iterator[str]:
     if e.slots:
         choices = "".join(f"<dt>{escape(name)}</dt><dd>{_prose(text)}</dd>" for name, text in e.slots)
         summary = f"<summary>The parts of this layer ({len(e.slots)})</summary>"
-        yield f'<details>{summary}<dl class="slots">{choices}</dl></details>'
+        yield f'<details open>{summary}<dl class="slots">{choices}</dl></details>'
     yield (
         '<p class="soft small legend">Colours:<i style="background:var(--warm)"></i>above 0'
         '<i style="background:var(--cold)"></i>below 0<i style="background:var(--share)"></i>weights'

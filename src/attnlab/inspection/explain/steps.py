@@ -33,7 +33,7 @@ class Explanation:
 
     name: str
     heading: str
-    about: list[str]  # what the class says of itself, one paragraph each
+    about: list[str]  # what the YAML and the class say of themselves, one paragraph each
     slots: list[tuple[str, str]]  # (class, what it says of itself) of each choice inside the layer
     tokens: list[str]
     focus: int  # the token that is followed

@@ -16,7 +16,8 @@ WARM, COLD = "red", "blue"
 def show(explanation: Explanation, console: Console, pairing: Pairing | None = None) -> None:
     """Print every step: what the followed token does, then what all do where that fits a screen."""
     console.rule(f"[bold]{escape(explanation.heading)}")
-    console.print(escape(explanation.about[0]))
+    for text in explanation.about[:2]:
+        console.print(escape(text))
     for note in explanation.notes:
         console.print(f"[dim]note: {escape(note)}")
     names = [printable(token) for token in explanation.tokens]
