@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test test-all test-oracles lint format types bench docs tensorboard clean
+.PHONY: train test test-all test-oracles lint format types bench docs pictures tensorboard clean
 
 train: $(VENV)/.run  ## set up, run the main job, say where to look
 	$(BIN)/python train.py $(ARGS)
@@ -34,6 +34,9 @@ bench: $(VENV)/.run  ## measured comparisons, as ratios of both sides in one run
 
 docs: $(VENV)/.run  ## write docs/variants.md and the table of README.md anew
 	$(BIN)/python docs/variants.py
+
+pictures: $(VENV)/.run  ## train a few variants shortly, and draw docs/maps anew
+	$(BIN)/python -m docs.pictures
 
 tensorboard: $(VENV)/.run  ## look at every run
 	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000,attention=100000

@@ -30,6 +30,20 @@ COMMON |= {"write", "output_norm", "_target_", "_partial_"}
 # The options that a variant is not told apart by, and the classes that are told apart by their options alone.
 PLAIN = (Causal, Scaled, Softmax)
 COMPOSED = (MultiHeadAttention, RecurrentAttention)
+# What the picture of each family shows (docs/pictures.py draws it).
+SHOWS = {
+    "Softmax attention": "Plain attention may read all that came before; a window with a sink leaves a band of four "
+    "tokens and the first column; here stick breaking gives most weight to near tokens, and some rows little weight in "
+    "all; the difference of two maps is below zero (blue) at most places.",
+    "Recurrent and linear attention": "Linear attention spreads its weight over columns, the same in every row here; "
+    "with a decay they fade as they grow old, fast in H00 and slowly in H01; the delta rule gives weights of both "
+    "signs, many below zero (blue).",
+    "Mixtures of variants": "Heads that differ: H00 reads all that came before, H01 a band of four tokens. Layers that "
+    "differ: in one model, a delta-rule memory with weights of both signs, and above it a softmax attention whose rows "
+    "sum to one.",
+    "Controls": "The same weight for every token; weights that each token gives to places, whatever stands there, "
+    "almost equal after so short a training; and attention without trained weights, where each token finds itself.",
+}
 LEFT_OUT = """## What is left out, and why
 
 | variant | reason |
@@ -202,6 +216,11 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def picture_of(family: str) -> Path:
+    """Where the maps of a family are drawn."""
+    return PAGE.parent / "maps" / f"{family.split()[0].lower()}.png"
+
+
 def page(all_rows: list[Row]) -> str:
     """The text of docs/variants.md."""
     lines = [
@@ -214,11 +233,19 @@ def page(all_rows: list[Row]) -> str:
         "and bytes of decode state in float32. Element-wise work counts 0. *map* is the kind of A in o = A v, *state* "
         "how what decoding keeps grows. Slots (`attention/mask=`, `score=`, `normalizer=`, `gate=`; recurrent: "
         "`feature_map=`, `decay=`, `write=`, `output_norm=`, `gate=`) and `position=` combine where not refused.",
+        "",
+        "The pictures show models of 4 layers, 4 heads and width 128 after a short training on the stories (`make "
+        "pictures`): of one layer the first two heads, with the range of their weights beside their names. Colours of "
+        "signed maps are logarithmic, so that small weights look strong.",
     ]
     for name in FAMILIES:
         lines += [
             "",
             f"## {name}",
+            "",
+            SHOWS[name],
+            "",
+            f"![Attention maps: {name.lower()}]({picture_of(name).relative_to(PAGE.parent).as_posix()})",
             "",
             "| `attention=` | what it is | formula | paper | options | map | state | FLOPs | bytes |",
             "|---|---|---|---|---|---|---|---:|---:|",

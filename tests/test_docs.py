@@ -3,7 +3,9 @@
 import re
 
 import pytest
-from docs.variants import FAMILIES, PAGE, README, WRITTEN, Row, page, readme, rows
+from docs.pictures import BUDGET, PANELS
+from docs.variants import FAMILIES, PAGE, README, WRITTEN, Row, page, picture_of, readme, rows
+from PIL import Image
 from torch import nn
 
 from attnlab.config import config_dir
@@ -47,3 +49,14 @@ def test_a_formula_that_is_written_out_is_of_a_class_that_exists(found: list[Row
         kinds.add(kind.__name__)
         todo += kind.__subclasses__()
     assert set(WRITTEN) <= kinds
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_picture_of_two_to_four_of_its_own_layers(family: str, found: list[Row]) -> None:
+    file, own = picture_of(family), {row.name for row in found if row.family == family}
+    assert 2 <= len(PANELS[family]) <= 4 and {panel.variant for panel in PANELS[family]} <= own
+    assert file.stat().st_size < BUDGET
+    with Image.open(file) as picture:
+        picture.load()
+        assert picture.format == "PNG" and 600 <= picture.width <= 1000
+    assert f"({file.relative_to(PAGE.parent).as_posix()})" in PAGE.read_text(encoding="utf-8")

@@ -31,13 +31,14 @@ class ValuesOnlyAttention(HeadedAttention):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         layer: int = 0,
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers)
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
         self.to_v = nn.Linear(d_model, n_heads * self.value_dim, bias=False)
-        self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         v = split_heads(self.to_v(x), self.n_heads)

@@ -23,7 +23,7 @@ class HeadWrapper(Attention):
     """Runs several attentions side by side and lays their outputs next to each other: y = [y_1; ...; y_n].
 
     `pattern` names a kind for each of the `n_heads` places and is repeated until they are full. There is no output
-    projection. Maps and states are stacked, costs add.
+    projection. Maps and states are stacked, costs add. What a head hands to later layers, the head in its place reads.
 
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.6.1.
     """
@@ -55,11 +55,19 @@ class HeadWrapper(Attention):
         self.causal = all(head.causal for head in self.parts)
         self.learns_recall = any(head.learns_recall for head in self.parts)
         self.reads_positions = any(head.reads_positions for head in self.parts)
+        self.jumps = any(head.jumps for head in self.parts)
+        self.limit = min((head.limit for head in self.parts if head.limit is not None), default=None)
+        self.reads = tuple(dict.fromkeys(name for head in self.parts for name in head.reads))
 
     @property
     def parts(self) -> list[Attention]:
         """The attentions that stand side by side."""
         return list(self.heads)  # type: ignore[arg-type]
+
+    def records(self, shared: Shared | None) -> list[tuple[Attention, Shared]]:
+        """Each head, and what it and those in its place share from layer to layer."""
+        whole = Shared() if shared is None else shared
+        return [(head, whole.part(place)) for place, head in enumerate(self.parts)]
 
     @property
     def map_kind(self) -> MapKind:  # type: ignore[override]
@@ -75,15 +83,15 @@ class HeadWrapper(Attention):
         return next(growth for growth in ordered if growth in growths)
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
-        return torch.cat([head(x, shared) for head in self.parts], dim=-1)
+        return torch.cat([head(x, own) for head, own in self.records(shared)], dim=-1)
 
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
-        maps = [head.weights(x, shared) for head in self.parts]
+        maps = [head.weights(x, own) for head, own in self.records(shared)]
         drawn = [a for a in maps if a is not None]
         return torch.cat(drawn, dim=1) if len(drawn) == len(maps) else None
 
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
-        norms = [head.value_norms(x, shared) for head in self.parts]
+        norms = [head.value_norms(x, own) for head, own in self.records(shared)]
         known = [norm for norm in norms if norm is not None]
         return torch.cat(known, dim=1) if len(known) == len(norms) else None
 
@@ -93,13 +101,13 @@ class HeadWrapper(Attention):
     def step(
         self, x: Float[Tensor, "b n c"], state: State, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], State]:
-        done = [head.step(x, s, shared) for head, s in zip(self.parts, state, strict=True)]
+        done = [head.step(x, s, own) for (head, own), s in zip(self.records(shared), state, strict=True)]
         return torch.cat([y for y, _ in done], dim=-1), tuple(s for _, s in done)
 
     def pairs(self, seq_len: int) -> int | None:
-        """Pairs of all heads together, divided by their number: what one head reads on average."""
+        """Pairs of all heads, divided by their number: what one reads on average; None where one of them has none."""
         found = [p for p in (head.pairs(seq_len) for head in self.parts) if p is not None]
-        return sum(found) // len(self.parts) if found else None
+        return sum(found) // len(found) if len(found) == len(self.parts) else None
 
 
 def layered(

@@ -57,6 +57,7 @@ class LogLinearAttention(HeadedAttention):
         n_heads: int,
         head_dim: int | None = None,
         value_dim: int | None = None,
+        d_out: int | None = None,
         decay: Callable[..., Decay] = Decay,
         position: Callable[..., Position] = Position,
         layer: int = 0,
@@ -64,7 +65,13 @@ class LogLinearAttention(HeadedAttention):
         context: int = 1024,
     ) -> None:
         super().__init__(
-            d_model, n_heads=n_heads, head_dim=head_dim, value_dim=value_dim, layer=layer, n_layers=n_layers
+            d_model,
+            n_heads=n_heads,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            d_out=d_out,
+            layer=layer,
+            n_layers=n_layers,
         )
         self.limit, self.n_levels = context, (context - 1).bit_length() + 1
         self.position = self.honoured(position, context)
@@ -77,7 +84,7 @@ class LogLinearAttention(HeadedAttention):
             )
         self.to_level = nn.Linear(d_model, n_heads * self.n_levels, bias=False)
         self.output_norm = RMSNorm(self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         if start + x.size(1) > self.limit:

@@ -65,6 +65,7 @@ class RecurrentAttention(HeadedAttention):
         n_heads: int,
         head_dim: int | None = None,
         value_dim: int | None = None,
+        d_out: int | None = None,
         conv: int = 0,
         feature_map: Callable[..., FeatureMap] = FeatureMap,
         decay: Callable[..., Decay] = Decay,
@@ -79,7 +80,13 @@ class RecurrentAttention(HeadedAttention):
         context: int = 1024,
     ) -> None:
         super().__init__(
-            d_model, n_heads=n_heads, head_dim=head_dim, value_dim=value_dim, layer=layer, n_layers=n_layers
+            d_model,
+            n_heads=n_heads,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            d_out=d_out,
+            layer=layer,
+            n_layers=n_layers,
         )
         if writes < 1:
             raise UsageError(f"attention.writes ({writes}) must be at least 1")
@@ -94,7 +101,7 @@ class RecurrentAttention(HeadedAttention):
         self.write = write(d_model=d_model, n_heads=self.n_heads)
         self.output_norm = output_norm(value_dim=self.value_dim)
         self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
         self.decay.check(self.feature_map, self.write)
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)

@@ -106,6 +106,7 @@ class RWKV7Attention(HeadedAttention):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         rank: int = 32,
         chunk: int = 64,
         position: Callable[..., Position] = Position,
@@ -113,7 +114,7 @@ class RWKV7Attention(HeadedAttention):
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers)
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
         for name, size in (("rank", rank), ("chunk", chunk)):
             if size < 1:
                 raise UsageError(f"attention.{name} ({size}) must be at least 1")
@@ -130,7 +131,7 @@ class RWKV7Attention(HeadedAttention):
         self.xi, self.alpha = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.ones(n_heads, 1, d))
         self.rho = nn.Parameter(torch.zeros(n_heads, 1, d))
         self.gain, self.offset = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.zeros(n_heads, 1, d))
-        self.to_out = nn.Linear(width, d_model, bias=False)
+        self.to_out = nn.Linear(width, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         before = self.empty_tail(x) if tail is None else tail.to(x.dtype)

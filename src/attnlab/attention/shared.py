@@ -15,3 +15,8 @@ class Shared(dict[str, Any]):
         if name not in self:
             raise UsageError(f"a layer reads {name!r} but no earlier layer published it (published: {sorted(self)})")
         return self[name]
+
+    def part(self, place: int) -> "Shared":
+        """The record of one of several attentions side by side, which must not read what its neighbours publish."""
+        part: Shared = self.setdefault(f"place {place}", Shared())
+        return part

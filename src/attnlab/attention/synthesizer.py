@@ -39,11 +39,12 @@ class Synthesizer(ValuesOnlyAttention, ABC):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         layer: int = 0,
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers)
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
         self.limit = context
 
     @abstractmethod
@@ -98,11 +99,14 @@ class DenseSynthesizer(Synthesizer):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         layer: int = 0,
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers, context=context)
+        super().__init__(
+            d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers, context=context
+        )
         self.to_hidden = nn.Linear(d_model, n_heads * self.head_dim)
         self.to_scores = nn.ModuleList(nn.Linear(self.head_dim, context, bias=False) for _ in range(n_heads))
 
@@ -126,11 +130,14 @@ class RandomSynthesizer(Synthesizer):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         layer: int = 0,
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers, context=context)
+        super().__init__(
+            d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers, context=context
+        )
         # Rows 1, 2, ... of the lower triangle one after the other: entries above it would never be trained.
         self.table = nn.Parameter(torch.zeros(n_heads, context * (context + 1) // 2 - 1))
 

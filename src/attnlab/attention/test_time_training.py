@@ -48,6 +48,7 @@ class TTTAttention(HeadedAttention):
         *,
         n_heads: int,
         head_dim: int | None = None,
+        d_out: int | None = None,
         minibatch: int = 16,
         rate: float = 1.0,
         position: Callable[..., Position] = Position,
@@ -55,7 +56,7 @@ class TTTAttention(HeadedAttention):
         n_layers: int = 1,
         context: int = 1024,
     ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, layer=layer, n_layers=n_layers)
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
         if minibatch < 1:
             raise UsageError(f"minibatch ({minibatch}) must be at least 1")
         if not rate > 0:
@@ -67,7 +68,7 @@ class TTTAttention(HeadedAttention):
         self.weight = nn.Parameter(torch.eye(self.head_dim + 1, self.head_dim).repeat(n_heads, 1, 1))
         self.gain = nn.Parameter(torch.ones(n_heads, 1, self.head_dim))
         self.offset = nn.Parameter(torch.zeros(n_heads, 1, self.head_dim))
-        self.to_out = nn.Linear(n_heads * self.value_dim, d_model, bias=False)
+        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
