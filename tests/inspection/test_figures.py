@@ -147,7 +147,7 @@ def test_more_tokens_than_pixels_are_pooled_to_the_largest_weight(monkeypatch: p
 
 def test_pooling_keeps_the_weight_furthest_from_zero() -> None:
     maps = np.array([[[0.1, -0.9, 0.3], [0.2, 0.4, 0.0], [0.0, 0.0, -0.2]]])
-    assert figures._largest_of(maps, 2).tolist() == [[[-0.9, 0.3], [0.0, -0.2]]]
+    assert figures.largest_of(maps, 2).tolist() == [[[-0.9, 0.3], [0.0, -0.2]]]
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def draw_layer(
         block += 1
         layout = arrange(n_heads, names[::block])
     if block > 1:
-        maps, names = _largest_of(maps, block), names[::block]
+        maps, names = largest_of(maps, block), names[::block]
         remarks.append(f"each cell is the largest of {block} x {block} weights")
     if layout.stride > 1:
         nth = {2: "2nd", 3: "3rd"}.get(layout.stride, f"{layout.stride}th")
@@ -189,7 +189,7 @@ def draw_layer(
     return _draw(maps, scaling, layout, tuple(names), title, remarks, called)
 
 
-def _largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
+def largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
     """For each n x n block the weight that is furthest from 0."""
     heads, tokens = maps.shape[:2]
     blocks = math.ceil(tokens / n)

@@ -11,10 +11,10 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from attnlab.files import write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_ablation import Effect
+from attnlab.inspection.metrics import SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import Maps, load_maps
 
 FILE, FORMAT = "head_ablation.json", 1
-ZERO, MEAN = "head_ablation_zero", "head_ablation_mean"  # the tags of the changes in loss
 HEADER = "head     zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
 
 
@@ -47,8 +47,8 @@ def _scalars(run: Path, effects: list[Effect], step: int) -> None:
     values = []
     for effect in effects:
         head = f"L{effect.layer:02d}H{effect.head:02d}"
-        values.append(Summary.Value(tag=f"{ZERO}/{head}", simple_value=effect.zero))
-        values.append(Summary.Value(tag=f"{MEAN}/{head}", simple_value=effect.mean))
+        values.append(Summary.Value(tag=f"{SILENCED_ZERO}/{head}", simple_value=effect.zero))
+        values.append(Summary.Value(tag=f"{SILENCED_MEAN}/{head}", simple_value=effect.mean))
     writer = EventFileWriter(str(run), filename_suffix=".head_ablation")
     writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
     writer.close()

@@ -14,6 +14,7 @@ ENTROPY, FIRST_TOKEN_MASS, DISTANCE = "attention_entropy", "attention_first_toke
 EFFECTIVE_RANK, DIVERSITY = "attention_effective_rank", "attention_diversity"
 ROW_SUM, NEGATIVE_SHARE = "attention_row_sum", "attention_negative_share"
 PREVIOUS, DUPLICATE, INDUCTION = "attention_previous_token", "attention_duplicate_token", "attention_induction"
+SILENCED_ZERO, SILENCED_MEAN = "head_ablation_zero", "head_ablation_mean"  # changes in loss, see head_ablation
 LOOKS, SCORES = (ENTROPY, FIRST_TOKEN_MASS, DISTANCE), (PREVIOUS, DUPLICATE, INDUCTION)
 PER_HEAD = (*LOOKS, *SCORES, EFFECTIVE_RANK, ROW_SUM, NEGATIVE_SHARE)  # in the order in which people read them
 REPEATED = 24  # tokens of the random sequence that is repeated

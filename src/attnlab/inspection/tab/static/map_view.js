@@ -154,9 +154,9 @@ export function prepare(canvas, width, height) {
 }
 
 function fit(pen, text, width) {
-  let cut = [...text];
+  const cut = [...text];
   if (pen.measureText(text).width <= width) return text;
-  while (cut.length && pen.measureText(cut.join("") + "…").width > width) cut = cut.slice(0, -1);
+  while (cut.length && pen.measureText(cut.join("") + "…").width > width) cut.pop();
   return cut.join("") + "…";
 }
 
@@ -192,9 +192,7 @@ export function drawMap(canvas, map, look) {
   pen.textAlign = "right";
   rows.forEach((label, i) => pen.fillText(label, left - 6, top + (i + 0.5) * cell));
   pen.textAlign = "left";
-  columns.forEach((label, j) => {
-    turned(pen, label, left + (j + 0.5) * cell, top - 6, -Math.PI / 2);
-  });
+  columns.forEach((label, j) => turned(pen, label, left + (j + 0.5) * cell, top - 6, -Math.PI / 2));
   const at = (x, y) => {
     const [column, row] = [Math.floor((x - left) / cell), Math.floor((y - top) / cell)];
     const inside = row >= 0 && row < map.rows && column < map.columns;
@@ -239,38 +237,40 @@ export function drawLegend(canvas, scale, colours) {
   pen.fillStyle = colours.soft;
   pen.font = `11px ${FONT}`;
   pen.textAlign = "center";
-  let free = Infinity; // from the right, as the large weights matter most
-  for (const tick of [...scale.ticks].reverse()) {
-    const place = scale.place(tick);
-    const at = x + (scale.signed ? (place + 1) / 2 : place) * (width - 1);
-    const half = pen.measureText(short(tick, 3)).width / 2;
+  const taken = [];
+  const first = (tick) => (tick === 0 ? Infinity : Math.abs(tick)); // 0 and the large weights keep their numbers
+  for (const tick of [...scale.ticks].sort((a, b) => first(b) - first(a) || 0)) {
+    const at = x + (scale.signed ? (scale.place(tick) + 1) / 2 : scale.place(tick)) * (width - 1);
+    const half = pen.measureText(short(scale.signed ? -Math.abs(tick) : tick, 3)).width / 2; // the same on both sides
     pen.fillRect(at, height + 2, 1, 4);
-    if (at + half + 4 > free) continue;
+    if (taken.some(([from, to]) => at - half - 4 < to && at + half + 4 > from)) continue;
     pen.fillText(short(tick, 3), at, height + 17);
-    free = at - half;
+    taken.push([at - half, at + half]);
   }
 }
 
 /** One row as bars, as long as the weights; `look.width` x 150 pixels. Gives back {top, at(x)}, top the longest bar. */
 export function drawBars(canvas, row, look) {
   const { colours, width } = look;
-  const [left, height, names] = [40, 90, 58];
-  const n = row.values.length;
-  const step = (width - left - 4) / n;
+  const [height, names, n] = [90, 58, row.values.length];
   const top = row.values.reduce((most, v) => Math.max(most, Math.abs(v) || 0), 0) || 1;
   const signed = row.values.some((v) => v < 0);
   const zero = 4 + (signed ? height / 2 : height);
   const pen = prepare(canvas, width, height + names + 6);
   pen.font = `11px ${FONT}`;
+  const marks = signed ? [top, 0, -top] : [top, 0];
+  const left = Math.max(40, 8 + Math.ceil(Math.max(...marks.map((value) => pen.measureText(short(value, 3)).width))));
+  const step = (width - left - 4) / n;
   pen.textBaseline = "middle";
   const every = Math.ceil(LABEL_PITCH / step);
+  pen.strokeStyle = colours.line;
   row.values.forEach((value, j) => {
     const long = ((value || 0) / top) * (zero - 4);
     const thick = Math.max(0.5, step - (step > 4 ? 1 : 0));
     pen.fillStyle = cssColour(value, look).fill;
-    pen.fillRect(left + j * step, Math.min(zero, zero - long), thick, Math.abs(long));
-    pen.strokeStyle = colours.line;
-    if (step > 6) pen.strokeRect(left + j * step, Math.min(zero, zero - long), thick, Math.abs(long));
+    const bar = [left + j * step, Math.min(zero, zero - long), thick, Math.abs(long)];
+    pen.fillRect(...bar);
+    if (step > 6) pen.strokeRect(...bar);
     if (j % every) return;
     pen.fillStyle = j === row.query ? colours.mark : colours.ink;
     turned(pen, fit(pen, printable(row.tokens[j]), names - 8), left + (j + 0.5) * step, height + 10, Math.PI / 2);
@@ -278,7 +278,7 @@ export function drawBars(canvas, row, look) {
   pen.fillStyle = colours.soft;
   pen.fillRect(left, zero, width - left - 4, 1);
   pen.textAlign = "right";
-  for (const value of signed ? [top, 0, -top] : [top, 0]) {
+  for (const value of marks) {
     pen.fillText(short(value, 3), left - 4, Math.max(9, zero - (value / top) * (zero - 4)));
   }
   return { top, at: (x) => (x >= left && x < left + n * step ? Math.floor((x - left) / step) : null) };

@@ -1,0 +1,145 @@
+"""The tab's side in the TensorBoard server: it lists runs and hands out maps; drawing is done in the browser."""
+
+import os
+import shlex
+from collections.abc import Callable
+from functools import wraps
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tensorboard import plugin_util
+from tensorboard.backend import http_util
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from werkzeug import wrappers
+
+from attnlab.inspection.metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
+from attnlab.inspection.records import PLUGIN, SAMPLES
+from attnlab.inspection.tab.series import (
+    Damaged,
+    NotThere,
+    Place,
+    Series,
+    checked,
+    numbers_of,
+    packed,
+    without_nan,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+STATIC = files("attnlab.inspection.tab") / "static"
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+ALL = -1
+MOST_TOKENS = 512  # rows of a map that is sent whole: more would not have a pixel each
+
+Handler = Callable[[RequestContext, str, wrappers.Request], tuple[Any, str]]
+
+
+def answer(handler: Handler) -> "WSGIApplication":
+    """Turn what a handler gives back into a response, and what it cannot give into a sentence with a code."""
+
+    @wraps(handler)
+    def respond(request: wrappers.Request) -> wrappers.Response:
+        context, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
+        try:
+            content, kind = handler(context, experiment, request)
+        except NotThere as error:
+            return http_util.Respond(request, {"error": str(error.args[0])}, "application/json", code=404)
+        except Damaged as error:
+            text = f"this record is damaged: {error}"
+            return http_util.Respond(request, {"error": text}, "application/json", code=422)
+        return http_util.Respond(request, content, kind)
+
+    return wrappers.Request.application(respond)
+
+
+class AttentionTab(base_plugin.TBPlugin):
+    """Shows every head's attention, step by step, for all runs below a folder."""
+
+    plugin_name = PLUGIN
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._series = Series(context.data_provider)
+        self._logdir = context.logdir or ""
+        self._samples: dict[str, int] = (context.flags.samples_per_plugin if context.flags else None) or {}
+
+    def is_active(self) -> bool:
+        """TensorBoard shows the tab where it finds data under `data_plugin_names`; nothing else needs it."""
+        return False
+
+    def data_plugin_names(self) -> tuple[str, ...]:
+        return (PLUGIN,)
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Attention")
+
+    def get_plugin_apps(self) -> dict[str, "WSGIApplication"]:
+        return {
+            "/static/*": answer(self._static),
+            "/runs": answer(self._runs),
+            "/steps": answer(self._steps),
+            "/map": answer(self._map),
+            "/numbers": answer(self._numbers),
+            "/curves": answer(self._curves),
+        }
+
+    def _static(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        name = request.path.rpartition("/")[2]
+        known = {entry.name: entry for entry in STATIC.iterdir() if entry.is_file()}
+        kind = TYPES.get("." + name.rpartition(".")[2])
+        if name not in known or kind is None:
+            raise NotThere(f"there is no file {name}")
+        return known[name].read_bytes(), kind
+
+    def _runs(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        """Every run with maps, and how many steps of a series TensorBoard was told to keep (null: about ten).
+
+        Beside it what the names of some scalars stand for: what a silenced head changes, with the command that
+        measures it for a run, and which scores tell the birth of a head.
+        """
+        runs, foreign = self._series.runs(context, experiment)
+        for run, about in runs.items():
+            folder = os.path.normpath(os.path.join(self._logdir, run))
+            about["ablate"] = f"attnlab ablate_heads {shlex.quote(f'run={folder}')}"
+        content = {
+            "runs": runs,
+            "foreign": foreign,
+            "samples": {"kept": self._samples.get(PLUGIN), "wanted": f"--samples_per_plugin {PLUGIN}={SAMPLES}"},
+            "ablation": {"zero": SILENCED_ZERO, "mean": SILENCED_MEAN},
+            "births": {"least": BIRTH, "metrics": [INDUCTION, PREVIOUS]},
+        }
+        return content, "application/json"
+
+    def _steps(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        return {"steps": self._series.steps(context, experiment, _place(request))}, "application/json"
+
+    def _map(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        most = min(MOST_TOKENS, max(1, _number(request, "most", MOST_TOKENS)))
+        parts = self._series.map(context, experiment, _place(request), _number(request, "step"))
+        return packed(parts, most), "application/octet-stream"
+
+    def _numbers(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        """The metrics of a map, which take longer than the map itself."""
+        record = checked(self._series.map(context, experiment, _place(request), _number(request, "step")))
+        return without_nan(numbers_of(record.weights.astype(np.float32), record.kind)), "application/json"
+
+    def _curves(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        """The curves of one layer's heads, or without a layer those of all heads."""
+        layer, run = _number(request, "layer", ALL), request.args.get("run", "")
+        return self._series.curves(context, experiment, run, lambda i: layer in (ALL, i)), "application/json"
+
+
+def _place(request: wrappers.Request) -> Place:
+    return Place(request.args.get("run", ""), request.args.get("sentence", ""), _number(request, "layer"))
+
+
+def _number(request: wrappers.Request, key: str, otherwise: int | None = None) -> int:
+    text = request.args.get(key, "")
+    if not text and otherwise is not None:
+        return otherwise
+    if not text.lstrip("-").isdecimal():
+        raise NotThere(f"{key} ({text}) must be a number")
+    return int(text)

@@ -1,0 +1,264 @@
+"""What the tab reads: which runs hold maps, at which steps, and one map, through TensorBoard's own data provider.
+
+TensorBoard has read the event files already; here nothing is opened, and of a folder with hundreds of runs only the
+series of the map that is looked at is asked for.
+"""
+
+import json
+import math
+import re
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tensorboard.context import RequestContext
+from tensorboard.data.provider import DataProvider, RunTagFilter
+
+from attnlab.inspection.colours import KINDS
+from attnlab.inspection.figures import largest_of
+from attnlab.inspection.metrics import head_metrics
+from attnlab.inspection.records import FORMAT, PLUGIN, Record, decode, encode
+
+TAG = re.compile(r"maps/(?P<sentence>.+)/layer_(?P<layer>\d+)")
+HEAD_SCALAR = re.compile(r"(?P<metric>.+)/L(?P<layer>\d+)H(?P<head>\d+)")
+MOST_STEPS = 1_000_000  # a number that TensorBoard wants: more than any series holds
+MOST_NUMBERS = 2**29  # of one record: 1 GiB of float16; more is not a map of attention but damage
+MOST_CACHED_BYTES = 2**28
+
+
+class NotThere(LookupError):
+    """No such run, sentence, layer or step."""
+
+
+class Damaged(ValueError):
+    """A record that cannot be what attnlab wrote; the message says why."""
+
+
+class Place(NamedTuple):
+    """One series of maps: of one run, one sentence and one layer."""
+
+    run: str
+    sentence: str
+    layer: int
+
+    @property
+    def tag(self) -> str:
+        """Where TensorBoard keeps it, as `Record.tag`."""
+        return f"maps/{self.sentence}/layer_{self.layer:02d}"
+
+
+class Shown(NamedTuple):
+    """A map as it is sent: a record, small enough to be drawn, and what was found out before it was made small."""
+
+    record: Record
+    pooled: int  # how many tokens each row and column stands for
+    tokens: int  # of the sentence
+
+
+def verified(parts: list[bytes]) -> dict[str, Any]:
+    """The header in the parts of a string tensor; Damaged if they are not what `encode` writes."""
+    if len(parts) != 2:
+        raise Damaged(f"it has {len(parts)} parts, not 2")
+    try:
+        said = json.loads(parts[0])
+    except ValueError as error:
+        raise Damaged("its header is not JSON") from error
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise Damaged(f"it is not in format {FORMAT}")
+    shape, tokens = said.get("shape"), said.get("tokens")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise Damaged(f"its shape is {shape}")
+    if said.get("kind") not in KINDS:
+        raise Damaged(f"its kind is {said.get('kind')}")
+    heads, t, s = shape
+    if not (isinstance(tokens, list) and len(tokens) == s == t and all(isinstance(token, str) for token in tokens)):
+        raise Damaged("its tokens do not fit its shape")
+    if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - said.keys()):
+        raise Damaged(f"its header lacks {', '.join(lacking)}")
+    per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(said.get("layout")), 0)
+    count = heads * (per_head + (s if said.get("value_norm") else 0))
+    if not per_head or count > MOST_NUMBERS:
+        raise Damaged(f"its layout is {said.get('layout')} with {count} numbers")
+    try:
+        inflate = zlib.decompressobj()
+        size = len(inflate.decompress(parts[1], 2 * count + 1))
+    except zlib.error as error:
+        raise Damaged("its numbers are damaged") from error
+    if size != 2 * count or not inflate.eof:
+        raise Damaged(f"it holds {size} bytes of numbers instead of {2 * count}")
+    return said
+
+
+def checked(parts: list[bytes]) -> Record:
+    """The record in the parts of a string tensor; Damaged if they are not what `encode` writes."""
+    verified(parts)
+    return decode(*parts)
+
+
+def numbers_of(maps: Float[np.ndarray, "h t s"], kind: str) -> dict[str, dict[str, Any]]:
+    """The metrics of a map: under `heads` for each name a number per head, under `layer` one for all heads."""
+    found: dict[str, dict[str, Any]] = {"heads": {}, "layer": {}}
+    for tag, number in head_metrics(maps, kind, 0).items():
+        name = tag.rpartition("/")[0]
+        if HEAD_SCALAR.fullmatch(tag):
+            found["heads"].setdefault(name, []).append(number)
+        else:
+            found["layer"][name] = number
+    return found
+
+
+@cache
+def metrics_of(kind: str) -> list[str]:
+    """The names of the numbers that a head with a map of this kind has."""
+    return list(numbers_of(np.ones((1, 1, 1)), kind)["heads"])
+
+
+def shrink(record: Record, most: int) -> Shown:
+    """The record with at most `most` rows: of each block of tokens the weight furthest from 0 stands for it."""
+    tokens = len(record.tokens)
+    n = math.ceil(tokens / most)
+    if n > 1:
+        labels = [f"{first}…" for first in record.tokens[::n]]
+        norms = record.value_norm
+        if norms is not None:
+            starts = np.arange(0, tokens, n)
+            norms = np.maximum.reduceat(norms, starts, axis=1)
+        record = record._replace(tokens=labels, weights=largest_of(record.weights, n), value_norm=norms)
+    return Shown(record, n, tokens)
+
+
+def packed(parts: list[bytes], most: int) -> bytes:
+    """A map for the browser: the length of the header (4 bytes, little-endian), the header, the numbers as stored.
+
+    One of more than `most` tokens is pooled.
+    """
+    said, numbers = verified(parts), parts[1]
+    extra = {"pooled": 1, "n_tokens": len(said["tokens"]), "metrics": metrics_of(said["kind"])}
+    if len(said["tokens"]) > most:
+        shown = shrink(decode(*parts), most)
+        header, numbers = encode(shown.record)
+        said, extra["pooled"] = json.loads(header), shown.pooled
+    text = json.dumps(said | extra, ensure_ascii=False).encode()
+    return struct.pack("<I", len(text)) + text + numbers
+
+
+def without_nan(value: Any) -> Any:
+    """JSON knows no NaN: it becomes null."""
+    if isinstance(value, dict):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Series:
+    """The maps that TensorBoard holds."""
+
+    def __init__(self, provider: DataProvider) -> None:
+        self._provider = provider
+        self._cache: OrderedDict[tuple[str, Place], tuple[Any, dict[int, list[bytes]]]] = OrderedDict()
+
+    def runs(self, ctx: RequestContext, experiment: str) -> tuple[dict[str, dict[str, Any]], int]:
+        """For each run its sentences with their layers, last step and time; and how many series are not ours."""
+        found: dict[str, dict[str, Any]] = {}
+        foreign = 0
+        listed = self._provider.list_tensors(ctx, experiment_id=experiment, plugin_name=PLUGIN)
+        for run, tags in sorted(listed.items()):
+            for tag, about in sorted(tags.items()):
+                match = TAG.fullmatch(tag)
+                if match is None:
+                    foreign += 1
+                    continue
+                entry = found.setdefault(run, {"sentences": {}, "last_step": 0, "written": 0.0})
+                entry["sentences"].setdefault(match["sentence"], []).append(int(match["layer"]))
+                entry["last_step"] = max(entry["last_step"], about.max_step)
+                entry["written"] = max(entry["written"], about.max_wall_time)
+        return found, foreign
+
+    def steps(self, ctx: RequestContext, experiment: str, place: Place) -> list[int]:
+        """The steps of a series that TensorBoard has kept."""
+        return sorted(self._all(ctx, experiment, place, self._stamp(ctx, experiment, place)))
+
+    def map(self, ctx: RequestContext, experiment: str, place: Place, step: int) -> list[bytes]:
+        """The parts of one map's record. The newest is read alone, as a long series of large maps takes its time."""
+        stamp = self._stamp(ctx, experiment, place)
+        cached = self._cache.get((experiment, place))
+        newest = stamp[0] == step and (cached is None or cached[0] != stamp)
+        parts = self._read(ctx, experiment, place, 1) if newest else self._all(ctx, experiment, place, stamp)
+        if step not in parts:
+            raise NotThere(f"TensorBoard holds no map of layer {place.layer} at step {step}")
+        return parts[step]
+
+    def curves(
+        self, ctx: RequestContext, experiment: str, run: str, wanted: Callable[[int], bool]
+    ) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """The head metrics that a run has logged for the layers that are wanted, and what they are compared with.
+
+        For each metric a curve under the name of each head, such as L00H01, and one under each other name, such as
+        uniform_causal.
+        """
+        only = RunTagFilter(runs=[run])
+        listed = self._provider.list_scalars(
+            ctx, experiment_id=experiment, plugin_name="scalars", run_tag_filter=only
+        ).get(run, {})
+        matches = [match for match in map(HEAD_SCALAR.fullmatch, listed) if match]
+        metrics = {match["metric"] for match in matches}
+        tags = [match.string for match in matches if wanted(int(match["layer"]))]
+        tags += [tag for tag in listed if not HEAD_SCALAR.fullmatch(tag) and tag.rpartition("/")[0] in metrics]
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        if not tags:
+            return found
+        read = self._provider.read_scalars(
+            ctx,
+            experiment_id=experiment,
+            plugin_name="scalars",
+            downsample=MOST_STEPS,
+            run_tag_filter=RunTagFilter(runs=[run], tags=tags),
+        ).get(run, {})
+        for tag, data in sorted(read.items()):
+            metric, _, name = tag.rpartition("/")
+            points = {datum.step: datum.value for datum in data if math.isfinite(datum.value)}
+            found.setdefault(metric, {})[name] = sorted(points.items())
+        return found
+
+    def _stamp(self, ctx: RequestContext, experiment: str, place: Place) -> Any:
+        """What changes when a series grows."""
+        only = RunTagFilter(runs=[place.run], tags=[place.tag])
+        listed: Mapping[str, Any] = self._provider.list_tensors(
+            ctx, experiment_id=experiment, plugin_name=PLUGIN, run_tag_filter=only
+        )
+        about = listed.get(place.run, {}).get(place.tag)
+        if about is None:
+            raise NotThere(f"run {place.run} has no maps of layer {place.layer} for the sentence {place.sentence}")
+        return about.max_step, about.max_wall_time
+
+    def _all(self, ctx: RequestContext, experiment: str, place: Place, stamp: Any) -> dict[int, list[bytes]]:
+        key = (experiment, place)
+        if key not in self._cache or self._cache[key][0] != stamp:
+            self._cache[key] = (stamp, self._read(ctx, experiment, place, MOST_STEPS))
+        self._cache.move_to_end(key)
+        while len(self._cache) > 1 and self._cached_bytes() > MOST_CACHED_BYTES:
+            self._cache.popitem(last=False)
+        return self._cache[key][1]
+
+    def _cached_bytes(self) -> int:
+        return sum(len(part) for _, series in self._cache.values() for parts in series.values() for part in parts)
+
+    def _read(self, ctx: RequestContext, experiment: str, place: Place, n: int) -> dict[int, list[bytes]]:
+        """The parts of the last `n` records, by step. A resumed run may hold a step twice: the later one counts."""
+        read = self._provider.read_tensors(
+            ctx,
+            experiment_id=experiment,
+            plugin_name=PLUGIN,
+            downsample=n,
+            run_tag_filter=RunTagFilter(runs=[place.run], tags=[place.tag]),
+        )
+        return {
+            datum.step: [part if isinstance(part, bytes) else b"" for part in datum.numpy.ravel().tolist()]
+            for datum in read.get(place.run, {}).get(place.tag, [])
+        }

@@ -1,0 +1,83 @@
+// One head's map, large, and one row of it as bars and as coloured text.
+
+import { effectLine, effectOf } from "./ablation.js";
+import { json, layerNumbers } from "./data.js";
+import { headName, scaleSettings, shownMaps } from "./derive.js";
+import { el, meaning, note, words } from "./dom.js";
+import { legend } from "./legend.js";
+import { colourText, drawBars, makeScale, printable, short } from "./map_view.js";
+import { mapPanel } from "./panel.js";
+import { valueAt } from "./view_grid.js";
+
+/** The view as an element. */
+export async function headView({ state, colours, update }) {
+  const { run, sentence, step, layer, layers } = state;
+  const curves = json("curves", { run, layer }).catch(() => ({}));
+  const shown = await shownMaps({ run, sentence, layer, step, layers }, state);
+  const head = Math.min(state.head, shown.heads.length - 1);
+  const map = shown.heads[head];
+  const scale = makeScale(scaleSettings([map], state));
+  const norms = state.weighted ? null : shown.layer.norms(head);
+  const extra = (row, column) => (norms && !state.rollout ? `, length of the value ${short(norms[column + map.first])}` : "");
+  const row = Math.min(state.row ?? map.rows - 1, map.rows - 1);
+  const wide = state.width > 840;
+  const beside = state.width > 1060 ? 400 : 320;
+  const room = wide ? Math.min(760, state.width - beside, Math.max(480, state.height)) : state.width;
+  const panel = mapPanel(map, { scale, colours, room, chosen: row, onrow: (chosen) => update({ row: chosen }), extra });
+  const title = el("h2", { textContent: `${shown.names[head]} at step ${step}` });
+  const logged = await curves;
+  const name = headName(layer, head).replace(" ", "");
+  const effect = state.rollout ? null : effectLine(effectOf(logged, name, state.ablation), state.runs[run].ablate);
+  const left = el("div", { className: "left" }, title, effect, legend(scale, colours, map.unit), panel,
+    ...shown.notes.map((text) => note(text)));
+  const width = wide ? beside : Math.min(640, room);
+  const side = el("div", { className: "side" }, rowPanel(map, row, { scale, colours, width }, update));
+  side.style.width = `${width}px`;
+  if (!state.rollout) side.append(numbersTable(shown.layer, head, logged, state));
+  return el("section", { className: wide ? "view head-view wide" : "view head-view" }, left, side);
+}
+
+/** One row of a map, as text, as bars and as a list of its largest weights. */
+function rowPanel(map, row, look, update) {
+  const values = map.weights.subarray(row * map.columns, (row + 1) * map.columns);
+  const about = { values, tokens: map.keys, query: row - map.first };
+  const text = el("div", { className: "coloured-text" });
+  colourText(text, about, look);
+  [...text.children].forEach((span, j) => { span.onclick = () => update({ row: j + map.first }); });
+  const bars = el("canvas", { className: "bars" });
+  const place = drawBars(bars, about, look);
+  const said = el("output", { className: "cell-text", textContent: `The longest bar is ${short(place.top)}.` });
+  bars.onmousemove = (event) => {
+    const j = place.at(event.clientX - bars.getBoundingClientRect().left);
+    if (j !== null) said.textContent = `“${printable(map.keys[j])}” (${j + map.first}): ${short(values[j])}`;
+  };
+  return el("div", { className: "row-panel" },
+    el("h3", { textContent: `What “${printable(map.tokens[row])}” (${row}) reads` }),
+    text, bars, said, note("Click a token to see its row; bars are linear."));
+}
+
+/** The numbers of the map, which come a moment later than the map, and the ones that the run has logged. */
+function numbersTable(layer, head, logged, { run, sentence, step, ablation }) {
+  const table = el("table", { className: "numbers" });
+  const name = headName(layer.layer, head).replace(" ", "");
+  const cells = {};
+  const rows = layer.metrics.map((metric) => [metric, "…"]);
+  for (const [metric, curves] of Object.entries(logged)) {
+    const value = valueAt(curves[name], step);
+    const elsewhere = layer.metrics.includes(metric) || Object.values(ablation).includes(metric);
+    if (!elsewhere && value !== null) rows.push([metric, short(value)]);
+  }
+  for (const [metric, text] of rows.sort()) {
+    cells[metric] = el("td", { textContent: text });
+    table.append(el("tr", {}, el("th", { textContent: words(metric), title: meaning(metric) }), cells[metric]));
+  }
+  layerNumbers({ run, sentence, layer: layer.layer, step }).then((numbers) => {
+    for (const metric of layer.metrics) cells[metric].textContent = short(numbers.heads[metric][head] ?? NaN);
+    for (const [metric, value] of Object.entries(numbers.layer)) {
+      table.append(el("tr", {}, el("th", { textContent: `${words(metric)} of the layer's heads`, title: meaning(metric) }),
+        el("td", { textContent: short(value ?? NaN) })));
+    }
+  }, (error) => table.after(note(error.message, "warning")));
+  return el("div", {}, el("h3", { textContent: "This head in numbers" }), table,
+    note(`kind of map: ${layer.kind.replace("_", "-")}`));
+}

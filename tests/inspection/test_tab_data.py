@@ -1,0 +1,308 @@
+"""What the tab is given: the stored numbers bit for bit, whatever else lies in the folder."""
+
+import json
+import shlex
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.base_plugin import TBContext
+from tests.inspection.tab_server import TOKENS, record, weights_of, write_run
+from torch.utils.tensorboard import SummaryWriter
+from werkzeug.test import Client
+
+from attnlab.inspection.metrics import BIRTH, attention_entropy, diversity, first_token_mass, shares
+from attnlab.inspection.records import Record, encode, half, record_summary
+from attnlab.inspection.tab.plugin import AttentionTab
+from attnlab.inspection.tab.series import Damaged, checked, shrink
+
+
+class Reply(NamedTuple):
+    code: int
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def map(self) -> tuple[dict[str, Any], np.ndarray]:
+        """The header and the numbers, read as the browser reads them."""
+        (length,) = struct.unpack("<I", self.content[:4])
+        header = json.loads(self.content[4 : 4 + length])
+        return header, np.frombuffer(zlib.decompress(self.content[4 + length :]), dtype="<f2")
+
+
+class Tab:
+    """The plugin over a folder, without a server."""
+
+    def __init__(self, folder: Path, samples: dict[str, int] | None = None) -> None:
+        self.multiplexer = EventMultiplexer(tensor_size_guidance={"attention": 0})
+        self.provider = MultiplexerDataProvider(self.multiplexer, str(folder))
+        self.folder = folder
+        self.reload()
+        flags = SimpleNamespace(samples_per_plugin=samples or {})
+        self.apps = AttentionTab(
+            TBContext(data_provider=self.provider, flags=flags, logdir=str(folder))
+        ).get_plugin_apps()
+
+    def reload(self) -> None:
+        self.multiplexer.AddRunsFromDirectory(str(self.folder))
+        self.multiplexer.Reload()
+
+    def get(self, route: str, **settings: Any) -> Reply:
+        app = self.apps.get(route) or self.apps["/static/*"]
+        reply = Client(app).get(route, query_string=settings)
+        return Reply(reply.status_code, reply.get_data())
+
+    def map(self, step: int, layer: int = 0, run: str = "a", sentence: str = "probe", **more: Any) -> Reply:
+        return self.get("/map", run=run, sentence=sentence, layer=layer, step=step, **more)
+
+
+def test_a_map_arrives_bit_for_bit(tmp_path: Path) -> None:
+    written = [record(step, layer, kind=kind) for step in (0, 5, 40) for layer, kind in enumerate(("signed", "none"))]
+    written = [one if one.kind == "signed" else one._replace(kind="probability") for one in written]
+    write_run(tmp_path / "a", written)
+    tab = Tab(tmp_path)
+    for one in written:
+        header, numbers = tab.map(one.step, one.layer).map
+        lower = one.weights[:, *np.tril_indices(len(TOKENS))]
+        assert one.value_norm is not None
+        expected = np.concatenate([lower.ravel(), one.value_norm.ravel()])
+        assert numbers.view(np.uint16).tolist() == expected.view(np.uint16).tolist()
+        assert header["tokens"] == TOKENS and header["kind"] == one.kind and header["step"] == one.step
+        assert header["pooled"] == 1 and header["n_tokens"] == len(TOKENS)
+
+
+def test_the_numbers_beside_a_map_are_those_of_the_formulas(tmp_path: Path) -> None:
+    one = record(3, 1, kind="signed", heads=3)
+    write_run(tmp_path / "a", [one])
+    tab = Tab(tmp_path)
+    said = tab.get("/numbers", run="a", sentence="probe", layer=1, step=3).json
+    w = shares(one.weights.astype(np.float32), "signed")
+    assert said["heads"]["attention_entropy"] == pytest.approx(attention_entropy(w))
+    assert said["heads"]["attention_first_token_mass"] == pytest.approx(first_token_mass(w))
+    assert said["layer"] == {"attention_diversity": pytest.approx(diversity(w))}
+    assert tab.map(3, 1).map[0]["metrics"] == list(said["heads"]), "what the browser may ask for"
+
+
+def test_runs_are_listed_with_their_sentences_and_layers(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [record(step, layer) for step in (0, 7) for layer in (0, 2)])
+    write_run(tmp_path / "deep" / "b", [record(1, 0, sentence="prompt/two")])
+    write_run(tmp_path / "other", [], [("loss", 1.0, 0)])
+    said = Tab(tmp_path).get("/runs").json
+    assert {run: about["sentences"] for run, about in said["runs"].items()} == {
+        "a": {"probe": [0, 2]},
+        "deep/b": {"prompt/two": [0]},
+    }
+    assert said["runs"]["a"]["last_step"] == 7 and said["foreign"] == 0
+
+
+def test_the_tab_is_told_whether_every_step_is_kept(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [record(0, 0)])
+    assert Tab(tmp_path).get("/runs").json["samples"]["kept"] is None
+    said = Tab(tmp_path, {"attention": 1000}).get("/runs").json["samples"]
+    assert said == {"kept": 1000, "wanted": "--samples_per_plugin attention=1000"}
+
+
+def test_the_tab_is_told_how_to_measure_what_a_head_is_good_for_and_when_one_is_born(tmp_path: Path) -> None:
+    write_run(tmp_path / "it's", [record(0, 0)])
+    said = Tab(tmp_path).get("/runs").json
+    program, command, argument = shlex.split(said["runs"]["it's"]["ablate"])
+    assert (program, command, argument) == ("attnlab", "ablate_heads", f"run={tmp_path}/it's")
+    assert said["ablation"] == {"zero": "head_ablation_zero", "mean": "head_ablation_mean"}
+    assert said["births"] == {"least": BIRTH, "metrics": ["attention_induction", "attention_previous_token"]}
+
+
+def test_the_server_starts_without_torch() -> None:
+    program = "import sys, attnlab.inspection.tab.plugin; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_list_of_runs_reads_no_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write_run(tmp_path / name, [record(step, layer) for step in (0, 1) for layer in (0, 1)])
+    tab = Tab(tmp_path)
+    read: list[tuple[list[str], list[str], int]] = []
+    whole = tab.provider.read_tensors
+
+    def spy(ctx: Any, *, run_tag_filter: Any, downsample: int, **rest: Any) -> Any:
+        read.append((sorted(run_tag_filter.runs), sorted(run_tag_filter.tags), downsample))
+        return whole(ctx, run_tag_filter=run_tag_filter, downsample=downsample, **rest)
+
+    monkeypatch.setattr(tab.provider, "read_tensors", spy)
+    tab.get("/runs")
+    assert read == []
+    tab.map(1, 1, run="b")
+    assert read == [(["b"], ["maps/probe/layer_01"], 1)], "the newest map is read alone"
+    tab.map(0, 1, run="b")
+    tab.map(0, 1, run="b")
+    assert len(read) == 2 and read[1][:2] == (["b"], ["maps/probe/layer_01"]), "a series is read once"
+
+
+def test_a_run_that_goes_on_shows_its_new_steps(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "a")) as writer:
+        tab = Tab(tmp_path)
+        for step in (0, 1, 5):
+            writer.file_writer.add_summary(record_summary(record(step, 0)), step)
+            writer.flush()
+            tab.reload()
+            if step:
+                assert tab.get("/steps", run="a", sentence="probe", layer=0).json["steps"][-1] == step
+                assert tab.map(step).map[0]["step"] == step
+    assert tab.get("/steps", run="a", sentence="probe", layer=0).json == {"steps": [0, 1, 5]}
+
+
+def test_a_run_that_was_cut_off_in_the_middle_of_a_record_is_shown_up_to_there(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [record(step, layer) for step in (0, 1) for layer in (0, 1)])
+    (events,) = (tmp_path / "a").glob("events.*")
+    events.write_bytes(events.read_bytes()[:-40])
+    tab = Tab(tmp_path)
+    assert tab.get("/steps", run="a", sentence="probe", layer=0).json == {"steps": [0, 1]}
+    assert tab.map(1, 0).code == 200 and tab.map(0, 1).code == 200
+    missing = tab.map(1, 1)
+    assert missing.code == 404 and missing.json == {"error": "TensorBoard holds no map of layer 1 at step 1"}
+
+
+def test_a_step_that_a_resumed_run_wrote_twice_is_one_step(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [record(0, 0), record(4, 0)])
+    write_run(tmp_path / "a", [record(4, 0), record(9, 0)])
+    assert Tab(tmp_path).get("/steps", run="a", sentence="probe", layer=0).json == {"steps": [0, 4, 9]}
+
+
+def as_summary(parts: tuple[bytes, ...], tag: str = "maps/probe/layer_00") -> Summary:
+    summary = record_summary(record(0, 0))
+    value = summary.value[0]
+    value.tag = tag
+    del value.tensor.string_val[:]
+    value.tensor.string_val.extend(parts)
+    value.tensor.tensor_shape.dim[0].size = len(parts)
+    return summary
+
+
+def changed(key: str, value: Any) -> tuple[bytes, bytes]:
+    header, numbers = encode(record(0, 0))
+    return json.dumps(json.loads(header) | {key: value}).encode(), numbers
+
+
+HEADER, NUMBERS = encode(record(0, 0))
+BROKEN = {
+    "header": ((b"\xff{", NUMBERS), "its header is not JSON"),
+    "no header": ((b"[1]", NUMBERS), "it is not in format 1"),
+    "format": (changed("format", 9), "it is not in format 1"),
+    "parts": ((HEADER,), "it has 1 parts, not 2"),
+    "numbers": ((HEADER, NUMBERS[:-9]), "it holds .* bytes of numbers instead of"),
+    "rubbish": ((HEADER, b"rubbish"), "its numbers are damaged"),
+    "more numbers": ((HEADER, zlib.compress(bytes(10**6))), "it holds .* bytes of numbers instead of"),
+    "shape": (changed("shape", [2, 7]), r"its shape is \[2, 7\]"),
+    "huge": (changed("shape", [10**9, 7, 7]), "its layout is lower with .* numbers"),
+    "tokens": (changed("tokens", ["a"]), "its tokens do not fit its shape"),
+    "layout": (changed("layout", "upper"), "its layout is upper"),
+    "no text": (
+        (json.dumps({k: v for k, v in json.loads(HEADER).items() if k != "text"}).encode(), NUMBERS),
+        "lacks text",
+    ),
+    "kind": (changed("kind", None), "its kind is None"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_damaged_record_is_named_and_the_others_are_shown(tmp_path: Path, name: str) -> None:
+    parts, reason = BROKEN[name]
+    with pytest.raises(Damaged, match=reason):
+        checked(list(parts))
+    with SummaryWriter(str(tmp_path / "a")) as writer:
+        writer.file_writer.add_summary(as_summary(parts), 0)
+        writer.file_writer.add_summary(record_summary(record(1, 0)), 1)
+        writer.file_writer.add_summary(record_summary(record(2, 0)), 2)
+    tab = Tab(tmp_path)
+    broken = tab.map(0)
+    assert broken.code == 422 and broken.json["error"].startswith("this record is damaged: ")
+    assert tab.map(1).code == 200
+
+
+def test_series_of_another_program_under_the_same_name_are_counted_and_left_out(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "a")) as writer:
+        writer.file_writer.add_summary(as_summary((b"x",), "attention/sample0"), 0)
+        writer.file_writer.add_summary(record_summary(record(0, 0)), 0)
+    said = Tab(tmp_path).get("/runs").json
+    assert said["foreign"] == 1 and said["runs"]["a"]["sentences"] == {"probe": [0]}
+
+
+def long_record(tokens: int = 1100) -> Record:
+    labels = [f"t{i}" for i in range(tokens)]
+    return Record(0, 0, "signed", "probe", "long", labels, half(weights_of(tokens, 1, 0, "signed")), None)
+
+
+def test_a_long_map_is_pooled_to_the_weights_furthest_from_zero_and_says_so() -> None:
+    one = long_record()
+    shown = shrink(one, 512)
+    assert shown.pooled == 3 and shown.tokens == 1100 and shown.record.weights.shape == (1, 367, 367)
+    assert shown.record.tokens[1] == "t3…"
+    block = one.weights[0, 300:303, 30:33]
+    assert shown.record.weights[0, 100, 10] == block.ravel()[np.abs(block).argmax()]
+
+
+def test_a_map_of_512_tokens_is_not_pooled() -> None:
+    assert shrink(long_record(512), 512).pooled == 1
+
+
+def test_curves_are_those_of_the_layer_with_what_they_are_compared_with(tmp_path: Path) -> None:
+    scalars = [(f"attention_entropy/L0{i}H0{h}", i + h / 10 + s, s) for i in (0, 1) for h in (0, 1) for s in (0, 9)]
+    scalars += [("attention_entropy/uniform_causal", 2.0, 0), ("train/loss", 3.0, 0), ("x/L00H00", float("nan"), 0)]
+    write_run(tmp_path / "a", [record(0, 0)], scalars)
+    tab = Tab(tmp_path)
+    said = tab.get("/curves", run="a", layer=1).json
+    assert set(said) == {"attention_entropy"} and set(said["attention_entropy"]) == {
+        "L01H00",
+        "L01H01",
+        "uniform_causal",
+    }
+    assert said["attention_entropy"]["L01H01"] == [[0, pytest.approx(1.1)], [9, pytest.approx(10.1)]]
+    assert set(tab.get("/curves", run="a").json["attention_entropy"]) >= {"L00H00", "L01H01"}
+    assert tab.get("/curves", run="nothing", layer=0).json == {}
+
+
+def test_tokens_arrive_as_they_were_written_and_only_in_json(tmp_path: Path) -> None:
+    hostile = ["<img src=x onerror=alert(1)>", "</script>", '"', "\n", "\u202e", "日本"]
+    write_run(tmp_path / "a", [record(0, 0, tokens=hostile)])
+    assert Tab(tmp_path).map(0).map[0]["tokens"] == hostile
+
+
+@pytest.mark.parametrize("name", ["index.js", "map_view.js", "style.css"])
+def test_the_page_is_made_of_files_of_the_package(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "a", [record(0, 0)])
+    assert len(Tab(tmp_path).get(f"/static/{name}").content) > 1000
+
+
+@pytest.mark.parametrize("name", ["../plugin.py", "..%2fplugin.py", "nothing.js", ""])
+def test_no_other_file_is_given_out(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "a", [record(0, 0)])
+    assert Tab(tmp_path).get(f"/static/{name}").code == 404
+
+
+@pytest.mark.parametrize("settings", [{"step": "x"}, {"step": ""}, {"layer": "9"}, {"run": "b"}, {"sentence": "../x"}])
+def test_what_is_not_there_is_answered_with_a_sentence(tmp_path: Path, settings: dict[str, Any]) -> None:
+    write_run(tmp_path / "a", [record(0, 0)])
+    reply = Tab(tmp_path).get("/map", **({"run": "a", "sentence": "probe", "layer": 0, "step": 0} | settings))
+    assert reply.code == 404 and len(reply.json["error"]) > 10
+
+
+STATIC = Path(__file__).parents[2] / "src/attnlab/inspection/tab/static"
+
+
+@pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda path: path.name)
+def test_text_never_becomes_html_and_files_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):
+        assert danger not in text
+    assert len(text.splitlines()) <= 300
