@@ -203,6 +203,11 @@ def join_heads(o: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t hd"]:
     return o.transpose(1, 2).flatten(2)
 
 
+def per_query_head(x: Float[Tensor, "b g s v"], n_heads: int) -> Float[Tensor, "b h s v"]:
+    """What each query head reads of the key/value heads; where each has one of its own, nothing is copied."""
+    return x if x.size(1) == n_heads else x.repeat_interleave(n_heads // x.size(1), dim=1)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Switch dropout off inside the block, and put the module's mode back afterwards."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, join_heads
+from attnlab.attention.base import Heads, join_heads, per_query_head
 from attnlab.attention.gate import Gate
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.normalizer import Normalizer, Softmax
@@ -73,7 +73,7 @@ class MultiHeadAttention(SoftmaxAttention):
         return Heads(q, k, v, extra)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        v = heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        v = per_query_head(heads.v, self.n_heads)
         return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), v)))
 
     def empty_tail(self, batch: int) -> Tensor | None:

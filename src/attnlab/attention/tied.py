@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared, join_heads, split_heads
+from attnlab.attention.base import Heads, Shared, join_heads, per_query_head, split_heads
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.gate import Gate
 from attnlab.attention.mask import Causal, Mask
@@ -80,7 +80,7 @@ class TiedAttention(SoftmaxAttention):
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, extra)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        v = heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        v = per_query_head(heads.v, self.n_heads)
         return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), v)))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
