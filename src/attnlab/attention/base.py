@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
@@ -190,7 +190,7 @@ class HeadedAttention(Attention, ABC):
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
         with evaluating(self):
             v = self.share(self.project(x), Shared() if shared is None else shared).v
-        return v.norm(dim=-1).repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        return per_query_head(v.norm(dim=-1), self.n_heads)
 
 
 def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:
@@ -203,7 +203,7 @@ def join_heads(o: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t hd"]:
     return o.transpose(1, 2).flatten(2)
 
 
-def per_query_head(x: Float[Tensor, "b g s v"], n_heads: int) -> Float[Tensor, "b h s v"]:
+def per_query_head(x: Shaped[Tensor, "b g *rest"], n_heads: int) -> Shaped[Tensor, "b h *rest"]:
     """What each query head reads of the key/value heads; where each has one of its own, nothing is copied."""
     return x if x.size(1) == n_heads else x.repeat_interleave(n_heads // x.size(1), dim=1)
 

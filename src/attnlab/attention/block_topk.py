@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attnlab.attention.base import Heads
+from attnlab.attention.base import Heads, per_query_head
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
@@ -70,6 +70,6 @@ class BlockTopKAttention(MultiHeadAttention):
     def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b h t s"]:
         work = torch.promote_types(heads.q.dtype, torch.float32)
         whole = heads.k[:, :, : heads.k.size(2) // self.block * self.block].to(work)
-        means = whole.unflatten(2, (-1, self.block)).mean(dim=3).repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        means = per_query_head(whole.unflatten(2, (-1, self.block)).mean(dim=3), self.n_heads)
         chosen = best_blocks(heads.q.to(work) @ means.mT, q_pos, self.block, self.topk)
         return over_tokens(chosen, self.block, k_pos.numel()) | own_block(q_pos, k_pos, self.block)

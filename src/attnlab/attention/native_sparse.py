@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, MapKind, join_heads
+from attnlab.attention.base import Heads, MapKind, join_heads, per_query_head
 from attnlab.attention.block_topk import best_blocks, over_tokens, own_block
 from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
@@ -92,7 +92,7 @@ class NativeSparseAttention(SoftmaxAttention):
         scores = self.scores(heads, q_pos, k_pos, visible)
         blocks = self.compressed(heads, q_pos)
         shared = blocks.unflatten(1, (self.n_kv_heads, -1)).sum(dim=2)
-        chosen = best_blocks(shared, q_pos, self.block, self.topn).repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        chosen = per_query_head(best_blocks(shared, q_pos, self.block, self.topn), self.n_heads)
         read = over_tokens(chosen, self.block, k_pos.numel()) | own_block(q_pos, k_pos, self.block)
         latest = self.latest.visible(q_pos, k_pos) & visible
         pool = self.pool_v.softmax(dim=-1).repeat_interleave(self.n_heads // self.n_kv_heads, 0).to(blocks.dtype)
@@ -110,8 +110,7 @@ class NativeSparseAttention(SoftmaxAttention):
         work = torch.promote_types(heads.q.dtype, torch.float32)
         whole = heads.k[:, :, : heads.k.size(2) // self.block * self.block].to(work).unflatten(2, (-1, self.block))
         summaries = (whole * self.pool_k.softmax(dim=-1).to(work)[:, None, :, None]).sum(dim=3)
-        summaries = summaries.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        scores = (heads.q.to(work) @ summaries.mT).to(work) * self.scale
+        scores = (heads.q.to(work) @ per_query_head(summaries, self.n_heads).mT).to(work) * self.scale
         ends = (torch.arange(scores.size(-1), device=q_pos.device) + 1) * self.block - 1
         ended = ends <= q_pos[:, None]
         # A finite floor, so that a query with no block yet has neither a NaN nor a gradient.
