@@ -66,7 +66,7 @@ def _variants(
     allow_targets: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[Explanation]:
-    words = [] if any(word.startswith("position=") for word in overrides) else list(chapter.defaults())
+    words = [] if any(word.startswith("position=") for word in overrides) else [chapter.POSITION]
     subjects = [composed(name, config_dir, allow_targets, [*words, *overrides], COMMAND) for name in names]
     factories = [subject.factory for subject in subjects]
     if not all(isinstance(factory, Factory) for factory in factories):

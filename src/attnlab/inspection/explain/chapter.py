@@ -4,7 +4,7 @@ Source: S. Raschka, "Build a Large Language Model (From Scratch)", chapter 3.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ FOCUS = "journey"
 SEED = 123  # of the weights, unless the chapter shows a variant with another
 CONTEXT = 64  # positions that a layer is built for
 WIDTH = len(VECTORS[0])
+POSITION = "position=none"  # the chapter knows no positions
 
 
 class Stop(NamedTuple):
@@ -187,8 +188,3 @@ def _shortened(factory: Factory, typed: frozenset[str], notes: list[str]) -> Fac
     mask = factory.key.endswith(".mask")
     settings = {n: fitting(n, v, f"{factory.key}.{n}", mask) for n, v in factory.settings.items()}
     return Factory(factory.target, settings, factory.key)
-
-
-def defaults() -> Iterator[str]:
-    """Settings of the whole config that the chapter's layers go without: it knows no positions."""
-    yield "position=none"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from attnlab.inspection.explain.steps import Step
+from attnlab.inspection.colours import Scale
 
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, so that signs stand out in a column
 LEVELS = 20  # strengths of a colour on each side of 0
@@ -23,21 +23,7 @@ def written(number: float) -> str:
     return text.replace("-", MINUS)
 
 
-def largest(step: Step) -> float:
-    """What gets the strongest colour: 1 for weights that are shares, else the largest number that is not hidden."""
-    values = np.nan_to_num(step.values, posinf=0.0, neginf=0.0)
-    if step.hidden is not None:
-        values = np.where(step.hidden, 0.0, values)
-    top = float(np.abs(values).max()) if values.size else 0.0
-    return top or 1.0
-
-
-def diverging(step: Step) -> bool:
-    """Whether numbers above and below 0 are told apart by their colour; weights above 0 alone have one of their own."""
-    return step.part not in ("weights", "dropout") or bool(np.nan_to_num(step.values).min() < 0)
-
-
 def levels(values: Float[np.ndarray, "*shape"], top: float) -> Int[np.ndarray, "*shape"]:
     """How strong each number's colour is, from -LEVELS to LEVELS."""
-    share = np.nan_to_num(values / top, posinf=1.0, neginf=-1.0).clip(-1, 1)
-    return np.asarray(np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS), dtype=np.int64)
+    place = Scale(top=top, bounded=True, signed=True).place(np.asarray(np.nan_to_num(values)))
+    return np.asarray(np.rint(place * LEVELS), dtype=np.int64)

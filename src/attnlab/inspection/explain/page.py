@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from attnlab.inspection.explain.compare import ROUNDING, Pairing
-from attnlab.inspection.explain.numbers import LEVELS, MOST_COLUMNS, MOST_TOKENS, diverging, largest, levels, written
+from attnlab.inspection.explain.numbers import LEVELS, MOST_COLUMNS, MOST_TOKENS, levels, written
 from attnlab.inspection.explain.pictures import draw_step
 from attnlab.inspection.explain.steps import Explanation, Part, Step
 from attnlab.inspection.figures import printable, to_png
@@ -247,8 +247,8 @@ def _table(
 def _cell(value: float, step: Step, hidden: bool) -> str:
     if hidden:
         return '<td class="never" title="may not be read">·</td>'
-    level = int(levels(np.array(value), largest(step)))
-    tone = "m" if level < 0 else "p" if diverging(step) else "w"
+    level = int(levels(np.array(value), step.largest))
+    tone = "m" if level < 0 else "p" if step.diverging else "w"
     deep = " deep" if abs(level) > 0.9 * LEVELS else ""
     return f'<td class="{tone}{deep}" style="--s:{abs(level) * 100 // LEVELS}%">{written(value)}</td>'
 

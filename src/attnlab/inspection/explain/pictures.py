@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attnlab.inspection.colours import INK, LINE, N_COLOURS, N_GREYS, NEVER_READ, PAGE, SOFT_INK, palette
-from attnlab.inspection.explain.numbers import MINUS, MOST_TOKENS, diverging, largest, written
+from attnlab.inspection.colours import INK, LINE, NEVER_READ, PAGE, SOFT_INK, Scale, palette
+from attnlab.inspection.explain.numbers import MINUS, MOST_TOKENS, written
 from attnlab.inspection.explain.steps import Step
 from attnlab.inspection.figures import SPACE, font, printable, shorten
 
@@ -23,7 +23,7 @@ def draw_step(step: Step, tokens: Sequence[str], title: str = "") -> Image.Image
     """The picture of a step, in 256 colours: warm is above 0, cold below; weights have one hue."""
     names = [printable(token.replace(" ", SPACE)) for token in tokens]
     grids, labels, hidden = _grids(step, names)
-    signed = diverging(step)
+    scale = Scale(top=step.largest, bounded=True, signed=step.diverging)
     numbers = len(tokens) <= MOST_TOKENS and grids[0].shape[1] <= 2 * MOST_TOKENS
     small = next((side for most, side in SMALL if len(tokens) <= most), 1)
     cell = CELL if numbers else (small if step.shape == "pairs" else min(small, 6), small)
@@ -37,12 +37,11 @@ def draw_step(step: Step, tokens: Sequence[str], title: str = "") -> Image.Image
     if step.shape != "state" and len(grids) < len(step.values):
         heading += f" (the first {len(grids)} of {len(step.values)} heads)"
     width = 2 * MARGIN + max(across * (width_of_one + GAP) - GAP, int(font(15).getlength(heading)) + 2)
-    colours = palette(signed)
+    colours = palette(scale.signed)
     ink, soft, line, paper = (tuple(int(c) for c in colours[i]) for i in (INK, SOFT_INK, LINE, PAGE))
     image = Image.new("RGB", (width, 2 * MARGIN + TITLE + down * (above + rows * cell[1] + GAP) - GAP), paper)
     draw = ImageDraw.Draw(image)
     draw.text((MARGIN, MARGIN - 4), heading, ink, font(15))
-    top = largest(step)
     for i, grid in enumerate(grids):
         x = MARGIN + (i % across) * (width_of_one + GAP) + gutter
         y = MARGIN + TITLE + (i // across) * (above + rows * cell[1] + GAP) + above
@@ -50,7 +49,7 @@ def draw_step(step: Step, tokens: Sequence[str], title: str = "") -> Image.Image
             name = f"after {names[i]}" if step.shape == "state" else f"head {i}"
             draw.text((x, y - above), name, soft, face)
         mask = None if hidden is None else hidden[i]
-        filled = colours[_cells(grid, mask, top, signed)]
+        filled = colours[_cells(grid, mask, scale)]
         image.paste(Image.fromarray(filled.repeat(cell[1], axis=0).repeat(cell[0], axis=1)), (x, y))
         every = 1 if numbers else -(-12 // cell[1])
         for r in range(0, rows, every):
@@ -84,19 +83,9 @@ def _grids(step: Step, names: list[str]) -> tuple[list[np.ndarray], list[str], n
     return grids[: max(1, min(MOST_HEADS, MOST_CELLS // grids[0].size))], names, step.hidden
 
 
-def _place(values: np.ndarray, top: float) -> np.ndarray:
-    share = np.nan_to_num(values / top, posinf=1.0, neginf=-1.0).clip(-1, 1)
-    place: np.ndarray = np.sign(share) * np.sqrt(np.abs(share))
-    return place
-
-
-def _cells(grid: np.ndarray, hidden: np.ndarray | None, top: float, signed: bool) -> np.ndarray:
-    place = _place(grid, top)
-    half = (N_COLOURS - 1) // 2
-    index = N_GREYS + np.rint(half + place * half if signed else place.clip(0, 1) * (N_COLOURS - 1))
-    if hidden is not None:
-        index = np.where(hidden, NEVER_READ, index)
-    return index.astype(np.uint8)
+def _cells(grid: np.ndarray, hidden: np.ndarray | None, scale: Scale) -> np.ndarray:
+    index = scale.index(np.nan_to_num(grid))
+    return index if hidden is None else np.where(hidden, np.uint8(NEVER_READ), index)
 
 
 def _write(

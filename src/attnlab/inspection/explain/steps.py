@@ -1,6 +1,7 @@
 """What a worked example consists of: steps, each with its numbers and a sentence."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,19 @@ class Step:
     shape: Shape
     values: Float[np.ndarray, "*shape"]
     hidden: Bool[np.ndarray, "h t s"] | None = None
+
+    @cached_property
+    def largest(self) -> float:
+        """What gets the strongest colour: the largest number that is not hidden, 1 if all are 0."""
+        values = np.nan_to_num(self.values, posinf=0.0, neginf=0.0)
+        if self.hidden is not None:
+            values = np.where(self.hidden, 0.0, values)
+        return float(np.abs(values).max(initial=0.0)) or 1.0
+
+    @cached_property
+    def diverging(self) -> bool:
+        """Whether colours tell numbers above and below 0 apart; weights above 0 alone have a hue of their own."""
+        return self.part not in ("weights", "dropout") or bool(np.nan_to_num(self.values).min() < 0)
 
 
 @dataclass(frozen=True)
