@@ -51,7 +51,7 @@ def generate(
     from attnlab.generation import generate as tokens_after
     from attnlab.runs import load
 
-    model, tokenizer = load(run, allow_targets=tuple(allow_targets.strip("[]").replace(",", " ").split()))
+    model, tokenizer = load(run, allow_targets=_names(allow_targets))
     try:
         ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
     except UsageError as error:

@@ -9,8 +9,7 @@ from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.map_page.page import page
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, chosen, save_prompt_maps
-from attnlab.runs import find_run, load
-from attnlab.training.checkpoint import CheckpointFolder
+from attnlab.runs import find_run, load, newest_step
 
 MOST_NUMBER = 9999  # of a layer or a head that may be typed
 MOST_TOKENS = 512  # a map holds tokens^2 weights for each head
@@ -28,11 +27,8 @@ def maps_of(
     home = find_run(run)
     model, tokenizer = load(home, allow_targets=tuple(allow_targets))
     ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_TOKENS)
-    newest, folder = CheckpointFolder(home / "checkpoints").newest()[0], CheckpointFolder(home / "checkpoints")
-    step = 0 if newest is None else folder.listed()[newest.name]["step"]
-    return PromptMaps(
-        f"{home.parent.name}/{home.name}", step, prompt, labels, chosen(collect(model, ids), layers, heads)
-    )
+    found = chosen(collect(model, ids), layers, heads)
+    return PromptMaps(f"{home.parent.name}/{home.name}", newest_step(home), prompt, labels, found)
 
 
 def write_maps(

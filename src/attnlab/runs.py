@@ -77,7 +77,8 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
 
 def newest_step(folder: Path) -> int:
     """After how many updates the checkpoint was taken that `load` reads."""
-    step: int = load_checkpoint(_newest(folder))["global_step"]
+    path = _newest(folder)
+    step: int = CheckpointFolder(path.parent).listed()[path.name]["step"]
     return step
 
 

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
-from attnlab.inspection.records import LayerMap
+from attnlab.inspection.records import LayerMap, read_tensors
 
 FORMAT = "attnlab prompt maps 1"
 
@@ -91,12 +90,7 @@ def load_prompt_maps(path: Path | str) -> PromptMaps:
     """Read what `save_prompt_maps` wrote."""
     if not Path(path).is_file():
         raise UsageError(f"{path} does not exist: attnlab maps writes maps.safetensors")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
-    except SafetensorError as error:
-        raise UsageError(f"{path} is damaged ({error})") from error
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path} is not a file of attnlab maps (its format is {metadata.get('format')!r})")
     layers = []

@@ -188,16 +188,20 @@ def save_maps(path: Path | str, sentences: Sequence[Sentence], *, step: int, run
     write_atomically(Path(path), save(tensors, metadata), key="paths.runs")
 
 
+def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of a safetensors file; refuses one that is damaged."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
+    except SafetensorError as error:
+        raise UsageError(f"{path} is damaged ({error})") from error
+
+
 def load_maps(path: Path | str) -> Maps:
     """Read what `save_maps` wrote."""
     if not Path(path).is_file():
         raise UsageError(f"{path} does not exist: a run writes maps/best.safetensors and maps/last.safetensors")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
-    except SafetensorError as error:
-        raise UsageError(f"{path} is damaged ({error})") from error
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != f"attnlab maps {FORMAT}":
         raise UsageError(f"{path} is not a file of maps (its format is {metadata.get('format')!r})")
     probes, tokens, kinds = (json.loads(metadata[key]) for key in ("probes", "tokens", "kinds"))

@@ -26,12 +26,13 @@ def page(maps: PromptMaps) -> str:
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
-    drawing = (tab / "map_view.js").read_text(encoding="utf-8")
+    scripts = (tab / "half.js", tab / "map_view.js", here / "page.js")
+    code = "\n".join(script.read_text(encoding="utf-8") for script in scripts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention of {escape(maps.run)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{(here / "page.css").read_text(encoding="utf-8")}'
         f'</style></head><body><main id="page"></main><script type="application/json" id="maps">{data}</script>'
-        f'<script type="module">{drawing}\n{(here / "page.js").read_text(encoding="utf-8")}</script></body></html>\n'
+        f'<script type="module">{code}</script></body></html>\n'
     )
 
 

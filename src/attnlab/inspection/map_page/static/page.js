@@ -1,4 +1,4 @@
-// The page of one text: every head small, or one large with the row of a token. Follows map_view.js in one module.
+// The page of one text: every head small, or one large with the row of a token. Follows half.js and map_view.js in one module.
 
 const maps = JSON.parse(document.getElementById("maps").textContent);
 const bounded = (kind) => kind === "probability" || kind === "sub_probability";
@@ -12,21 +12,9 @@ function el(name, properties = {}, ...children) {
   return element;
 }
 
-/** float16 numbers as they are stored, little end first, as float32. */
-function halves(bytes) {
-  const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 2 }, (_, i) => {
-    const bits = view.getUint16(2 * i, true);
-    const [sign, exponent, part] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
-    if (exponent === 31) return part ? NaN : sign * Infinity;
-    return sign * (exponent ? 2 ** (exponent - 15) * (1 + part / 1024) : (2 ** -14 * part) / 1024);
-  });
-}
-
 async function unpacked(text) {
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return halves(new Uint8Array(await new Response(stream).arrayBuffer()));
+  const bits = await halfBits(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
+  return Float32Array.from(bits, (n) => HALVES[n]);
 }
 
 /** A layer's heads: weights as whole squares, and how the head reads, in three numbers. */

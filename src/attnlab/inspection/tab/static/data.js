@@ -1,12 +1,8 @@
-// Fetches what the server has, once each, and turns stored numbers (float16, compressed) into arrays.
+// Fetches what the server has, once each, and turns stored numbers into arrays.
+
+import { HALVES, halfBits } from "./half.js";
 
 const MOST_BYTES = 2 ** 28; // of maps that are kept
-const HALVES = new Float32Array(65536); // every float16, by its bits
-for (let bits = 0; bits < 65536; bits++) {
-  const [sign, exponent, fraction] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
-  HALVES[bits] = sign * (exponent === 0 ? fraction * 2 ** -24
-    : exponent === 31 ? (fraction ? NaN : Infinity) : (1024 + fraction) * 2 ** (exponent - 25));
-}
 
 const kept = new Map(); // from the address of a map to the promise of it; the oldest first
 let keptBytes = 0;
@@ -56,16 +52,11 @@ export function layerMap({ run, sentence, layer, step, most = 512 }) {
   return coming;
 }
 
-async function inflate(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).arrayBuffer();
-}
-
 /** {heads, rows, columns, tokens, kind, pooled, metrics, ...; weights(head), norms(head)} */
 async function unpack(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const bits = new Uint16Array(await inflate(new Uint8Array(buffer, 4 + length))); // little-endian, like the machine
+  const bits = await halfBits(new Uint8Array(buffer, 4 + length));
   const [heads, rows, columns] = header.shape;
   const lower = header.layout === "lower";
   const perHead = lower ? (rows * (rows + 1)) / 2 : rows * columns;
