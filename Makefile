@@ -29,7 +29,7 @@ format: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.run  ## the quick measured comparisons, as ratios of both sides in one run; docs/speed.md names the others
+bench: $(VENV)/.run  ## the quick measured comparisons, as ratios of both sides in one run; the others are in bench/
 	$(BIN)/python bench/training_speed.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slots.py --rounds 41
 	OMP_NUM_THREADS=1 $(BIN)/python bench/decoding.py --names multi_head gqa mla sliding_window linear gated_delta

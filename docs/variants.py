@@ -18,6 +18,7 @@ from attnlab.attention.score import Scaled
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.build import attention_factory
 from attnlab.config import compose_config, config_dir
+from attnlab.keys import sentence
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "variants.md", ROOT / "README.md"
@@ -80,7 +81,7 @@ def rows() -> Iterator[Row]:
 
 def row(file: Path) -> Row:
     """What the YAML, the classes and a measurement say."""
-    name, comment = file.stem, file.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ")
+    name, comment = file.stem, sentence("attention", file.stem)
     config = compose_config([f"attention={name}"])
     sizes = config["model"]
     n_layers, make = int(sizes["n_layers"]), attention_factory(config)

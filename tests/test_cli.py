@@ -14,15 +14,14 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.training.launch import folder_of, run_here
 
 import attnlab.generation
 import attnlab.runs
 from attnlab.cli import COMMANDS, main, parsed, usage
-from attnlab.config import compose_config
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.errors import UsageError
 from attnlab.runs import load
-from attnlab.training.run import run
 
 CONTEXT = 16
 NEEDED = ["run=r", "prompt=p"]
@@ -32,16 +31,9 @@ NEEDED = ["run=r", "prompt=p"]
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny finished run."""
     folder = tmp_path_factory.mktemp("done")
-    (folder / "text.txt").write_text("\n".join(f"Line {i} is a line of {i * i} words." for i in range(60)))
-    words = [
-        *("data=file", f"data.path={folder / 'text.txt'}", "tokenizer=byte", f"model.context={CONTEXT}"),
-        *("model.n_layers=1", "model.d_model=16", "model.n_heads=2", "trainer.threads=1", "trainer.max_steps=2"),
-        *("maps.steps=2", "sample.steps=1", "sample.tokens=4", f"paths.runs={folder / 'runs'}", "batch_size=2"),
-        f"paths.cache={folder / 'cache'}",
-    ]
-    run(compose_config(words), variant="multi_head")
-    (found,) = (folder / "runs").glob("default/multi_head-*/seed_0")
-    return found
+    small = ("trainer.max_steps=2", "maps.steps=2", "sample.steps=1", "model.d_model=16", "model.n_layers=1")
+    run_here(folder, *small, f"model.context={CONTEXT}")
+    return folder_of(folder)
 
 
 def typed(*words: str) -> int:

@@ -92,7 +92,10 @@ def tensorboard(folder: Path, *flags: str, runs: int = 1) -> Iterator[str]:
             yield address
         finally:
             server.terminate()
-            server.wait(20)
+            try:
+                server.wait(20)
+            finally:
+                server.kill()  # one that hangs while it ends fails the test, but is not left behind
 
 
 def _wait_for(url: str, server: "subprocess.Popen[bytes]", runs: int) -> None:

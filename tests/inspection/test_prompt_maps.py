@@ -10,15 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.training.launch import folder_of, run_here
 
 from attnlab.cli import main
-from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.inspection.map_page.page import page
 from attnlab.inspection.prompt_maps import Heads, PromptMaps, load_prompt_maps, save_prompt_maps
 from attnlab.mapping import maps_of, numbers
 from attnlab.runs import load
-from attnlab.training.run import run
 
 CHROMIUM = shutil.which("chromium")
 PROMPT = "A <b>text</b>, its own."
@@ -35,16 +34,9 @@ HOSTILE = [
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny finished run."""
     folder = tmp_path_factory.mktemp("done")
-    (folder / "text.txt").write_text("\n".join(f"Line {i} is a line of {i * i} words." for i in range(60)))
-    words = [
-        *("data=file", f"data.path={folder / 'text.txt'}", "tokenizer=byte", "model.context=32", "attention=gqa"),
-        *("model.n_layers=2", "model.d_model=16", "model.n_heads=4", "trainer.threads=1", "trainer.max_steps=2"),
-        *("maps.steps=2", "sample.steps=1", "sample.tokens=4", f"paths.runs={folder / 'runs'}", "batch_size=2"),
-        f"paths.cache={folder / 'cache'}",
-    ]
-    run(compose_config(words), variant="gqa")
-    (found,) = (folder / "runs").glob("default/gqa-*/seed_0")
-    return found
+    small = ("trainer.max_steps=2", "maps.steps=2", "sample.steps=1", "model.d_model=16", "model.n_heads=4")
+    run_here(folder, *small, variant="gqa")
+    return folder_of(folder, "gqa")
 
 
 def typed(*words: str) -> int:
