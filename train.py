@@ -5,24 +5,20 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from attnlab.complaints import Failures, hydra_explained, one_line_errors
+from attnlab.complaints import hydra_explained, job_errors, one_line_errors
 from attnlab.config import check_job, variant_name, with_plus
-
-failures = Failures()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> None:
-    with failures.caught():
+def main(cfg: DictConfig) -> float | None:
+    with job_errors():
         config = check_job(cfg)
         from attnlab.training.run import run  # only now: torch takes seconds to import
 
-        run(config, variant=variant_name())
+        return run(config, variant=variant_name()).get("val_loss")
 
 
 if __name__ == "__main__":
     sys.argv[1:] = with_plus(sys.argv[1:])
-    with one_line_errors():
-        with hydra_explained(sys.argv[1:]):
-            main()
-        failures.end()
+    with one_line_errors(), hydra_explained(sys.argv[1:]):
+        main()

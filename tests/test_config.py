@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import attnlab.sweep.sweeper
 import attnlab.training.run
 from attnlab.config import compose_config, with_plus
 from attnlab.errors import UsageError
 from attnlab.keys import config_dir, fixed_keys, groups, leaves, nodes, options, unknown_key
 from attnlab.rules import CLASS_RULES, RULES, Rule, as_typed, nearest, nearest_key, refusal, rule_for, shown
+from attnlab.sweep.jobs import Job
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 GROUPS = ("model", "position", "data", "tokenizer", "optimizer", "trainer")
@@ -316,7 +318,12 @@ Jobs = list[tuple[str, dict[str, Any]]]
 def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Jobs]:
     """What `python train.py WORDS` would run: variant and config of every job."""
     found: Jobs = []
-    monkeypatch.setattr(attnlab.training.run, "run", lambda config, variant: found.append((variant, config)))
+
+    def note(config: dict[str, Any], variant: str) -> dict[str, Any]:
+        found.append((variant, config))
+        return {}
+
+    monkeypatch.setattr(attnlab.training.run, "run", note)
     monkeypatch.chdir(tmp_path)
 
     def run(words: str) -> Jobs:
@@ -344,8 +351,19 @@ def test_a_variant_is_called_by_what_was_chosen(jobs: Callable[[str], Jobs], wor
     assert [name for name, _ in jobs(words)] == [variant]
 
 
-def test_every_job_of_a_sweep_has_its_own_name_and_config(jobs: Callable[[str], Jobs]) -> None:
-    found = jobs("-m attention=gqa,linear seed=3,4 model.d_model='${model.context}'")
-    assert [(name, config["seed"]) for name, config in found] == [("gqa", 3), ("gqa", 4), ("linear", 3), ("linear", 4)]
-    assert found[0][1] == compose_config(["attention=gqa", "seed=3", "model.d_model=128"])
+def test_every_job_of_a_sweep_has_its_own_name_and_config(
+    jobs: Callable[[str], Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Job] = []
+
+    def note(jobs: list[Job], pool: Any) -> None:
+        found.extend(jobs)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(attnlab.sweep.sweeper, "runs_of", note)
+    with pytest.raises(SystemExit):
+        jobs("-m attention=gqa,linear seed=3,4 model.d_model='${model.context}'")
+    names = [(job.variant, job.config["seed"]) for job in found]
+    assert names == [("gqa", 3), ("gqa", 4), ("linear", 3), ("linear", 4)]
+    assert found[0].config == compose_config(["attention=gqa", "seed=3", "model.d_model=128", "trainer.threads=1"])
     assert not Path("runs").exists()

@@ -122,17 +122,11 @@ def report(
     out: str | None,
 ) -> None:
     """Compare the variants of an experiment, write the report, and show its table."""
-    from rich.console import Console
-
-    from attnlab.ablation.report import Options, analyse, write
-    from attnlab.ablation.sections import document
-    from attnlab.ablation.terminal import show
+    from attnlab.ablation.report import Options, analyse
+    from attnlab.ablation.terminal import publish
 
     found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved))
-    pages = document(found)
-    show(found, pages, Console())
-    for path in write(found, pages, Path(out) if out else Path(experiment) / "report", board=tensorboard):
-        print(f"wrote {path}")
+    publish(found, Path(out) if out else Path(experiment) / "report", board=tensorboard)
 
 
 def explain(*, allow_targets: str, **settings: Any) -> None:

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import explain_value, overrides_of_this_job
+from attnlab.config import explain_value
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.keys import config_dir, groups, nodes, options, search_folders, unknown_key
 from attnlab.rules import as_typed, nearest
@@ -25,45 +25,35 @@ from attnlab.rules import as_typed, nearest
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
 
 
-class Failures:
-    """Collects what went wrong in the jobs of one command, so that one job's failure does not end the others."""
+@contextmanager
+def job_errors() -> Iterator[None]:
+    """Run one job: what goes wrong in a single one ends the command, and in one of a sweep it is an AttnlabError.
 
-    def __init__(self) -> None:
-        self.jobs, self.sweep = 0, False
-        self.errors: list[AttnlabError] = []
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Run one job: note what goes wrong, and let the next one begin, unless the user wants to stop."""
-        self.jobs, self.sweep = self.jobs + 1, HydraConfig.get().mode == RunMode.MULTIRUN
-        try:
+    A wish to stop is no error, and ends the command at once.
+    """
+    single = HydraConfig.get().mode == RunMode.RUN
+    try:
+        with _as_attnlab_errors():
             yield
-        except Stopped as stopped:
-            _end(str(stopped), stopped.exit_code)
-        except BrokenPipeError:
-            _end_unheard()
-        except AttnlabError as error:
-            self._note(error)
-        except (HydraException, OmegaConfBaseException) as error:
-            self._note(UsageError(explain(error, sys.argv[1:])))
-        except Exception as error:
-            traceback.print_exc()  # a fault of the code, not of what was typed
-            self._note(AttnlabError(f"{type(error).__name__}: {error} (where, is told above)"))
+    except AttnlabError as error:
+        if single or isinstance(error, Stopped):
+            _end(str(error), error.exit_code)  # Hydra would print a line of its own for an error that it sees
+        raise
 
-    def _note(self, error: AttnlabError) -> None:
-        self.errors.append(error)
-        if self.sweep:
-            _print_error(f"job {HydraConfig.get().job.num} ({' '.join(overrides_of_this_job())}): {error}")
 
-    def end(self) -> None:
-        """After all jobs: end with the error of the only one, or with 1 where some of several failed."""
-        if not self.errors:
-            return
-        if not self.sweep:
-            raise self.errors[0]
-        if self.jobs == 1:
-            sys.exit(self.errors[0].exit_code)
-        raise AttnlabError(f"{len(self.errors)} of {self.jobs} jobs failed")
+@contextmanager
+def _as_attnlab_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        _end_unheard()
+    except AttnlabError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error, sys.argv[1:])) from error
+    except Exception as error:
+        traceback.print_exc()  # a fault of the code, not of what was typed
+        raise AttnlabError(f"{type(error).__name__}: {error} (where, is told above)") from error
 
 
 @contextmanager
@@ -223,12 +213,20 @@ def _explain_key(words: Sequence[str], key: str, rest: str) -> str:
 
 def _composed(words: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """The options chosen, and the keys there are, with nothing but the groups that were typed."""
-    from hydra import compose, initialize_config_dir
-
     known = set(groups())
     chosen = [word for word in words if word.lstrip("+").partition("=")[0].partition("@")[0] in known]
     kept = [word if "[" in word else word.split(",")[0] for word in chosen]
     folders = ",".join(f"file://{folder.absolute()}" for folder in search_folders())
+    usual = GlobalHydra.instance().hydra
+    try:
+        return _composed_from(kept, folders)
+    finally:
+        GlobalHydra.instance().hydra = usual  # a sweep goes on with other jobs
+
+
+def _composed_from(kept: Sequence[str], folders: str) -> tuple[dict[str, Any], set[str]]:
+    from hydra import compose, initialize_config_dir
+
     for overrides in (kept, [word for word in kept if "/" not in word.partition("=")[0]], []):
         GlobalHydra.instance().clear()
         try:

@@ -33,6 +33,7 @@ from attnlab.rules import CLASS_RULES, RULES, Rule, refusal, rule_for, shown
 
 GROUPS = ("model", "position", "attention", "data", "tokenizer", "optimizer", "trainer")  # one option of each
 CLASSES = ("position.embed", "position.inside", "attention", "data", "tokenizer", "optimizer")  # name a class
+Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -46,37 +47,46 @@ def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | s
         return check(compose("train", overrides=[*overrides, *searched]), overrides, searched=searched)
 
 
-def check_job(cfg: DictConfig) -> dict[str, Any]:
-    """The config of the job that Hydra has started, checked."""
-    hydra, overrides = HydraConfig.get(), overrides_of_this_job()
+def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> dict[str, Any]:
+    """The config of a job, checked: of the one that Hydra has started, or of the one whose Hydra settings are given.
+
+    `usual_of` keeps what many jobs have in common (see `check`).
+    """
+    hydra = HydraConfig.get() if hydra is None else hydra
+    overrides = overrides_of(hydra)
     searched = [str(word) for word in hydra.overrides.hydra if "hydra.searchpath=" in word]
-    plain = check(cfg, overrides, main=str(hydra.job.config_name), searched=searched)
+    plain = check(cfg, overrides, main=str(hydra.job.config_name), searched=searched, usual_of=usual_of)
+    for key in ("plan", "preregister"):
+        if plain[key] and hydra.mode == RunMode.RUN:
+            raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    devices = plain["trainer"]["devices"]
-    if devices > 1 and hydra.mode == RunMode.MULTIRUN:
-        raise UsageError(
-            f"trainer.devices ({devices}) must be 1 with -m: for each further device the whole command is started once "
-            "more, with all its jobs; start one command for each run"
-        )
     return plain
 
 
 def check(
-    cfg: DictConfig, overrides: Sequence[str], *, main: str = "train", searched: Sequence[str] = ()
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    *,
+    main: str = "train",
+    searched: Sequence[str] = (),
+    usual_of: Usual | None = None,
 ) -> dict[str, Any]:
     """The config as plain dicts; refuses unknown keys, wrong types, values out of range and foreign classes.
 
     `overrides` are the words it was composed from, `main` is the name of the main config, and `searched` are words
-    hydra.searchpath=[...]: they tell which keys there are by default.
+    hydra.searchpath=[...]: they tell which keys there are by default. Finding that out takes time, so whoever checks
+    many configs keeps `usual_of` from one to the next.
     """
     plain = _plain(cfg)
+    if "sweep" in plain:
+        raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
     names = allowed_packages(plain)[1:]
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
         words = f"allow_targets=[{','.join(names)}]"
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {words}")
     check_targets(plain)
-    usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched))}
+    usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
     check_values(plain, usual)
     check_keys(plain, usual)
     given = {path for path, _, _ in nodes(plain)}
@@ -180,13 +190,21 @@ def explain_value(error: OmegaConfBaseException) -> str:
     return f"{key}: {reason}" if key and key not in reason else reason
 
 
-def _usual(plain: dict[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> Mapping[str, Any]:
+def _usual(
+    plain: dict[str, Any],
+    overrides: Sequence[str],
+    main: str,
+    searched: Sequence[str],
+    known: Usual | None,
+) -> Mapping[str, Any]:
     """The config as it would be with only the group choices: which keys there are, and what types they have."""
     folders = [*search_folders(), *(Path(f) for word in searched for f in re.findall(r"file://([^,\]'\"]+)", word))]
     names = {word: word.partition("=")[0].lstrip("+~").partition("@")[0] for word in overrides}
     kept = [word for word in overrides if any((folder / names[word]).is_dir() for folder in folders)]
     if len(kept) == len(overrides):
         return plain
+    if known is not None and tuple(kept) in known:
+        return known[tuple(kept)]
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(main, overrides=[*kept, *searched], run_mode=RunMode.RUN)
     OmegaConf.set_struct(cfg, False)
@@ -196,7 +214,10 @@ def _usual(plain: dict[str, Any], overrides: Sequence[str], main: str, searched:
     except OmegaConfBaseException:
         usual = _untyped(OmegaConf.to_container(cfg, resolve=False))  # what a value given by the user resolves
     assert isinstance(usual, dict)
-    return {str(key): value for key, value in usual.items()}
+    found = {str(key): value for key, value in usual.items()}
+    if known is not None:
+        known[tuple(kept)] = found
+    return found
 
 
 def _untyped(node: Any) -> Any:
@@ -211,17 +232,21 @@ def with_plus(words: Sequence[str]) -> list[str]:
     return ["+" + word if word.startswith(tuple(f"{group}=" for group in APPENDED)) else word for word in words]
 
 
-def overrides_of_this_job() -> list[str]:
-    """What was typed for the job that runs: its share of a sweep."""
-    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # a word may be an interpolation
+def overrides_of(hydra: Any) -> list[str]:
+    """What was typed for the job with these settings of Hydra: its share of a sweep."""
+    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
     assert isinstance(words, list)
     return [str(word) for word in words]
 
 
-def variant_name() -> str:
-    """The attention that was chosen, and the options that were put into its slots: gqa, or gqa+window."""
-    slots = (o.partition("=") for o in overrides_of_this_job() if o.lstrip("+").startswith("attention/"))
+def variant_name(hydra: Any = None) -> str:
+    """The attention that was chosen, and the options that were put into its slots: gqa, or gqa+window.
+
+    Of the job that Hydra has started, or of the one whose Hydra settings are given.
+    """
+    hydra = HydraConfig.get() if hydra is None else hydra
+    slots = (o.partition("=") for o in overrides_of(hydra) if o.lstrip("+").startswith("attention/"))
     put_in = (word for _, _, words in slots for word in words.strip("[]").split(","))
-    chosen = [HydraConfig.get().runtime.choices.get("attention", "attention"), *put_in]
+    chosen = [hydra.runtime.choices.get("attention", "attention"), *put_in]
     plain = [str(word).strip(" \"'").removesuffix(".yaml").replace("/", ".") for word in chosen]
     return "+".join(word for word in plain if word)

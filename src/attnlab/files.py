@@ -1,11 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the two that tell what a run was and what it came to."""
 
+import json
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attnlab.errors import UsageError
+
+SUMMARY, CONFIG = "summary.json", "config.yaml"  # in the folder of a run
 
 
 def write_atomically(path: Path, data: bytes, *, key: str) -> None:
@@ -53,3 +58,17 @@ def check_writable(folder: Path, *, key: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{key} ({folder}) cannot be written: {error.strerror} in {place}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run; empty if it has none yet, or a damaged one."""
+    try:
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

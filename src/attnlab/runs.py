@@ -13,9 +13,9 @@ from attnlab.config import check_targets, check_values
 from attnlab.data.batches import Batch, load_splits, n_windows, validation_batch
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
+from attnlab.files import CONFIG, read_summary
 from attnlab.model import GPT
 from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
-from attnlab.training.report import CONFIG, read_summary
 
 PREFIX = "model."  # of the network's names inside the LightningModule
 

@@ -22,6 +22,13 @@ VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yam
 # Every key of the default config that changes no result, or whose effect is hashed as content instead.
 EXPECTED_NOT_RESULTS = {
     "experiment_name",
+    "report.baseline",
+    "report.metric",
+    "report.margin",
+    "report.alpha",
+    "report.hypothesis",
+    "plan",
+    "preregister",
     "overwrite",
     "resume_from",
     "allow_targets",

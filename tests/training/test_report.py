@@ -18,19 +18,17 @@ from tests.training.fits import CONTEXT, VOCAB, tiny_model
 
 from attnlab.build import build_model
 from attnlab.config import compose_config
+from attnlab.files import SUMMARY, read_summary, write_json
 from attnlab.model import GPT
 from attnlab.training.metrics import Board
 from attnlab.training.report import (
     FINAL_METRICS,
     PACKAGES,
-    SUMMARY,
     cost_table,
     environment,
-    read_summary,
     show_graph,
     show_settings,
     to_yaml,
-    write_json,
 )
 
 SIZES = ("model.n_layers=4", "model.n_heads=2", "model.d_model=16", f"model.context={CONTEXT}")

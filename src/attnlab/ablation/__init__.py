@@ -1,1 +1,1 @@
-"""Ablations, from the folders that runs leave behind: what differs, by how much, and whether the seeds can tell."""
+"""Ablations: their designs as data, the list of planned runs, and, from files on disk, whether the seeds can tell."""

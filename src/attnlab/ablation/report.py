@@ -79,15 +79,16 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         run.reason.endswith(f"has no {experiment.metric}") for run in experiment.runs
     ):
         raise UsageError(f"metric ({experiment.metric}) is in none of the runs below {folder}; see their metrics.csv")
-    alpha = options.alpha or (said.alpha if said else USUAL_ALPHA)
-    margin = options.margin if options.margin is not None else said.margin if said else _margin(experiment)
-    design = arrange(experiment, options.baseline or (said.baseline if said else None), lower, alpha)
+    alpha = options.alpha or (said.alpha if said else _positive(experiment, "alpha")) or USUAL_ALPHA
+    margin = options.margin if options.margin is not None else said.margin if said else _positive(experiment, "margin")
+    baseline = options.baseline or (said.baseline if said else None)
+    design = arrange(experiment, baseline, lower, alpha)
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
     rules = Rules(lower, alpha, margin, family)
     comparisons = compare(design, rules)
     threshold = options.solved if options.solved is not None else USUALLY_SOLVED if _is_share(experiment) else None
-    used = _used(experiment, rules, design, options)
+    used = _used(experiment, rules, design, baseline)
     whole = len(design.baselines) == 1 and all(c.finished for c in design.contenders)
     first = next(iter(design.baselines.values()))
     return Report(
@@ -100,7 +101,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         over_tasks(design, lower, alpha),
         [] if threshold is None else solved(design.contenders, threshold, alpha),
         threshold,
-        preregister.check(folder, used, experiment.runs, list(dict.fromkeys(c.variant for c in design.contenders))),
+        preregister.check(folder, used, experiment.runs, _names(design, said)),
     )
 
 
@@ -114,8 +115,8 @@ def _declared(experiment: Experiment, key: str) -> Any:
     return IN_SUMMARY.get(value, value) if isinstance(value, str) else value
 
 
-def _margin(experiment: Experiment) -> float | None:
-    value = _declared(experiment, "margin")
+def _positive(experiment: Experiment, key: str) -> float | None:
+    value = _declared(experiment, key)
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
@@ -130,11 +131,16 @@ def _check_family(family: Iterable[str], design: Design) -> None:
         raise UsageError(f"family ({', '.join(wrong)}) is not in this experiment (choose from: {variants})")
 
 
-def _used(experiment: Experiment, rules: Rules, design: Design, options: Options) -> Promise:
+def _names(design: Design, said: Promise | None) -> list[str]:
+    """What the contenders are called: by the name that was promised, if one was."""
+    known = {*said.family, said.baseline} if said else set()
+    return list(dict.fromkeys(c.folder if c.folder in known else c.variant for c in design.contenders))
+
+
+def _used(experiment: Experiment, rules: Rules, design: Design, baseline: str | None) -> Promise:
     """What the report goes by, in the form in which it would have been promised."""
-    baseline = next(iter(design.baselines.values()))
     family = rules.family or tuple(dict.fromkeys(c.variant for c, _ in design.pairs()))
-    name = options.baseline or baseline.variant
+    name = baseline or next(iter(design.baselines.values())).variant
     return Promise("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
 
 

@@ -1,16 +1,26 @@
 """A report in a terminal: the noise floor, the verdicts, and what else has to be known."""
 
+from pathlib import Path
+
 import rich.table
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 
 from attnlab.ablation.document import Document, Table, table
-from attnlab.ablation.report import Report
-from attnlab.ablation.sections import noise, notes
+from attnlab.ablation.report import Report, write
+from attnlab.ablation.sections import document, noise, notes
 from attnlab.ablation.words import MOST_LISTED, in_words, name_of, number, p_value, span
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
+
+
+def publish(report: Report, folder: Path, *, board: bool) -> None:
+    """Show a report and write its pages into a folder; with `board`, its aggregates for TensorBoard, too."""
+    pages = document(report)
+    show(report, pages, Console())
+    for path in write(report, pages, folder, board=board):
+        print(f"wrote {path}")
 
 
 def show(report: Report, pages: Document, console: Console) -> None:

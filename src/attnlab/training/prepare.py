@@ -8,12 +8,11 @@ from attnlab.build import check_construction, made
 from attnlab.data.batches import TokenSplits, load_splits
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
-from attnlab.files import check_writable
+from attnlab.files import SUMMARY, check_writable, read_summary
 from attnlab.inspection.maps import check_probe
 from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
 from attnlab.training.identity import Identity, identify
 from attnlab.training.optimizer import Recipe
-from attnlab.training.report import SUMMARY, read_summary
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
 

@@ -1,6 +1,5 @@
 """A run in words and tables: what TensorBoard's text and hparams tabs show, and summary.json."""
 
-import json
 import platform
 import shlex
 import subprocess
@@ -19,12 +18,10 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from attnlab.attention.base import evaluating
 from attnlab.attention.cost import Cost
-from attnlab.files import write_atomically
 from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
 from attnlab.model import GPT
 from attnlab.training.callbacks import as_code
 
-SUMMARY, CONFIG = "summary.json", "config.yaml"
 PACKAGES = ("attnlab", "torch", "lightning", "hydra-core", "tiktoken", "tensorboard", "numpy")
 GRAPH_TOKENS = 8
 FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")
@@ -107,20 +104,6 @@ def show_graph(logger: TensorBoardLogger, model: GPT) -> None:
         except Exception as error:  # whatever a variant does that the tracer does not know: a picture stops no run
             reason = str(error).strip().splitlines()[0]
             logger.experiment.add_text("graph", as_code(f"torch cannot trace this model: {reason}"), 0)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run; empty if it has none yet, or a damaged one."""
-    try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def environment() -> dict[str, Any]:

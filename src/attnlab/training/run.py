@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import lightning as L
 from attnlab.build import build_model
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import Diverged, UsageError
-from attnlab.files import write_atomically
+from attnlab.files import CONFIG, SUMMARY, read_summary, write_atomically, write_json
 from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
@@ -29,23 +29,23 @@ from attnlab.training.memory import forget_peak
 from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
-from attnlab.training.report import CONFIG, SUMMARY, read_summary, show_settings, to_yaml, write_json
+from attnlab.training.report import show_settings, to_yaml
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
+def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.check`; `variant` names its attention. Raises UsageError for what cannot work,
-    Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
+    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. Raises
+    UsageError for what cannot work, Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
     """
     quiet()
     prepared = prepare(config, variant)
     if _is_worker():
-        return _train(prepared)  # the first process owns the folder and has made it ready
+        return _train(prepared, callbacks)  # the first process owns the folder and has made it ready
     with locked(prepared.folder):
         if config["overwrite"]:
             _clear(prepared.folder)
@@ -54,10 +54,10 @@ def run(config: dict[str, Any], *, variant: str) -> dict[str, Any]:
             say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
             _where_to_look(prepared)
             return done
-        return _train(prepared)
+        return _train(prepared, callbacks)
 
 
-def _train(prepared: Prepared) -> dict[str, Any]:
+def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     forget_peak(prepared.machine.accelerator)
@@ -84,9 +84,8 @@ def _train(prepared: Prepared) -> dict[str, Any]:
             table.resume_at(step, rows_from)
         board = Board(folder, resume_at=step)
         samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
-        trainer = make_trainer(
-            prepared, wish, [table, board], [speed, maps, samples, Progress(speed, bar=config["trainer"]["progress"])]
-        )
+        progress = Progress(speed, bar=config["trainer"]["progress"])
+        trainer = make_trainer(prepared, wish, [table, board], [speed, maps, samples, progress, *watching])
         if not _is_worker():
             show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
         status = "failed"

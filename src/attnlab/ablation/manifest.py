@@ -1,0 +1,70 @@
+"""The list of every run that was ever planned in an experiment, and what became of it: nothing is dropped silently.
+
+runs/<experiment>/manifest.json holds {"experiment", "command", "baseline", "design", "runs"}; each of its runs is
+{"folder", "variant", "label", "overrides", "levels", "seed", "status", "reason", "log"}, with folders and logs relative
+to that of the experiment. The numbers of a finished run stand in the summary.json of its folder. `folder` is null for a
+combination that was refused.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attnlab.errors import UsageError
+from attnlab.files import write_json
+
+FILE_NAME, LOCK = "manifest.json", ".manifest.lock"
+STATUSES = ("planned", "running", "finished", "failed", "diverged", "refused")
+Entry = dict[str, Any]
+
+
+class Manifest:
+    """The manifest of one experiment. Several commands may write it at once: each changes only entries of its own."""
+
+    def __init__(self, experiment: Path) -> None:
+        self.experiment, self.path = experiment, experiment / FILE_NAME
+
+    def read(self) -> dict[str, Any]:
+        """What the file says; an empty list of runs if it is missing or damaged."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = {}
+        sound = isinstance(content, dict) and isinstance(content.get("runs"), list)
+        return content if sound else {"experiment": self.experiment.name, "runs": []}
+
+    def plan(self, entries: Sequence[Entry], about: Mapping[str, Any]) -> None:
+        """List what is planned; what other commands have planned stays."""
+        with self._owned():
+            content = self.read()
+            known = {_key(entry): entry for entry in content["runs"]}
+            known |= {_key(entry): entry for entry in entries}
+            head = {key: value for key, value in content.items() if key != "runs"}
+            write_json(self.path, {**head, **about, "runs": list(known.values())})
+
+    def note(self, entry: Entry) -> None:
+        """Say what has become of one entry."""
+        assert entry["status"] in STATUSES
+        self.plan([entry], {})
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        try:
+            self.experiment.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.experiment / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(f"cannot write {self.experiment} ({error.strerror}); paths.runs says where") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _key(entry: Mapping[str, Any]) -> str:
+    """What makes an entry this one: its folder, or its words if it has none."""
+    return str(entry.get("folder") or " ".join(entry.get("overrides", [])))

@@ -1,0 +1,118 @@
+"""What a worker does with one config: tells what the run would be and cost, measures its speed, or trains it."""
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+
+from attnlab.attention.cost import count_flops
+from attnlab.build import build_model
+from attnlab.data.batches import n_windows, train_batch
+from attnlab.training.prepare import Prepared, prepare
+from attnlab.training.run import quiet, run
+
+Say = Callable[..., None]
+SECONDS_BETWEEN_WORDS = 0.25
+PROBE_SECONDS = 1.5  # how long training is tried for an estimate
+MOMENTS = 2  # that an optimizer keeps of each parameter, and a checkpoint with it
+KEPT_CHECKPOINTS = 2
+
+
+def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Which run a config makes, and what that costs; refuses what cannot work. Nothing is trained."""
+    quiet()
+    prepared = prepare(content["config"], content["variant"])
+    config = prepared.config
+    with torch.device("meta"):
+        model = build_model(config, prepared.tokenizer.n_vocab).eval()
+        ids = torch.zeros(1, config["model"]["context"], dtype=torch.long)
+    sequences = config["batch_size"] * config["trainer"]["accumulate"] * config["trainer"]["max_steps"]
+    cost = model.cost(config["model"]["context"])
+    return {
+        "fingerprint": prepared.identity.fingerprint,
+        "accelerator": prepared.machine.accelerator,
+        "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
+        "parameters": model.n_parameters,
+        "forward_flops": count_flops(lambda: model(ids)),
+        "train_flops": 3 * sequences * count_flops(lambda: model(ids)),
+        "state_bytes": cost.state_bytes,
+        "disk_bytes": KEPT_CHECKPOINTS * (1 + MOMENTS) * 4 * model.n_parameters + _map_bytes(prepared),
+    }
+
+
+def _map_bytes(prepared: Prepared) -> int:
+    """About what the maps of a run take: half-precision weights of every head, before compression."""
+    config = prepared.config["model"]
+    length = min(config["context"], 64)
+    return int(prepared.config["maps"]["steps"] * config["n_layers"] * config["n_heads"] * length**2 * 2)
+
+
+def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
+    """How long a run would take, from a second or two of training that leaves nothing behind."""
+    quiet()
+    prepared = prepare(content["config"], content["variant"])
+    config, splits = prepared.config, prepared.splits
+    model = build_model(config, prepared.tokenizer.n_vocab).to(prepared.machine.accelerator)
+    optimizer = prepared.recipe.optimizer(model)
+    took: list[float] = []
+    forward, end = 0.0, time.perf_counter() + PROBE_SECONDS
+    while len(took) < 3 or time.perf_counter() < end:
+        started = time.perf_counter()
+        ids, targets = (
+            part.to(prepared.machine.accelerator)
+            for part in train_batch(
+                splits.train,
+                corpus_sha256=splits.corpus_sha256,
+                seed=config["streams"]["data"],
+                step=len(took),
+                batch_size=config["batch_size"],
+                context=config["model"]["context"],
+            )
+        )
+        with torch.autocast(prepared.machine.accelerator, torch.bfloat16, enabled=prepared.machine.precision == "bf16"):
+            loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+        loss.item()
+        forward = time.perf_counter() - started
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        took.append(time.perf_counter() - started)
+    trainer = config["trainer"]
+    step = sorted(took)[len(took) // 2] * trainer["accumulate"]
+    windows = n_windows(len(splits.val), config["model"]["context"])
+    validations = 1 + -(-trainer["max_steps"] // trainer["val_every"])
+    validation = forward * windows / config["batch_size"]
+    return {"seconds": trainer["max_steps"] * step + validations * validation}
+
+
+def train(content: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Train the run of a config, or go on with it; returns its summary."""
+    print(f"--- {content['title']}")
+    try:
+        return run(content["config"], variant=content["variant"], callbacks=[Reporter(say)])
+    finally:
+        gc.collect()  # the next job should find the memory that this one had
+
+
+class Reporter(L.Callback):
+    """Tells how far a run is, a few times a second: the step, the last step, and the latest validation loss."""
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.said = say, 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self.said >= SECONDS_BETWEEN_WORDS:
+            self.said = now
+            known = pl_module.latest
+            assert isinstance(known, dict)
+            self.say(trainer.global_step, trainer.max_steps, known.get("val/loss"))
+
+
+TASKS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {"plan": plan, "probe": probe, "train": train}

@@ -1,0 +1,175 @@
+"""From jobs to runs: which folder each one has, what it costs, which are the same, and which cannot work."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnlab.ablation.manifest import Entry
+from attnlab.files import read_summary
+from attnlab.sweep.jobs import Job, Refusal
+from attnlab.sweep.pool import Pool, how_it_died
+from attnlab.training.identity import SEEDS, Identity
+
+MARGIN = 1.5  # how much longer than its bare steps a run takes, for maps, samples and checkpoints
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of a sweep, and how it stands."""
+
+    job: Job
+    identity: Identity
+    facts: Mapping[str, Any]  # parameters, FLOPs, bytes: what `attnlab.sweep.job.plan` found
+    label: str = ""
+    status: str = "planned"
+    reason: str = ""
+    step: int = 0
+    last_step: int = 0
+    val_loss: float | None = None
+    began: float | None = None  # by time.monotonic(), if it is running
+    seconds: float = 0.0  # that it took, of this command
+    estimate: float | None = None  # seconds, measured by a probe
+    not_before: float = 0.0  # another command is at it
+    same_as: list[Job] = field(default_factory=list)  # further jobs that come to this run
+
+    @property
+    def experiment(self) -> Path:
+        """The folder of the experiment."""
+        return Path(self.job.config["paths"]["runs"]) / self.job.config["experiment_name"]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.identity.folder(self.job.config["paths"]["runs"], self.job.config["experiment_name"])
+
+    @property
+    def log(self) -> Path:
+        """Where all that the run prints goes."""
+        return self.experiment / "logs" / f"{self.identity.name}-seed_{self.identity.seed}.log"
+
+    @property
+    def title(self) -> str:
+        """How the run is called in a line."""
+        return f"{self.label} seed {self.identity.seed}"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
+    def look(self) -> None:
+        """Find out from its folder whether the run is finished."""
+        done = read_summary(self.folder)
+        if done.get("status") == "finished":
+            self.status, self.reason, self.val_loss = "finished", "", done.get("val_loss")
+
+    def entry(self) -> Entry:
+        """Its line in the manifest."""
+        return {
+            "folder": self.folder.relative_to(self.experiment).as_posix(),
+            "variant": self.identity.variant,
+            "label": self.label,
+            "overrides": list(self.job.words),
+            "levels": self.job.levels,
+            "seed": self.identity.seed,
+            "status": self.status,
+            "reason": self.reason,
+            "log": self.log.relative_to(self.experiment).as_posix(),
+        }
+
+
+def refused_entry(refusal: Refusal, variant: str = "") -> Entry:
+    """The line in the manifest of a combination that makes no sense."""
+    return {
+        "folder": None,
+        "variant": variant,
+        "label": " ".join(refusal.words),
+        "overrides": list(refusal.words),
+        "levels": refusal.levels,
+        "seed": None,
+        "status": "refused",
+        "reason": refusal.reason,
+        "log": None,
+    }
+
+
+def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
+    """What the jobs come to, each run once, and the jobs that a class, a file or the machine refuses.
+
+    Jobs that differ in nothing but seeds are looked at once, in a worker, where torch is.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_without_seeds(job.config), []).append(job)
+    refusals: list[Refusal] = []
+    facts: dict[str, Any] = {}
+    firsts = [(key, group[0]) for key, group in groups.items()]
+    for number, kind, content in ask_all(pool, "plan", [job for _, job in firsts]):
+        key = firsts[number][0]
+        if kind == "done":
+            facts[key] = content
+        else:
+            reason = how_it_died(content) if kind == "died" else str(content)
+            refusals += [Refusal(job.words, job.levels, reason) for job in groups[key]]
+    found: dict[Path, Run] = {}
+    for key, group in groups.items():
+        for job in group if key in facts else []:
+            run = Run(job, _identity(job, facts[key]["fingerprint"]), facts[key])
+            same = run.experiment / run.identity.hash8 / str(run.identity.seed)  # however the words call it
+            if same in found:
+                found[same].same_as.append(job)
+            else:
+                found[same] = run
+    order = {job.words: place for place, job in enumerate(jobs)}
+    runs = sorted(found.values(), key=lambda run: order[run.job.words])
+    _label(runs)
+    for run in runs:
+        if not run.job.config["overwrite"]:
+            run.look()
+    return runs, sorted(refusals, key=lambda refusal: order[refusal.words])
+
+
+def ask_all(pool: Pool, kind: str, jobs: Sequence[Job]) -> Iterator[tuple[int, str, Any]]:
+    """Have the workers answer a question about each job; gives (number of the job, word, answer) as they come."""
+    waiting, asked = list(range(len(jobs)))[::-1], 0
+    while asked < len(jobs):
+        while waiting and pool.free:
+            number = waiting.pop()
+            pool.give(number, kind, {"config": jobs[number].config, "variant": jobs[number].variant})
+        for event in pool.events(1.0):
+            if event.kind != "progress":
+                asked += 1
+                yield event.task, event.kind, event.content
+
+
+def estimate(runs: Sequence[Run], pool: Pool) -> None:
+    """Measure how long the runs that are left will take, each setting once."""
+    firsts = {run.identity.name: run for run in runs if run.status != "finished"}
+    asked = list(firsts.values())
+    for number, kind, content in ask_all(pool, "probe", [run.job for run in asked]):
+        for run in runs:
+            if kind == "done" and run.identity.name == asked[number].identity.name:
+                run.estimate = content["seconds"] * MARGIN
+
+
+def _without_seeds(config: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in config.items() if key not in ("seed", "streams")}, sort_keys=True)
+
+
+def _identity(job: Job, fingerprint: Mapping[str, Any]) -> Identity:
+    """Which run a job is, from the fingerprint of one that differs in seeds alone."""
+    own = {key: job.config["seed"] if key == "seed" else job.config["streams"][key[8:]] for key in SEEDS}
+    return Identity(job.variant, job.config["seed"], {**fingerprint, **own})
+
+
+def _label(runs: Sequence[Run]) -> None:
+    """Call each run by the words that set it apart from others of the sweep."""
+    if not runs:
+        return
+    common = set(runs[0].job.setting_words).intersection(*(run.job.setting_words for run in runs))
+    for run in runs:
+        apart = [word.lstrip("+").rpartition("/")[2] for word in run.job.setting_words if word not in common]
+        run.label = " ".join(apart) or run.identity.variant

@@ -1,0 +1,109 @@
+"""What a sweep promises before its first run, and the report at its end: both go by the settings below `report`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnlab.ablation.comparison import lower_is_better
+from attnlab.ablation.preregister import Promise, write
+from attnlab.ablation.report import analyse
+from attnlab.ablation.terminal import publish
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.rules import nearest
+from attnlab.sweep.planned import Run
+
+USUAL_BASELINE = "multi_head"
+RATE = "optimizer.lr"
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Refuse what no report could go by."""
+    for members in by_experiment(runs).values():
+        settings(members)
+        baseline_of(members)
+
+
+def settings(runs: Sequence[Run]) -> Mapping[str, Any]:
+    """What the report of a sweep goes by; it is the same for all runs."""
+    found: Mapping[str, Any] = runs[0].job.config["report"]
+    if lower_is_better(found["metric"]) is None:
+        raise UsageError(
+            f"report.metric ({found['metric']}) must end in a word that says which way is better: loss, bits_per_byte, "
+            "perplexity, error, seconds, bytes, accuracy, recall, exact_match or tokens_per_second"
+        )
+    return found
+
+
+def baseline_of(runs: Sequence[Run]) -> str:
+    """What the others are held against: the setting that is named, or the design's, or multi_head, or the first.
+
+    A variant by its name; where runs of one variant differ in something else, a setting by its folder.
+    """
+    variants = list(dict.fromkeys(run.identity.variant for run in runs))
+    folders = list(dict.fromkeys(run.identity.name for run in runs))
+    named = runs[0].job.config["report"]["baseline"]
+    if named is not None and named not in {*variants, *folders}:
+        known = variants if len(variants) > 1 else folders
+        raise UsageError(
+            f"report.baseline ({named}) is not in this sweep{nearest(named, known)} (choose from: {', '.join(known)})"
+        )
+    if named is not None:
+        return str(named)
+    for run in runs:
+        if any(job.is_baseline for job in (run.job, *run.same_as)):
+            return run.identity.name
+    if len(variants) == 1:
+        return folders[0]
+    return USUAL_BASELINE if USUAL_BASELINE in variants else variants[0]
+
+
+def promise(runs: Sequence[Run]) -> None:
+    """Write down, for each experiment, what its report will go by."""
+    for folder, members in by_experiment(runs).items():
+        given, baseline = settings(members), baseline_of(members)
+        if given["hypothesis"] is None:
+            raise UsageError("preregister=true needs report.hypothesis='...': what you expect, in words")
+        seeds = sorted({run.identity.seed for run in members})
+        family = _family(members, baseline)
+        digest = write(
+            folder,
+            Promise(given["hypothesis"], baseline, given["metric"], given["margin"], given["alpha"], seeds, family),
+        )
+        print(f"promised in {folder}: {', '.join(family)} against {baseline} on {given['metric']} (SHA-256 {digest})")
+
+
+def _family(runs: Sequence[Run], baseline: str) -> list[str]:
+    """The variants that are asked about; by their folders, where their names do not tell them apart."""
+    folders = {run.identity.name: run.identity.variant for run in runs}
+    if baseline not in folders:
+        return [name for name in dict.fromkeys(folders.values()) if name != baseline]
+    others = [name for name in folders if name != baseline]
+    names = [folders[name] for name in others]
+    if len({*names, folders[baseline]}) == len(folders):
+        return names
+    if len({run.identity.fingerprint.get(RATE) for run in runs}) > 1:
+        raise UsageError(f"preregister=true: runs that differ in {RATE} must be told apart by their variants' names")
+    return others
+
+
+def by_experiment(runs: Sequence[Run]) -> dict[Path, list[Run]]:
+    """The runs of each experiment, by its folder."""
+    found: dict[Path, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.experiment, []).append(run)
+    return found
+
+
+def report(runs: Sequence[Run]) -> None:
+    """Compare the variants of each experiment; where there is nothing to compare, say so."""
+    for folder in by_experiment(runs):
+        try:
+            found = analyse(folder)
+            if not found.comparisons:
+                raise UsageError(f"there is nothing to hold against {found.baseline.label}")
+            if all(c.n < 2 for c in found.comparisons):
+                raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
+            print()
+            publish(found, folder / "report", board=True)
+        except AttnlabError as error:
+            print(f"no report: {error} (attnlab report {folder} can be asked at any time)")

@@ -1,0 +1,94 @@
+"""The process that does the jobs of a sweep, one after the other, with torch and Lightning imported once."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from attnlab.errors import AttnlabError, Diverged, Locked, Stopped
+from attnlab.sweep.pool import PATIENCE
+
+KINDS = {Diverged: "diverged", Locked: "locked", Stopped: "stopped"}
+
+
+def work(descriptor: int) -> None:
+    """Do tasks until the command that started this process ends or cuts the link."""
+    link = Connection(descriptor)
+    tasks: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    threading.Thread(target=_listen, args=(link, tasks), daemon=True).start()
+    from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
+
+    while True:
+        kind, content = tasks.get()
+        try:
+            answer = _answer(job.TASKS[kind], content, lambda *words: link.send(("progress", words)))
+        except KeyboardInterrupt:
+            answer = ("stopped", "stopped by Ctrl-C")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a job has made of it
+        try:
+            link.send(answer)
+        except OSError:
+            os._exit(0)  # nobody listens any more
+
+
+def _listen(link: Connection, tasks: "SimpleQueue[tuple[str, Any]]") -> None:
+    """Pass on what there is to do; when nobody is there any more, let the job reach the end of its step and end."""
+    try:
+        while True:
+            tasks.put(link.recv())
+    except (EOFError, OSError):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # a run takes this as a wish, and anything else ends here
+    threading.Event().wait(PATIENCE)
+    os._exit(143)
+
+
+def _answer(do: Any, content: Any, say: Any) -> tuple[str, Any]:
+    """What became of a task: a word and, of most of them, the reason."""
+    log = content.get("log")
+    try:
+        with _written_to(log):
+            try:
+                return "done", do(content, say)
+            except AttnlabError as error:
+                if log is not None:
+                    print(f"error: {error}", file=sys.stderr)
+                return KINDS.get(type(error), "failed"), str(error)
+            except SystemExit as end:
+                print(f"error: the job called sys.exit({end.code!r})", file=sys.stderr)
+                return "failed", f"the job called sys.exit({end.code!r})"
+            except Exception as error:
+                traceback.print_exc()
+                text = " ".join(str(error).split())
+                return "failed", f"{type(error).__name__}: {text}"
+    except OSError as error:
+        return "failed", f"cannot write {log} ({error.strerror})"
+
+
+@contextmanager
+def _written_to(log: str | None) -> Iterator[None]:
+    """Send all that this process prints, libraries in C included, to the end of a file."""
+    if log is None:
+        yield
+        return
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    usual = [os.dup(descriptor) for descriptor in (1, 2)]
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(file, descriptor)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for descriptor, old in zip((1, 2), usual, strict=True):
+            os.dup2(old, descriptor)
+        for descriptor in (*usual, file):
+            os.close(descriptor)
