@@ -21,7 +21,6 @@ import torch.nn.functional as F
 
 from attnlab.build import build_model
 from attnlab.config import compose_config
-from attnlab.data.batches import train_batch
 from attnlab.training import run as training
 from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
@@ -65,9 +64,7 @@ class BareLoop:
         """Make this many steps; returns the seconds they took."""
         started = time.perf_counter()
         for _ in range(steps):
-            ids, targets = train_batch(
-                self.splits.train,
-                corpus_sha256=self.splits.corpus_sha256,
+            ids, targets = self.splits.train_batch(
                 seed=0,
                 step=self.step,
                 batch_size=self.config["batch_size"],

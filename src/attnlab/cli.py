@@ -147,6 +147,58 @@ def maps(
         print(f"wrote {path}")
 
 
+def card(
+    *,
+    attention: str,
+    cells: str,
+    folder: str,
+    config_dir: str | None,
+    allow_targets: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train each variant on the cells of the battery and draw what it can do; what is finished is not run again."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from attnlab.card.battery import chosen_cells, results
+    from attnlab.card.pages import line, save, show
+    from attnlab.files import check_writable
+
+    place, variants, chosen = Path(folder), _names(attention), chosen_cells(_names(cells))
+    if not variants:
+        raise UsageError("attention (nothing) must name a variant, or several: attention=multi_head,linear")
+    check_writable(place, key="folder")
+    if allow_targets.strip("[]"):
+        overrides = (*overrides, f"allow_targets=[{','.join(_names(allow_targets))}]")
+    folders = [] if config_dir is None else [config_dir]
+    print(f"{len(variants)} variants x {len(chosen)} cells, results in {folder}", flush=True)
+    found = []
+    for result in results(variants, chosen, folder=place, overrides=overrides, config_dirs=folders):
+        found.append(result)
+        print(line(result), flush=True)
+    show(found, Console())
+    for path in save(found, place, f"attnlab card {' '.join(sys.argv[2:])}"):
+        print(f"wrote {path}")
+
+
+def evaluate(*, run: str, lengths: str, allow_targets: str) -> None:
+    """Judge a trained model at lengths beyond that of its training."""
+    from attnlab.runs import find_run, load, material_of, newest_step, read_config
+    from attnlab.training.extrapolation import check_lengths, extrapolate, keep, line
+
+    folder, allowed = find_run(run), _names(allow_targets)
+    factors = check_lengths([int(word) if word.isdecimal() else word for word in _names(lengths)])
+    model, tokenizer = load(folder, allow_targets=allowed)
+    context = read_config(folder, allowed)["model"]["context"]
+    material, found = material_of(folder, tokenizer, allow_targets=allowed), []
+    print(f"beyond: after the first {context} tokens", flush=True)
+    for reach in extrapolate(model, material, context, factors):
+        found.append(reach)
+        print(line(reach), flush=True)
+    keep(folder, found, step=newest_step(folder))
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.strip("[]").replace(",", " ").split())
 
@@ -215,6 +267,27 @@ COMMANDS = {
             "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
         },
         maps,
+    ),
+    "card": Command(
+        "train variants on small tasks and a text, and draw what each of them can do",
+        {
+            "attention": Argument(TEXT, ..., "the variants, such as multi_head,linear,delta_net"),
+            "cells": Argument(Rule(str), "", "which cells of configs/card, such as text,mqar; left out: all"),
+            "folder": Argument(TEXT, "card", "where the runs, card.png and card.html go"),
+            "config_dir": Argument(MAYBE_TEXT, None, "a folder with YAML files of yours"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes they name"),
+        },
+        card,
+        others="any setting of train.py for all cells, such as position=none or trainer.max_steps=100",
+    ),
+    "evaluate": Command(
+        "judge a trained model on rows longer than those it was trained on",
+        {
+            "run": Argument(TEXT, ..., "the folder of a run"),
+            "lengths": Argument(TEXT, "2,4,8", "how many times model.context"),
+            "allow_targets": Argument(Rule(str), "", "your own packages whose classes the run uses"),
+        },
+        evaluate,
     ),
     "check": Command(
         "judge a variant by the laws that every variant obeys",

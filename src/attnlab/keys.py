@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from attnlab.rules import nearest_key
 
-APPENDED = ("experiment", "sweep")  # groups that the main config chooses nothing from
+APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
 
 
 def config_dir() -> Path:

@@ -99,7 +99,7 @@ RULES: Table = (
     ("resume_from", MAYBE_TEXT),
     ("paths.*", TEXT),
     ("maps.steps", Rule(int, least=2, most=60)),
-    ("maps.probe", TEXT),
+    ("maps.probe", MAYBE_TEXT),
     ("maps.prompt", MAYBE_TEXT),
     ("sample.prompt", MAYBE_TEXT),
     ("sample.tokens", COUNT),

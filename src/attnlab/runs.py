@@ -10,7 +10,8 @@ import yaml
 
 from attnlab.build import build_model, made
 from attnlab.config import check_targets, check_values
-from attnlab.data.batches import Batch, load_splits, n_windows, validation_batch
+from attnlab.data.material import Batch, Material
+from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import CONFIG, read_summary
@@ -92,14 +93,21 @@ def _newest(folder: Path) -> Path:
 def validation_batches(
     run: Path | str, tokenizer: Tokenizer, *, tokens: int, allow_targets: Sequence[str] = ()
 ) -> list[Batch]:
-    """The first windows of a run's validation text, about `tokens` tokens in all, as it was validated on."""
+    """The first rows of a run's validation part, about `tokens` tokens in all, as it was validated on."""
     folder = find_run(run)
-    config = read_config(folder, allow_targets)
-    corpus = made(config, "data").load()
-    known = read_summary(folder).get("data_sha256")
-    if known is not None and known != corpus.sha256:
-        raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
-    ids, context = load_splits(corpus, tokenizer, config["paths"]["cache"]).val, config["model"]["context"]
-    windows = np.arange(min(n_windows(len(ids), context), max(1, tokens // context)))
+    material = material_of(folder, tokenizer, allow_targets=allow_targets)
+    context = read_config(folder, allow_targets)["model"]["context"]
+    chosen = np.arange(min(material.n_val_rows(context), max(1, tokens // context)))
     rows = max(1, 8192 // context)  # per batch, for speed
-    return [validation_batch(ids, context=context, windows=windows[i : i + rows]) for i in range(0, len(windows), rows)]
+    batches = [material.val_batch(chosen[i : i + rows], context=context) for i in range(0, len(chosen), rows)]
+    return [(batch[0], batch[1]) for batch in batches]
+
+
+def material_of(folder: Path, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:
+    """What a run was trained on and validated by; refused if it is not what it was."""
+    config = read_config(folder, allow_targets)
+    material = reopen_material(made(config, "data"), tokenizer, config["paths"]["cache"])
+    known = read_summary(folder).get("data_sha256")
+    if known is not None and known != material.sha256:
+        raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
+    return material

@@ -32,6 +32,7 @@ EXPECTED_NOT_RESULTS = {
     "overwrite",
     "resume_from",
     "allow_targets",
+    "evaluation.lengths",
     "paths.runs",
     "paths.data",
     "paths.cache",

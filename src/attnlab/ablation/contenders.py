@@ -15,7 +15,7 @@ USUAL_BASELINE = "multi_head"
 # What no result depends on, or what stands in a hash of its own.
 NOT_SETTINGS = (
     *("experiment_name", "variant", "seed", "streams.*", "paths.*", "maps.*", "sample.*", "overwrite", "resume_from"),
-    *("report.*", "plan", "preregister"),
+    *("report.*", "plan", "preregister", "evaluation.*"),
     *("allow_targets*", "data.path", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
 FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}

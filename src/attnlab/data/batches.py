@@ -7,21 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer
-from torch import Tensor
+from jaxtyping import Integer
 
 from attnlab.data.cache import sha256_of
 from attnlab.data.corpus import Corpus
+from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
 
-IGNORED = -100  # the target that cross_entropy skips
-Batch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]
-
 
 @dataclass(frozen=True, eq=False)
-class TokenSplits:
+class TokenSplits(Material):
     """The token ids of both parts of a corpus, and what is needed to turn a validation loss into bits per byte.
 
     `scored_bytes` are the bytes of the validation tokens that are predicted: all but those of the first
@@ -56,9 +53,45 @@ class TokenSplits:
                 f"so model.context must be at most {len(self.train) - 1}; or give more text with data= or data.path="
             )
 
+    @property
+    def sha256(self) -> str:
+        return self.corpus_sha256
+
+    def train_batch(
+        self, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        return train_batch(
+            self.train,
+            corpus_sha256=self.corpus_sha256,
+            seed=seed,
+            step=step,
+            batch_size=batch_size,
+            context=context,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def n_val_rows(self, context: int) -> int:
+        return n_windows(len(self.val), context)
+
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int) -> Batch:
+        return validation_batch(self.val, context=context, windows=rows)
+
     def unigram_entropy(self) -> float:
         """The loss to beat, in nats per predicted token: that of guessing tokens by how often they occur."""
         return unigram_entropy(self.train, self.val, self.n_vocab)
+
+    def loss_to_beat(self, context: int) -> float:
+        return self.unigram_entropy()
+
+    def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
+        """The beginning of the first whole paragraph of the validation text: a cut by bytes may fall within a word."""
+        text = tokenizer.decode(self.val[:4096])
+        start = text.find("\n\n")
+        return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
+
+    def describe(self, context: int) -> str:
+        return f"{len(self.train):,} training and {len(self.val):,} validation tokens of {self.n_vocab:,} kinds"
 
 
 def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str) -> TokenSplits:

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import lightning as L
 import numpy as np
 
-from attnlab.data.batches import Batch, TokenSplits, n_windows, train_batch, validation_batch
+from attnlab.data.material import Batch, Material, SlicedBatch
 from attnlab.errors import UsageError
 
 VAL_TOKENS = 8192  # per validation batch at least, for speed; the result does not depend on it
 
 
 class TextDataModule(L.LightningDataModule):
-    """Random training windows and all validation windows of a tokenised corpus.
+    """Random training rows and all validation rows of a text or a task.
 
     `batch_size` counts sequences per micro-step over all devices together; each holds `context` tokens. There
     is nothing to save: batch number `trainer.global_step * trainer.accumulate_grad_batches` is the next one
     wherever a run stands between two updates, so a resumed run repeats and skips none.
     """
 
-    def __init__(self, splits: TokenSplits, *, seed: int, batch_size: int, context: int) -> None:
+    def __init__(self, splits: Material, *, seed: int, batch_size: int, context: int) -> None:
         super().__init__()
         if batch_size < 1:
             raise UsageError(f"batch_size ({batch_size}) must be at least 1")
@@ -56,7 +56,7 @@ class TextDataModule(L.LightningDataModule):
         return TrainBatches(self)
 
     def val_dataloader(self) -> "ValidationBatches":
-        """This rank's share of the validation windows."""
+        """This rank's share of the validation rows."""
         return ValidationBatches(self)
 
 
@@ -69,9 +69,7 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
         for step in itertools.count(data.next_step):
-            yield train_batch(
-                data.splits.train,
-                corpus_sha256=data.splits.corpus_sha256,
+            yield data.splits.train_batch(
                 seed=data.seed,
                 step=step,
                 batch_size=data.batch_size,
@@ -82,7 +80,7 @@ class TrainBatches:
 
 
 class ValidationBatches:
-    """All validation windows, shared out over the ranks: window w goes to rank w % world_size.
+    """All validation rows, shared out over the ranks: row w goes to rank w % world_size.
 
     Every rank gets equally many rows, the last ones filled with padding that scores nothing, because a rank
     without a batch would not join the others in adding up.
@@ -91,14 +89,14 @@ class ValidationBatches:
     def __init__(self, data: TextDataModule) -> None:
         self.data = data
         self.rows = max(data.batch_size // data.world_size, VAL_TOKENS // data.context, 1)
-        windows = n_windows(len(data.splits.val), data.context)
+        windows = data.splits.n_val_rows(data.context)
         padded = -(-windows // data.world_size) * data.world_size
         self.windows = np.arange(data.rank, padded, data.world_size)
 
     def __len__(self) -> int:
         return -(-len(self.windows) // self.rows)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | SlicedBatch]:
         for first in range(0, len(self.windows), self.rows):
             windows = self.windows[first : first + self.rows]
-            yield validation_batch(self.data.splits.val, context=self.data.context, windows=windows)
+            yield self.data.splits.val_batch(windows, context=self.data.context)

@@ -179,7 +179,30 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
 
 
-KINDS: Mapping[str, type[Tokenizer]] = {cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer)}
+class TaskTokenizer(Tokenizer):
+    """The tokens of a task by their names, with blanks between: "k17 v3 k17". Blanks mean nothing else."""
+
+    kind = "task"
+
+    def __init__(self, name: str, tokens: Sequence[bytes]) -> None:
+        super().__init__(name, tokens)
+        self._names = [token.decode().strip() for token in tokens]
+        self._ids = {name: i for i, name in enumerate(self._names)}
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        unknown = [word for word in text.split() if word not in self._ids]
+        if unknown:
+            some = ", ".join(self._names[:: max(1, len(self._names) // 4)][:5])
+            raise UsageError(f"{unknown[0]!r} is no token of {self.name}, whose tokens are called {some}, ...")
+        return np.array([self._ids[word] for word in text.split()], dtype=np.int32)
+
+    def labels(self, ids: Iterable[SupportsIndex]) -> list[str]:
+        return [self._names[int(i)] for i in ids]
+
+
+KINDS: Mapping[str, type[Tokenizer]] = {
+    cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer, TaskTokenizer)
+}
 
 
 def from_json(text: str, source: str) -> Tokenizer:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from attnlab.attention.cost import count_flops
 from attnlab.build import build_model
-from attnlab.data.batches import n_windows, train_batch
 from attnlab.training.prepare import Prepared, prepare
 from attnlab.training.run import quiet, run
 
@@ -64,9 +63,7 @@ def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
         started = time.perf_counter()
         ids, targets = (
             part.to(prepared.machine.accelerator)
-            for part in train_batch(
-                splits.train,
-                corpus_sha256=splits.corpus_sha256,
+            for part in splits.train_batch(
                 seed=config["streams"]["data"],
                 step=len(took),
                 batch_size=config["batch_size"],
@@ -83,7 +80,7 @@ def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
         took.append(time.perf_counter() - started)
     trainer = config["trainer"]
     step = sorted(took)[len(took) // 2] * trainer["accumulate"]
-    windows = n_windows(len(splits.val), config["model"]["context"])
+    windows = splits.n_val_rows(config["model"]["context"])
     validations = 1 + -(-trainer["max_steps"] // trainer["val_every"])
     validation = forward * windows / config["batch_size"]
     return {"seconds": trainer["max_steps"] * step + validations * validation}

@@ -15,6 +15,7 @@ NOT_RESULTS = (
     "paths.*",
     "maps.*",
     "sample.*",
+    "evaluation.*",
     "report.*",
     "plan",
     "preregister",

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from attnlab.data.batches import IGNORED
+from attnlab.data.material import IGNORED
 from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
+from attnlab.training.scoring import numbers, tally
 
 
 class LanguageModel(L.LightningModule):
@@ -22,7 +23,8 @@ class LanguageModel(L.LightningModule):
 
     `recipe` makes the optimizer and its schedule. `noise_seed` reseeds the generators at every batch, so that dropout
     depends on (seed, step) and not on history. `val_scored_bytes` are the bytes of the predicted validation tokens.
-    Logged: train/loss, optim/lr and optim/grad_norm every `log_every` steps, val/loss and val/bits_per_byte.
+    Logged: train/loss, optim/lr and optim/grad_norm every `log_every` steps, val/loss and val/bits_per_byte; of a task,
+    which has `slice_names`, also val/accuracy, and accuracy and loss of each slice.
     """
 
     def __init__(
@@ -32,13 +34,14 @@ class LanguageModel(L.LightningModule):
         *,
         noise_seed: int,
         log_every: int,
-        val_scored_bytes: int,
+        val_scored_bytes: int | None,
+        slice_names: Sequence[str] = (),
         compile: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.recipe, self.noise_seed, self.log_every = recipe, noise_seed, log_every
-        self.val_scored_bytes = val_scored_bytes
+        self.val_scored_bytes, self.slice_names = val_scored_bytes, slice_names
         # Compiled beside it, and in a list so that it is no submodule: checkpoints and maps keep the plain one.
         self._network: list[Callable[[Tensor], Tensor]] = [torch.compile(model) if compile else model]
         self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
@@ -46,6 +49,7 @@ class LanguageModel(L.LightningModule):
         self._grad_norm = math.nan
         self.latest: dict[str, float] = {}  # of each number that was logged
         self._nats = self._tokens = torch.zeros(())
+        self._answers = torch.zeros(0, 3)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of each hook before and after it, and the bookkeeping of nn.Module makes that dear.
@@ -105,10 +109,14 @@ class LanguageModel(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = torch.zeros(2, dtype=torch.float64).unbind()
+        self._answers = torch.zeros(len(self.slice_names), 3, dtype=torch.float64)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        ids, targets = batch
-        logits = self(ids).flatten(0, 1).float()
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        ids, targets, *slices = batch
+        said = self(ids)
+        if slices:
+            self._answers += tally(said, targets, slices[0], len(self.slice_names))
+        logits = said.flatten(0, 1).float()
         nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()
         self._tokens = self._tokens + (targets != IGNORED).sum().cpu()
@@ -118,9 +126,16 @@ class LanguageModel(L.LightningModule):
         if self.trainer.world_size > 1:
             totals = torch.as_tensor(self.all_gather(totals.to(self.device))).sum(dim=0)
         nats, tokens = totals.tolist()
-        numbers = {"val/loss": nats / tokens, "val/bits_per_byte": nats / math.log(2) / self.val_scored_bytes}
-        self.record(numbers)
-        self.log_dict(numbers, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
+        found = {"val/loss": nats / tokens}
+        if self.val_scored_bytes is not None:
+            found["val/bits_per_byte"] = nats / math.log(2) / self.val_scored_bytes
+        if self.slice_names:
+            answers = self._answers
+            if self.trainer.world_size > 1:  # MPS has no double, but no second device either
+                answers = torch.as_tensor(self.all_gather(answers.to(self.device))).sum(dim=0).cpu()
+            found |= numbers(answers, self.slice_names)
+        self.record(found)
+        self.log_dict(found, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
 
     def record(self, numbers: Mapping[str, float]) -> None:
         """Log numbers under the step they belong to: how many updates were made.

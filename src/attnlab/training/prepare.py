@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.build import check_construction, made
-from attnlab.data.batches import TokenSplits, load_splits
+from attnlab.data.material import Material
+from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import SUMMARY, check_writable, read_summary
-from attnlab.inspection.maps import check_probe
+from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
+from attnlab.keys import leaves
+from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
 from attnlab.training.identity import Identity, identify
 from attnlab.training.optimizer import Recipe
@@ -32,7 +35,7 @@ class Prepared(NamedTuple):
     machine: Machine
     recipe: Recipe
     tokenizer: Tokenizer
-    splits: TokenSplits
+    splits: Material
     identity: Identity
     folder: Path
 
@@ -40,6 +43,7 @@ class Prepared(NamedTuple):
 def prepare(config: dict[str, Any], variant: str) -> Prepared:
     """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
     trainer = config["trainer"]
+    check_lengths(config["evaluation"]["lengths"])
     accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
     machine = Machine(
         accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
@@ -54,17 +58,14 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     runs, cache = Path(config["paths"]["runs"]), Path(config["paths"]["cache"])
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
-    vocabulary.prepare(cache)
-    corpus = source.load()
-    tokenizer = vocabulary.build(corpus, cache)
-    splits = load_splits(corpus, tokenizer, cache)
+    tokenizer, splits = open_material(source, vocabulary, cache)
     splits.check_context(config["model"]["context"])
-    for name, text in probes(config):
+    for name, text in probes(config, tokenizer, splits):
         check_probe(name, text, tokenizer, config["model"]["context"])
     sample_prompt(config, tokenizer, splits)
     resolved = {
-        "data.sha256": splits.corpus_sha256,
-        "data.val_fraction": config["data"]["val_fraction"],
+        "data.sha256": splits.sha256,
+        **{key: value for key, value in leaves({"data": config["data"]}) if key == "data.val_fraction"},
         "tokenizer.sha256": tokenizer.sha256,
         "trainer.accelerator": machine.accelerator,
         "trainer.precision": machine.precision,
@@ -85,10 +86,10 @@ def _source_hash(folder: Path) -> str:
     return f"{summary['hash']}/{summary['step']}"
 
 
-def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
+def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[int]:
     text, context = config["sample"]["prompt"], config["model"]["context"]
     if text is None:
-        return _first_words(tokenizer, splits)[: min(SAMPLE_PROMPT_TOKENS, context)]
+        return splits.example(tokenizer, context)[: min(SAMPLE_PROMPT_TOKENS, context)]
     try:
         ids = tokenizer.encode(text)
     except UsageError as error:
@@ -98,13 +99,10 @@ def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Token
     return ids
 
 
-def _first_words(tokenizer: Tokenizer, splits: TokenSplits) -> list[int]:
-    """The beginning of the first whole paragraph of the validation text: a cut by bytes may fall within a word."""
-    text = tokenizer.decode(splits.val[:4096])
-    start = text.find("\n\n")
-    return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
-
-
-def probes(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = [("probe", config["maps"]["probe"]), ("prompt", config["maps"]["prompt"])]
-    return [(name, text) for name, text in found if text is not None]
+def probes(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[tuple[str, str]]:
+    """The sentences whose maps are taken, by name; where maps.probe is null, it is the start of the validation part."""
+    probe, prompt = config["maps"]["probe"], config["maps"]["prompt"]
+    if probe is None:
+        context = min(config["model"]["context"], MAX_PROBE_TOKENS)
+        probe = tokenizer.decode(splits.example(tokenizer, context)[:context])
+    return [("probe", probe), *([] if prompt is None else [("prompt", prompt)])]

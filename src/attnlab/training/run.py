@@ -17,9 +17,11 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import Diverged, UsageError
 from attnlab.files import CONFIG, SUMMARY, read_summary, write_atomically, write_json
 from attnlab.inspection.records import tensorboard_command
+from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
 from attnlab.training.console import Progress, say
+from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged, missing
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
@@ -33,6 +35,7 @@ from attnlab.training.report import show_settings, to_yaml
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
 
+RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -52,6 +55,8 @@ def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback]
         done = read_summary(prepared.folder)
         if done.get("status") == "finished":
             say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
+            if missing(done, check_lengths(config["evaluation"]["lengths"])):
+                done = _add_lengths(prepared, done)
             _where_to_look(prepared)
             return done
         return _train(prepared, callbacks)
@@ -69,6 +74,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
         noise_seed=config["streams"]["noise"],
         log_every=config["trainer"]["log_every"],
         val_scored_bytes=prepared.splits.scored_bytes,
+        slice_names=prepared.splits.slice_names,
         compile=config["trainer"]["compile"],
     )
     data = TextDataModule(
@@ -88,13 +94,17 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
         trainer = make_trainer(prepared, wish, [table, board], [speed, maps, samples, progress, *watching])
         if not _is_worker():
             show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
-        status = "failed"
+        status, reaches = "failed", list[Reach]()
         try:
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.global_step % config["trainer"]["val_every"]:
                 trainer.validate(module, data, verbose=False)
+            if trainer.is_global_zero:
+                reaches = _extrapolate(prepared, model)
+                for logger in (table, board):
+                    logger.log_metrics(logged(reaches), trainer.global_step)
             status = "finished"
         except Diverged:
             status = "diverged"
@@ -103,11 +113,35 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
             table.save()
             board.close()
             if status != "failed" and trainer.is_global_zero:
-                summary = summarise(prepared, model, status, started, time.perf_counter() - clock, speed, maps)
+                seconds = time.perf_counter() - clock
+                summary = summarise(prepared, model, status, started, seconds, speed, maps, reaches)
                 write_json(folder / SUMMARY, summary)
     if trainer.is_global_zero:
-        _tell(prepared, summary, samples.text(model))
+        _tell(prepared, summary, samples.text(model) if config["sample"]["steps"] else None)
     return summary if trainer.is_global_zero else {}
+
+
+def _extrapolate(prepared: Prepared, model: GPT) -> list[Reach]:
+    """Judge longer rows, if evaluation.lengths asks for it, line by line."""
+    factors, reaches = check_lengths(prepared.config["evaluation"]["lengths"]), list[Reach]()
+    if factors:
+        context = prepared.config["model"]["context"]
+        say(f"at other lengths (beyond: after the first {context} tokens):")
+        for reach in extrapolate(model, prepared.splits, context, factors):
+            say(line(reach))
+            reaches.append(reach)
+    return reaches
+
+
+def _add_lengths(prepared: Prepared, summary: dict[str, Any]) -> dict[str, Any]:
+    """Judge a finished run at lengths that it was not asked for before."""
+    checkpoint, _ = CheckpointFolder(prepared.folder / "checkpoints").newest()
+    if checkpoint is None:
+        raise UsageError(f"{prepared.folder} has no checkpoint left; overwrite=true trains it again")
+    model = build_model(prepared.config, prepared.tokenizer.n_vocab)
+    weights = load_checkpoint(checkpoint)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    return keep(prepared.folder, _extrapolate(prepared, model), step=summary["step"])
 
 
 class Start(NamedTuple):
@@ -154,6 +188,7 @@ def _where_to_start(prepared: Prepared) -> Start:
 def _open_folder(prepared: Prepared, step: int | None) -> None:
     """Put config and tokenizer in place and say what is about to happen."""
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
+    context = config["model"]["context"]
     (folder / SUMMARY).unlink(missing_ok=True)
     CheckpointFolder(folder / "checkpoints").tidy()
     if step is None:
@@ -162,11 +197,9 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
     prepared.tokenizer.save(folder)
     say(f"{prepared.identity.variant} in {folder}")
-    say(
-        f"{device_name(machine.accelerator)}, {machine.precision}, {machine.threads} threads; "
-        f"{len(splits.train):,} training and {len(splits.val):,} validation tokens of {splits.n_vocab:,} kinds"
-    )
-    say(f"loss to beat: {splits.unigram_entropy():.4f} nats per token, by guessing tokens by how often they occur")
+    hardware = f"{device_name(machine.accelerator)}, {machine.precision}, {machine.threads} threads"
+    say(f"{hardware}; {splits.describe(context)}")
+    say(f"loss to beat: {splits.loss_to_beat(context):.4f} nats per target, by guessing")
     if step is not None:
         say(f"continuing after step {step} of {config['trainer']['max_steps']}")
 
@@ -228,7 +261,7 @@ def _samples(prepared: Prepared) -> Samples:
 
 def _maps(prepared: Prepared) -> LogMaps:
     return LogMaps(
-        probes(prepared.config),
+        probes(prepared.config, prepared.tokenizer, prepared.splits),
         prepared.tokenizer,
         folder=prepared.folder / "maps",
         n_steps=prepared.config["maps"]["steps"],
@@ -240,15 +273,21 @@ def make_speed(config: Mapping[str, Any]) -> Speed:
     return Speed(config["batch_size"] * config["model"]["context"], config["trainer"]["log_every"])
 
 
-def _tell(prepared: Prepared, summary: Mapping[str, Any], sample: tuple[str, str]) -> None:
+def _tell(prepared: Prepared, summary: Mapping[str, Any], sample: tuple[str, str] | None) -> None:
     """The end of a run on the terminal: a sample, the losses, and the command that shows everything."""
-    prompt, more = sample
-    say(f"\nsample: {prompt}|{more}\n")
+    if sample is not None:
+        say(f"\nsample: {sample[0]}|{sample[1]}\n")
+    rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
     say(
         f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
-        f"to beat {summary['unigram_loss']:.4f})   val/bits_per_byte {summary['val_bits_per_byte']:.4f}   "
+        f"to beat {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
         f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
     )
+    if summary["slices"]:
+        say(
+            "accuracy by slice: "
+            + "   ".join(f"{name} {part['accuracy']:.2f}" for name, part in summary["slices"].items())
+        )
     _where_to_look(prepared)
 
 

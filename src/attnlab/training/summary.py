@@ -1,17 +1,21 @@
 """What a run was and what it came to: its stored config, its line in the hparams tab, its summary.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from attnlab.data.task import Task
 from attnlab.model import GPT
 from attnlab.training.callbacks import Speed
+from attnlab.training.extrapolation import Reach
+from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.memory import peak_bytes
 from attnlab.training.metrics import read_metrics
 from attnlab.training.prepare import Prepared
 from attnlab.training.report import environment
+from attnlab.training.scoring import ACCURACY, by_slice
 
 
 def stored(prepared: Prepared) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
         "parameters": model.n_parameters,
         **sizes,
         "precision": machine.precision,
-        "data": prepared.splits.corpus_sha256[:8],
+        "data": prepared.splits.sha256[:8],
         "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
     }
 
@@ -44,8 +48,23 @@ def _class_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
+def bounds(prepared: Prepared) -> dict[str, dict[str, float]]:
+    """The floor and the ceiling of a task: the best guess without its mechanism, and an exact solver."""
+    task, context = prepared.splits, prepared.config["model"]["context"]
+    if not isinstance(task, Task):
+        return {}
+    return {"floor": task.chance(context)._asdict(), "ceiling": task.best(context)._asdict()}
+
+
 def summarise(
-    prepared: Prepared, model: GPT, status: str, started: datetime, seconds: float, speed: Speed, maps: LogMaps
+    prepared: Prepared,
+    model: GPT,
+    status: str,
+    started: datetime,
+    seconds: float,
+    speed: Speed,
+    maps: LogMaps,
+    reaches: Sequence[Reach] = (),
 ) -> dict[str, Any]:
     """What a run came to; `seconds` are those of its last part, the others add up over all parts."""
     config, splits = prepared.config, prepared.splits
@@ -65,7 +84,11 @@ def summarise(
         "best_val_loss": best[0],
         "best_step": best[1],
         "train_loss": last.get("train/loss"),
-        "unigram_loss": splits.unigram_entropy(),
+        "unigram_loss": splits.loss_to_beat(config["model"]["context"]),
+        "val_accuracy": last.get(ACCURACY),
+        "slices": by_slice(last),
+        "bounds": bounds(prepared),
+        "extrapolation": stored_reaches(reaches),
         "parameters": model.n_parameters,
         "attention_cost": {"seq_len": config["model"]["context"], **cost._asdict()},
         "tokens": speed.tokens,
@@ -76,7 +99,7 @@ def summarise(
         "seconds": seconds,
         "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),
         "started": started.isoformat(timespec="seconds"),
-        "data_sha256": splits.corpus_sha256,
+        "data_sha256": splits.sha256,
         "tokenizer_sha256": prepared.tokenizer.sha256,
         "n_vocab": splits.n_vocab,
         "device": device_name(prepared.machine.accelerator),

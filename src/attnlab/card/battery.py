@@ -1,0 +1,115 @@
+"""Runs the battery: one small run for each variant and cell; what is finished is not run again."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnlab.config import compose_config, with_plus
+from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.keys import options
+from attnlab.rules import nearest
+from attnlab.training.run import run
+
+GROUP = "card"
+FACTORS = (1, 2, 4, 8)  # of the trained length
+
+
+class Result(NamedTuple):
+    """One cell of one variant: what its run came to, or why there is nothing."""
+
+    variant: str
+    cell: str
+    summary: dict[str, Any]
+    trouble: str = ""
+
+    @property
+    def is_task(self) -> bool:
+        """Whether there is a floor and a ceiling to hold it against."""
+        return bool(self.summary.get("bounds"))
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """The best guess without the mechanism."""
+        return dict(self.summary["bounds"]["floor"])
+
+    @property
+    def ceiling(self) -> dict[str, float]:
+        """What an exact solver reaches."""
+        return dict(self.summary["bounds"]["ceiling"])
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether the loss says more than the accuracy: where even an exact solver is often wrong."""
+        return not self.is_task or self.ceiling["accuracy"] < 1
+
+    def value(self, factor: int) -> float | None:
+        """Accuracy, or the loss where that says more, at so many times the trained length: beyond it, from 2 on."""
+        found = self.summary.get("extrapolation", {}).get(str(factor), {})
+        name = "loss" if self.by_loss else "accuracy"
+        value = found.get(name if factor == 1 else f"{name}_beyond")
+        return None if value is None else float(value)
+
+    def gained(self, factor: int) -> float | None:
+        """How far the value stands from the floor (0) to the ceiling (1)."""
+        value = self.value(factor)
+        if value is None or not self.is_task:
+            return None
+        name = "loss" if self.by_loss else "accuracy"
+        floor, ceiling = self.floor[name], self.ceiling[name]
+        return min(1.0, max(0.0, (value - floor) / (ceiling - floor)))
+
+    def reason(self, factor: int) -> str:
+        """Why there is no value."""
+        found = self.summary.get("extrapolation", {}).get(str(factor), {})
+        return self.trouble or str(found.get("cannot", "not run"))
+
+
+def cells() -> list[str]:
+    """The cells of the battery: the YAML files of the folder card, the text first."""
+    return sorted(options(GROUP), key=lambda name: (name != "text", name))
+
+
+def chosen_cells(names: Sequence[str]) -> list[str]:
+    """The cells with these names, all if there are none; refuses others."""
+    known = cells()
+    for name in names:
+        if name not in known:
+            raise UsageError(f"cells ({name}) must be among: {', '.join(known)}{nearest(name, known)}")
+    return list(dict.fromkeys(names)) or known
+
+
+def results(
+    variants: Sequence[str],
+    chosen: Sequence[str],
+    *,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
+) -> Iterator[Result]:
+    """Train each variant on each cell, cell by cell, and yield what comes of it.
+
+    All are composed before the first is trained, so that a wrong word stops everything at once; what only one of them
+    cannot do, or a run that diverges, is told in its place and stops nothing.
+    """
+    jobs = []
+    for variant in variants:
+        for cell in chosen:
+            words = [f"+{GROUP}={cell}", f"attention={variant}", f"paths.runs={folder / 'runs'}"]
+            extra = with_plus(overrides)
+            config = compose_config([*words, f"experiment_name={cell}", *extra], config_dirs)
+            jobs.append((variant, cell, config))
+    put_in = (word.partition("=")[2] for word in overrides if word.startswith("attention/"))
+    name = "+".join(["{}", *(value for value in put_in if value)])
+    for variant, cell, config in jobs:
+        called = name.format(variant)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                summary = run(config, variant=called)
+        except Stopped:
+            raise
+        except AttnlabError as error:
+            yield Result(called, cell, {}, trouble=str(error))
+        else:
+            yield Result(called, cell, summary)

@@ -1,0 +1,109 @@
+"""The card as a table in the terminal and as one page that needs nothing beside itself."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+
+from attnlab.ablation.document import Document, Picture, Section, table, to_html
+from attnlab.card.battery import FACTORS, Result
+from attnlab.card.picture import draw, figures_of, shown
+from attnlab.files import write_atomically
+
+LIMITS = (
+    "One seed, one learning rate and a minute or so for each cell, in a model of two layers: a failure says that a "
+    "variant did not learn the task under these settings, not that it never could. Variants differ in parameters, and "
+    "a short convolution alone changes who solves recall, so compare those that share it."
+)
+
+
+def line(result: Result) -> str:
+    """One cell, as soon as it is known."""
+    head = f"  {result.variant:20s} {result.cell:16s}"
+    if result.trouble:
+        return f"{head} cannot: {result.trouble}"
+    seconds = result.summary.get("seconds") or 0.0
+    return f"{head} {'  '.join(f'x{factor} {shown(result, factor):>5s}' for factor in FACTORS)}   {seconds:5.0f} s"
+
+
+def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of the table: a task, its floor and ceiling, and a column for each variant."""
+    variants = list(dict.fromkeys(r.variant for r in results))
+    by_place = {(r.variant, r.cell): r for r in results}
+    lines = []
+    for cell in dict.fromkeys(r.cell for r in results):
+        known = next((r for r in results if r.cell == cell and r.is_task), None)
+        name = "accuracy" if known and not known.by_loss else "loss"
+        show = (lambda number: f"{number:.0%}") if name == "accuracy" else (lambda number: f"{number:.2f}")
+        bounds = [show(known.floor[name]), show(known.ceiling[name])] if known else ["", ""]
+        values = []
+        for variant in variants:
+            result = by_place.get((variant, cell), Result(variant, cell, {}))
+            values.append(" · ".join(shown(result, factor) for factor in FACTORS))
+        lines.append([cell, name, *bounds, *values])
+    numbers = [figures_of(results, variant) for variant in variants]
+    for i, label in enumerate(("tokens/s", "state bytes")):
+        lines.append([label, "", "", "", *(pair[i] or "-" for pair in numbers)])
+    return ["cell", "measure", "floor", "ceiling", *(f"{variant} x1·x2·x4·x8" for variant in variants)], lines
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """The card in a terminal."""
+    columns, lines = rows(results)
+    grid = Grid(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
+    for cells in lines:
+        grid.add_row(*cells)
+    console.print(grid)
+
+
+def save(results: Sequence[Result], folder: Path, command: str) -> list[Path]:
+    """Write card.png and card.html; returns where they are."""
+    picture = draw(results)
+    columns, lines = rows(results)
+    troubles = [
+        [r.variant, r.cell, f"x{factor}", r.reason(factor)]
+        for r in results
+        for factor in FACTORS
+        if r.value(factor) is None
+    ]
+    sections = [
+        Section("The card", [Picture("card", _embedded(picture), "From the floor (pale) to the ceiling (dark).")]),
+        Section("The numbers", [table(columns, lines, "Beyond the trained length from x2 on.")]),
+        Section("By difficulty", [table(["variant", "cell", "slice", "accuracy", "answers"], _slices(results))]),
+        Section("What could not be done", [table(["variant", "cell", "length", "reason"], troubles)])
+        if troubles
+        else Section("What could not be done", ["Everything could be run."]),
+        Section("Limits", [LIMITS, f"Made by: {command}"]),
+    ]
+    variants = ", ".join(dict.fromkeys(r.variant for r in results))
+    page = to_html(Document(f"Capability card: {variants}", "Each task against its floor and its ceiling.", sections))
+    paths = [folder / "card.png", folder / "card.html"]
+    for path, content in zip(paths, (picture, page.encode()), strict=True):
+        write_atomically(path, content, key="folder")
+    return paths
+
+
+def _slices(results: Sequence[Result]) -> list[list[str]]:
+    return [
+        [r.variant, r.cell, name, f"{part['accuracy']:.2f}", f"{part['count']:.0f}"]
+        for r in results
+        for name, part in r.summary.get("slices", {}).items()
+    ]
+
+
+def _embedded(picture: bytes) -> str:
+    """A PNG inside an SVG, which is what a page can hold."""
+    width, height = Image.open(io.BytesIO(picture)).size
+    source = html.escape(f"data:image/png;base64,{base64.b64encode(picture).decode()}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="the card">'
+        f'<image href="{source}" width="{width}" height="{height}"/></svg>'
+    )

@@ -1,0 +1,62 @@
+"""What a model is trained on and judged by, be it a text or a task: the one interface that training knows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int64, Integer
+from torch import Tensor
+
+from attnlab.data.tokenizers import Tokenizer
+
+IGNORED = -100  # the target that cross_entropy skips
+Batch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]  # tokens, and what is to be said after each
+SlicedBatch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"], Int64[Tensor, "b t"]]  # and the slice of each target
+
+
+class Material(ABC):
+    """Training batches as a pure function of (seed, step), and a fixed set of validation rows.
+
+    `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets (None where tokens are
+    not text), and `slice_names` name the groups by which hits are counted.
+    """
+
+    n_vocab: int
+    scored_bytes: int | None
+    slice_names: ClassVar[Sequence[str]] = ()
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """What tells its contents apart, in hexadecimal."""
+
+    @abstractmethod
+    def check_context(self, context: int) -> None:
+        """Refuse a length that no row can have."""
+
+    @abstractmethod
+    def train_batch(
+        self, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        """The batch of micro-step `step`; `batch_size` counts rows over all ranks."""
+
+    @abstractmethod
+    def n_val_rows(self, context: int) -> int:
+        """How many validation rows there are."""
+
+    @abstractmethod
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int) -> Batch | SlicedBatch:
+        """The validation rows with these numbers; a number past the last gives a row without targets."""
+
+    @abstractmethod
+    def loss_to_beat(self, context: int) -> float:
+        """The loss of guessing, in nats per target."""
+
+    @abstractmethod
+    def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
+        """Tokens that the validation part begins with, to look at or to go on from."""
+
+    @abstractmethod
+    def describe(self, context: int) -> str:
+        """What it is, in half a line."""

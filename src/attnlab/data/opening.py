@@ -1,0 +1,31 @@
+"""From what data= and tokenizer= name to tokens: a text is tokenised, a task has tokens of its own."""
+
+from pathlib import Path
+
+from attnlab.data.batches import load_splits
+from attnlab.data.corpus import Source
+from attnlab.data.material import Material
+from attnlab.data.task import Task, TaskTokens
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.vocabularies import Vocabulary
+from attnlab.errors import UsageError
+
+
+def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | str) -> tuple[Tokenizer, Material]:
+    """The tokenizer of a new run and what it is trained on."""
+    if isinstance(source, Task):
+        if not isinstance(vocabulary, TaskTokens):
+            raise UsageError(
+                f"tokenizer ({type(vocabulary).__name__}) has no text to cut: {type(source).__name__} is a task with "
+                "tokens of its own; leave tokenizer= out, or write tokenizer=task"
+            )
+        return source.tokenizer(), source
+    vocabulary.prepare(cache)
+    corpus = source.load()
+    tokenizer = vocabulary.build(corpus, cache)
+    return tokenizer, load_splits(corpus, tokenizer, cache)
+
+
+def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
+    """What a run was trained on, its tokenizer being known."""
+    return source if isinstance(source, Task) else load_splits(source.load(), tokenizer, cache)

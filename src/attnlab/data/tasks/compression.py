@@ -1,0 +1,44 @@
+"""Compression: hold a whole random row and give it back."""
+
+from typing import Any
+
+import numpy as np
+
+from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
+
+ASK = 0
+
+
+class Compression(Task):
+    """Random tokens, then as many questions: the row must be given back, place by place.
+
+        c4 c0 c9 ?  ?  ?
+                 c4 c0 c9      <- wanted
+
+    What a mixer keeps of the first half must hold all of it, so a state of fixed size fails where it is full, while
+    keys and values that grow with the row never do. Floor: one of n_vocab - 1 tokens is guessed. Slices: the place.
+    Settings: MAD, arXiv 2403.17844: n_vocab 16, 32 tokens. Where we differ: MAD decodes all tokens from the output at
+    one special token, by a decoder of its own; a causal language model has a head for one token, and is asked in turn.
+    """
+
+    slice_names = PLACES
+
+    def __init__(self, n_vocab: int = 16, val_rows: int = 256) -> None:
+        least("n_vocab", n_vocab, 3)
+        super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], val_rows)
+
+    def settings(self) -> dict[str, Any]:
+        return {"n_vocab": self.n_vocab}
+
+    def shortest(self) -> int:
+        return 2
+
+    def chance(self, length: int) -> Score:
+        return guess(self.n_vocab - 1)
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        n, made = length // 2, blank(rows, length, ASK)
+        tokens = rng.integers(1, self.n_vocab, size=(rows, length - n))  # an odd row shows one more than it asks
+        made.inputs[:, :-n], made.targets[:, -n:] = tokens, tokens[:, :n]
+        made.slices[:, -n:] = magnitude(np.arange(1, n + 1))
+        return made

@@ -1,0 +1,74 @@
+"""Multi-query associative recall: which value stood after this key?"""
+
+from typing import Any
+
+import numpy as np
+
+from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
+from attnlab.errors import UsageError
+
+
+class MQAR(Task):
+    """Pairs of a key and a value come first; later each key is asked once, and its value is the answer.
+
+        k3 v8 k1 v5 .  k1 .  .  .  k3 .  .
+                       v5          v8           <- wanted
+
+    Keys (half of the vocabulary) and values are drawn anew for each row, without repetition. The questions stand
+    at even distances after the pairs; slot i = 1, 2, ... is drawn with weight i^(power - 1), without replacement,
+    so most come soon and some late. `random_non_queries` fills the slots in between with random tokens. A model
+    that sees which values there are but not beside which key is right in 1 of n_pairs cases: the floor. Slices:
+    the distance from a question to its key. Settings and law of the gaps: Zoology, arXiv 2312.04927, figure 2.
+    """
+
+    def __init__(
+        self,
+        n_vocab: int = 8192,
+        n_pairs: int = 4,
+        power: float = 0.01,
+        random_non_queries: bool = False,
+        val_rows: int = 256,
+    ) -> None:
+        least("n_vocab", n_vocab, 6)
+        least("n_pairs", n_pairs, 1)
+        self.n_keys = n_vocab // 2 - 1  # token 0 is the blank
+        if n_pairs > self.n_keys:
+            raise UsageError(
+                f"data.n_pairs ({n_pairs}) must be at most {self.n_keys}: data.n_vocab ({n_vocab}) has no more keys"
+            )
+        if not power > 0:
+            raise UsageError(f"data.power ({power}) must be greater than 0")
+        keys = [f"k{i}" for i in range(self.n_keys)]
+        super().__init__([".", *keys, *(f"v{i}" for i in range(n_vocab - 1 - self.n_keys))], val_rows)
+        self.n_pairs, self.power, self.random_non_queries = n_pairs, power, random_non_queries
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "n_vocab": self.n_vocab,
+            "n_pairs": self.n_pairs,
+            "power": self.power,
+            "random_non_queries": self.random_non_queries,
+        }
+
+    def shortest(self) -> int:
+        return 4 * self.n_pairs  # each pair takes two tokens, and so does each question's slot
+
+    def chance(self, length: int) -> Score:
+        return guess(self.n_pairs)
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        n = self.n_pairs
+        made = blank(rows, length)
+        keys = 1 + distinct(rng, rows, n, self.n_keys)
+        values = 1 + self.n_keys + distinct(rng, rows, n, self.n_vocab - 1 - self.n_keys)
+        slots = (length - 2 * n) // 2
+        weight = np.arange(1, slots + 1) ** (self.power - 1)
+        # The n smallest of exponential times with these rates: drawing without replacement, one after the other.
+        slot = (rng.exponential(size=(rows, slots)) / weight).argsort(axis=1)[:, :n]
+        asked, row = 2 * n + 2 * slot, np.arange(rows)[:, None]
+        if self.random_non_queries:
+            made.inputs[:] = rng.integers(self.n_vocab, size=made.inputs.shape)
+        made.inputs[:, 0 : 2 * n : 2], made.inputs[:, 1 : 2 * n : 2] = keys, values
+        made.inputs[row, asked], made.targets[row, asked] = keys, values
+        made.slices[row, asked] = magnitude(asked - 2 * np.arange(n))
+        return made

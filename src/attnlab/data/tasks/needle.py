@@ -1,0 +1,57 @@
+"""A needle in a haystack: find what was noted under this word, at any depth."""
+
+from typing import Any
+
+import numpy as np
+
+from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least
+from attnlab.errors import UsageError
+
+MARK = 0
+DEPTHS = tuple(f"depth_{10 * i}" for i in range(10))
+
+
+class Needle(Task):
+    """Words at random, among them notes (a mark, a word, its value); at the end one of them is asked for.
+
+        w3 w9 M  w4 w7 w1 w9 M  w2 w5 w0 w3 ... M  w4
+                                                   w7     <- wanted
+
+    Notes and noise are made of the same words, so that only the mark tells them apart; the asked words of a row
+    differ. Floor: one of n_words is guessed. Slices: the depth of the note that is asked for, in tenths of the row
+    (depth_0: at its beginning); with evaluation.lengths it is a table of depth and length. After RULER, arXiv
+    2404.06654, made small.
+    """
+
+    slice_names = DEPTHS
+
+    def __init__(self, n_words: int = 64, n_needles: int = 1, val_rows: int = 256) -> None:
+        least("n_words", n_words, 2)
+        least("n_needles", n_needles, 1)
+        if n_needles > n_words:
+            raise UsageError(f"data.n_needles ({n_needles}) must be at most data.n_words ({n_words})")
+        super().__init__(["M", *(f"w{i}" for i in range(n_words))], val_rows)
+        self.n_words, self.n_needles = n_words, n_needles
+
+    def settings(self) -> dict[str, Any]:
+        return {"n_words": self.n_words, "n_needles": self.n_needles}
+
+    def shortest(self) -> int:
+        return 3 * self.n_needles + 2
+
+    def chance(self, length: int) -> Score:
+        return guess(self.n_words)
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        n, made, row = self.n_needles, blank(rows, length), np.arange(rows)[:, None]
+        made.inputs[:] = rng.integers(1, self.n_vocab, size=(rows, length))
+        # Notes are three tokens long: choose n places in a row that is shorter by two for each, and make room.
+        free = length - 2 - 2 * n
+        starts = np.sort(distinct(rng, rows, n, free), axis=1) + 2 * np.arange(n)
+        words, values = 1 + distinct(rng, rows, n, self.n_words), rng.integers(1, self.n_vocab, size=(rows, n))
+        made.inputs[row, starts], made.inputs[row, starts + 1], made.inputs[row, starts + 2] = MARK, words, values
+        asked = rng.integers(n, size=(rows, 1))
+        made.inputs[:, -2] = MARK
+        made.inputs[:, -1:], made.targets[:, -1:] = words[row, asked], values[row, asked]
+        made.slices[:, -1:] = 10 * starts[row, asked] // length
+        return made

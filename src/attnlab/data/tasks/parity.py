@@ -1,0 +1,55 @@
+"""Parity: was the number of ones odd? The smallest task that needs a state which every token can turn over."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from attnlab.data.task import Rows, Score, Task, blank, guess, magnitude
+from attnlab.errors import UsageError
+
+PAD, ASK, ZERO = 0, 1, 2
+SHORTEST = 3
+LENGTHS = tuple(f"bits_{1 << i}" for i in range(18))
+
+
+class Parity(Task):
+    """Zeros and ones; the answer is 1 where their sum is odd.
+
+        1 0 1 1 =  .  .          1 0 1 1 0 1
+                1                1 1 0 1 1 0      <- wanted, with answer: end, and each
+
+    With `answer: end` a row holds 3 bits or more, their number drawn evenly, and is asked once; with `each`, after
+    every bit. One bit more or less changes everything, so there is nothing to learn from short cuts. Floor: half.
+    Slices: how many bits are summed. Setting: lengths 3 to 40, asked at the end, arXiv 2411.12537.
+    """
+
+    slice_names = LENGTHS
+
+    def __init__(self, answer: Literal["end", "each"] = "end", val_rows: int = 256) -> None:
+        if answer not in ("end", "each"):
+            raise UsageError(f"data.answer ({answer}) must be end | each")
+        super().__init__([".", "=", "0", "1"], val_rows)
+        self.answer = answer
+
+    def settings(self) -> dict[str, Any]:
+        return {"answer": self.answer}
+
+    def shortest(self) -> int:
+        return SHORTEST + 1
+
+    def chance(self, length: int) -> Score:
+        return guess(2)
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        made, row = blank(rows, length, PAD), np.arange(rows)
+        bits = rng.integers(2, size=(rows, length))
+        parity = bits.cumsum(axis=1) % 2
+        if self.answer == "each":
+            made.inputs[:], made.targets[:] = ZERO + bits, ZERO + parity
+            made.slices[:] = magnitude(np.arange(1, length + 1))
+            return made
+        n = rng.integers(SHORTEST, length, size=rows)
+        made.inputs[:] = np.where(np.arange(length) < n[:, None], ZERO + bits, PAD)
+        made.inputs[row, n], made.targets[row, n] = ASK, ZERO + parity[row, n - 1]
+        made.slices[row, n] = magnitude(n)
+        return made

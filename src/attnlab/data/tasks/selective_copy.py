@@ -1,0 +1,47 @@
+"""Selective copying: say the marked tokens again in order, whatever lay between them."""
+
+from typing import Any
+
+import numpy as np
+
+from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
+
+BLANK, ASK, FIRST = 0, 1, 2
+ITEMS = tuple(f"item_{1 << i}" for i in range(18))
+
+
+class SelectiveCopy(Task):
+    """A few tokens lie scattered among blanks; at the end they are asked for in their order.
+
+        .  x4 .  .  x1 x9 .  ?  ?  ?
+                             x4 x1 x9     <- wanted
+
+    Floor: one of n_vocab - 2 tokens is guessed. Slices: which of the tokens in order (item_4: the 4th to 7th).
+    Settings: MAD, arXiv 2403.17844: n_vocab 16, 16 tokens in rows of 256; after Mamba, arXiv 2312.00752.
+    """
+
+    slice_names = ITEMS
+
+    def __init__(self, n_vocab: int = 16, n_tokens: int = 16, val_rows: int = 256) -> None:
+        least("n_vocab", n_vocab, FIRST + 2)
+        least("n_tokens", n_tokens, 1)
+        super().__init__([".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], val_rows)
+        self.n_tokens = n_tokens
+
+    def settings(self) -> dict[str, Any]:
+        return {"n_vocab": self.n_vocab, "n_tokens": self.n_tokens}
+
+    def shortest(self) -> int:
+        return 2 * self.n_tokens
+
+    def chance(self, length: int) -> Score:
+        return guess(self.n_vocab - FIRST)
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        n, made = self.n_tokens, blank(rows, length, BLANK)
+        tokens = rng.integers(FIRST, self.n_vocab, size=(rows, n))
+        places = np.sort(distinct(rng, rows, n, length - n), axis=1)
+        made.inputs[np.arange(rows)[:, None], places] = tokens
+        made.inputs[:, -n:], made.targets[:, -n:] = ASK, tokens
+        made.slices[:, -n:] = magnitude(np.arange(1, n + 1))
+        return made

@@ -1,0 +1,132 @@
+"""Trained on rows of one length, judged on longer ones: how far a variant carries what it has learnt."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from attnlab.attention.base import evaluating
+from attnlab.data.material import Material
+from attnlab.errors import UsageError
+from attnlab.files import SUMMARY, read_summary, write_json
+from attnlab.model import GPT
+from attnlab.training.metrics import Board, MetricsCSV
+from attnlab.training.scoring import tally
+
+MOST_TOKENS = 65_536  # that are read for one length
+AT_ONCE = 8192  # tokens in a batch
+WITHIN, BEYOND = 0, 1  # the trained length
+
+
+class Reach(NamedTuple):
+    """The score on rows `factor` times as long as those of training, in all and on what lies beyond their length.
+
+    What lies beyond is the claim: the beginning of a long row is like a short one. `cannot` says why there is no score.
+    """
+
+    factor: int
+    length: int
+    loss: float | None = None
+    accuracy: float | None = None
+    loss_beyond: float | None = None
+    accuracy_beyond: float | None = None
+    cannot: str = ""
+
+
+def check_lengths(lengths: Any) -> tuple[int, ...]:
+    """The factors of evaluation.lengths, in order; refused if they are not whole numbers of at least 2."""
+    sound = isinstance(lengths, list | tuple) and all(type(factor) is int and factor >= 2 for factor in lengths)
+    if not sound:
+        raise UsageError(
+            f"evaluation.lengths ({lengths}) must be a list of whole numbers of at least 2, such as [2,4,8]: "
+            "how many times model.context"
+        )
+    return tuple(sorted(set(lengths)))
+
+
+def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[int]) -> Iterator[Reach]:
+    """Score a model at 1 and at each factor times its context; what it refuses to read is said and not raised."""
+    for factor in (1, *factors):
+        length = factor * context
+        try:
+            material.check_context(length)
+            answers = _score(model, material, context, length)
+        except UsageError as refused:
+            yield Reach(factor, length, cannot=str(refused))
+            continue
+        if factor > 1 and not answers[BEYOND, 0]:
+            yield Reach(factor, length, cannot=f"nothing is asked beyond the first {context} tokens")
+            continue
+        yield Reach(factor, length, *_rates(answers.sum(dim=0)), *_rates(answers[BEYOND]))
+
+
+def _rates(answers: Float64[Tensor, " 3"]) -> tuple[float | None, float | None]:
+    count, right, nats = answers.tolist()
+    return (nats / count, right / count) if count else (None, None)
+
+
+@torch.no_grad()
+def _score(model: GPT, material: Material, context: int, length: int) -> Float64[Tensor, "2 3"]:
+    """Count, hits and loss of the answers within the trained length, and beyond it."""
+    rows = np.arange(min(material.n_val_rows(length), max(1, MOST_TOKENS // length)))
+    at_once, device = max(1, AT_ONCE // length), next(model.parameters()).device
+    place = (torch.arange(length, device=device) >= context).long()
+    found = torch.zeros(2, 3, dtype=torch.float64)
+    with evaluating(model):
+        for first in range(0, len(rows), at_once):
+            batch = material.val_batch(rows[first : first + at_once], context=length)
+            ids, targets = batch[0].to(device), batch[1].to(device)
+            found += tally(model(ids), targets, _along(place, len(ids)), 2)
+    return found
+
+
+def _along(place: Int64[Tensor, " t"], rows: int) -> Int64[Tensor, "b t"]:
+    return place.expand(rows, -1)
+
+
+def logged(reaches: Sequence[Reach]) -> dict[str, float]:
+    """The scores as scalars, such as extrapolation_loss/x2."""
+    found = {}
+    for reach in reaches:
+        for name in ("loss", "accuracy", "loss_beyond", "accuracy_beyond"):
+            value = getattr(reach, name)
+            if value is not None:
+                found[f"extrapolation_{name}/x{reach.factor}"] = value
+    return found
+
+
+def stored(reaches: Sequence[Reach]) -> dict[str, Any]:
+    """The scores as summary.json keeps them, by factor."""
+    return {str(reach.factor): reach._asdict() for reach in reaches}
+
+
+def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:
+    """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary."""
+    table, board = MetricsCSV(folder), Board(folder, resume_at=step)
+    for logger in (table, board):
+        logger.log_metrics(logged(reaches), step)
+        logger.save()
+    board.close()
+    summary = read_summary(folder)
+    summary["extrapolation"] = {**(summary.get("extrapolation") or {}), **stored(reaches)}
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def missing(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
+    """Whether a summary lacks a length that is asked for."""
+    known = summary.get("extrapolation") or {}
+    return any(str(factor) not in known for factor in factors)
+
+
+def line(reach: Reach) -> str:
+    """One length, for the terminal."""
+    head = f"  x{reach.factor:<3d} {reach.length:7,d} tokens   "
+    if reach.cannot:
+        return f"{head}cannot: {reach.cannot}"
+    beyond = "" if reach.loss_beyond is None else f"{reach.loss_beyond:8.4f}   {reach.accuracy_beyond:7.1%}"
+    return f"{head}loss {reach.loss:8.4f}   accuracy {reach.accuracy:7.1%}   beyond {beyond or '-'}"

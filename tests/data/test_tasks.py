@@ -1,0 +1,341 @@
+"""Every task: solved exactly by a reader of its inputs, a pure function of its arguments, refused where impossible."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from attnlab.build import made
+from attnlab.config import compose_config
+from attnlab.data.datamodule import TextDataModule
+from attnlab.data.material import IGNORED
+from attnlab.data.task import Rows, Task, constant_guess
+from attnlab.data.tasks.counting import Counting
+from attnlab.data.tasks.fuzzy_recall import FuzzyRecall
+from attnlab.data.tasks.icl_bigram import ICLBigram
+from attnlab.data.tasks.induction import Induction
+from attnlab.data.tasks.memorization import Memorization
+from attnlab.data.tasks.mqar import MQAR
+from attnlab.data.tasks.needle import Needle
+from attnlab.data.tasks.parity import Parity
+from attnlab.data.tasks.recall import Recall
+from attnlab.data.tasks.s5 import S5
+from attnlab.data.tasks.selective_copy import SelectiveCopy
+from attnlab.data.tokenizers import from_json
+from attnlab.errors import UsageError
+
+# Each solver answers after a prefix of a row, from the names of its tokens alone. It is asked only where an answer is
+# wanted, and told nothing else.
+
+
+def after_the_same(row: Sequence[str]) -> str:
+    """The token that followed the last one when it first stood there."""
+    return row[row.index(row[-1]) + 1]
+
+
+def copied(row: Sequence[str]) -> str:
+    """The tokens that are neither blank nor question, in order."""
+    said = [name for name in row if name not in (".", "?")]
+    return said[row.count("?") - 1]
+
+
+def by_motif(row: Sequence[str]) -> str:
+    words = [list(part) for _, part in itertools.groupby(row, key=lambda name: name[0])]
+    if words[-1][0][0] == "v":  # in the middle of a value: the key is the run before
+        key, done = words[-2], len(words[-1])
+        earlier = words[:-2]
+    else:
+        key, done, earlier = words[-1], 0, words[:-1]
+    return earlier[next(i for i, word in enumerate(earlier) if word == key) + 1][done]
+
+
+def parity(row: Sequence[str]) -> str:
+    return str(list(row).count("1") % 2)
+
+
+def composed(row: Sequence[str]) -> str:
+    """Where each place ends up, by moving things about."""
+    where = list(range(len(row[0])))
+    for name in row:
+        where = [int(name[place]) - 1 for place in where]
+    return "".join(str(place + 1) for place in where)
+
+
+def noted(row: Sequence[str]) -> str:
+    """The value behind the mark and the asked word."""
+    places = [i for i in range(len(row) - 2) if row[i] == "M" and row[i + 1] == row[-1]]
+    return row[places[0] + 2]
+
+
+def executed(row: Sequence[str]) -> str:
+    values: dict[str, int] = {}
+    for statement in row[:-1]:
+        if statement.endswith("=0"):
+            values[statement[0]] = 0
+        elif statement.endswith("++"):
+            values[statement[0]] += 1
+    return str(values[row[-1][0]])
+
+
+SOLVERS: dict[str, Callable[[Sequence[str]], str]] = {
+    "mqar": after_the_same,
+    "induction": after_the_same,
+    "selective_copy": copied,
+    "recall": after_the_same,
+    "noisy_recall": after_the_same,
+    "fuzzy_recall": by_motif,
+    "compression": copied,
+    "parity": parity,
+    "s5": composed,
+    "needle": noted,
+    "counting": executed,
+}
+ALL = [*SOLVERS, "icl_bigram", "memorization"]
+
+
+@cache
+def composed_for(*words: str) -> dict[str, Any]:
+    """A config; composing it is what takes time here."""
+    return compose_config(words)
+
+
+def task(name: str, **settings: int) -> tuple[Task, int]:
+    """A shipped task, made anew with some settings changed, and the length of its rows."""
+    config = composed_for(f"data={name}")
+    found = made({**config, "data": config["data"] | settings}, "data")
+    assert isinstance(found, Task)
+    return found, config["model"]["context"]
+
+
+def accuracy(found: Task, rows: Rows, solver: Callable[[Sequence[str]], str]) -> float:
+    right = []
+    for row, at in np.argwhere(rows.asked):
+        prefix = [found.names[i] for i in rows.inputs[row, : at + 1]]
+        right.append(solver(prefix) == found.names[rows.targets[row, at]])
+    return float(np.mean(right))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_reader_of_the_inputs_reaches_the_ceiling(name: str) -> None:
+    found, length = task(name, val_rows=12)
+    for longer in (length, 2 * length + 1):
+        assert accuracy(found, found.validation(longer), SOLVERS[name]) == found.best(longer).accuracy == 1.0
+
+
+@pytest.mark.parametrize(
+    ("found", "length", "solver"),
+    [
+        (MQAR(64, 5, random_non_queries=False, power=1.0), 23, after_the_same),
+        (Induction(8, n_questions=3), 17, after_the_same),
+        (Parity("each"), 9, parity),
+        (S5(3), 9, composed),
+        (Needle(16, n_needles=4), 21, noted),
+        (Counting(5, most=2), 40, executed),
+        (Recall(3, 3, 2, 0.5), 11, after_the_same),
+        (FuzzyRecall(3, 3, 2, 1), 12, by_motif),
+        (SelectiveCopy(4, 1), 2, copied),
+    ],
+)
+def test_other_settings_are_solved_too(found: Task, length: int, solver: Callable[[Sequence[str]], str]) -> None:
+    found.check_context(length)
+    assert accuracy(found, found.validation(length), solver) == 1.0
+
+
+def test_facts_are_the_same_in_all_rows_and_different_for_other_facts() -> None:
+    first, length = task("memorization")
+    rows = first.validation(length)
+    row, at = np.argwhere(rows.asked).T
+    pairs = set(zip(rows.inputs[row, at - 1].tolist(), rows.targets[row, at].tolist(), strict=True))
+    assert len({key for key, _ in pairs}) == len(pairs) == len({value for _, value in pairs}) == 127
+    assert (rows.inputs[row, at] == 0).all()
+    assert isinstance(first, Memorization)
+    assert (Memorization(facts=1).value_of != first.value_of).mean() > 0.9
+
+
+# Bigrams: the Bayes loss is exact
+
+
+def test_the_bayes_prediction_is_the_posterior_mean_of_dirichlet_one() -> None:
+    """Integrating over a grid of chains with two states gives the same numbers as counting from one."""
+    found, row = ICLBigram(2), np.array([[0, 1, 1, 0, 1, 0, 0]])
+    said = found.bayes(row)[0]
+    grid = (np.arange(2000) + 0.5) / 2000  # of p(1 | state)
+    for t in range(row.size):
+        ones = sum(1 for i in range(t) if row[0, i] == row[0, t] and row[0, i + 1] == 1)
+        all_ = sum(1 for i in range(t) if row[0, i] == row[0, t])
+        likelihood = grid**ones * (1 - grid) ** (all_ - ones)
+        assert said[t, 1] == pytest.approx((grid * likelihood).sum() / likelihood.sum(), abs=1e-6)
+
+
+def test_nothing_beats_the_bayes_loss_and_the_unigram_does_not() -> None:
+    found = ICLBigram(3, val_rows=512)
+    rows = found.validation(64)
+    best, floor = found.best(64), found.chance(64)
+    assert best.loss < floor.loss < math.log(3)
+    for weight in (0.5, 2.0, 5.0):  # bolder or more careful
+        mixed = found.bayes(rows.inputs) ** (1 / weight)
+        mixed /= mixed.sum(axis=2, keepdims=True)
+        picked = np.take_along_axis(mixed, rows.targets[..., None], axis=2)
+        assert -np.log(picked).mean() > best.loss
+
+
+def test_rows_of_bigrams_go_on_where_they_stopped() -> None:
+    rows = ICLBigram(4).validation(20)
+    assert (rows.inputs[:, 1:] == rows.targets[:, :-1]).all()
+
+
+# Floors
+
+
+@pytest.mark.parametrize("name", sorted({*ALL} - {"icl_bigram", "mqar", "counting"}))
+def test_answers_are_even_so_that_the_floor_is_that_of_guessing(name: str) -> None:
+    found, length = task(name, val_rows=1000)
+    rows = found.validation(length)
+    score, floor = constant_guess(rows.targets[rows.asked]), found.chance(length)
+    assert score.loss == pytest.approx(floor.loss, abs=0.05 + 0.1 * floor.loss)
+    assert math.exp(-floor.loss) == pytest.approx(floor.accuracy)
+
+
+def test_the_floor_of_mqar_is_one_of_the_values_shown() -> None:
+    found, length = task("mqar")
+    rows = found.validation(length)
+    row, at = np.argwhere(rows.asked).T
+    shown = rows.inputs[row][:, 1:8:2]
+    assert (shown == rows.targets[row, at][:, None]).sum(axis=1).tolist() == [1] * len(row)
+    assert found.chance(length) == (0.25, math.log(4))
+
+
+def test_the_floor_of_counting_is_the_answer_given_most_often() -> None:
+    found, length = task("counting")
+    answers = found.validation(length)
+    wanted = answers.targets[answers.asked]
+    assert found.chance(length).accuracy == np.unique(wanted, return_counts=True)[1].max() / wanted.size
+
+
+# Settings of the papers
+
+
+def test_mqar_has_the_settings_of_zoology() -> None:
+    """Keys 1 .. 4095 and values 4096 .. 8191, each once; pairs first; questions at even distances; blanks are 0."""
+    rows = (found := task("mqar", n_pairs=8)[0]).validation(128)
+    keys, values = rows.inputs[:, 0:16:2], rows.inputs[:, 1:16:2]
+    assert found.n_vocab == 8192
+    assert keys.min() >= 1 and keys.max() < 4096 <= values.min() and values.max() < 8192
+    assert all(len(set(row)) == 8 for row in keys.tolist())
+    asked = rows.asked
+    assert (asked.sum(axis=1) == 8).all()
+    assert not asked[:, 1::2].any() and not asked[:, :16].any()
+    assert (rows.inputs[:, 16:][~asked[:, 16:]] == 0).all()
+
+
+def test_gaps_follow_the_power_law() -> None:
+    """The first question to be placed is in slot i with weight i^(a - 1); with one pair that is the only one."""
+    found = MQAR(16, n_pairs=1, power=0.01, val_rows=4000)
+    rows = found.validation(34)
+    slots = (np.argwhere(rows.asked)[:, 1] - 2) // 2
+    weight = np.arange(1, 17) ** -0.99
+    assert np.bincount(slots, minlength=16) / slots.size == pytest.approx(weight / weight.sum(), abs=0.025)
+
+
+def test_noise_is_as_frequent_as_it_should_be() -> None:
+    found, length = task("noisy_recall")
+    noisy = found.validation(length).inputs[:, 4:-2:2] >= 16
+    assert noisy.mean() == pytest.approx(0.2, abs=0.01)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_row_is_a_function_of_seed_step_and_split(name: str) -> None:
+    (found, length), (again, _) = task(name), task(name)
+    batch = found.train_batch(seed=1, step=5, batch_size=6, context=length)
+    settings: list[dict[str, Any]] = [{"seed": 1, "step": 5}, {"seed": 2, "step": 5}, {"seed": 1, "step": 6}]
+    batches = [again.train_batch(**s, batch_size=6, context=length) for s in settings]
+    assert torch.equal(batch[0], batches[0][0]) and torch.equal(batch[1], batches[0][1])
+    assert not torch.equal(batch[0], batches[1][0]) and not torch.equal(batch[0], batches[2][0])
+    halves = [
+        found.train_batch(seed=1, step=5, batch_size=6, context=length, rank=rank, world_size=2)[0] for rank in (0, 1)
+    ]
+    assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), batch[0])
+    assert (batch[1] != IGNORED).any(dim=1).all(), "every row asks for something"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_validation_rows_do_not_depend_on_how_they_are_batched(name: str) -> None:
+    found, length = task(name, val_rows=40)
+    whole = found.validation(length)
+    for inputs, targets, slices in (found.val_batch(np.array([39, 3]), context=length),):
+        assert (inputs.numpy() == whole.inputs[[39, 3]]).all()
+        assert (targets.numpy() == whole.targets[[39, 3]]).all()
+        assert (slices.numpy() == whole.slices[[39, 3]]).all()
+    assert (found.val_batch(np.array([40, 41]), context=length)[1] == IGNORED).all()
+    assert whole.slices.max() < len(found.slice_names)
+    data = TextDataModule(found, seed=0, batch_size=4, context=length)
+    assert sum(len(batch[0]) for batch in data.val_dataloader()) == 40
+
+
+def test_settings_tell_tasks_apart() -> None:
+    hashes = {task(name)[0].sha256 for name in ALL} | {MQAR(n_pairs=n).sha256 for n in (4, 5)}
+    assert len(hashes) == len(ALL) + 1
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tokens_have_short_names_of_their_own(name: str) -> None:
+    found, _ = task(name)
+    tokenizer = found.tokenizer()
+    assert len(set(found.names)) == found.n_vocab == tokenizer.n_vocab
+    ids = list(range(min(found.n_vocab, 50)))
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    assert tokenizer.labels(ids) == list(found.names[: len(ids)])
+    assert max(map(len, found.names)) <= 5
+    assert from_json(tokenizer.to_json(), "x").sha256 == tokenizer.sha256
+
+
+def test_a_word_that_is_no_token_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^'k9999' is no token of MQAR, whose tokens are called \., k2047,"):
+        task("mqar")[0].tokenizer().encode("k1 k9999")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: MQAR(n_pairs=4096), r"data\.n_pairs \(4096\) must be at most 4095"),
+        (lambda: MQAR(n_pairs=0), r"data\.n_pairs \(0\) must be a whole number of at least 1"),
+        (lambda: MQAR(power=0.0), r"data\.power \(0\.0\) must be greater than 0"),
+        (lambda: MQAR(n_pairs=17).check_context(64), r"model\.context \(64\) is too short for MQAR \(.*n_pairs=17"),
+        (lambda: SelectiveCopy(n_tokens=16).check_context(31), r"model\.context \(31\) is too short"),
+        (lambda: Needle(n_words=4, n_needles=5), r"data\.n_needles \(5\) must be at most data\.n_words \(4\)"),
+        (lambda: Needle(n_needles=5).check_context(16), r"takes at least 17 tokens"),
+        (lambda: Recall(noise=1.0), r"data\.noise \(1\.0\) must be at least 0, below 1"),
+        (lambda: Recall(noise=0.1), r"data\.n_noise \(0\) must be at least 1"),
+        (lambda: S5(7), r"data\.n_elements \(7\) must be at most 6"),
+        (lambda: Counting(27), r"data\.n_variables \(27\) must be at most 26"),
+        (lambda: FuzzyRecall(n_keys=2), r"data\.n_keys \(2\) must be a whole number of at least 3"),
+        (lambda: Induction(n_questions=3).check_context(7), r"takes at least 8 tokens"),
+        (lambda: Parity().check_context(3), r"takes at least 4 tokens"),
+        (lambda: ICLBigram(1), r"data\.n_states \(1\)"),
+    ],
+)
+def test_what_is_impossible_is_refused_in_one_line(make: Callable[[], object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_shortest_row_that_is_allowed_can_be_drawn(name: str) -> None:
+    found, _ = task(name)
+    found.check_context(found.shortest())
+    assert found.validation(found.shortest()).asked.any(axis=1).all()
