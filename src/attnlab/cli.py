@@ -147,6 +147,13 @@ def maps(
         print(f"wrote {path}")
 
 
+def tune(*, experiment: str, metric: str, rates: str, seeds: str, extend: int, overrides: tuple[str, ...]) -> None:
+    """Choose a learning rate for each variant."""
+    from attnlab.tuning import tune as tune_rates
+
+    tune_rates(experiment, metric, rates, seeds, extend, overrides)
+
+
 def card(
     *,
     attention: str,
@@ -335,6 +342,21 @@ COMMANDS = {
         },
         report,
         bare="experiment",
+    ),
+    "tune": Command(
+        "choose a learning rate for each variant, on seeds that take no part in the verdict",
+        {
+            "experiment": Argument(TEXT, "runs/tuning", "the folder of the tuning runs"),
+            "rates": Argument(Rule(str), "", "run these, at least four; left out: 3e-4,1e-3,3e-3,1e-2"),
+            "seeds": Argument(TEXT, "100-102", "the seeds that choose; final runs need others"),
+            "extend": Argument(
+                Rule(int, least=0, most=4), 2, "how many rates to add at an edge where the best one lies"
+            ),
+            "metric": Argument(TEXT, "val/loss", "what is compared, a metric of metrics.csv"),
+        },
+        tune,
+        bare="experiment",
+        others="what to tune: attention=a,b and any setting of train.py; without any, what is there is only read",
     ),
 }
 

@@ -29,10 +29,12 @@ from attnlab.keys import (
     search_folders,
     unknown_key,
 )
-from attnlab.rules import CLASS_RULES, RULES, Rule, refusal, rule_for, shown
+from attnlab.rules import CLASS_RULES, RULES, Rule, nearest, refusal, rule_for, shown
+from attnlab.tuned import at_tuned_rate
 
 GROUPS = ("model", "position", "attention", "data", "tokenizer", "optimizer", "trainer")  # one option of each
 CLASSES = ("position.embed", "position.inside", "attention", "data", "tokenizer", "optimizer")  # name a class
+OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
 Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -61,7 +63,7 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
             raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    return plain
+    return at_tuned_rate(plain, variant_name(hydra))[0]  # here, too: a sweep refuses every seed before any run starts
 
 
 def check(
@@ -96,6 +98,10 @@ def check(
     name = plain["experiment_name"]
     if name.startswith(".") or set(name) & set("/\\=,: \n"):
         raise UsageError(f"experiment_name ({name}) names a folder: letters, digits, '-', '_' and '.' only")
+    if plain["tuned"] is not None and any(_key(word) == "optimizer.lr" for word in overrides):
+        raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
+    if plain["match"] is not None:
+        plain["baseline"] = _baseline(plain, overrides, main, searched)
     return plain
 
 
@@ -218,6 +224,24 @@ def _usual(
     if known is not None:
         known[tuple(kept)] = found
     return found
+
+
+def _baseline(plain: Mapping[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> dict[str, Any]:
+    """Model and attention of the baseline that a variant is matched to: the same words, but for those of attention."""
+    name = plain["match_to"]
+    if name not in (known := options("attention")):
+        raise UsageError(f"match_to ({name}) is no attention{nearest(name, known)} (choose from: {', '.join(known)})")
+    kept = [word for word in overrides if not OF_ATTENTION.match(word)]
+    loader = GlobalHydra.instance().config_loader()
+    cfg = loader.load_configuration(main, overrides=[*kept, f"attention={name}", *searched], run_mode=RunMode.RUN)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    whole = _plain(cfg)
+    return {"model": whole["model"], "attention": whole["attention"]}
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _untyped(node: Any) -> Any:

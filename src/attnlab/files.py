@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the two that tell what a run was and what it came to."""
+"""Files that are written whole or not at all, and the names of those by which commands know each other's work."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 from attnlab.errors import UsageError
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"  # in the folder of a run
+TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 
 
 def write_atomically(path: Path, data: bytes, *, key: str) -> None:

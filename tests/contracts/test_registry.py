@@ -112,7 +112,7 @@ FORBIDDEN = {
     "config": {"attention", "position", "model", "data", "inspection", "training", "contract"},
     "build": {"inspection", "training", "contract"},
     "generation": {"training", "inspection", "contract", "config", "build"},
-    "training": {"contract", "cli"},
+    "training": {"contract", "cli", "sweep", "card"},
 }
 FOREIGN = {
     "attention": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},
@@ -121,6 +121,7 @@ FOREIGN = {
     "model": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},
     "inspection": {"hydra", "omegaconf", "lightning"},
     "config": {"torch", "lightning", "tensorboard"},
+    "tuned": {"torch", "hydra", "omegaconf", "lightning"},
     "ablation": {"torch", "hydra", "omegaconf", "lightning"},
     "contract": {"pytest", "lightning", "tensorboard"},
 }

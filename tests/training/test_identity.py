@@ -22,6 +22,8 @@ VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yam
 # Every key of the default config that changes no result, or whose effect is hashed as content instead.
 EXPECTED_NOT_RESULTS = {
     "experiment_name",
+    "match_to",  # without a match= it says nothing
+    "tuned",  # its rate is optimizer.lr
     "report.baseline",
     "report.metric",
     "report.margin",

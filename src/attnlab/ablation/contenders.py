@@ -1,35 +1,18 @@
 """What is compared with what: runs become configurations, configurations become contenders, each with its baseline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from typing import Any
 
+from attnlab.ablation.grid import rates_elsewhere
+from attnlab.ablation.groups import OF_THE_VARIANT, Group, arms_of, differing, groups_of
 from attnlab.ablation.rates import RATE, Rates, curve_of_rates
 from attnlab.ablation.reading import Experiment, Run
 from attnlab.errors import UsageError
-from attnlab.keys import leaves
 from attnlab.rules import nearest
 
 USUAL_BASELINE = "multi_head"
-# What no result depends on, or what stands in a hash of its own.
-NOT_SETTINGS = (
-    *("experiment_name", "variant", "seed", "streams.*", "paths.*", "maps.*", "sample.*", "overwrite", "resume_from"),
-    *("report.*", "plan", "preregister", "evaluation.*"),
-    *("allow_targets*", "data.path", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
-)
-FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}
-OF_THE_VARIANT = ("attention.", "position.")  # settings that make a variant what it is
-
-
-@dataclass(frozen=True)
-class Group:
-    """All runs of one configuration: they differ in their seeds alone."""
-
-    folder: str
-    variant: str
-    settings: dict[str, Any]
-    runs: list[Run]
+MODES = ("match", "match_to")
 
 
 @dataclass(frozen=True)
@@ -74,10 +57,10 @@ class Design:
 
 def arrange(experiment: Experiment, baseline: str | None, lower_is_better: bool, alpha: float) -> Design:
     """Find the contenders of an experiment and the baseline of each; refuses a baseline that is not there."""
-    groups = _groups(experiment.runs)
+    groups = groups_of(experiment.runs)
     if not groups:
         raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable config.yaml")
-    tuned = _labelled(_arms(groups, lower_is_better, alpha))
+    tuned = _labelled(_arms(groups, experiment, lower_is_better, alpha))
     name = baseline or _usual_baseline(experiment, tuned)
     chosen = _named(tuned, name)
     if not chosen:
@@ -92,47 +75,30 @@ def arrange(experiment: Experiment, baseline: str | None, lower_is_better: bool,
     return _placed(tuned, chosen, name)
 
 
-def _groups(runs: Iterable[Run]) -> list[Group]:
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.group, []).append(run)
-    groups = []
-    for folder, members in found.items():
-        config = next((run.config for run in members if run.config), {})
-        summary = next((run.summary for run in members if run.summary), {})
-        settings = {
-            key: value
-            for key, value in leaves(dict(config))
-            if not any(fnmatch(key, pattern) for pattern in NOT_SETTINGS)
-        }
-        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
-        if config:
-            groups.append(Group(folder, members[0].variant, settings, members))
-    return groups
-
-
-def _arms(groups: Sequence[Group], lower_is_better: bool, alpha: float) -> list[Contender]:
+def _arms(groups: Sequence[Group], experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Contender]:
     """Configurations that differ in their learning rate alone are one contender."""
-    arms: dict[tuple[Any, ...], list[Group]] = {}
-    for group in groups:
-        rest = sorted((key, repr(value)) for key, value in group.settings.items() if key != RATE)
-        arms.setdefault((group.variant, *rest), []).append(group)
     contenders = []
-    for members in arms.values():
+    for members in arms_of(groups):
         by_rate: dict[float, Group] = {float(g.settings[RATE]): g for g in members if RATE in g.settings}
         if len(by_rate) < 2 or len(by_rate) < len(members):
-            contenders += [Contender(g.variant, g.variant, g.folder, g.settings, g.runs) for g in members]
+            contenders += [_single(g, experiment, lower_is_better, alpha) for g in members]
             continue
-        runs = {
-            rate: {r.seed: r for r in g.runs if r.status in ("finished", "diverged") and r.seed is not None}
-            for rate, g in by_rate.items()
-        }
-        rates = curve_of_rates(runs, lower_is_better, alpha)
-        group = by_rate[rates.chosen]
-        kept = [run for run in group.runs if run.seed not in rates.tuning_seeds]
-        settings = {key: value for key, value in group.settings.items() if key != RATE}  # tuned: no setting to compare
-        contenders.append(Contender(group.variant, group.variant, group.folder, settings, kept, rates))
+        rates = curve_of_rates({rate: g.results for rate, g in by_rate.items()}, lower_is_better, alpha)
+        contenders.append(_tuned(by_rate[rates.chosen], rates))
     return contenders
+
+
+def _single(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> Contender:
+    """A configuration at one learning rate, which another experiment may have chosen."""
+    if group.tuned is not None:
+        return _tuned(group, rates_elsewhere(group, experiment, lower_is_better, alpha))
+    return Contender(group.variant, group.variant, group.folder, group.settings, group.runs)
+
+
+def _tuned(group: Group, rates: Rates) -> Contender:
+    kept = [run for run in group.runs if run.seed not in rates.tuning_seeds]
+    settings = {key: value for key, value in group.settings.items() if key != RATE}  # tuned: no setting to compare
+    return Contender(group.variant, group.variant, group.folder, settings, kept, rates)
 
 
 def _labelled(contenders: Sequence[Contender]) -> list[Contender]:
@@ -146,19 +112,6 @@ def _labelled(contenders: Sequence[Contender]) -> list[Contender]:
             words = [contender.folder.rpartition("-")[2]]
         labelled.append(_with(contender, label=" ".join([contender.variant, *words])))
     return labelled
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which configurations differ; of keys that always change together the first, those of the variant
-    last, because they often follow from the others."""
-    keys = dict.fromkeys(key for each in settings for key in each)
-    found: dict[tuple[int, ...], str] = {}
-    for key in sorted(keys, key=lambda key: key.startswith(OF_THE_VARIANT)):
-        values = [repr(each.get(key)) for each in settings]
-        partition = tuple(values.index(value) for value in values)
-        if any(partition):
-            found.setdefault(partition, key)
-    return list(found.values())
 
 
 def _usual_baseline(experiment: Experiment, contenders: Sequence[Contender]) -> str:
@@ -195,6 +148,8 @@ def _called(contender: Contender, by: str) -> str:
 def _placed(contenders: Sequence[Contender], baselines: Sequence[Contender], name: str) -> Design:
     """Several contenders that the baseline's name fits are baselines of blocks, told apart by size, data and so on."""
     keys = [key for key in differing([c.settings for c in baselines]) if not key.startswith(OF_THE_VARIANT)]
+    modes = [key for key in MODES if len({repr(c.settings.get(key)) for c in contenders}) > 1]
+    keys = [*modes, *(key for key in keys if key not in modes)]  # what was matched differently is never compared
 
     def block(contender: Contender) -> tuple[tuple[str, Any], ...]:
         return tuple((key, contender.settings.get(key)) for key in keys)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from attnlab.ablation.contenders import Contender, differing
+from attnlab.ablation.contenders import Contender
+from attnlab.ablation.groups import differing
 from attnlab.ablation.statistics import Interval, holm, t_interval, t_p
 
 CLASS = "attention._target_"

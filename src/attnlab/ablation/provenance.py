@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnlab.ablation.contenders import Contender, differing
+from attnlab.ablation.contenders import Contender
 from attnlab.ablation.document import Block, Lines, table
+from attnlab.ablation.groups import differing
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
@@ -57,23 +58,29 @@ def fairness(report: Report) -> Fairness:
         steps = {int(run.summary["step"]) for run in runs}
         if len(steps) > 1:
             problems.append(f"not the same for all compared runs{where}: steps ({_some(sorted(steps))})")
+        to = baseline.settings.get("match_to")
+        if to is not None and to != baseline.variant:
+            problems.append(f"variants were brought to the budget of {to}, and are compared with {baseline.label}")
     return Fairness(_mode(report), problems)
 
 
 def _mode(report: Report) -> str:
-    """What the sweep says it matched, else what can be seen to be equal."""
-    declared = report.experiment.declared.get("match")
-    stated = {str(c.settings["match"]) for c in report.design.contenders if c.settings.get("match")}
-    modes = {declared} if isinstance(declared, str) else stated
+    """What was matched; several modes stand in blocks of their own, none of which is compared with another."""
+    modes = dict.fromkeys(_mode_of(report, baseline) for baseline in report.design.baselines.values())
     if len(modes) > 1:
-        return f"different modes ({', '.join(sorted(modes))}), which are not to be compared"
-    if modes:
-        mode = modes.pop()
-        return MODES.get(mode, mode)
-    for block in report.design.baselines:
-        runs = [r for c in report.design.contenders if c.block == block for r in c.finished.values()]
-        if len({run.summary.get("tokens") for run in runs}) > 1:
-            return "nothing (not even tokens)"
+        return f"one mode for each setting, never compared with another: {'; '.join(modes)}"
+    return next(iter(modes))
+
+
+def _mode_of(report: Report, baseline: Contender) -> str:
+    """What the runs say was matched, or the sweep, else what can be seen to be equal."""
+    if stated := baseline.settings.get("match"):
+        return MODES.get(str(stated), str(stated))
+    if isinstance(declared := report.experiment.declared.get("match"), str):
+        return MODES.get(declared, declared)
+    runs = [r for c in report.design.contenders if c.block == baseline.block for r in c.finished.values()]
+    if len({run.summary.get("tokens") for run in runs}) > 1:
+        return "nothing (not even tokens)"
     return "tokens (parameters, FLOPs and state as they fall)"
 
 

@@ -42,16 +42,44 @@ class Rates(NamedTuple):
     fitted: float | None  # where the parabola through the best rates has its lowest point
     sensitivity: float | None  # mean over the grid of min(loss, loss before training) - best
     remarks: list[str]
+    source: str = ""  # the experiment that the tuning seeds ran in, if it is another one
+
+    @property
+    def edge(self) -> str:
+        """The end of the grid that the best rate lies at: "low", "high" or none.
+
+        Not the high end where a higher rate diverged, for then nothing better lies beyond.
+        """
+        rates = [point.rate for point in self.points]
+        return "low" if self.best == rates[0] else "high" if self.best == rates[-1] else ""
+
+    @property
+    def proposal(self) -> float:
+        """The rate to train at: the lowest point of the parabola where it refines the best rate of the grid, else that.
+
+        It refines it if no other rate of the grid lies nearer. A parabola that points elsewhere, because the curve is
+        lopsided or noisy, is not believed against what was measured. Three digits.
+        """
+        rates = [point.rate for point in self.points]
+        fitted = self.fitted
+        if fitted is None or min(rates, key=lambda rate: abs(math.log(rate / fitted))) != self.best:
+            return self.best
+        return float(f"{fitted:.3g}")
 
 
-def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float) -> Rates:
-    """The curve of a variant that ran at several rates, and the rate and seeds that count."""
+def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_choose: bool = False) -> Rates:
+    """The curve of a variant that ran at several rates, and the rate and seeds that count.
+
+    With `all_choose` there are no final seeds among these runs: they only tune.
+    """
     sign = 1.0 if lower_is_better else -1.0
     at = {seed: [rate for rate in runs if seed in runs[rate]] for rate in runs for seed in runs[rate]}
-    tuning = sorted(seed for seed, rates in at.items() if len(rates) > 1)
-    final = sorted(seed for seed, rates in at.items() if len(rates) == 1)
+    tuning = sorted(seed for seed, rates in at.items() if len(rates) > 1 or all_choose)
+    final = sorted(seed for seed in at if seed not in tuning)
     remarks = []
-    if not tuning:
+    if all_choose:
+        pass
+    elif not tuning:
         remarks.append("no seed ran at two rates, so none of them could choose one")
     elif not final:
         n = max(1, len(tuning) // 3)
@@ -62,7 +90,9 @@ def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float) -> Rat
     usable = [point for point in points if math.isfinite(point.mean)]
     best = min(usable, key=lambda point: sign * point.mean).rate if usable else None
     judged = {rate: [seed for seed in final if seed in runs[rate]] for rate in runs}
-    chosen = best if best is not None and judged.get(best) else max(judged, key=lambda rate: (len(judged[rate]), -rate))
+    chosen = max(judged, key=lambda rate: (len(judged[rate]), -rate))
+    if best is not None and (judged[best] or all_choose):
+        chosen = best
     fitted = _vertex(points, best, sign) if best is not None else None
     if best is not None:
         remarks += _doubts(grid, best, chosen, fitted)

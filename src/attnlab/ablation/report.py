@@ -176,6 +176,7 @@ _VERDICT_COLUMNS = (
     *("variant", "setting", "folder", "baseline", "n", "seeds", "mean_difference", "sd", "low", "high", "p", "holm_p"),
     *("sign_flip_p", "smallest_sign_flip_p", "equivalence_p", "holm_equivalence_p", "bca_low", "bca_high"),
     *("correlation", "variance_removed", "detectable", "seeds_needed", "seeds_for_equivalence", "verdict", "remarks"),
+    "match",
 )
 
 
@@ -194,10 +195,11 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
         *(c.mean, c.sd, low, high, c.p, c.holm_p, c.sign_flip_p, c.smallest_sign_flip_p, c.equivalence_p),
         *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
         *(c.seeds_needed, c.seeds_for_equivalence, c.verdict, "; ".join(c.remarks)),
+        c.contender.settings.get("match"),
     ]
 
 
-_RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "compared")
+_RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "compared", "match")
 
 
 def _run_rows(report: Report) -> Iterable[list[Any]]:
@@ -208,4 +210,5 @@ def _run_rows(report: Report) -> Iterable[list[Any]]:
         yield [
             *(run.name, run.variant, run.seed, run.status, run.reason, summary.get("step"), value, summary.get("hash")),
             run.path in compared,
+            run.config.get("match"),
         ]

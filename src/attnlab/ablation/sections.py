@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from attnlab.ablation import charts, mean_maps
 from attnlab.ablation.contenders import Contender
@@ -17,6 +18,7 @@ def document(report: Report) -> Document:
     sections = [
         Section("The noise floor: the baseline against itself", noise(report)),
         Section("Verdicts", _verdicts(report)),
+        Section("What was held equal", _held_equal(report)),
         Section("Runs", _runs(report)),
         *([Section("What was promised", _promise(report))] if report.promise else []),
         Section("What pairing bought", [_pairing(report)]),
@@ -33,11 +35,24 @@ def document(report: Report) -> Document:
         Section("Limits", [limits(report)]),
         Section("To repeat it", repeat(report)),
     ]
+    mode = fairness(report).mode
     return Document(
         f"{report.experiment.name}: {report.experiment.metric} against {report.baseline.label}",
         _summary(report),
-        [section for section in sections if section.blocks],
+        [_with_mode(section, mode) for section in sections if section.blocks],
     )
+
+
+def _with_mode(section: Section, mode: str) -> Section:
+    """The section, with the matching mode in the caption of every table: no number travels without it."""
+    blocks = [
+        _captioned(block, f"matched by {mode}") if isinstance(block, Table) else block for block in section.blocks
+    ]
+    return replace(section, blocks=blocks)
+
+
+def _captioned(shown: Table, words: str) -> Table:
+    return replace(shown, caption="; ".join(filter(None, (shown.caption.rstrip("."), words))))
 
 
 def _some(picture: Block | None) -> list[Block]:
@@ -70,7 +85,7 @@ def verdict_table(report: Report) -> Table:
             row.append(p_value(c.holm_equivalence_p))
         row += [number(c.detectable), "; ".join(filter(None, [told, *c.remarks]))]
         rows.append(row)
-    caption = f"{report.experiment.metric}, variant minus {report.baseline.label}; matched by {fairness(report).mode}"
+    caption = f"{report.experiment.metric}, variant minus {report.baseline.label}"
     return table(columns, rows, caption)
 
 
@@ -123,6 +138,27 @@ def _verdicts(report: Report) -> list[Block]:
     bands = [floor.band if floor else None for floor in floors]
     blocks += _some(charts.differences(report.comparisons, report.experiment.metric, rules.alpha, bands))
     return blocks
+
+
+def _held_equal(report: Report) -> list[Block]:
+    """What matching moved, and what it left between a variant and its budget."""
+    rows = []
+    for c in report.design.contenders:
+        found = next((run.summary["match"] for run in c.runs if isinstance(run.summary.get("match"), dict)), None)
+        if found is None:
+            continue
+        moved = ", ".join(f"{key} {_short(old)} to {_short(new)}" for key, (old, new) in found["moved"].items())
+        beside = ", ".join(
+            f"{name} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in found["beside"].items() if base
+        )
+        figures = [f"{found['budget']:,.8g}", f"{found['got']:,.8g}", f"{found['left_percent']:+.3f} %"]
+        rows.append([c.label, c.place, found["unit"], found["to"], *figures, moved or "nothing", beside])
+    columns = ["variant", "setting", "held equal", "to", "budget", "has", "left", "moved", "not matched"]
+    return [table(columns, rows, "Counted before training, on the models that were trained")] if rows else []
+
+
+def _short(value: object) -> str:
+    return "null" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _runs(report: Report) -> list[Block]:
@@ -178,14 +214,15 @@ def _rates(report: Report) -> list[Block]:
         rows.append(
             [
                 *(c.label, c.place, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
-                *(f"{r.chosen:g}", number(r.sensitivity), _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
+                *(f"{r.chosen:g}", number(r.sensitivity), r.source, _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
                 "; ".join(r.remarks),
             ]
         )
-    columns = ["variant", "setting", "rates tried", "best", "parabola", "compared at", "sensitivity", "tuning seeds"]
+    columns = ["variant", "setting", "rates tried", "best", "parabola", "compared at", "sensitivity"]
+    columns += ["tuned in", "tuning seeds"]
     caption = (
         "A learning rate per variant, chosen on the tuning seeds, compared on the final seeds. Sensitivity is the "
-        f"mean over the grid of min(loss, loss before training) less the best; matched by {fairness(report).mode}"
+        "mean over the grid of min(loss, loss before training) less the best"
     )
     picture = charts.rates([(c.label, r) for c, r in tuned], report.experiment.metric)
     return [table([*columns, "final seeds", "remarks"], rows, caption), *_some(picture)]
@@ -263,7 +300,7 @@ def _cost(report: Report) -> list[Block]:
     columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
     rows = [[c.label, c.place, number(c.mean), *c.cells] for c in shown]
     picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
-    caption = f"Means over seeds; matched by {fairness(report).mode}"
+    caption = "Means over seeds"
     return [table(columns, rows, caption), *_some(picture)]
 
 

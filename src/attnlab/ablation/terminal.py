@@ -28,7 +28,7 @@ def show(report: Report, pages: Document, console: Console) -> None:
     lines = [pages.title, pages.summary, "", *(text for text in noise(report) if isinstance(text, str))]
     for line in lines:
         console.print(line, markup=False, highlight=False)
-    _draw(terminal_table(report), console)
+    draw(terminal_table(report), console)
     for line in beside_the_table(report):
         console.print(f"- {line}", markup=False, highlight=False)
 
@@ -54,7 +54,8 @@ def beside_the_table(report: Report) -> list[str]:
     return [*remarks, *told, *notes(report), *kept]
 
 
-def _draw(shown: Table, console: Console) -> None:
+def draw(shown: Table, console: Console) -> None:
+    """Print a table; rows with a verdict have its colour."""
     grid = rich.table.Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
     for i, column in enumerate(shown.columns):
         grid.add_column(column, justify="right" if i in shown.numbers else "left", overflow="fold")

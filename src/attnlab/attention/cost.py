@@ -44,10 +44,19 @@ def _solve_triangular_flops(a_shape: Any, b_shape: Any, *args: Any, **kwargs: An
     return int(prod(a_shape[:-2]) * a_shape[-1] ** 2 * b_shape[-1])
 
 
-def count_flops(run: Callable[[], Any]) -> int:
-    """Matmul FLOPs of one call. The math kernel is forced: the fused CPU kernel would count as 0."""
-    extra = {torch.ops.aten.linalg_solve_triangular: _solve_triangular_flops}
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+def _convolution_backward_flops(grad_shape: Any, x_shape: Any, w_shape: Any, *args: Any, **kwargs: Any) -> int:
+    # Each gradient that is wanted costs as much as the forward pass. torch's own counter forgets the groups here.
+    input_wanted, weight_wanted, _ = args[-1]
+    return int((input_wanted + weight_wanted) * 2 * grad_shape[0] * prod(grad_shape[2:]) * prod(w_shape))
+
+
+def count_flops(run: Callable[[], Any], *, gradients: bool = False) -> int:
+    """Matmul FLOPs of one call, which may want gradients. The math kernel is forced: fused ones would count as 0."""
+    extra = {
+        torch.ops.aten.linalg_solve_triangular: _solve_triangular_flops,
+        torch.ops.aten.convolution_backward: _convolution_backward_flops,
+    }
+    with torch.set_grad_enabled(gradients), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False, custom_mapping=extra) as counter:
             run()
     return int(counter.get_total_flops())

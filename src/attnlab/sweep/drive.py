@@ -74,10 +74,11 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     for run in runs:
         for other in run.same_as:
             print(f"  merged: {' '.join(other.words)} is the same run as {' '.join(run.job.words)}")
-    for refusal in refusals[:SHOWN]:
-        print(f"  refused: {' '.join(refusal.words)}: {refusal.reason}")
-    if len(refusals) > SHOWN:
-        print(f"  refused: {len(refusals) - SHOWN} more, listed in manifest.json")
+    refused = Counter((refusal.setting_words, refusal.reason) for refusal in refusals)
+    for (words, reason), count in list(refused.items())[:SHOWN]:
+        print(f"  refused: {' '.join(words)}{f' ({count} seeds)' if count > 1 else ''}: {reason}")
+    if len(refused) > SHOWN:
+        print(f"  refused: {len(refused) - SHOWN} more, listed in manifest.json")
     if costs:
         _show_sums([run for run in runs if run.status != "finished"], at_once)
 

@@ -18,6 +18,11 @@ SEED_WORD = re.compile(r"(seed|streams\.(?:data|init|noise|eval))=(\d+)")
 ONE_THREAD = "trainer.threads=1"
 
 
+def without_seeds(words: Sequence[str]) -> tuple[str, ...]:
+    """The words that make a setting."""
+    return tuple(word for word in words if not SEED_WORD.fullmatch(word))
+
+
 class Job(NamedTuple):
     """One run that is wanted: the words that make it, the config they compose, and the name of its attention."""
 
@@ -30,7 +35,7 @@ class Job(NamedTuple):
     @property
     def setting_words(self) -> tuple[str, ...]:
         """The words without the seed's."""
-        return tuple(word for word in self.words if not SEED_WORD.fullmatch(word))
+        return without_seeds(self.words)
 
 
 class Refusal(NamedTuple):
@@ -39,6 +44,11 @@ class Refusal(NamedTuple):
     words: tuple[str, ...]
     levels: dict[str, str]
     reason: str
+
+    @property
+    def setting_words(self) -> tuple[str, ...]:
+        """The words without the seed's."""
+        return without_seeds(self.words)
 
 
 class Composer:
@@ -68,7 +78,7 @@ class Composer:
 
     def _checked(self, words: Sequence[str]) -> tuple[dict[str, Any], Any]:
         seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, words) if match}
-        rest = tuple(word for word in words if not SEED_WORD.fullmatch(word))
+        rest = without_seeds(words)
         try:
             cfg, hydra = self._composition(rest, tuple(seeds))
             for key, value in seeds.items():

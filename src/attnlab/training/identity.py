@@ -15,6 +15,8 @@ NOT_RESULTS = (
     "paths.*",
     "maps.*",
     "sample.*",
+    "baseline.*",  # what it led to is in the sizes
+    "tuned",  # and this in optimizer.lr
     "evaluation.*",
     "report.*",
     "plan",
@@ -63,6 +65,8 @@ def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any
         for key, value in leaves(dict(config))
         if not any(fnmatch(key, pattern) for pattern in NOT_RESULTS)
     }
+    if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
+        settings = {key: value for key, value in settings.items() if key not in ("match", "match_to")}
     return Identity(variant, config["seed"], settings | dict(resolved))
 
 

@@ -15,7 +15,9 @@ from attnlab.keys import leaves
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
 from attnlab.training.identity import Identity, identify
+from attnlab.training.matching import Place, matched
 from attnlab.training.optimizer import Recipe
+from attnlab.tuned import at_tuned_rate
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
 
@@ -38,6 +40,7 @@ class Prepared(NamedTuple):
     splits: Material
     identity: Identity
     folder: Path
+    fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms
 
 
 def prepare(config: dict[str, Any], variant: str) -> Prepared:
@@ -48,6 +51,9 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     machine = Machine(
         accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
     )
+    config, tuned = at_tuned_rate(config, variant)
+    check_construction(config)
+    config, match = matched(config, Place(accelerator, machine.precision, machine.threads, _cache(config)))
     check_memory(check_construction(config).n_parameters, accelerator)
     recipe: Recipe = made(config, "optimizer")
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
@@ -55,7 +61,7 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
         raise UsageError(
             f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
         )
-    runs, cache = Path(config["paths"]["runs"]), Path(config["paths"]["cache"])
+    runs, cache = Path(config["paths"]["runs"]), _cache(config)
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
@@ -75,7 +81,12 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
         resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
     identity = identify(config, variant, resolved)
     folder = identity.folder(runs, config["experiment_name"])
-    return Prepared(config, machine, recipe, tokenizer, splits, identity, folder)
+    fairness = {key: found for key, found in (("match", match), ("tuned", tuned)) if found}
+    return Prepared(config, machine, recipe, tokenizer, splits, identity, folder, fairness)
+
+
+def _cache(config: Mapping[str, Any]) -> Path:
+    return Path(config["paths"]["cache"])
 
 
 def _source_hash(folder: Path) -> str:

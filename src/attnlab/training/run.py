@@ -27,6 +27,7 @@ from attnlab.training.identity import differences
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
+from attnlab.training.matching import in_a_line
 from attnlab.training.memory import forget_peak
 from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
@@ -197,6 +198,10 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
     prepared.tokenizer.save(folder)
     say(f"{prepared.identity.variant} in {folder}")
+    if "match" in prepared.fairness:
+        say(in_a_line(prepared.fairness["match"]))
+    if "tuned" in prepared.fairness:
+        say(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
     hardware = f"{device_name(machine.accelerator)}, {machine.precision}, {machine.threads} threads"
     say(f"{hardware}; {splits.describe(context)}")
     say(f"loss to beat: {splits.loss_to_beat(context):.4f} nats per target, by guessing")

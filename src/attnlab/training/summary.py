@@ -84,6 +84,7 @@ def summarise(
         "best_val_loss": best[0],
         "best_step": best[1],
         "train_loss": last.get("train/loss"),
+        **prepared.fairness,
         "unigram_loss": splits.loss_to_beat(config["model"]["context"]),
         "val_accuracy": last.get(ACCURACY),
         "slices": by_slice(last),

@@ -1,0 +1,151 @@
+"""A tuning experiment: every variant at the same learning rates, with seeds that only choose.
+
+Its result, tuned.yaml, is what `tuned=runs/<experiment>` takes; its curves stand in the report of the final runs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from attnlab.ablation.groups import Group, arms_of, differing, groups_of
+from attnlab.ablation.rates import RATE, Rates, curve_of_rates
+from attnlab.ablation.reading import Experiment, read_experiment
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.files import TUNED, write_atomically
+from attnlab.rules import shown
+
+OPTIMIZER = "optimizer._target_"
+MOST_NAMED = 4
+
+
+class Arm(NamedTuple):
+    """One variant of a tuning experiment: its curve, and what sets it apart from others of the same name."""
+
+    variant: str
+    apart: dict[str, object]
+    group: Group  # at one of its rates
+    rates: Rates
+
+
+def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Arm]:
+    """The curve of every variant. Refuses a grid with holes: a mean over fewer seeds is no point of a curve."""
+    found = []
+    holes: list[str] = []
+    for members in arms_of(groups_of(experiment.runs)):
+        by_rate = {float(group.settings[RATE]): group for group in members if RATE in group.settings}
+        seeds = sorted({seed for group in members for seed in group.results})
+        for rate, group in sorted(by_rate.items()):
+            lost = {run.seed: f"{run.status} {run.reason}".strip() for run in group.runs if run.seed is not None}
+            holes += [
+                f"{group.variant} at {rate:g}, seed {seed} ({lost.get(seed, 'never begun')})"
+                for seed in sorted({*seeds, *lost} - set(group.results))
+            ]
+        if len(by_rate) > 1 and seeds:
+            runs = {rate: group.results for rate, group in by_rate.items()}
+            rates = curve_of_rates(runs, lower_is_better, alpha, all_choose=True)
+            if (
+                rates.fitted is not None
+                and rates.proposal == rates.best
+                and f"{rates.fitted:.3g}" != f"{rates.best:.3g}"
+            ):
+                doubt = (
+                    f"the lowest point of the parabola ({rates.fitted:.3g}) is not near the best rate, which is taken"
+                )
+                rates = rates._replace(remarks=[*rates.remarks, doubt])
+            found.append((members[0], rates))
+    if holes:
+        more = f" and {len(holes) - MOST_NAMED} more" if len(holes) > MOST_NAMED else ""
+        raise UsageError(
+            f"experiment ({experiment.folder}) lacks {', '.join(holes[:MOST_NAMED])}{more}: the command that made it "
+            "runs what is missing"
+        )
+    if not found:
+        raise UsageError(
+            f"experiment ({experiment.folder}) holds no variant at several learning rates; to make them: attnlab tune "
+            f"{experiment.folder} rates=3e-4,1e-3,3e-3,1e-2 seeds=100-102 attention=multi_head,linear"
+        )
+    return [Arm(group.variant, _apart(group, [g for g, _ in found]), group, rates) for group, rates in found]
+
+
+def _apart(group: Group, all_groups: Sequence[Group]) -> dict[str, object]:
+    alike = [one.settings for one in all_groups if one.variant == group.variant]
+    keys = differing([{key: value for key, value in settings.items() if key != RATE} for settings in alike])
+    return {key: group.settings.get(key) for key in keys}
+
+
+def beyond(arms: Sequence[Arm], factor: float) -> list[float]:
+    """The rates to add, for all variants alike, because the best rate of one lies at an edge of the grid."""
+    rates = sorted({point.rate for arm in arms for point in arm.rates.points})
+    low = [rates[0] / factor] if any(arm.rates.edge == "low" for arm in arms) else []
+    high = [rates[-1] * factor] if any(arm.rates.edge == "high" for arm in arms) else []
+    return [float(f"{rate:.3g}") for rate in (*low, *high)]
+
+
+def spacing(rates: Sequence[float]) -> float:
+    """By what factor neighbouring rates of a grid differ, in the geometric mean."""
+    ordered = sorted(rates)
+    return float((ordered[-1] / ordered[0]) ** (1 / (len(ordered) - 1)))
+
+
+def write(experiment: Experiment, arms: Sequence[Arm]) -> Path:
+    """Write tuned.yaml beside the runs."""
+    entries = []
+    for arm in arms:
+        r = arm.rates
+        entry = {"variant": arm.variant, "settings": arm.apart, "optimizer": arm.group.settings.get(OPTIMIZER)}
+        entry |= {"lr": r.proposal, "best": r.best, "fitted": None if r.fitted is None else float(f"{r.fitted:.6g}")}
+        entry |= {"edge": r.edge or None, "sensitivity": r.sensitivity, "seeds": r.tuning_seeds}
+        entry |= {"curve": [[p.rate, p.mean if not p.diverged else None] for p in r.points], "remarks": r.remarks}
+        entries.append(entry)
+    text = (
+        f"# A learning rate per variant, chosen by {experiment.metric} on tuning seeds: final runs take it with\n"
+        f"# tuned={experiment.folder}, and need other seeds. lr is the lowest point of a parabola in log rate where\n"
+        "# that refines the best rate of the grid, else that rate; curve: [rate, mean], null where a seed diverged.\n"
+    )
+    content = {"metric": experiment.metric, "variants": entries}
+    path = experiment.folder / TUNED
+    text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_atomically(path, text.encode(), key="experiment")
+    return path
+
+
+def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> Rates:
+    """The curve that chose the rate of these runs, from the tuning experiment that they name."""
+    assert group.tuned is not None
+    rate = float(group.settings[RATE])
+    seeds = sorted(run.seed for run in group.runs if run.seed is not None)
+    named = Path(group.tuned)
+    places = (named, named.parent, experiment.folder.parent / named.name)  # the folder, its file, or moved along
+    place = next((p for p in places if p.is_dir()), named)
+    try:
+        arms = read_arms(read_experiment(place, experiment.metric), lower_is_better, alpha)
+    except AttnlabError as error:
+        return _without_curve(rate, seeds, group.tuned, f"tuned elsewhere, and no curve can be shown: {error}")
+    alike = [arm for arm in arms if arm.variant == group.variant]
+    if not alike:
+        return _without_curve(rate, seeds, group.tuned, f"{place} holds no curve of {group.variant}")
+    arm = min(alike, key=lambda arm: len(_changed(arm.group, group)))
+    r, remarks = arm.rates, list(arm.rates.remarks)
+    if rate != r.proposal:
+        remarks.append(f"the final seeds ran at {rate:g}, but {place} says {r.proposal:g}")
+    if changed := _changed(arm.group, group):
+        remarks.append(f"tuned at other settings: {'; '.join(changed[:MOST_NAMED])}")
+    if both := sorted({*seeds} & {*r.tuning_seeds}):
+        remarks.append(f"seeds {', '.join(map(str, both))} had chosen the rate and are left out")
+    final = [seed for seed in seeds if seed not in r.tuning_seeds]
+    return r._replace(chosen=rate, final_seeds=final, remarks=remarks, source=group.tuned)
+
+
+def _without_curve(rate: float, seeds: list[int], source: str, remark: str) -> Rates:
+    return Rates([], [], seeds, rate, rate, None, None, [remark], source)
+
+
+def _changed(there: Group, here: Group) -> list[str]:
+    keys = sorted({*there.settings, *here.settings} - {RATE})
+    return [
+        f"{key} ({shown(there.settings.get(key))} there, {shown(here.settings.get(key))} here)"
+        for key in keys
+        if there.settings.get(key) != here.settings.get(key)
+    ]

@@ -1,0 +1,81 @@
+"""Runs by configuration: those that differ in their seeds alone belong together, whatever became of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from attnlab.ablation.rates import RATE
+from attnlab.ablation.reading import Run
+from attnlab.keys import leaves
+
+# What no result depends on, or what stands in a hash of its own.
+NOT_SETTINGS = (
+    *("experiment_name", "variant", "seed", "streams.*", "paths.*", "maps.*", "sample.*", "overwrite", "resume_from"),
+    *("report.*", "plan", "preregister", "evaluation.*"),
+    *("allow_targets*", "data.path", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+    *("baseline.*", "tuned"),  # what came of them is in the sizes and the rate
+)
+FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}
+OF_THE_VARIANT = ("attention.", "position.")  # settings that make a variant what it is
+
+
+@dataclass(frozen=True)
+class Group:
+    """All runs of one configuration: they differ in their seeds alone."""
+
+    folder: str
+    variant: str
+    settings: dict[str, Any]
+    runs: list[Run]
+    tuned: str | None = None  # the experiment that chose its learning rate
+
+    @property
+    def results(self) -> dict[int, Run]:
+        """The runs that came to an end, good or bad, by seed."""
+        return {run.seed: run for run in self.runs if run.status in ("finished", "diverged") and run.seed is not None}
+
+
+def groups_of(runs: Iterable[Run]) -> list[Group]:
+    """The runs by configuration; what has no readable config.yaml is left out."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.group, []).append(run)
+    groups = []
+    for folder, members in found.items():
+        config = next((run.config for run in members if run.config), {})
+        summary = next((run.summary for run in members if run.summary), {})
+        settings = {
+            key: value
+            for key, value in leaves(dict(config))
+            if not any(fnmatch(key, pattern) for pattern in NOT_SETTINGS)
+        }
+        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
+        if settings.get("match") is None:
+            settings = {key: value for key, value in settings.items() if key not in ("match", "match_to")}
+        if config:
+            tuned = next((str(run.config["tuned"]) for run in members if run.config.get("tuned")), None)
+            groups.append(Group(folder, members[0].variant, settings, members, tuned))
+    return groups
+
+
+def arms_of(groups: Sequence[Group]) -> list[list[Group]]:
+    """Configurations that differ in their learning rate alone, together."""
+    arms: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        rest = sorted((key, repr(value)) for key, value in group.settings.items() if key != RATE)
+        arms.setdefault((group.variant, *rest), []).append(group)
+    return list(arms.values())
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which configurations differ; of keys that always change together the first, those of the variant
+    last, because they often follow from the others."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    found: dict[tuple[int, ...], str] = {}
+    for key in sorted(keys, key=lambda key: key.startswith(OF_THE_VARIANT)):
+        values = [repr(each.get(key)) for each in settings]
+        partition = tuple(values.index(value) for value in values)
+        if any(partition):
+            found.setdefault(partition, key)
+    return list(found.values())

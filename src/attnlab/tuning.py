@@ -1,0 +1,158 @@
+"""`attnlab tune`: runs every variant at the same learning rates, widens the grid where the best lies at its edge, and
+writes a rate for each variant."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from attnlab.ablation import grid
+from attnlab.ablation.charts import rates as picture
+from attnlab.ablation.comparison import lower_is_better
+from attnlab.ablation.document import table
+from attnlab.ablation.grid import Arm
+from attnlab.ablation.rates import FEWEST_RATES
+from attnlab.ablation.reading import Experiment, read_experiment
+from attnlab.ablation.terminal import draw
+from attnlab.ablation.words import number
+from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.files import write_atomically
+from attnlab.keys import config_dir
+
+USUAL_RATES, USUAL_SEEDS = "3e-4,1e-3,3e-3,1e-2", "100-102"
+OURS = ("optimizer.lr", "seed", "experiment_name", "paths.runs", "tuned")  # words that the command itself writes
+ALPHA = 0.05
+WIDTH_OF_A_COLUMN = 14  # of a table that goes into a file or a pipe
+SOME_FAILED, STOPPED = 1, (130, 143)
+
+
+def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
+    """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
+    lower = lower_is_better(metric)
+    if lower is None:
+        raise UsageError(f"metric ({metric}) does not say which way is better; see attnlab report --help")
+    folder = Path(experiment)
+    wanted = numbers(rates or USUAL_RATES)
+    if overrides or rates:
+        _check(wanted, overrides)
+        _sweep(folder, wanted, seeds_in(seeds), overrides)
+    found, arms = _read(folder, metric, lower)
+    for _ in range(extend if overrides or rates else 0):
+        more = grid.beyond(arms, grid.spacing(wanted))
+        if not more:
+            break
+        ends = {arm.variant: arm.rates.best for arm in arms if arm.rates.edge}
+        print(
+            f"the best rate lies at the edge of the grid for {', '.join(f'{v} ({r:g})' for v, r in ends.items())}: "
+            f"adding {', '.join(f'{rate:g}' for rate in more)} for all"
+        )
+        _sweep(folder, more, seeds_in(seeds), overrides)
+        found, arms = _read(folder, metric, lower)
+    _tell(found, arms)
+
+
+def numbers(text: str) -> list[float]:
+    """Learning rates from text such as 1e-4,3e-4."""
+    try:
+        found = sorted({float(word) for word in text.strip("[]").split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < rate < float("inf") for rate in found):
+        raise UsageError(f"rates ({text}) must be numbers above 0, such as {USUAL_RATES}")
+    return found
+
+
+def seeds_in(text: str) -> list[int]:
+    """Seeds from text such as 100-102 or 7,9."""
+    found: list[int] = []
+    for word in text.strip("[]").split(","):
+        first, dash, last = word.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"seeds ({text}) must be whole numbers, such as {USUAL_SEEDS} or 7,9")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise UsageError(f"seeds ({text}) must be whole numbers, such as {USUAL_SEEDS} or 7,9")
+    return sorted(set(found))
+
+
+def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
+    if len(rates) < FEWEST_RATES:
+        raise UsageError(
+            f"rates ({','.join(f'{r:g}' for r in rates)}) must be at least {FEWEST_RATES}: fewer do not show where the "
+            "best one lies"
+        )
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in OURS:
+            instead = {"optimizer.lr": "rates=", "seed": "seeds=", "tuned": "attnlab tune runs/<experiment>"}
+            raise UsageError(f"{word}: leave {key} out; {instead.get(key, 'attnlab tune runs/<experiment>')} says it")
+
+
+def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
+    """Have train.py run every variant at every rate with every seed; what is finished is not run again."""
+    words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
+    words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
+    command = [sys.executable, str(_train_py()), "-m", *words]
+    print(f"python train.py -m {shlex.join(words)}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code in STOPPED:
+        raise Stopped(f"stopped; the same command goes on with {folder}", code)
+    if code not in (0, SOME_FAILED):  # runs that diverge are points of the curve, and what failed is found by reading
+        raise AttnlabError(f"train.py ended with exit code {code} (why, is told above)")
+
+
+def _train_py() -> Path:
+    places = (Path("train.py"), config_dir().parent / "train.py")
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UsageError(
+            "attnlab tune runs train.py, which is not in this folder: start it in the folder that holds it"
+        )
+    return found
+
+
+def _read(folder: Path, metric: str, lower: bool) -> tuple[Experiment, list[Arm]]:
+    experiment = read_experiment(folder, metric)
+    return experiment, grid.read_arms(experiment, lower, ALPHA)
+
+
+def _tell(experiment: Experiment, arms: Sequence[Arm]) -> None:
+    rates = sorted({point.rate for arm in arms for point in arm.rates.points})
+    rows = []
+    for arm in arms:
+        at = {p.rate: "diverged" if p.diverged else number(p.mean) for p in arm.rates.points}
+        r = arm.rates
+        cells = [
+            *(at.get(rate, "") for rate in rates),
+            f"{r.best:g}",
+            "none" if r.fitted is None else f"{r.fitted:.3g}",
+        ]
+        rows.append([_label(arm), *cells, f"{r.proposal:g}", number(r.sensitivity)])
+    columns = ["variant", *(f"{rate:g}" for rate in rates), "best", "parabola", "lr", "sensitivity"]
+    print(
+        f"{experiment.metric} at each learning rate, mean over seeds {', '.join(map(str, arms[0].rates.tuning_seeds))}"
+    )
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_COLUMN * len(columns))
+    draw(table(columns, rows), console)
+    edges = False
+    for arm in arms:
+        for remark in arm.rates.remarks:
+            print(f"- {_label(arm)}: {remark}")
+        edges = edges or bool(arm.rates.edge)
+    if edges:
+        more = grid.beyond(arms, grid.spacing(rates))
+        print(f"- to widen the grid, run it at optimizer.lr={','.join(f'{rate:g}' for rate in more)}, too")
+    if drawing := picture([(_label(arm), arm.rates) for arm in arms], experiment.metric):
+        path = experiment.folder / "learning_rates.svg"
+        write_atomically(path, drawing.svg.encode(), key="experiment")
+        print(f"wrote {path}")
+    print(f"wrote {grid.write(experiment, arms)}; final runs take it with tuned={experiment.folder} and other seeds")
+
+
+def _label(arm: Arm) -> str:
+    return " ".join([arm.variant, *(f"{key}={value}" for key, value in arm.apart.items())])
