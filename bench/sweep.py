@@ -48,8 +48,9 @@ def main() -> None:
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                words = (*SIZES, f"trainer.max_steps={steps}", f"paths.cache={folder / 'cache'}")
-                seconds(folder, *words, "experiment_name=first", "trainer.max_steps=1")  # fills the cache of tokens
+                cache = f"paths.cache={folder / 'cache'}"
+                words = (*SIZES, f"trainer.max_steps={steps}", cache)
+                seconds(folder, *SIZES, cache, "experiment_name=first", "trainer.max_steps=1")  # tokens are cached
                 swept = seconds(folder, "-m", *words, f"seed=range({SEEDS})", "experiment_name=swept")
                 alone = sum(
                     seconds(folder, *words, *single, f"seed={seed}", "experiment_name=alone") for seed in range(SEEDS)

@@ -108,11 +108,11 @@ ALLOWED = {
     "ablation": {"inspection", "keys", "rules", "errors", "files"},
 }
 FORBIDDEN = {
-    "contract": {"data", "inspection", "training", "runs", "cli"},
+    "contract": {"data", "inspection", "training", "runs", "cli", "commands"},
     "config": {"attention", "position", "model", "data", "inspection", "training", "contract"},
     "build": {"inspection", "training", "contract"},
     "generation": {"training", "inspection", "contract", "config", "build"},
-    "training": {"contract", "cli", "sweep", "card"},
+    "training": {"contract", "cli", "commands", "sweep", "card"},
 }
 FOREIGN = {
     "attention": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},

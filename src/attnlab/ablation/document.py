@@ -105,7 +105,7 @@ STYLE = """
   --shade: #1d2329; --accent: #58b8d6; --accent-soft: #58b8d63d; --base: #7e8892; --base-soft: #7e88923d;
   --better: #56c98a; --worse: #f0857a; --equivalent: #9aa6f2; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 92rem; background: var(--page); color: var(--ink);
   font: 15px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { max-width: 46rem; } .summary { font-size: 1.1rem; } figcaption, caption { color: var(--soft); text-align: left; }

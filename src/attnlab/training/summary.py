@@ -24,11 +24,12 @@ def stored(prepared: Prepared) -> dict[str, Any]:
 
 
 def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
-    """What the hparams tab compares runs by, the variant first."""
+    """What the hparams tab compares runs by. It sorts columns by name, so the variant is called what is typed for it,
+    attention, and stands first."""
     config, machine = prepared.config, prepared.machine
     sizes = {key: config["model"][key] for key in ("n_layers", "n_heads", "d_model", "context", "dropout")}
     return {
-        "variant": prepared.identity.variant,
+        "attention": prepared.identity.variant,
         "hash": prepared.identity.hash8,
         "seed": config["seed"],
         "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
