@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -46,6 +47,7 @@ class LocalLauncher(Launcher):
         from attnlab.sweep.sweeper import launch_here
 
         assert self.config is not None and self.hydra_context is not None
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # sweepers put their results there
         with pool_for(self.n_jobs, len(job_overrides)) as pool:
             return launch_here(self.hydra_context.config_loader, self.config, job_overrides, pool)
 
