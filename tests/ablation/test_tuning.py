@@ -263,10 +263,8 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     tiny += ["model.n_heads=2", "model.context=16", "batch_size=2", "trainer.max_steps=8", "trainer.threads=1"]
     tiny += ["sample.steps=0", f"paths.cache={tmp_path / 'cache'}"]
     folder = tmp_path / "runs" / "tuning"
-    command = [sys.executable, "-m", "attnlab.cli"]
     start = [sys.executable, "-c", "from attnlab.cli import main; main()"]
     words = ["tune", str(folder), "rates=1e-3,2e-3,4e-3,8e-3", "seeds=100", "extend=1", "attention=multi_head,linear"]
-    del command
     done = subprocess.run([*start, *words, *tiny], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = entries(folder)
