@@ -223,4 +223,5 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off inside the block: for sums kept in float32, and for kernels that are slow in bfloat16."""
     kind = device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()

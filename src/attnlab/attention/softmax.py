@@ -105,29 +105,32 @@ class SoftmaxAttention(HeadedAttention):
         return "linear" if self.mask.kept is None else "window"
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
-        pos = torch.arange(heads.q.size(2), device=heads.q.device)
-        return self.attend(heads, pos, pos, square=True)
-
-    def attend(
-        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], *, square: bool = False
-    ) -> Float[Tensor, "b h t v"]:
-        """Mix by the fused kernel where every slot allows it, else explicitly. `square`: the whole sequence at once."""
+        """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
         if not self.fused:
-            return self.attend_explicitly(heads, q_pos, k_pos)
-        # The CPU kernel's backward is four times slower in bfloat16 than in float32.
-        slow = heads.v.device.type == "cpu" and torch.is_grad_enabled()
-        work = torch.promote_types(heads.v.dtype, torch.float32) if slow else heads.v.dtype
-        q, k, v = (x.to(work) for x in heads[:3])
-        blocks = Blocks.of(q_pos.numel(), self.mask.band)
-        if not square:
-            o = self._kernel(q, k, v, self._allowed(work, [(q_pos, k_pos)]))
-        elif type(self.mask) is Causal and "bias" not in self.position.hooks:
+            pos = torch.arange(heads.q.size(2), device=heads.q.device)
+            return self.attend_explicitly(heads, pos, pos)
+        q, k, v = self._for_kernel(heads)
+        if type(self.mask) is Causal and "bias" not in self.position.hooks:
             o = self._kernel(q, k, v, None)
-        elif blocks.n_blocks == 1:
+        elif (blocks := Blocks.of(q.size(2), self.mask.band)).n_blocks == 1:
             o = self._kernel(q, k, v, self._kept(q, blocks))
         else:
             o = self._attend_in_blocks(q, k, v, blocks)
         return o.to(heads.v.dtype)
+
+    def attend(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t v"]:
+        """Queries at some positions against keys at others: by the fused kernel where it can be, else explicitly."""
+        if not self.fused:
+            return self.attend_explicitly(heads, q_pos, k_pos)
+        q, k, v = self._for_kernel(heads)
+        return self._kernel(q, k, v, self._allowed(q.dtype, [(q_pos, k_pos)])).to(heads.v.dtype)
+
+    def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+        """In float32 where a CPU trains: its kernel's backward is four times slower in bfloat16."""
+        q, k, v, _ = heads
+        slow = v.device.type == "cpu" and torch.is_grad_enabled()
+        work = torch.promote_types(v.dtype, torch.float32) if slow else v.dtype
+        return q.to(work), k.to(work), v.to(work)
 
     def _attend_in_blocks(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
