@@ -1,6 +1,7 @@
 """The frame of a task: rows as a function of (seed, step, split), tokens with names, hits counted by difficulty."""
 
 import hashlib
+import inspect
 import json
 import math
 from abc import abstractmethod
@@ -69,16 +70,17 @@ class Task(Material):
         least("val_rows", val_rows, 1)
 
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """What the rows depend on, besides seed, step and length."""
-
-    @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         """So many rows of this length."""
 
     @abstractmethod
     def shortest(self) -> int:
         """The least length of a row that holds what is asked for."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the rows depend on, besides seed, step and length."""
+        arguments = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in arguments if name != "val_rows"}
 
     def chance(self, length: int) -> Score:
         """The floor: the best guess without the mechanism that the task asks for."""

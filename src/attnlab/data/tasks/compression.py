@@ -1,7 +1,5 @@
 """Compression: hold a whole random row and give it back."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
@@ -26,9 +24,6 @@ class Compression(Task):
     def __init__(self, n_vocab: int = 16, val_rows: int = 256) -> None:
         least("n_vocab", n_vocab, 3)
         super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], val_rows)
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_vocab": self.n_vocab}
 
     def shortest(self) -> int:
         return 2

@@ -1,7 +1,5 @@
 """Counting: how often was this variable raised since it was set to zero?"""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import GAPS, Rows, Score, Task, blank, constant_guess, least, magnitude
@@ -37,9 +35,6 @@ class Counting(Task):
         statements = [f"{name}{kind}" for kind in ("=0", "++", "?") for name in names]
         super().__init__(["pass", *statements, *map(str, range(most + 1))], val_rows)
         self.n_variables, self.most, self.passes = n_variables, most, passes
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_variables": self.n_variables, "most": self.most, "passes": self.passes}
 
     def shortest(self) -> int:
         return self.n_variables + 1

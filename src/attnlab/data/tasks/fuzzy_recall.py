@@ -1,7 +1,5 @@
 """Fuzzy recall: keys and values are motifs of several tokens."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import IGNORED, Rows, Score, Task, blank, guess, least
@@ -33,14 +31,6 @@ class FuzzyRecall(Task):
             least(key, value, smallest)
         super().__init__([".", *(f"k{i}" for i in range(n_keys)), *(f"v{i}" for i in range(n_values))], val_rows)
         self.n_keys, self.n_values, self.key_motif, self.value_motif = n_keys, n_values, key_motif, value_motif
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "n_keys": self.n_keys,
-            "n_values": self.n_values,
-            "key_motif": self.key_motif,
-            "value_motif": self.value_motif,
-        }
 
     def shortest(self) -> int:
         return 2 * (self.key_motif + self.value_motif)

@@ -1,7 +1,5 @@
 """In-context bigrams: a new Markov chain in every row, whose exact prediction is known."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float, Int64
 
@@ -26,9 +24,6 @@ class ICLBigram(Task):
         least("n_states", n_states, 2)
         super().__init__([f"s{i}" for i in range(n_states)], val_rows)
         self.n_states = n_states
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_states": self.n_states}
 
     def shortest(self) -> int:
         return 2

@@ -1,7 +1,5 @@
 """Induction: what followed the special token last time?"""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import GAPS, Rows, Score, Task, blank, distinct, guess, least, magnitude
@@ -25,9 +23,6 @@ class Induction(Task):
         least("n_questions", n_questions, 1)
         super().__init__(["S", *(f"a{i}" for i in range(n_vocab - 1))], val_rows)
         self.n_questions = n_questions
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_vocab": self.n_vocab, "n_questions": self.n_questions}
 
     def shortest(self) -> int:
         return 2 * self.n_questions + 2

@@ -1,7 +1,5 @@
 """Memorization: facts that stand in no row and must be learnt into the weights."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
@@ -30,9 +28,6 @@ class Memorization(Task):
         self.facts = facts
         drawn = np.random.Generator(np.random.Philox(facts)).permutation(self.n_values)[: self.n_keys]
         self.value_of = 1 + self.n_keys + drawn
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_vocab": self.n_vocab, "facts": self.facts}
 
     def shortest(self) -> int:
         return 2

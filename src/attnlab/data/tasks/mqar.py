@@ -1,7 +1,5 @@
 """Multi-query associative recall: which value stood after this key?"""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
@@ -41,14 +39,6 @@ class MQAR(Task):
         keys = [f"k{i}" for i in range(self.n_keys)]
         super().__init__([".", *keys, *(f"v{i}" for i in range(n_vocab - 1 - self.n_keys))], val_rows)
         self.n_pairs, self.power, self.random_non_queries = n_pairs, power, random_non_queries
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "n_vocab": self.n_vocab,
-            "n_pairs": self.n_pairs,
-            "power": self.power,
-            "random_non_queries": self.random_non_queries,
-        }
 
     def shortest(self) -> int:
         return 4 * self.n_pairs  # each pair takes two tokens, and so does each question's slot

@@ -1,7 +1,5 @@
 """A needle in a haystack: find what was noted under this word, at any depth."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least
@@ -32,9 +30,6 @@ class Needle(Task):
             raise UsageError(f"data.n_needles ({n_needles}) must be at most data.n_words ({n_words})")
         super().__init__(["M", *(f"w{i}" for i in range(n_words))], val_rows)
         self.n_words, self.n_needles = n_words, n_needles
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_words": self.n_words, "n_needles": self.n_needles}
 
     def shortest(self) -> int:
         return 3 * self.n_needles + 2

@@ -1,6 +1,6 @@
 """Parity: was the number of ones odd? The smallest task that needs a state which every token can turn over."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -30,9 +30,6 @@ class Parity(Task):
             raise UsageError(f"data.answer ({answer}) must be end | each")
         super().__init__([".", "=", "0", "1"], val_rows)
         self.answer = answer
-
-    def settings(self) -> dict[str, Any]:
-        return {"answer": self.answer}
 
     def shortest(self) -> int:
         return SHORTEST + 1

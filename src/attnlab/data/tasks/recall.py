@@ -1,7 +1,5 @@
 """Recall in a stream of pairs, with and without noise between them."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import Rows, Score, Task, blank, guess, least, magnitude
@@ -31,9 +29,6 @@ class Recall(Task):
         names = (("k", n_keys), ("v", n_values), ("n", n_noise))
         super().__init__([f"{kind}{i}" for kind, n in names for i in range(n)], val_rows)
         self.n_keys, self.n_values, self.n_noise, self.noise = n_keys, n_values, n_noise, noise
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_keys": self.n_keys, "n_values": self.n_values, "n_noise": self.n_noise, "noise": self.noise}
 
     def shortest(self) -> int:
         return 4

@@ -1,7 +1,6 @@
 """The word problem of a permutation group: what have all swaps so far come to?"""
 
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 
@@ -34,9 +33,6 @@ class S5(Task):
         self.n_elements = n_elements
         number = {one: i for i, one in enumerate(group)}
         self.product = np.array([[number[tuple(b[place] for place in a)] for b in group] for a in group])  # a, then b
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_elements": self.n_elements}
 
     def shortest(self) -> int:
         return 1

@@ -1,7 +1,5 @@
 """Selective copying: say the marked tokens again in order, whatever lay between them."""
 
-from typing import Any
-
 import numpy as np
 
 from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
@@ -27,9 +25,6 @@ class SelectiveCopy(Task):
         least("n_tokens", n_tokens, 1)
         super().__init__([".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], val_rows)
         self.n_tokens = n_tokens
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_vocab": self.n_vocab, "n_tokens": self.n_tokens}
 
     def shortest(self) -> int:
         return 2 * self.n_tokens
