@@ -138,7 +138,6 @@ def card(
     overrides: tuple[str, ...],
 ) -> None:
     """Train each variant on the cells of the battery and draw what it can do; what is finished is not run again."""
-    from pathlib import Path
 
     from rich.console import Console
 

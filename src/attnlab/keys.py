@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,25 @@ from hydra.core.global_hydra import GlobalHydra
 from attnlab.rules import nearest_key
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
+# Where results go, what is drawn of them, how often they are saved and how they are judged changes no result.
+NOT_RESULTS = (
+    "experiment_name",
+    "paths.*",
+    "maps.*",
+    "sample.*",
+    "baseline.*",  # what it led to is in the sizes
+    "tuned",  # and this in optimizer.lr
+    "evaluation.*",
+    "report.*",
+    "plan",
+    "preregister",
+    "overwrite",
+    "resume_from",
+    "allow_targets*",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.progress",
+)
 
 
 def config_dir() -> Path:
@@ -68,6 +88,15 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{path}[{i}]")
     else:
         yield path, node
+
+
+def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[str, Any]:
+    """The settings that a result depends on, by dotted key; `besides` are patterns of others to leave out."""
+    dropped = [*NOT_RESULTS, *besides]
+    if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
+        dropped += ["match", "match_to"]
+    found = leaves(dict(config))
+    return {key: value for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
 
 
 def nodes(node: Any, path: str = "", owner: str = "") -> Iterator[tuple[str, Any, str]]:

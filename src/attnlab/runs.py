@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from attnlab.build import build_model, made
@@ -16,9 +15,7 @@ from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import CONFIG, read_summary
 from attnlab.model import GPT
-from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
-
-PREFIX = "model."  # of the network's names inside the LightningModule
+from attnlab.training.checkpoint import CheckpointFolder, network_weights
 
 
 def find_run(path: Path | str) -> Path:
@@ -66,9 +63,9 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
     config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder)
     path = _newest(folder)
     model = build_model(config, tokenizer.n_vocab)
-    weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
+    weights = network_weights(path)
     try:
-        model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(
             f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"

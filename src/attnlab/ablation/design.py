@@ -6,6 +6,7 @@ levels each, or with `generators` a regular fraction of them (Box & Hunter 1961,
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -136,18 +137,15 @@ def read_design(name: str, content: Any) -> Design:
     if kind not in KINDS:
         raise UsageError(f"{key}: design ({shown(kind)}) must be {' | '.join(KINDS)}")
     axes = _axes(key, content.get("axes"))
-    if kind in ("drop_one", "factorial"):
-        for axis in axes:
-            if kind == "factorial" and len(axis.levels) != 2:
-                raise UsageError(f"{key}: axes.{axis.name} has {len(axis.levels)} levels; factorial needs two of each")
+    for axis in axes:
+        if kind == "factorial" and len(axis.levels) != 2:
+            raise UsageError(f"{key}: axes.{axis.name} has {len(axis.levels)} levels; factorial needs two of each")
     generators = _generators(key, kind, content.get("generators", []), len(axes))
     settings = content.get("settings", {})
     if not isinstance(settings, Mapping):
         raise UsageError(f"{key}: settings ({shown(settings)}) must hold settings by name, as key: value")
     design = Design(kind, axes, generators, _words(settings), _seeds(key, content.get("seeds", 1)))
-    count = 1
-    for axis in axes:
-        count *= len(axis.levels)
+    count = math.prod(len(axis.levels) for axis in axes)
     if kind in ("grid", "factorial") and count >> len(generators) > MOST_RUNS:
         raise UsageError(f"{key}: axes make {count:,} combinations; at most {MOST_RUNS:,} are run")
     return design

@@ -2,20 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
-from attnlab.keys import leaves
+from attnlab.keys import settings_of
 
-# What no result depends on, or what stands in a hash of its own.
-NOT_SETTINGS = (
-    *("experiment_name", "variant", "seed", "streams.*", "paths.*", "maps.*", "sample.*", "overwrite", "resume_from"),
-    *("report.*", "plan", "preregister", "evaluation.*"),
-    *("allow_targets*", "data.path", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
-    *("baseline.*", "tuned"),  # what came of them is in the sizes and the rate
-)
+ELSEWHERE = ("variant", "seed", "streams.*", "data.path")  # a field of a run, or what stands in a hash of its own
 FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}
 OF_THE_VARIANT = ("attention.", "position.")  # settings that make a variant what it is
 
@@ -45,14 +38,8 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     for folder, members in found.items():
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
-        settings = {
-            key: value
-            for key, value in leaves(dict(config))
-            if not any(fnmatch(key, pattern) for pattern in NOT_SETTINGS)
-        }
+        settings = settings_of(config, besides=ELSEWHERE)
         settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
-        if settings.get("match") is None:
-            settings = {key: value for key, value in settings.items() if key not in ("match", "match_to")}
         if config:
             tuned = next((str(run.config["tuned"]) for run in members if run.config.get("tuned")), None)
             groups.append(Group(folder, members[0].variant, settings, members, tuned))

@@ -96,6 +96,27 @@ def _brief(value: Any) -> str:
     return text[:12] if len(text) >= 40 and text.isalnum() else text
 
 
+def held_equal(report: Report) -> list[Block]:
+    """What matching moved, and what it left between a variant and its budget."""
+    rows = []
+    for c in report.design.contenders:
+        found = next((run.summary["match"] for run in c.runs if isinstance(run.summary.get("match"), dict)), None)
+        if found is None:
+            continue
+        moved = ", ".join(f"{key} {_as_typed(old)} to {_as_typed(new)}" for key, (old, new) in found["moved"].items())
+        beside = ", ".join(
+            f"{name} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in found["beside"].items() if base
+        )
+        figures = [f"{found['budget']:,.8g}", f"{found['got']:,.8g}", f"{found['left_percent']:+.3f} %"]
+        rows.append([c.label, c.place, found["unit"], found["to"], *figures, moved or "nothing", beside])
+    columns = ["variant", "setting", "held equal", "to", "budget", "has", "left", "moved", "not matched"]
+    return [table(columns, rows, "Counted before training, on the models that were trained")] if rows else []
+
+
+def _as_typed(value: object) -> str:
+    return "null" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 class Cost(NamedTuple):
     """What a variant costs, as cells of a table and as numbers of a picture."""
 

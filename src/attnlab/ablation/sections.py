@@ -7,7 +7,7 @@ from dataclasses import replace
 from attnlab.ablation import charts, mean_maps
 from attnlab.ablation.contenders import Contender
 from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
-from attnlab.ablation.provenance import costs, fairness, limits, repeat
+from attnlab.ablation.provenance import costs, fairness, held_equal, limits, repeat
 from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.report import Report
 from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
@@ -18,7 +18,7 @@ def document(report: Report) -> Document:
     sections = [
         Section("The noise floor: the baseline against itself", noise(report)),
         Section("Verdicts", _verdicts(report)),
-        Section("What was held equal", _held_equal(report)),
+        Section("What was held equal", held_equal(report)),
         Section("Runs", _runs(report)),
         *([Section("What was promised", _promise(report))] if report.promise else []),
         Section("What pairing bought", [_pairing(report)]),
@@ -138,27 +138,6 @@ def _verdicts(report: Report) -> list[Block]:
     bands = [floor.band if floor else None for floor in floors]
     blocks += _some(charts.differences(report.comparisons, report.experiment.metric, rules.alpha, bands))
     return blocks
-
-
-def _held_equal(report: Report) -> list[Block]:
-    """What matching moved, and what it left between a variant and its budget."""
-    rows = []
-    for c in report.design.contenders:
-        found = next((run.summary["match"] for run in c.runs if isinstance(run.summary.get("match"), dict)), None)
-        if found is None:
-            continue
-        moved = ", ".join(f"{key} {_short(old)} to {_short(new)}" for key, (old, new) in found["moved"].items())
-        beside = ", ".join(
-            f"{name} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in found["beside"].items() if base
-        )
-        figures = [f"{found['budget']:,.8g}", f"{found['got']:,.8g}", f"{found['left_percent']:+.3f} %"]
-        rows.append([c.label, c.place, found["unit"], found["to"], *figures, moved or "nothing", beside])
-    columns = ["variant", "setting", "held equal", "to", "budget", "has", "left", "moved", "not matched"]
-    return [table(columns, rows, "Counted before training, on the models that were trained")] if rows else []
-
-
-def _short(value: object) -> str:
-    return "null" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _runs(report: Report) -> list[Block]:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from rich import box
 from rich.console import Console
-from rich.table import Table as Grid
 
 from attnlab.ablation.document import Document, Picture, Section, table, to_html
+from attnlab.ablation.terminal import draw as print_table
 from attnlab.card.battery import FACTORS, Result
 from attnlab.card.picture import draw, figures_of, shown
 from attnlab.files import write_atomically
@@ -55,13 +54,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 def show(results: Sequence[Result], console: Console) -> None:
     """The card in a terminal."""
-    columns, lines = rows(results)
-    grid = Grid(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
-    for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
-    for cells in lines:
-        grid.add_row(*cells)
-    console.print(grid)
+    print_table(table(*rows(results)), console)
 
 
 def save(results: Sequence[Result], folder: Path, command: str) -> list[Path]:

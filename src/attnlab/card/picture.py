@@ -3,9 +3,10 @@
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from attnlab.card.battery import FACTORS, Result
+from attnlab.inspection.figures import font, shorten
 
 SQUARE, ROW, GAP, LEFT, TOP, MARGIN = 52, 34, 26, 300, 92, 24  # pixels
 INK, SOFT, LINE, PAGE = "#1c2127", "#687079", "#d8dce0", "#ffffff"
@@ -26,24 +27,24 @@ def draw(results: Sequence[Result]) -> bytes:
     height = TOP + len(cells) * ROW + 3 * ROW + MARGIN
     image = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(image)
-    pen.text((MARGIN, 18), "What each variant can do", fill=INK, font=_font(18))
+    pen.text((MARGIN, 18), "What each variant can do", fill=INK, font=font(18))
     for column, variant in enumerate(variants):
         x = LEFT + column * (block + GAP)
-        pen.text((x, TOP - 44), _cut(variant, block, 14), fill=INK, font=_font(14))
+        pen.text((x, TOP - 44), shorten(variant, block, font(14)), fill=INK, font=font(14))
         for i, factor in enumerate(FACTORS):
-            pen.text((x + i * SQUARE + SQUARE // 2, TOP - 14), f"x{factor}", fill=SOFT, font=_font(11), anchor="mm")
+            pen.text((x + i * SQUARE + SQUARE // 2, TOP - 14), f"x{factor}", fill=SOFT, font=font(11), anchor="mm")
     for row, cell in enumerate(cells):
         y = TOP + row * ROW
-        pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=_font(14), anchor="lm")
+        pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=font(14), anchor="lm")
         known = next((r for r in results if r.cell == cell and r.is_task), None)
-        pen.text((150, y + ROW // 2), _bounds(known), fill=SOFT, font=_font(11), anchor="lm")
+        pen.text((150, y + ROW // 2), _bounds(known), fill=SOFT, font=font(11), anchor="lm")
         for column, variant in enumerate(variants):
             x = LEFT + column * (block + GAP)
             result = by_place.get((variant, cell), Result(variant, cell, {}))
             for i, factor in enumerate(FACTORS):
                 _square(pen, x + i * SQUARE, y, result, factor)
     _footer(pen, results, variants, TOP + len(cells) * ROW + 10, block)
-    pen.text((MARGIN, height - 26), NOTE, fill=SOFT, font=_font(11))
+    pen.text((MARGIN, height - 26), NOTE, fill=SOFT, font=font(11))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -59,10 +60,10 @@ def figures_of(results: Sequence[Result], variant: str) -> tuple[str, str]:
 
 def _footer(pen: ImageDraw.ImageDraw, results: Sequence[Result], variants: Sequence[str], y: int, block: int) -> None:
     for row, label in enumerate(("tokens/s, training on the text", "state, bytes, at its context")):
-        pen.text((MARGIN, y + row * 24), label, fill=SOFT, font=_font(12))
+        pen.text((MARGIN, y + row * 24), label, fill=SOFT, font=font(12))
         for column, variant in enumerate(variants):
             words = figures_of(results, variant)[row] or "-"
-            pen.text((LEFT + column * (block + GAP), y + row * 24), words, fill=INK, font=_font(12))
+            pen.text((LEFT + column * (block + GAP), y + row * 24), words, fill=INK, font=font(12))
 
 
 def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: int) -> None:
@@ -76,7 +77,7 @@ def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: in
         colour = tuple(round(low + shade * (high - low)) for low, high in zip(FAILED, SOLVED, strict=True))
         pen.rectangle(box, fill=PAGE if gained is None else colour, outline=LINE)
         words, ink = shown(result, factor), PAGE if shade > 0.55 else INK
-    pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=_font(12), anchor="mm")
+    pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=font(12), anchor="mm")
 
 
 def shown(result: Result, factor: int) -> str:
@@ -93,15 +94,3 @@ def _bounds(result: Result | None) -> str:
     if result.by_loss:
         return f"loss {result.floor['loss']:.2f} to {result.ceiling['loss']:.2f}"
     return f"{result.floor['accuracy']:.0%} to {result.ceiling['accuracy']:.0%}"
-
-
-def _cut(text: str, width: int, size: int) -> str:
-    while text and _font(size).getlength(text) > width:
-        text = text[:-1]
-    return text
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    loaded = ImageFont.load_default(size=size)
-    assert isinstance(loaded, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return loaded

@@ -11,6 +11,7 @@ from typing import Any
 
 from attnlab.ablation.manifest import Manifest
 from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.machine import cores
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.planned import Run, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
@@ -21,11 +22,6 @@ from attnlab.training.stop import StopWish, stop_wish
 TICK = 0.2  # seconds between two looks at what there is
 RETRY = 1.0  # seconds before a run that another command is at is tried again
 SHOWN = 30  # refused or failed runs that are listed one by one
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple
@@ -142,19 +141,6 @@ class Pool:
         for worker in self.workers:
             if worker is not None and worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGTERM)
-
-    def close(self, patience: float = PATIENCE) -> None:
-        """End all workers; those that are at work may reach the end of their step first."""
-        workers = [worker for worker in self.workers if worker is not None]
-        self.workers = [None] * self.size
-        for worker in workers:
-            worker.link.close()  # a worker whose link is cut stops by itself
-        end = time.monotonic() + patience
-        for worker in workers:
-            try:
-                worker.process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.kill()
 
     def kill(self) -> None:
         """End all workers at once."""

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.ablation.comparison import lower_is_better
+from attnlab.ablation.contenders import USUAL_BASELINE
 from attnlab.ablation.preregister import Promise, write
+from attnlab.ablation.rates import RATE
 from attnlab.ablation.report import analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
 from attnlab.sweep.planned import Run
-
-USUAL_BASELINE = "multi_head"
-RATE = "optimizer.lr"
 
 
 def check(runs: Sequence[Run]) -> None:

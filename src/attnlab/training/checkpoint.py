@@ -102,6 +102,12 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
     return checkpoint
 
 
+def network_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The parameters of the network in a checkpoint, by their names in a GPT."""
+    weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
+    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+
+
 class VerifiedCheckpointIO(CheckpointIO):
     """Lightning's way of reading and writing files, by way of a CheckpointFolder."""
 

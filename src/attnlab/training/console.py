@@ -1,18 +1,47 @@
 """What a run says on the terminal: a header, a progress bar with a line per validation, and where to look."""
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from tqdm import tqdm
 
+from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Speed
+
+RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
 
 
 def say(text: str = "") -> None:
     """A line for the person at the terminal."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def tell(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) -> None:
+    """The end of a run: a sample (prompt, continuation), the losses, and the command that shows everything."""
+    if sample is not None:
+        say(f"\nsample: {sample[0]}|{sample[1]}\n")
+    rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
+    say(
+        f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
+        f"to beat {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
+        f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
+    )
+    if summary["slices"]:
+        say(
+            "accuracy by slice: "
+            + "   ".join(f"{name} {part['accuracy']:.2f}" for name, part in summary["slices"].items())
+        )
+    say_where_to_look(runs)
+
+
+def say_where_to_look(runs: str) -> None:
+    """The command that shows all runs in this folder."""
+    say("look at it with:")
+    say(f"  {tensorboard_command(Path(runs))}")
 
 
 class Progress(L.Callback):

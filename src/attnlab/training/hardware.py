@@ -6,6 +6,7 @@ import platform
 import torch
 
 from attnlab.errors import UsageError
+from attnlab.machine import cores
 
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
 
@@ -42,8 +43,7 @@ def resolve_precision(setting: str, accelerator: str) -> str:
 
 def set_threads(setting: int | None) -> int:
     """Set the number of CPU threads (all cores this process may use if null) and return it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    threads = setting or cores
+    threads = setting or cores()
     torch.set_num_threads(threads)
     return threads
 

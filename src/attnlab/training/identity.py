@@ -3,33 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.keys import leaves
+from attnlab.keys import settings_of
 
-# Where results go, what is drawn of them and how often they are saved changes no result.
-NOT_RESULTS = (
-    "experiment_name",
-    "paths.*",
-    "maps.*",
-    "sample.*",
-    "baseline.*",  # what it led to is in the sizes
-    "tuned",  # and this in optimizer.lr
-    "evaluation.*",
-    "report.*",
-    "plan",
-    "preregister",
-    "overwrite",
-    "resume_from",
-    "allow_targets*",
-    "data.*",  # the text itself is hashed
-    "tokenizer.*",  # likewise
-    "trainer.log_every",
-    "trainer.checkpoint_every",
-    "trainer.progress",
-)
+BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
 SEEDS = ("seed", "streams.data", "streams.init", "streams.noise", "streams.eval")
 
 
@@ -60,13 +39,7 @@ class Identity(NamedTuple):
 
 def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any]) -> Identity:
     """The identity of a checked config; `resolved` replaces what the machine and the files decide (see `run`)."""
-    settings = {
-        key: _one_spelling(value)
-        for key, value in leaves(dict(config))
-        if not any(fnmatch(key, pattern) for pattern in NOT_RESULTS)
-    }
-    if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
-        settings = {key: value for key, value in settings.items() if key not in ("match", "match_to")}
+    settings = {key: _one_spelling(value) for key, value in settings_of(config, besides=BY_CONTENTS).items()}
     return Identity(variant, config["seed"], settings | dict(resolved))
 
 

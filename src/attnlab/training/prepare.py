@@ -11,7 +11,6 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import SUMMARY, check_writable, read_summary
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
-from attnlab.keys import leaves
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
 from attnlab.training.identity import Identity, identify
@@ -52,16 +51,17 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
         accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
     )
     config, tuned = at_tuned_rate(config, variant)
-    check_construction(config)
-    config, match = matched(config, Place(accelerator, machine.precision, machine.threads, _cache(config)))
-    check_memory(check_construction(config).n_parameters, accelerator)
+    cache = Path(config["paths"]["cache"])
+    model = check_construction(config)
+    config, match = matched(config, Place(accelerator, machine.precision, machine.threads, cache))
+    check_memory((check_construction(config) if match else model).n_parameters, accelerator)
     recipe: Recipe = made(config, "optimizer")
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
         raise UsageError(
             f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
         )
-    runs, cache = Path(config["paths"]["runs"]), _cache(config)
+    runs = Path(config["paths"]["runs"])
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
@@ -71,22 +71,19 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     sample_prompt(config, tokenizer, splits)
     resolved = {
         "data.sha256": splits.sha256,
-        **{key: value for key, value in leaves({"data": config["data"]}) if key == "data.val_fraction"},
         "tokenizer.sha256": tokenizer.sha256,
         "trainer.accelerator": machine.accelerator,
         "trainer.precision": machine.precision,
         "trainer.threads": machine.threads,
     }
+    if "val_fraction" in config["data"]:
+        resolved["data.val_fraction"] = config["data"]["val_fraction"]
     if config["resume_from"]:
         resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
     identity = identify(config, variant, resolved)
     folder = identity.folder(runs, config["experiment_name"])
     fairness = {key: found for key, found in (("match", match), ("tuned", tuned)) if found}
     return Prepared(config, machine, recipe, tokenizer, splits, identity, folder, fairness)
-
-
-def _cache(config: Mapping[str, Any]) -> Path:
-    return Path(config["paths"]["cache"])
 
 
 def _source_hash(folder: Path) -> str:

@@ -16,11 +16,10 @@ from attnlab.build import build_model
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import Diverged, UsageError
 from attnlab.files import CONFIG, SUMMARY, read_summary, write_atomically, write_json
-from attnlab.inspection.records import tensorboard_command
 from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
-from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
-from attnlab.training.console import Progress, say
+from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint, network_weights
+from attnlab.training.console import Progress, say, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged, missing
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences
@@ -36,7 +35,6 @@ from attnlab.training.report import show_settings, to_yaml
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
 
-RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -58,7 +56,7 @@ def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback]
             say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
             if missing(done, check_lengths(config["evaluation"]["lengths"])):
                 done = _add_lengths(prepared, done)
-            _where_to_look(prepared)
+            say_where_to_look(config["paths"]["runs"])
             return done
         return _train(prepared, callbacks)
 
@@ -118,7 +116,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, reaches)
                 write_json(folder / SUMMARY, summary)
     if trainer.is_global_zero:
-        _tell(prepared, summary, samples.text(model) if config["sample"]["steps"] else None)
+        tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
     return summary if trainer.is_global_zero else {}
 
 
@@ -140,8 +138,7 @@ def _add_lengths(prepared: Prepared, summary: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is None:
         raise UsageError(f"{prepared.folder} has no checkpoint left; overwrite=true trains it again")
     model = build_model(prepared.config, prepared.tokenizer.n_vocab)
-    weights = load_checkpoint(checkpoint)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    model.load_state_dict(network_weights(checkpoint))
     return keep(prepared.folder, _extrapolate(prepared, model), step=summary["step"])
 
 
@@ -276,29 +273,6 @@ def _maps(prepared: Prepared) -> LogMaps:
 
 def make_speed(config: Mapping[str, Any]) -> Speed:
     return Speed(config["batch_size"] * config["model"]["context"], config["trainer"]["log_every"])
-
-
-def _tell(prepared: Prepared, summary: Mapping[str, Any], sample: tuple[str, str] | None) -> None:
-    """The end of a run on the terminal: a sample, the losses, and the command that shows everything."""
-    if sample is not None:
-        say(f"\nsample: {sample[0]}|{sample[1]}\n")
-    rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
-    say(
-        f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
-        f"to beat {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
-        f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
-    )
-    if summary["slices"]:
-        say(
-            "accuracy by slice: "
-            + "   ".join(f"{name} {part['accuracy']:.2f}" for name, part in summary["slices"].items())
-        )
-    _where_to_look(prepared)
-
-
-def _where_to_look(prepared: Prepared) -> None:
-    say("look at it with:")
-    say(f"  {tensorboard_command(Path(prepared.config['paths']['runs']))}")
 
 
 def _is_worker() -> bool:
