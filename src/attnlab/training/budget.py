@@ -1,12 +1,15 @@
-"""What the layers of a model spend, counted by running them: parameters, FLOPs, decode state, seconds.
+"""What the layers of a model, or of a config, spend, counted by running them: parameters, FLOPs, decode state, seconds.
 
 Token embedding, positions and head are left out: they are the same for all variants, and a large vocabulary would hide
 differences behind them.
 """
 
+import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,8 +17,19 @@ from torch import Tensor
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cost import count_flops, tensor_bytes
+from attnlab.build import build_model
 from attnlab.model import GPT
 
+TOLERANCE = 0.01  # of a budget; what is left beyond it is said aloud
+GRAIN = 8  # widths are multiples of this where they can be
+UNITS = {
+    "params": "parameters of the layers",
+    "flops": "training FLOPs of the layers per token",
+    "state": "bytes of decode state",
+    "tokens": "training tokens",
+    "time": "seconds a step of the layers",
+}
+BUILT_FROM = ("model", "attention", "position", "allow_targets")  # the groups that decide what a model spends
 WARM_UP, FEWEST_STEPS, MOST_STEPS, PROBE_SECONDS = 2, 5, 200, 1.0
 
 
@@ -75,3 +89,24 @@ def _through(model: GPT, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
     for block in model.layers:
         x = block(x, shared)
     return x
+
+
+COUNTS = {"params": parameters, "flops": training_flops, "state": state_bytes}
+
+
+def built(config: Mapping[str, Any], device: str = "meta") -> GPT:
+    """The model of a config; on the meta device it holds no numbers."""
+    with torch.device(device):
+        return build_model({**config, "streams": {"init": 0}}, vocab_size=2)
+
+
+def counted(config: Mapping[str, Any], mode: str) -> int:
+    """What the model of a config spends. Training FLOPs are per token."""
+    parts = {group: config[group] for group in BUILT_FROM}
+    return _count(mode, json.dumps(parts))
+
+
+@lru_cache(maxsize=1024)  # the jobs of a sweep ask the same again and again
+def _count(mode: str, parts: str) -> int:
+    model = built(json.loads(parts))
+    return COUNTS[mode](model) // (model.context if mode == "flops" else 1)

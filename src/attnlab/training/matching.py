@@ -12,37 +12,23 @@ Widths are multiples of 8 where that comes within 1 %, else any whole number. Ev
 is built from it, never taken from a formula.
 """
 
-import copy
 import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from attnlab.build import build_model
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
-from attnlab.keys import nodes
 from attnlab.model import GPT
-from attnlab.training import budget
+from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
+from attnlab.training.head_sizes import at, by_heads, sizes
 
-TOLERANCE = 0.01  # of the budget; what is left beyond it is said aloud
-GRAIN = 8  # widths are multiples of this where they can be
 NARROWEST = 8  # an MLP is not made narrower
-COUNTS = {"params": budget.parameters, "flops": budget.training_flops, "state": budget.state_bytes}
-UNITS = {
-    "params": "parameters of the layers",
-    "flops": "training FLOPs of the layers per token",
-    "state": "bytes of decode state",
-    "tokens": "training tokens",
-    "time": "seconds a step of the layers",
-}
-BUILT_FROM = ("model", "attention", "position", "allow_targets")  # the groups that decide what a model spends
 
 
 class Place(NamedTuple):
@@ -66,17 +52,17 @@ def matched(config: dict[str, Any], place: Place) -> tuple[dict[str, Any], dict[
     if all(base[group] == config[group] for group in ("model", "attention")) or mode == "tokens":
         ours, spent = config, _spent(base, mode, place)
     elif mode == "state":
-        ours, spent = _by_heads(config, _counted(base, mode))
+        ours, spent = by_heads(config, counted(base, mode))
     elif mode == "time":
         ours, spent = _by_time(config, base, place)
     else:
-        ours, spent = _by_width(config, _counted(base, mode), mode)
+        ours, spent = _by_width(config, counted(base, mode), mode)
     target, got = spent
-    moved = {key: [_at(config, key), _at(ours, key)] for key in _sizes(ours) if _at(config, key) != _at(ours, key)}
-    beside = {name: [_counted(base, name), _counted(ours, name)] for name in COUNTS if name != mode}
+    moved = {key: [at(config, key), at(ours, key)] for key in sizes(ours) if at(config, key) != at(ours, key)}
+    beside = {name: [counted(base, name), counted(ours, name)] for name in COUNTS if name != mode}
     found = {"mode": mode, "to": config["match_to"], "unit": UNITS[mode], "budget": target, "got": got}
     left = {"left": got - target, "left_percent": 100 * (got / target - 1) if target else 0.0}
-    return ours, {**found, **left, "moved": moved, "mlp_width": _mlp_width(_built(ours)), "beside": beside}
+    return ours, {**found, **left, "moved": moved, "mlp_width": _mlp_width(built(ours)), "beside": beside}
 
 
 def in_a_line(found: Mapping[str, Any]) -> str:
@@ -103,24 +89,7 @@ def _spent(config: Mapping[str, Any], mode: str, place: Place) -> tuple[float, f
         trainer = config["trainer"]
         sequences = config["batch_size"] * trainer["accumulate"] * trainer["max_steps"]
         return (sequences * config["model"]["context"],) * 2
-    return (_timed([config], place)[0] if mode == "time" else _counted(config, mode),) * 2
-
-
-def _built(config: Mapping[str, Any], device: str = "meta") -> GPT:
-    with torch.device(device):
-        return build_model({**config, "streams": {"init": 0}}, vocab_size=2)
-
-
-def _counted(config: Mapping[str, Any], mode: str) -> int:
-    """What the model of a config spends. Training FLOPs are per token."""
-    parts = {group: config[group] for group in BUILT_FROM}
-    return _count(mode, json.dumps(parts))
-
-
-@lru_cache(maxsize=1024)  # the jobs of a sweep ask the same again and again
-def _count(mode: str, parts: str) -> int:
-    model = _built(json.loads(parts))
-    return COUNTS[mode](model) // (model.context if mode == "flops" else 1)
+    return (_timed([config], place)[0] if mode == "time" else counted(config, mode),) * 2
 
 
 def _mlp_width(model: GPT) -> int:
@@ -132,14 +101,14 @@ def _with_width(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     model = config["model"]
     ratio = width / model["d_model"] * (1.5 if model["mlp"] == "swiglu" else 1.0)
     found = {**config, "model": {**model, "mlp_ratio": ratio}}
-    assert _mlp_width(_built(found)) == width, "the ratio gives another width than the one sought"
+    assert _mlp_width(built(found)) == width, "the ratio gives another width than the one sought"
     return found
 
 
 def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str, Any], tuple[int, int]]:
     """The hidden width whose count is nearest to the target. Counts grow linearly with the width."""
-    own = _mlp_width(_built(config))
-    here = _counted(config, mode)
+    own = _mlp_width(built(config))
+    here = counted(config, mode)
     slope = _slope(config, mode)
     width = _nearest_width(own, own + (target - here) / slope, target / slope)
     if width is None:
@@ -152,7 +121,7 @@ def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str,
     if width == own:
         return config, (target, here)
     found = _with_width(config, width)
-    got = _counted(found, mode)
+    got = counted(found, mode)
     return found, (target, got)
 
 
@@ -161,7 +130,7 @@ def _slope(config: Mapping[str, Any], mode: str) -> int:
     plain = {"_target_": "attnlab.attention.controls.IdentityAttention", "_partial_": True, "n_heads": 1}
     embed = {"_target_": "attnlab.position.Embedding", "_partial_": True}
     bare = {**config, "attention": plain, "position": {"embed": embed, "inside": config["position"]["inside"]}}
-    one, two = (_counted(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
+    one, two = (counted(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
     return (two - one) // GRAIN
 
 
@@ -178,97 +147,6 @@ def _nearest_width(own: int, ideal: float, whole: float) -> int | None:
     if abs(coarse - ideal) <= TOLERANCE * whole:
         return coarse
     return nearest({coarse, int(ideal), int(ideal) + 1})
-
-
-def _sizes(config: Mapping[str, Any]) -> list[str]:
-    """The keys that matching may move, where they stand in a config."""
-    names = ("head_dim", "kv_rank", "n_heads")
-    inside = [path for path, _, _ in nodes({"attention": config["attention"]}) if path.rpartition(".")[2] in names]
-    return ["model.mlp_ratio", "model.n_heads", *inside]
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
-def _put(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    found = copy.deepcopy(dict(config))
-    for key, value in values.items():
-        *path, last = key.split(".")
-        node = found
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return found
-
-
-def _by_heads(config: dict[str, Any], target: int) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The size of heads whose decode state is nearest to the target: first with the number of heads as it is."""
-    name = f"match=state cannot be met: attention={config['attention']['_target_'].rpartition('.')[2]}"
-    sizes = _sizes(config)
-    ranks = [key for key in sizes if key.endswith(".kv_rank")]
-    levers = ranks or [key for key in sizes if key.endswith(".head_dim")]
-    if not levers:
-        raise UsageError(f"{name} has neither head_dim nor kv_rank, and nothing else may move; choose match=params")
-    best: tuple[int, dict[str, Any]] = (_counted(config, "state"), config)
-    seen = {best[0]}
-    for heads in _head_counts(config["model"]["n_heads"]):
-        for size, found in _search(_with_heads(config, heads), levers, target):
-            seen.add(size)
-            if abs(size - target) < abs(best[0] - target):
-                best = (size, found)
-        if abs(best[0] - target) <= TOLERANCE * target:
-            break
-    if not max(seen):
-        raise UsageError(f"{name} keeps nothing while decoding; choose match=params or match=tokens")
-    if not min(seen) <= target <= max(seen) and abs(best[0] - target) > TOLERANCE * target:
-        raise UsageError(
-            f"{name} keeps {min(seen):,} to {max(seen):,} bytes, whatever its heads; match_to={config['match_to']} "
-            f"keeps {target:,}"
-        )
-    return best[1], (target, best[0])
-
-
-def _head_counts(own: int) -> list[int]:
-    return list(dict.fromkeys([own, 2 * own, max(1, own // 2), 4 * own, 1]))
-
-
-def _with_heads(config: Mapping[str, Any], heads: int) -> dict[str, Any]:
-    own = config["model"]["n_heads"]
-    keys = [key for key in _sizes(config) if key.endswith(".n_heads") and _at(config, key) == own]
-    return _put(config, dict.fromkeys(keys, heads)) if heads != own else dict(config)
-
-
-def _search(config: dict[str, Any], levers: list[str], target: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """States around the target, with the configs that give them. The state grows with the size of a head."""
-
-    def tried(size: int) -> tuple[int, dict[str, Any]] | None:
-        found = _put(config, dict.fromkeys(levers, size))
-        try:
-            return _counted(found, "state"), found
-        except (UsageError, ValueError):  # a size that a constructor refuses: odd, or not a multiple of something
-            return None
-
-    low, high = 0, GRAIN
-    most = 16 * config["model"]["d_model"]
-    while (there := tried(high)) is not None and high < most:
-        yield there
-        if there[0] >= target:
-            break
-        low, high = high, 2 * high
-    while high - low > GRAIN:
-        middle = (low + high) // 2 // GRAIN * GRAIN
-        if (there := tried(middle)) is None:
-            return
-        yield there
-        low, high = (middle, high) if there[0] < target else (low, middle)
-    for step in (2, 1):
-        for size in range(low + step, high, step):
-            if (there := tried(size)) is not None:
-                yield there
 
 
 def _by_time(
@@ -288,12 +166,12 @@ def _by_time(
             width, target, got = json.loads(file.read_text())
     except OSError as error:
         raise UsageError(f"cannot write {file.parent} ({error.strerror}); paths.cache says where it goes") from error
-    return (_with_width(config, width) if width != _mlp_width(_built(config)) else config), (target, got)
+    return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
 
 
 def _measured_width(config: dict[str, Any], base: Mapping[str, Any], place: Place) -> tuple[int, float, float]:
     """(width, seconds of the baseline, seconds of the variant): a line through two widths, corrected once."""
-    own = _mlp_width(_built(config))
+    own = _mlp_width(built(config))
     widths = [own, 2 * own]
     for _ in range(2):
         target, one, two = _timed([base, *(_with_width(config, width) for width in widths)], place)
@@ -311,5 +189,5 @@ def _measured_width(config: dict[str, Any], base: Mapping[str, Any], place: Plac
 
 
 def _timed(configs: list[Any], place: Place) -> list[float]:
-    models = [_built(config, place.accelerator).train() for config in configs]
-    return budget.step_seconds(models, configs[0]["batch_size"], bf16=place.precision == "bf16")
+    models = [built(config, place.accelerator).train() for config in configs]
+    return step_seconds(models, configs[0]["batch_size"], bf16=place.precision == "bf16")
