@@ -157,6 +157,17 @@ class OneHeadCut(MultiHeadAttention):
         return super().merge(torch.cat([o[:, :-1], torch.zeros_like(o[:, -1:])], dim=1), heads)
 
 
+class ColumnCut(MultiHeadAttention):
+    """No dead parameter: a table whose last column is never read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.table = nn.Embedding(2, self.d_out + 1)
+
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        return super().merge(o, heads) + self.table.weight[0, :-1]
+
+
 class BatchMean(MultiHeadAttention):
     """Batch independence: the mean over the rows is subtracted."""
 

@@ -20,11 +20,12 @@ HALF = 0.04
 
 
 def no_dead_parameter(subject: Subject) -> Skipped | None:
-    """Every scalar of every parameter gets a finite gradient other than zero."""
+    """Every scalar of every parameter, every column of a table, gets a finite gradient other than zero."""
     trainable = 0
     for placed in placed_layers(subject):
         y = placed(tokens(BATCH, FAR))
         wanted = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
+        tables = {f"{name}.weight" for name, m in placed.layer.named_modules() if isinstance(m, nn.Embedding)}
         trainable += len(wanted)
         if not wanted:
             continue
@@ -34,9 +35,12 @@ def no_dead_parameter(subject: Subject) -> Skipped | None:
                 raise LawBroken(f"{placed.label}{name} {tuple(parameter.shape)} does not enter the output")
             if bad := int((~grad.isfinite()).sum()):
                 raise LawBroken(f"{placed.label}{name}: {bad} of {grad.numel()} gradients are not finite, T={FAR}")
-            if dead := int((grad.abs() < DEAD).sum()):
+            zero, what = grad.abs() < DEAD, "scalars"
+            if name in tables:  # which rows are looked up, masks and tokens decide
+                zero, what = zero.all(dim=0), "columns"
+            if dead := int(zero.sum()):
                 raise LawBroken(
-                    f"{placed.label}{name}: {dead} of {grad.numel()} scalars get no gradient, T={FAR} "
+                    f"{placed.label}{name}: {dead} of {zero.numel()} {what} get no gradient, T={FAR} "
                     f"(below {DEAD:.0e}; the largest is {grad.abs().max():.1e})"
                 )
     return None if trainable else Skipped("nothing in this variant is trained")
