@@ -3,10 +3,15 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attnlab.ablation.manifest import Manifest
+from attnlab.training.checkpoint import load_checkpoint
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 PACKAGE = '''
@@ -109,3 +114,39 @@ def entries(folder: Path, experiment: str = "default") -> list[dict[str, Any]]:
     """The runs in the manifest."""
     found: list[dict[str, Any]] = Manifest(folder / "runs" / experiment).read()["runs"]
     return found
+
+
+def started(folder: Path, *words: str, steps: int) -> "subprocess.Popen[str]":
+    """The same command as a sweep, not waited for."""
+    line = command(folder, *words, steps=steps)
+    return subprocess.Popen(
+        [*line[:2], "-m", *line[2:]],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until something has come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Whether two run folders hold the same weights and optimizer states, to the last bit."""
+
+    def parts(run: Path) -> list[torch.Tensor]:
+        (last,) = sorted((run / "checkpoints").glob("*.ckpt"))[-1:]
+        loaded = load_checkpoint(last)
+        states = loaded["optimizer_states"][0]["state"]
+        moments = [tensor for key in sorted(states) for tensor in states[key].values()]
+        return [*loaded["state_dict"].values(), *moments]
+
+    ours, theirs = parts(one), parts(other)
+    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -4,16 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tests.sweep.mortal import command, entries, environment, mortal, prepare, typed
-
-from attnlab.training.checkpoint import load_checkpoint
+from tests.sweep.mortal import entries, mortal, prepare, same_results, started, typed, wait_for
 
 
 @pytest.fixture
@@ -80,20 +76,6 @@ def test_sixteen_jobs_of_which_four_die(folder: Path) -> None:
     assert {status for status, _ in reasons(folder).values()} == {"finished"}
 
 
-def same_results(one: Path, other: Path) -> bool:
-    """Whether two run folders hold the same weights and optimizer states, to the last bit."""
-
-    def parts(run: Path) -> list[torch.Tensor]:
-        (last,) = sorted((run / "checkpoints").glob("*.ckpt"))[-1:]
-        loaded = load_checkpoint(last)
-        states = loaded["optimizer_states"][0]["state"]
-        moments = [tensor for key in sorted(states) for tensor in states[key].values()]
-        return [*loaded["state_dict"].values(), *moments]
-
-    ours, theirs = parts(one), parts(other)
-    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
 @pytest.mark.slow
 def test_a_job_in_a_warm_worker_is_bit_identical_to_one_in_a_fresh_process(folder: Path) -> None:
     words = ["attention=multi_head,gla", "seed=0,1", "model.dropout=0.2", "hydra.launcher.n_jobs=1"]
@@ -107,28 +89,6 @@ def test_a_job_in_a_warm_worker_is_bit_identical_to_one_in_a_fresh_process(folde
             assert fresh.returncode == 0, fresh.stderr
     for name in warm:
         assert same_results(folder / "runs" / "default" / name, folder / "runs" / "fresh" / name), name
-
-
-def started(folder: Path, *words: str, steps: int) -> "subprocess.Popen[str]":
-    """The same command, not waited for."""
-    line = command(folder, *words, steps=steps)
-    return subprocess.Popen(
-        [*line[:2], "-m", *line[2:]],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: object, seconds: float = 120.0) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)
 
 
 def at_work(folder: Path) -> int:
