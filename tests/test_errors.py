@@ -497,8 +497,9 @@ def test_one_job_of_a_sweep_ends_as_it_would_alone(train: Train) -> None:
     is_refused(train("-m seed=-1"), ("error: seed (-1) must be ",))
 
 
-def test_several_devices_are_refused_in_a_sweep(train: Train) -> None:
-    is_refused(train("-m trainer=ddp seed=0,1"), ("error: seed=0: trainer.devices (2) must be 1 with -m: ",))
+@pytest.mark.parametrize("engine", ["", " hydra/launcher=joblib"])
+def test_several_devices_are_refused_in_a_sweep(train: Train, engine: str) -> None:
+    is_refused(train(f"-m trainer=ddp seed=0,1{engine}"), ("error: seed=0: trainer.devices (2) must be 1 with -m: ",))
     assert not Path("runs").exists()
 
 

@@ -61,6 +61,11 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
     for key in ("plan", "preregister"):
         if plain[key] and hydra.mode == RunMode.RUN:
             raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
+    if hydra.mode != RunMode.RUN and plain["trainer"]["devices"] > 1:
+        raise UsageError(
+            f"trainer.devices ({plain['trainer']['devices']}) must be 1 with -m: for each further device the whole "
+            "command is started once more, with all its jobs; start one command for each run"
+        )
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
     return at_tuned_rate(plain, variant_name(hydra))[0]  # here, too: a sweep refuses every seed before any run starts

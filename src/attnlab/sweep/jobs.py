@@ -66,11 +66,6 @@ class Composer:
         not depend on who else is running.
         """
         config, hydra = self._checked(words)
-        if config["trainer"]["devices"] > 1:
-            raise UsageError(
-                f"trainer.devices ({config['trainer']['devices']}) must be 1 with -m: for each further device the "
-                "whole command is started once more, with all its jobs; start one command for each run"
-            )
         if config["trainer"]["threads"] is None:
             words = [*words, ONE_THREAD]
             config["trainer"]["threads"] = 1
