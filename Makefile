@@ -12,7 +12,7 @@ train: $(VENV)/.run  ## set up, run the main job, say where to look
 test: $(VENV)/.dev  ## set up, run the fast tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev  ## every test, the long ones too
+test-all: $(VENV)/.all  ## every test, the long ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-oracles: $(VENV)/.oracle  ## run other people's code again, and compare ours with it
@@ -54,6 +54,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.dev
+	$(INSTALL) -e '.[dev,ray]'
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev

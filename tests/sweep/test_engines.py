@@ -1,11 +1,15 @@
 """Engines that are not ours: the same checks before, the same folders, manifest and report after."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.sweep.mortal import entries, mortal, prepare, typed
+
+RAY = [f"+hydra.launcher.ray.init.{word}" for word in ("include_dashboard=false", "_node_ip_address=127.0.0.1")]
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'attnlab[ray]'")
 
 
 @pytest.fixture
@@ -20,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
     [
         ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         pytest.param(["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"], marks=pytest.mark.slow),
+        pytest.param(["hydra/launcher=ray", *RAY], marks=[pytest.mark.slow, NEEDS_RAY]),
     ],
     ids=lambda words: words[0],
 )
