@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
+from attnlab.rules import whole_numbers
+
+MOST_HEADS = 9999  # the highest number of a layer or a head that may be typed
 
 
 def generate(
@@ -114,9 +117,13 @@ def maps(
     *, run: str, prompt: str, layers: str | None, heads: str | None, folder: str | None, allow_targets: str
 ) -> None:
     """Write the attention maps of a trained model for a text: numbers, pictures and a page."""
-    from attnlab.mapping import numbers, write_maps
+    from attnlab.mapping import write_maps
 
-    which = {"layers": numbers(layers, "layers"), "heads": numbers(heads, "heads")}
+    typed = {"layers": layers, "heads": heads}
+    which = {
+        key: None if text is None else whole_numbers(key, text, most=MOST_HEADS, like="0,2 or 1-3")
+        for key, text in typed.items()
+    }
     for path in write_maps(run, prompt, folder, **which, allow_targets=_names(allow_targets)):
         print(f"wrote {path}")
 

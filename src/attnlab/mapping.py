@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from attnlab.errors import UsageError
 from attnlab.files import check_writable, write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.map_page.page import page
@@ -11,7 +10,6 @@ from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, chosen, save_prompt_maps
 from attnlab.runs import find_run, load, newest_step
 
-MOST_NUMBER = 9999  # of a layer or a head that may be typed
 MOST_TOKENS = 512  # a map holds tokens^2 weights for each head
 
 
@@ -54,19 +52,3 @@ def write_maps(
         yield path
     write_atomically(home / "index.html", page(maps).encode(), key="folder")
     yield home / "index.html"
-
-
-def numbers(text: str | None, key: str) -> list[int] | None:
-    """Numbers as they are typed: 0,2 or [0,2] or 1-3; nothing for all."""
-    if text is None:
-        return None
-    found: set[int] = set()
-    for word in text.strip("[]").replace(",", " ").split():
-        first, dash, last = word.partition("-")
-        known = first.isdecimal() and (last.isdecimal() or not dash)
-        if not known or not int(first) <= int(last or first) <= MOST_NUMBER:
-            raise UsageError(f"{key} ({text}) must be numbers from 0 on, such as 0,2 or 1-3")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found:
-        raise UsageError(f"{key} ({text}) must name at least one number, such as 0,2 or 1-3; leave it out for all")
-    return sorted(found)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from attnlab.errors import UsageError
+
 KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -69,10 +71,12 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) and abs(value) < 10**9 else f"{value:g}"
 
 
+MOST_AT_ONCE = 10_000  # numbers that one range may stand for
 COUNT = Rule(int, least=1)
 MAYBE_COUNT = Rule(int, least=1, optional=True)
 NATURAL = Rule(int, least=0)
-SEED = Rule(int, least=0, most=10**18)  # torch's generators take up to 2^63 - 1
+MOST_SEED = 10**18  # torch's generators take up to 2^63 - 1
+SEED = Rule(int, least=0, most=MOST_SEED)
 FRACTION = Rule(float, least=0, below=1)
 POSITIVE = Rule(float, above=0)
 NONNEGATIVE = Rule(float, least=0)
@@ -98,6 +102,7 @@ RULES: Table = (
     ("report.margin", Rule(float, above=0, optional=True)),
     ("report.alpha", Rule(float, above=0, below=0.5)),
     ("report.hypothesis", MAYBE_TEXT),
+    ("report.at_end", FLAG),
     ("overwrite", FLAG),
     ("resume_from", MAYBE_TEXT),
     ("paths.*", TEXT),
@@ -209,3 +214,17 @@ def nearest_key(key: str, among: Iterable[str]) -> list[str]:
         if near := difflib.get_close_matches(last, [ends[k] for k in group], n=1, cutoff=cutoff):
             return [k for k in group if ends[k] == near[0]][:1]
     return [] if siblings else difflib.get_close_matches(key, known, n=1, cutoff=0.65)
+
+
+def whole_numbers(key: str, text: str, *, most: int, like: str) -> list[int]:
+    """Whole numbers as they are typed, 0,2 or [0,2] or 1-3, in order and each once; `like` is an example of some."""
+    found: set[int] = set()
+    for word in text.strip("[]").replace(",", " ").split():
+        first, dash, last = word.partition("-")
+        sound = first.isdecimal() and (last.isdecimal() or not dash)
+        if not sound or not int(first) <= int(last or first) <= min(most, int(first) + MOST_AT_ONCE):
+            raise UsageError(f"{key} ({text}) must be whole numbers of at most {most}, such as {like}")
+        found |= set(range(int(first), int(last or first) + 1))
+    if not found:
+        raise UsageError(f"{key} ({text}) must name at least one whole number, such as {like}")
+    return sorted(found)

@@ -21,6 +21,7 @@ from attnlab.ablation.words import number
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import write_atomically
 from attnlab.keys import config_dir
+from attnlab.rules import MOST_SEED, whole_numbers
 
 USUAL_RATES, USUAL_SEEDS = "3e-4,1e-3,3e-3,1e-2", "100-102"
 OURS = ("optimizer.lr", "seed", "experiment_name", "paths.runs", "tuned")  # words that the command itself writes
@@ -36,9 +37,10 @@ def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, over
         raise UsageError(f"metric ({metric}) does not say which way is better; see attnlab report --help")
     folder = Path(experiment)
     wanted = numbers(rates or USUAL_RATES)
+    chosen = whole_numbers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if overrides or rates:
         _check(wanted, overrides)
-        _sweep(folder, wanted, seeds_in(seeds), overrides)
+        _sweep(folder, wanted, chosen, overrides)
     found, arms = _read(folder, metric, lower)
     for _ in range(extend if overrides or rates else 0):
         more = grid.beyond(arms, grid.spacing(wanted))
@@ -49,7 +51,7 @@ def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, over
             f"the best rate lies at the edge of the grid for {', '.join(f'{v} ({r:g})' for v, r in ends.items())}: "
             f"adding {', '.join(f'{rate:g}' for rate in more)} for all"
         )
-        _sweep(folder, more, seeds_in(seeds), overrides)
+        _sweep(folder, more, chosen, overrides)
         found, arms = _read(folder, metric, lower)
     _tell(found, arms)
 
@@ -63,19 +65,6 @@ def numbers(text: str) -> list[float]:
     if not found or not all(0 < rate < float("inf") for rate in found):
         raise UsageError(f"rates ({text}) must be numbers above 0, such as {USUAL_RATES}")
     return found
-
-
-def seeds_in(text: str) -> list[int]:
-    """Seeds from text such as 100-102 or 7,9."""
-    found: list[int] = []
-    for word in text.strip("[]").split(","):
-        first, dash, last = word.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"seeds ({text}) must be whole numbers, such as {USUAL_SEEDS} or 7,9")
-        found += range(int(first), int(last or first) + 1)
-    if not found:
-        raise UsageError(f"seeds ({text}) must be whole numbers, such as {USUAL_SEEDS} or 7,9")
-    return sorted(set(found))
 
 
 def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
@@ -94,6 +83,7 @@ def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
 def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
     """Have train.py run every variant at every rate with every seed; what is finished is not run again."""
     words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
+    words.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
     words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
     command = [sys.executable, str(_train_py()), "-m", *words]
     print(f"python train.py -m {shlex.join(words)}", flush=True)

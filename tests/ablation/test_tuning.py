@@ -117,6 +117,8 @@ def test_a_grid_with_holes_is_no_curve(tmp_path: Path) -> None:
         ({"rates": "1e-3,2e-3,3e-3"}, "must be at least 4"),
         ({"rates": "1e-3,-2"}, r"rates \(1e-3,-2\) must be numbers above 0"),
         ({"rates": "1,2,3,4", "seeds": "a"}, r"seeds \(a\) must be whole numbers"),
+        ({"rates": "1,2,3,4", "seeds": "3-1"}, r"seeds \(3-1\) must be whole numbers"),
+        ({"rates": "1,2,3,4", "seeds": "0-1000000000000"}, r"seeds \(0-1000000000000\) must be whole numbers"),
         ({"overrides": ("seed=1",)}, "leave seed out; seeds= says it"),
         ({"overrides": ("+optimizer.lr=1",)}, "leave optimizer.lr out; rates= says it"),
         ({"metric": "val/beauty"}, "does not say which way is better"),
@@ -264,13 +266,21 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     tiny += ["sample.steps=0", f"paths.cache={tmp_path / 'cache'}"]
     folder = tmp_path / "runs" / "tuning"
     start = [sys.executable, "-c", "from attnlab.cli import main; main()"]
-    words = ["tune", str(folder), "rates=1e-3,2e-3,4e-3,8e-3", "seeds=100", "extend=1", "attention=multi_head,linear"]
+    words = [
+        "tune",
+        str(folder),
+        "rates=1e-2,3e-2,1e-1,3e-1",
+        "seeds=100-102",
+        "extend=1",
+        "attention=multi_head,linear",
+    ]
     done = subprocess.run([*start, *words, *tiny], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    assert "cannot tell" not in done.stdout and not (folder / "report").exists(), "tuning seeds judge nothing"
     found = entries(folder)
     assert set(found) == {"multi_head", "linear"}
     n_rates = len(found["linear"]["curve"])  # type: ignore[arg-type]
-    assert len(list(folder.glob("*/seed_100/summary.json"))) == 2 * n_rates >= 8
+    assert len(list(folder.glob("*/seed_*/summary.json"))) == 3 * 2 * n_rates >= 24
     final = [sys.executable, str(ROOT / "train.py"), "-m", f"tuned={folder}", "attention=multi_head,linear", "seed=0,1"]
     final += [f"paths.runs={tmp_path / 'runs'}", "experiment_name=final", *tiny]
     done = subprocess.run(final, capture_output=True, text=True, check=False)

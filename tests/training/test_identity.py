@@ -29,6 +29,7 @@ EXPECTED_NOT_RESULTS = {
     "report.margin",
     "report.alpha",
     "report.hypothesis",
+    "report.at_end",
     "plan",
     "preregister",
     "overwrite",

@@ -94,8 +94,10 @@ def by_experiment(runs: Sequence[Run]) -> dict[Path, list[Run]]:
 
 
 def report(runs: Sequence[Run]) -> None:
-    """Compare the variants of each experiment; where there is nothing to compare, say so."""
-    for folder in by_experiment(runs):
+    """Compare the variants of each experiment, if they ask for it; where there is nothing to compare, say so."""
+    for folder, members in by_experiment(runs).items():
+        if not settings(members)["at_end"]:
+            continue
         try:
             found = analyse(folder)
             if not found.comparisons:
