@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attnlab.attention.base import evaluating
-from attnlab.errors import UsageError
+from attnlab.errors import Diverged, UsageError
 from attnlab.model import GPT
 
 
@@ -21,6 +21,8 @@ def choose(
 ) -> int:
     """Draw the next token: temperature 0 takes the likeliest; top_k and top_p (arXiv 1904.09751) cut the tail first."""
     logits = logits.float().cpu()
+    if not logits.isfinite().all():
+        raise Diverged("the model's logits are not finite: its weights have diverged (try a smaller optimizer.lr)")
     if temperature == 0:
         return int(logits.argmax())
     logits = logits / temperature

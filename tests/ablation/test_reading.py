@@ -72,8 +72,9 @@ def test_a_file_where_a_folder_should_be_is_damage(tmp_path: Path) -> None:
 
 def test_a_result_that_is_no_number_has_diverged(tmp_path: Path) -> None:
     write_run(tmp_path, "multi_head", 0, float("nan"), summary={"val_loss": None})
-    write_run(tmp_path, "multi_head", 1, 1.0, status="diverged")
-    assert [run.status for run in read_experiment(tmp_path).runs] == ["diverged", "diverged"]
+    write_run(tmp_path, "multi_head", 1, float("nan"), summary={"val_loss": float("nan")})
+    write_run(tmp_path, "multi_head", 2, 1.0, status="diverged")
+    assert [run.status for run in read_experiment(tmp_path).runs] == ["diverged"] * 3
 
 
 def test_a_run_without_a_summary_is_running_while_its_lock_is_held(tmp_path: Path) -> None:

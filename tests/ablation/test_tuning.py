@@ -287,4 +287,5 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = analyse(tmp_path / "runs" / "final")
     for c in report.design.contenders:
-        assert c.rates is not None and c.rates.chosen == found[c.variant]["lr"] and c.rates.remarks == []
+        assert c.rates is not None and c.rates.chosen == found[c.variant]["lr"]
+        assert c.rates.remarks == found[c.variant]["remarks"], "what the choice said of itself, and no more"

@@ -203,6 +203,19 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_update(tmp_path: Path)
     assert run_there(tmp_path, *words).returncode == 4
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"), [(0, r"step 1: val/loss is nan"), (1, r"the model's logits are not finite")]
+)
+def test_a_last_update_that_spoils_the_weights_ends_the_run_as_diverged(
+    tmp_path: Path, samples: int, said: str
+) -> None:
+    words = ["optimizer.lr=1e30", "optimizer.warmup_fraction=0", "optimizer.grad_clip=null", "trainer.max_steps=1"]
+    with pytest.raises(Diverged, match=said):
+        run_here(tmp_path, *words, "trainer.precision=fp32", f"sample.steps={samples}")
+    summary = json.loads((folder_of(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+
+
 def test_two_owners_of_a_folder_are_refused(tmp_path: Path) -> None:
     run_here(tmp_path)
     with locked(folder_of(tmp_path)):

@@ -294,6 +294,6 @@ def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
     steps = sorted(rows)
     curve = Curve(np.array(steps, dtype=np.int64), np.array([rows[step] for step in steps], dtype=np.float64))
     said = summary.get("val_loss")
-    if metric == "val/loss" and said is not None and float(said) != curve.values[-1]:
+    if metric == "val/loss" and said is not None and not np.array_equal(float(said), curve.values[-1], equal_nan=True):
         raise Damaged(f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {said}")
     return curve

@@ -17,6 +17,8 @@ from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
 from attnlab.training.scoring import numbers, tally
 
+REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
+
 
 class LanguageModel(L.LightningModule):
     """Next-token prediction: `training_step` gives the mean loss in nats per token, validation the exact total.
@@ -89,7 +91,7 @@ class LanguageModel(L.LightningModule):
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
                 f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "
-                "stopped before the update (try a smaller optimizer.lr or a larger optimizer.warmup_fraction)"
+                f"stopped before the update ({REMEDY})"
             )
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)
@@ -136,6 +138,8 @@ class LanguageModel(L.LightningModule):
             found |= numbers(answers, self.slice_names)
         self.record(found)
         self.log_dict(found, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
+        if not math.isfinite(found["val/loss"]):  # the last update may be the one that spoils the weights
+            raise Diverged(f"step {self.trainer.global_step}: val/loss is {found['val/loss']:g} ({REMEDY})")
 
     def record(self, numbers: Mapping[str, float]) -> None:
         """Log numbers under the step they belong to: how many updates were made.
