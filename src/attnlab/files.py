@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +73,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
+    """Whether a finished run has not been judged at all these lengths, given as multiples of its context."""
+    known = summary.get("extrapolation") or {}
+    return any(str(factor) not in known for factor in factors)

@@ -53,6 +53,19 @@ def test_a_job_that_dies_is_a_row_and_the_same_command_runs_it_again(folder: Pat
     assert {status for status, _ in reasons(folder).values()} == {"finished"} and attempts(folder) == 5
 
 
+def test_lengths_that_are_added_to_a_sweep_are_judged_without_training_anew(folder: Path) -> None:
+    words = ["-m", "attention=multi_head", "seed=0,1", "hydra.launcher.n_jobs=1"]
+    assert typed(folder, *words).returncode == 0
+    checkpoints = {path: path.stat().st_mtime_ns for path in folder.glob("runs/default/*/seed_*/checkpoints/*")}
+    done = typed(folder, *words, "evaluation.lengths=[2]")
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads(path.read_text()) for path in folder.glob("runs/default/*/seed_*/summary.json")]
+    assert [sorted(summary["extrapolation"]) for summary in summaries] == [["1", "2"]] * 2
+    assert checkpoints == {path: path.stat().st_mtime_ns for path in checkpoints} and checkpoints
+    again = typed(folder, *words, "evaluation.lengths=[2]")
+    assert again.returncode == 0 and attempts(folder) == 4, "two were trained, two judged, and none a third time"
+
+
 @pytest.mark.slow
 def test_sixteen_jobs_of_which_four_die(folder: Path) -> None:
     tags = [str(i) for i in range(12)]

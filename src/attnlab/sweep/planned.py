@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.ablation.manifest import Entry
-from attnlab.files import read_summary
+from attnlab.files import lacks_lengths, read_summary
 from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
 from attnlab.training.identity import SEEDS, Identity
@@ -61,9 +61,9 @@ class Run:
         return 0.0 if self.began is None else time.monotonic() - self.began
 
     def look(self) -> None:
-        """Find out from its folder whether the run is finished."""
+        """Find out from its folder whether the run is finished, and judged at all lengths that are asked for."""
         done = read_summary(self.folder)
-        if done.get("status") == "finished":
+        if done.get("status") == "finished" and not lacks_lengths(done, self.job.config["evaluation"]["lengths"]):
             self.status, self.reason, self.val_loss = "finished", "", done.get("val_loss")
 
     def entry(self) -> Entry:

@@ -1,6 +1,6 @@
 """Trained on rows of one length, judged on longer ones: how far a variant carries what it has learnt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,12 +115,6 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
     summary["extrapolation"] = {**(summary.get("extrapolation") or {}), **stored(reaches)}
     write_json(folder / SUMMARY, summary)
     return summary
-
-
-def missing(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
-    """Whether a summary lacks a length that is asked for."""
-    known = summary.get("extrapolation") or {}
-    return any(str(factor) not in known for factor in factors)
 
 
 def line(reach: Reach) -> str:

@@ -15,12 +15,12 @@ import lightning as L
 from attnlab.build import build_model
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import Diverged, UsageError
-from attnlab.files import CONFIG, SUMMARY, read_summary, write_atomically, write_json
+from attnlab.files import CONFIG, SUMMARY, lacks_lengths, read_summary, write_atomically, write_json
 from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint, network_weights
 from attnlab.training.console import Progress, say, say_where_to_look, tell
-from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged, missing
+from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
@@ -54,7 +54,7 @@ def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback]
         done = read_summary(prepared.folder)
         if done.get("status") == "finished":
             say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
-            if missing(done, check_lengths(config["evaluation"]["lengths"])):
+            if lacks_lengths(done, check_lengths(config["evaluation"]["lengths"])):
                 done = _add_lengths(prepared, done)
             say_where_to_look(config["paths"]["runs"])
             return done
