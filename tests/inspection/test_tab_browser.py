@@ -26,6 +26,7 @@ pytestmark = [
 
 MINUS = "\u2212"
 STEPS = [0, 1, 8, 60]
+SAID = "silenced: validation loss +0.0123 (zero), +0.0045 (mean), at step 60"
 SILENCED = [
     ("L00H00", ("zero", 0.0123), ("mean", 0.0045)),
     ("L00H01", ("zero", -0.0002), ("mean", 0.0)),
@@ -191,7 +192,7 @@ def test_what_a_silenced_head_changes_stands_beside_its_map(screen: Screen, tmp_
     assert len(screen.page.locator(".silenced").all()) == 4, "it belongs to the run, not to a step"
     screen.shot(tmp_path, "grid_ablation")
     screen.view("head")
-    assert screen.text(".effect") == "silenced: validation loss +0.0123 (zero), +0.0045 (mean), at step 60"
+    assert screen.text(".effect") == SAID
     screen.view("training")
     assert "silenced: validation loss +0.0123" in screen.text(".left")
     assert screen.page.locator("figure[data-metric=head_ablation_zero]").count() == 0
@@ -279,8 +280,14 @@ def test_two_runs_are_compared_side_by_side_by_mean_and_by_difference(screen: Sc
     figure = 'figure[data-run="{}"] .panel'
     assert screen.cell(4, 2, figure.format("multi_head")) == pytest.approx(a[0, 4, 2], rel=6e-4)
     assert screen.cell(4, 2, figure.format("signed")) == pytest.approx(b[0, 4, 2], rel=6e-4)
+    assert SAID in screen.text('figure[data-run="multi_head"]'), "a pretty map that does nothing is seen to do nothing"
+    assert "attnlab ablate_heads" in screen.text('figure[data-run="signed"]')
     screen.shot(tmp_path, "compare")
+    screen.choose("Show", "difference")
+    assert f"multi_head: {SAID}" in screen.text('figure[data-run="signed"]')
     screen.tick("mean over heads")
+    assert "ablate_heads" not in screen.text("main") and SAID not in screen.text("main")
+    screen.choose("Show", "side by side")
     assert screen.cell(4, 2, figure.format("signed")) == pytest.approx(b[:, 4, 2].mean(), rel=6e-4)
     screen.choose("Show", "difference")
     expected = b[:, 4, 2].mean() - a[:, 4, 2].mean()

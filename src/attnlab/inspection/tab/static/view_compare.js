@@ -1,7 +1,8 @@
 // The same head, or the mean over heads, of two or more runs: side by side, or what each differs from the first.
 
+import { effectLine, effectOf } from "./ablation.js";
 import { json } from "./data.js";
-import { difference, mean, scaleSettings, shownMaps } from "./derive.js";
+import { difference, headName, mean, scaleSettings, shownMaps } from "./derive.js";
 import { el, menu, note, tick } from "./dom.js";
 import { legend } from "./legend.js";
 import { makeScale } from "./map_view.js";
@@ -21,7 +22,15 @@ async function mapOf(run, state) {
   const shown = await shownMaps({ run, sentence, layer, step, layers }, state);
   if (state.mean) return { run, step, map: mean(shown.heads), notes: shown.notes };
   if (state.head >= shown.heads.length) throw new Error(`layer ${layer} has ${shown.heads.length} heads`);
-  return { run, step, map: shown.heads[state.head], notes: shown.notes };
+  return { run, step, map: shown.heads[state.head], notes: shown.notes, ...(await useOf(run, state)) };
+}
+
+/** What the run loses without the head, as a line; nothing where no single head is shown. */
+async function useOf(run, { rollout, layer, head, ablation, runs }) {
+  if (rollout) return {};
+  const curves = await json("curves", { run, layer }).catch(() => ({}));
+  const name = headName(layer, head).replace(" ", "");
+  return { use: effectLine(effectOf(curves, name, ablation), runs[run].ablate) };
 }
 
 /** The view as an element. */
@@ -43,11 +52,11 @@ export async function compareView({ state, colours, update }) {
   if (state.how === "difference" && good.length > 1) {
     for (const other of good.slice(1)) {
       const map = difference(other.map, good[0].map);
-      if (map) shown.push({ ...other, map, title: `${other.run} − ${good[0].run}`, steps: other.step === good[0].step ? `step ${other.step}` : `step ${other.step} − step ${good[0].step}` });
+      if (map) shown.push({ ...other, map, uses: [good[0], other], title: `${other.run} − ${good[0].run}`, steps: other.step === good[0].step ? `step ${other.step}` : `step ${other.step} − step ${good[0].step}` });
       else element.append(note(`${other.run} has other tokens than ${good[0].run}, so there is no difference of maps.`, "warning"));
     }
   } else {
-    shown.push(...good.map((one) => ({ ...one, title: one.run, steps: `step ${one.step}` })));
+    shown.push(...good.map((one) => ({ ...one, uses: [one], title: one.run, steps: `step ${one.step}` })));
   }
   if (!shown.length) return element;
   const scale = makeScale(scaleSettings(shown.map((one) => one.map), state));
@@ -58,6 +67,11 @@ export async function compareView({ state, colours, update }) {
     const figure = el("figure", {}, el("figcaption", {}, el("strong", { textContent: one.title }), ` ${one.steps}`),
       mapPanel(one.map, { scale, colours, room }));
     figure.dataset.run = one.run;
+    for (const { run, use } of one.uses.filter(({ use }) => use)) {
+      const line = use.cloneNode(true); // the first run stands beside every difference
+      if (one.uses.length > 1) line.prepend(`${run}: `);
+      figure.append(line);
+    }
     return figure;
   })));
   return element;
