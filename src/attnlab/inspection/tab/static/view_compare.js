@@ -67,6 +67,7 @@ export async function compareView({ state, colours, update }) {
     const figure = el("figure", {}, el("figcaption", {}, el("strong", { textContent: one.title }), ` ${one.steps}`),
       mapPanel(one.map, { scale, colours, room }));
     figure.dataset.run = one.run;
+    figure.style.maxWidth = `${room}px`; // so that long lines do not push the maps apart
     for (const { run, use } of one.uses.filter(({ use }) => use)) {
       const line = use.cloneNode(true); // the first run stands beside every difference
       if (one.uses.length > 1) line.prepend(`${run}: `);
