@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+HEAD_GAIN = 0.1  # about what softmax attention writes when training begins, where the gain of 1 is ten times as much
+
 
 class RMSNorm(nn.RMSNorm):
     """x / rms(x) * g, computed in float32 at least, for in bfloat16 the norm itself would round; in the type of x.
@@ -16,3 +18,14 @@ class RMSNorm(nn.RMSNorm):
         work = torch.promote_types(x.dtype, torch.float32)
         assert self.weight is not None
         return F.rms_norm(x.to(work), self.normalized_shape, self.weight.to(work), self.eps).to(x.dtype)
+
+
+class HeadNorm(RMSNorm):
+    """RMSNorm over the channels of each head's output, whose gain starts at 0.1.
+
+    An output of size 1 goes through `to_out` into a residual stream whose token embeddings start at 0.02, and drowns
+    them: for hundreds of steps the model learns to undo that. The gain is learned, so only the beginning differs.
+    """
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, HEAD_GAIN)

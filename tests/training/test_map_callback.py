@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.contracts.cases import NAMES, sampled, shipped
 from tests.inspection.test_maps import Letters
 from torch import Tensor
 
@@ -37,13 +38,31 @@ class NoMap(MultiHeadAttention):
         return None if self.layer == 1 else super().weights(x, shared)
 
 
+class Disturbed(MultiHeadAttention):
+    """Attention that attends more sharply once its map was looked at."""
+
+    looked = False
+
+    def weights(self, x: Tensor, shared: Any = None) -> Any:
+        self.looked = True
+        return super().weights(x, shared)
+
+    def forward(self, x: Tensor, shared: Any = None) -> Tensor:
+        return super().forward(x, shared) * (1.001 if self.looked else 1.0)
+
+
+def small(attention: type[MultiHeadAttention] = MultiHeadAttention) -> GPT:
+    """Two layers that draw random numbers while they train."""
+    factory = partial(attention, n_heads=2, dropout=0.2)
+    return GPT(vocab_size=27, context=CONTEXT, n_layers=2, d_model=8, attention=factory, dropout=0.2)
+
+
 class Model(L.LightningModule):
     """The smallest training that draws random numbers."""
 
-    def __init__(self, attention: type[MultiHeadAttention] = MultiHeadAttention) -> None:
+    def __init__(self, model: GPT | None = None) -> None:
         super().__init__()
-        factory = partial(attention, n_heads=2, dropout=0.2)
-        self.model = GPT(vocab_size=27, context=CONTEXT, n_layers=2, d_model=8, attention=factory, dropout=0.2)
+        self.model = model or small()
         self.val_losses = iter([3.0, 2.0, 2.5, 1.5, 1.7])
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -127,6 +146,19 @@ def events(folder: Path) -> EventAccumulator:
     return found
 
 
+def unchanged_by_looking(folder: Path, model: Callable[[], GPT], steps: int, val_every: int | None = None) -> bool:
+    """Whether training with maps at every step ends in the weights and random state of training without, bit by bit."""
+    ends = []
+    for name, callback in (("with", log_maps(folder / "with", n_steps=steps + 2)), ("without", None)):
+        L.seed_everything(0)
+        module = Model(model())
+        fit(folder / name, callback=callback, module=module, steps=steps, val_every=val_every)
+        assert callback is None or callback.steps == list(range(steps + 1))
+        ends.append((module.model.state_dict(), torch.get_rng_state()))
+    (a, noise_a), (b, noise_b) = ends
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and torch.equal(noise_a, noise_b)
+
+
 def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Path) -> None:
     callback = log_maps(tmp_path, probes=[("probe", "abcab"), ("prompt", "hello you")], n_steps=5)
     with pytest.raises(UsageError, match=r"maps\.prompt \(9 tokens\) is longer than model\.context \(8\)"):
@@ -195,13 +227,18 @@ def test_records_hold_the_map_of_their_step(tmp_path: Path) -> None:
 
 
 def test_training_ends_bit_for_bit_the_same_with_and_without_maps(tmp_path: Path) -> None:
-    runs = []
-    for name, callback in (("with", log_maps(tmp_path / "with", n_steps=12)), ("without", None)):
-        module, _ = fit(tmp_path / name, callback=callback, val_every=4)
-        runs.append((module.model.state_dict(), torch.get_rng_state()))
-    (a, noise_a), (b, noise_b) = runs
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert torch.equal(noise_a, noise_b)
+    assert unchanged_by_looking(tmp_path, small, steps=10, val_every=4)
+
+
+@pytest.mark.parametrize("name", sampled([(name,) for name in NAMES], every=12))
+def test_looking_leaves_the_training_of_every_variant_as_it_was(name: str, tmp_path: Path) -> None:
+    subject = shipped(name)
+    model = partial(subject.gpt, subject.depth, vocab_size=27, context=CONTEXT, dropout=0.2)
+    assert unchanged_by_looking(tmp_path, model, steps=4)
+
+
+def test_a_layer_that_looking_disturbs_is_found_out(tmp_path: Path) -> None:
+    assert not unchanged_by_looking(tmp_path, lambda: small(Disturbed), steps=4)
 
 
 def test_the_last_and_the_best_maps_are_kept(tmp_path: Path) -> None:
@@ -266,7 +303,7 @@ def test_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_layer_without_a_map_is_left_out_and_said_once(tmp_path: Path) -> None:
-    fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), module=Model(NoMap))
+    fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), module=Model(small(NoMap)))
     found = events(tmp_path)
     assert found.Tags()["images"] == ["attention/layer_00"]
     assert not [tag for tag in found.Tags()["scalars"] if "L01" in tag]

@@ -13,7 +13,7 @@ from attnlab.attention.normalizer import Normalizer, Softmax
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
+from attnlab.norm import HeadNorm
 from attnlab.position import Position
 
 
@@ -66,7 +66,7 @@ class DifferentialAttention(SoftmaxAttention):
         self.to_q, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
         self.lambda_q, self.lambda_k = (nn.Parameter(torch.full((2, self.head_dim), 0.1)) for _ in range(2))
-        self.norm = RMSNorm(self.value_dim)
+        self.norm = HeadNorm(self.value_dim)
         self.to_out = nn.Linear(width, self.d_out, bias=False)
 
     @property

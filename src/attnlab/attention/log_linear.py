@@ -14,7 +14,7 @@ from attnlab.attention.decay import Decay
 from attnlab.attention.projection import QKV
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
+from attnlab.norm import HeadNorm
 from attnlab.position import Position
 
 ONE = math.log(math.expm1(1.0))  # softplus of this is 1
@@ -83,7 +83,7 @@ class LogLinearAttention(HeadedAttention):
                 "attention=log_linear, which writes the fading of its whole map out: use none, fixed or scalar"
             )
         self.to_level = nn.Linear(d_model, n_heads * self.n_levels, bias=False)
-        self.output_norm = RMSNorm(self.value_dim)
+        self.output_norm = HeadNorm(self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:

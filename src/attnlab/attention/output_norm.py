@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
+from attnlab.norm import HeadNorm
 
 
 class OutputNorm(nn.Module):
@@ -63,7 +63,7 @@ class RMSOutputNorm(OutputNorm):
 
     def __init__(self, *, value_dim: int) -> None:
         super().__init__(value_dim=value_dim)
-        self.norm = RMSNorm(value_dim)
+        self.norm = HeadNorm(value_dim)
 
     def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         return self.norm(o)
