@@ -28,7 +28,7 @@ def operator(folder: str) -> ModuleType:
     package = importlib.util.find_spec("fla")
     assert package is not None and package.submodule_search_locations
     file = Path(package.submodule_search_locations[0]) / "ops" / folder / "naive.py"
-    spec = importlib.util.spec_from_file_location(f"fla_{folder}", file)
+    spec = importlib.util.spec_from_file_location(f"fla_{file.parent.name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -94,6 +94,11 @@ def several_writes(layer: Attention, i: Tensors) -> Tensors:
     k, v, beta = as_heads(unit(i["k"])), as_heads(i["v"]), as_heads(i["beta"])
     extra = {"log_decay": head_first(i["g"]), "beta": head_first(beta)}
     return mixed(layer, unit(i["q"]) * D**-0.5, k, v, **extra)
+
+
+def corrected(layer: Attention, i: Tensors) -> Tensors:
+    extra = {"log_decay": head_first(i["g"]), "removal": head_first(unit(i["w"])), "rate": head_first(i["beta"])}
+    return mixed(layer, i["q"], i["k"], i["v"], **extra)
 
 
 def levels(layer: Attention, i: Tensors) -> Tensors:
@@ -271,6 +276,23 @@ CASES = [
         several_writes,
         {"q": (T, H, D), "k": (2 * T, H, D), "v": (2 * T, H, D), "g": (T, H), "beta": (2 * T, H)},
         CHUNKS,
+    ),
+    rule(
+        "rwkv7",
+        "generalized_delta_rule/dplr",
+        "dplr_recurrence",
+        lambda fla, i: head_first(
+            fla.dplr_recurrence(
+                *(
+                    head_first(x)
+                    for x in (i["q"] * D**0.5, i["k"], i["v"], -unit(i["w"]), i["beta"] * unit(i["w"]), i["g"])
+                )
+            )[0]
+        ),
+        corrected,
+        dict.fromkeys(("q", "k", "v", "w", "g", "beta"), (T, H, D)),
+        CHUNKS,
+        why="the rule alone, with the key to remove under and its rate given",
     ),
     rule(
         "log_linear",

@@ -26,6 +26,7 @@ from attnlab.attention.shared import Shared
 
 HEADS = 4
 SHAPE = (BATCH, HEADS, LENGTH, LENGTH)
+FADING = 4  # so that a key fades within nine tokens
 
 
 def attention(
@@ -36,9 +37,11 @@ def attention(
     first: bool = False,
     cut: int = 0,
     maps: bool = True,
+    fading: bool = False,
 ) -> Recording:
     """Its Attention alone, 4 heads of 4; `cut` columns before the map's first belong to no token."""
     from x_transformers.x_transformers import Attention as Theirs
+    from x_transformers.x_transformers import RotaryEmbedding
 
     with in_double():
         torch.manual_seed(0)
@@ -53,6 +56,9 @@ def attention(
         if first:
             inputs["first"] = coarse(BATCH, HEADS, LENGTH, WIDTH // HEADS, draw=draw).requires_grad_()
             more["value_residual"] = inputs["first"]
+        if fading:
+            turn = RotaryEmbedding(WIDTH // HEADS, use_xpos=True, scale_base=FADING)
+            more["rotary_pos_emb"] = turn.forward_from_seq_len(LENGTH)
         y, inside = module(x, attn_bias=bias, return_intermediates=True, **more)
         outputs = {"y": y}
         if maps:
@@ -98,9 +104,10 @@ def nothing_to_attend() -> Tensor:
 def x_transformers(
     name: str, variant: str, settings: Mapping[str, Any], mapping: Any = projections, why: str = "", **run: Any
 ) -> Case:
-    options, layer = ("position=none", *run.pop("options", ())), run.pop("layer", 0)
+    options, layer = (f"position={run.pop('place', 'none')}", *run.pop("options", ())), run.pop("layer", 0)
     ours = run.pop("ours", None) or layer_with(mapping, decode=False)
     source = f"Attention({', '.join(f'{k}={v}' for k, v in settings.items())})"
+    source += ", RotaryEmbedding(use_xpos=True)" if run.get("fading") else ""
     oracle = partial(attention, settings, **run)
     return Case(name, variant, "x-transformers", source, oracle, ours, options, layer, why=why)
 
@@ -158,6 +165,15 @@ CASES = [
         layer=1,
         maps=False,
         why="its share of the first values is fixed at one half, as in the paper; ours starts there",
+    ),
+    x_transformers(
+        "xpos",
+        "multi_head",
+        {},
+        fading=True,
+        place="xpos",
+        options=(f"position.inside.scale={FADING}",),
+        why="it counts positions from the middle of the row, which cancels",
     ),
     *(
         Case(name, name, "entmax", function, partial(row_by_row, function), normalised)
