@@ -42,7 +42,7 @@ pictures: $(VENV)/.run  ## train a few variants shortly, and draw docs/maps anew
 	$(BIN)/python -m docs.pictures
 
 tensorboard: $(VENV)/.run  ## look at every run
-	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000,attention=100000
+	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000,attention=1000
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
