@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from attnlab.complaints import hydra_explained, job_errors, one_line_errors
 from attnlab.config import check_job, variant_name, with_plus
+from attnlab.machine import wait_politely
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -19,6 +20,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    wait_politely()
     sys.argv[1:] = with_plus(sys.argv[1:])
     with one_line_errors(), hydra_explained(sys.argv[1:]):
         main()

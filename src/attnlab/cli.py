@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from attnlab import commands
 from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
+from attnlab.machine import wait_politely
 from attnlab.rules import FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 from attnlab.scaffold import KINDS
 
@@ -254,6 +255,7 @@ def usage(name: str | None = None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; ends the program with the exit code of what went wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
+    wait_politely()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     with one_line_errors():
