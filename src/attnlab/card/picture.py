@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from attnlab.card.battery import FACTORS, Result
 from attnlab.inspection.figures import font, shorten
 
-SQUARE, ROW, GAP, LEFT, TOP, MARGIN = 52, 34, 26, 300, 92, 24  # pixels
+SQUARE, ROW, GAP, LEFT, TOP, MARGIN = 104, 68, 52, 600, 184, 48  # pixels; twice as many as a page shows, to be sharp
+TITLE, NAME, SMALL, SMALLEST = 36, 28, 24, 22  # sizes of letters
 INK, SOFT, LINE, PAGE = "#1c2127", "#687079", "#d8dce0", "#ffffff"
 SOLVED, FAILED = (31, 110, 140), (250, 246, 232)
 NOTE = (
@@ -23,28 +24,30 @@ def draw(results: Sequence[Result]) -> bytes:
     cells = list(dict.fromkeys(r.cell for r in results))
     by_place = {(r.variant, r.cell): r for r in results}
     block = len(FACTORS) * SQUARE
-    width = max(LEFT + len(variants) * (block + GAP) + MARGIN, 820)
+    width = max(LEFT + len(variants) * (block + GAP) + MARGIN, 1640)
     height = TOP + len(cells) * ROW + 3 * ROW + MARGIN
     image = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(image)
-    pen.text((MARGIN, 18), "What each variant can do", fill=INK, font=font(18))
+    pen.text((MARGIN, 36), "What each variant can do", fill=INK, font=font(TITLE))
     for column, variant in enumerate(variants):
         x = LEFT + column * (block + GAP)
-        pen.text((x, TOP - 44), shorten(variant, block, font(14)), fill=INK, font=font(14))
+        pen.text((x, TOP - 88), shorten(variant, block, font(NAME)), fill=INK, font=font(NAME))
         for i, factor in enumerate(FACTORS):
-            pen.text((x + i * SQUARE + SQUARE // 2, TOP - 14), f"x{factor}", fill=SOFT, font=font(11), anchor="mm")
+            pen.text(
+                (x + i * SQUARE + SQUARE // 2, TOP - 28), f"x{factor}", fill=SOFT, font=font(SMALLEST), anchor="mm"
+            )
     for row, cell in enumerate(cells):
         y = TOP + row * ROW
-        pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=font(14), anchor="lm")
+        pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=font(NAME), anchor="lm")
         known = next((r for r in results if r.cell == cell and r.is_task), None)
-        pen.text((150, y + ROW // 2), _bounds(known), fill=SOFT, font=font(11), anchor="lm")
+        pen.text((MARGIN + 252, y + ROW // 2), _bounds(known), fill=SOFT, font=font(SMALLEST), anchor="lm")
         for column, variant in enumerate(variants):
             x = LEFT + column * (block + GAP)
             result = by_place.get((variant, cell), Result(variant, cell, {}))
             for i, factor in enumerate(FACTORS):
                 _square(pen, x + i * SQUARE, y, result, factor)
-    _footer(pen, results, variants, TOP + len(cells) * ROW + 10, block)
-    pen.text((MARGIN, height - 26), NOTE, fill=SOFT, font=font(11))
+    _footer(pen, results, variants, TOP + len(cells) * ROW + 20, block)
+    pen.text((MARGIN, height - 52), NOTE, fill=SOFT, font=font(SMALLEST))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -60,24 +63,24 @@ def figures_of(results: Sequence[Result], variant: str) -> tuple[str, str]:
 
 def _footer(pen: ImageDraw.ImageDraw, results: Sequence[Result], variants: Sequence[str], y: int, block: int) -> None:
     for row, label in enumerate(("tokens/s, training on the text", "state, bytes, at its context")):
-        pen.text((MARGIN, y + row * 24), label, fill=SOFT, font=font(12))
+        pen.text((MARGIN, y + row * 48), label, fill=SOFT, font=font(SMALL))
         for column, variant in enumerate(variants):
             words = figures_of(results, variant)[row] or "-"
-            pen.text((LEFT + column * (block + GAP), y + row * 24), words, fill=INK, font=font(12))
+            pen.text((LEFT + column * (block + GAP), y + row * 48), words, fill=INK, font=font(SMALL))
 
 
 def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: int) -> None:
     value, gained = result.value(factor), result.gained(factor)
-    box = (x + 1, y + 1, x + SQUARE - 2, y + ROW - 2)
+    box = (x + 2, y + 2, x + SQUARE - 4, y + ROW - 4)
     if value is None:
-        pen.rectangle(box, outline=LINE)
+        pen.rectangle(box, outline=LINE, width=2)
         words, ink = "-", SOFT
     else:
         shade = (0.0 if gained is None else gained) ** 1.2
         colour = tuple(round(low + shade * (high - low)) for low, high in zip(FAILED, SOLVED, strict=True))
-        pen.rectangle(box, fill=PAGE if gained is None else colour, outline=LINE)
+        pen.rectangle(box, fill=PAGE if gained is None else colour, outline=LINE, width=2)
         words, ink = shown(result, factor), PAGE if shade > 0.55 else INK
-    pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=font(12), anchor="mm")
+    pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=font(SMALL), anchor="mm")
 
 
 def shown(result: Result, factor: int) -> str:
