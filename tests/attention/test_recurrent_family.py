@@ -1,5 +1,6 @@
 """The recurrent family: every mechanism against its formula in plain loops."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -129,6 +130,17 @@ def test_a_step_decay_is_its_formula() -> None:
             fade = (-layer.decay.log_rate.exp() * step[:, :, j + 1 : i + 1].sum(dim=-1)).exp()
             right[:, :, i, j] = fade * (q[:, :, i] * k[:, :, j]).sum(dim=-1) * step[:, :, j] / WIDTH**0.5
     assert gap(layer.weights(x), right) < SAME
+
+
+@pytest.mark.parametrize("decay", [ScalarDecay, StepDecay, KimiDecay])
+def test_a_decay_starts_at_the_same_digits_on_every_processor(decay: type[ScalarDecay | KimiDecay]) -> None:
+    # Logarithms in float32 come from libraries that round their last digit as the processor has it; Python's do not.
+    layer = decay(d_model=D_MODEL, n_heads=HEADS, head_dim=WIDTH)
+    assert layer.log_rate.dtype == layer.bias.dtype == torch.float32
+    assert layer.log_rate.tolist() == torch.tensor([math.log(1 + 5 * h) for h in range(HEADS)]).tolist()
+    n = layer.bias.numel()
+    steps = [10 ** (-1 - 2 * i / (n - 1)) for i in range(n)]
+    assert layer.bias.flatten().tolist() == torch.tensor([math.log(math.expm1(step)) for step in steps]).tolist()
 
 
 def test_silu_features_are_their_formula() -> None:

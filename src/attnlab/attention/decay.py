@@ -13,9 +13,20 @@ from attnlab.errors import UsageError
 from attnlab.position import alibi_slopes
 
 
-def inverse_softplus(y: Tensor) -> Tensor:
-    """The x with softplus(x) = y, for y > 0."""
-    return y + torch.log(-torch.expm1(-y))
+def first_rates(n: int) -> nn.Parameter:
+    """The log of 1 .. 16, evenly spaced."""
+    return _rounded(torch.linspace(1, 16, n, dtype=torch.float64).log())
+
+
+def first_steps(n: int) -> nn.Parameter:
+    """b so that softplus(b) runs from 0.1 to 0.001, evenly in its logarithm."""
+    steps = torch.logspace(-1, -3, n, dtype=torch.float64)
+    return _rounded(steps + torch.log(-torch.expm1(-steps)))
+
+
+def _rounded(start: Tensor) -> nn.Parameter:
+    # Logarithms in float32 differ in their last digit from processor to processor; one rounding of float64 does not.
+    return nn.Parameter(start.to(torch.get_default_dtype()))
 
 
 class Decay(nn.Module):
@@ -80,8 +91,8 @@ class ScalarDecay(Decay):
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
         super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         self.to_decay = nn.Linear(d_model, n_heads, bias=False)
-        self.log_rate = nn.Parameter(torch.linspace(1, 16, n_heads).log())
-        self.bias = nn.Parameter(inverse_softplus(torch.logspace(-3, -1, n_heads).flip(0)))
+        self.log_rate = first_rates(n_heads)
+        self.bias = first_steps(n_heads)
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return (-self.log_rate.exp() * self.steps(x)).transpose(1, 2)
@@ -152,10 +163,8 @@ class KimiDecay(ChannelDecay):
 
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
         super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim, rank=rank)
-        self.log_rate = nn.Parameter(torch.linspace(1, 16, n_heads).log())
-        self.bias = nn.Parameter(
-            inverse_softplus(torch.logspace(-3, -1, n_heads * head_dim).flip(0)).unflatten(0, (n_heads, -1))
-        )
+        self.log_rate = first_rates(n_heads)
+        self.bias = nn.Parameter(first_steps(n_heads * head_dim).detach().unflatten(0, (n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
         return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))
