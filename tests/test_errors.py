@@ -60,6 +60,11 @@ KEYS = [
         "attention.mask.window is not a key of this config",
         "comes with attention/mask=window",
     ),
+    (
+        "attention=gemma2 attention.conv=4",
+        "attention.conv is not a key of this config: it comes with attention=conv_heads",
+        "did you mean 'attention.kinds.global.conv' or 'attention.kinds.local.conv'?",
+    ),
     ("attention=linear attention.n_kv_heads=2", "it comes with attention=cross_layer or attention=gqa or attention=m"),
     ("attention=linear attention/mask=window", "attention=linear has no slot 'mask'", "decay, feature_map, gate"),
     (

@@ -123,9 +123,16 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """What to say of a key that is not there: where it would be, or which one may have been meant."""
     known, elsewhere = set(known) - {key}, _offers()
     if key in elsewhere:
-        last = key.rpartition(".")[2]
-        deeper = [k for k in sorted(elsewhere) if k.endswith(f".{last}") and k.count(".") > key.count(".")][:1]
-        hint = "".join(f"; did you mean {k!r} (it comes with {elsewhere[k][0]})?" for k in deeper)
+
+        def below(keys: Iterable[str]) -> list[str]:
+            return [k for k in sorted(keys) if k.endswith(f".{last}") and k.count(".") > key.count(".")]
+
+        first, last = key.partition(".")[0], key.rpartition(".")[2]
+        here = [k for k in below(known) if k.startswith(f"{first}.")][:3]
+        meant = [f"{k!r}" for k in here] or [
+            f"{k!r} (it comes with {elsewhere[k][0]})" for k in below(elsewhere) if ".kinds." not in k
+        ][:1]
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
         return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}{hint}"
     near = nearest_key(key, known | set(elsewhere))
     hints = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in near]
