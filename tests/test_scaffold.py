@@ -106,6 +106,12 @@ def test_the_laws_name_causality_first_and_then_hold(
     words = [f"attention={name}", f"config_dir={tmp_path / 'configs'}", f"allow_targets={name}"]
     assert typed("new", name, f"folder={tmp_path}", f"kind={kind}") == 0
     assert capsys.readouterr().out.startswith(f"wrote {tmp_path / name}.py\nwrote {tmp_path}/configs/attention/{name}.")
+    monkeypatch.chdir(tmp_path)
+    assert typed("check", f"attention={name}") == 2  # a word is missing
+    assert (
+        f"to use configs/attention/{name}.yaml, add --config-dir configs (attnlab: config_dir"
+        in capsys.readouterr().err
+    )
     assert typed("check", *words, "laws=shape,causality,explains_itself") == 1
     table = capsys.readouterr().out
     assert outcomes(table) == {"shape": "kept", "causality": "broken", "explains_itself": "broken"}

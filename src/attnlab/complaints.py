@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -174,6 +175,8 @@ def _explain_option(words: Sequence[str], group: str, name: str, among: Sequence
     if (top := group.partition("/")[0]) in groups():  # one of ours, and a name may hold a slash
         found = next(g for g in (group, group.rpartition("/")[0], top) if g in groups())
         group, name = found, f"{group}/{name}".removeprefix(f"{found}/")
+    if (beside := Path("configs", group, f"{name}.yaml")).is_file():
+        return f"{group}={name} does not exist; to use {beside}, add --config-dir configs (attnlab: config_dir=configs)"
     among = among or options(group)
     if not among:
         return f"{group}={name} does not exist: there is no YAML file in the folder {group} yet"
