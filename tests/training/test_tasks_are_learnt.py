@@ -21,6 +21,12 @@ def test_a_gated_delta_rule_with_a_short_convolution_solves_a_cell(cell: str, tm
     assert found.value(1) is not None and found.value(1) > 0.98  # type: ignore[operator]
 
 
+def test_two_reflections_per_token_track_the_permutations_of_three(tmp_path: Path) -> None:
+    overrides = ["attention.write.beta_max=2", "position=none"]
+    (found,) = results(["delta_product"], ["s3"], folder=tmp_path, overrides=overrides)
+    assert found.value(1) is not None and found.value(1) > 0.98  # type: ignore[operator]
+
+
 def test_a_memory_reaches_the_bayes_loss_of_bigrams(tmp_path: Path) -> None:
     (found,) = results(["gated_delta"], ["icl_bigram"], folder=tmp_path)
     gained = found.gained(1)
