@@ -131,12 +131,24 @@ def threads() -> Any:
 
 @pytest.mark.usefixtures("threads")
 def test_threads_are_as_asked_or_as_many_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert set_threads(3) == 3 == torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
     assert set_threads(None) == 2 == torch.get_num_threads()
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert set_threads(None) == 4 == torch.get_num_threads()
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("wished", "threads_then"), [("3", 3), ("3,2", 3), ("0", 2), ("", 2), ("many", 2)])
+def test_omp_num_threads_is_what_null_means_where_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, wished: str, threads_then: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", wished)
+    assert set_threads(None) == threads_then == torch.get_num_threads()
+    assert set_threads(1) == 1 == torch.get_num_threads()
 
 
 # Names

@@ -42,8 +42,9 @@ def resolve_precision(setting: str, accelerator: str) -> str:
 
 
 def set_threads(setting: int | None) -> int:
-    """Set the number of CPU threads (all cores this process may use if null) and return it."""
-    threads = setting or cores()
+    """Set the number of CPU threads and return it; null: OMP_NUM_THREADS, or all cores we may use."""
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    threads = setting or (int(wished) if wished.isdecimal() else 0) or cores()
     torch.set_num_threads(threads)
     return threads
 
