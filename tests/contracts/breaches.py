@@ -115,7 +115,7 @@ BREACHES: dict[str, Breach] = {
     "refused without a name": Breach(
         "every_position", "position=alibi is refused without being named", made_of(RefusesWithoutName)
     ),
-    "does not learn": Breach("learns", "right after 300 steps", made_of(DoesNotLearn)),
+    "does not learn": Breach("learns", "right after 1000 steps", made_of(DoesNotLearn)),
     "falsely modest": Breach("learns", "learns_recall is False, but", made_of(FalselyModest)),
     "undocumented": Breach("explains_itself", "Undocumented has no docstring", made_of(Undocumented)),
     "no source": Breach("explains_itself", "names no source", made_of(NoSource)),
