@@ -122,24 +122,22 @@ def fixed_keys() -> set[str]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """What to say of a key that is not there: where it would be, or which one may have been meant."""
     known, elsewhere = set(known) - {key}, _offers()
+
+    def meant(keys: Sequence[str]) -> str:
+        shown = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in keys]
+        return f"; did you mean {' or '.join(shown)}?" if shown else ""
+
     if key in elsewhere:
-
-        def below(keys: Iterable[str]) -> list[str]:
-            return [k for k in sorted(keys) if k.endswith(f".{last}") and k.count(".") > key.count(".")]
-
         first, last = key.partition(".")[0], key.rpartition(".")[2]
-        here = [k for k in below(known) if k.startswith(f"{first}.")][:3]
-        meant = [f"{k!r}" for k in here] or [
-            f"{k!r} (it comes with {elsewhere[k][0]})" for k in below(elsewhere) if ".kinds." not in k
-        ][:1]
-        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        deeper = [k for k in sorted(known | set(elsewhere)) if k.endswith(f".{last}") and k.count(".") > key.count(".")]
+        here = [k for k in deeper if k in known and k.startswith(f"{first}.")][:3]
+        hint = meant(here or [k for k in deeper if k in elsewhere and ".kinds." not in k][:1])
         return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}{hint}"
     near = nearest_key(key, known | set(elsewhere))
-    hints = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in near]
-    hint = f"; did you mean {' or '.join(hints)}?" if hints else ""
+    hint = meant(near)
     parent = key.rpartition(".")[0]
     siblings = sorted({k.rpartition(".")[2] for k in known if parent and k.rpartition(".")[0] == parent})
-    if not hints and (names := [s for s in siblings if not s.startswith("_")]):
+    if not near and (names := [s for s in siblings if not s.startswith("_")]):
         hint = f"; {parent} has {', '.join(names)}"
     return f"{key} is not a key of the config{hint} (see: python train.py --cfg job)"
 

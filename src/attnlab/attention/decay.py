@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,23 +11,18 @@ from torch import Tensor, nn
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
-from attnlab.position import alibi_slopes
+from attnlab.position import alibi_slopes, softplus_inverse
 
 
-def first_rates(n: int) -> nn.Parameter:
+# By Python's logarithms: torch's in float32 differ in their last digit from processor to processor.
+def first_rates(n: int) -> Float[Tensor, " n"]:
     """The log of 1 .. 16, evenly spaced."""
-    return _rounded(torch.linspace(1, 16, n, dtype=torch.float64).log())
+    return torch.tensor([math.log(rate) for rate in np.linspace(1, 16, n)])
 
 
-def first_steps(n: int) -> nn.Parameter:
+def first_steps(n: int) -> Float[Tensor, " n"]:
     """b so that softplus(b) runs from 0.1 to 0.001, evenly in its logarithm."""
-    steps = torch.logspace(-1, -3, n, dtype=torch.float64)
-    return _rounded(steps + torch.log(-torch.expm1(-steps)))
-
-
-def _rounded(start: Tensor) -> nn.Parameter:
-    # Logarithms in float32 differ in their last digit from processor to processor; one rounding of float64 does not.
-    return nn.Parameter(start.to(torch.get_default_dtype()))
+    return torch.tensor([softplus_inverse(step) for step in np.logspace(-1, -3, n)])
 
 
 class Decay(nn.Module):
@@ -91,8 +87,8 @@ class ScalarDecay(Decay):
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
         super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
         self.to_decay = nn.Linear(d_model, n_heads, bias=False)
-        self.log_rate = first_rates(n_heads)
-        self.bias = first_steps(n_heads)
+        self.log_rate = nn.Parameter(first_rates(n_heads))
+        self.bias = nn.Parameter(first_steps(n_heads))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return (-self.log_rate.exp() * self.steps(x)).transpose(1, 2)
@@ -163,8 +159,8 @@ class KimiDecay(ChannelDecay):
 
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
         super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim, rank=rank)
-        self.log_rate = first_rates(n_heads)
-        self.bias = nn.Parameter(first_steps(n_heads * head_dim).detach().unflatten(0, (n_heads, -1)))
+        self.log_rate = nn.Parameter(first_rates(n_heads))
+        self.bias = nn.Parameter(first_steps(n_heads * head_dim).unflatten(0, (n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
         return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))

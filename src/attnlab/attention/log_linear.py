@@ -1,6 +1,5 @@
 """Log-linear attention: a few memories of growing age, so that what is recent is kept apart from what is old."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +14,9 @@ from attnlab.attention.projection import QKV
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm
-from attnlab.position import Position
+from attnlab.position import Position, softplus_inverse
 
-ONE = math.log(math.expm1(1.0))  # softplus of this is 1
+ONE = softplus_inverse(1.0)
 
 
 class LevelState(NamedTuple):
