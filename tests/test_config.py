@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import attnlab.sweep.sweeper
 import attnlab.training.run
+from attnlab.cli import parsed
 from attnlab.config import compose_config, with_plus
+from attnlab.data.corpus import File
 from attnlab.errors import UsageError
 from attnlab.keys import config_dir, fixed_keys, groups, leaves, nodes, options, unknown_key
 from attnlab.rules import CLASS_RULES, RULES, Rule, as_typed, nearest, nearest_key, refusal, rule_for, shown
@@ -367,3 +369,16 @@ def test_every_job_of_a_sweep_has_its_own_name_and_config(
     assert names == [("gqa", 3), ("gqa", 4), ("linear", 3), ("linear", 4)]
     assert found[0].config == compose_config(["attention=gqa", "seed=3", "model.d_model=128", "trainer.threads=1"])
     assert not Path("runs").exists()
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """~ stands for the home folder in every key that names a file or folder; an unknown user's is refused by the key."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = compose_config(["paths.runs='~/r'", "paths.cache='~/c'", "resume_from='~/r/x'"])
+    assert (config["paths"]["runs"], config["paths"]["cache"]) == (f"{tmp_path}/r", f"{tmp_path}/c")
+    assert config["resume_from"] == f"{tmp_path}/r/x" and config["paths"]["data"] == "data"
+    assert parsed("maps", ["run=~/r", "prompt=~"])["run"] == f"{tmp_path}/r"
+    with pytest.raises(UsageError, match=r"^paths\.runs \(~nobody_here/x\) begins with the home folder of a user who"):
+        compose_config(["paths.runs='~nobody_here/x'"])
+    with pytest.raises(UsageError, match=r"^data\.path \(~nobody_here/x\) begins with the home folder of a user who"):
+        File("~nobody_here/x")

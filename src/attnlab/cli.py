@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from attnlab import commands
 from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
+from attnlab.files import expand_path
 from attnlab.machine import wait_politely
 from attnlab.rules import FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 from attnlab.scaffold import KINDS
@@ -37,6 +38,7 @@ class Command(NamedTuple):
 YOUR_YAML = Argument(MAYBE_TEXT, None, "a folder with YAML files of yours")
 CLASSES_OF_YAML = Argument(Rule(str), "", "your own packages whose classes they name")
 CLASSES_OF_RUN = Argument(Rule(str), "", "your own packages whose classes the run uses")
+PATHS = ("run", "folder", "experiment", "out", "config_dir", "tensorboard")  # keys that name a file or a folder
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
@@ -211,6 +213,8 @@ def parsed(name: str, words: Sequence[str]) -> dict[str, Any]:
         if key in given:
             raise UsageError(f"{key} is given twice, as {shown(given[key])} and {text}: leave one of them out")
         given[key] = _value(key, text, arguments[key].rule)
+        if key in PATHS and isinstance(given[key], str):
+            given[key] = str(expand_path(given[key], key=key))
     missing = [key for key, argument in arguments.items() if argument.default is ... and key not in given]
     if missing:
         words = [key.upper() if key == bare else f"{key}=..." for key in missing]

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.errors import UsageError
+from attnlab.files import expand_path
 from attnlab.keys import (
     APPENDED,
     config_dir,
@@ -103,11 +104,20 @@ def check(
     name = plain["experiment_name"]
     if name.startswith(".") or set(name) & set("/\\=,: \n"):
         raise UsageError(f"experiment_name ({name}) names a folder: letters, digits, '-', '_' and '.' only")
+    _expand_paths(plain)
     if plain["tuned"] is not None and any(_key(word) == "optimizer.lr" for word in overrides):
         raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
     return plain
+
+
+def _expand_paths(plain: dict[str, Any]) -> None:
+    """Put home folders in the place of ~ and ~name, in every key of the main config that names a file or a folder."""
+    plain["paths"] = {name: str(expand_path(path, key=f"paths.{name}")) for name, path in plain["paths"].items()}
+    for key in ("resume_from", "tuned"):
+        if plain[key] is not None:
+            plain[key] = str(expand_path(plain[key], key=key))
 
 
 def check_keys(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> None:

@@ -47,6 +47,14 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def expand_path(path: str | Path, *, key: str) -> Path:
+    """A path as a user types it, ~ and ~name standing for home folders; refused under its key if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user
+        raise UsageError(f"{key} ({path}) begins with the home folder of a user who is not known here") from error
+
+
 def check_writable(folder: Path, *, key: str) -> None:
     """Refuse a folder that cannot be made or written into, without making it."""
     place = folder.absolute()

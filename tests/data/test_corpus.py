@@ -109,7 +109,7 @@ def test_a_fraction_that_leaves_a_part_empty_is_refused(fraction: float, file: P
             "hé".encode("utf-16-le"),
             "X is not text: byte 1 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text",
         ),
-        ("日本".encode("utf-16"), "X is not UTF-8 text: byte 0 (0xFF) does not fit; convert the file to UTF-8"),
+        ("日本".encode("utf-16"), "X is UTF-16 or UTF-32 by its byte-order mark: convert the file to UTF-8"),
         ("café".encode("latin-1"), "X is not UTF-8 text: byte 3 (0xE9) does not fit; convert the file to UTF-8"),
         (b"ab\xed\xa0\x80", "X is not UTF-8 text: byte 2 (0xED) does not fit; convert the file to UTF-8"),
         ("日".encode()[:2], "X is not UTF-8 text: byte 0 (0xE6) does not fit; convert the file to UTF-8"),

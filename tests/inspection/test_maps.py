@@ -76,12 +76,13 @@ def test_a_prompt_is_refused_where_maps_would_become_too_large() -> None:
         check_probe("prompt", "a" * 9, Letters(), 4096, max_tokens=8)
 
 
-def test_the_default_probe_never_stands_in_the_way() -> None:
-    probe = check_probe("probe", "Your Journey", Letters(), 5)
-    assert probe.labels == ["o", "u", "r", "·", "o"]
-    assert probe.note == "without the 2 characters that the tokenizer does not know, its first 5 of 10 tokens"
-    with pytest.raises(UsageError, match=r"maps\.probe \('XYZ'\) must hold at least one token"):
-        check_probe("probe", "XYZ", Letters(), 5)
+def test_probe_cut_to_context() -> None:
+    probe = check_probe("probe", "your journey", Letters(), 5)
+    assert probe.labels == ["y", "o", "u", "r", "·"] and probe.note == "its first 5 of 12 tokens"
+    with pytest.raises(UsageError, match=r"^maps\.probe: the text holds 'Y'"):
+        check_probe("probe", "Your journey", Letters(), 5)
+    with pytest.raises(UsageError, match=r"maps\.probe \(''\) must hold at least one token"):
+        check_probe("probe", "", Letters(), 5)
 
 
 def test_collecting_changes_neither_the_model_nor_a_random_stream() -> None:

@@ -16,6 +16,8 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
 
+PROBE_TOKENS = 32  # of the validation text, of which maps are taken by default: enough to read, quick to draw
+
 
 @dataclass(frozen=True, eq=False)
 class TokenSplits(Material):
@@ -30,6 +32,7 @@ class TokenSplits(Material):
     n_vocab: int
     corpus_sha256: str
     scored_bytes: int
+    corpus_probe: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.val) < 2:
@@ -90,6 +93,16 @@ class TokenSplits(Material):
         start = text.find("\n\n")
         return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
 
+    def probe(self, tokenizer: Tokenizer, most: int) -> str:
+        """The corpus's own sentence if the tokenizer can write it, else the first words of the validation text."""
+        if self.corpus_probe is not None and _is_encodable(self.corpus_probe, tokenizer):
+            return self.corpus_probe
+        ids = self.example(tokenizer, most)
+        text, start = tokenizer.decode(ids), tokenizer.decode(ids[: min(most, PROBE_TOKENS)])
+        while start and not text.startswith(start):  # a cut between two tokens may fall within a character
+            start = start[:-1]
+        return start or text[:1]
+
     def describe(self, context: int) -> str:
         return f"{len(self.train):,} training and {len(self.val):,} validation tokens of {self.n_vocab:,} kinds"
 
@@ -98,7 +111,15 @@ def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str) -> 
     """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`."""
     train, val = (_tokenised(part, tokenizer, Path(cache_dir)) for part in (corpus.train, corpus.val))
     first = len(tokenizer.token_bytes(int(val[0])))
-    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, len(corpus.val) - first)
+    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, len(corpus.val) - first, corpus.probe)
+
+
+def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:
+    try:
+        tokenizer.encode(text)
+    except UsageError:
+        return False
+    return True
 
 
 def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path) -> Integer[np.ndarray, " n"]:

@@ -1,5 +1,6 @@
 """The text a model is trained on, cut into a training and a validation part before anything is tokenised."""
 
+import codecs
 import os
 import re
 from abc import ABC, abstractmethod
@@ -8,18 +9,24 @@ from pathlib import Path
 
 from attnlab.data.cache import fetch, sha256_of
 from attnlab.errors import UsageError
+from attnlab.files import expand_path
 
+CHAPTER_SENTENCE = "Your journey starts with one step."  # the example of "Coding Attention Mechanisms"
 LEAST_BYTES = 2  # of each part: one token to read and one to predict
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text in two parts, UTF-8 bytes each; `sha256` is that of the whole text, in hexadecimal."""
+    """A text in two parts, UTF-8 bytes each; `sha256` is that of the whole text, in hexadecimal.
+
+    `probe` is a sentence of which maps are taken by default; None: the first words of the validation part.
+    """
 
     name: str
     train: bytes
     val: bytes
     sha256: str
+    probe: str | None = None
 
     @property
     def train_text(self) -> str:
@@ -32,8 +39,11 @@ class Corpus:
         return self.val.decode()
 
     @classmethod
-    def from_bytes(cls, name: str, data: bytes, val_fraction: float, *, source: str) -> "Corpus":
-        """Check that `data` is text and cut it; `source` names it in error messages."""
+    def from_bytes(
+        cls, name: str, data: bytes, val_fraction: float, *, source: str, probe: str | None = None
+    ) -> "Corpus":
+        """Check that `data` is text and cut it; `source` names it in error messages. A byte-order mark is no text."""
+        data = data.removeprefix(codecs.BOM_UTF8)
         check_text(data, source)
         cut = cut_at(data, val_fraction)
         if min(cut, len(data) - cut) < LEAST_BYTES:
@@ -41,7 +51,7 @@ class Corpus:
                 f"{source} is too small: of its {len(data)} bytes, data.val_fraction ({val_fraction:g}) leaves {cut} "
                 f"for training and {len(data) - cut} for validation, and each needs at least {LEAST_BYTES}"
             )
-        return cls(name, data[:cut], data[cut:], sha256_of(data))
+        return cls(name, data[:cut], data[cut:], sha256_of(data), probe)
 
 
 def cut_at(data: bytes, val_fraction: float) -> int:
@@ -56,6 +66,8 @@ def check_text(data: bytes, source: str) -> None:
     """Refuse bytes that are not a text in UTF-8, saying where they stop being one."""
     if not data.strip():
         raise UsageError(f"{source} is empty: it must hold text")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # that of UTF-32 begins alike
+        raise UsageError(f"{source} is UTF-16 or UTF-32 by its byte-order mark: convert the file to UTF-8")
     nul = data.find(0)
     if nul >= 0:
         raise UsageError(
@@ -104,7 +116,7 @@ class File(Source):
         super().__init__(val_fraction)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file")
-        self.path = Path(path).expanduser()
+        self.path = expand_path(path, key="data.path")
 
     def load(self) -> Corpus:
         source = f"data.path ({self.path})"
@@ -122,7 +134,7 @@ class Stories(Source):
         super().__init__(val_fraction)
         if not path:
             raise UsageError("data.path (null) must name a text file")
-        self.path, self.sha256 = Path(path).expanduser(), sha256
+        self.path, self.sha256 = expand_path(path, key="data.path"), sha256
 
     def load(self) -> Corpus:
         source = f"data.path ({self.path})"
@@ -135,7 +147,7 @@ class Stories(Source):
         data = read(found, source)
         if self.sha256 is not None:
             _check_sha256(data, self.sha256, source)
-        return Corpus.from_bytes(self.path.stem, data, self.val_fraction, source=source)
+        return Corpus.from_bytes(self.path.stem, data, self.val_fraction, source=source, probe=CHAPTER_SENTENCE)
 
 
 class PythonDocs(Source):
@@ -176,8 +188,8 @@ class Download(Source):
         if not url.startswith(("https://", "http://")):
             raise UsageError(f"data.url ({url}) must start with https://")
         self.name, self.url, self.sha256 = name, url, sha256
-        self.folder = Path(folder).expanduser()
-        self.path = Path(path).expanduser() if path else None
+        self.folder = expand_path(folder, key="data.folder")
+        self.path = expand_path(path, key="data.path") if path else None
 
     def load(self) -> Corpus:
         if self.path is not None:

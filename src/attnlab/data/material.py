@@ -57,6 +57,10 @@ class Material(ABC):
     def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
         """Tokens that the validation part begins with, to look at or to go on from."""
 
+    def probe(self, tokenizer: Tokenizer, most: int) -> str:
+        """The text of which maps are taken where the user names none, of at most `most` tokens: the example's start."""
+        return tokenizer.decode(self.example(tokenizer, most)[:most])
+
     @abstractmethod
     def describe(self, context: int) -> str:
         """What it is, in half a line."""

@@ -18,6 +18,7 @@ from attnlab.errors import UsageError
 from attnlab.files import write_atomically
 
 FILE_NAME = "tokenizer.json"
+FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 LABEL_CHARACTERS = 12  # a label longer than this is cut
 
 
@@ -69,7 +70,25 @@ class Tokenizer(ABC):
         wrong = wanted[(wanted < 0) | (wanted >= self.n_vocab)]
         if wrong.size:
             raise UsageError(f"token id {wrong[0]} is not in the vocabulary of {self.name} (0 .. {self.n_vocab - 1})")
-        return b"".join([self.tokens[i] for i in wanted.tolist()])
+        return self._join(wanted)
+
+    def _join(self, ids: np.ndarray) -> bytes:
+        """The bytes of ids that are all within the vocabulary, those of many ids gathered at once."""
+        if len(ids) < FEW_IDS:
+            return b"".join([self.tokens[i] for i in ids.tolist()])
+        text, starts, lengths = self._table
+        parts = []
+        for block in np.array_split(ids, -(-len(ids) // IDS_AT_ONCE)):
+            sizes = lengths[block]
+            ends = np.cumsum(sizes)
+            parts.append(text[np.arange(ends[-1]) + np.repeat(starts[block] - ends + sizes, sizes)].tobytes())
+        return b"".join(parts)
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All tokens one after the other, and where each starts and how long it is."""
+        lengths = np.array([len(token) for token in self.tokens], dtype=np.int64)
+        return np.frombuffer(b"".join(self.tokens), dtype=np.uint8), np.cumsum(lengths) - lengths, lengths
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of a sequence of ids; bytes that make no whole character become U+FFFD."""
@@ -80,7 +99,7 @@ class Tokenizer(ABC):
         return self.decode_bytes([token_id])
 
     def labels(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        """A short name for each token, drawable in a plain font: a space is '·', a line break '\\n'."""
+        """A short name for each token, of printable characters: a space is '·', a line break '\\n'."""
         return [label(self.token_bytes(int(i))) for i in ids]
 
     @cached_property
@@ -250,17 +269,14 @@ _SPELLED = str.maketrans(
 
 
 def label(token: bytes) -> str:
-    """A short name for a token from ASCII and '·', which stands for a space: readable, not reversible."""
+    """A short name for a token: printable characters, with '·' for a space; readable, not reversible."""
     text = token.decode(errors="backslashreplace").translate(_SPELLED)
-    text = "".join(_drawable(c) for c in text) or "(none)"
+    text = "".join(c if c.isprintable() and not c.isspace() else _escape(c) for c in text) or "(none)"
+    if unicodedata.category(text[0]).startswith("M"):
+        text = f"\u25cc{text}"  # a mark without the letter it stands on is drawn on a dotted circle
     return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 2] + ".."
 
 
-def _drawable(character: str) -> str:
-    if " " <= character <= "~" or character == "·":
-        return character
-    base = unicodedata.normalize("NFKD", character)[0]  # é is e and an accent
-    if base != character and " " < base <= "~":
-        return base
+def _escape(character: str) -> str:
     point = ord(character)
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:x}"

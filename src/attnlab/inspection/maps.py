@@ -58,18 +58,12 @@ def check_probe(
 ) -> Probe:
     """Turn a sentence into a probe, or refuse it under its key, maps.<name>.
 
-    The user's own sentence (`prompt`) is taken as it is or not at all. The default one (`probe`) must not stand in
-    the way of a run: characters that the tokenizer lacks are left out, it is cut where the context ends, and the
-    probe's note says so.
+    The user's own sentence (`prompt`) is taken as it is or not at all. The default one (`probe`) is cut where the
+    context ends, and the probe's note says so.
     """
-    key, notes = f"maps.{name}", []
-    known = text
-    if name == "probe":
-        known = _encodable(text, tokenizer)
-        if known != text:
-            notes.append(f"without the {len(text) - len(known)} characters that the tokenizer does not know")
+    key, note = f"maps.{name}", ""
     try:
-        ids = tokenizer.encode(known)
+        ids = tokenizer.encode(text)
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from error
     if not ids:
@@ -79,9 +73,9 @@ def check_probe(
         limit = f"model.context ({context})" if context <= max_tokens else f"the most that maps are drawn of ({most})"
         raise UsageError(f"{key} ({len(ids)} tokens) is longer than {limit}; shorten it")
     if len(ids) > most:
-        notes.append(f"its first {most} of {len(ids)} tokens")
+        note = f"its first {most} of {len(ids)} tokens"
     ids = list(ids[:most])
-    return Probe(name, text, ids, tokenizer.labels(ids), ", ".join(notes))
+    return Probe(name, text, ids, tokenizer.labels(ids), note)
 
 
 def check_prompt(
@@ -97,23 +91,6 @@ def check_prompt(
         limit = f"the model's context ({context})" if context <= max_tokens else f"the most that is drawn ({most})"
         raise UsageError(f"{key} ({len(ids)} tokens) must hold at least one token and no more than {limit}")
     return ids, list(tokenizer.labels(ids))
-
-
-def _encodable(text: str, tokenizer: Labeller) -> str:
-    """The text without the characters that the tokenizer refuses."""
-    try:
-        tokenizer.encode(text)
-        return text
-    except UsageError:
-        pass  # find out which characters it was
-    kept = []
-    for character in text:
-        try:
-            tokenizer.encode(character)
-            kept.append(character)
-        except UsageError:
-            continue  # reported by the caller, in the probe's note
-    return "".join(kept)
 
 
 def collect(model: GPT, ids: Int[Tensor, " t"] | Sequence[int]) -> list[LayerMap]:

@@ -108,9 +108,8 @@ def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Mater
 
 
 def probes(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[tuple[str, str]]:
-    """The sentences whose maps are taken, by name; where maps.probe is null, it is the start of the validation part."""
+    """The sentences whose maps are taken, by name; where maps.probe is null, the data choose it."""
     probe, prompt = config["maps"]["probe"], config["maps"]["prompt"]
     if probe is None:
-        context = min(config["model"]["context"], MAX_PROBE_TOKENS)
-        probe = tokenizer.decode(splits.example(tokenizer, context)[:context])
+        probe = splits.probe(tokenizer, min(config["model"]["context"], MAX_PROBE_TOKENS))
     return [("probe", probe), *([] if prompt is None else [("prompt", prompt)])]
