@@ -24,6 +24,10 @@ from tests.training.fits import (
 from torch import Tensor, nn
 
 from attnlab.data.batches import train_batch
+from attnlab.data.material import IGNORED
+from attnlab.data.task import Task
+from attnlab.data.tasks.counting import Counting
+from attnlab.data.tasks.recall import Recall
 from attnlab.errors import Diverged
 from attnlab.training.metrics import MetricsCSV, Row, read_metrics
 from attnlab.training.module import LanguageModel, reseed
@@ -212,6 +216,29 @@ def test_accumulated_micro_batches_are_one_large_batch(parts: int, tmp_path: Pat
     for metric in ("train/loss", "optim/grad_norm"):
         expected = [(step, pytest.approx(value, abs=1e-13)) for step, value in rows(tmp_path / "large", metric)]
         assert rows(tmp_path / "small", metric) == expected and len(expected) == 3
+
+
+@pytest.mark.parametrize("task", [Counting(), Recall(4, 4, 4, 0.2)])
+def test_accumulated_rows_count_by_what_they_ask(task: Task, tmp_path: Path) -> None:
+    """2 x 8 rows are 16, though they ask for different numbers of answers; the plain mean of means is another."""
+    context, results = 24, []
+    whole = [task.train_batch(seed=0, step=step, batch_size=16, context=context) for step in range(3)]
+    halves = [(ids[rows], targets[rows]) for ids, targets in whole for rows in (slice(8), slice(8, 16))]
+    asked = [int((targets != IGNORED).sum()) for _, targets in halves]
+    assert asked[::2] != asked[1::2], "else this shows nothing"
+    for name, batches, accumulate in (("16", whole, 1), ("2x8", halves, 2)):
+        torch.manual_seed(0)
+        module = language_model(tiny_model(vocab_size=task.n_vocab, context=context), Descent(grad_clip=0.5))
+        trainer = trainer_like_a_run(
+            steps=3, accumulate=accumulate, precision="64-true", loggers=[table(tmp_path / name)]
+        )
+        trainer.fit(module, Given(*batches))
+        results.append(weights(module))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=1e-13)  # double precision
+    for metric in ("train/loss", "optim/grad_norm"):
+        expected = [(step, pytest.approx(value, abs=1e-13)) for step, value in rows(tmp_path / "16", metric)]
+        assert rows(tmp_path / "2x8", metric) == expected
 
 
 # What is logged

@@ -47,7 +47,9 @@ class LanguageModel(L.LightningModule):
         # Compiled beside it, and in a list so that it is no submodule: checkpoints and maps keep the plain one.
         self._network: list[Callable[[Tensor], Tensor]] = [torch.compile(model) if compile else model]
         self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
-        self._losses: list[Tensor] = []  # of the batches since the last update
+        self._losses: list[Tensor] = []  # of the batches since the last update, each times its share of scored tokens
+        self._shares: list[Tensor] = []  # empty where one batch makes the update
+        self._loss = torch.zeros(())  # of the last update
         self._grad_norm = math.nan
         self.latest: dict[str, float] = {}  # of each number that was logged
         self._nats = self._tokens = torch.zeros(())
@@ -71,7 +73,7 @@ class LanguageModel(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.step_ended:
-            self._losses = []
+            self._losses, self._shares = [], []
         place = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
         word = f"{self.noise_seed}/{place}".encode()
         reseed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"), self.device)
@@ -79,15 +81,27 @@ class LanguageModel(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         ids, targets = batch
         loss = F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
+        if self._shares_an_update:
+            # The update is the mean over all scored tokens, of which batches of a task hold different numbers: each
+            # counts by the share of its tokens that are scored, and `_mean_over_tokens` divides by the sum of shares.
+            share = (targets != IGNORED).sum().to(loss.dtype) / targets.numel()
+            loss = loss * share
+            self._shares.append(share)
         self._losses.append(loss.detach())
         return loss
+
+    @property
+    def _shares_an_update(self) -> bool:
+        """Whether several batches make one update: one after the other, or on several devices."""
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip, and stop before the update if anything is not finite."""
+        self._loss = self._mean_over_tokens() if self._shares else self._losses[0]
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
-        loss, self._grad_norm = float(self._mean_loss()), float(norm)
+        loss, self._grad_norm = float(self._loss), float(norm)
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
                 f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "
@@ -96,18 +110,24 @@ class LanguageModel(L.LightningModule):
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)
 
-    def _mean_loss(self) -> Tensor:
-        return self._losses[0] if len(self._losses) == 1 else torch.stack(self._losses).mean()
+    def _mean_over_tokens(self) -> Tensor:
+        """The loss of the update, whose gradients are made those of it: Lightning and the devices took the mean over
+        batches. Every token of a text is scored, so that nothing changes there, to the last bit."""
+        sums = torch.stack([torch.stack(self._losses), torch.stack(self._shares)])
+        if self.trainer.world_size > 1:
+            sums = torch.as_tensor(self.all_gather(sums)).transpose(0, 1).flatten(1)
+        loss, share = sums.mean(dim=1)
+        for p in self._trained:
+            if p.grad is not None:
+                p.grad.div_(share.to(p.grad.dtype))
+        return loss / share
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
         if self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps)):
-            loss = self._mean_loss()
-            if self.trainer.world_size > 1:
-                loss = torch.as_tensor(self.all_gather(loss)).mean()
             # The scheduler has already moved on: this is the rate of the update that was just made.
             rate = self.recipe.lr * self._factor(step - 1)
-            self.record({"train/loss": float(loss), "optim/lr": rate, "optim/grad_norm": self._grad_norm})
+            self.record({"train/loss": float(self._loss), "optim/lr": rate, "optim/grad_norm": self._grad_norm})
 
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = torch.zeros(2, dtype=torch.float64).unbind()
