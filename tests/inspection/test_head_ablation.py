@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,17 @@ def test_a_head_that_always_gives_the_same_has_no_mean_effect(model: GPT) -> Non
         model.layers[1].attention.qkv.to_v.weight.zero_()
     effects = {(e.layer, e.head): e for e in ablate(model, batches())[1]}
     assert effects[1, 0].mean == pytest.approx(0, abs=1e-7)
+
+
+def test_padding_is_in_no_mean(model: GPT) -> None:
+    """A text that ends within a row has the same effects however long its padding is, and whatever stands there."""
+    text = torch.randint(VOCAB, (1, 7), generator=torch.Generator().manual_seed(2))
+    expected = [(e.zero, e.mean) for e in ablate(model, [(text[:, :-1], text[:, 1:])])[1]]
+    for filler in (0, 3):
+        ids, targets = torch.full((2, CONTEXT), filler), torch.full((2, CONTEXT), -100)
+        ids[0, :6], targets[0, :6] = text[0, :-1], text[0, 1:]
+        effects = [(e.zero, e.mean) for e in ablate(model, [(ids, targets)])[1]]
+        assert np.array(effects) == pytest.approx(np.array(expected), abs=1e-6)
 
 
 def test_the_model_is_afterwards_as_it_was(model: GPT) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attnlab.attention.base import Attention, HeadedAttention, Heads, evaluating
@@ -22,7 +22,7 @@ class Effect(NamedTuple):
     layer: int
     head: int
     zero: float  # its output replaced by nothing
-    mean: float  # its output replaced by its own average over all texts and positions
+    mean: float  # its output replaced by its own average over all texts and positions that count
 
 
 def headed_parts(mixer: Attention) -> list[HeadedAttention]:
@@ -63,23 +63,29 @@ class Change:
 
 
 class Average(Change):
-    """Changes nothing, and adds up what each head gives."""
+    """Changes nothing, and adds up what each head gives at the positions that `counts` names."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.count = 0
+        self.counts: Bool[Tensor, "b t"]  # of the batch that comes next
 
     def __call__(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
-        here = o.double().sum(dim=(0, 2))
+        here = o.transpose(1, 2)[self.counts].double().sum(dim=0)
         self.total = here if self.total is None else self.total + here
-        self.count += o.size(0) * o.size(2)
+        self.count += int(self.counts.sum())
         return o
 
     @property
     def mean(self) -> Float[Tensor, "h v"]:
-        """The average output of each head, over all texts and positions."""
+        """The average output of each head, over all texts and positions that count."""
         assert self.total is not None
         return self.total / self.count
+
+
+def reaches_a_score(targets: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """The positions of each row up to the last that is scored: what comes after is padding, which changes nothing."""
+    return (targets >= 0).flip(1).cumsum(dim=1).flip(1) > 0
 
 
 @torch.no_grad()
@@ -105,7 +111,14 @@ def ablate(model: GPT, batches: Sequence[Batch]) -> tuple[float, Iterator[Effect
             for part in headed_parts(block.attention):
                 averages[part] = Average()
                 stack.enter_context(between_map_and_merge(part, averages[part]))
-        whole = loss_of(model, batches)
+
+        def counted() -> Iterator[Batch]:
+            for ids, targets in batches:
+                for average in averages.values():
+                    average.counts = reaches_a_score(targets)
+                yield ids, targets
+
+        whole = loss_of(model, counted())
 
     def effects() -> Iterator[Effect]:
         for layer, block in enumerate(model.layers):
