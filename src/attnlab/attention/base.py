@@ -5,6 +5,7 @@ step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `
 `v` value width per head. Layout is (b, h, t, d) everywhere.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,7 @@ class Attention(nn.Module, ABC):
     The laws (checked for every configuration by tests/contracts): output shape; causality; the map reproduces the
     output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
     of a batch do not see each other; `cost` is what is counted; the state grows as `growth` says.
+    Tokens of another shape or type than the layer was built for are refused by every method that takes some.
 
     `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is
     False for a control, which cannot learn to look something up; then a law asserts that it indeed cannot.
@@ -68,6 +70,12 @@ class Attention(nn.Module, ABC):
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     anchor: Tensor
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in ("forward", "weights", "step", "value_norms"):
+            if name in vars(cls):
+                setattr(cls, name, _checks_tokens(vars(cls)[name]))
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
@@ -104,6 +112,29 @@ class Attention(nn.Module, ABC):
         `below` are the layers under it, needed where it `reads` what they publish; their own cost is not counted.
         """
         return measure(self, seq_len, below)
+
+
+def _checks_tokens(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, behind a look at its tokens: some layers would turn wrong ones into wrong outputs in silence."""
+
+    @functools.wraps(method)
+    def checked(self: Attention, x: Any, *rest: Any, **settings: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.size(-1) != self.d_model:
+            given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise UsageError(
+                f"{type(self).__name__} takes a tensor of shape (batch, tokens, {self.d_model}), not {given}"
+                + ("; x[None] is a batch of one" if isinstance(x, Tensor) and x.ndim == 2 else "")
+            )
+        dtype = self.anchor.dtype
+        if x.dtype != dtype and not (x.is_floating_point() and _autocasts(x.device)):
+            raise UsageError(f"{type(self).__name__} computes in {dtype}, not in {x.dtype}: convert x or the layer")
+        return method(self, x, *rest, **settings)
+
+    return checked
+
+
+def _autocasts(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 AttentionFactory = Callable[..., Attention]
@@ -222,6 +253,4 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off inside the block: for sums kept in float32, and for kernels that are slow in bfloat16."""
-    kind = device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
