@@ -251,6 +251,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def running_sum(x: Tensor, dim: int = -1) -> Tensor:
+    """Running sums in float64, of which differences are taken: in float32 they lose a digit where sums are ten times as
+    long. An Apple GPU has no float64."""
+    return x.cumsum(dim, dtype=x.dtype if x.device.type == "mps" else torch.float64)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off inside the block: for sums kept in float32, and for kernels that are slow in bfloat16."""
     return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()

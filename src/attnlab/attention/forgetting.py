@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.base import running_sum
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.score import Pairs, Score, refuse_gaps
@@ -18,7 +19,7 @@ class Forget(Score):
     far, so that no other position is needed.
 
     Source: Forgetting Transformer (FoX), arXiv 2503.02130. `start` is the initial b_h: with 2, gates start near 0.88.
-    The logarithms are summed in float32 over the keys at hand; decoding keeps one number per token and head.
+    The logarithms are summed in float64 over the keys at hand; decoding keeps one number per token and head.
     """
 
     order = 30
@@ -43,6 +44,6 @@ class Forget(Score):
         self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
-        total = carried[..., 0].to(scores.dtype).cumsum(dim=-1)
+        total = running_sum(carried[..., 0])
         own = total[..., total.size(-1) - scores.size(-2) :]  # the queries' tokens are the last of the keys
-        return scores + own[..., :, None] - total[..., None, :]
+        return scores + (own[..., :, None] - total[..., None, :]).to(scores.dtype)

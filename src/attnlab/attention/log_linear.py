@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, full_precision, join_heads
+from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, full_precision, join_heads, running_sum
 from attnlab.attention.decay import Decay
 from attnlab.attention.projection import QKV
 from attnlab.attention.shared import Shared
@@ -101,10 +101,10 @@ class LogLinearAttention(HeadedAttention):
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         work = torch.promote_types(self.anchor.dtype, torch.float32)
         with full_precision(heads.q.device):
-            q, k, v, age = (p.to(work) for p in (*heads[:3], heads.extra["log_decay"].cumsum(dim=-1)))
-            t = q.size(2)
+            q, k, v = (p.to(work) for p in heads[:3])
+            t, age = q.size(2), running_sum(heads.extra["log_decay"])
             later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
-            fade = (age[..., :, None] - age[..., None, :]).masked_fill(later, -torch.inf).exp()
+            fade = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
             place = levels(t, q.device).expand(*q.shape[:2], -1, -1)
             rating = heads.extra["level"].to(work).gather(-1, place)
             return ((q @ k.mT) * fade * rating @ v).to(heads.v.dtype)
@@ -137,5 +137,5 @@ class LogLinearAttention(HeadedAttention):
                 if end < self.n_levels:  # else the context is full
                     memory[:, :, end] = memory[:, :, :end].sum(dim=2)
                 memory[:, :, :end] = 0.0
-        o = torch.stack(out, dim=2).to(heads.v.dtype)
+        o = torch.stack(out, dim=2).to(heads.v.dtype) if out else heads.v
         return self.merge(o, heads), LevelState(memory, state.seen + x.size(1))

@@ -110,7 +110,10 @@ class Softpick(Normalizer):
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         scores = scores.masked_fill(~visible, 0.0)  # e^0 - 1 = 0: no part in the sum
         best = scores.amax(dim=-1, keepdim=True).relu().detach()
-        rise = (scores - best).exp() - (-best).exp()  # (e^s - 1) / e^best, which cannot overflow
+        # (e^s - 1) / e^best, which cannot overflow, and near 0 keeps its digits.
+        rise = torch.where(
+            scores < 1, scores.clamp(max=1).expm1() * (-best).exp(), (scores - best).exp() - (-best).exp()
+        )
         return rise.relu() / (rise.abs().sum(dim=-1, keepdim=True) + 1e-6 * (-best).exp())
 
 

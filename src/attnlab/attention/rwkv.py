@@ -15,6 +15,7 @@ from attnlab.attention.base import (
     Shared,
     full_precision,
     join_heads,
+    running_sum,
     split_heads,
 )
 from attnlab.attention.recurrent import RecurrentState
@@ -44,13 +45,15 @@ def erase_and_write(
     - (m exp(G)) S. The division by w makes n meet the memory after it faded, as everything else does.
     """
     t = q.size(2)
+    if not t:
+        return v, state
     chunk = min(chunk, t)
     pad = -t % chunk  # zeros, which fade nothing, remove nothing and write nothing
     q, k, v, g, meet, erase = (
         chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
     )
-    g = g.cumsum(dim=-2)
-    fade_in, fade_out = g.exp(), (g[..., -1:, :] - g).exp()
+    g = running_sum(g, dim=-2)
+    fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
     right = torch.cat([faded_products(meet, k, g).tril(-1) @ v, meet * fade_in], dim=-1)
     system = faded_products(meet, erase, g).tril(-1)
     fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
@@ -135,7 +138,8 @@ class RWKV7Attention(HeadedAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         before = self.empty_tail(x) if tail is None else tail.to(x.dtype)
-        change = torch.cat([before, x[:, :-1]], dim=1) - x
+        seen = torch.cat([before, x], dim=1)
+        change = seen[:, :-1] - x
         mixed = {name: x + change * share.to(x.dtype) for name, share in self.shares.items()}
         work = torch.promote_types(x.dtype, torch.float32)
         r, k, v, decay, rate = (
@@ -149,7 +153,7 @@ class RWKV7Attention(HeadedAttention):
             "removal": F.normalize(k * self.xi, dim=-1),
             "rate": rate,
             "gate": self.to_gate(mixed["g"]),
-            "tail": x[:, -1:].clone(),
+            "tail": seen[:, -1:].clone(),
         }
         return Heads(r, k * (1 + self.alpha * (rate - 1)), v, extra)
 

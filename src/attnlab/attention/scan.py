@@ -9,7 +9,7 @@ The state S is one matrix per head, (b, h, d, v). With decay a_t = exp(log_decay
 A decay is one number per head and token, (b, h, t), or one per row of the state, (b, h, t, d), which fades row by row.
 
 The chunked form is that of arXiv 2406.06484 and 2412.06464: inside a chunk, with G the running sum of log decays and
-D_ij = exp(G_i - G_j) for j <= i, the writes U solve
+D_ij = exp(G_i - G_j) for j <= i (G in float64, so that differences of it keep their digits), the writes U solve
 
     (I + tril(diag(beta) (K K^T * D), -1)) U = diag(beta) (V - exp(G) K S)
 
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from attnlab.attention.base import running_sum
 
 Matrix = Float[Tensor, "b h d v"]
 BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink
@@ -71,6 +73,8 @@ def chunked(
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
     """The same values and gradients as `token_loop`, with matrix products inside chunks of `chunk` tokens."""
     t = q.size(2)
+    if not t:
+        return v, state
     chunk = min(chunk, t)
     # Padding writes nothing: its keys are zero and its decay is one.
     pad = -t % chunk
@@ -78,12 +82,12 @@ def chunked(
     q, k, v = cut
     g = fade_in = fade_out = None
     if (rows := _rows(log_decay)) is not None:
-        g = chunks(rows, pad, chunk).cumsum(dim=-2)
-        fade_in, fade_out = g.exp(), (g[..., -1:, :] - g).exp()
+        g = running_sum(chunks(rows, pad, chunk), dim=-2)
+        fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
     within = faded_products(q, k, g)
     read = q if fade_in is None else q * fade_in
     write = k if fade_out is None else k * fade_out
-    whole = None if g is None else g[..., -1, :, None].exp()  # by how much a whole chunk fades the state
+    whole = None if fade_in is None else fade_in[..., -1, :, None]  # by how much a whole chunk fades the state
     if beta is None:
         states, state = _running_sum(write.mT @ v, whole, state)
     else:
@@ -152,19 +156,19 @@ def faded_products(
     if g is None:
         return (q @ k.mT).tril()
     if g.size(-1) == 1:
-        return (q @ k.mT) * _fade(g)[..., 0]
+        return (q @ k.mT) * _fade(g, q.dtype)[..., 0]
     t, lines = q.size(-2), []
     for start in range(0, t, BLOCK):
         here = slice(start, min(start + BLOCK, t))
         q_here, k_here, g_here, first = q[..., here, :], k[..., here, :], g[..., here, :], g[..., start : start + 1, :]
-        earlier = k[..., :start, :] * (first - g[..., :start, :]).exp()
-        far = (q_here * (g_here - first).exp()) @ earlier.mT
-        near = (q_here[..., :, None, :] * k_here[..., None, :, :] * _fade(g_here)).sum(dim=-1)
+        earlier = k[..., :start, :] * (first - g[..., :start, :]).to(k.dtype).exp()
+        far = (q_here * (g_here - first).to(q.dtype).exp()) @ earlier.mT
+        near = (q_here[..., :, None, :] * k_here[..., None, :, :] * _fade(g_here, q.dtype)).sum(dim=-1)
         lines.append(F.pad(torch.cat([far, near], dim=-1), (0, t - here.stop)))
     return torch.cat(lines, dim=-2)
 
 
-def _fade(g: Float[Tensor, "b h n t r"]) -> Float[Tensor, "b h n t t r"]:
+def _fade(g: Float[Tensor, "b h n t r"], dtype: torch.dtype) -> Float[Tensor, "b h n t t r"]:
     """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i."""
     later = torch.ones(g.size(-2), g.size(-2), dtype=torch.bool, device=g.device).triu(1)
-    return (g[..., :, None, :] - g[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()
+    return (g[..., :, None, :] - g[..., None, :, :]).to(dtype).masked_fill(later[..., None], -torch.inf).exp()
