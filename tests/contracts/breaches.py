@@ -24,6 +24,7 @@ from tests.contracts.broken import (
     LeakInTraining,
     LosesDigits,
     NarrowOutput,
+    NeedsAToken,
     NoisyMap,
     NoMapNoReason,
     NoSource,
@@ -72,6 +73,7 @@ BREACHES: dict[str, Breach] = {
     "narrow output": Breach("shape", "forward makes (1, 1, 23)", made_of(NarrowOutput), EVERYTHING),
     "turned norms": Breach("shape", "value_norms makes (1, 1, 4)", made_of(TurnedNorms)),
     "input written": Breach("shape", "written into", made_of(WritesIntoInput), EVERYTHING),
+    "needs a token": Breach("shape", "no tokens, (b=1, t=0): IndexError", made_of(NeedsAToken)),
     "mask off by one": Breach(
         "causality",
         "T=2: changing the tokens from 1 on moves the output at 0",

@@ -64,6 +64,14 @@ class WritesIntoInput(MultiHeadAttention):
         return heads
 
 
+class NeedsAToken(MultiHeadAttention):
+    """Shape: looks at the first token, of which an empty row has none."""
+
+    def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
+        assert x.select(1, 0) is not None
+        return super().project(x, start, tail)
+
+
 class OffByOneMask(Mask):
     """Causality: a query reads one key too many."""
 

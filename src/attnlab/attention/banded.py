@@ -50,6 +50,6 @@ class Blocks(NamedTuple):
 
     def positions(self, device: torch.device) -> Iterator[tuple[Int[Tensor, " size"], Int[Tensor, " reach"]]]:
         """Where the queries and the keys of each block stand."""
-        last = torch.arange(self.n_blocks * self.size, device=device)
-        for own in last.split(self.size):
-            yield own, torch.arange(self.reach, device=device) + (own[-1] + 1 - self.reach)
+        for block in range(1, self.n_blocks + 1):
+            end = block * self.size
+            yield torch.arange(end - self.size, end, device=device), torch.arange(end - self.reach, end, device=device)

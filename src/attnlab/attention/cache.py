@@ -46,6 +46,8 @@ class Cache(NamedTuple):
             )
             return at_hand, self._replace(seen=seen + n)
         held = mask.held(seen, device)
+        if not n:
+            return KeysValues(self.k, self.v, held), self
         order = held.argsort()  # a ring begins anywhere; what is at hand stands in the order of positions
         at_hand = KeysValues(
             torch.cat([self.k[:, :, order], k.to(self.k.dtype)], dim=2),

@@ -90,6 +90,8 @@ class UniformAttention(ValuesOnlyAttention):
         self, v: Float[Tensor, "b h n v"], state: UniformState
     ) -> tuple[Float[Tensor, "b h n v"], UniformState]:
         """The averages up to each of n more values, and the sum that goes on."""
+        if not v.size(2):
+            return v, state
         sums = state.total + v.to(state.total.dtype).cumsum(dim=2)
         count = torch.arange(state.seen + 1, state.seen + v.size(2) + 1, device=v.device, dtype=sums.dtype)
         # A copy: a view of the last sum would keep all of them alive.

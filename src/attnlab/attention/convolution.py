@@ -36,6 +36,8 @@ class ShortConv(nn.Module):
         """Convolve `y` after the remembered `tail`; returns the result and the next tail."""
         past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
         work = torch.promote_types(y.dtype, torch.float32)  # a sum and its SiLU, rounded once, where they are used
+        if not y.size(1):
+            return y.to(work), past.clone()
         with full_precision(y.device):
             lines, weight = past.to(work).transpose(1, 2), self.weight.to(work)[:, None]
             mixed = F.conv1d(lines, weight, groups=weight.size(0)).transpose(1, 2)

@@ -169,6 +169,8 @@ class SoftmaxAttention(HeadedAttention):
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Float[Tensor, "b h t v"]:
         """The same rule written out: scores, chain, position bias, normaliser, dropout, weighted sum."""
+        if not q_pos.numel():
+            return heads.v.new_zeros(*heads.q.shape[:3], heads.v.size(-1))
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
         return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 

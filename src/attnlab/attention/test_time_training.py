@@ -77,6 +77,8 @@ class TTTAttention(HeadedAttention):
 
     def read(self, heads: Heads, inner: InnerModel) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
         """What the inner model answers to each query while it learns from the keys and values, and what it became."""
+        if not heads.q.size(2):
+            return heads.v, inner
         with full_precision(heads.q.device):
             work = inner.weight.dtype
             q, k, v = (part.to(work) for part in heads[:3])

@@ -18,6 +18,7 @@ from attnlab.contract.base import (
     cuttings,
     gap,
     ids,
+    one_line,
     perturbed,
     seeded,
     tokens,
@@ -35,13 +36,14 @@ def stack(subject: Subject) -> GPT:
 
 
 def shape(subject: Subject) -> None:
-    """(batch, tokens, d_model) in, the same shape and type out, and the input is left as it was."""
+    """(batch, tokens, d_model) in, the same shape and type out, no tokens too, and the input is left as it was."""
     for placed in placed_layers(subject):
         if placed.layer.d_out != D_MODEL:
             raise LawBroken(f"{placed.label}d_out is {placed.layer.d_out}, not d_model ({D_MODEL})")
         for batch in (1, BATCH):
             for t in placed.lengths():
                 _shape(placed, batch, t)
+            _no_tokens(placed, batch)
 
 
 @torch.no_grad()
@@ -59,6 +61,23 @@ def _shape(placed: Placed, batch: int, t: int) -> None:
         raise LawBroken(f"{placed.label}value_norms makes {tuple(norms.shape)} of {tuple(x.shape)}, not (b, h, s)")
     if not torch.equal(x, before):
         raise LawBroken(f"{placed.label}the input of {tuple(x.shape)} is written into")
+
+
+@torch.no_grad()
+def _no_tokens(placed: Placed, batch: int) -> None:
+    """Of no tokens (b, 0, d_model) is made, the map is empty, and a state that is given none goes on as it was."""
+    none, x = tokens(batch, 0), tokens(batch, 3)
+    cut = [0, 2, 0, 1]
+    try:
+        _shape(placed, batch, 0)
+        a, y = placed.weights(none), placed.decode(x, cut, max_len=3)
+    except (RuntimeError, IndexError, ArithmeticError, ValueError) as error:
+        raise LawBroken(
+            f"{placed.label}no tokens, (b={batch}, t=0): {type(error).__name__}: {one_line(error)}"
+        ) from error
+    if a is not None and a.shape[2:] != (0, 0):
+        raise LawBroken(f"{placed.label}weights makes {tuple(a.shape)} of no tokens, not (b={batch}, heads, 0, 0)")
+    _cut_changes_nothing(y, placed(x), cut, placed.label)
 
 
 @torch.no_grad()
