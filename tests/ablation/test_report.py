@@ -95,7 +95,7 @@ def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
     assert "diverged: linear-" in out and "damaged: <b>&_x*" in out
     assert sorted(p.name for p in (experiment.parent / "pages").iterdir()) == [
-        *("pictures", "report.html", "report.md", "runs.csv", "verdicts.csv")
+        *("pictures", "report.html", "report.md", "runs.csv", "settings.csv", "verdicts.csv")
     ]
 
 

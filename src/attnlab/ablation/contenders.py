@@ -13,6 +13,7 @@ from attnlab.rules import nearest
 
 USUAL_BASELINE = "multi_head"
 MODES = ("match", "match_to")
+HASH_DIGITS = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Contender:
     @property
     def place(self) -> str:
         """The settings of its block in words."""
-        return ", ".join(f"{key}={_shown(value)}" for key, value in self.block)
+        return ", ".join(f"{key}={shown(value)}" for key, value in self.block)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _labelled(contenders: Sequence[Contender]) -> list[Contender]:
     for contender in contenders:
         alike = [c for c in contenders if c.variant == contender.variant]
         keys = differing([c.settings for c in alike])
-        words = [f"{key}={_shown(contender.settings.get(key))}" for key in keys]
+        words = [f"{key}={shown(contender.settings.get(key))}" for key in keys]
         if len(alike) > 1 and not words:
             words = [contender.folder.rpartition("-")[2]]
         labelled.append(_with(contender, label=" ".join([contender.variant, *words])))
@@ -177,5 +178,8 @@ def _with(contender: Contender, **changes: Any) -> Contender:
     return Contender(**{**contender.__dict__, **changes})
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting in a word, as it is typed; of a hash its first digits."""
+    if isinstance(value, str) and len(value) == HASH_DIGITS and value.isalnum():
+        return value[:8]
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from attnlab.ablation.contenders import Contender
-from attnlab.ablation.groups import differing
+from attnlab.ablation.groups import changing
 from attnlab.ablation.statistics import Interval, holm, t_interval, t_p
 
 CLASS = "attention._target_"
@@ -36,6 +36,7 @@ class Effects(NamedTuple):
     """The effects of a design; `levels` tells the first level of each factor from the others."""
 
     levels: dict[str, list[str]]
+    together: dict[str, list[str]]  # factor -> others that always change with it: an effect is that of all of them
     seeds: list[int]
     effects: list[Effect]
     aliased: list[str]  # pairs of choices that this design cannot tell from what else is in the table
@@ -43,7 +44,7 @@ class Effects(NamedTuple):
 
 def factorial(contenders: Sequence[Contender], baseline: Contender, alpha: float) -> Effects | None:
     """The effects, if some contender differs from the baseline in two factors or more; else there is nothing to add."""
-    words = _words(contenders)
+    words, together = _words(contenders)
     first = contenders.index(baseline)
     table = {factor: list(dict.fromkeys([each[first], *each])) for factor, each in words.items()}
     rows = [{factor: each[i] for factor, each in words.items()} for i in range(len(contenders))]
@@ -63,21 +64,26 @@ def factorial(contenders: Sequence[Contender], baseline: Contender, alpha: float
         Effect(name, kind, float(c.mean()), Interval(float(a), float(b)), raw, corrected)
         for (name, kind), c, a, b, raw, corrected in zip(names, coefficients, low, high, p, holm(p), strict=True)
     ]
-    return Effects(table, seeds, effects, aliased)
+    return Effects(table, together, seeds, effects, aliased)
 
 
-def _words(contenders: Sequence[Contender]) -> dict[str, list[str]]:
-    """Every factor and the level of each contender; factors that always change together count once."""
+def _words(contenders: Sequence[Contender]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Every factor and the level of each contender; factors that always change together count once, and the others of
+    them stand in the second dict, under the one that counts."""
     found: dict[tuple[int, ...], tuple[str, list[str]]] = {}
+    together: dict[str, list[str]] = {}
     typed = [c.variant.split("+") for c in contenders]
     places = zip(*typed, strict=True) if len({len(each) for each in typed}) == 1 else ()
     called = {_partition(each): list(each) for each in places}  # as the variants' names call it
-    for factor in dict.fromkeys(factor_of(key, contenders) for key in differing([c.settings for c in contenders])):
+    keys = [key for keys in changing([c.settings for c in contenders]) for key in keys]
+    for factor in dict.fromkeys(factor_of(key, contenders) for key in keys):
         if factor is not None:
             words = [level_of(c, factor) for c in contenders]
             partition = _partition(words)
+            if partition in found:
+                together.setdefault(found[partition][0], []).append(factor)
             found.setdefault(partition, (factor, called.get(partition, words)))
-    return {factor: words for partition, (factor, words) in found.items() if any(partition)}
+    return {factor: words for partition, (factor, words) in found.items() if any(partition)}, together
 
 
 def _partition(words: Sequence[str]) -> tuple[int, ...]:

@@ -8,9 +8,16 @@ from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
 from attnlab.keys import settings_of
 
-ELSEWHERE = ("variant", "seed", "streams.*", "data.path")  # a field of a run, or what stands in a hash of its own
-FROM_SUMMARY = {"data_sha256": "data.sha256", "tokenizer_sha256": "tokenizer.sha256", "precision": "precision"}
-OF_THE_VARIANT = ("attention.", "position.")  # settings that make a variant what it is
+ELSEWHERE = ("variant", "seed", "data.path")  # a field of a run, or what stands in a hash of its own
+# What the machine and the files decide, by the keys of summary.json.
+FROM_SUMMARY = {
+    "data_sha256": "data.sha256",
+    "tokenizer_sha256": "tokenizer.sha256",
+    "precision": "precision",
+    "threads": "trainer.threads",
+}
+ATTENTION = "attention."
+OF_THE_VARIANT = (ATTENTION, "position.")  # settings that make a variant what it is
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,15 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         summary = next((run.summary for run in members if run.summary), {})
         settings = settings_of(config, besides=ELSEWHERE)
         settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
+        if config.get("resume_from"):
+            settings["resume_from"] = config["resume_from"]
         if config:
             tuned = next((str(run.config["tuned"]) for run in members if run.config.get("tuned")), None)
             groups.append(Group(folder, members[0].variant, settings, members, tuned))
+    for key in FROM_SUMMARY.values():  # where no run has ended yet, what holds for all others
+        values = {spelling(group.settings[key]): group.settings[key] for group in groups if key in group.settings}
+        for group in groups if len(values) == 1 else ():
+            group.settings.setdefault(key, *values.values())
     return groups
 
 
@@ -55,14 +68,24 @@ def arms_of(groups: Sequence[Group]) -> list[list[Group]]:
     return list(arms.values())
 
 
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which configurations differ; of keys that always change together the first, those of the variant
-    last, because they often follow from the others."""
+def spelling(value: Any) -> str:
+    """A value as it is compared: 1 and 1.0 are the same setting."""
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def changing(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The keys in which configurations differ, those that always change together in one list; in each list the keys of
+    the variant stand last, because they often follow from the others."""
     keys = dict.fromkeys(key for each in settings for key in each)
-    found: dict[tuple[int, ...], str] = {}
+    together: dict[tuple[int, ...], list[str]] = {}
     for key in sorted(keys, key=lambda key: key.startswith(OF_THE_VARIANT)):
-        values = [repr(each.get(key)) for each in settings]
+        values = [spelling(each.get(key)) for each in settings]
         partition = tuple(values.index(value) for value in values)
         if any(partition):
-            found.setdefault(partition, key)
-    return list(found.values())
+            together.setdefault(partition, []).append(key)
+    return list(together.values())
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which configurations differ; of keys that always change together the first."""
+    return [keys[0] for keys in changing(settings)]

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnlab.ablation.contenders import Contender
+from attnlab.ablation.differences import beside_the_variants
 from attnlab.ablation.document import Block, Lines, table
-from attnlab.ablation.groups import differing
+from attnlab.ablation.groups import changing
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
 from attnlab.ablation.svg import short
 
 MOST_COMMANDS = 20
+USUALLY_VARIED = ("model", "data", "tokenizer", "optimizer", "trainer")
 # Should be the same for all runs that are compared; the keys are those of summary.json.
 CONDITIONS = {
     "git_commit": "commit",
@@ -187,7 +189,7 @@ def limits(report: Report) -> str:
     runs = [run for c in contenders for run in c.finished.values()]
     if not runs:
         return "Nothing was finished, so that nothing can be said."
-    varied = differing([c.settings for c in contenders])
+    varied = [key for keys in changing([c.settings for c in contenders]) for key in keys]
     parameters, tokens = _span(runs, "parameters"), _span(runs, "tokens")
     steps, kinds = _span(runs, "step"), _span(runs, "n_vocab")
     data = sorted({str(c.settings.get("data._target_")).rpartition(".")[2] for c in contenders})
@@ -202,11 +204,9 @@ def limits(report: Report) -> str:
     else:
         tuning = f"Learning rates differ ({', '.join(rates)}) and were not tuned here"
     seeds = sorted({c.n for c in report.comparisons})
-    sizes = [key for key in varied if key.startswith(("model.", "trainer.", "data.", "tokenizer.", "optimizer."))]
-    fixed = [
-        name for name in ("model", "data", "tokenizer", "optimizer") if not any(k.startswith(name) for k in varied)
-    ]
-    more = f" Besides the variants, {', '.join(sizes)} differed." if sizes else ""
+    fixed = [name for name in USUALLY_VARIED if not any(key.startswith(f"{name}.") for key in varied)]
+    beside = [" with ".join(keys) for keys in beside_the_variants(contenders)]
+    more = f" Besides the variants, {'; '.join(beside)} differed." if beside else ""
     return (
         f"These are models of {parameters} parameters, trained for {steps} steps on {tokens} tokens of "
         f"{' and '.join(data)} with a vocabulary of {kinds}; larger models, more tokens and other data may turn a "

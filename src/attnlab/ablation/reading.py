@@ -27,6 +27,7 @@ HEADER = "step,metric,value"
 STATUSES = ("finished", "diverged", "failed", "damaged", "unfinished", "running", "planned", "refused")
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
+SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
 LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
 
 
@@ -243,7 +244,10 @@ def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any
         if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
             raise Damaged(f"{CONFIG} is not the config of a run")
         known[shared] = content
-    return known[shared]
+    seeds = dict(SEED_LINE.findall(text))
+    apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
+    settings = {key: value for key, value in known[shared].items() if key != "streams"}
+    return {**settings, **({"streams": apart} if apart else {})}  # a stream that follows the seed is no setting
 
 
 def _summary(path: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ runs/<experiment>/report, and the aggregates for TensorBoard into runs/<experime
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from attnlab.ablation import preregister
 from attnlab.ablation.board import write_board
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, compare, lower_is_better, noise_floor
 from attnlab.ablation.contenders import Contender, Design, arrange
+from attnlab.ablation.differences import unnamed_differences
 from attnlab.ablation.document import Document, Picture, to_html, to_markdown
 from attnlab.ablation.effects import Effects, factorial
+from attnlab.ablation.groups import changing
 from attnlab.ablation.preregister import Kept, Promise
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
@@ -86,7 +88,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
     rules = Rules(lower, alpha, margin, family)
-    comparisons = compare(design, rules)
+    comparisons = [_with_differences(c) for c in compare(design, rules)]
     threshold = options.solved if options.solved is not None else USUALLY_SOLVED if _is_share(experiment) else None
     used = _used(experiment, rules, design, baseline)
     whole = len(design.baselines) == 1 and all(c.finished for c in design.contenders)
@@ -103,6 +105,14 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         threshold,
         preregister.check(folder, used, experiment.runs, _names(design, said)),
     )
+
+
+def _with_differences(comparison: Comparison) -> Comparison:
+    """The comparison, with a remark on every setting beside the attention in which its two sides differ."""
+    if settings := unnamed_differences(comparison.contender, comparison.baseline):
+        remark = f"differs from the baseline in {', '.join(settings)}, too"
+        return replace(comparison, remarks=(*comparison.remarks, remark))
+    return comparison
 
 
 def _declared(experiment: Experiment, key: str) -> Any:
@@ -151,6 +161,7 @@ def write(report: Report, document: Document, folder: Path, *, board: bool) -> l
         "report.html": to_html(document),
         "verdicts.csv": _csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
         "runs.csv": _csv(_RUN_COLUMNS, _run_rows(report)),
+        "settings.csv": _csv(*_settings(report.design.contenders)),
     }
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
     pages |= {f"pictures/{picture.name}.svg": picture.svg for picture in pictures}
@@ -196,6 +207,14 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
         *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
         *(c.seeds_needed, c.seeds_for_equivalence, c.verdict, "; ".join(c.remarks)),
         c.contender.settings.get("match"),
+    ]
+
+
+def _settings(contenders: Sequence[Contender]) -> tuple[list[str], list[list[Any]]]:
+    """Every setting in which two contenders differ, one row each."""
+    keys = sorted(key for keys in changing([c.settings for c in contenders]) for key in keys)
+    return ["setting", *(c.folder for c in contenders)], [
+        [key, *(c.settings.get(key) for c in contenders)] for key in keys
     ]
 
 

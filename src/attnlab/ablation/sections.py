@@ -6,8 +6,15 @@ from dataclasses import replace
 
 from attnlab.ablation import charts, mean_maps
 from attnlab.ablation.contenders import Contender
+from attnlab.ablation.differences import beside_the_variants, settings_that_differ
 from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
-from attnlab.ablation.provenance import costs, fairness, held_equal, limits, repeat
+from attnlab.ablation.provenance import (
+    costs,
+    fairness,
+    held_equal,
+    limits,
+    repeat,
+)
 from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.report import Report
 from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
@@ -19,6 +26,7 @@ def document(report: Report) -> Document:
         Section("The noise floor: the baseline against itself", noise(report)),
         Section("Verdicts", _verdicts(report)),
         Section("What was held equal", held_equal(report)),
+        Section("Settings that differ", settings_that_differ(report.design.contenders)),
         Section("Runs", _runs(report)),
         *([Section("What was promised", _promise(report))] if report.promise else []),
         Section("What pairing bought", [_pairing(report)]),
@@ -90,7 +98,9 @@ def verdict_table(report: Report) -> Table:
 
 
 def notes(report: Report) -> list[str]:
-    return [*report.experiment.problems, *report.design.remarks, *fairness(report).problems]
+    together = [keys for keys in beside_the_variants(report.design.contenders) if len(keys) > 1]
+    settings = [f"{keys[0]} changes together with {', '.join(keys[1:])}" for keys in together]
+    return [*report.experiment.problems, *report.design.remarks, *fairness(report).problems, *settings]
 
 
 def noise(report: Report) -> list[Block]:
@@ -220,7 +230,8 @@ def _effects(report: Report) -> list[Block]:
         [e.name, e.kind, number(e.mean, signed=True), span(e.interval), p_value(e.p), p_value(e.holm_p)]
         for e in effects.effects
     ]
-    factors = "; ".join(f"{factor}: {', '.join(levels)}" for factor, levels in effects.levels.items())
+    names = {factor: " with ".join([factor, *effects.together.get(factor, [])]) for factor in effects.levels}
+    factors = "; ".join(f"{names[factor]}: {', '.join(levels)}" for factor, levels in effects.levels.items())
     text = (
         f"Factors: {factors}. A main effect is what a choice does on the average over the others; an interaction is "
         "by how much the effect of one choice changes where the other is made, too. Fitted for each of "

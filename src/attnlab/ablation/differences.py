@@ -1,0 +1,83 @@
+"""In which settings the contenders of an experiment differ, told whole: those that change together, too."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnlab.ablation.contenders import Contender, shown
+from attnlab.ablation.document import Block, table
+from attnlab.ablation.groups import ATTENTION, FROM_SUMMARY, changing, spelling
+from attnlab.ablation.rates import RATE
+
+
+def beside_the_variants(contenders: Sequence[Contender]) -> list[list[str]]:
+    """The settings other than those of the attention that differ anywhere, those that change together in one list."""
+    together = ([key for key in keys if not key.startswith(ATTENTION)] for keys in changing(_settings(contenders)))
+    return [keys for keys in together if keys]
+
+
+def _settings(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+    return [c.settings for c in contenders]
+
+
+def settings_that_differ(contenders: Sequence[Contender]) -> list[Block]:
+    """Every setting in which two contenders differ, with its values; those by which the variants themselves differ by
+    name."""
+    varied = changing(_settings(contenders))
+    own = {key for alike in _by_variant(contenders) for keys in changing(_settings(alike)) for key in keys}
+    listed = [[key for key in keys if key in own or not key.startswith(ATTENTION)] for keys in varied]
+    rows = [
+        [key, _values(key, contenders), ", ".join(other for other in keys if other != key)]
+        for keys in listed
+        for key in keys
+    ]
+    inherent = [key for keys in varied for key in keys if key not in own and key.startswith(ATTENTION)]
+    inherent = [key for key in inherent if not key.endswith("._partial_")]
+    blocks: list[Block] = [table(["setting", "values", "changes together with"], rows)] if rows else []
+    if inherent:
+        blocks.append(f"The variants themselves differ in {', '.join(sorted(inherent))} (values: settings.csv).")
+    return blocks
+
+
+def _by_variant(contenders: Sequence[Contender]) -> list[list[Contender]]:
+    return [[c for c in contenders if c.variant == name] for name in dict.fromkeys(c.variant for c in contenders)]
+
+
+def _values(key: str, contenders: Sequence[Contender]) -> str:
+    """Each value of a setting and who has it; all but the value that most have."""
+    having: dict[str, list[Contender]] = {}
+    for c in contenders:
+        having.setdefault(spelling(c.settings.get(key)), []).append(c)
+    usual = max(having.values(), key=len)
+    parts = [
+        f"{'all others' if members is usual and len(usual) > 1 else _names(members)}: {_setting(members[0], key)}"
+        for members in having.values()
+    ]
+    return "; ".join(parts)
+
+
+def _names(contenders: Sequence[Contender]) -> str:
+    return ", ".join(" ".join(filter(None, (c.label, c.place))) for c in contenders)
+
+
+def _setting(contender: Contender, key: str) -> str:
+    """A setting as it is typed; what was tuned has no single one."""
+    if key == RATE and contender.rates is not None:
+        return "tuned"
+    return shown(contender.settings.get(key))
+
+
+def unnamed_differences(contender: Contender, baseline: Contender) -> list[str]:
+    """In which settings a contender differs from its baseline, besides what its name tells, its attention is, matching
+    moved or tuning chose: one remark for each."""
+    match: Mapping[str, Any] = next(
+        (run.summary["match"] for run in contender.runs if isinstance(run.summary.get("match"), Mapping)), {}
+    )
+    told = {word.partition("=")[0] for word in f"{contender.label} {contender.place}".split()}
+    told |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
+    told |= {RATE} if contender.rates is not None or baseline.rates is not None else set()
+    keys = [key for keys in changing([baseline.settings, contender.settings]) for key in keys]
+    return [
+        f"{key} ({_setting(contender, key)}, not {_setting(baseline, key)})"
+        for key in keys
+        if key not in told and not key.startswith(ATTENTION)
+    ]
