@@ -1,22 +1,25 @@
-"""A promise made before the first run: what is asked, how it is measured, and what will count as an answer.
+"""A promise made before the first run: what is asked, how it is measured, which runs answer it, and what will count.
 
 `write` puts it into runs/<experiment>/preregistration.json with the SHA-256 of its content; `check` tells, for the
-report, whether it was kept. Anyone who can write the file can write another one with another hash: note the hash
-somewhere else (a commit, a message to a colleague) if somebody has to be convinced.
+report, whether it was kept. A run is promised by its folder, whose name holds the hash of its config, and its seed.
+Anyone who can write the file can write another one with another hash: note the hash somewhere else (a commit, a message
+to a colleague) if somebody has to be convinced.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnlab.ablation.groups import changing, groups_of
 from attnlab.ablation.reading import Run
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
 
 FILE_NAME = "preregistration.json"
+NOT_STARTED = ("planned", "refused")
 
 
 class Promise(NamedTuple):
@@ -29,6 +32,7 @@ class Promise(NamedTuple):
     alpha: float
     seeds: list[int]
     family: list[str]  # the variants whose verdicts are corrected together
+    runs: list[str] | None = None  # <variant>-<hash of the config>/seed_<n>; None: written before promises named them
 
 
 class Kept(NamedTuple):
@@ -49,36 +53,50 @@ def write(folder: Path | str, promise: Promise) -> str:
     if (folder / FILE_NAME).exists():
         found = read(folder)
         assert found is not None
-        if found.promise != promise:
+        wanted = promise if found.promise.runs is not None else promise._replace(runs=None)
+        if found.promise != wanted:
             raise UsageError(
-                f"preregister: {folder / FILE_NAME} promises something else ({_first_change(found.promise, promise)}); "
-                "what was promised is not changed: use another experiment_name"
+                f"preregister: {folder / FILE_NAME} promises something else ({_first_change(found.promise, wanted)}), "
+                "and would not be kept; what was promised is not changed: use another experiment_name"
             )
         return found.sha256
     if started := next(folder.glob("*/seed_*/config.yaml"), None):
         raise UsageError(f"preregister must be set before the first run, but {started.parent} has started already")
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    digest = _hash(promise, created)
-    content = {"sha256": digest, "created": created, **promise._asdict()}
+    content = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **promise._asdict()}
+    content = {"sha256": _hash(content), **content}
     write_atomically(folder / FILE_NAME, (json.dumps(content, indent=2) + "\n").encode(), key="paths.runs")
-    return digest
+    return str(content["sha256"])
 
 
 def read(folder: Path | str) -> Kept | None:
-    """The promise of an experiment, with nothing checked but its hash; None if there is none."""
+    """The promise of an experiment, with nothing checked but its form and its hash; None if there is none."""
     path = Path(folder) / FILE_NAME
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        promise = Promise(**{key: content[key] for key in Promise._fields})
+        needed = (key for key in Promise._fields if key in content or key not in Promise._field_defaults)
+        promise = Promise(**{key: content[key] for key in needed})
+        _check_types(promise)
         digest, created = str(content["sha256"]), str(content["created"])
+        datetime.fromisoformat(created)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a preregistration ({error!r})") from error
-    broken = (
-        [] if _hash(promise, created) == digest else ["the file was changed after it was written: its hash is wrong"]
-    )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} is not a preregistration ({str(error)[:200]!r})") from error
+    broken = [] if _hash(content) == digest else ["the file was changed after it was written: its hash is wrong"]
     return Kept(promise, digest, created, broken)
+
+
+def _check_types(promise: Promise) -> None:
+    lists = (promise.family, promise.runs or [])
+    sound = (
+        all(isinstance(text, str) for text in (promise.hypothesis, promise.baseline, promise.metric))
+        and all(isinstance(x, int | float) and x > 0 for x in (promise.alpha, promise.margin or 1))
+        and all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+        and isinstance(promise.seeds, list)
+        and all(isinstance(seed, int) for seed in promise.seeds)
+    )
+    if not sound:
+        raise TypeError("values of the wrong type")
 
 
 def check(folder: Path | str, used: Promise, runs: Iterable[Run], labels: Sequence[str]) -> Kept | None:
@@ -96,27 +114,99 @@ def check(folder: Path | str, used: Promise, runs: Iterable[Run], labels: Sequen
             broken.append(f"{key} was promised as {said}, and is {done}")
     if set(promise.family) != set(used.family):
         broken.append(f"the family was {', '.join(promise.family)}, and is {', '.join(used.family)}")
-    if beyond := sorted(set(labels) - {*promise.family, promise.baseline}):
-        broken.append(f"not promised, but run: {', '.join(beyond)}")
     runs = list(runs)
-    if missing := sorted(set(promise.seeds) - {run.seed for run in runs if run.status == "finished"}):
-        broken.append(f"promised seeds without a finished run: {', '.join(map(str, missing))}")
-    if extra := sorted({run.seed for run in runs if run.seed is not None} - set(promise.seeds)):
-        broken.append(f"seeds that were not promised: {', '.join(map(str, extra))}")
+    if promise.runs is not None:
+        broken += _other_runs(promise.runs, runs)
+    else:
+        if beyond := sorted(set(labels) - {*promise.family, promise.baseline}):
+            broken.append(f"not promised, but run: {', '.join(beyond)}")
+        if missing := sorted(set(promise.seeds) - {run.seed for run in runs if run.status == "finished"}):
+            broken.append(f"promised seeds without a finished run: {', '.join(map(str, missing))}")
+        if extra := sorted({run.seed for run in runs if run.seed is not None} - set(promise.seeds)):
+            broken.append(f"seeds that were not promised: {', '.join(map(str, extra))}")
+        broken += _several_configs({promise.baseline, *promise.family}, runs)
     started = [str(run.summary["started"]) for run in runs if "started" in run.summary]
-    if early := [when for when in started if datetime.fromisoformat(when) < datetime.fromisoformat(found.created)]:
+    if early := [when for when in started if _time(when) < _time(found.created)]:
         broken.append(f"{len(early)} runs had started before it was written ({min(early)}, {found.created})")
     return found._replace(broken=broken)
 
 
-def _hash(promise: Promise, created: str) -> str:
-    text = json.dumps({"created": created, **promise._asdict()}, sort_keys=True)
+def _time(when: str) -> datetime:
+    """A time with its zone; what cannot be read counts as the beginning of all time."""
+    try:
+        time = datetime.fromisoformat(when)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _other_runs(promised: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Runs that were not promised, by their configs, and promised ones that have no result."""
+    started = [run for run in runs if run.status not in NOT_STARTED]
+    others = [run for run in started if run.name not in promised]
+    settings = {group.folder: group.settings for group in groups_of(runs)}
+    broken = []
+    for folder, seeds in _by_folder(run.name for run in others).items():
+        alike = next((run.variant for run in others if run.group == folder), "")
+        meant = [name for name in _by_folder(promised) if name.rpartition("-")[0] == alike]
+        if folder in meant:
+            broken.append(f"seeds that were not promised: {folder} ({seeds})")
+        elif meant:
+            apart = [
+                f"{key} {settings[folder].get(key)}, not {settings[name].get(key)}"
+                for name in meant[:1]
+                if name in settings and folder in settings
+                for keys in changing([settings[name], settings[folder]])
+                for key in keys
+            ]
+            what = f": {'; '.join(apart)}" if apart else ""
+            broken.append(
+                f"run with another config than {', '.join(meant)}, which was promised: {folder} ({seeds}){what}"
+            )
+        else:
+            broken.append(f"not promised, but run: {folder} ({seeds})")
+    became = {run.name: run.status for run in runs}
+    lost = [name for name in promised if became.get(name) != "finished"]
+    for folder, seeds in _by_folder(lost).items():
+        fates = dict.fromkeys(became.get(name, "not there") for name in lost if name.startswith(f"{folder}/"))
+        broken.append(f"promised, and without a result: {folder} ({seeds}; {', '.join(fates)})")
+    return broken
+
+
+def _several_configs(names: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    """Variants that ran in more than one config, where the promise does not tell which one was meant."""
+    folders = dict.fromkeys((run.variant, run.group) for run in runs if run.status not in NOT_STARTED)
+    by_name = {name: [folder for variant, folder in folders if variant == name] for name in sorted(names)}
+    return [
+        f"{name} ran with {len(each)} configs ({', '.join(each)}), and the promise names none of them"
+        for name, each in by_name.items()
+        if len(each) > 1
+    ]
+
+
+def _by_folder(names: Iterable[str]) -> dict[str, str]:
+    """The seeds of each configuration, in words."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, seed = name.partition("/")
+        seeds.setdefault(folder, []).append(seed.removeprefix("seed_"))
+    return {folder: f"seed{'s' * (len(each) > 1)} {', '.join(each)}" for folder, each in seeds.items()}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a promise holds, but for the hash itself."""
+    text = json.dumps({key: value for key, value in content.items() if key != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _first_change(was: Promise, wanted: Promise) -> str:
-    return next(
-        f"{key}: {getattr(was, key)}, not {getattr(wanted, key)}"
-        for key in Promise._fields
-        if getattr(was, key) != getattr(wanted, key)
-    )
+    if was[:-1] != wanted[:-1]:
+        return next(
+            f"{key}: {getattr(was, key)}, not {getattr(wanted, key)}"
+            for key in Promise._fields
+            if getattr(was, key) != getattr(wanted, key)
+        )
+    more, less = set(wanted.runs or ()) - set(was.runs or ()), set(was.runs or ()) - set(wanted.runs or ())
+    named = [*(f"not {f} ({s})" for f, s in _by_folder(sorted(more)).items())]
+    named += [f"also {f} ({s})" for f, s in _by_folder(sorted(less)).items()]
+    return f"other runs: {', '.join(named[:6])}{', ...' if len(named) > 6 else ''}"

@@ -169,10 +169,15 @@ def _promise(report: Report) -> list[Block]:
     assert report.promise is not None
     promise, digest, created, broken = report.promise
     kept = "It was kept." if not broken else "It was not kept:"
+    binds = (
+        "It was written before promises named the configs of runs, and binds none of them."
+        if promise.runs is None
+        else f"It binds the configs of {len(promise.runs)} runs, by their hashes."
+    )
     text = (
         f"Written {created}, SHA-256 {digest}: “{promise.hypothesis}” Metric {promise.metric}, baseline "
         f"{promise.baseline}, margin {promise.margin if promise.margin is not None else 'none'}, alpha "
-        f"{promise.alpha:g}, {len(promise.seeds)} seeds, family {', '.join(promise.family)}. {kept}"
+        f"{promise.alpha:g}, {len(promise.seeds)} seeds, family {', '.join(promise.family)}. {binds} {kept}"
     )
     return [text, *([Lines("\n".join(broken))] if broken else [])]
 

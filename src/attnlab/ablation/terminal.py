@@ -50,7 +50,13 @@ def beside_the_table(report: Report) -> list[str]:
     if len(lost) > MOST_LISTED:
         told.append(f"and {len(lost) - MOST_LISTED} more without a result; all are in runs.csv")
     promise = report.promise
-    kept = [] if promise is None else promise.broken or ["what was promised was kept"]
+    kept = (
+        []
+        if promise is None
+        else [f"what was promised was kept{'' if promise.promise.runs else ' (it names no configs of runs)'}"]
+    )
+    if promise is not None and promise.broken:
+        kept = ["what was promised was not kept:", *promise.broken]
     return [*remarks, *told, *notes(report), *kept]
 
 

@@ -64,11 +64,24 @@ def promise(runs: Sequence[Run]) -> None:
             raise UsageError("preregister=true needs report.hypothesis='...': what you expect, in words")
         seeds = sorted({run.identity.seed for run in members})
         family = _family(members, baseline)
+        configs = sorted(run.entry()["folder"] for run in members)
         digest = write(
             folder,
-            Promise(given["hypothesis"], baseline, given["metric"], given["margin"], given["alpha"], seeds, family),
+            Promise(
+                given["hypothesis"],
+                baseline,
+                given["metric"],
+                given["margin"],
+                given["alpha"],
+                seeds,
+                family,
+                configs,
+            ),
         )
-        print(f"promised in {folder}: {', '.join(family)} against {baseline} on {given['metric']} (SHA-256 {digest})")
+        print(
+            f"promised in {folder}: {', '.join(family)} against {baseline} on {given['metric']}, {len(configs)} runs "
+            f"by their configs (SHA-256 {digest})"
+        )
 
 
 def _family(runs: Sequence[Run], baseline: str) -> list[str]:
