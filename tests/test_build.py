@@ -1,7 +1,11 @@
 """From a config to objects."""
 
+import importlib
 import re
+import sys
 from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -11,8 +15,8 @@ from torch import nn
 
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.recurrent import RecurrentAttention
-from attnlab.build import attention_factory, build_model, check_construction, embedding_factory, made
-from attnlab.config import compose_config
+from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, made
+from attnlab.config import check_targets, compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.position import ALiBi, LearnedEmbedding, RoPE
@@ -170,6 +174,116 @@ def test_a_slot_that_all_layers_would_share_is_refused(slot: str) -> None:
     with pytest.raises(UsageError) as error:
         check_construction(config)
     assert str(error.value).startswith(f"attention.{slot}") and "\n" not in str(error.value)
+
+
+OWN = """
+from attnlab.attention.mask import Causal
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.head_wrapper import layered
+ran = []
+class Mine(MultiHeadAttention):
+    def __init__(self, d_model, **settings):
+        super().__init__(d_model, **settings)
+class Named(MultiHeadAttention):
+    def __init__(self, d_model, *, mask, rest=None, **settings):
+        super().__init__(d_model, mask=mask, **settings)
+class Late(Causal):
+    pass
+class Runs:
+    def __init__(self, *args, **settings):
+        ran.append(args)
+def runs(d_model, **settings):
+    ran.append(d_model)
+def ours(d_model, **settings) -> MultiHeadAttention:
+    return Mine(d_model, **settings)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A package `ours` of the user's, and what of it ran that should not."""
+    (tmp_path / "ours.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ours", raising=False)
+    ran: list[Any] = importlib.import_module("ours").ran
+    return ran
+
+
+SMALL = composed()
+FOREIGN = [
+    *(
+        (slot, target)
+        for slot in ("attention.x", "attention.mask", "attention.score.scaled", "attention", "data", "tokenizer")
+        for target in ("attnlab.sweep.pool.Worker", "attnlab.sweep.pool.Pool", "attnlab.ablation.manifest.Manifest")
+    ),
+    ("attention.x", "attnlab.inspection.tab.plugin.AttentionTab"),
+    ("attention.x", "attnlab.attention.mask.Causal"),  # no argument of that name
+    ("attention.n_heads", "attnlab.attention.mask.Causal"),
+    ("attention.mask", "attnlab.attention.gate.Gate"),
+    ("attention.mask", "attnlab.position.RoPE"),
+    ("attention.mask", "attnlab.attention.base.split_heads"),
+    ("attention.mask", "ours.Runs"),
+    ("attention.mask", "ours.runs"),
+    ("attention.score.scaled", "ours.Late"),
+    ("attention", "ours.runs"),
+    ("attention", "ours.Late"),
+    ("position.inside", "ours.Mine"),
+    ("position.embed", "attnlab.position.RoPE"),
+    ("data", "attnlab.data.vocabularies.BPE"),
+    ("tokenizer", "attnlab.data.corpus.PythonDocs"),
+    ("optimizer", "ours.Runs"),
+    ("data.path", "attnlab.data.corpus.Download"),
+    ("optimizer.lr", "attnlab.training.optimizer.AdamW"),
+    ("model.x", "attnlab.attention.mask.Causal"),
+    ("trainer", "ours.Runs"),
+]
+
+
+@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize(("slot", "target"), FOREIGN)
+def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str, partial: bool) -> None:
+    """Refused in one line that names the slot, whatever the user has allowed, and before anything is constructed."""
+    config = deepcopy(SMALL) | {"allow_targets": ["ours"]}
+    node, *rest = slot.split(".")
+    owner: Any = config
+    for part in (node, *rest)[:-1]:
+        owner = owner[part]
+    owner[slot.rpartition(".")[2]] = {
+        "_target_": target,
+        "_partial_": partial,
+        "url": "http://localhost:9",
+        "name": "x",
+    }
+    group = ".".join(slot.split(".")[:2]) if node == "position" else node
+    with pytest.raises(UsageError) as error:
+        made(config, group) if group in SLOTS else check_targets(config)
+    assert str(error.value).startswith(slot) and "\n" not in str(error.value)
+    assert own == []
+
+
+def test_a_slot_takes_a_subclass_of_the_users(own: list[Any]) -> None:
+    """Below a class that hands its settings on, and below one that names some without saying what they are."""
+    for target in ("ours.Mine", "ours.Named", "ours.ours"):
+        config = composed() | {"allow_targets": ["ours"]}
+        config["attention"]["_target_"] = target
+        config["attention"]["mask"]["_target_"] = "ours.Late"
+        mixers = list(layers(build_model(config, VOCAB)))
+        assert all(type(mixer.mask).__name__ == "Late" for mixer in mixers)
+    config["attention"]["_target_"], config["attention"]["gate"]["_target_"] = "ours.Mine", "ours.Late"
+    with pytest.raises(UsageError, match=r"^attention\.gate\._target_ \(ours\.Late\) must name a subclass of Gate"):
+        build_model(config, VOCAB)
+
+
+@pytest.mark.parametrize("word", ["_args_", "_recursive_", "_convert_", "_mode_", "_target_.x", "_call_"])
+def test_words_that_make_more_of_a_config_are_refused(word: str) -> None:
+    config = deepcopy(SMALL)
+    key, _, inner = word.partition(".")
+    config["attention"]["mask"][key] = {inner: "attnlab.attention.mask.Causal"} if inner else ["x"]
+    with pytest.raises(UsageError, match=rf"^attention\.mask\.{key}.* is not a setting"):
+        check_construction(config)
+    config["attention"]["mask"] = {"_target_": "attnlab.attention.mask.Causal", "_partial_": "yes"}
+    with pytest.raises(UsageError, match=r"^attention\.mask\._partial_ \(yes\) must be true or false"):
+        check_construction(config)
 
 
 @pytest.mark.parametrize("target", ["attnlab.attention.nothing.Here", "attnlab.attention.multi_head.Nothing"])

@@ -3,23 +3,36 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 
-from attnlab.attention.base import AttentionFactory
+from attnlab.attention.base import Attention, AttentionFactory
 from attnlab.config import allowed_packages, check_targets
+from attnlab.data.corpus import Source
+from attnlab.data.task import Task
+from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 from attnlab.model import GPT
-from attnlab.position import Embedding
+from attnlab.position import Embedding, Position
 from attnlab.rules import Rule, nearest, shown
+from attnlab.training.optimizer import Recipe
 
 Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")
+PER_LAYER = ", so that each layer gets one of its own"
 FUNCTIONS = "attnlab.attention."  # where a `_target_` may name a function; elsewhere in attnlab only classes
+SLOTS: dict[str, Any] = {  # what each group of the config is; a slot below it is what its owner's constructor says
+    "attention": Callable[..., Attention],
+    "position.embed": Callable[..., Embedding],
+    "position.inside": Callable[..., Position],
+    "data": Source | Task,
+    "tokenizer": Vocabulary,
+    "optimizer": Recipe,
+}
 
 
 class Factory:
@@ -50,8 +63,15 @@ class Factory:
             raise UsageError(f"{self.key}: {_one_line(error)}") from error  # one too many, or one that is missing
 
 
+class _Once(Factory):
+    """A class and its settings that are to become one object: what a `_target_` without `_partial_` gives."""
+
+
 def made(config: Config, group: str) -> Any:
-    """What a group of the config describes: an object, or a factory if it says `_partial_`."""
+    """What a group of the config describes: an object, or a factory if it says `_partial_`.
+
+    Every class is found and held against the slot that it stands in before any of them is constructed.
+    """
     here = str(Path.cwd())
     if config.get("allow_targets") and here not in sys.path:
         sys.path.append(here)  # a package that the user allows may simply lie in the current folder
@@ -61,21 +81,112 @@ def made(config: Config, group: str) -> Any:
             raise UsageError(f"{group} is missing in the config")
         node = node[part]
     check_targets({group: node, "allow_targets": config.get("allow_targets", [])})
-    return _made(node, group, allowed_packages(config))
+    if group in SLOTS and not (isinstance(node, Mapping) and "_target_" in node):
+        raise UsageError(f"{group} ({shown(node)}) must hold settings with a _target_")
+    return _built(_planned(node, group, SLOTS.get(group, Any), allowed_packages(config)))
 
 
-def _made(node: Any, key: str, allowed: tuple[str, ...]) -> Any:
+def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> Any:
+    """The settings with a Factory for each `_target_` that fits its annotation; nothing is constructed."""
     if isinstance(node, list):
-        return [_made(value, f"{key}[{i}]", allowed) for i, value in enumerate(node)]
+        return [_planned(value, f"{key}[{i}]", _element(annotation), allowed) for i, value in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
-    settings = {name: _made(v, f"{key}.{name}", allowed) for name, v in node.items() if name not in KEYWORDS}
     if "_target_" not in node:
-        return settings
-    target = _named(node["_target_"], f"{key}._target_", allowed)
+        return {name: _planned(v, f"{key}.{name}", _element(annotation), allowed) for name, v in node.items()}
+    target, partial = _named(node["_target_"], f"{key}._target_", allowed), node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        raise UsageError(f"{key}._partial_ ({shown(partial)}) must be true or false")
+    _check_slot(target, partial, annotation, key, node["_target_"])
+    parameters = _parameters(target)
+    settings = {
+        name: _planned(value, f"{key}.{name}", parameters.get(name, Any), allowed)
+        for name, value in node.items()
+        if name not in KEYWORDS
+    }
     _check_settings(target, settings, key)
-    factory = Factory(target, settings, key)
-    return factory if node.get("_partial_", False) else factory()
+    return (Factory if partial else _Once)(target, settings, key)
+
+
+def _built(plan: Any) -> Any:
+    """What was planned, with the objects that are built at once."""
+    if isinstance(plan, list):
+        return [_built(value) for value in plan]
+    if isinstance(plan, dict):
+        return {name: _built(value) for name, value in plan.items()}
+    if isinstance(plan, Factory):
+        plan.settings = {name: _built(value) for name, value in plan.settings.items()}
+    return plan() if isinstance(plan, _Once) else plan
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
+    """What a class or function takes by name, each with its annotation; Any where nobody knows.
+
+    A class that hands `**settings` on takes what its base takes, and an argument without an annotation is what the
+    base says of one by that name.
+    """
+    mro = target.__mro__[:-1] if inspect.isclass(target) else ()
+    known: dict[str, Any] = {}
+    for function in [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls)] or [target]:
+        for parameter in _signature(function):
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                unknown = parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)
+                if known.get(parameter.name, Any) is Any:
+                    known[parameter.name] = Any if unknown else parameter.annotation
+    return known
+
+
+def _signature(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    for evaluated in (True, False):  # some annotations only a type checker understands
+        try:
+            return list(inspect.signature(function, eval_str=evaluated).parameters.values())
+        except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
+            continue
+    return []
+
+
+def _element(annotation: Any) -> Any:
+    """The annotation of what a list or a mapping holds; None where the annotation is of neither."""
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType):
+        return next((element for one in inner if (element := _element(one)) is not None), None)
+    if inspect.isclass(kind) and issubclass(kind, Mapping | Sequence) and kind is not str:
+        return inner[-1 if issubclass(kind, Mapping) else 0] if inner else Any
+    return Any if annotation is Any else None
+
+
+def _bases(annotation: Any) -> list[tuple[Any, bool]]:
+    """(class, whether a factory of it is meant) for everything that an annotation lets a `_target_` be."""
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType):
+        return [base for one in inner for base in _bases(one)]
+    if kind is Callable:
+        return [(base, True) for base, _ in _bases(inner[1])] if inner else [(object, True)]
+    if kind is Any:
+        return [(object, False), (object, True)]
+    plain = (int, float, bool, str, NoneType)
+    return [(kind, False)] if inspect.isclass(kind) and kind not in plain and not inner else []
+
+
+def _check_slot(target: Callable[..., Any], partial: bool, annotation: Any, key: str, name: str) -> None:
+    """Refuse a class, or a function by what it says it returns, that is not what stands in this slot."""
+    gives = target if inspect.isclass(target) else _returned(target)
+    bases = _bases(annotation)
+    fitting = [once for base, once in bases if base is object or (inspect.isclass(gives) and issubclass(gives, base))]
+    if partial in fitting:
+        return
+    if fitting:
+        raise UsageError(f"{key} needs _partial_: {shown(not partial)}" + PER_LAYER * (not partial))
+    wanted = " or ".join(dict.fromkeys(base.__name__ for base, _ in bases))
+    must = f"must name a subclass of {wanted}, or a function that says it returns one" if wanted else "names a class"
+    raise UsageError(f"{key}._target_ ({name}) {must}" + ("" if wanted else f", but {key} takes none"))
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    try:
+        return inspect.signature(function, eval_str=True).return_annotation
+    except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
+        return None
 
 
 def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
@@ -107,7 +218,7 @@ def _check_settings(target: Callable[..., Any], settings: Mapping[str, Any], key
     """Refuse what the class takes no argument for, and what its annotations rule out."""
     try:
         parameters = inspect.signature(target, eval_str=True).parameters
-    except (NameError, TypeError, ValueError):
+    except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
         return  # annotations that only a type checker understands
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -137,7 +248,7 @@ def _misfit(key: str, value: Any, annotation: Any) -> str:
     if kind is Callable and not isinstance(value, Factory):
         plain = value is None or isinstance(value, str | int | float | list | dict)
         what = f"({shown(value)}) must hold settings with a _target_" if plain else "needs _partial_: true"
-        return f"{key} {what}, so that each layer gets one of its own"
+        return f"{key} {what}{PER_LAYER}"
     if kind is Mapping:
         if not isinstance(value, Mapping):
             return f"{key} ({shown(value)}) must hold settings by name"

@@ -35,6 +35,13 @@ from attnlab.tuned import at_tuned_rate
 
 GROUPS = ("model", "position", "attention", "data", "tokenizer", "optimizer", "trainer")  # one option of each
 CLASSES = ("position.embed", "position.inside", "attention", "data", "tokenizer", "optimizer")  # name a class
+HOMES = {  # the modules of attnlab whose classes may stand below a group
+    "attention": ("attnlab.attention.", "attnlab.position."),
+    "position": ("attnlab.position.",),
+    "data": ("attnlab.data.",),
+    "tokenizer": ("attnlab.data.",),
+    "optimizer": ("attnlab.training.optimizer.",),
+}
 OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
 Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -174,18 +181,34 @@ def allowed_packages(plain: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_targets(plain: Mapping[str, Any]) -> None:
-    """A config may only name classes of attnlab and of the packages in allow_targets: nothing else is imported."""
+    """A config may only name classes of attnlab and of the packages in allow_targets: nothing else is imported.
+
+    Of attnlab, only modules whose classes are made from settings and do nothing else; whether a class is what its slot
+    is for is known where it is built.
+    """
     allowed = allowed_packages(plain)
     for path, value in leaves(dict(plain)):
-        if "_target_" not in re.split(r"[.\[]", path):
+        keywords = [part for part in re.split(r"[.\[]", path) if re.fullmatch("_.*_", part)]
+        if not keywords:
+            continue
+        if not path.endswith(keywords[0]) or keywords[0] not in ("_target_", "_partial_"):
+            raise UsageError(f"{path} ({shown(value)}) is not a setting: {keywords[0]} means nothing here")
+        if keywords[0] == "_partial_":
             continue
         if not isinstance(value, str) or not DOTTED_NAME.fullmatch(value):
             raise UsageError(f"{path} ({shown(value)}) must be the name of a class: package.module.Class")
-        package = value.split(".")[0]
+        package, owner = value.split(".")[0], path.removeprefix("baseline.").partition(".")[0]
         if package not in allowed:
             raise UsageError(
                 f"{path} ({value}) is not allowed: a config may only name classes of {', '.join(allowed)}; "
                 f"if you trust {package!r}, add allow_targets=[{','.join([*allowed[1:], package])}]"
+            )
+        if owner not in HOMES:
+            raise UsageError(f"{path} ({value}) is not allowed: only {', '.join(HOMES)} are made of classes")
+        if package == "attnlab" and not value.startswith(HOMES[owner]):
+            raise UsageError(
+                f"{path} ({value}) is not allowed: a setting of {owner} names classes of "
+                f"{' and '.join(home.rstrip('.') for home in HOMES[owner])}"
             )
 
 
