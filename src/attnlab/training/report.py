@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 import yaml
+from jaxtyping import Int64
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard._pytorch_graph import graph
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from torch import Tensor
+from torch.utils.tensorboard._proto_graph import node_proto
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from attnlab.attention.base import evaluating
@@ -100,10 +103,47 @@ def show_graph(logger: TensorBoardLogger, model: GPT) -> None:
         try:
             with torch.no_grad():
                 model(ids)  # what is kept from pass to pass is made now: the tracer compares two passes
-            logger.experiment.file_writer.add_graph(graph(model, ids))
+            logger.experiment.file_writer.add_onnx_graph(graph(model, ids))
         except Exception as error:  # whatever a variant does that the tracer does not know: a picture stops no run
             reason = str(error).strip().splitlines()[0]
             logger.experiment.add_text("graph", as_code(f"torch cannot trace this model: {reason}"), 0)
+
+
+def graph(model: torch.nn.Module, ids: Int64[Tensor, "b t"]) -> GraphDef:
+    """What a model computes, as nodes for TensorBoard, each below the modules it belongs to.
+
+    Traced by way of the exporter: torch.jit.trace, which torch's own graph() calls, keeps a part of every model it has
+    seen for as long as the process lives, some ten MiB a run.
+    """
+    modules = dict(model.named_modules())
+
+    def below(name: str) -> str:
+        """Layers and parts that contain a module, as a path of TensorBoard's."""
+        parts = name.split(".") if name else []
+        inner = [f"{type(modules['.'.join(parts[: i + 1])]).__name__}[{part}]" for i, part in enumerate(parts)]
+        return "/".join([type(model).__name__, *inner])
+
+    tracer = torch.jit._trace
+    tracer._trace_module_map = {module: f"__module.{name}" for name, module in modules.items()}
+    try:
+        nodes, _ = torch.jit._get_trace_graph(model, (ids,))
+    finally:
+        tracer._trace_module_map = None
+    paths, protos = {}, []
+    for value, name in zip(nodes.inputs(), ("ids", *tracer._unique_state_dict(model)), strict=True):
+        module, _, weight = name.rpartition(".")
+        paths[value.debugName()] = "input/ids" if name == "ids" else f"{below(module)}/{weight}"
+        if value.uses():
+            protos.append(node_proto(paths[value.debugName()], "input" if name == "ids" else "parameter"))
+    for node in nodes.nodes():
+        home = below(node.scopeName().rpartition("/")[2].removeprefix("__module").removeprefix("."))
+        inputs = [paths[value.debugName()] for value in node.inputs()]
+        for value in node.outputs():
+            paths[value.debugName()] = f"{home}/{value.debugName()}"
+            size = value.type().sizes() if value.isCompleteTensor() else None
+            protos.append(node_proto(paths[value.debugName()], node.kind(), inputs, outputsize=size))
+    protos += [node_proto("output/logits", "output", [paths[value.debugName()] for value in nodes.outputs()])]
+    return GraphDef(node=protos)
 
 
 def environment() -> dict[str, Any]:
