@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the runs and the server are those of the tests
-from tests.inspection.tab_server import browser, copies, record, tensorboard, write_run
+from tests.inspection.tab_server import browser, copies, new_page, record, tensorboard, write_run
 
 KEEP_ALL = ("--samples_per_plugin", "attention=1000")
 READY = "before => document.body.dataset.drawn !== before"
@@ -27,7 +27,7 @@ def labels(n: int) -> list[str]:
 
 def opened(chromium: Any, address: str) -> Any:
     """A fresh page that shows the tab."""
-    page = chromium.new_page(viewport={"width": 1440, "height": 900})
+    page = new_page(chromium)
     page.goto(f"{address}/data/plugin_entry.html?name=attention")
     page.wait_for_selector("canvas.thumbnail")
     return page

@@ -372,7 +372,7 @@ def test_every_job_of_a_sweep_has_its_own_name_and_config(
 
 
 def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """~ stands for the home folder in every key that names a file or folder; an unknown user's is refused by the key."""
+    """~ stands for the home folder in every key that names a file or folder; an unknown user's is refused."""
     monkeypatch.setenv("HOME", str(tmp_path))
     config = compose_config(["paths.runs='~/r'", "paths.cache='~/c'", "resume_from='~/r/x'"])
     assert (config["paths"]["runs"], config["paths"]["cache"]) == (f"{tmp_path}/r", f"{tmp_path}/c")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.limits import HANG
 
 import attnlab.training.run
 from attnlab.complaints import one_line_errors
@@ -485,7 +486,7 @@ def alone(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run Python in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, env=environment, timeout=120
+        [sys.executable, *words], capture_output=True, text=True, check=False, env=environment, timeout=HANG
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.limits import HANG
 
 from attnlab.errors import UsageError
 from attnlab.files import check_writable, write_atomically
@@ -73,7 +74,7 @@ from attnlab.files import write_atomically
 Path.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 write_atomically(Path(sys.argv[1]), b"new" * 10000, key="paths.runs")
 """
-    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=HANG, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new", key="paths.runs")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.limits import HANG
 from tests.training.launch import environment, folder_of, tiny
 
 from attnlab.cli import main, parsed
@@ -51,7 +52,7 @@ def run_line(line: str, *more: str, at: Path) -> subprocess.CompletedProcess[str
     given = dict(word.split("=", 1) for word in words if word.startswith("PYTHONPATH="))
     program, *rest = words[len(given) :]
     command, there = [*RUN[program], *rest, *more], {**environment(), **given, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=at, env=there, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=at, env=there, capture_output=True, text=True, timeout=HANG, check=False)
 
 
 def begun(at: Path, *words: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.limits import HANG
 from torch.utils.tensorboard import SummaryWriter
 
 from attnlab.inspection.records import Record, half, record_summary
@@ -93,22 +94,29 @@ def tensorboard(folder: Path, *flags: str, runs: int = 1) -> Iterator[str]:
         finally:
             server.terminate()
             try:
-                server.wait(20)
+                server.wait(HANG)
             finally:
                 server.kill()  # one that hangs while it ends fails the test, but is not left behind
 
 
 def _wait_for(url: str, server: "subprocess.Popen[bytes]", runs: int) -> None:
-    until = time.monotonic() + 90
+    until = time.monotonic() + HANG
     while time.monotonic() < until and server.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
+            with urllib.request.urlopen(url, timeout=HANG) as reply:
                 if reply.read().count(b'"written"') >= runs:
                     return
         except OSError:
             pass  # not up yet
         time.sleep(0.2)
-    raise RuntimeError(f"{url} did not show {runs} runs within 90 s (exit code {server.poll()})")
+    raise RuntimeError(f"{url} did not show {runs} runs (exit code {server.poll()})")
+
+
+def new_page(chromium: Any) -> Any:
+    """A page that remembers nothing of others."""
+    page = chromium.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(1000 * HANG)
+    return page
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The worked example of any variant: its steps add up, its page stands alone, and looking changes nothing."""
 
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -44,7 +43,7 @@ FAMILIES = [
     "cross_layer",
 ]
 FAMILIES += ["linear", "gated_delta", "ttt", "identity"]
-PAGE_BYTES, PAGE_SECONDS = 2_000_000, 3.0
+PAGE_BYTES = 2_000_000
 HOSTILE = ['<img src=x onerror="alert(1)">', "</script><b>", "&lt;", "\n", "\u202e", "it's"]
 
 
@@ -103,18 +102,15 @@ def test_a_variant_of_each_family_is_explained_and_its_steps_add_up(name: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_is_explained_within_the_limits_of_time_and_size(name: str) -> None:
-    began = time.perf_counter()
+def test_every_variant_is_explained_within_the_limit_of_size(name: str) -> None:
     pairing = compared(name, "multi_head")
     text = page(name, [pairing.one], pairing)
-    seconds = time.perf_counter() - began
     check(pairing.one, text)
     assert {pairing.one.tokens[i] for i in range(6)} == {pairing.other.tokens[i] for i in range(6)}
     own = variant(name)
     check(own, page(name, [own]))
     for step in own.steps:
         assert draw_step(step, own.tokens).size > (100, 50)
-    assert seconds < PAGE_SECONDS
 
 
 def test_the_memory_of_linear_attention_is_the_sum_of_what_was_written() -> None:
@@ -213,13 +209,11 @@ def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_compute
 
 
 @pytest.mark.slow
-def test_the_page_of_a_long_text_and_many_heads_stays_within_the_limits() -> None:
+def test_the_page_of_a_long_text_and_many_heads_stays_within_the_limit() -> None:
     words = ["model.n_layers=1", "model.d_model=768", "model.n_heads=12", "model.context=256", "attention=multi_head"]
     model, prompt = build_model(compose_config(words), 256).eval(), "abcdefgh" * 32
-    began = time.perf_counter()
     e = explained_run("run", model, ByteTokenizer(), prompt, layer=0, token=None)
     text = page("run", [e])
-    assert time.perf_counter() - began < PAGE_SECONDS
     assert len(text.encode()) < PAGE_BYTES
     step = e.step("weights")
     assert step is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.limits import HANG
 from tests.training.launch import folder_of, run_here
 
 from attnlab.cli import main
@@ -186,6 +187,7 @@ def test_in_a_browser_cells_say_the_stored_weights(chromium: Any, tmp_path: Path
     maps = example([*HOSTILE[:3], "one", " two"], kind)
     (tmp_path / "index.html").write_text(page(maps), encoding="utf-8")
     screen = chromium.new_page(viewport={"width": 1300, "height": 850})
+    screen.set_default_timeout(1000 * HANG)
     errors: list[str] = []
     screen.on("pageerror", lambda error: errors.append(str(error)))
     screen.goto((tmp_path / "index.html").as_uri())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.limits import HANG
 from tests.sweep.mortal import wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
@@ -85,7 +86,7 @@ def end(daemon: "subprocess.Popen[bytes]") -> None:
     """Ask a process to end, and make it."""
     daemon.terminate()
     try:
-        daemon.wait(10)
+        daemon.wait(HANG)
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
@@ -103,6 +104,6 @@ def free_ports(n: int) -> list[int]:
 def asked(environment: dict[str, str], *command: str) -> str:
     """What a command of Slurm says; nothing while nobody answers."""
     done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=HANG
     )
     return done.stdout if done.returncode == 0 else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.limits import HANG
 
 from attnlab.ablation.manifest import Manifest
 from attnlab.training.checkpoint import load_checkpoint
@@ -106,7 +107,7 @@ def typed(folder: Path, *words: str, steps: int = 8) -> "subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=HANG,
     )
 
 
@@ -130,7 +131,7 @@ def started(folder: Path, *words: str, steps: int) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = HANG) -> None:
     """Wait until something has come true."""
     end = time.monotonic() + seconds
     while not condition():

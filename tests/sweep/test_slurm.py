@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.limits import HANG
 from tests.sweep.cluster import asked, missing, slurm
 from tests.sweep.mortal import entries, prepare, same_results, started, typed, wait_for
 
@@ -54,7 +55,7 @@ def test_what_is_preempted_is_queued_again_and_ends_as_if_nothing_had_been(
     assert any(step % 500 for step in saved) and max(saved) < STEPS, "each saved its state when it was told to go"
     for job in jobs(cluster, "PENDING"):  # Slurm lets them wait for two minutes
         subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
-    said, complaints = sweep.communicate(timeout=300)
+    said, complaints = sweep.communicate(timeout=HANG)
     assert sweep.returncode == 0, complaints
     assert "2 of 2 runs finished" in said
     assert [(entry["status"], entry["reason"]) for entry in entries(folder)] == [("finished", "")] * 2

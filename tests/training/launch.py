@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.limits import HANG
+
 from attnlab.config import compose_config
 from attnlab.training.run import run
 
@@ -90,7 +92,7 @@ def command(folder: Path, *words: str, kill: tuple[str, int] | None = None) -> l
 def run_there(folder: Path, *words: str, kill: tuple[str, int] | None = None) -> subprocess.CompletedProcess[str]:
     """Run in a process of its own and wait for it."""
     return subprocess.run(
-        command(folder, *words, kill=kill), capture_output=True, text=True, timeout=300, check=False, env=environment()
+        command(folder, *words, kill=kill), capture_output=True, text=True, timeout=HANG, check=False, env=environment()
     )
 
 

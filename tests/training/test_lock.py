@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.limits import HANG
 
 from attnlab.errors import Locked, UsageError
 from attnlab.training.lock import FILE_NAME, locked
@@ -53,7 +54,7 @@ def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
     with another_owner(tmp_path) as process:
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(HANG) == 0
         with locked(tmp_path):
             assert (tmp_path / FILE_NAME).read_text() == f"{os.getpid()}\n"
 
@@ -61,7 +62,7 @@ def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
 def test_an_owner_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
     with another_owner(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(HANG) == -signal.SIGKILL
         with locked(tmp_path):
             pass
 

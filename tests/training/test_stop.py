@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.limits import HANG
 
 from attnlab.training.stop import StopWish, stop_wish
 
@@ -76,9 +77,9 @@ with stop_wish() as wish:
     os.kill(os.getpid(), {number.value})
     print(wish.exit_code, flush=True)
     os.kill(os.getpid(), {number.value})
-    time.sleep(60)
+    time.sleep(7200)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG, check=False)
     assert done.stdout == f"{dict(BOTH)[number]}\n"
     assert done.returncode == -number
 
