@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from attnlab.model import GPT
 
 
-def load(run: Any, *, allow_targets: tuple[str, ...] = ()) -> tuple[GPT, Tokenizer]:
+def load(run: Any, *, allow_targets: tuple[str, ...] = (), code: str = "same") -> tuple[GPT, Tokenizer]:
     """The trained model and the tokenizer of a run, from its folder: `model, tokenizer = attnlab.load("runs/...")`.
 
-    `allow_targets` names packages of yours whose classes the run's config uses.
+    `allow_targets` names packages of yours whose classes the run's config uses. A run that other code has trained is
+    refused unless `code` is "any".
     """
     from attnlab.runs import load as load_run  # torch takes seconds to import
 
-    return load_run(run, allow_targets=allow_targets)
+    return load_run(run, allow_targets=allow_targets, code=code)

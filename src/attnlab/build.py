@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 
 from attnlab.attention.base import Attention, AttentionFactory
+from attnlab.code import note_sources
 from attnlab.config import allowed_packages, check_targets
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task
@@ -24,6 +25,7 @@ from attnlab.training.optimizer import Recipe
 Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")
 PER_LAYER = ", so that each layer gets one of its own"
+note_sources()  # of what the imports above have brought
 FUNCTIONS = "attnlab.attention."  # where a `_target_` may name a function; elsewhere in attnlab only classes
 SLOTS: dict[str, Any] = {  # what each group of the config is; a slot below it is what its owner's constructor says
     "attention": Callable[..., Attention],
@@ -192,6 +194,7 @@ def _returned(function: Callable[..., Any]) -> Any:
 def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
     """The class or function with this name, if it is defined in a package that may be used."""
     place, _, last = name.rpartition(".")
+    is_new = place not in sys.modules
     try:
         module = importlib.import_module(place)
     except ModuleNotFoundError as error:
@@ -201,6 +204,8 @@ def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
         raise UsageError(f"{key} ({name}) does not exist: there is no module {error.name}{hint}") from error
     except Exception as error:
         raise UsageError(f"{key} ({name}) cannot be imported: {_one_line(error)}") from error
+    if is_new:
+        note_sources(allowed)
     found = vars(module).get(last)
     here = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == place]
     if found is None:

@@ -10,7 +10,7 @@ from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
 from attnlab.files import expand_path
 from attnlab.machine import wait_politely
-from attnlab.rules import FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
+from attnlab.rules import CODE, FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 from attnlab.scaffold import KINDS
 
 
@@ -39,6 +39,7 @@ YOUR_YAML = Argument(MAYBE_TEXT, None, "a folder with YAML files of yours")
 CLASSES_OF_YAML = Argument(Rule(str), "", "your own packages whose classes they name")
 CLASSES_OF_RUN = Argument(Rule(str), "", "your own packages whose classes the run uses")
 PATHS = ("run", "folder", "experiment", "out", "config_dir", "tensorboard")  # keys that name a file or a folder
+CODE_OF_RUN = Argument(CODE, "same", "any: read a run that other code has trained, all the same")
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
@@ -53,6 +54,7 @@ COMMANDS = {
             ),
             "seed": Argument(SEED, 0, "the same seed writes the same text"),
             "allow_targets": CLASSES_OF_RUN,
+            "code": CODE_OF_RUN,
         },
         commands.generate,
     ),
@@ -62,6 +64,7 @@ COMMANDS = {
             "run": Argument(TEXT, ..., "the folder of a run"),
             "tokens": Argument(Rule(int, least=1), 16384, "how many tokens of the validation text to score"),
             "allow_targets": CLASSES_OF_RUN,
+            "code": CODE_OF_RUN,
         },
         commands.ablate_heads,
     ),
@@ -88,6 +91,7 @@ COMMANDS = {
             "tensorboard": Argument(MAYBE_TEXT, None, "a folder of logs that gets the pictures, too"),
             "config_dir": YOUR_YAML,
             "allow_targets": CLASSES_OF_YAML,
+            "code": CODE_OF_RUN,
         },
         commands.explain,
         others="any setting of train.py, such as attention.window=2, position=rope or attention/mask=window",
@@ -101,6 +105,7 @@ COMMANDS = {
             "heads": Argument(MAYBE_TEXT, None, "which heads of them; left out: all"),
             "folder": Argument(MAYBE_TEXT, None, "where the files go; left out: maps/prompt in the run's folder"),
             "allow_targets": CLASSES_OF_RUN,
+            "code": CODE_OF_RUN,
         },
         commands.maps,
     ),
@@ -122,6 +127,7 @@ COMMANDS = {
             "run": Argument(TEXT, ..., "the folder of a run"),
             "lengths": Argument(TEXT, "2,4,8", "how many times model.context"),
             "allow_targets": CLASSES_OF_RUN,
+            "code": CODE_OF_RUN,
         },
         commands.evaluate,
     ),

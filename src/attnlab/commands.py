@@ -21,6 +21,7 @@ def generate(
     top_p: float | None,
     seed: int,
     allow_targets: str,
+    code: str,
 ) -> None:
     """Write a text after a prompt, as it comes."""
     import torch
@@ -28,7 +29,7 @@ def generate(
     from attnlab.generation import generate as tokens_after
     from attnlab.runs import load
 
-    model, tokenizer = load(run, allow_targets=_names(allow_targets))
+    model, tokenizer = load(run, allow_targets=_names(allow_targets), code=code)
     try:
         ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
     except UsageError as error:
@@ -63,14 +64,14 @@ def new(*, name: str, folder: str, kind: str) -> None:
         print(f"  {command}")
 
 
-def ablate_heads(*, run: str, tokens: int, allow_targets: str) -> None:
+def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str) -> None:
     """Silence one head after the other, and show how the loss changes, beside what the head looks at."""
     from attnlab.inspection import head_report
     from attnlab.inspection.head_ablation import Effect, ablate, headed_parts
     from attnlab.runs import find_run, load, newest_step, validation_batches
 
     folder, allowed = find_run(run), _names(allow_targets)
-    model, tokenizer = load(folder, allow_targets=allowed)
+    model, tokenizer = load(folder, allow_targets=allowed, code=code)
     batches = validation_batches(folder, tokenizer, tokens=tokens, allow_targets=allowed)
     scored = sum(int((targets >= 0).sum()) for _, targets in batches)
     if not any(headed_parts(block.attention) for block in model.layers):
@@ -114,7 +115,14 @@ def explain(*, allow_targets: str, **settings: Any) -> None:
 
 
 def maps(
-    *, run: str, prompt: str, layers: str | None, heads: str | None, folder: str | None, allow_targets: str
+    *,
+    run: str,
+    prompt: str,
+    layers: str | None,
+    heads: str | None,
+    folder: str | None,
+    allow_targets: str,
+    code: str,
 ) -> None:
     """Write the attention maps of a trained model for a text: numbers, pictures and a page."""
     from attnlab.mapping import write_maps
@@ -124,7 +132,7 @@ def maps(
         key: None if text is None else whole_numbers(key, text, most=MOST_HEADS, like="0,2 or 1-3")
         for key, text in typed.items()
     }
-    for path in write_maps(run, prompt, folder, **which, allow_targets=_names(allow_targets)):
+    for path in write_maps(run, prompt, folder, **which, allow_targets=_names(allow_targets), code=code):
         print(f"wrote {path}")
 
 
@@ -169,21 +177,25 @@ def card(
         print(f"wrote {path}")
 
 
-def evaluate(*, run: str, lengths: str, allow_targets: str) -> None:
+def evaluate(*, run: str, lengths: str, allow_targets: str, code: str) -> None:
     """Judge a trained model at lengths beyond that of its training."""
-    from attnlab.runs import find_run, load, material_of, newest_step, read_config
+    from attnlab.runs import changes_since_run, find_run, load, material_of, newest_step, read_config
     from attnlab.training.extrapolation import check_lengths, extrapolate, keep, line
 
     folder, allowed = find_run(run), _names(allow_targets)
     factors = check_lengths([int(word) if word.isdecimal() else word for word in _names(lengths)])
-    model, tokenizer = load(folder, allow_targets=allowed)
-    context = read_config(folder, allowed)["model"]["context"]
+    model, tokenizer = load(folder, allow_targets=allowed, code=code)
+    config = read_config(folder, allowed)
+    context = config["model"]["context"]
     material, found = material_of(folder, tokenizer, allow_targets=allowed), []
     print(f"beyond: after the first {context} tokens", flush=True)
     for reach in extrapolate(model, material, context, factors):
         found.append(reach)
         print(line(reach), flush=True)
-    keep(folder, found, step=newest_step(folder))
+    if changes_since_run(folder, config):
+        print("not added to the run's own numbers: other code has trained it")
+    else:
+        keep(folder, found, step=newest_step(folder))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -101,6 +101,7 @@ def explain(
     tensorboard: str | None,
     config_dir: str | None,
     allow_targets: Sequence[str],
+    code: str,
     overrides: Sequence[str],
 ) -> None:
     """Explain what was asked for: print it, write the page and the pictures, and say where they are."""
@@ -113,7 +114,7 @@ def explain(
     settings |= {"allow_targets": allow_targets, "overrides": overrides}
     if run is not None and prompt is not None:
         home = find_run(run)
-        model, tokenizer = load(home, allow_targets=tuple(allow_targets))
+        model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code)
         name = f"{home.parent.name}-{home.name}"
         found = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
     elif attention is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnlab.errors import UsageError
 
-SUMMARY, CONFIG = "summary.json", "config.yaml"  # in the folder of a run
+SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 
 

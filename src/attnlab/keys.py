@@ -26,6 +26,7 @@ NOT_RESULTS = (
     "plan",
     "preregister",
     "overwrite",
+    "code",
     "resume_from",
     "allow_targets*",
     "trainer.log_every",
@@ -96,7 +97,16 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
         dropped += ["match", "match_to"]
     found = leaves(dict(config))
-    return {key: value for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
+    return {key: stable(key, value) for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
+
+
+def stable(key: str, value: Any) -> Any:
+    """A setting by what it means: a class of attnlab by its name alone, in whatever module it stands.
+
+    No two that a config may name are called alike; those of users are known by their full names.
+    """
+    ours = key.endswith("_target_") and isinstance(value, str) and value.startswith("attnlab.")
+    return value.rpartition(".")[2] if ours else value
 
 
 def nodes(node: Any, path: str = "", owner: str = "") -> Iterator[tuple[str, Any, str]]:

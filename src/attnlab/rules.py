@@ -82,6 +82,7 @@ POSITIVE = Rule(float, above=0)
 NONNEGATIVE = Rule(float, least=0)
 FLAG = Rule(bool)
 TEXT = Rule(str, least=1)
+CODE = Rule(str, choices=("same", "any"))
 MAYBE_TEXT = Rule(str, least=1, optional=True)
 
 Table = Sequence[tuple[str, Rule]]
@@ -104,6 +105,7 @@ RULES: Table = (
     ("report.hypothesis", MAYBE_TEXT),
     ("report.at_end", FLAG),
     ("overwrite", FLAG),
+    ("code", CODE),
     ("resume_from", MAYBE_TEXT),
     ("paths.*", TEXT),
     ("maps.steps", Rule(int, least=2, most=60)),

@@ -1,6 +1,7 @@
 """Finished runs, from their folders alone."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 import yaml
 
 from attnlab.build import build_model, made
-from attnlab.config import check_targets, check_values
+from attnlab.code import changes_since, code_of, in_a_line
+from attnlab.config import allowed_packages, check_targets, check_values
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import UsageError
-from attnlab.files import CONFIG, read_summary
+from attnlab.files import CODE, CONFIG, read_summary
 from attnlab.model import GPT
 from attnlab.training.checkpoint import CheckpointFolder, network_weights
 
@@ -53,16 +55,20 @@ def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
     return config
 
 
-def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, Tokenizer]:
+def load(run: Path | str, *, allow_targets: Sequence[str] = (), code: str = "same") -> tuple[GPT, Tokenizer]:
     """The model of a run with its newest whole checkpoint, in evaluation mode on the CPU, and its tokenizer.
 
     `allow_targets` names packages of yours whose classes the run's config uses. Raises UsageError where the folder is
-    not that of a run, and NoUsableCheckpoint where none of its checkpoints is whole.
+    not that of a run, or where other code has trained it and `code` is not "any", and NoUsableCheckpoint where none of
+    its checkpoints is whole.
     """
     folder = find_run(run)
     config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder)
     path = _newest(folder)
     model = build_model(config, tokenizer.n_vocab)
+    names = changes_since_run(folder, config)
+    if names and code != "any":
+        raise UsageError(f"run ({folder}) was trained by other code ({in_a_line(names)}): code=any reads it anyway")
     weights = network_weights(path)
     try:
         model.load_state_dict(weights)
@@ -70,7 +76,16 @@ def load(run: Path | str, *, allow_targets: Sequence[str] = ()) -> tuple[GPT, To
         raise UsageError(
             f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"
         ) from error
+    if names:
+        print(f"note: {folder} was trained by other code ({in_a_line(names)})", file=sys.stderr)
+    elif names is None:
+        print(f"note: which code trained {folder} is unknown: it has no {CODE}", file=sys.stderr)
     return model.eval(), tokenizer
+
+
+def changes_since_run(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
+    """The modules that have changed since a run was trained; None where that is unknown. `config` is the run's."""
+    return changes_since(folder, code_of(config, allowed_packages(config)))
 
 
 def newest_step(folder: Path) -> int:

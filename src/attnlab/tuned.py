@@ -3,7 +3,7 @@
 variants:
   - variant: linear
     settings: {}            # what sets it apart from others of the name, if there are several
-    optimizer: attnlab.training.optimizer.AdamW
+    optimizer: AdamW
     lr: 0.00218             # what tuned= takes
     seeds: [100, 101, 102]  # that chose it, and that no final run may use
 """
@@ -17,9 +17,10 @@ import yaml
 
 from attnlab.errors import UsageError
 from attnlab.files import TUNED
-from attnlab.keys import leaves
+from attnlab.keys import leaves, stable
 from attnlab.rules import nearest, shown
 
+OPTIMIZER = "optimizer._target_"
 NEEDED = ("variant", "settings", "optimizer", "lr", "seeds")
 
 
@@ -33,7 +34,7 @@ def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any],
     place, entries, digest = read(config["tuned"])
     flat = dict(leaves(config))
     named = [entry for entry in entries if entry["variant"] == variant]
-    fitting = [entry for entry in named if all(flat.get(k) == v for k, v in entry["settings"].items())]
+    fitting = [e for e in named if all(stable(k, flat.get(k)) == stable(k, v) for k, v in e["settings"].items())]
     if not named:
         known = [entry["variant"] for entry in entries]
         raise UsageError(
@@ -44,7 +45,7 @@ def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any],
         keys = dict.fromkeys(f"{k}={shown(v)}" for entry in named for k, v in entry["settings"].items())
         raise UsageError(f"tuned ({place}) holds {variant} at other settings than these: {', '.join(keys)}")
     entry = fitting[0]
-    if config["optimizer"]["_target_"] != entry["optimizer"]:
+    if stable(OPTIMIZER, config["optimizer"]["_target_"]) != stable(OPTIMIZER, entry["optimizer"]):
         raise UsageError(f"tuned ({place}) was made with {entry['optimizer']}: a rate of it is none of {_name(config)}")
     for key, seed in {"seed": config["seed"], **{f"streams.{k}": v for k, v in config["streams"].items()}}.items():
         if seed in entry["seeds"]:

@@ -18,6 +18,7 @@ from attnlab.keys import leaves
 from attnlab.training.identity import Identity, differences, identify
 
 RESOLVED = {"data.sha256": "d" * 64, "tokenizer.sha256": "e" * 64, "trainer.precision": "fp32", "trainer.threads": 1}
+CODE = "c0de" * 16
 VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 # Every key of the default config that changes no result, or whose effect is hashed as content instead.
 EXPECTED_NOT_RESULTS = {
@@ -33,6 +34,7 @@ EXPECTED_NOT_RESULTS = {
     "plan",
     "preregister",
     "overwrite",
+    "code",
     "resume_from",
     "allow_targets",
     "evaluation.lengths",
@@ -65,13 +67,13 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def identity(*overrides: str, **resolved: Any) -> Identity:
-    return identify(composed(*overrides), "multi_head", RESOLVED | resolved)
+    return identify(composed(*overrides), "multi_head", RESOLVED | resolved, CODE)
 
 
 def seeded(seed: int, **apart: int) -> Identity:
     """The identity at a seed that all streams follow but those set apart."""
     streams = dict.fromkeys(composed()["streams"], seed) | apart
-    return identify(composed() | {"seed": seed, "streams": streams}, "multi_head", RESOLVED)
+    return identify(composed() | {"seed": seed, "streams": streams}, "multi_head", RESOLVED, CODE)
 
 
 def another(value: Any) -> Any:
@@ -110,11 +112,11 @@ def test_a_value_can_be_put_anywhere() -> None:
 def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: list[str]) -> None:
     config = composed(*choices)
     # Without what the machine decides, so that the settings behind it are seen, too.
-    usual = identify(config, "some", {}).hash8
+    usual = identify(config, "some", {}, CODE).hash8
     silent = {
         path
         for path, value in leaves(config)
-        if identify(with_value(config, path, another(value)), "some", {}).hash8 == usual
+        if identify(with_value(config, path, another(value)), "some", {}, CODE).hash8 == usual
     }
     assert silent == EXPECTED_NOT_RESULTS
 
@@ -122,11 +124,11 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
     config = composed(f"attention={variant}")
-    usual = identify(config, variant, {}).hash8
+    usual = identify(config, variant, {}, CODE).hash8
     options = [(path, value) for path, value in leaves(config) if path.startswith("attention.")]
     assert options
     for path, value in options:
-        assert identify(with_value(config, path, another(value)), variant, {}).hash8 != usual, path
+        assert identify(with_value(config, path, another(value)), variant, {}, CODE).hash8 != usual, path
 
 
 @pytest.mark.parametrize("key", [*RESOLVED, "resume_from"])
@@ -169,13 +171,13 @@ def test_a_command_line_means_the_same() -> None:
 def test_the_order_of_the_settings_does_not_matter() -> None:
     config = composed()
     turned = dict(reversed(config.items())) | {"model": dict(reversed(config["model"].items()))}
-    assert identify(turned, "some", RESOLVED).hash8 == identify(config, "some", RESOLVED).hash8
+    assert identify(turned, "some", RESOLVED, CODE).hash8 == identify(config, "some", RESOLVED, CODE).hash8
 
 
-def test_the_name_is_the_variant_and_eight_hexadecimal_digits() -> None:
+def test_the_name_is_the_variant_and_two_hashes() -> None:
     for variant in (*VARIANTS, "gqa+window+sigmoid"):
-        found = identify(composed(), variant, RESOLVED)
-        assert re.fullmatch(re.escape(variant) + "-[0-9a-f]{8}", found.name)
+        found = identify(composed(), variant, RESOLVED, CODE)
+        assert re.fullmatch(re.escape(variant) + r"-[0-9a-f]{8}\.c0de", found.name)
         folder = str(found.folder("runs", "my-test_1.0"))
         assert not set(folder) & set("= ,:\\\n")
 
@@ -213,6 +215,6 @@ def test_fingerprints_differ_exactly_where_their_values_do(ours: dict[str, Any],
 
 def test_two_variants_at_the_same_settings_differ_by_key() -> None:
     ours, theirs = (
-        identify(composed(f"attention={name}"), name, RESOLVED).fingerprint for name in ("multi_head", "gqa")
+        identify(composed(f"attention={name}"), name, RESOLVED, CODE).fingerprint for name in ("multi_head", "gqa")
     )
     assert differences(ours, theirs) == ["attention.n_kv_heads (None here, 2 there)"]

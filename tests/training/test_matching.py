@@ -153,7 +153,7 @@ def test_matching_again_what_was_matched_changes_nothing(tmp_path: Path) -> None
 
 def test_a_mode_is_another_configuration_and_none_is_the_old_one() -> None:
     def name(*words: str) -> str:
-        return identify(compose_config(words), "multi_head", FIXED).hash8
+        return identify(compose_config(words), "multi_head", FIXED, "c0de").hash8
 
     modes = [name(), *(name(f"match={mode}") for mode in ("params", "flops", "state", "tokens", "time"))]
     assert len(set(modes)) == len(modes)
@@ -161,7 +161,7 @@ def test_a_mode_is_another_configuration_and_none_is_the_old_one() -> None:
     assert name("match_to=gqa") == name(), "with match=null nothing is matched, whatever match_to says"
     old = compose_config()
     without = {key: value for key, value in old.items() if key not in ("match", "match_to", "tuned")}
-    assert identify(without, "multi_head", FIXED).hash8 == name()
+    assert identify(without, "multi_head", FIXED, "c0de").hash8 == name()
 
 
 def test_tokens_moves_nothing_and_names_itself(tmp_path: Path) -> None:

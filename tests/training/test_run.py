@@ -54,7 +54,7 @@ def board(done: Path) -> EventAccumulator:
 
 def test_a_run_leaves_behind_what_it_should(done: Path) -> None:
     left = {p.name for p in done.iterdir() if not p.name.startswith((".", "events"))}
-    assert left == {"config.yaml", "summary.json", "metrics.csv", "tokenizer.json", "maps", "checkpoints"}
+    assert left == {"config.yaml", "code.json", "summary.json", "metrics.csv", "tokenizer.json", "maps", "checkpoints"}
     assert len(list(done.glob("events.out.tfevents.*"))) == 1
     assert {p.name for p in (done / "maps").iterdir()} == {"best.safetensors", "last.safetensors"}
     assert "=" not in str(done.relative_to(done.parents[3])), "folders without signs that a shell or a path dislikes"

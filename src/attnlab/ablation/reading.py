@@ -268,8 +268,11 @@ def _check_belongs(summary: Mapping[str, Any], group: str, seed: int) -> None:
     """A folder that was copied or renamed tells of another run."""
     if summary["seed"] != seed:
         raise Damaged(f"{SUMMARY} is that of seed {summary['seed']}")
-    if f"{summary['variant']}-{summary['hash']}" != group:
-        raise Damaged(f"{SUMMARY} is that of {summary['variant']}-{summary['hash']}")
+    name = f"{summary['variant']}-{summary['hash']}"
+    if "code" in summary:  # in the names of older runs it is not
+        name += f".{str(summary['code'])[:4]}"
+    if name != group:
+        raise Damaged(f"{SUMMARY} is that of {name}")
 
 
 def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:

@@ -70,6 +70,8 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     for run in runs:
         for other in run.same_as:
             print(f"  merged: {' '.join(other.words)} is the same run as {' '.join(run.job.words)}")
+    for what, count in Counter(run.anew for run in runs if run.anew).items():
+        print(f"  trained anew: {count} runs, of which each {what}; code=any takes what is there")
     refused = Counter((refusal.setting_words, refusal.reason) for refusal in refusals)
     for (words, reason), count in list(refused.items())[:SHOWN]:
         print(f"  refused: {' '.join(words)}{f' ({count} seeds)' if count > 1 else ''}: {reason}")
@@ -138,6 +140,7 @@ def _start(runs: Sequence[Run], waiting: deque[int], pool: Pool, screen: Screen)
                 screen.ended(run)
                 continue
         content = {"config": run.job.config, "variant": run.job.variant, "log": str(run.log), "title": run.title}
+        content["modules"] = run.facts["code"].modules
         pool.give(number, "train", content)
         run.status, run.reason, run.began, run.step, run.last_step = "running", "", time.monotonic(), 0, 0
         if not run.not_before:

@@ -33,6 +33,7 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
     cost = model.cost(config["model"]["context"])
     return {
         "fingerprint": prepared.identity.fingerprint,
+        "code": prepared.code,
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         "parameters": model.n_parameters,
@@ -90,7 +91,8 @@ def train(content: dict[str, Any], say: Say) -> dict[str, Any]:
     """Train the run of a config, or go on with it; returns its summary."""
     print(f"--- {content['title']}")
     try:
-        return run(content["config"], variant=content["variant"], callbacks=[Reporter(say)])
+        reporter = Reporter(say)
+        return run(content["config"], variant=content["variant"], callbacks=[reporter], planned=content["modules"])
     finally:
         gc.collect()  # the next job should find the memory that this one had
 

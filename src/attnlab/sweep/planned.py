@@ -11,7 +11,7 @@ from attnlab.ablation.manifest import Entry
 from attnlab.files import lacks_lengths, read_summary
 from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
-from attnlab.training.identity import SEEDS, Identity
+from attnlab.training.identity import SEEDS, Identity, earlier
 
 MARGIN = 1.5  # how much longer than its bare steps a run takes, for maps, samples and checkpoints
 
@@ -34,6 +34,7 @@ class Run:
     estimate: float | None = None  # seconds, measured by a probe
     not_before: float = 0.0  # another command is at it
     same_as: list[Job] = field(default_factory=list)  # further jobs that come to this run
+    anew: str = ""  # what changed since other code made it, if it is trained anew
 
     @property
     def experiment(self) -> Path:
@@ -61,7 +62,16 @@ class Run:
         return 0.0 if self.began is None else time.monotonic() - self.began
 
     def look(self) -> None:
-        """Find out from its folder whether the run is finished, and judged at all lengths that are asked for."""
+        """Find out from its folder whether the run is finished, and judged at all lengths that are asked for.
+
+        With code=any the run may be one that other code has made.
+        """
+        paths, config = self.job.config["paths"], self.job.config
+        if there := earlier(self.identity, self.facts["code"], paths["runs"], config["experiment_name"]):
+            if config["code"] == "any":
+                self.identity = there.identity
+            else:
+                self.anew = str(there)
         done = read_summary(self.folder)
         if done.get("status") == "finished" and not lacks_lengths(done, self.job.config["evaluation"]["lengths"]):
             self.status, self.reason, self.val_loss = "finished", "", done.get("val_loss")
@@ -117,7 +127,7 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
     found: dict[Path, Run] = {}
     for key, group in groups.items():
         for job in group if key in facts else []:
-            run = Run(job, _identity(job, facts[key]["fingerprint"]), facts[key])
+            run = Run(job, _identity(job, facts[key]["fingerprint"], facts[key]["code"].hash), facts[key])
             same = run.experiment / run.identity.hash8 / str(run.identity.seed)  # however the words call it
             if same in found:
                 found[same].same_as.append(job)
@@ -159,10 +169,10 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in config.items() if key not in ("seed", "streams")}, sort_keys=True)
 
 
-def _identity(job: Job, fingerprint: Mapping[str, Any]) -> Identity:
+def _identity(job: Job, fingerprint: Mapping[str, Any], code: str) -> Identity:
     """Which run a job is, from the fingerprint of one that differs in seeds alone."""
     own = {key: job.config["seed"] if key == "seed" else job.config["streams"][key[8:]] for key in SEEDS}
-    return Identity(job.variant, job.config["seed"], {**fingerprint, **own})
+    return Identity(job.variant, job.config["seed"], {**fingerprint, **own}, code)
 
 
 def _label(runs: Sequence[Run]) -> None:

@@ -23,8 +23,10 @@ def work(descriptor: int) -> None:
     link = Connection(descriptor)
     tasks: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     threading.Thread(target=_listen, args=(link, tasks), daemon=True).start()
+    from attnlab.code import note_sources
     from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
 
+    note_sources()  # a file may change before the first task comes
     while True:
         kind, content = tasks.get()
         try:

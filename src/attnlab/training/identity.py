@@ -1,14 +1,18 @@
-"""Which run this is: the settings that change its result, their hash, and the folder that follows from it."""
+"""Which run this is: the settings that change its result, the code that executes, and the folder that follows."""
 
+import glob
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnlab.code import Code, changes_since, in_a_line, read_code
+from attnlab.files import read_summary
 from attnlab.keys import settings_of
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
+CODE_DIGITS = 4  # of the code's hash in the name of a folder
 SEEDS = ("seed", "streams.data", "streams.init", "streams.noise", "streams.eval")
 
 
@@ -18,6 +22,7 @@ class Identity(NamedTuple):
     variant: str
     seed: int
     fingerprint: dict[str, Any]  # every setting that changes the result, with content hashes in place of paths
+    code: str  # the hash of `attnlab.code.Code`
 
     @property
     def hash8(self) -> str:
@@ -29,18 +34,58 @@ class Identity(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder of all seeds of this configuration, such as multi_head-0123abcd."""
-        return f"{self.variant}-{self.hash8}"
+        """The folder of all seeds of this configuration by this code, such as multi_head-0123abcd.4567."""
+        return f"{self.variant}-{self.hash8}.{self.code[:CODE_DIGITS]}"
 
     def folder(self, runs: Path | str, experiment_name: str) -> Path:
-        """Where the run lives: runs/<experiment>/<variant>-<hash>/seed_<n>."""
+        """Where the run lives: runs/<experiment>/<variant>-<hash>.<code>/seed_<n>."""
         return Path(runs) / experiment_name / self.name / f"seed_{self.seed}"
 
 
-def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any]) -> Identity:
+def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any], code: str) -> Identity:
     """The identity of a checked config; `resolved` replaces what the machine and the files decide (see `run`)."""
     settings = {key: _one_spelling(value) for key, value in settings_of(config, besides=BY_CONTENTS).items()}
-    return Identity(variant, config["seed"], settings | dict(resolved))
+    return Identity(variant, config["seed"], settings | dict(resolved), code)
+
+
+class Earlier(NamedTuple):
+    """A run as other code made it, or began it."""
+
+    identity: Identity
+    folder: Path
+    ended: bool  # well or badly
+    changed: list[str]  # the modules that are not what they were
+
+    def __str__(self) -> str:
+        return f"was {'made' if self.ended else 'begun'} by other code ({in_a_line(self.changed)})"
+
+
+def earlier(identity: Identity, code: Code, runs: Path | str, experiment_name: str) -> Earlier | None:
+    """The same run by other code, if this code has nothing of it yet: what is finished goes first, then the latest."""
+    own = identity.folder(runs, experiment_name)
+    stem = own.parent.name.rpartition(".")[0]
+    others = [other for other in own.parent.parent.glob(f"{glob.escape(stem)}.*/{own.name}") if has_begun(other)]
+    if has_begun(own) or not others:
+        return None
+    folder = max(others, key=_standing)
+    record = read_code(folder) or {"hash": folder.parent.name.rpartition(".")[2]}
+    names = changes_since(folder, code) or []
+    return Earlier(identity._replace(code=record["hash"]), folder, has_ended(folder), names)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run holds anything that could be taken or continued."""
+    return "status" in read_summary(folder) or any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run came to its end, good or bad."""
+    return read_summary(folder).get("status") in ("finished", "diverged")
+
+
+def _standing(folder: Path) -> tuple[bool, float]:
+    newest = max((path.stat().st_mtime for path in folder.glob("checkpoints/*.ckpt")), default=0.0)
+    return read_summary(folder).get("status") == "finished", newest
 
 
 def _one_spelling(value: Any) -> Any:

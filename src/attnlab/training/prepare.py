@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.build import check_construction, made
+from attnlab.code import Code, code_of, note_sources
+from attnlab.config import allowed_packages
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
@@ -38,6 +40,7 @@ class Prepared(NamedTuple):
     tokenizer: Tokenizer
     splits: Material
     identity: Identity
+    code: Code
     folder: Path
     fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms
 
@@ -45,6 +48,7 @@ class Prepared(NamedTuple):
 def prepare(config: dict[str, Any], variant: str) -> Prepared:
     """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
     trainer = config["trainer"]
+    note_sources()
     check_lengths(config["evaluation"]["lengths"])
     accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
     machine = Machine(
@@ -80,10 +84,11 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
         resolved["data.val_fraction"] = config["data"]["val_fraction"]
     if config["resume_from"]:
         resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
-    identity = identify(config, variant, resolved)
+    code = code_of(config, allowed_packages(config))
+    identity = identify(config, variant, resolved, code.hash)
     folder = identity.folder(runs, config["experiment_name"])
     fairness = {key: found for key, found in (("match", match), ("tuned", tuned)) if found}
-    return Prepared(config, machine, recipe, tokenizer, splits, identity, folder, fairness)
+    return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness)
 
 
 def _source_hash(folder: Path) -> str:
@@ -91,7 +96,7 @@ def _source_hash(folder: Path) -> str:
     summary = read_summary(folder)
     if "hash" not in summary:
         raise UsageError(f"resume_from ({folder}) must be the folder of a finished run: it has no {SUMMARY}")
-    return f"{summary['hash']}/{summary['step']}"
+    return f"{summary['hash']}{summary.get('code', '')}/{summary['step']}"
 
 
 def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[int]:

@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from attnlab.attention.base import evaluating
 from attnlab.attention.cost import Cost
+from attnlab.code import repository
 from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
 from attnlab.model import GPT
 from attnlab.training.callbacks import as_code
@@ -149,23 +149,11 @@ def graph(model: torch.nn.Module, ids: Int64[Tensor, "b t"]) -> GraphDef:
 def environment() -> dict[str, Any]:
     """Versions, and the commit of the code where it is a git checkout."""
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    here = Path(__file__).parent
-    commit = _git(here, "rev-parse", "HEAD")
-    changed = _git(here, "status", "--porcelain") if commit else None
+    commit, dirty = repository(Path(__file__).parent)
     return {
         "versions": found,
         "git_commit": commit,
-        "git_dirty": None if changed is None else bool(changed),
+        "git_dirty": dirty,
         "platform": platform.platform(),
         "command": shlex.join(sys.argv),
     }
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

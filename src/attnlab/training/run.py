@@ -13,20 +13,21 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from attnlab.build import build_model
+from attnlab.code import changed, changes_since, in_a_line, read_code
 from attnlab.data.datamodule import TextDataModule
-from attnlab.errors import Diverged, UsageError
-from attnlab.files import CONFIG, SUMMARY, lacks_lengths, read_summary, write_atomically, write_json
+from attnlab.errors import AttnlabError, Diverged, UsageError
+from attnlab.files import CODE, CONFIG, SUMMARY, lacks_lengths, read_summary, write_atomically, write_json
 from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint, network_weights
 from attnlab.training.console import Progress, say, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
-from attnlab.training.identity import differences
+from attnlab.training.identity import differences, earlier, has_begun
 from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.matching import in_a_line
+from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.memory import forget_peak
 from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
@@ -38,14 +39,24 @@ from attnlab.training.summary import hyperparameters, stored, summarise
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
+def run(
+    config: dict[str, Any],
+    *,
+    variant: str,
+    callbacks: Sequence[L.Callback] = (),
+    planned: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. Raises
-    UsageError for what cannot work, Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
+    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. `planned` is the
+    code (module -> hash) that a sweep goes by, so that all its runs execute the same. Raises UsageError for what cannot
+    work, Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
     """
     quiet()
     prepared = prepare(config, variant)
+    if planned is not None and (names := changed(prepared.code.modules, planned)):
+        raise AttnlabError(f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on")
+    prepared = _by_which_code(prepared, ask=planned is None)
     if _is_worker():
         return _train(prepared, callbacks)  # the first process owns the folder and has made it ready
     with locked(prepared.folder):
@@ -59,6 +70,42 @@ def run(config: dict[str, Any], *, variant: str, callbacks: Sequence[L.Callback]
             say_where_to_look(config["paths"]["runs"])
             return done
         return _train(prepared, callbacks)
+
+
+def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
+    """Take, continue or leave alone what other code has made of the same run, as code= says.
+
+    What is finished is left alone, and the run trains anew beside it; what was only begun is for the user to decide,
+    if anybody is there to `ask`.
+    """
+    config, code, own = prepared.config, prepared.code, prepared.folder
+    if config["overwrite"] or (_is_worker() and config["code"] != "any"):
+        return prepared
+    if has_begun(own):
+        _check_code(own, prepared, f"{own} was made")
+        return prepared
+    there = earlier(prepared.identity, code, config["paths"]["runs"], config["experiment_name"])
+    if there is None:
+        return prepared
+    line = f"{there.folder} {there}"
+    if config["code"] == "any":
+        say(f"{line}, and is taken")
+        return prepared._replace(folder=there.folder, identity=there.identity)
+    if ask and not there.ended:
+        raise UsageError(f"{line}: code=any goes on with it, overwrite=true starts anew in {own}")
+    say(f"{line}: training anew in {own}; code=any takes what is there")
+    return prepared
+
+
+def _check_code(folder: Path, prepared: Prepared, what: str) -> None:
+    """Refuse what other code has made, unless code=any takes it; says so in either case."""
+    names = changes_since(folder, prepared.code)
+    if names is None:
+        say(f"{what} before the code of a run was recorded, so that whether it was this code is unknown")
+    elif names and prepared.config["code"] != "any":
+        raise UsageError(f"{what} by other code ({in_a_line(names)}): code=any takes it")
+    elif names:
+        say(f"{what} by other code ({in_a_line(names)}), and is taken")
 
 
 def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]:
@@ -161,6 +208,8 @@ def _where_to_start(prepared: Prepared) -> Start:
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
+        if not _is_worker():
+            _check_code(rows_from, prepared, f"resume_from ({rows_from}) was made")
     if checkpoint is None:
         return Start(None, None, rows_from)
     there = load_checkpoint(checkpoint)
@@ -193,10 +242,11 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         for events in folder.glob("events.out.tfevents.*"):
             events.unlink()  # of an attempt that did not come as far as a checkpoint
     write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
+    _note_code(prepared, step)
     prepared.tokenizer.save(folder)
     say(f"{prepared.identity.variant} in {folder}")
     if "match" in prepared.fairness:
-        say(in_a_line(prepared.fairness["match"]))
+        say(match_in_a_line(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
         say(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
     hardware = f"{device_name(machine.accelerator)}, {machine.precision}, {machine.threads} threads"
@@ -204,6 +254,16 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     say(f"loss to beat: {splits.loss_to_beat(context):.4f} nats per target, by guessing")
     if step is not None:
         say(f"continuing after step {step} of {config['trainer']['max_steps']}")
+
+
+def _note_code(prepared: Prepared, step: int | None) -> None:
+    """Record the code that executes from this step on."""
+    record, ours = None if step is None else read_code(prepared.folder), prepared.code.described()
+    later = [] if record is None else record.get("later", [])
+    if record is None:
+        write_json(prepared.folder / CODE, ours)
+    elif [record, *later][-1]["hash"] != ours["hash"]:
+        write_json(prepared.folder / CODE, {**record, "later": [*later, {"from_step": step, **ours}]})
 
 
 def _clear(folder: Path) -> None:

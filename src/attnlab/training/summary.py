@@ -10,6 +10,7 @@ from attnlab.training.callbacks import Speed
 from attnlab.training.extrapolation import Reach
 from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
+from attnlab.training.identity import CODE_DIGITS
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.memory import peak_bytes
 from attnlab.training.metrics import read_metrics
@@ -31,6 +32,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     return {
         "attention": prepared.identity.variant,
         "hash": prepared.identity.hash8,
+        "code": prepared.identity.code[:CODE_DIGITS],
         "seed": config["seed"],
         "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
         "optimizer": _class_name(config["optimizer"]),
@@ -78,6 +80,7 @@ def summarise(
         "status": status,
         "variant": prepared.identity.variant,
         "hash": prepared.identity.hash8,
+        "code": prepared.identity.code,
         "seed": prepared.identity.seed,
         "step": max((row.step for row in rows), default=0),
         "val_loss": last.get("val/loss"),
