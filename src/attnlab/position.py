@@ -65,17 +65,22 @@ class RoPE(Position):
         self.base = base
         # 0.58 * 100 is 57.99999999999999 in floating point, and means 58.
         self.width = max(2, int(head_dim * fraction + 1e-9) // 2 * 2)
-        self._turns: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def turns(self, length: int, like: Tensor) -> Tensor:
-        """Unit complex numbers of positions 0 .. length, (length, width/2), for the device and real dtype of `like`."""
-        found = self._turns.get((like.device, like.dtype))
-        if found is None or found.size(0) < length:
-            with torch.inference_mode(False):  # what is kept must serve training, too
-                angles = self.angles(torch.arange(max(length, self.context), dtype=torch.float64, device="cpu"))
-                found = torch.polar(torch.ones_like(angles), angles).to(like.device, like.dtype.to_complex())
-                self._turns[like.device, like.dtype] = found
-        return found[:length]
+    def turns(self, length: int, like: Tensor) -> Float[Tensor, "n pair 2"]:
+        """Cosine and sine of the angles at positions 0 .. length, for the device and dtype of `like`."""
+        table = self._tables.get((like.device, like.dtype))
+        if table is None or table.size(0) < length:
+            table = self._tabulate(length, like.device, like.dtype)
+        return table[:length]
+
+    @torch.compiler.disable  # inside the compiled code it would be computed again for every head and row
+    def _tabulate(self, length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "n pair 2"]:
+        with torch.inference_mode(False):  # what is kept must serve training, too
+            angles = self.angles(torch.arange(max(length, self.context), dtype=torch.float64, device="cpu"))
+            table = torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).to(device, dtype)
+        self._tables[device, dtype] = table
+        return table
 
     def angles(self, pos: Float[Tensor, " n"]) -> Float[Tensor, "n pair"]:
         """The angle by which each pair turns at each position."""
@@ -92,14 +97,14 @@ class RoPE(Position):
         return self._turned(x, start)
 
     def _turned(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
+        table = self.turns(start + x.size(2), x)[start:]
         if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
-            turn = self.angles(torch.arange(start, start + x.size(2), dtype=torch.float64, device=x.device))
-            (a, b), c, s = x.unflatten(-1, (-1, 2)).unbind(-1), turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+            (a, b), (c, s) = x.unflatten(-1, (-1, 2)).unbind(-1), table.unbind(-1)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
         if x.storage_offset() % 2 or any(step % 2 for step in x.stride()[:-1]):  # where complex numbers cannot begin
             x = x.clone(memory_format=torch.contiguous_format)
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * self.turns(start + x.size(2), x)[start:]).flatten(-2)
+        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
 
 
 class YaRN(RoPE):
@@ -180,6 +185,7 @@ class XPos(RoPE):
         turned = super().rotate(x, start)
         return turned / self._faded(turned, start)
 
+    @torch.compiler.disable  # as for the angles
     def _faded(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n d"]:
         pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
         zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)

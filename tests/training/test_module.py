@@ -1,6 +1,7 @@
 """The loss, the update and the noise of training, each computed a second time by hand."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -371,24 +372,35 @@ def test_reseeding_sets_the_stream_of_the_device_in_use(kind: str, monkeypatch: 
 # Compiled
 
 
-def test_a_compiled_network_is_used_for_the_loss_and_saved_under_the_plain_names(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls: list[bool] = []
+@pytest.mark.parametrize("fails", ["never", "forward", "backward"])
+def test_compiled_training(fails: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training is compiled, nothing else; where that fails, the same losses come out plain, and a line says so."""
+    shapes: list[tuple[int, ...]] = []
 
-    class Compiled(nn.Module):
-        def __init__(self, plain: nn.Module) -> None:
-            super().__init__()
-            self.plain = plain
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no working C++ compiler\nat line 7")
 
-        def forward(self, ids: Tensor) -> Tensor:
-            calls.append(torch.is_grad_enabled())
-            result: Tensor = self.plain(ids)
-            return result
+    def compile(plain: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        def network(ids: Tensor) -> Tensor:
+            shapes.append(tuple(ids.shape))
+            if fails == "forward":
+                refuse()
+            logits: Tensor = plain(ids)
+            if fails == "backward":
+                logits.register_hook(refuse)
+            return logits
 
-    monkeypatch.setattr(torch, "compile", Compiled)
-    module = language_model(compile=True)
-    assert list(module.state_dict()) == list(language_model().state_dict())
-    assert list(map(id, module.parameters())) == list(map(id, module.model.parameters()))
-    trainer_like_a_run(steps=2).fit(module, datamodule=tiny_data())
-    assert calls == [True, True]
+        return network
+
+    def losses(compile: bool) -> dict[str, float]:
+        module = language_model(tiny_model(dropout=0.3), compile=compile)
+        assert list(module.state_dict()) == list(language_model().state_dict())
+        trainer_like_a_run(steps=2).fit(module, datamodule=tiny_data())
+        return module.latest
+
+    plain = losses(False)
+    monkeypatch.setattr(torch, "compile", compile)
+    assert losses(True) == plain, "trying it moved the random streams"
+    assert len(shapes) == {"never": 3, "forward": 1, "backward": 1}[fails] and len(set(shapes)) == 1
+    said = capsys.readouterr().out
+    assert ("trains uncompiled (RuntimeError: no working C++ compiler)" in said) == (fails != "never")

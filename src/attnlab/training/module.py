@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from attnlab.data.material import IGNORED
 from attnlab.errors import Diverged
 from attnlab.model import GPT
+from attnlab.training.compiled import compiled
 from attnlab.training.optimizer import Recipe
 from attnlab.training.scoring import numbers, tally
 
@@ -44,8 +45,8 @@ class LanguageModel(L.LightningModule):
         self.model = model
         self.recipe, self.noise_seed, self.log_every = recipe, noise_seed, log_every
         self.val_scored_bytes, self.slice_names = val_scored_bytes, slice_names
-        # Compiled beside it, and in a list so that it is no submodule: checkpoints and maps keep the plain one.
-        self._network: list[Callable[[Tensor], Tensor]] = [torch.compile(model) if compile else model]
+        # In a list so that it is no submodule. Only training is compiled: its batches have one shape.
+        self._network: list[Callable[[Tensor], Tensor]] = [] if compile else [model]
         self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
         self._losses: list[Tensor] = []  # of the batches since the last update, each times its share of scored tokens
         self._shares: list[Tensor] = []  # empty where one batch makes the update
@@ -69,7 +70,8 @@ class LanguageModel(L.LightningModule):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(b, t) token ids -> (b, t, vocab) logits."""
-        return self._network[0](ids)
+        logits: Tensor = self.model(ids)
+        return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.step_ended:
@@ -80,7 +82,9 @@ class LanguageModel(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         ids, targets = batch
-        loss = F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
+        if not self._network:
+            self._network.append(compiled(self.model, ids))
+        loss = F.cross_entropy(self._network[0](ids).flatten(0, 1), targets.flatten())
         if self._shares_an_update:
             # The update is the mean over all scored tokens, of which batches of a task hold different numbers: each
             # counts by the share of its tokens that are scored, and `_mean_over_tokens` divides by the sum of shares.

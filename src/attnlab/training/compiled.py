@@ -1,0 +1,30 @@
+"""The model behind torch.compile, where there is a compiler that can."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attnlab.model import GPT
+from attnlab.training.console import say
+
+
+def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
+    """`model` compiled for batches of the shape of `ids`, or `model` itself where that cannot be done, which is said.
+
+    Forward and backward pass are tried here, so that nothing fails later; the random streams are left as they were.
+    """
+    say("compiling the model (trainer.compile)")
+    network, trained = torch.compile(model, dynamic=False), [p for p in model.parameters() if p.requires_grad]
+    try:
+        with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
+            torch.autograd.grad(network(ids).float().sum(), trained, allow_unused=True)
+    except Exception as error:  # a compiler that is not there, or cannot do it, raises whatever it likes
+        say(f"trainer.compile: it cannot be compiled here, so it trains uncompiled ({_reason(error)})")
+        return model
+    return network
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"[:200]
