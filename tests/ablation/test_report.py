@@ -28,7 +28,7 @@ def experiment(tmp_path: Path) -> Path:
     folder = tmp_path / "my_experiment"
     write_arm(folder, "multi_head", BASE)
     write_arm(folder, "linear", [x + 0.2 + 0.01 * (-1) ** i for i, x in enumerate(BASE)])
-    write_run(folder, "linear", 6, 9.0, status="diverged")
+    write_run(folder, "third", 6, 9.0, status="diverged")
     (write_run(folder, "<b>&_x*", 0, 2.0) / "metrics.csv").write_text("no")
     return folder
 
@@ -52,7 +52,7 @@ def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
     for name in ("report.md", "report.html"):
         text = (experiment / "report" / name).read_text().replace("\\_", "_")
         for words in (
-            *("noise floor", "Holm", "worse", "sign-flip", "0.0312", "correlation of paired runs", "Learning curves"),
+            *("noise floor", "Holm", "worse", "sign flips", "0.0022", "correlation of paired runs", "Learning curves"),
             *("14 runs: 12 finished, 1 diverged, 1 damaged", "metrics.csv does not begin with", "no manifest.json"),
             *("Limits", "share one learning rate (0.002)", "python train.py attention=linear seed=3", "peak memory"),
             *(
@@ -93,7 +93,7 @@ def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
     main(["report", str(experiment), "margin=0.05", f"out={experiment.parent / 'pages'}", "tensorboard=false"])
     out = capsys.readouterr().out
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
-    assert "diverged: linear-" in out and "damaged: <b>&_x*" in out
+    assert "diverged: third-" in out and "damaged: <b>&_x*" in out
     assert sorted(p.name for p in (experiment.parent / "pages").iterdir()) == [
         *("pictures", "report.html", "report.md", "runs.csv", "settings.csv", "verdicts.csv")
     ]

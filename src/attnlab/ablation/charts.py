@@ -117,7 +117,7 @@ def differences(
         if c.interval is not None:
             parts.append(svg.line(across(c.interval.low), y, across(c.interval.high), y, role=role, width=2.5))
         parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}"))
-        parts.append(svg.text(right + 14, y + 4, f"{c.verdict} (n = {c.n})", role=role if role != "accent" else "soft"))
+        parts.append(svg.text(right + 14, y + 4, f"{c.word} (n = {c.n})", role=role if role != "accent" else "soft"))
     parts.append(svg.text((left + right) / 2, bottom + 32, f"{metric}, variant minus baseline", anchor="middle"))
     caption = (
         f"Paired differences: a grey dot per seed, the mean with its {100 * (1 - alpha):g} % t interval. The grey band "

@@ -147,7 +147,8 @@ def to_html(document: Document) -> str:
 
 def _html_table(shown: Table) -> str:
     def cell(tag: str, i: int, text: str) -> str:
-        word = text if tag == "td" and text in ("better", "worse", "equivalent") else ""
+        first = text.partition(",")[0]  # "better, exploratory"
+        word = first if tag == "td" and first in ("better", "worse", "equivalent") else ""
         kind = " ".join(filter(None, ("number" if i in shown.numbers else "", word)))
         return f"<{tag}{f' class={kind!r}' if kind else ''}>{html.escape(text)}</{tag}>"
 

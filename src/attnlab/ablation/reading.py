@@ -78,6 +78,7 @@ class Experiment:
     runs: list[Run]
     declared: dict[str, Any]  # what manifest.json holds beside its list of runs
     problems: list[str]
+    is_planned: bool = False  # whether manifest.json lists runs, so that what was planned is known
 
     @property
     def name(self) -> str:
@@ -92,6 +93,7 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
             f"experiment ({folder}) must be a folder of runs, such as runs/default: there is no such folder"
         )
     entries, declared, problems = _manifest(folder)
+    is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}
     found: dict[tuple[str, str], Run] = {}
     for path in sorted(folder.glob("*/seed_*")):
@@ -102,7 +104,7 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
         raise UsageError(
             f"experiment ({folder}) holds no runs: it must hold folders such as NAME/seed_0{_hint(folder)}"
         )
-    return Experiment(folder, metric, runs, declared, problems)
+    return Experiment(folder, metric, runs, declared, problems, is_planned)
 
 
 def _hint(folder: Path) -> str:

@@ -21,6 +21,7 @@ from attnlab.ablation.effects import Effects, factorial
 from attnlab.ablation.groups import changing
 from attnlab.ablation.preregister import Kept, Promise
 from attnlab.ablation.reading import Experiment, read_experiment
+from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
@@ -87,9 +88,9 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     design = arrange(experiment, baseline, lower, alpha)
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
-    rules = Rules(lower, alpha, margin, family)
+    rules = Rules(lower, alpha, margin, family, _is_share(experiment), options.solved, experiment.is_planned)
     comparisons = [_with_differences(c) for c in compare(design, rules)]
-    threshold = options.solved if options.solved is not None else USUALLY_SOLVED if _is_share(experiment) else None
+    threshold = _threshold(experiment, options.solved)
     used = _used(experiment, rules, design, baseline)
     whole = len(design.baselines) == 1 and all(c.finished for c in design.contenders)
     first = next(iter(design.baselines.values()))
@@ -132,6 +133,13 @@ def _positive(experiment: Experiment, key: str) -> float | None:
 
 def _is_share(experiment: Experiment) -> bool:
     return experiment.metric.endswith(("accuracy", "exact_match", "recall"))
+
+
+def _threshold(experiment: Experiment, typed: float | None) -> float | None:
+    """From which value seeds are counted as having solved the task: typed, or declared by the task, or the usual."""
+    declared = [run.summary.get("solved_at") for run in experiment.runs if run.status == "finished"]
+    usual = next((float(at) for at in declared if isinstance(at, int | float)), USUALLY_SOLVED)
+    return typed if typed is not None else usual if _is_share(experiment) else None
 
 
 def _check_family(family: Iterable[str], design: Design) -> None:
@@ -185,9 +193,9 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 _VERDICT_COLUMNS = (
     *("variant", "setting", "folder", "baseline", "n", "seeds", "mean_difference", "sd", "low", "high", "p", "holm_p"),
-    *("sign_flip_p", "smallest_sign_flip_p", "equivalence_p", "holm_equivalence_p", "bca_low", "bca_high"),
+    *("exact_test", "exact_p", "smallest_exact_p", "equivalence_p", "holm_equivalence_p", "bca_low", "bca_high"),
     *("correlation", "variance_removed", "detectable", "seeds_needed", "seeds_for_equivalence", "verdict", "remarks"),
-    "match",
+    *("match", "lost", "solved", "baseline_solved", "bad_runs_not_excluded", "look"),
 )
 
 
@@ -203,10 +211,11 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
             c.n,
             " ".join(map(str, c.seeds)),
         ),
-        *(c.mean, c.sd, low, high, c.p, c.holm_p, c.sign_flip_p, c.smallest_sign_flip_p, c.equivalence_p),
+        *(c.mean, c.sd, low, high, c.p, c.holm_p, c.exact_test, c.exact_p, c.smallest_exact_p, c.equivalence_p),
         *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
-        *(c.seeds_needed, c.seeds_for_equivalence, c.verdict, "; ".join(c.remarks)),
-        c.contender.settings.get("match"),
+        *(_csv_seeds(c.seeds_needed), _csv_seeds(c.seeds_for_equivalence), c.word, "; ".join(c.remarks)),
+        *(c.contender.settings.get("match"), len(c.lost_seeds), *(c.solved[1:3] if c.solved else (None, None))),
+        *(bad_runs_not_excluded(c.n, report.rules.alpha) if c.n else None, report.rules.look),
     ]
 
 
@@ -216,6 +225,13 @@ def _settings(contenders: Sequence[Contender]) -> tuple[list[str], list[list[Any
     return ["setting", *(c.folder for c in contenders)], [
         [key, *(c.settings.get(key) for c in contenders)] for key in keys
     ]
+
+
+def _csv_seeds(seeds: Seeds | None) -> str | None:
+    """The range and, between, the number for the spread as seen; nothing for more than 10,000."""
+    return (
+        None if seeds is None else " ".join("" if x is None else str(x) for x in (seeds.low, seeds.as_seen, seeds.high))
+    )
 
 
 _RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "compared", "match")

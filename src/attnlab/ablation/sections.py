@@ -17,6 +17,7 @@ from attnlab.ablation.provenance import (
 )
 from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.report import Report
+from attnlab.ablation.statistics import bad_runs_not_excluded
 from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
 
 
@@ -78,23 +79,35 @@ def verdict_table(report: Report) -> Table:
     """The table that matters."""
     several = len(report.design.baselines) > 1
     percent = f"{100 * (1 - report.rules.alpha):g} %"
-    columns = ["variant", *(["setting"] if several else []), "verdict", "n", "mean difference", f"{percent} t interval"]
-    columns += ["p", "Holm p", "sign-flip p", "smallest it can be"]
+    columns = ["variant", *(["setting"] if several else []), "verdict", "n", "lost", "mean difference"]
+    columns += [f"{percent} t interval", "t test p", "exact p", "smallest it can be", "exact test", "corrected p"]
     if report.rules.margin is not None:
-        columns.append("equivalence p (Holm)")
-    columns += ["detectable", "remarks"]
+        columns.append("equivalence p (corrected)")
+    columns += ["detectable", "bad runs not excluded", "remarks"]
     rows = []
     for c in report.comparisons:
-        told = in_words(c).removeprefix(c.verdict).strip(" ()")
-        row = [c.contender.label, *([c.contender.place] if several else []), c.verdict, str(c.n)]
-        row += [number(c.mean, signed=True), span(c.interval), p_value(c.p), p_value(c.holm_p)]
-        row += [p_value(c.sign_flip_p), p_value(c.smallest_sign_flip_p)]
+        told = in_words(c).removeprefix(c.word).strip(" ()")
+        lost = str(len(c.lost_seeds)) if c.lost_seeds else ""
+        row = [c.contender.label, *([c.contender.place] if several else []), c.word, str(c.n), lost]
+        row += [number(c.mean, signed=True), span(c.interval), p_value(c.p), p_value(c.exact_p)]
+        row += [p_value(c.smallest_exact_p), c.exact_test or "", p_value(c.holm_p)]
         if report.rules.margin is not None:
             row.append(p_value(c.holm_equivalence_p))
-        row += [number(c.detectable), "; ".join(filter(None, [told, *c.remarks]))]
+        bad = f"{100 * bad_runs_not_excluded(c.n, report.rules.alpha):.0f} %" if c.n else ""
+        row += [number(c.detectable), bad, "; ".join(filter(None, [told, *c.remarks]))]
         rows.append(row)
     caption = f"{report.experiment.metric}, variant minus {report.baseline.label}"
     return table(columns, rows, caption)
+
+
+def typical(report: Report) -> str:
+    """What a verdict is about, and what it leaves open."""
+    counts = sorted({c.n for c in report.comparisons if c.n})
+    shares = ", ".join(f"{100 * bad_runs_not_excluded(n, report.rules.alpha):.0f} % (n = {n})" for n in counts[:4])
+    return (
+        "A verdict is about the typical run. Seeds that show no bad run do not exclude that "
+        f"{shares or 'any number'} of runs are bad."
+    )
 
 
 def notes(report: Report) -> list[str]:
@@ -128,17 +141,29 @@ def _verdicts(report: Report) -> list[Block]:
     rules = report.rules
     names = "all variants of this experiment" if not rules.family else ", ".join(rules.family)
     m = sum(c.verdict != "not in the family" for c in report.comparisons)
+    shares = any(c.solved is not None for c in report.comparisons)
     equivalent = (
         "No margin was fixed, so that nothing can be called equivalent (margin=... fixes one)."
         if rules.margin is None
-        else f"Equivalent means: within {rules.margin:g} by two one-sided t tests (TOST), corrected by Holm likewise."
+        else f"Equivalent means: within {rules.margin:g}, by the same tests put to both ends of the margin. As at most "
+        "one of the two questions about a variant can have no for an answer, no p is multiplied by more than the "
+        "number of variants (Shaffer)."
     )
     text = (
-        f"The paired t test decides, its p corrected by Holm over a family of {m} ({names}) and held against "
-        f"{rules.alpha:g}. Intervals and plain p are not corrected. The exact sign-flip test needs no normal "
-        "differences, but cannot fall below the value beside it. Detectable is the smallest true difference that "
-        f"these seeds find 4 times in 5, at {rules.alpha:g}/{m}. {equivalent}"
+        "The paired t test and an exact test have to agree. The larger p of the two is corrected by Holm over a "
+        f"family of {m} ({names}) and held against {rules.level:g}; intervals and plain p are not corrected. The exact "
+        "test was chosen by the number of seeds: sign flips of the pairs where they can reach "
+        f"{rules.level:g}/{max(1, m)}, else permutations of the two arms, whose smallest p stands beside them. "
+        "Detectable is the smallest true difference that the t test finds 4 times in 5 with these seeds; close to the "
+        f"fewest seeds the exact test needs more. {equivalent}"
     )
+    if shares:
+        text += (
+            " This task is solved or not: Fisher's exact test on the seeds that solved it decides, and means are shown "
+            "beside it."
+            + ("" if rules.margin is None else " The margin is one of shares: an exact interval has to lie inside it.")
+        )
+    text += f" {typical(report)}"
     blocks: list[Block] = [text, verdict_table(report)]
     if bca := [c for c in report.comparisons if c.bca is not None]:
         rows = [[c.contender.label, c.contender.place, str(c.n), span(c.interval), span(c.bca)] for c in bca]

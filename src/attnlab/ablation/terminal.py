@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from attnlab.ablation.document import Document, Table, table
 from attnlab.ablation.report import Report, write
-from attnlab.ablation.sections import document, noise, notes
+from attnlab.ablation.sections import document, noise, notes, typical
 from attnlab.ablation.words import MOST_LISTED, in_words, name_of, number, p_value, span
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
@@ -39,7 +39,7 @@ def terminal_table(report: Report) -> Table:
         [name_of(c), str(c.n), number(c.mean, signed=True), span(c.interval), p_value(c.holm_p), in_words(c)]
         for c in report.comparisons
     ]
-    return table(["variant", "n", "difference", "t interval", "Holm p", "verdict"], rows)
+    return table(["variant", "n", "difference", "t interval", "corrected p", "verdict"], rows)
 
 
 def beside_the_table(report: Report) -> list[str]:
@@ -57,7 +57,7 @@ def beside_the_table(report: Report) -> list[str]:
     )
     if promise is not None and promise.broken:
         kept = ["what was promised was not kept:", *promise.broken]
-    return [*remarks, *told, *notes(report), *kept]
+    return [*remarks, typical(report), *told, *notes(report), *kept]
 
 
 def draw(shown: Table, console: Console) -> None:
