@@ -103,6 +103,19 @@ TYPES = [
     ("position.inside.base=high", "position.inside.base (high) must be a number above 0"),
     ("experiment_name=2024", "experiment_name (2024) must be text", """write 'experiment_name="2024"'"""),
     ("maps.prompt=5", "maps.prompt (5) must be null or text that is not empty; as text, write 'maps.prompt=\"5\"'"),
+    ("data=file data.path=1e5", "data.path (1e5) must be null or text", "as text, write 'data.path=\"1e5\"'"),
+    (
+        """'trainer.max_steps="5"'""",
+        'trainer.max_steps ("5") must be a whole number of at least 1 and no text; write 5 without quotation marks',
+    ),
+    ("""'trainer.compile="true"'""", 'trainer.compile ("true") must be true or false and no text; write true without'),
+    ("""'trainer.threads="null"'""", 'trainer.threads ("null") must be null or', "write null without quotation marks"),
+    ("""'optimizer.lr="fast"'""", "optimizer.lr (fast) must be a number above 0"),
+    *(
+        (f"""'experiment_name="{name}"'""", f"experiment_name ({name}) names a folder: letters, digits")
+        for name in ("a*b[c]?", "a|b", "a b", ".a")
+    ),
+    ("""'experiment_name="a\tb"'""", "experiment_name ('a\\tb') names a folder: letters"),
     ("trainer.precision=fp16", "trainer.precision (fp16) must be auto | fp32 | bf16"),
     ("model.norm=batch", "model.norm (batch) must be rms | layer"),
     ("seed={a:1}", "seed ({'a': 1}) must be a whole number"),

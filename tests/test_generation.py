@@ -154,6 +154,12 @@ def test_a_seed_repeats_its_text_and_another_writes_another() -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 5e-324, 1e-30])
+def test_temperature_next_to_0(temperature: float) -> None:
+    """The limit, where the quotient is too large for float32; with top_p as well."""
+    assert set(drawn(torch.tensor([1.0, 7.0, -3.0, 6.9]), temperature=temperature, top_p=0.9)) == {1}
+
+
 def test_top_k_1_is_greedy_at_any_temperature() -> None:
     model = gpt()
     greedy = list(generate(model, prompt(), tokens=30, temperature=0))

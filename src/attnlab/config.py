@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -102,15 +103,19 @@ def check(
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {words}")
     check_targets(plain)
     usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
-    check_values(plain, usual)
+    check_values(plain, usual, {_key(word): word.partition("=")[2] for word in overrides})
     check_keys(plain, usual)
     given = {path for path, _, _ in nodes(plain)}
     for key in CLASSES:
         if f"{key}._target_" not in given:
             raise UsageError(f"{key} names no class: its YAML file needs a line _target_: package.module.Class")
     name = plain["experiment_name"]
-    if name.startswith(".") or set(name) & set("/\\=,: \n"):
-        raise UsageError(f"experiment_name ({name}) names a folder: letters, digits, '-', '_' and '.' only")
+    # Letters of any script, with the marks that some of them are written with.
+    if name.startswith(".") or not all(sign in "-_." or category(sign)[0] in "LMN" for sign in name):
+        told = name if name.isprintable() else repr(name)
+        raise UsageError(
+            f"experiment_name ({told}) names a folder: letters, digits, '-', '_' and '.' only, and no '.' at its start"
+        )
     _expand_paths(plain)
     if plain["tuned"] is not None and any(_key(word) == "optimizer.lr" for word in overrides):
         raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
@@ -147,8 +152,10 @@ def check_keys(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
         raise UsageError(f"{path} is missing: it can be set, but not left out")
 
 
-def check_values(plain: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> None:
-    """Refuse values that break a rule, or that are of another type than the usual ones."""
+def check_values(
+    plain: Mapping[str, Any], usual: Mapping[str, Any] | None = None, typed: Mapping[str, str] | None = None
+) -> None:
+    """Refuse values that break a rule, or that are of another type than the usual ones; `typed` are words by key."""
     for path, value, owner in nodes(plain):
         default = None if usual is None else usual.get(path)
         if isinstance(value, Mapping) and (default is None or isinstance(default, Mapping)):
@@ -162,7 +169,7 @@ def check_values(plain: Mapping[str, Any], usual: Mapping[str, Any] | None = Non
         elif rule is None and type(default) in (int, float):  # of a class of the user's, which may take more than this
             rule = Rule(float, optional=True)
         if rule is not None and not rule.accepts(value):
-            raise UsageError(refusal(path, value, rule))
+            raise UsageError(refusal(path, value, rule, (typed or {}).get(path)))
         if rule is None and isinstance(default, list) and not isinstance(value, list):
             raise UsageError(f"{path} ({shown(value)}) must be a list, such as {path}=[a,b]")
 

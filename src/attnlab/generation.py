@@ -19,11 +19,14 @@ def choose(
     top_p: float | None,
     generator: torch.Generator,
 ) -> int:
-    """Draw the next token: temperature 0 takes the likeliest; top_k and top_p (arXiv 1904.09751) cut the tail first."""
+    """Draw the next token: temperature 0, or one next to it, takes the likeliest.
+
+    top_k and top_p (arXiv 1904.09751) cut the tail first.
+    """
     logits = logits.float().cpu()
     if not logits.isfinite().all():
         raise Diverged("the model's logits are not finite: its weights have diverged (try a smaller optimizer.lr)")
-    if temperature == 0:
+    if temperature == 0 or not (logits / temperature).isfinite().all():  # so small that nothing else could be drawn
         return int(logits.argmax())
     logits = logits / temperature
     if top_k is not None and top_k < logits.numel():

@@ -173,14 +173,28 @@ def rule_for(key: str, table: Table) -> Rule | None:
     return next((rule for pattern, rule in table if fnmatchcase(key, pattern)), None)
 
 
-def refusal(key: str, value: Any, rule: Rule) -> str:
-    """What is wrong with a value, and how it would have to be."""
-    hint = ""
+def refusal(key: str, value: Any, rule: Rule, typed: str | None = None) -> str:
+    """What is wrong with a value, and how it would have to be; `typed` is what stood after key= where it was typed."""
+    text, hint = shown(value), ""
     if rule.kind is str and isinstance(value, int | float) and not rule.choices:
-        hint = f"; as text, write {as_typed(key, shown(value))}"
+        text = typed or text  # 1e5, which is read as 100000.0
+        hint = f"; as text, write {as_typed(key, text)}"
     elif rule.kind is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {int(value)}"
-    return f"{key} ({shown(value)}) must be {rule}{hint}"
+    elif _unquoted(value, rule):
+        text, hint = f'"{value}"', f" and no text; write {value} without quotation marks"
+    return f"{key} ({text}) must be {rule}{hint}"
+
+
+def _unquoted(value: Any, rule: Rule) -> bool:
+    """Whether a text would be right if it were no text, such as "5" where a number belongs."""
+    if not isinstance(value, str) or rule.kind is str:
+        return False
+    constants: dict[str, Any] = {"true": True, "false": False, "null": None}
+    try:
+        return rule.accepts(constants[value.lower()] if value.lower() in constants else rule.kind(value))
+    except ValueError:
+        return False
 
 
 def shown(value: Any) -> str:
