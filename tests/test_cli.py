@@ -60,6 +60,7 @@ def test_words_become_arguments_of_their_types() -> None:
         "seed": 3,
         "allow_targets": "",
         "code": "same",
+        "limits": True,
     }
 
 
@@ -119,7 +120,7 @@ def test_help_of_a_command_lists_its_keys_with_what_is_usual(capsys: pytest.Capt
     assert lines[2].endswith("(text that is not empty; needed)")
     assert "  tokens         how many tokens to write (a whole number of at least 1; usually 200)" in lines
     assert any(line.endswith("(null or a number above 0, at most 1; usually null)") for line in lines)
-    assert lines[-1].endswith("(same | any; usually same)") and "'" not in usage("generate")
+    assert lines[-2].endswith("(same | any; usually same)") and "'" not in usage("generate")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_a_character_of_several_tokens_comes_whole(
         yield from data
 
     screen = Screen()
-    monkeypatch.setattr(attnlab.runs, "load", lambda run, allow_targets, code: (None, ByteTokenizer()))
+    monkeypatch.setattr(attnlab.runs, "load", lambda run, **_: (None, ByteTokenizer()))
     monkeypatch.setattr(attnlab.generation, "generate", bytes_after)
     monkeypatch.setattr(sys, "stdout", screen)
     assert typed("generate", "run=r", "prompt=>", "top_k=5") == 0
@@ -331,7 +332,7 @@ def test_a_character_of_several_tokens_comes_whole(
 def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def remember(run: str, *, allow_targets: tuple[str, ...], code: str) -> None:
+    def remember(run: str, *, allow_targets: tuple[str, ...], code: str, limits: bool) -> None:
         asked.append(allow_targets)
         raise UsageError("enough")
 

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from attnlab.model import GPT
 
 
-def load(run: Any, *, allow_targets: tuple[str, ...] = (), code: str = "same") -> tuple[GPT, Tokenizer]:
+def load(
+    run: Any, *, allow_targets: tuple[str, ...] = (), code: str = "same", limits: bool = True
+) -> tuple[GPT, Tokenizer]:
     """The trained model and the tokenizer of a run, from its folder: `model, tokenizer = attnlab.load("runs/...")`.
 
-    `allow_targets` names packages of yours whose classes the run's config uses. A run that other code has trained is
-    refused unless `code` is "any".
+    `allow_targets` names packages of yours whose classes the run's config uses; `limits` False reads a run of any size.
+    A run that other code has trained is refused unless `code` is "any".
     """
     from attnlab.runs import load as load_run  # torch takes seconds to import
 
-    return load_run(run, allow_targets=allow_targets, code=code)
+    return load_run(run, allow_targets=allow_targets, code=code, limits=limits)

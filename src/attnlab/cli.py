@@ -40,6 +40,7 @@ CLASSES_OF_YAML = Argument(Rule(str), "", "your own packages whose classes they 
 CLASSES_OF_RUN = Argument(Rule(str), "", "your own packages whose classes the run uses")
 PATHS = ("run", "folder", "experiment", "out", "config_dir", "tensorboard")  # keys that name a file or a folder
 CODE_OF_RUN = Argument(CODE, "same", "any: read a run that other code has trained, all the same")
+LIMITS = Argument(FLAG, True, "false: read a folder of any size, however long it takes; see docs/security.md")
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
@@ -55,6 +56,7 @@ COMMANDS = {
             "seed": Argument(SEED, 0, "the same seed writes the same text"),
             "allow_targets": CLASSES_OF_RUN,
             "code": CODE_OF_RUN,
+            "limits": LIMITS,
         },
         commands.generate,
     ),
@@ -65,6 +67,7 @@ COMMANDS = {
             "tokens": Argument(Rule(int, least=1), 16384, "how many tokens of the validation text to score"),
             "allow_targets": CLASSES_OF_RUN,
             "code": CODE_OF_RUN,
+            "limits": LIMITS,
         },
         commands.ablate_heads,
     ),
@@ -92,6 +95,7 @@ COMMANDS = {
             "config_dir": YOUR_YAML,
             "allow_targets": CLASSES_OF_YAML,
             "code": CODE_OF_RUN,
+            "limits": LIMITS,
         },
         commands.explain,
         others="any setting of train.py, such as attention.window=2, position=rope or attention/mask=window",
@@ -106,6 +110,7 @@ COMMANDS = {
             "folder": Argument(MAYBE_TEXT, None, "where the files go; left out: maps/prompt in the run's folder"),
             "allow_targets": CLASSES_OF_RUN,
             "code": CODE_OF_RUN,
+            "limits": LIMITS,
         },
         commands.maps,
     ),
@@ -128,6 +133,7 @@ COMMANDS = {
             "lengths": Argument(TEXT, "2,4,8", "how many times model.context"),
             "allow_targets": CLASSES_OF_RUN,
             "code": CODE_OF_RUN,
+            "limits": LIMITS,
         },
         commands.evaluate,
     ),
@@ -174,6 +180,7 @@ COMMANDS = {
             ),
             "tensorboard": Argument(FLAG, True, "write mean and band per variant for TensorBoard, too"),
             "out": Argument(MAYBE_TEXT, None, "where the report goes; left out: the folder report of the experiment"),
+            "limits": LIMITS,
         },
         commands.report,
         bare="experiment",

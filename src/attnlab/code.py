@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError
-from attnlab.files import CODE
+from attnlab.files import CODE, parse_json, read_file
 from attnlab.keys import leaves
 
 # What every run uses besides the classes of its config.
@@ -78,7 +78,7 @@ def read_code(folder: Path) -> dict[str, Any] | None:
     """What code.json in the folder of a run holds; None of a run from before there was one. Refuses a damaged one."""
     path = folder / CODE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -92,7 +92,7 @@ def read_code(folder: Path) -> dict[str, Any] | None:
 def _is_record(content: Any) -> bool:
     modules = content.get("modules") if isinstance(content, dict) else None
     texts = [*modules, *modules.values()] if isinstance(modules, dict) else [None]
-    return isinstance(content.get("hash"), str) and all(isinstance(text, str) for text in texts)
+    return all(isinstance(text, str) for text in (*texts, content.get("hash") if isinstance(content, dict) else None))
 
 
 def changes_since(folder: Path, code: Code) -> list[str] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
+from attnlab.limits import limited
 from attnlab.rules import whole_numbers
 
 MOST_HEADS = 9999  # the highest number of a layer or a head that may be typed
@@ -22,6 +23,7 @@ def generate(
     seed: int,
     allow_targets: str,
     code: str,
+    limits: bool,
 ) -> None:
     """Write a text after a prompt, as it comes."""
     import torch
@@ -29,19 +31,20 @@ def generate(
     from attnlab.generation import generate as tokens_after
     from attnlab.runs import load
 
-    model, tokenizer = load(run, allow_targets=_names(allow_targets), code=code)
-    try:
-        ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
-    except UsageError as error:
-        raise UsageError(f"prompt: {error}") from error
-    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    new = tokens_after(model, ids, tokens=tokens, **settings)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
-    sys.stdout.write(prompt)
-    for token in new:
-        sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
-        sys.stdout.flush()
-    sys.stdout.write(decoder.decode(b"", final=True) + "\n")
+    with limited(limits):
+        model, tokenizer = load(run, allow_targets=_names(allow_targets), code=code, limits=limits)
+        try:
+            ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
+        except UsageError as error:
+            raise UsageError(f"prompt: {error}") from error
+        settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        new = tokens_after(model, ids, tokens=tokens, **settings)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
+        sys.stdout.write(prompt)
+        for token in new:
+            sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
+            sys.stdout.flush()
+        sys.stdout.write(decoder.decode(b"", final=True) + "\n")
 
 
 def check(*, attention: str, config_dir: str | None, allow_targets: str, laws: str, overrides: tuple[str, ...]) -> None:
@@ -64,27 +67,29 @@ def new(*, name: str, folder: str, kind: str) -> None:
         print(f"  {command}")
 
 
-def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str) -> None:
+def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str, limits: bool) -> None:
     """Silence one head after the other, and show how the loss changes, beside what the head looks at."""
     from attnlab.inspection import head_report
     from attnlab.inspection.head_ablation import Effect, ablate, headed_parts
     from attnlab.runs import find_run, load, newest_step, validation_batches
 
     folder, allowed = find_run(run), _names(allow_targets)
-    model, tokenizer = load(folder, allow_targets=allowed, code=code)
-    batches = validation_batches(folder, tokenizer, tokens=tokens, allow_targets=allowed)
-    scored = sum(int((targets >= 0).sum()) for _, targets in batches)
-    if not any(headed_parts(block.attention) for block in model.layers):
-        raise UsageError(f"run ({folder}) has no heads to silence")
-    loss, effects = ablate(model, batches)
-    print(f"val/loss {loss:.4f} on {scored:,} tokens of the validation text, with all heads", flush=True)
-    found: list[Effect] = []
-    print(head_report.HEADER, flush=True)
-    for effect in effects:
-        found.append(effect)
-        print(head_report.line(effect), flush=True)
-    for path in head_report.save(folder, found, loss=loss, tokens=scored, step=newest_step(folder)):
-        print(f"wrote {path}")
+    with limited(limits):
+        model, tokenizer = load(folder, allow_targets=allowed, code=code, limits=limits)
+        batches = validation_batches(folder, tokenizer, tokens=tokens, allow_targets=allowed)
+        scored = sum(int((targets >= 0).sum()) for _, targets in batches)
+        if not any(headed_parts(block.attention) for block in model.layers):
+            raise UsageError(f"run ({folder}) has no heads to silence")
+        loss, effects = ablate(model, batches)
+        print(f"val/loss {loss:.4f} on {scored:,} tokens of the validation text, with all heads", flush=True)
+        found: list[Effect] = []
+        print(head_report.HEADER, flush=True)
+        for effect in effects:
+            found.append(effect)
+            print(head_report.line(effect), flush=True)
+        step = newest_step(folder, limits=limits)
+        for path in head_report.save(folder, found, loss=loss, tokens=scored, step=step):
+            print(f"wrote {path}")
 
 
 def report(
@@ -98,20 +103,23 @@ def report(
     solved: float | None,
     tensorboard: bool,
     out: str | None,
+    limits: bool,
 ) -> None:
     """Compare the variants of an experiment, write the report, and show its table."""
     from attnlab.ablation.report import Options, analyse
     from attnlab.ablation.terminal import publish
 
-    found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved))
-    publish(found, Path(out) if out else Path(experiment) / "report", board=tensorboard)
+    with limited(limits):
+        found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved))
+        publish(found, Path(out) if out else Path(experiment) / "report", board=tensorboard)
 
 
-def explain(*, allow_targets: str, **settings: Any) -> None:
+def explain(*, allow_targets: str, limits: bool, **settings: Any) -> None:
     """Show step by step what one attention layer does to a few tokens."""
     from attnlab.explaining import explain as explain_attention
 
-    explain_attention(allow_targets=_names(allow_targets), **settings)
+    with limited(limits and settings["run"] is not None):
+        explain_attention(allow_targets=_names(allow_targets), limits=limits, **settings)
 
 
 def maps(
@@ -123,6 +131,7 @@ def maps(
     folder: str | None,
     allow_targets: str,
     code: str,
+    limits: bool,
 ) -> None:
     """Write the attention maps of a trained model for a text: numbers, pictures and a page."""
     from attnlab.mapping import write_maps
@@ -132,8 +141,11 @@ def maps(
         key: None if text is None else whole_numbers(key, text, most=MOST_HEADS, like="0,2 or 1-3")
         for key, text in typed.items()
     }
-    for path in write_maps(run, prompt, folder, **which, allow_targets=_names(allow_targets), code=code):
-        print(f"wrote {path}")
+    with limited(limits):
+        for path in write_maps(
+            run, prompt, folder, **which, allow_targets=_names(allow_targets), code=code, limits=limits
+        ):
+            print(f"wrote {path}")
 
 
 def tune(*, experiment: str, metric: str, rates: str, seeds: str, extend: int, overrides: tuple[str, ...]) -> None:
@@ -177,25 +189,22 @@ def card(
         print(f"wrote {path}")
 
 
-def evaluate(*, run: str, lengths: str, allow_targets: str, code: str) -> None:
+def evaluate(*, run: str, lengths: str, allow_targets: str, code: str, limits: bool) -> None:
     """Judge a trained model at lengths beyond that of its training."""
-    from attnlab.runs import changes_since_run, find_run, load, material_of, newest_step, read_config
+    from attnlab.runs import find_run, load, material_of, newest_step, read_config
     from attnlab.training.extrapolation import check_lengths, extrapolate, keep, line
 
     folder, allowed = find_run(run), _names(allow_targets)
     factors = check_lengths([int(word) if word.isdecimal() else word for word in _names(lengths)])
-    model, tokenizer = load(folder, allow_targets=allowed, code=code)
-    config = read_config(folder, allowed)
-    context = config["model"]["context"]
-    material, found = material_of(folder, tokenizer, allow_targets=allowed), []
-    print(f"beyond: after the first {context} tokens", flush=True)
-    for reach in extrapolate(model, material, context, factors):
-        found.append(reach)
-        print(line(reach), flush=True)
-    if changes_since_run(folder, config):
-        print("not added to the run's own numbers: other code has trained it")
-    else:
-        keep(folder, found, step=newest_step(folder))
+    with limited(limits):
+        model, tokenizer = load(folder, allow_targets=allowed, code=code, limits=limits)
+        context = read_config(folder, allowed)["model"]["context"]
+        material, found = material_of(folder, tokenizer, allow_targets=allowed), []
+        print(f"beyond: after the first {context} tokens", flush=True)
+        for reach in extrapolate(model, material, context, factors):
+            found.append(reach)
+            print(line(reach), flush=True)
+        keep(folder, found, step=newest_step(folder, limits=limits))
 
 
 def _names(text: str) -> tuple[str, ...]:

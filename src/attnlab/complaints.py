@@ -115,7 +115,8 @@ def _refuse_repetitions(words: Sequence[str]) -> None:
 
 
 def _print_error(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))  # a name may hold escape codes
+    print(f"error: {line}", file=sys.stderr)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -102,6 +102,7 @@ def explain(
     config_dir: str | None,
     allow_targets: Sequence[str],
     code: str,
+    limits: bool,
     overrides: Sequence[str],
 ) -> None:
     """Explain what was asked for: print it, write the page and the pictures, and say where they are."""
@@ -114,7 +115,7 @@ def explain(
     settings |= {"allow_targets": allow_targets, "overrides": overrides}
     if run is not None and prompt is not None:
         home = find_run(run)
-        model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code)
+        model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code, limits=limits)
         name = f"{home.parent.name}-{home.name}"
         found = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
     elif attention is None:

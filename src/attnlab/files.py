@@ -1,17 +1,107 @@
 """Files that are written whole or not at all, and the names of those by which commands know each other's work."""
 
+import errno
 import json
 import os
 import secrets
+import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from attnlab.errors import UsageError
 
 SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
+MOST_BYTES = 2**26  # of a file of text or numbers, unless somebody asks for more
+MOST_YAML_BYTES, MOST_YAML_DEPTH, MOST_YAML_NODES = 2**20, 64, 50_000  # nodes: with every alias written out
+LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
+
+
+def read_file(path: Path | str, most: int | None = MOST_BYTES) -> bytes:
+    """The bytes of a regular file; an OSError if it is a device, a pipe or larger than `most` bytes."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait for one
+    with open(handle, "rb") as file:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
+    return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says; a ValueError whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, in dictionaries with names, lists, text, numbers; a YAMLError whatever is wrong with it.
+
+    A few lines of aliases can stand for more nodes than there is memory, and brackets within brackets overrun the
+    stack of the parser: both are counted first.
+    """
+    check_yaml(text)
+    try:
+        return _plain(yaml.load(text, LOADER))
+    except (ValueError, RecursionError, OverflowError) as error:  # a date that does not exist, a number of 5,000 digits
+        raise yaml.YAMLError(" ".join(str(error).split())) from error
+
+
+def check_yaml(text: str) -> None:
+    """Refuse a YAML text that would come to more than a config ever holds, with a YAMLError."""
+    if len(text) > MOST_YAML_BYTES:
+        raise yaml.YAMLError(f"it is longer than {MOST_YAML_BYTES:,} characters")
+    sizes: dict[str, int] = {}  # nodes that an anchor stands for
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and how many nodes there were before
+    count = 0
+    for event in yaml.parse(text, LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            count += sizes.get(event.anchor, 0)
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            sizes[event.anchor or ""] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            count += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = MOST_YAML_NODES + 1  # until it is closed: an alias within would never end
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            sizes[anchor or ""] = count - before
+        if count > MOST_YAML_NODES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_YAML_NODES:,} values")
+        if len(open_nodes) > MOST_YAML_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {MOST_YAML_DEPTH} deep")
+
+
+def _plain(node: Any) -> Any:
+    """The node, if it holds nothing but what a config may hold."""
+    if isinstance(node, dict):
+        if strange := [key for key in node if not isinstance(key, str)]:
+            raise ValueError(f"{strange[0]!r} is a key that is not text")
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    if node is None or isinstance(node, str | bool | float) or (isinstance(node, int) and abs(node) < 2**63):
+        return node
+    raise ValueError(f"it holds a value that no config has ({type(node).__name__})")
+
+
+def links_out(folder: Path, inner: Sequence[str] = ("checkpoints", "maps")) -> Iterator[Path]:
+    """Links in a folder and its inner folders that lead out of it: following one would read or write elsewhere."""
+    home = os.path.realpath(folder)
+    for place in (folder, *(folder / name for name in inner)):
+        for entry in os.scandir(place) if place.is_dir() else ():
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(home):
+                yield Path(entry.path)
 
 
 def write_atomically(path: Path, data: bytes, *, key: str) -> None:
@@ -77,7 +167,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run; empty if it has none yet, or a damaged one."""
     try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        content = parse_json(read_file(folder / SUMMARY))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -85,5 +175,5 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
     """Whether a finished run has not been judged at all these lengths, given as multiples of its context."""
-    known = summary.get("extrapolation") or {}
-    return any(str(factor) not in known for factor in factors)
+    known = summary.get("extrapolation")
+    return any(not isinstance(known, dict) or str(factor) not in known for factor in factors)

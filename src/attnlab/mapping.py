@@ -21,13 +21,14 @@ def maps_of(
     heads: Sequence[int] | None = None,
     allow_targets: Sequence[str] = (),
     code: str = "same",
+    limits: bool = True,
 ) -> PromptMaps:
     """The maps of a text by the newest checkpoint of a run; of the layers and heads that are named, or of all."""
     home = find_run(run)
-    model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code)
+    model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code, limits=limits)
     ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_TOKENS)
     found = chosen(collect(model, ids), layers, heads)
-    return PromptMaps(f"{home.parent.name}/{home.name}", newest_step(home), prompt, labels, found)
+    return PromptMaps(f"{home.parent.name}/{home.name}", newest_step(home, limits=limits), prompt, labels, found)
 
 
 def write_maps(
@@ -39,11 +40,12 @@ def write_maps(
     heads: Sequence[int] | None,
     allow_targets: Sequence[str],
     code: str,
+    limits: bool,
 ) -> Iterator[Path]:
     """Write maps.safetensors, a picture per layer and index.html; gives back each file's path once it is there."""
     home = Path(folder) if folder is not None else find_run(run) / "maps" / "prompt"
     check_writable(home, key="folder")
-    maps = maps_of(run, prompt, layers=layers, heads=heads, allow_targets=allow_targets, code=code)
+    maps = maps_of(run, prompt, layers=layers, heads=heads, allow_targets=allow_targets, code=code, limits=limits)
     save_prompt_maps(home / "maps.safetensors", maps)
     yield home / "maps.safetensors"
     for layer in maps.layers:

@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
+from attnlab.attention.cost import tensor_bytes
 from attnlab.build import build_model, made
 from attnlab.code import changes_since, code_of, in_a_line
 from attnlab.config import allowed_packages, check_targets, check_values
+from attnlab.data.cache import offline
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
-from attnlab.data.tokenizers import Tokenizer, load_tokenizer
-from attnlab.errors import UsageError
-from attnlab.files import CODE, CONFIG, read_summary
+from attnlab.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.files import CODE, CONFIG, links_out, parse_yaml, read_file, read_summary
+from attnlab.keys import settings_of
+from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
-from attnlab.training.checkpoint import CheckpointFolder, network_weights
+from attnlab.rules import shown
+from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint, weights_in
+
+AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
+CACHE = Path(".cache/attnlab")  # where paths.cache usually is; only read
 
 
 def find_run(path: Path | str) -> Path:
@@ -40,9 +49,9 @@ def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
     """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
     path = run / CONFIG
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = parse_yaml(read_file(path).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     groups = ("model", "attention", "position", "streams")
     if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
         raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
@@ -55,21 +64,31 @@ def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
     return config
 
 
-def load(run: Path | str, *, allow_targets: Sequence[str] = (), code: str = "same") -> tuple[GPT, Tokenizer]:
+def load(
+    run: Path | str, *, allow_targets: Sequence[str] = (), code: str = "same", limits: bool = True
+) -> tuple[GPT, Tokenizer]:
     """The model of a run with its newest whole checkpoint, in evaluation mode on the CPU, and its tokenizer.
 
-    `allow_targets` names packages of yours whose classes the run's config uses. Raises UsageError where the folder is
-    not that of a run, or where other code has trained it and `code` is not "any", and NoUsableCheckpoint where none of
-    its checkpoints is whole.
+    `allow_targets` names packages of yours whose classes the run's config uses; `limits` False reads a run of any size
+    (see docs/security.md). Raises UsageError where the folder is not that of a run, or where other code has trained it
+    and `code` is not "any", and NoUsableCheckpoint where none of its checkpoints is whole.
     """
     folder = find_run(run)
-    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder)
-    path = _newest(folder)
-    model = build_model(config, tokenizer.n_vocab)
+    _refuse_links(folder)
+    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder, limits=limits)
+    path, problems = _newest(folder, limits)
+    for problem in problems:
+        print(f"warning: {problem}; the checkpoint before it is used", file=sys.stderr)
+    if limits:
+        _check_sizes(folder, config, tokenizer.n_vocab)
+    model = _model(folder, config, tokenizer.n_vocab)
     names = changes_since_run(folder, config)
     if names and code != "any":
         raise UsageError(f"run ({folder}) was trained by other code ({in_a_line(names)}): code=any reads it anyway")
-    weights = network_weights(path)
+    checkpoint = load_checkpoint(path, most=CHECKPOINT_BYTES if limits else None)
+    weights = weights_in(checkpoint, path)
+    if apart := _of_another_run(config, tokenizer, checkpoint["fingerprint"]):
+        raise UsageError(f"{folder / CONFIG} does not belong to {path}: {'; '.join(apart[:4])}")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -88,18 +107,80 @@ def changes_since_run(folder: Path, config: Mapping[str, Any]) -> list[str] | No
     return changes_since(folder, code_of(config, allowed_packages(config)))
 
 
-def newest_step(folder: Path) -> int:
+def _refuse_links(folder: Path) -> None:
+    try:
+        outside = next(links_out(folder), None)
+    except OSError as error:
+        raise UsageError(f"run ({folder}) cannot be read: {error.strerror}") from error
+    if outside is not None:
+        raise UsageError(f"{outside} is a link that leads out of the run's folder: put a copy in its place")
+
+
+def _model(folder: Path, config: dict[str, Any], n_vocab: int) -> GPT:
+    try:
+        return build_model(config, n_vocab)
+    except AttnlabError:
+        raise
+    except Exception as error:  # values that training would have refused: whatever a constructor makes of them
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"{folder / CONFIG} gives no model ({reason})") from error
+
+
+def _check_sizes(folder: Path, config: dict[str, Any], n_vocab: int) -> None:
+    """Refuse a model that is too large to be read without trust, before it takes any memory."""
+    sizes, path = config["model"], folder / CONFIG
+    n_layers = sizes.get("n_layers") or 1
+    within(f"{path}: model.n_layers", n_layers, MOST_LAYERS)
+    within(f"{path}: the heads of all layers", _n_heads(config["attention"]) * n_layers, MOST_HEADS)
+    with torch.device("meta"):
+        model = _model(folder, config, n_vocab)
+        numbers = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        within(f"{path}: the size of the model", numbers, MODEL_BYTES, " bytes")
+        state = tensor_bytes(model.init_state(1, model.context).layers)
+    within(f"{path}: what decoding {model.context:,} tokens keeps", state, STATE_BYTES, " bytes")
+
+
+def _n_heads(node: Any) -> int:
+    """The heads of a layer, those of heads that hold others counted."""
+    if not isinstance(node, Mapping):
+        return 1
+    own = node.get("n_heads")
+    return (own if isinstance(own, int) else 1) * max(map(_n_heads, node.values()), default=1)
+
+
+def _of_another_run(config: dict[str, Any], tokenizer: Tokenizer, fingerprint: Mapping[str, Any]) -> list[str]:
+    """In what the settings of a config and those that a checkpoint was trained with differ.
+
+    Of those that stand in both as they were typed: what the machine and the files decide is in the fingerprint alone,
+    but for the tokenizer, which lies beside it.
+    """
+    settings, theirs = (
+        {key: value for key, value in side.items() if str(key).startswith(AS_TYPED)}
+        for side in (settings_of(config, besides=()), fingerprint)
+    )
+    known = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
+    apart = [] if known == tokenizer.sha256 else [f"{FILE_NAME} is not that of its training"]
+    for key in sorted({*settings, *theirs}):
+        ours, other = (side.get(key, "absent") for side in (settings, theirs))
+        if key.endswith("_target_"):  # a class may have moved
+            ours, other = (str(name).rpartition(".")[2] for name in (ours, other))
+        if ours != other:
+            apart.append(f"{key} ({shown(ours)} here, {shown(other)} there)")
+    return apart
+
+
+def newest_step(folder: Path, *, limits: bool = True) -> int:
     """After how many updates the checkpoint was taken that `load` reads."""
-    path = _newest(folder)
+    path, _ = _newest(folder, limits)
     step: int = CheckpointFolder(path.parent).listed()[path.name]["step"]
     return step
 
 
-def _newest(folder: Path) -> Path:
-    path, _ = CheckpointFolder(folder / "checkpoints").newest()
+def _newest(folder: Path, limits: bool) -> tuple[Path, list[str]]:
+    path, problems = CheckpointFolder(folder / "checkpoints", CHECKPOINT_BYTES if limits else None).newest()
     if path is None:
         raise UsageError(f"run ({folder}) has no checkpoint yet")
-    return path
+    return path, problems
 
 
 def validation_batches(
@@ -116,9 +197,13 @@ def validation_batches(
 
 
 def material_of(folder: Path, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:
-    """What a run was trained on and validated by; refused if it is not what it was."""
+    """What a run was trained on and validated by; refused if it is not what it was.
+
+    Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
+    """
     config = read_config(folder, allow_targets)
-    material = reopen_material(made(config, "data"), tokenizer, config["paths"]["cache"])
+    with offline():
+        material = reopen_material(made(config, "data"), tokenizer, CACHE)
     known = read_summary(folder).get("data_sha256")
     if known is not None and known != material.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")

@@ -25,7 +25,8 @@ def saved(content: dict[str, Any]) -> bytes:
 
 def content(step: int) -> dict[str, Any]:
     values = torch.arange(6.0) * step
-    return {"global_step": step, "state_dict": {"w": values, "half": values.bfloat16()}, "list": [1, None, ("a", 2.5)]}
+    weights = {"w": values, "half": values.bfloat16()}
+    return {"global_step": step, "state_dict": weights, "fingerprint": {}, "list": [1, None, ("a", 2.5)]}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A report as a list of sections: written once, shown as Markdown, as a page or in a terminal."""
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,25 +68,27 @@ def _is_figure(text: str) -> bool:
 
 def to_markdown(document: Document) -> str:
     """The report as Markdown; its pictures are files beside it, in pictures/."""
-    parts = [f"# {document.title}", document.summary]
+    parts = [f"# {_escaped(document.title)}", _escaped(document.summary)]
     for section in document.sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {_escaped(section.title)}")
         for block in section.blocks:
             if isinstance(block, Table):
                 parts.append(_markdown_table(block))
             elif isinstance(block, Picture):
-                parts.append(f"![{block.caption}](pictures/{block.name}.svg)")
+                parts.append(f"![{_escaped(block.caption)}](pictures/{block.name}.svg)")
                 parts.append(f"*{_escaped(block.caption)}*")
             elif isinstance(block, Lines):
-                parts.append(f"```text\n{block.text}\n```")
+                fence = max(re.findall("`{3,}", block.text), key=len, default="``") + "`"  # longer than any within
+                parts.append(f"{fence}text\n{block.text}\n{fence}")
             else:
                 parts.append(_escaped(block))
     return "\n\n".join(parts) + "\n"
 
 
 def _escaped(text: str) -> str:
-    """Underscores and stars in names are no emphasis."""
-    return text.replace("\\", "\\\\").replace("_", "\\_").replace("*", "\\*").replace("<", "&lt;")
+    """Underscores and stars in names are no emphasis, and nothing in them is HTML, code, a link or a new line."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\_*`~]|(?<=\])[(\[:]|^#)", r"\\\1", text)
 
 
 def _markdown_table(shown: Table) -> str:

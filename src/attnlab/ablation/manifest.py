@@ -7,7 +7,6 @@ combination that was refused.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.files import write_json
+from attnlab.files import parse_json, read_file, write_json
 
 FILE_NAME, LOCK = "manifest.json", ".manifest.lock"
 STATUSES = ("planned", "running", "finished", "failed", "diverged", "refused")
@@ -31,11 +30,12 @@ class Manifest:
     def read(self) -> dict[str, Any]:
         """What the file says; an empty list of runs if it is missing or damaged."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(read_file(self.path))
         except (OSError, ValueError):
             content = {}
-        sound = isinstance(content, dict) and isinstance(content.get("runs"), list)
-        return content if sound else {"experiment": self.experiment.name, "runs": []}
+        if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
+            return {"experiment": self.experiment.name, "runs": []}
+        return {**content, "runs": [entry for entry in content["runs"] if _is_entry(entry)]}
 
     def plan(self, entries: Sequence[Entry], about: Mapping[str, Any]) -> None:
         """List what is planned; what other commands have planned stays."""
@@ -63,6 +63,14 @@ class Manifest:
             yield
         finally:
             os.close(handle)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry of a file is one: what is none tells of no run, and is dropped."""
+    if not isinstance(entry, dict):
+        return False
+    words = entry.get("overrides", [])
+    return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 
 def _key(entry: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from attnlab.ablation.groups import changing, groups_of
 from attnlab.ablation.reading import Run
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import parse_json, read_file, write_atomically
 
 FILE_NAME = "preregistration.json"
 NOT_STARTED = ("planned", "refused")
@@ -72,7 +72,7 @@ def read(folder: Path | str) -> Kept | None:
     """The promise of an experiment, with nothing checked but its form and its hash; None if there is none."""
     path = Path(folder) / FILE_NAME
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(read_file(path))
         needed = (key for key in Promise._fields if key in content or key not in Promise._field_defaults)
         promise = Promise(**{key: content[key] for key in needed})
         _check_types(promise)

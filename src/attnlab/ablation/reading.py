@@ -6,7 +6,6 @@ failed | diverged | refused, "reason", "log"}. It says what was planned; what be
 """
 
 import fcntl
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ import yaml
 from jaxtyping import Float, Int
 
 from attnlab.errors import UsageError
+from attnlab.files import links_out, parse_json, parse_yaml, read_file
 
 CONFIG, SUMMARY, METRICS, MANIFEST, LOCK = "config.yaml", "summary.json", "metrics.csv", "manifest.json", ".lock"
 HEADER = "step,metric,value"
@@ -28,7 +28,34 @@ STATUSES = ("finished", "diverged", "failed", "damaged", "unfinished", "running"
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
 SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
-LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
+MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that are told one by one
+MOST_NUMBER = 10**18
+NUMBER = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{1,400})?(?:e[+-]?[0-9]{1,3})?|inf|nan)")  # as repr writes them
+STEP = re.compile("[0-9]{1,15}")
+# What the values of the files are, where the report goes by them; the rest is shown, if at all, as text.
+NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
+OF_SUMMARY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
+    **dict.fromkeys(("seed", "step"), (int,)),
+    **dict.fromkeys(
+        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "unigram_loss"),
+        NUMBERS,
+    ),
+    **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
+    **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
+}
+OF_CONFIG = dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS)
+OF_ENTRY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),
+    "overrides": (list, str),
+    "levels": SETTINGS,
+    "seed": (int,),
+}
+OF_MANIFEST: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("experiment", "command", "baseline", "match", "metric"), NAMES),
+    **dict.fromkeys(("alpha", "margin"), NUMBERS),
+    "design": SETTINGS,
+}
 
 
 class Curve(NamedTuple):
@@ -120,34 +147,59 @@ def _hint(folder: Path) -> str:
 def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
     """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = parse_json(read_file(folder / MANIFEST))
     except FileNotFoundError:
         return {}, {}, [f"no {MANIFEST}: what is counted is what was found, not what was planned"]
     except (OSError, ValueError) as error:
         return {}, {}, [f"{MANIFEST} cannot be read ({_one_line(error)}): which runs were planned is not known"]
     rows = content.get("runs") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        return {}, {}, [f"{MANIFEST} holds no list of runs: which runs were planned is not known"]
+    if not isinstance(rows, list) or len(rows) > MOST_RUNS:
+        return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which were planned is not known"]
     entries, problems = {}, []
     for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not ("folder" in row or "variant" in row):
-            problems.append(f"{MANIFEST}: entry {i} is not a run")
+        wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) and ("folder" in row or "variant" in row) else "it"
+        if wrong:
+            problems.append(f"{MANIFEST}: entry {i} is not a run ({wrong})")
             continue
         variant, parts = str(row.get("variant")), PurePath(str(row.get("folder") or "")).parts[-2:]
         entries[(parts[0], parts[1]) if len(parts) == 2 else (variant, f"entry_{i}")] = row
     declared = {key: value for key, value in content.items() if key != "runs"} if isinstance(content, dict) else {}
+    while wrong := _misfit(declared, OF_MANIFEST):
+        problems.append(f"{MANIFEST}: {wrong}, and is not believed")
+        del declared[wrong.partition(" ")[0]]
+    if len(problems) > MOST_PROBLEMS:
+        problems = [*problems[:MOST_PROBLEMS], f"{MANIFEST}: and {len(problems) - MOST_PROBLEMS} further problems"]
     return entries, declared, problems
 
 
+def _misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> str:
+    """Which key holds something else than it should; null may stand anywhere, true and false are no numbers."""
+    for key, kind in kinds.items():
+        value = content.get(key)
+        strange = isinstance(value, str) and not _printable(value)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or strange):
+            return f"{key} is {str(value)[:40]!r}"
+        if isinstance(value, int) and abs(value) > MOST_NUMBER:
+            return f"{key} is beyond any count"
+    return ""
+
+
+def _printable(text: str) -> bool:
+    """Whether a text can be shown: one with control characters would change the terminal that it is shown in."""
+    return text.replace("\n", "").replace("\t", "").isprintable()
+
+
 def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
-    group, seed = path.parent.name, _seed(path.name)
+    group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), _seed(path.name)
     variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
     run = Run(path, group, variant, seed, "damaged", overrides=_overrides(entry))
     try:
         if seed is None:
-            raise Damaged(f"{path.name} is not seed_<number>")
+            raise Damaged(f"{path.name!r} is not seed_<number>")
         if not path.is_dir():
             raise Damaged("not a folder")
+        if (outside := next(links_out(path), None)) is not None:
+            raise Damaged(f"{outside.name} is a link that leads out of the folder")
         config = _config(path, configs)
         run = _with(run, config=config)
         summary = _summary(path)
@@ -165,8 +217,8 @@ def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], en
         if not math.isfinite(curve.values[-1]):
             return _with(run, status="diverged", reason=f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}")
         return _with(run, status="finished", curve=curve)
-    except Damaged as damage:
-        return _with(run, status="damaged", reason=str(damage))
+    except (Damaged, OSError) as damage:
+        return _with(run, status="damaged", reason=_one_line(damage))
 
 
 def _with(run: Run, **changes: Any) -> Run:
@@ -175,7 +227,7 @@ def _with(run: Run, **changes: Any) -> Run:
 
 def _seed(name: str) -> int | None:
     digits = name.removeprefix("seed_")
-    return int(digits) if digits.isdecimal() and digits.isascii() else None
+    return int(digits) if STEP.fullmatch(digits) else None
 
 
 def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -207,7 +259,7 @@ def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:
 def _in_use(path: Path) -> bool:
     """Whether a process holds the lock of a run's folder."""
     try:
-        handle = os.open(path / LOCK, os.O_RDONLY)
+        handle = os.open(path / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -221,7 +273,7 @@ def _in_use(path: Path) -> bool:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -240,11 +292,13 @@ def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any
     shared = SEED_LINES.sub(r"\1: 0", text)
     if shared not in known:
         try:
-            content = yaml.load(shared, LOADER)
+            content = parse_yaml(shared)
         except yaml.YAMLError as error:
             raise Damaged(f"{CONFIG} is not YAML ({_one_line(error)})") from error
         if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
             raise Damaged(f"{CONFIG} is not the config of a run")
+        if wrong := _misfit(content, OF_CONFIG):
+            raise Damaged(f"{CONFIG}: {wrong}")
         known[shared] = content
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
@@ -257,12 +311,16 @@ def _summary(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise Damaged(f"{SUMMARY} is not JSON ({_one_line(error)})") from error
     missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
     if missing:
         raise Damaged(f"{SUMMARY} lacks {', '.join(missing)}")
+    if wrong := _misfit(content, OF_SUMMARY):
+        raise Damaged(f"{SUMMARY}: {wrong}")
+    if lacking := [key for key in NEEDED if content[key] is None]:
+        raise Damaged(f"{SUMMARY}: {lacking[0]} is null")
     return dict(content)
 
 
@@ -288,14 +346,14 @@ def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
     sought, rows, last_step = f",{metric},", {}, 0
     for number, line in enumerate(lines[1:], start=2):
         step, _, rest = line.partition(",")
-        if not step.isdecimal() or rest.count(",") != 1:
+        if not STEP.fullmatch(step) or rest.count(",") != 1:
             raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} is not step, metric, value")
         last_step = max(last_step, int(step))
         if sought in line:
-            try:
-                rows[int(step)] = float(rest.rpartition(",")[2])
-            except ValueError as error:
-                raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} ends in no number") from error
+            value = rest.rpartition(",")[2]
+            if not NUMBER.fullmatch(value):
+                raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} ends in no number")
+            rows[int(step)] = float(value)
     if last_step < summary["step"]:
         raise Damaged(f"{METRICS} ends at step {last_step} of {summary['step']}")
     if not rows:

@@ -187,8 +187,13 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+    writer.writerows([_cell(cell) for cell in row] for row in rows)
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A cell; a spreadsheet would run a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else "" if value is None else value
 
 
 _VERDICT_COLUMNS = (

@@ -107,9 +107,9 @@ class TokenSplits(Material):
         return f"{len(self.train):,} training and {len(self.val):,} validation tokens of {self.n_vocab:,} kinds"
 
 
-def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str) -> TokenSplits:
-    """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`."""
-    train, val = (_tokenised(part, tokenizer, Path(cache_dir)) for part in (corpus.train, corpus.val))
+def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str, *, keep: bool = True) -> TokenSplits:
+    """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`, unless `keep` is False."""
+    train, val = (_tokenised(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
     first = len(tokenizer.token_bytes(int(val[0])))
     return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, len(corpus.val) - first, corpus.probe)
 
@@ -122,7 +122,7 @@ def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:
     return True
 
 
-def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path) -> Integer[np.ndarray, " n"]:
+def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path, keep: bool) -> Integer[np.ndarray, " n"]:
     name = sha256_of(f"{sha256_of(part)}/{tokenizer.sha256}".encode())[:16]
     path = cache_dir / "tokens" / f"{name}.ids"  # the bare numbers: a header could be damaged in ways of its own
     dtype = np.dtype("<u2" if tokenizer.n_vocab <= 1 << 16 else "<u4")
@@ -134,7 +134,8 @@ def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path) -> Integer[np
     except (OSError, ValueError):
         pass  # not there, or damaged: make it again
     ids = tokenizer.encode_array(part.decode()).astype(dtype)
-    write_atomically(path, ids.tobytes(), key="paths.cache")
+    if keep:
+        write_atomically(path, ids.tobytes(), key="paths.cache")
     return ids
 
 

@@ -4,15 +4,31 @@ import hashlib
 import os
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import read_file, write_atomically
 
 TIMEOUT_SECONDS = 10.0  # for one answer of the server
 DEADLINE_SECONDS = 120.0  # for the whole file
+
+
+_offline: ContextVar[bool] = ContextVar("offline", default=False)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Within the block nothing is fetched: what is not here is refused."""
+    token = _offline.set(True)
+    try:
+        yield
+    finally:
+        _offline.reset(token)
 
 
 def sha256_of(data: bytes) -> str:
@@ -23,8 +39,8 @@ def sha256_of(data: bytes) -> str:
 def cached(path: Path, sha256: str) -> bytes | None:
     """The bytes of a file if it is there and has this SHA-256, else None."""
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = read_file(path, most=None)
+    except (OSError, ValueError):
         return None
     return data if sha256_of(data) == sha256 else None
 
@@ -41,6 +57,8 @@ def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: s
     remedy = f"put the file at {path} (sha256 {sha256}) or {otherwise}"
     if os.path.isfile(path):  # unlike Path.is_file it never raises, whatever the name
         remedy += "; the file that is there now has another sha256"
+    if _offline.get():
+        raise UsageError(f"{who}: nothing is fetched to look at a finished run; {remedy}")
     try:
         data = _download(url)
     except (OSError, HTTPException, ValueError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnlab.data.cache import fetch, sha256_of
 from attnlab.errors import UsageError
-from attnlab.files import expand_path
+from attnlab.files import expand_path, read_file
 
 CHAPTER_SENTENCE = "Your journey starts with one step."  # the example of "Coding Attention Mechanisms"
 LEAST_BYTES = 2  # of each part: one token to read and one to predict
@@ -89,7 +89,7 @@ def read(path: Path, source: str) -> bytes:
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{source} is not a regular file")
     try:
-        return path.read_bytes()
+        return read_file(path, most=None)
     except FileNotFoundError as error:
         raise UsageError(f"{source} does not exist (looked in {Path.cwd()})") from error
     except (OSError, ValueError) as error:

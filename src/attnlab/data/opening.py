@@ -27,5 +27,5 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
 
 
 def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
-    """What a run was trained on, its tokenizer being known."""
-    return source if isinstance(source, Task) else load_splits(source.load(), tokenizer, cache)
+    """What a run was trained on, its tokenizer being known; token ids are taken from the cache, but not put there."""
+    return source if isinstance(source, Task) else load_splits(source.load(), tokenizer, cache, keep=False)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
+import regex
 import tiktoken
 from jaxtyping import Int32
 
 from attnlab.data.cache import sha256_of
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import MOST_BYTES, parse_json, read_file, write_atomically
 
 FILE_NAME = "tokenizer.json"
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
+MOST_PATTERN = 1000  # characters of the rule that cuts a text
 LABEL_CHARACTERS = 12  # a label longer than this is cut
 
 
@@ -158,7 +161,10 @@ class RankTokenizer(Tokenizer):
 
     def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
         # With no special tokens declared, all text is ordinary text.
-        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+        except ValueError as error:  # a pattern of somebody's that takes too many tries
+            raise UsageError(f"tokenizer {self.name} cannot cut this text: {' '.join(str(error).split())}") from error
 
     def _extra(self) -> dict[str, Any]:
         return {"pattern": self.pattern, "n_ranks": self.n_ranks}
@@ -227,23 +233,50 @@ KINDS: Mapping[str, type[Tokenizer]] = {
 def from_json(text: str, source: str) -> Tokenizer:
     """A tokenizer as `to_json` wrote it; `source` names the file if it is damaged."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         cls, name, expected = KINDS[content.pop("kind")], content.pop("name"), content.pop("sha256")
         tokens = [base64.b64decode(t, validate=True) for t in content.pop("tokens")]
         n_vocab = content.pop("n_vocab")
-        tokenizer = cls(name, tokens, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{source} is not a tokenizer that attnlab wrote ({type(error).__name__}: {error})") from error
+        _check_tokens(cls, tokens, **content)
+        tokenizer = cls(str(name), tokens, **content)
+    except (ValueError, KeyError, TypeError, AttributeError, TimeoutError, regex.error) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UsageError(f"{source} is not a tokenizer that attnlab wrote ({reason})") from error
     if tokenizer.sha256 != expected or tokenizer.n_vocab != n_vocab:
         raise UsageError(f"{source} is damaged: its tokens do not have the sha256 it states")
     return tokenizer
 
 
-def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a run, from its folder alone."""
+def _check_tokens(
+    cls: type[Tokenizer], tokens: list[bytes], pattern: str = "", n_ranks: int | None = None, **unknown: Any
+) -> None:
+    """A ValueError for tokens that no text could be cut into, or that would end tiktoken in another way than that."""
+    if not tokens or unknown:
+        raise ValueError(f"it holds {', '.join(unknown)}" if unknown else "it holds no tokens")
+    cut = tokens[: len(tokens) if n_ranks is None else n_ranks]
+    single = {bytes([i]) for i in range(256)}
+    if len(set(cut)) != len(cut) or (cls is not CharTokenizer and b"" in cut):
+        raise ValueError("a token is empty, or stands there twice")
+    if cls is ByteTokenizer and set(tokens) != single:
+        raise ValueError("its tokens are not the 256 bytes")
+    if cls is RankTokenizer:
+        if not single <= set(cut):
+            raise ValueError("a byte is missing among its tokens")
+        if (
+            not isinstance(pattern, str)
+            or len(pattern) > MOST_PATTERN
+            or re.search(r"\\[1-9gkKG]|\(\?[(P&R0-9]", pattern)
+        ):
+            raise ValueError("its pattern refers back to what it matched, or is too long")
+        if regex.compile(pattern).fullmatch("", timeout=1):
+            raise ValueError("its pattern cuts text into nothing")
+
+
+def load_tokenizer(folder: Path | str, *, limits: bool = True) -> Tokenizer:
+    """The tokenizer of a run, from its folder alone; `limits` False reads a file of any size."""
     path = Path(folder) / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MOST_BYTES if limits else None).decode()
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist: {folder} is not the folder of a run") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import pickle
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from attnlab.errors import AttnlabError, NoUsableCheckpoint, UsageError
-from attnlab.files import write_atomically
+from attnlab.files import parse_json, read_file, write_atomically
 
 MANIFEST = "manifest.json"
 KEEP = 2  # the newest may be the one that a dying disk spoiled
+MOST_FILES = 100  # that a manifest lists
 
 
 class Unusable(AttnlabError):
@@ -24,18 +27,20 @@ class Unusable(AttnlabError):
 class CheckpointFolder:
     """The checkpoints of one run and their manifest: {"files": {name: {"step", "size", "sha256"}}}."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self.path, self.most = path, most  # a file of more bytes is not read
 
     def listed(self) -> dict[str, dict[str, Any]]:
         """What the manifest says; nothing if it is missing or cannot be read."""
         try:
-            files = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            files = parse_json(read_file(self.path / MANIFEST))["files"]
+            if len(files) > MOST_FILES or not all(Path(name).name == name for name in files):
+                return {}
             return {
                 str(name): {"step": int(entry["step"]), "size": int(entry["size"]), "sha256": str(entry["sha256"])}
                 for name, entry in files.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
 
     def write(self, name: str, step: int, data: bytes) -> None:
@@ -61,9 +66,9 @@ class CheckpointFolder:
         if entry is None:
             raise Unusable(f"{name} is not listed in {MANIFEST}")
         try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise Unusable(f"{name} cannot be read ({error.strerror})") from error
+            data = read_file(self.path / name, self.most)
+        except (OSError, ValueError) as error:
+            raise Unusable(f"{name} cannot be read ({getattr(error, 'strerror', error)})") from error
         if len(data) != entry["size"]:
             raise Unusable(f"{name} has {len(data)} bytes instead of {entry['size']}")
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
@@ -91,21 +96,54 @@ class CheckpointFolder:
         return None, []
 
 
-def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint after its check: tensors, numbers, text, lists, dictionaries, nothing that runs."""
+def load_checkpoint(path: Path | str, map_location: Any = "cpu", most: int | None = None) -> dict[str, Any]:
+    """The content of a checkpoint after its check: tensors, numbers, text, lists, dictionaries, nothing that runs.
+
+    `most` is how many bytes the file may have, and what it holds may take. Raises UsageError if it is no checkpoint.
+    """
     path = Path(path)
-    data = CheckpointFolder(path.parent).read(path.name)
+    data = CheckpointFolder(path.parent, most).read(path.name)
     try:
-        checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:  # torch unpacks what is compressed, to any size
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            size = sum(entry.file_size for entry in archive.infolist())
+        if packed or (most is not None and size > most):
+            raise UsageError(f"{path} is not a checkpoint that attnlab wrote: it is packed, or larger than it looks")
+        checkpoint = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} holds more than numbers and text, and is not loaded: it could run code") from error
+    except UsageError:
+        raise
+    except Exception as error:  # whatever zipfile and torch make of bytes that are none of theirs
+        raise UsageError(f"{path} is not a checkpoint ({type(error).__name__}: {_one_line(error)})") from error
+    kinds = {"state_dict": dict, "fingerprint": dict, "global_step": int}
+    lacking = [key for key, kind in kinds.items() if not (isinstance(checkpoint, dict) and _is(checkpoint, key, kind))]
+    if lacking:
+        raise UsageError(f"{path} is not the checkpoint of a run: it lacks {', '.join(lacking)}")
     return checkpoint
+
+
+def _is(checkpoint: Mapping[str, Any], key: str, kind: type) -> bool:
+    return isinstance(checkpoint.get(key), kind)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def weights_in(checkpoint: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The parameters of the network in a checkpoint, by their names in a GPT; refused if they are no numbers."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise UsageError(f"{path} is not the checkpoint of a run: its state_dict holds more than tensors")
+        weights[name.removeprefix("model.")] = tensor
+    return weights
 
 
 def network_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """The parameters of the network in a checkpoint, by their names in a GPT."""
-    weights: dict[str, torch.Tensor] = load_checkpoint(path)["state_dict"]
-    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    return weights_in(load_checkpoint(path), Path(path))
 
 
 class VerifiedCheckpointIO(CheckpointIO):
