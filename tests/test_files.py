@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.limits import HANG
 
-from attnlab.errors import UsageError
+from attnlab.errors import FileFailure, UsageError
 from attnlab.files import check_writable, write_atomically
 
 
@@ -38,7 +38,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     path.write_bytes(b"old")
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fails)
-        with pytest.raises(UsageError, match=r"^cannot write .*file \(No space left on device\); paths\.cache says"):
+        with pytest.raises(FileFailure, match=r"^cannot write .*file \(No space left on device\); paths\.cache says"):
             write_atomically(path, b"new", key="paths.cache")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -117,7 +117,7 @@ def test_a_place_that_is_no_folder_is_refused_by_key(place: Callable[[Path], Pat
     with pytest.raises(UsageError, match=message):
         check_writable(place(tmp_path), key="paths.runs")
     if place is below_a_file:
-        with pytest.raises(UsageError, match=r"^cannot write .*Not a directory.*paths\.runs says where it goes$"):
+        with pytest.raises(FileFailure, match=r"^cannot write .*Not a directory.*paths\.runs says where it goes;"):
             write_atomically(tmp_path / "file" / "a" / "b", b"", key="paths.runs")
 
 

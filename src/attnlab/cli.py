@@ -1,17 +1,16 @@
 """The command `attnlab`: what is done beside training. Arguments are written key=value, as for train.py."""
 
-import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from attnlab import commands
-from attnlab.complaints import one_line_errors
 from attnlab.errors import UsageError
 from attnlab.files import expand_path
-from attnlab.machine import wait_politely
+from attnlab.machine import alone, wait_politely
 from attnlab.rules import CODE, FLAG, MAYBE_COUNT, MAYBE_TEXT, NONNEGATIVE, SEED, TEXT, Rule, nearest, refusal, shown
 from attnlab.scaffold import KINDS
+from attnlab.signals import end_at_signals
 
 
 class Argument(NamedTuple):
@@ -271,11 +270,13 @@ def usage(name: str | None = None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; ends the program with the exit code of what went wrong."""
+    if argv is None:
+        end_at_signals()
+    from attnlab.complaints import one_line_errors  # only now: Hydra takes a second to import
+
     words = list(sys.argv[1:] if argv is None else argv)
     wait_politely()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
-    with one_line_errors():
+    with one_line_errors(), alone():
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())
             return

@@ -20,7 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import explain_value
 from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.files import file_failure
 from attnlab.keys import config_dir, groups, nodes, options, search_folders, unknown_key
+from attnlab.machine import check_words, open_streams
 from attnlab.rules import as_typed, nearest
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
@@ -52,6 +54,8 @@ def _as_attnlab_errors() -> Iterator[None]:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error, sys.argv[1:])) from error
+    except OSError as error:
+        raise file_failure(error) from error
     except Exception as error:
         traceback.print_exc()  # a fault of the code, not of what was typed
         raise AttnlabError(f"{type(error).__name__}: {error} (where, is told above)") from error
@@ -59,12 +63,14 @@ def _as_attnlab_errors() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line and the right exit code where attnlab refuses something."""
+    """End the program with one line and the right exit code where attnlab or the machine refuses something."""
+    open_streams()
     try:
         try:
+            check_words()
             yield
         finally:
-            sys.stdout.flush()
+            _flush()
     except AttnlabError as error:
         _end(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
@@ -73,6 +79,9 @@ def one_line_errors() -> Iterator[None]:
         _end("stopped by Ctrl-C", 130)
     except BrokenPipeError:
         _end_unheard()
+    except OSError as error:
+        failure = file_failure(error)
+        _end(str(failure), failure.exit_code)
 
 
 @contextmanager
@@ -87,6 +96,8 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
     except (AttnlabError, BrokenPipeError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and not isinstance(error, HydraException):
+            raise  # standard output
         if full == "1":
             traceback.print_exc()
         raise UsageError(explain(error, words)) from error
@@ -112,6 +123,15 @@ def _refuse_repetitions(words: Sequence[str]) -> None:
         if given.get(key, word) != word:
             raise UsageError(f"{key} is given twice, as {given[key]} and {word}: leave one of them out")
         given[key] = word
+
+
+def _flush() -> None:
+    """Write what waits for standard output; what cannot be written is dropped, for Python tries again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _print_error(message: str) -> None:

@@ -15,6 +15,10 @@ class UsageError(AttnlabError, ValueError):
     exit_code = 2
 
 
+class FileFailure(AttnlabError):
+    """The machine refused to read or write a file: the disk is full, the folder read-only or gone."""
+
+
 class Locked(AttnlabError):
     """Another process is working in this run's folder."""
 
@@ -34,7 +38,7 @@ class NoUsableCheckpoint(AttnlabError):
 
 
 class Stopped(AttnlabError):
-    """The run was asked to stop and can be continued; the code is 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """The run was asked to stop and can be continued; the code is 129 (SIGHUP), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

@@ -7,12 +7,14 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from attnlab.errors import UsageError
+from attnlab.errors import FileFailure, UsageError
+from attnlab.signals import uninterrupted
 
 SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
@@ -111,7 +113,7 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
     the file. `key` is the setting to name if that is impossible.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # same folder: a rename is atomic
-    try:
+    with uninterrupted(), writing(path, key=key):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -122,8 +124,45 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         flush_folder(path.parent)
+
+
+@contextmanager
+def writing(path: Path, *, key: str) -> Iterator[None]:
+    """Turn whatever the system says against writing `path` into a FileFailure; `key` is the setting to name."""
+    try:
+        yield
     except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror or error}); {key} says where it goes") from error
+        raise FileFailure(
+            f"cannot write {path} ({error.strerror or error}); {key} says where it goes; the same command goes on when "
+            "that is mended"
+        ) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put a path into errors that have none: Python names the file where an open fails, but not where a write does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Let whatever the system says about a file be a FileFailure; that nobody reads the output is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise file_failure(error) from error
+
+
+def file_failure(error: OSError) -> FileFailure:
+    """What the system said about a file, in one line."""
+    place = error.filename or "standard output"  # what attnlab writes has a name (see `named`)
+    return FileFailure(f"{place}: {error.strerror or error}; the same command goes on when that is mended")
 
 
 def flush_folder(folder: Path) -> None:
@@ -147,6 +186,13 @@ def expand_path(path: str | Path, *, key: str) -> Path:
 
 def check_writable(folder: Path, *, key: str) -> None:
     """Refuse a folder that cannot be made or written into, without making it."""
+    try:
+        os.fsencode(folder)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{key} ({str(folder)!a}) cannot be written in the encoding of the locale ({error.encoding}); PYTHONUTF8=1 "
+            "before the command makes that UTF-8"
+        ) from error
     place = folder.absolute()
     while not os.path.exists(place) and place != place.parent:
         place = place.parent

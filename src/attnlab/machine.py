@@ -1,6 +1,13 @@
-"""What there is to compute with, and how threads wait for each other, as far as that is settled without torch."""
+"""What there is to compute with, and what the environment says, as far as that is settled without torch."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attnlab.errors import UsageError
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # by which Lightning numbers a process
 
 # How often a thread of GNU's OpenMP looks before it sleeps: by default 300,000 times, and 1,000 times where it knows of
 # more threads than cores, which it cannot where another process has them. 10,000 cost nothing measurable alone.
@@ -20,3 +27,55 @@ def wait_politely() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hide the number that a launcher gave this process: as any but the first, Lightning would write nothing."""
+    hidden = {name: os.environ.pop(name) for name in RANKS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def rank(devices: int) -> int:
+    """Which of the processes of one run this is; the first starts the others, if torchrun has not.
+
+    With one device there is one process, whatever a launcher has left in the environment. Refused if what it says does
+    not fit several devices of one machine.
+    """
+    if devices == 1:
+        return 0
+    names = ("RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
+    own, size, *nodes = (os.environ.get(name) for name in names)
+    numbered = own is not None and own.isdecimal() and int(own) < devices and size == str(devices)
+    if not (own is None or numbered) or any(node not in (None, "0") for node in nodes):
+        told = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        raise UsageError(
+            f"trainer.devices ({devices}) does not fit what the environment says of processes ({told}); unset these "
+            "variables: attnlab starts the processes of one machine itself"
+        )
+    return int(own or 0)
+
+
+def open_streams() -> None:
+    """Let what a terminal or a file cannot encode become an escape, and what goes to a closed stream go nowhere."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # or the next file that is opened would get what is printed
+    os.close(handle)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_words() -> None:
+    """Refuse words of the command line that are no text, such as Chinese where the locale is ASCII's."""
+    for word in sys.argv[1:]:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(
+                f"cannot read {word!a}: it is not text in the encoding of the locale "
+                f"({sys.getfilesystemencoding()}); PYTHONUTF8=1 before the command makes that UTF-8"
+            )

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 from attnlab.errors import UsageError
-from attnlab.keys import config_dir, options
 
 SOFTMAX = '''"""NAME: softmax attention with a rule of your own for who is read, and how much."""
 
@@ -204,6 +203,8 @@ VALUES = ("null", "true", "false", "nan", "inf")  # in attention=NAME, Hydra rea
 
 def write(name: str, folder: str = ".", kind: str = KINDS[0]) -> list[Path]:
     """Write the class and the YAML of a new variant, and say where; never over anything that is there."""
+    from attnlab.keys import options  # only now: it needs Hydra, which takes a second to import
+
     places = Path(folder) / f"{name}.py", Path(folder) / "configs" / "attention" / f"{name}.yaml"
     class_name = _class_name(name)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name) or name.lower() in VALUES:
@@ -239,6 +240,8 @@ def _class_name(name: str) -> str:
 
 def next_commands(name: str, folder: str = ".") -> list[str]:
     """What to type after `write`: judge the variant, and train it."""
+    from attnlab.keys import config_dir
+
     configs, script = Path(folder) / "configs", config_dir().parent / "train.py"
     start = "train.py" if Path("train.py").is_file() or not script.is_file() else str(script)
     judge = shlex.join(["attnlab", "check", f"attention={name}", f"config_dir={configs}", f"allow_targets={name}"])

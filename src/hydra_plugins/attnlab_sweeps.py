@@ -15,10 +15,14 @@ from omegaconf import DictConfig
 
 @dataclass
 class LocalLauncherConf:
-    """hydra/launcher=local: jobs in warm worker processes here, `n_jobs` at once; null: one for each core."""
+    """hydra/launcher=local: jobs in warm worker processes here, `n_jobs` at once; null: one for each core.
+
+    A worker that did nothing for `patience` seconds hangs, and its run has failed; null: nobody looks.
+    """
 
     _target_: str = "hydra_plugins.attnlab_sweeps.LocalLauncher"
     n_jobs: int | None = None
+    patience: float | None = 300.0
 
 
 @dataclass
@@ -33,8 +37,8 @@ class DesignSweeperConf:
 class LocalLauncher(Launcher):
     """Runs jobs in worker processes that have imported torch once; whatever becomes of a job, the others go on."""
 
-    def __init__(self, n_jobs: int | None) -> None:
-        self.n_jobs = n_jobs
+    def __init__(self, n_jobs: int | None, patience: float | None) -> None:
+        self.n_jobs, self.patience = n_jobs, patience
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
 
@@ -48,7 +52,7 @@ class LocalLauncher(Launcher):
 
         assert self.config is not None and self.hydra_context is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # sweepers put their results there
-        with pool_for(self.n_jobs, len(job_overrides)) as pool:
+        with pool_for(self.n_jobs, len(job_overrides), self.patience) as pool:
             return launch_here(self.hydra_context.config_loader, self.config, job_overrides, pool)
 
 
@@ -60,20 +64,23 @@ class DesignSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep that was typed."""
+        from attnlab.files import failures
         from attnlab.sweep.sweeper import sweep
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         launcher = self.launcher
         local = isinstance(launcher, LocalLauncher)
-        return sweep(
-            self.hydra_context.config_loader,
-            self.config,
-            [*self._parse_config(), *arguments],
-            split=lambda overrides: self.split_arguments(overrides, None)[0],
-            local=local,
-            n_jobs=launcher.n_jobs if isinstance(launcher, LocalLauncher) else None,
-            launch=lambda words: launcher.launch(words, initial_job_idx=0),
-        )
+        with failures():
+            return sweep(
+                self.hydra_context.config_loader,
+                self.config,
+                [*self._parse_config(), *arguments],
+                split=lambda overrides: self.split_arguments(overrides, None)[0],
+                local=local,
+                n_jobs=launcher.n_jobs if isinstance(launcher, LocalLauncher) else None,
+                patience=launcher.patience if isinstance(launcher, LocalLauncher) else None,
+                launch=lambda words: launcher.launch(words, initial_job_idx=0),
+            )
 
 
 for group, name, node in (

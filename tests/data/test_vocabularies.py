@@ -25,7 +25,7 @@ from attnlab.data.vocabularies import (
     sized_to,
     train_bpe,
 )
-from attnlab.errors import UsageError
+from attnlab.errors import FileFailure, UsageError
 
 STORY = "The journey starts with one step, and one more step; don't count the 1234 steps of the journey.\n" * 30
 OTHER = "Quick zebras jump over lazy quilts while quiet quails quarrel about quartz.\n" * 30
@@ -183,7 +183,7 @@ def test_a_damaged_file_is_made_again(damage: str, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"not a folder")
-    with pytest.raises(UsageError, match=r"^cannot write .*\.json \(.*\); paths\.cache says where it goes$"):
+    with pytest.raises(FileFailure, match=r"^cannot write .*\.json \(.*\); paths\.cache says where it goes;"):
         BPE(290).build(corpus(), tmp_path / "cache")
 
 

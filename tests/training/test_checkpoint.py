@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from attnlab.errors import NoUsableCheckpoint, UsageError
+from attnlab.errors import FileFailure, NoUsableCheckpoint, UsageError
 from attnlab.training.checkpoint import MANIFEST, CheckpointFolder, Unusable, VerifiedCheckpointIO, load_checkpoint
 
 OLD, NEW = "step_00000005.ckpt", "step_00000010.ckpt"
@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_the_others_as_they_were(
     before = {name: (folder.path / name).read_bytes() for name in names(folder)}
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(UsageError, match=r"step_00000015\.ckpt \(No space left on device\); paths\.runs says"):
+        with pytest.raises(FileFailure, match=r"step_00000015\.ckpt \(No space left on device\); paths\.runs says"):
             folder.write("step_00000015.ckpt", 15, saved(content(15)))
     assert {name: (folder.path / name).read_bytes() for name in names(folder)} == before
     assert folder.newest() == (folder.path / NEW, [])

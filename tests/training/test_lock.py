@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.limits import HANG
 
-from attnlab.errors import Locked, UsageError
+from attnlab.errors import FileFailure, Locked
 from attnlab.training.lock import FILE_NAME, locked
 
 OWNER = """
@@ -105,6 +105,6 @@ def test_the_folder_is_made_and_two_folders_are_two_locks(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_made_is_refused_by_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot write .*file/run \(Not a directory\); paths\.runs says"):
+    with pytest.raises(FileFailure, match=r"cannot write .*file/run \(Not a directory\); paths\.runs says"):
         with locked(tmp_path / "file" / "run"):
             pass

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_json
+from attnlab.files import parse_json, read_file, write_json, writing
 
 FILE_NAME, LOCK = "manifest.json", ".manifest.lock"
 STATUSES = ("planned", "running", "finished", "failed", "diverged", "refused")
@@ -53,11 +52,9 @@ class Manifest:
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
-        try:
+        with writing(self.path, key="paths.runs"):
             self.experiment.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.experiment / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(f"cannot write {self.experiment} ({error.strerror}); paths.runs says where") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

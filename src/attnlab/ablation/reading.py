@@ -6,6 +6,7 @@ failed | diverged | refused, "reason", "log"}. It says what was planned; what be
 """
 
 import fcntl
+import hashlib
 import math
 import os
 import re
@@ -340,6 +341,15 @@ def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
     text = _text(path / METRICS)
     if not text:
         raise Damaged(f"no {METRICS}")
+    if "files" in summary:
+        try:
+            size, sha256 = (summary["files"][METRICS][key] for key in ("size", "sha256"))
+            data = text.encode()[:size]  # a command that was killed may have left more, which does not count
+        except (TypeError, KeyError) as error:
+            raise Damaged(f"{SUMMARY} has no digest of {METRICS}") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Damaged(f"{METRICS} was changed after it was written (its SHA-256 differs)")
+        text = data.decode(errors="replace")
     lines = text[: text.rfind("\n")].split("\n")
     if lines[0] != HEADER:
         raise Damaged(f"{METRICS} does not begin with {HEADER}")

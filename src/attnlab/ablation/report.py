@@ -24,7 +24,7 @@ from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import write_atomically, writing
 
 USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
 IN_SUMMARY = {"val_loss": "val/loss", "val_bits_per_byte": "val/bits_per_byte", "train_loss": "train/loss"}
@@ -176,10 +176,8 @@ def write(report: Report, document: Document, folder: Path, *, board: bool) -> l
     for name, text in pages.items():
         write_atomically(folder / name, text.encode(), key="out")
     if board:
-        try:
+        with writing(folder / "tensorboard", key="out"):
             write_board(folder / "tensorboard", report.design.contenders, report.experiment.metric, report.rules.alpha)
-        except OSError as error:
-            raise UsageError(f"cannot write {error.filename} ({error.strerror}); out says where it goes") from error
     return [folder / name for name in pages if "/" not in name]
 
 

@@ -25,11 +25,13 @@ SHOWN = 30  # refused or failed runs that are listed one by one
 
 
 @contextmanager
-def pool_for(n_jobs: int | None, wanted: int) -> Iterator[Pool]:
+def pool_for(n_jobs: int | None, wanted: int, patience: float | None) -> Iterator[Pool]:
     """Workers that are warming up, as many as there are cores unless a number is given; killed at the end."""
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"hydra.launcher.n_jobs ({n_jobs}) must be null or a whole number of at least 1")
-    pool = Pool(n_jobs or cores())
+    if patience is not None and patience <= 0:
+        raise UsageError(f"hydra.launcher.patience ({patience:g}) must be null or a number of seconds above 0")
+    pool = Pool(n_jobs or cores(), patience=patience)
     try:
         pool.warm(wanted)
         yield pool
@@ -157,6 +159,7 @@ def _hear(run: Run, event: Event, waiting: deque[int], screen: Screen, *, stoppi
         run.status, run.val_loss = "finished", event.content.get("val_loss")
     elif event.kind == "stopped" or (stopping and event.kind == "died"):
         run.status, run.reason = "planned", str(event.content) if event.kind == "stopped" else "stopped"
+        run.look()  # the wish may have come when all was done
     elif event.kind == "locked":
         if not run.not_before:
             screen.say(f"{run.title} is being run by another command: {event.content}")

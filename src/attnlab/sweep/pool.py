@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple
 
@@ -19,10 +21,12 @@ from attnlab.sweep.worker import work
 work({descriptor})
 """
 PATIENCE = 30.0  # seconds that a worker gets to reach the end of its step when it is asked to stop
+LONGEST_LOOK = 1.0  # seconds that count at most between two looks at a worker: the command, too, may have been stopped
 
 
 class Event(NamedTuple):
-    """Something that a task says (`kind` as the worker calls it), or that its worker died (`kind` "died")."""
+    """Something that a task says (`kind` as the worker calls it), that its worker died, or that it hung and was killed
+    (`kind` "died" or "hung")."""
 
     task: int
     kind: str
@@ -45,19 +49,44 @@ class Worker:
         )
         theirs.close()
         self.task: int | None = None
+        self._pulse: int | None = None
+        self._looked = self._idle = 0.0
+
+    def begin(self, task: int) -> None:
+        """It has something to do."""
+        self.task, self._pulse, self._looked, self._idle = task, None, time.monotonic(), 0.0
+
+    def idle(self) -> float:
+        """For how many seconds it has done nothing about its task: it took no time of any processor.
+
+        A process that was stopped, waits for itself or for a disk that is gone stands still; one that is merely slow,
+        on a busy machine, moves. Needs /proc; elsewhere nothing is noticed.
+        """
+        now, pulse = time.monotonic(), processor_time(self.process.pid)
+        self._idle += min(now - self._looked, LONGEST_LOOK)
+        self._looked = now
+        if pulse is None or pulse != self._pulse:
+            self._pulse, self._idle = pulse, 0.0
+        return self._idle
 
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk cannot even be killed
+            self.process.wait(PATIENCE)
         self.link.close()
 
 
 class Pool:
-    """Up to `size` workers. Tasks are numbered by whoever gives them; `events` tells what becomes of them."""
+    """Up to `size` workers. Tasks are numbered by whoever gives them; `events` tells what becomes of them.
 
-    def __init__(self, size: int, environments: Sequence[Mapping[str, str]] = ({},)) -> None:
-        self.size, self.environments = size, environments
+    A worker that does nothing about its task for `patience` seconds is killed; None: it may take as long as it likes.
+    """
+
+    def __init__(
+        self, size: int, environments: Sequence[Mapping[str, str]] = ({},), *, patience: float | None = None
+    ) -> None:
+        self.size, self.environments, self.patience = size, environments, patience
         self.workers: list[Worker | None] = [None] * size
 
     def warm(self, n: int) -> None:
@@ -103,7 +132,7 @@ class Pool:
                 self.workers[slot] = None
                 worker = self._worker(slot)
                 worker.link.send((kind, content))
-            worker.task = task
+            worker.begin(task)
             return
         raise AssertionError("no worker is free")
 
@@ -115,6 +144,12 @@ class Pool:
             worker = self.workers[slot]
             assert worker is not None
             yield from self._heard(slot, worker)
+        for slot, worker in enumerate(self.workers):
+            if worker is None or worker.task is None or self.patience is None or worker.idle() < self.patience:
+                continue
+            self.workers[slot] = None
+            worker.kill()
+            yield Event(worker.task, "hung", f"its process did nothing for {self.patience:g} s and was ended")
 
     def _heard(self, slot: int, worker: Worker) -> Iterator[Event]:
         link: Connection = worker.link
@@ -148,6 +183,16 @@ class Pool:
             if worker is not None:
                 worker.kill()
         self.workers = [None] * self.size
+
+
+def processor_time(pid: int) -> int | None:
+    """The ticks that a process has spent on processors; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()  # what stands before may hold blanks
+    except OSError:
+        return None
+    return int(fields[11]) + int(fields[12])
 
 
 def how_it_died(code: int) -> str:

@@ -39,16 +39,18 @@ def sweep(
     split: Split,
     local: bool,
     n_jobs: int | None,
+    patience: float | None,
     launch: Callable[[list[list[str]]], Sequence[JobReturn]],
 ) -> list[float | None]:
     """Compose, check and list all jobs, then run those that are not finished; returns the final losses, job by job.
 
-    `local` runs them in warm workers here, `n_jobs` at once; otherwise `launch` takes their words elsewhere.
+    `local` runs them in warm workers here, `n_jobs` at once, each with `patience` (see `Pool`); otherwise `launch` takes
+    their words elsewhere.
     """
     design, points, typed = _design(master, loader, arguments)
     split_words = split(OverridesParser.create(config_loader=loader).parse_overrides(typed))
     wanted = _wanted(design, points, split_words, master)
-    with pool_for(n_jobs, len(wanted)) as pool:
+    with pool_for(n_jobs, len(wanted), patience) as pool:
         if not local:
             pool.shrink(1)
         jobs, refusals = _composed(loader, master, wanted)

@@ -6,13 +6,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from attnlab.errors import AttnlabError, Diverged, Locked, Stopped
+from attnlab.files import failures
+from attnlab.machine import alone, open_streams
 from attnlab.sweep.pool import PATIENCE
 
 KINDS = {Diverged: "diverged", Locked: "locked", Stopped: "stopped"}
@@ -23,8 +25,10 @@ def work(descriptor: int) -> None:
     link = Connection(descriptor)
     tasks: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     threading.Thread(target=_listen, args=(link, tasks), daemon=True).start()
-    from attnlab.code import note_sources
-    from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
+    open_streams()
+    with alone():
+        from attnlab.code import note_sources
+        from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
 
     note_sources()  # a file may change before the first task comes
     while True:
@@ -58,7 +62,8 @@ def _answer(do: Any, content: Any, say: Any) -> tuple[str, Any]:
     try:
         with _written_to(log):
             try:
-                return "done", do(content, say)
+                with failures():
+                    return "done", do(content, say)
             except AttnlabError as error:
                 if log is not None:
                     print(f"error: {error}", file=sys.stderr)
@@ -81,15 +86,16 @@ def _written_to(log: str | None) -> Iterator[None]:
         yield
         return
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    usual = [os.dup(descriptor) for descriptor in (1, 2)]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    usual = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
         for descriptor in (1, 2):
             os.dup2(file, descriptor)
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError):  # a full disk; what is left is written to nowhere
+                stream.flush()
         for descriptor, old in zip((1, 2), usual, strict=True):
             os.dup2(old, descriptor)
         for descriptor in (*usual, file):

@@ -9,11 +9,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
 from attnlab.model import GPT
+from attnlab.training.metrics import digests_of
 from attnlab.training.stop import StopWish
 
 
@@ -191,6 +193,13 @@ class Checkpoints(TimedCallback):
             self.saved = trainer.global_step
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt", weights_only=False)
 
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Before and after the steps nothing is lost that a checkpoint does not hold; between them a step is finished.
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.world_size == 1:
+            self.wish.obey(f"stopped at step {trainer.global_step} of {trainer.max_steps}")
+
     def _stopping(self, trainer: L.Trainer) -> bool:
         wished = self.wish.signal is not None
         # All processes must leave at the same step, or those that stay wait for ever.
@@ -205,6 +214,7 @@ class Checkpoints(TimedCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         del checkpoint["loops"]
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["beside"] = digests_of(trainer.loggers)  # goes into the manifest
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         step, loop = checkpoint["global_step"], trainer.fit_loop.epoch_loop

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from attnlab.errors import AttnlabError, NoUsableCheckpoint, UsageError
 from attnlab.files import parse_json, read_file, write_atomically
+from attnlab.training.metrics import Digests, damage, digests_in
 
 MANIFEST = "manifest.json"
 KEEP = 2  # the newest may be the one that a dying disk spoiled
@@ -25,7 +26,10 @@ class Unusable(AttnlabError):
 
 
 class CheckpointFolder:
-    """The checkpoints of one run and their manifest: {"files": {name: {"step", "size", "sha256"}}}."""
+    """The checkpoints of one run and their manifest: {"files": {name: {"step", "size", "sha256", "beside"}}}.
+
+    "beside" holds the digests of metrics.csv and of the event files when the checkpoint was taken.
+    """
 
     def __init__(self, path: Path, most: int | None = None) -> None:
         self.path, self.most = path, most  # a file of more bytes is not read
@@ -37,16 +41,21 @@ class CheckpointFolder:
             if len(files) > MOST_FILES or not all(Path(name).name == name for name in files):
                 return {}
             return {
-                str(name): {"step": int(entry["step"]), "size": int(entry["size"]), "sha256": str(entry["sha256"])}
+                str(name): {
+                    "step": int(entry["step"]),
+                    "size": int(entry["size"]),
+                    "sha256": str(entry["sha256"]),
+                    "beside": digests_in(entry.get("beside")),
+                }
                 for name, entry in files.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
 
-    def write(self, name: str, step: int, data: bytes) -> None:
+    def write(self, name: str, step: int, data: bytes, beside: Digests = {}) -> None:  # noqa: B006
         """Keep a checkpoint, list it, and drop those that are older than the newest two."""
         write_atomically(self.path / name, data, key="paths.runs")
-        entry = {"step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        entry = {"step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "beside": dict(beside)}
         files = self.listed() | {name: entry}
         newest = sorted(files, key=lambda n: files[n]["step"])[-KEEP:]
         manifest = {"files": {n: files[n] for n in newest}}
@@ -75,16 +84,21 @@ class CheckpointFolder:
             raise Unusable(f"{name} was changed after it was written (its SHA-256 differs)")
         return data
 
-    def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest whole checkpoint, and what is wrong with newer ones; refused where all there are are damaged."""
+    def newest(self, *, with_rows: bool = False) -> tuple[Path | None, list[str]]:
+        """The newest whole checkpoint, and what is wrong with newer ones; refused where all there are are damaged.
+
+        To go on from one, the rows that were written before it must be whole, too (`with_rows`).
+        """
         files = self.listed()
         problems: list[str] = []
         for name in sorted(files, key=lambda n: files[n]["step"], reverse=True):
             try:
                 self.read(name)
+                if with_rows and (problem := damage(self.path.parent, files[name]["beside"])):
+                    raise Unusable(f"{name} is whole, but {problem}")
                 return self.path / name, problems
-            except Unusable as problem:
-                problems.append(str(problem))
+            except Unusable as unusable:
+                problems.append(str(unusable))
         unlisted = sorted(p.name for p in self.path.glob("*.ckpt") if p.name not in files)
         # A run that was killed while writing its first checkpoint leaves one file and no manifest; more is damage.
         if not files and unlisted and (len(unlisted) > 1 or (self.path / MANIFEST).exists()):
@@ -150,10 +164,10 @@ class VerifiedCheckpointIO(CheckpointIO):
     """Lightning's way of reading and writing files, by way of a CheckpointFolder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        file = io.BytesIO()
+        file, beside = io.BytesIO(), checkpoint.pop("beside", {})
         torch.save(checkpoint, file)
         path = Path(path)
-        CheckpointFolder(path.parent).write(path.name, checkpoint["global_step"], file.getvalue())
+        CheckpointFolder(path.parent).write(path.name, checkpoint["global_step"], file.getvalue(), beside)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return load_checkpoint(path, map_location or "cpu")

@@ -1,6 +1,7 @@
 """Trained on rows of one length, judged on longer ones: how far a variant carries what it has learnt."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from attnlab.data.material import Material
 from attnlab.errors import UsageError
 from attnlab.files import SUMMARY, read_summary, write_json
 from attnlab.model import GPT
-from attnlab.training.metrics import Board, MetricsCSV
+from attnlab.training.metrics import Board, MetricsCSV, damage, digests_of, digests_of_summary, read_metrics, trim
 from attnlab.training.scoring import tally
 
 MOST_TOKENS = 65_536  # that are read for one length
@@ -105,15 +106,25 @@ def stored(reaches: Sequence[Reach]) -> dict[str, Any]:
 
 
 def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:
-    """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary."""
-    table, board = MetricsCSV(folder), Board(folder, resume_at=step)
-    for logger in (table, board):
-        logger.log_metrics(logged(reaches), step)
-        logger.save()
-    board.close()
+    """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary.
+
+    They count once the summary is written: what an attempt that was killed has left behind is dropped first.
+    """
     summary = read_summary(folder)
+    digests, table = digests_of_summary(summary), MetricsCSV(folder)
+    if problem := damage(folder, digests):
+        raise UsageError(f"{folder}: {problem}, so nothing is added to it; overwrite=true trains it again")
+    if digests:
+        trim(folder, digests)
+    table.resume_at(step, digests=digests)
+    rows = {row.metric: row.value for row in read_metrics(folder) if row.step == step}
+    new = {name: value for name, value in logged(reaches).items() if rows.get(name) != value}
+    with closing(Board(folder, resume_at=step)) as board:
+        for logger in (table, board) if new else ():
+            logger.log_metrics(new, step)
+            logger.save()
     summary["extrapolation"] = {**(summary.get("extrapolation") or {}), **stored(reaches)}
-    write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
     return summary
 
 

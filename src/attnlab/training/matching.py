@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import write_atomically, writing
 from attnlab.model import GPT
 from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
 from attnlab.training.head_sizes import at, by_heads, sizes
@@ -157,15 +157,13 @@ def _by_time(
     where = [place.accelerator, place.precision, place.threads, platform.node(), torch.__version__]
     key = hashlib.sha256(json.dumps([parts, config["batch_size"], where]).encode()).hexdigest()[:16]
     file = place.cache / "match" / f"time-{key}.json"
-    try:
+    with writing(file, key="paths.cache"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of several jobs of a sweep, one measures
             if not file.is_file():
                 write_atomically(file, json.dumps(_measured_width(config, base, place)).encode(), key="paths.cache")
             width, target, got = json.loads(file.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot write {file.parent} ({error.strerror}); paths.cache says where it goes") from error
     return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
 
 

@@ -1,25 +1,34 @@
 """One run, from a checked config to a finished folder: the same call continues what was cut off and repeats nothing."""
 
 import logging
-import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from attnlab.build import build_model
 from attnlab.code import changed, changes_since, in_a_line, read_code
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import AttnlabError, Diverged, UsageError
-from attnlab.files import CODE, CONFIG, SUMMARY, lacks_lengths, read_summary, write_atomically, write_json
+from attnlab.files import CODE, CONFIG, SUMMARY, failures, lacks_lengths, read_summary, write_atomically, write_json
+from attnlab.machine import rank
 from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
-from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint, network_weights
+from attnlab.training.checkpoint import (
+    MANIFEST,
+    CheckpointFolder,
+    VerifiedCheckpointIO,
+    load_checkpoint,
+    network_weights,
+)
 from attnlab.training.console import Progress, say, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
@@ -29,7 +38,7 @@ from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.memory import forget_peak
-from attnlab.training.metrics import Board, MetricsCSV
+from attnlab.training.metrics import Board, Digests, MetricsCSV, damage, digests_of, digests_of_summary, trim
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.report import show_settings, to_yaml
@@ -50,26 +59,39 @@ def run(
 
     `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. `planned` is the
     code (module -> hash) that a sweep goes by, so that all its runs execute the same. Raises UsageError for what cannot
-    work, Locked, Diverged, NoUsableCheckpoint, or Stopped after Ctrl-C or SIGTERM.
+    work, FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
-    prepared = prepare(config, variant)
-    if planned is not None and (names := changed(prepared.code.modules, planned)):
-        raise AttnlabError(f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on")
-    prepared = _by_which_code(prepared, ask=planned is None)
-    if _is_worker():
-        return _train(prepared, callbacks)  # the first process owns the folder and has made it ready
-    with locked(prepared.folder):
-        if config["overwrite"]:
-            _clear(prepared.folder)
-        done = read_summary(prepared.folder)
-        if done.get("status") == "finished":
-            say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
-            if lacks_lengths(done, check_lengths(config["evaluation"]["lengths"])):
-                done = _add_lengths(prepared, done)
-            say_where_to_look(config["paths"]["runs"])
-            return done
-        return _train(prepared, callbacks)
+    process = rank(config["trainer"]["devices"])
+    rank_zero_only.rank = process  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
+    with failures():
+        prepared = prepare(config, variant)
+        if planned is not None and (names := changed(prepared.code.modules, planned)):
+            raise AttnlabError(
+                f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
+            )
+        prepared = _by_which_code(prepared, ask=planned is None)
+        with stop_wish() as wish:
+            if process:
+                return _train(prepared, callbacks, wish)  # the first process owns the folder and has made it ready
+            with locked(prepared.folder):
+                if config["overwrite"]:
+                    _clear(prepared.folder)
+                done = read_summary(prepared.folder)
+                if done.get("status") == "finished":
+                    return _again(prepared, done)
+                return _train(prepared, callbacks, wish)
+
+
+def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say of a run that is finished, and to add to it."""
+    say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
+    if problem := damage(prepared.folder, digests_of_summary(done)):
+        say(f"warning: {problem}")
+    if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
+        done = _add_lengths(prepared, done)
+    say_where_to_look(prepared.config["paths"]["runs"])
+    return done
 
 
 def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
@@ -79,7 +101,7 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
     if anybody is there to `ask`.
     """
     config, code, own = prepared.config, prepared.code, prepared.folder
-    if config["overwrite"] or (_is_worker() and config["code"] != "any"):
+    if config["overwrite"] or (_is_worker(prepared) and config["code"] != "any"):
         return prepared
     if has_begun(own):
         _check_code(own, prepared, f"{own} was made")
@@ -108,11 +130,11 @@ def _check_code(folder: Path, prepared: Prepared, what: str) -> None:
         say(f"{what} by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]:
+def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     forget_peak(prepared.machine.accelerator)
-    checkpoint, step, rows_from = _where_to_start(prepared)
+    checkpoint, step, rows_from, digests = _where_to_start(prepared)
     model = build_model(config, prepared.tokenizer.n_vocab)
     module = LanguageModel(
         model,
@@ -129,26 +151,30 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
         batch_size=config["batch_size"],
         context=config["model"]["context"],
     )
-    with stop_wish() as wish:
-        table = MetricsCSV(folder)
-        if not _is_worker():
-            _open_folder(prepared, step)
-            table.resume_at(step, rows_from)
-        board = Board(folder, resume_at=step)
-        samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
-        progress = Progress(speed, bar=config["trainer"]["progress"])
-        trainer = make_trainer(prepared, wish, [table, board], [speed, maps, samples, progress, *watching])
-        if not _is_worker():
-            show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
-        status, reaches = "failed", list[Reach]()
+    wish.obey("stopped before the first step")
+    table, board = MetricsCSV(folder), Board(folder, resume_at=step)
+    if not _is_worker(prepared):
+        _open_folder(prepared, step)
+        if digests is not None:
+            trim(folder, digests)
+        table.resume_at(step, rows_from, digests)
+    samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
+    progress = Progress(speed, bar=config["trainer"]["progress"])
+    trainer = make_trainer(prepared, wish, [table, board], [speed, maps, samples, progress, *watching])
+    status, reaches = "failed", list[Reach]()
+    with closing(board):
         try:
+            if not _is_worker(prepared) and not board.digests():  # those of an earlier part have the settings
+                show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.global_step % config["trainer"]["val_every"]:
                 trainer.validate(module, data, verbose=False)
             if trainer.is_global_zero:
-                reaches = _extrapolate(prepared, model)
+                for reach in _extrapolate(prepared, model):
+                    wish.obey(f"stopped after the last of {trainer.max_steps} steps")
+                    reaches.append(reach)
                 for logger in (table, board):
                     logger.log_metrics(logged(reaches), trainer.global_step)
             status = "finished"
@@ -157,26 +183,26 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback]) -> dict[str, Any]
             raise
         finally:
             table.save()
-            board.close()
             if status != "failed" and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, reaches)
-                write_json(folder / SUMMARY, summary)
-    if trainer.is_global_zero:
-        tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
-    return summary if trainer.is_global_zero else {}
+                write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
+    if not trainer.is_global_zero:
+        return {}
+    tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
+    wish.obey("stopped, with the run finished")
+    return summary
 
 
-def _extrapolate(prepared: Prepared, model: GPT) -> list[Reach]:
+def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
     """Judge longer rows, if evaluation.lengths asks for it, line by line."""
-    factors, reaches = check_lengths(prepared.config["evaluation"]["lengths"]), list[Reach]()
+    factors = check_lengths(prepared.config["evaluation"]["lengths"])
     if factors:
         context = prepared.config["model"]["context"]
         say(f"at other lengths (beyond: after the first {context} tokens):")
         for reach in extrapolate(model, prepared.splits, context, factors):
             say(line(reach))
-            reaches.append(reach)
-    return reaches
+            yield reach
 
 
 def _add_lengths(prepared: Prepared, summary: dict[str, Any]) -> dict[str, Any]:
@@ -186,35 +212,41 @@ def _add_lengths(prepared: Prepared, summary: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{prepared.folder} has no checkpoint left; overwrite=true trains it again")
     model = build_model(prepared.config, prepared.tokenizer.n_vocab)
     model.load_state_dict(network_weights(checkpoint))
-    return keep(prepared.folder, _extrapolate(prepared, model), step=summary["step"])
+    return keep(prepared.folder, list(_extrapolate(prepared, model)), step=summary["step"])
 
 
 class Start(NamedTuple):
-    """The checkpoint to continue from, the step it was taken after, and the folder whose rows come before it."""
+    """The checkpoint to continue from, the step it was taken after, and the folder whose rows come before it.
+
+    `digests` are those of metrics.csv and the event files at that moment; None where an older attnlab kept none.
+    """
 
     checkpoint: Path | None
     step: int | None
     rows_from: Path | None
+    digests: Digests | None
 
 
 def _where_to_start(prepared: Prepared) -> Start:
     """Where the run continues, if it does; refused if what is there belongs to another run."""
     folder, rows_from = prepared.folder, None
-    checkpoint, problems = CheckpointFolder(folder / "checkpoints").newest()
+    checkpoint, problems = CheckpointFolder(folder / "checkpoints").newest(with_rows=True)
     allowed: set[str] = set()
     if checkpoint is None and prepared.config["resume_from"]:
         rows_from = Path(prepared.config["resume_from"])
-        checkpoint, problems = CheckpointFolder(rows_from / "checkpoints").newest()
+        checkpoint, problems = CheckpointFolder(rows_from / "checkpoints").newest(with_rows=True)
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
-        if not _is_worker():
+        if not _is_worker(prepared):
             _check_code(rows_from, prepared, f"resume_from ({rows_from}) was made")
     if checkpoint is None:
-        return Start(None, None, rows_from)
+        return Start(None, None, rows_from, {})
     there = load_checkpoint(checkpoint)
-    if _is_worker():
-        return Start(checkpoint, there["global_step"], rows_from)  # the first process has checked it
+    digests = CheckpointFolder(checkpoint.parent).listed()[checkpoint.name]["beside"] or None
+    start = Start(checkpoint, there["global_step"], rows_from, digests)
+    if _is_worker(prepared):
+        return start  # the first process has checked it
     for problem in problems:
         say(f"warning: {problem}; going on from the one before it")
     apart = [
@@ -229,7 +261,7 @@ def _where_to_start(prepared: Prepared) -> Start:
             f"trainer.max_steps ({prepared.config['trainer']['max_steps']}) is less than the steps already made in "
             f"{checkpoint} ({there['global_step']})"
         )
-    return Start(checkpoint, there["global_step"], rows_from)
+    return start
 
 
 def _open_folder(prepared: Prepared, step: int | None) -> None:
@@ -238,9 +270,6 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     context = config["model"]["context"]
     (folder / SUMMARY).unlink(missing_ok=True)
     CheckpointFolder(folder / "checkpoints").tidy()
-    if step is None:
-        for events in folder.glob("events.out.tfevents.*"):
-            events.unlink()  # of an attempt that did not come as far as a checkpoint
     write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
     _note_code(prepared, step)
     prepared.tokenizer.save(folder)
@@ -267,7 +296,10 @@ def _note_code(prepared: Prepared, step: int | None) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run leaves behind; the lock stays, for it is ours."""
+    """Remove what a run leaves behind, first what says that it is one; the lock stays, for it is ours."""
+    first = [folder / SUMMARY, folder / "checkpoints" / MANIFEST, *(folder / "checkpoints").glob("*.ckpt")]
+    for path in first:
+        path.unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.name == LOCK_FILE:
             continue
@@ -299,7 +331,7 @@ def make_trainer(prepared: Prepared, wish: StopWish, loggers: list[Any], callbac
         inference_mode=False,  # what is cached while validating is used while training
         logger=loggers,
         callbacks=[*callbacks, checkpoints],
-        plugins=[VerifiedCheckpointIO()],
+        plugins=[VerifiedCheckpointIO(), OneMachine(rank(config["devices"]))],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -335,9 +367,27 @@ def make_speed(config: Mapping[str, Any]) -> Speed:
     return Speed(config["batch_size"] * config["model"]["context"], config["trainer"]["log_every"])
 
 
-def _is_worker() -> bool:
+class OneMachine(LightningEnvironment):
+    """The processes of one run are on one machine, whatever variables of Slurm or another launcher there are."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    @property
+    def main_address(self) -> str:
+        return "127.0.0.1"
+
+    def node_rank(self) -> int:
+        return 0
+
+    def local_rank(self) -> int:
+        return self.rank
+
+
+def _is_worker(prepared: Prepared) -> bool:
     """Whether this process was started by another one of the same run, to share its batches."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("RANK", "0")) > 0
+    return rank(prepared.config["trainer"]["devices"]) > 0
 
 
 def quiet() -> None:

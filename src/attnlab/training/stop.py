@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as wishes that are granted at the next step boundary, where everything can be saved."""
+"""SIGHUP, Ctrl-C and SIGTERM as wishes that are granted at the next step boundary, where everything can be saved."""
 
 import signal
 import threading
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from attnlab.errors import Stopped
+from attnlab.signals import EXIT_CODES, ignored
 
 
 class StopWish:
@@ -19,9 +20,14 @@ class StopWish:
 
     @property
     def exit_code(self) -> int:
-        """What the process ends with: 130 after Ctrl-C, 143 after SIGTERM."""
+        """What the process ends with: 129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM."""
         assert self.signal is not None
         return EXIT_CODES[signal.Signals(self.signal)]
+
+    def obey(self, how: str) -> None:
+        """Raise Stopped if a signal has come."""
+        if self.signal is not None:
+            raise Stopped(f"{how}; the same command continues", self.exit_code)
 
     def install(self) -> None:
         """Take over the signals; can be repeated, for Lightning takes them too when it starts."""
@@ -29,7 +35,7 @@ class StopWish:
             return  # only the main thread may; whoever runs us elsewhere handles signals there
         for number in EXIT_CODES:
             current = signal.getsignal(number)
-            if current != self._note:
+            if current != self._note and not ignored(number):
                 self._usual.setdefault(number, current)
                 signal.signal(number, self._note)
 
@@ -49,7 +55,7 @@ class StopWish:
 
 @contextmanager
 def stop_wish() -> Iterator[StopWish]:
-    """Note Ctrl-C and SIGTERM instead of obeying at once, while the block runs."""
+    """Note the signals instead of obeying at once, while the block runs."""
     wish = StopWish()
     wish.install()
     try:
