@@ -102,6 +102,7 @@ RULES: Table = (
     ("report.metric", TEXT),
     ("report.margin", Rule(float, above=0, optional=True)),
     ("report.alpha", Rule(float, above=0, below=0.5)),
+    ("report.looks", Rule(int, least=1, most=10)),
     ("report.hypothesis", MAYBE_TEXT),
     ("report.at_end", FLAG),
     ("overwrite", FLAG),

@@ -16,6 +16,7 @@ from typing import Any
 from attnlab.files import parse_json, read_file, write_json, writing
 
 FILE_NAME, LOCK = "manifest.json", ".manifest.lock"
+LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
 STATUSES = ("planned", "running", "finished", "failed", "diverged", "refused")
 Entry = dict[str, Any]
 
@@ -28,13 +29,18 @@ class Manifest:
 
     def read(self) -> dict[str, Any]:
         """What the file says; an empty list of runs if it is missing or damaged."""
+        content = self._content() or self._empty()
+        return {**content, "runs": [entry for entry in content["runs"] if _is_entry(entry)]}
+
+    def _empty(self) -> dict[str, Any]:
+        return {"experiment": self.experiment.name, "runs": []}
+
+    def _content(self) -> dict[str, Any] | None:
         try:
             content = parse_json(read_file(self.path))
         except (OSError, ValueError):
-            content = {}
-        if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-            return {"experiment": self.experiment.name, "runs": []}
-        return {**content, "runs": [entry for entry in content["runs"] if _is_entry(entry)]}
+            return None
+        return content if isinstance(content, dict) and isinstance(content.get("runs"), list) else None
 
     def plan(self, entries: Sequence[Entry], about: Mapping[str, Any]) -> None:
         """List what is planned; what other commands have planned stays."""
@@ -49,6 +55,22 @@ class Manifest:
         """Say what has become of one entry."""
         assert entry["status"] in STATUSES
         self.plan([entry], {})
+
+    def count_look(self, look: Entry) -> list[Entry]:
+        """Add a look at the experiment, told by its "set", unless it is listed; returns all.
+
+        Raises UsageError if it cannot be written, or if what is there would be lost.
+        """
+        with self._owned():
+            content = self._content()
+            if content is None and self.path.exists():
+                raise UsageError(f"{self.path} is damaged")
+            content = content or self._empty()
+            looks = sound_looks(content.get(LOOKS))
+            if all(entry["set"] != look["set"] for entry in looks):
+                looks.append(look)
+                write_json(self.path, {**content, LOOKS: looks})
+        return looks
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
@@ -68,6 +90,15 @@ def _is_entry(entry: Any) -> bool:
         return False
     words = entry.get("overrides", [])
     return isinstance(words, list) and all(isinstance(word, str) for word in words)
+
+
+def sound_looks(looks: Any) -> list[Entry]:
+    """What of a list of looks can be read."""
+    return (
+        [look for look in looks if isinstance(look, dict) and isinstance(look.get("set"), str)]
+        if isinstance(looks, list)
+        else []
+    )
 
 
 def _key(entry: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from attnlab.files import links_out, parse_json, parse_yaml, read_file
 
 CONFIG, SUMMARY, METRICS, MANIFEST, LOCK = "config.yaml", "summary.json", "metrics.csv", "manifest.json", ".lock"
 HEADER = "step,metric,value"
+UNPLANNED = "what is counted is what was found, not what was planned"
 # Every run is one of these; all but the first are no numbers, and are shown.
 STATUSES = ("finished", "diverged", "failed", "damaged", "unfinished", "running", "planned", "refused")
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
@@ -150,13 +151,15 @@ def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict
     try:
         content = parse_json(read_file(folder / MANIFEST))
     except FileNotFoundError:
-        return {}, {}, [f"no {MANIFEST}: what is counted is what was found, not what was planned"]
+        return {}, {}, [f"no {MANIFEST}: {UNPLANNED}"]
     except (OSError, ValueError) as error:
         return {}, {}, [f"{MANIFEST} cannot be read ({_one_line(error)}): which runs were planned is not known"]
     rows = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(rows, list) or len(rows) > MOST_RUNS:
         return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which were planned is not known"]
     entries, problems = {}, []
+    if not rows:
+        problems.append(f"{MANIFEST} lists no runs: {UNPLANNED}")
     for i, row in enumerate(rows):
         wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) and ("folder" in row or "variant" in row) else "it"
         if wrong:

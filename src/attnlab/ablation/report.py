@@ -19,6 +19,7 @@ from attnlab.ablation.differences import unnamed_differences
 from attnlab.ablation.document import Document, Picture, to_html, to_markdown
 from attnlab.ablation.effects import Effects, factorial
 from attnlab.ablation.groups import changing
+from attnlab.ablation.looks import Looks, take_look
 from attnlab.ablation.preregister import Kept, Promise
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
@@ -56,6 +57,7 @@ class Report:
     solved: list[Solved]
     solved_at: float | None
     promise: Kept | None
+    looks: Looks
 
     @property
     def baseline(self) -> Contender:
@@ -88,7 +90,11 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     design = arrange(experiment, baseline, lower, alpha)
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
-    rules = Rules(lower, alpha, margin, family, _is_share(experiment), options.solved, experiment.is_planned)
+    looks = take_look(experiment) if _has_pairs(design) else Looks(1, 1, [])
+    share = _is_share(experiment)
+    rules = Rules(
+        *(lower, alpha, margin, family, share, options.solved, experiment.is_planned, looks.declared, looks.number)
+    )
     comparisons = [_with_differences(c) for c in compare(design, rules)]
     threshold = _threshold(experiment, options.solved)
     used = _used(experiment, rules, design, baseline)
@@ -105,6 +111,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         [] if threshold is None else solved(design.contenders, threshold, alpha),
         threshold,
         preregister.check(folder, used, experiment.runs, _names(design, said)),
+        looks,
     )
 
 
@@ -133,6 +140,11 @@ def _positive(experiment: Experiment, key: str) -> float | None:
 
 def _is_share(experiment: Experiment) -> bool:
     return experiment.metric.endswith(("accuracy", "exact_match", "recall"))
+
+
+def _has_pairs(design: Design) -> bool:
+    """Whether there is anything to see: two seeds of a variant and its baseline."""
+    return any(len(c.finished.keys() & baseline.finished.keys()) > 1 for c, baseline in design.pairs())
 
 
 def _threshold(experiment: Experiment, typed: float | None) -> float | None:

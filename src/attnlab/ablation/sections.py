@@ -113,7 +113,8 @@ def typical(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     together = [keys for keys in beside_the_variants(report.design.contenders) if len(keys) > 1]
     settings = [f"{keys[0]} changes together with {', '.join(keys[1:])}" for keys in together]
-    return [*report.experiment.problems, *report.design.remarks, *fairness(report).problems, *settings]
+    uncounted = [report.looks.problem] if report.looks.problem else []
+    return [*uncounted, *report.experiment.problems, *report.design.remarks, *fairness(report).problems, *settings]
 
 
 def noise(report: Report) -> list[Block]:
@@ -163,7 +164,7 @@ def _verdicts(report: Report) -> list[Block]:
             "beside it."
             + ("" if rules.margin is None else " The margin is one of shares: an exact interval has to lie inside it.")
         )
-    text += f" {typical(report)}"
+    text += f" {typical(report)} {report.looks}"
     blocks: list[Block] = [text, verdict_table(report)]
     if bca := [c for c in report.comparisons if c.bca is not None]:
         rows = [[c.contender.label, c.contender.place, str(c.n), span(c.interval), span(c.bca)] for c in bca]

@@ -57,7 +57,7 @@ def beside_the_table(report: Report) -> list[str]:
     )
     if promise is not None and promise.broken:
         kept = ["what was promised was not kept:", *promise.broken]
-    return [*remarks, typical(report), *told, *notes(report), *kept]
+    return [*remarks, typical(report), str(report.looks), *told, *notes(report), *kept]
 
 
 def draw(shown: Table, console: Console) -> None:
