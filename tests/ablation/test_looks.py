@@ -112,14 +112,14 @@ def test_read_only(tmp_path: Path) -> None:
 def test_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be written the verdict is given all the same, and the report says that it was not counted."""
 
-    def refuse(*_: object, **__: object) -> int:
-        raise OSError(30, "Read-only file system")
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
 
     add_seeds(tmp_path, 0, 6)
-    monkeypatch.setattr("attnlab.ablation.manifest.os.open", refuse)
+    monkeypatch.setattr("attnlab.ablation.manifest.fcntl.flock", refuse)
     report = analyse(tmp_path)
     assert report.comparisons[0].word == "worse"
-    assert "this look could not be counted: cannot write" in str(document(report))
+    assert "this look could not be counted: [Errno 37] No locks available" in str(document(report))
 
 
 def follow(rng: np.random.Generator, looks: int, m: int, first: int, *, old: bool = False) -> bool:

@@ -50,7 +50,7 @@ def take_look(experiment: Experiment) -> Looks:
     problem = ""
     try:
         entries = Manifest(experiment.folder).count_look(entry)
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         problem = f"this look could not be counted: {error}"
         entries = sound_looks(experiment.declared.get(LOOKS))
         entries += [] if any(e["set"] == entry["set"] for e in entries) else [entry]
