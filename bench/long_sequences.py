@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from attnlab.attention.base import HeadedAttention
-from attnlab.attention.mask import Mask, Window
+from attnlab.attention.mask import Mask, Window, WindowSinks
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.normalizer import Sink
+from attnlab.attention.score import SoftCap
 from attnlab.build import attention_factory
 from attnlab.config import compose_config
 
@@ -28,6 +31,9 @@ HEADS, WIDTH, WINDOW = 4, 64, 256
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 AIMS = {
     "window in blocks": ("window as a mask", 8.0),
+    "with 4 sinks": ("window as a mask", 8.0),
+    "with a learned sink": ("causal SDPA", 1.0),
+    "with a cap": ("causal SDPA", 1.0),
     "linear, in chunks": ("causal SDPA", 6.0),
     "gated_delta, in chunks": ("causal SDPA", 1.0),
 }
@@ -70,8 +76,8 @@ def plain(length: int) -> Work:
     return work
 
 
-def windowed(length: int, mask: Callable[[], Mask]) -> Work:
-    return mixing(MultiHeadAttention(HEADS * WIDTH, n_heads=HEADS, mask=mask), length)
+def windowed(length: int, mask: Callable[[], Mask], **options: Any) -> Work:
+    return mixing(MultiHeadAttention(HEADS * WIDTH, n_heads=HEADS, mask=mask, **options), length)
 
 
 def shipped(length: int, name: str) -> Work:
@@ -85,10 +91,21 @@ SIDES: dict[str, Callable[[int], Work]] = {
     "causal SDPA": plain,
     "window as a mask": partial(windowed, mask=WindowAsMask),
     "window in blocks": partial(windowed, mask=partial(Window, WINDOW)),
+    "with 4 sinks": partial(windowed, mask=partial(WindowSinks, WINDOW, 4)),
+    "with a learned sink": partial(windowed, mask=partial(Window, WINDOW), normalizer=Sink),
+    "with a cap": partial(windowed, mask=partial(Window, WINDOW), score={"cap": SoftCap}),
     "linear, in chunks": partial(shipped, name="linear"),
     "gated_delta, in chunks": partial(shipped, name="gated_delta"),
 }
-MEASURED = ("causal SDPA", "window in blocks", "linear, in chunks", "gated_delta, in chunks")
+MEASURED = (
+    "causal SDPA",
+    "window in blocks",
+    "with 4 sinks",
+    "with a learned sink",
+    "with a cap",
+    "linear, in chunks",
+    "gated_delta, in chunks",
+)
 
 
 def speed(length: int, rounds: int) -> None:

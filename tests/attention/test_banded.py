@@ -11,11 +11,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnlab.attention.banded import Blocks
+from attnlab.attention.contextual_position import CoPE
+from attnlab.attention.differential import DifferentialAttention
+from attnlab.attention.forgetting import Forget
 from attnlab.attention.latent import LatentAttention
 from attnlab.attention.mask import Causal, Chunked, Dilated, LocalGlobal, Mask, Strided, Window, WindowSinks
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.multi_token import MultiToken
+from attnlab.attention.normalizer import Sink, Softmax1
+from attnlab.attention.path import Path
+from attnlab.attention.score import SoftCap, SSMax
+from attnlab.attention.selective import Selective
+from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.attention.stick_breaking import StickBreaking
 from attnlab.contract import judge, subject_of
 from attnlab.contract.base import SAME, gap
+from attnlab.errors import UsageError
 from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias
 
 C, HEADS = 24, 4
@@ -25,6 +36,21 @@ BANDS: dict[str, tuple[Callable[[], Mask], int]] = {
     "wide window": (partial(Window, 81), 81),
     "chunked": (partial(Chunked, 9), 9),
     "dilated": (partial(Dilated, 3, 4), 9),
+    "window and sinks": (partial(WindowSinks, 7, 3), 7),
+    "as many sinks as window": (partial(WindowSinks, 5, 5), 5),
+    "more sinks than a block": (partial(WindowSinks, 2, 40), 2),
+}
+RULES: dict[str, dict[str, Any]] = {
+    "sink": {"normalizer": Sink},
+    "softmax1": {"normalizer": Softmax1},
+    "softcap": {"score": {"cap": partial(SoftCap, cap=2.0)}},
+    "stick breaking": {"normalizer": StickBreaking},
+    "ssmax": {"score": {"ssmax": SSMax}},
+    "cope": {"score": {"cope": partial(CoPE, p_max=3)}},
+    "forget": {"score": {"forget": Forget}},
+    "selective": {"score": {"selective": Selective}},
+    "multi-token": {"score": {"multi_token": partial(MultiToken, queries=3, keys=3)}},
+    "path": {"score": {"path": Path}},
 }
 
 
@@ -41,7 +67,7 @@ def inputs(t: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, t, C, generator=draw, dtype=torch.float64).requires_grad_()
 
 
-def explicit(one: MultiHeadAttention, x: Tensor) -> Tensor:
+def explicit(one: SoftmaxAttention, x: Tensor) -> Tensor:
     pos, heads = torch.arange(x.size(1)), one.project(x)
     return one.merge(one.attend_explicitly(heads, pos, pos), heads)
 
@@ -50,11 +76,13 @@ def explicit(one: MultiHeadAttention, x: Tensor) -> Tensor:
 def test_a_mask_keeps_the_promise_of_its_band_and_promises_no_more(name: str) -> None:
     make, band = BANDS[name]
     pos = torch.arange(200)
-    distances = (pos[:, None] - pos)[make().visible(pos, pos)]
+    visible = make().visible(pos, pos)
+    visible[:, : make().sinks] = False
+    distances = (pos[:, None] - pos)[visible]
     assert make().band == band == int(distances.max()) + 1
 
 
-@pytest.mark.parametrize("mask", [Causal(), WindowSinks(5, 2), Strided(4), LocalGlobal(3, 7)])
+@pytest.mark.parametrize("mask", [Causal(), Strided(4), LocalGlobal(3, 7)])
 def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
     assert mask.band is None
     assert Blocks.of(10_000, mask.band).n_blocks == 1
@@ -65,7 +93,30 @@ def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
 def test_blocks_give_the_values_and_gradients_of_the_rule(name: str, t: int) -> None:
     make, band = BANDS[name]
     one, x = layer(make), inputs(t)
-    assert (Blocks.of(t, band).n_blocks > 1) == (t > max(4 * band, 64))
+    assert (Blocks.of(t, band, one.mask.sinks).n_blocks > 1) == (t > max(4 * (band + one.mask.sinks), 64))
+    same_as_the_rule(one, x)
+
+
+@pytest.mark.parametrize("mask", [partial(Window, 7), partial(WindowSinks, 7, 3)])
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_written_out(rule: str, mask: Callable[[], Mask]) -> None:
+    """Rules that need their scores are written out block by block: the same values and gradients, with sinks, too."""
+    try:
+        one = layer(mask, position=ALiBi, n_kv_heads=2, **RULES[rule])
+    except UsageError:
+        assert mask().sinks and rule in ("cope", "forget", "selective", "multi-token", "path")
+        return
+    same_as_the_rule(one, inputs(97))
+
+
+def test_two_maps_in_blocks() -> None:
+    torch.manual_seed(0)
+    one = DifferentialAttention(C, n_heads=HEADS, mask=partial(WindowSinks, 7, 3), position=RoPE).double()
+    same_as_the_rule(one, inputs(97))
+
+
+def same_as_the_rule(one: SoftmaxAttention, x: Tensor) -> None:
+    """The values and gradients of the layer are those of the whole map, written out."""
     y, right = one(x), explicit(one, x)
     assert gap(y, right) < SAME
     wanted = [x, *one.parameters()]
@@ -93,11 +144,23 @@ def test_keys_of_a_latent_are_right_in_blocks() -> None:
     assert gap(one(x), one.merge(one.attend_explicitly(heads, pos, pos), heads)) < SAME
 
 
-@pytest.mark.parametrize("law", ["causality", "map", "decode", "fused_equals_explicit", "half_precision", "cost"])
+LAWS = ("causality", "map", "decode", "fused_equals_explicit", "half_precision", "cost")
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("window", [1, 8])
 def test_a_narrow_window_keeps_the_laws_in_blocks(law: str, window: int) -> None:
     verdict = judge(law, subject_of("sliding_window", [f"attention.mask.window={window}"]))
     assert verdict.outcome == "kept", verdict.detail
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("words", ["window_sinks", "sink attention/mask=window", "softcap attention/mask=window"])
+def test_other_windows_keep_them(law: str, words: str) -> None:
+    name, *more = words.split()
+    verdict = judge(law, subject_of(name, [*more, "attention.mask.window=8"]))
+    skipped = law == "fused_equals_explicit" and name != "window_sinks"
+    assert verdict.outcome == ("skipped" if skipped else "kept"), verdict.detail
 
 
 def test_dropout_in_blocks_drops_about_its_share_of_the_weights() -> None:
@@ -132,11 +195,33 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_no_tensor_of_a_training_step_grows_faster_than_the_length() -> None:
-    sizes = []
+class Kept:
+    """Counts the numbers that a forward pass keeps for its backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, int] = {}
+
+    def note(self, tensor: Tensor) -> Tensor:
+        self.storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def of(self, one: SoftmaxAttention, x: Tensor) -> int:
+        with torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor):
+            y = one(x)
+        assert y.requires_grad
+        return sum(self.storages.values())
+
+
+@pytest.mark.parametrize("rule", ["plain", "sink", "softcap"])
+@pytest.mark.parametrize("mask", [partial(Window, 16), partial(WindowSinks, 16, 4)])
+def test_no_tensor_of_a_training_step_grows_faster_than_the_length(rule: str, mask: Callable[[], Mask]) -> None:
+    sizes, kept = [], []
     for t in (1024, 2048):
-        one, x = layer(partial(Window, 16)), inputs(t, batch=1)
+        one, x = layer(mask, **RULES.get(rule, {})), inputs(t, batch=1)
         with Largest() as seen:
             F.mse_loss(one(x), torch.zeros_like(x)).backward()
         sizes.append(seen.numbers)
+        kept.append(Kept().of(one, x))
     assert sizes[1] <= 2.1 * sizes[0] and sizes[1] < 2048**2 / 2
+    assert kept[1] <= 2.1 * kept[0]
+    assert kept[1] < 1.5 * Kept().of(layer(partial(Window, 16)), x)

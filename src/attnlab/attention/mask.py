@@ -13,14 +13,15 @@ class Mask(nn.Module):
     A mask whose `kept` is a number also says, in `held`, which position each of that many slots stores while decoding:
     by default a ring, position p in slot p % kept. `contiguous` says that decoding has every token between a key that
     a query can read and the query itself at hand, which some changes of scores need. `band` is a promise that no query
-    reads further back than the last `band` keys, its own included, so that training need not look there; None promises
-    nothing.
+    reads further back than the last `band` keys, its own included, but for the first `sinks` tokens, so that training
+    need not look there; None promises nothing.
     """
 
     causal = True
     contiguous = True
     kept: int | None = None
     band: int | None = None
+    sinks = 0
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         raise NotImplementedError
@@ -82,7 +83,8 @@ class WindowSinks(Mask):
             raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
         if sinks < 1:
             raise UsageError(f"sinks ({sinks}) must be at least 1; without sinks, choose attention/mask=window")
-        self.window, self.sinks, self.kept = window, sinks, sinks + window
+        self.window = self.band = window
+        self.sinks, self.kept = sinks, sinks + window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]

@@ -1,12 +1,14 @@
 """The softmax family: project -> score -> normalise -> mix -> merge, with a slot for every choice."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attnlab.attention.banded import Blocks
 from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision
@@ -106,13 +108,13 @@ class SoftmaxAttention(HeadedAttention):
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
+        blocks = Blocks.of(heads.q.size(2), self.mask.band, self.mask.sinks)
         if not self.fused:
-            pos = torch.arange(heads.q.size(2), device=heads.q.device)
-            return self.attend_explicitly(heads, pos, pos)
+            return self._attend_explicitly_in_blocks(heads, blocks)
         q, k, v = self._for_kernel(heads)
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
             o = self._kernel(q, k, v, None)
-        elif (blocks := Blocks.of(q.size(2), self.mask.band)).n_blocks == 1:
+        elif blocks.n_blocks == 1:
             o = self._kernel(q, k, v, self._kept(q, blocks))
         else:
             o = self._attend_in_blocks(q, k, v, blocks)
@@ -173,6 +175,23 @@ class SoftmaxAttention(HeadedAttention):
             return heads.v.new_zeros(*heads.q.shape[:3], heads.v.size(-1))
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
         return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+
+    def _attend_explicitly_in_blocks(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"]:
+        """What decoding block by block would give; the backward pass forms each block's map again, and keeps none."""
+        if blocks.n_blocks == 1:
+            pos = torch.arange(heads.q.size(2), device=heads.q.device)
+            return self.attend_explicitly(heads, pos, pos)
+
+        def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
+            extra = heads.extra
+            if self.carries:
+                extra = extra | {"carried": extra["carried"][:, :, k_pos]}
+            q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
+            return self.attend_explicitly(Heads(q, k, v, extra), q_pos, k_pos)
+
+        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # a compiler decides that for itself
+        forget: Callable[..., Tensor] = partial(checkpoint, block, use_reentrant=False) if again else block
+        return torch.cat([forget(q_pos, k_pos) for q_pos, k_pos in blocks.cuts(heads.q.device)], dim=2)
 
     def explicit_weights(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
