@@ -1,14 +1,20 @@
 """Float32 where a formula strains it: small numbers, long sums, one token that is far larger than the others."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from attnlab.attention.base import Heads
-from attnlab.attention.decay import ScalarDecay
+from attnlab.attention.decay import ChannelDecay, Decay, ScalarDecay, StepDecay
+from attnlab.attention.feature_map import EluPlusOne, FeatureMap, RandomFeatures, Taylor
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.log_linear import LogLinearAttention
 from attnlab.attention.normalizer import Softpick
+from attnlab.attention.output_norm import SumNorm
+from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked
 from attnlab.attention.score import Pairs
 
@@ -21,7 +27,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def apart(y: Tensor, right: Tensor) -> float:
     """The largest error of a row, in parts of that row's largest number."""
-    return float(((y.double() - right).abs().amax(dim=-1) / right.abs().amax(dim=-1)).max())
+    y, right = y.detach().double(), right.detach()
+    return float(((y - right).abs().amax(dim=-1) / right.abs().amax(dim=-1)).max())
 
 
 @pytest.mark.parametrize(("a", "weights"), [(1e-6, (0.2, 0.4, 0.0)), (3e-8, (0.0267857, 0.0535714, 0.0))])
@@ -69,3 +76,64 @@ def test_long_sums_in_log_linear() -> None:
     heads = Heads(q.abs(), k.abs(), v.abs(), extra)  # nothing cancels, so that an error is one of the decays
     wide = Heads(*(p.double() for p in (q.abs(), k.abs(), v.abs())), extra={n: p.double() for n, p in extra.items()})
     assert apart(layer.mix(heads), layer.double().mix(wide)) < DIGITS
+
+
+def positive(features: Callable[..., FeatureMap], width: int = 1) -> RecurrentAttention:
+    """One head whose matrices are all the identity, so that of one token it gives that token."""
+    layer = RecurrentAttention(width, n_heads=1, feature_map=features, output_norm=SumNorm, chunk=8)
+    for parameter in layer.parameters():
+        torch.nn.init.eye_(parameter)
+    return layer
+
+
+@pytest.mark.parametrize("features", [RandomFeatures, EluPlusOne, Taylor])
+@pytest.mark.parametrize("x", [13.0, 14.0, 1e4, 1e-20, 0.0, -17.3, -18.0, -104.0, -745.0, -1e4])
+def test_one_token_is_itself(features: Callable[..., FeatureMap], x: float) -> None:
+    """exp(-|x|^2) and elu(x) + 1 leave float32 at 14 and -17; their ratio is one all the same, and so is its slope."""
+    layer, token = positive(features), torch.full((1, 1, 1), x, requires_grad=True)
+    y = layer(token)
+    assert y.item() == pytest.approx(x, rel=1e-5)
+    assert torch.autograd.grad(y, token)[0].item() == pytest.approx(1.0, rel=1e-4)
+    assert layer.step(token, layer.init_state(1, 1))[0].item() == pytest.approx(x, rel=1e-5)
+
+
+@pytest.mark.parametrize("features", [RandomFeatures, EluPlusOne])
+@pytest.mark.parametrize("size", [1.0, 4.5, 12.0, 30.0, 1e3])
+def test_positive_features_of_large_tokens(features: Callable[..., FeatureMap], size: float) -> None:
+    """32 tokens of a head of 32, whose weights are right by their logarithms in float64, however they are cut."""
+    layer = positive(features, 32)
+    for seed in range(5):
+        x = (size * draw(1, 32, 32, seed=seed) - (size if features is EluPlusOne else 0)).requires_grad_()
+        wide, logs = x.detach().double(), layer.feature_map
+        pairs = logs.query_logs(wide[None])[0, 0][:, None] + logs.logs(wide[None])[0, 0]
+        right = (
+            pairs.logsumexp(dim=-1).masked_fill(torch.ones(32, 32).triu(1) > 0, -torch.inf).softmax(dim=-1) @ wide[0]
+        )
+        y, state, decoded = layer(x), layer.init_state(1, 32), []
+        for piece in x.detach().split([5, 1, 1, 25], dim=1):
+            o, state = layer.step(piece, state)
+            decoded.append(o)
+        assert max(apart(y[0], right), apart(torch.cat(decoded, dim=1)[0], right)) < 3e-4
+        assert bool(torch.autograd.grad(y.sum(), x)[0].isfinite().all())
+
+
+def test_features_after_others_that_were_out_of_range() -> None:
+    """A memory that is kept in logarithms takes features that are not, and the other way round."""
+    x = draw(1, 24, 4) - 60.0 * (torch.arange(24) // 6 % 2)[:, None]
+    layer, right = positive(EluPlusOne, 4), positive(EluPlusOne, 4).double()(x.double())
+    state, decoded = layer.init_state(1, 24), []
+    for piece in x.split(6, dim=1):
+        o, state = layer.step(piece, state)
+        decoded.append(o)
+    assert apart(torch.cat(decoded, dim=1)[0], right[0]) < 10 * DIGITS
+
+
+def test_decays_beside_features_by_their_logarithms() -> None:
+    """Random features under a decay per head or per channel: float32 against float64, where the scale rises."""
+    decays: list[Callable[..., Decay]] = [ScalarDecay, partial(ChannelDecay, rank=2), StepDecay]
+    for decay in decays:
+        features = EluPlusOne if decay is not StepDecay else RandomFeatures
+        torch.manual_seed(0)
+        layer = RecurrentAttention(8, n_heads=1, feature_map=features, output_norm=SumNorm, decay=decay, chunk=8)
+        x = 40 * draw(1, 40, 8) - 40
+        assert apart(layer(x)[0].detach(), layer.double()(x.double())[0]) < 3e-4

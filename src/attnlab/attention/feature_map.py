@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.log_scale import RISE, exceeds
 from attnlab.errors import UsageError
 
 
@@ -12,10 +13,12 @@ class FeatureMap(nn.Module):
     """Applied to queries and keys alike; this base leaves them as they are.
 
     `positive`: every product phi(q) . phi(k) is > 0; `unit`: features have length one; `width`: how many there are.
+    Where features may leave the range of float32, `exponential` is true, and the logarithms of them all are at hand.
     """
 
     positive = False
     unit = False
+    exponential = False
 
     def __init__(self, *, head_dim: int) -> None:
         super().__init__()
@@ -25,17 +28,35 @@ class FeatureMap(nn.Module):
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
         return x
 
+    def extreme(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h t d"]) -> bool:
+        """Whether features of these must be handled by their logarithms; asked where there are any."""
+        return True
+
+    def logs(self, k: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        """The logarithms of a key's features."""
+        raise NotImplementedError
+
+    def query_logs(self, q: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        """The logarithms of a query's features, but for a number that is the same for all of them."""
+        return self.logs(q)
+
 
 class EluPlusOne(FeatureMap):
     """Makes every feature positive: elu(x) + 1, so that the weights of linear attention are positive too.
 
-    Source: arXiv 2006.16236.
+    Source: arXiv 2006.16236. Written as exp(min(x, 0)) + relu(x), which rounds no small feature to zero.
     """
 
-    positive = True
+    positive = exponential = True
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
-        return F.elu(x) + 1
+        return x.clamp(max=0.0).exp() + x.relu()
+
+    def extreme(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h t d"]) -> bool:
+        return exceeds(-q, RISE / 3) or exceeds(-k, RISE / 3)  # a product of two, below 1e-28
+
+    def logs(self, k: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+        return torch.where(k > 0, k.relu().log1p(), k)
 
 
 class UnitLength(FeatureMap):
@@ -88,7 +109,7 @@ class RandomFeatures(FeatureMap):
     Source: Performer, arXiv 2009.14794, which draws new directions now and then.
     """
 
-    positive = True
+    positive = exponential = True
     directions: Tensor
 
     def __init__(self, *, head_dim: int, features: int = 64) -> None:
@@ -108,6 +129,10 @@ class RandomFeatures(FeatureMap):
         self.register_buffer("directions", (turns * lengths).to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
-        x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.shrink
-        along = x @ self.directions.to(x.dtype).mT
-        return (along - x.square().sum(dim=-1, keepdim=True) / 2).exp() * self.width**-0.5
+        return self.logs(x).exp() * self.width**-0.5
+
+    def logs(self, k: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        return self.query_logs(k) - (k * self.shrink).square().sum(dim=-1, keepdim=True) / 2
+
+    def query_logs(self, q: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
+        return (q * self.shrink) @ self.directions.to(q.dtype).mT

@@ -21,6 +21,7 @@ from attnlab.attention.base import (
 from attnlab.attention.decay import Decay
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.gate import Gate
+from attnlab.attention.log_scale import exceeds, rescaled
 from attnlab.attention.output_norm import OutputNorm
 from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
@@ -32,12 +33,14 @@ from attnlab.position import Position
 class RecurrentState(NamedTuple):
     """What `step` keeps: one matrix per head (float32 at least), the tail of the short convolution, tokens seen.
 
-    `w` is the width of a value, plus one where a sum of weights rides along.
+    `w` is the width of a value, plus one where a sum of weights rides along. `scale` is the logarithm of the unit of
+    each row of the matrix, where features are exponentials.
     """
 
     matrix: Float[Tensor, "b h d w"]
     tail: Tensor | None
     seen: int
+    scale: Float[Tensor, "b h d"] | None = None
 
 
 class RecurrentAttention(HeadedAttention):
@@ -102,6 +105,8 @@ class RecurrentAttention(HeadedAttention):
         self.output_norm = output_norm(value_dim=self.value_dim)
         self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+        # A division by the sum of weights takes out what features were divided by.
+        self.log_scaled = self.feature_map.exponential and self.output_norm.divides
         self.decay.check(self.feature_map, self.write)
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
@@ -120,27 +125,45 @@ class RecurrentAttention(HeadedAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
         work = torch.promote_types(v.dtype, torch.float32)  # features are as exact as the memory that they meet in
-        q = self.feature_map(self.position.rotate(q.to(work), start))
-        k = self.feature_map(self.position.rotate_keys(k.to(work), start))
+        q, k = self.position.rotate(q.to(work), start), self.position.rotate_keys(k.to(work), start)
+        if self.log_scaled and self.feature_map.extreme(q, k):
+            strength = self.decay.scale_keys(torch.ones_like(k[..., :1]), x)
+            extra["log_q"], extra["log_k"] = self.feature_map.query_logs(q), self.feature_map.logs(k) + strength.log()
+        else:
+            q, k = self.feature_map(q), self.feature_map(k)
         for name, part in (("log_decay", self.decay), ("beta", self.write), ("gate", self.gate)):
             if (made := part.project(x)) is not None:
                 extra[name] = made
         return Heads(q * self.feature_map.query_scale, self.decay.scale_keys(k, x), v, extra)
 
-    def scan(
-        self, heads: Heads, matrix: Float[Tensor, "b h d w"]
-    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d w"]]:
+    def scan(self, heads: Heads, state: RecurrentState) -> tuple[Float[Tensor, "b h t v"], RecurrentState]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
+        matrix, scale = state.matrix, state.scale
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
             decay, beta = (
                 made.to(work) if (made := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
             )
+            if scale is not None and q.size(2):
+                q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads.extra)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             o = o[:, :, self.writes - 1 :: self.writes]
-            return self.output_norm.divide(o).to(heads.v.dtype), matrix
+            after = RecurrentState(matrix, heads.extra.get("tail"), state.seen + heads.v.size(2), scale)
+            return self.output_norm.divide(o).to(heads.v.dtype), after
+
+    def in_range(
+        self, q: Tensor, k: Tensor, decay: Tensor | None, matrix: Tensor, scale: Tensor, extra: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """Features, decay and memory in units in which float32 holds them."""
+        if "log_k" in extra:
+            log_q, log_k = extra["log_q"].to(matrix.dtype), extra["log_k"].to(matrix.dtype)
+        elif exceeds(scale.abs().masked_fill(scale.isinf(), 0.0), 0.0):  # the memory is in other units already
+            log_q, log_k = q.log(), k.log()
+        else:
+            return q, k, decay, matrix, torch.zeros_like(scale)
+        return rescaled(log_q, log_k, decay, matrix, scale)
 
     def in_turn(
         self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, beta: Tensor | None
@@ -154,6 +177,12 @@ class RecurrentAttention(HeadedAttention):
             decay = torch.stack([decay] + [torch.zeros_like(decay)] * (self.writes - 1), dim=3).flatten(2, 3)
         return q.repeat_interleave(self.writes, dim=2), k, v, decay, beta
 
+    def empty(self, batch: int, value_dim: int) -> RecurrentState:
+        """What is kept before the first token."""
+        matrix = self.matrix(batch, value_dim)
+        scale = torch.full_like(matrix[..., 0], -torch.inf) if self.log_scaled else None
+        return RecurrentState(matrix, self.qkv.empty_tail(batch), 0, scale)
+
     def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d w"]:
         """An empty memory, in float32 at least however the model is stored."""
         dtype = torch.promote_types(self.anchor.dtype, torch.float32)
@@ -161,7 +190,7 @@ class RecurrentAttention(HeadedAttention):
         return self.anchor.new_zeros(batch, self.n_memories, self.feature_map.width, width, dtype=dtype)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
-        return self.scan(heads, self.matrix(heads.v.size(0), heads.v.size(-1)))[0]
+        return self.scan(heads, self.empty(heads.v.size(0), heads.v.size(-1)))[0]
 
     @torch.no_grad()
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
@@ -181,11 +210,11 @@ class RecurrentAttention(HeadedAttention):
         return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), own)))
 
     def init_state(self, batch: int, max_len: int) -> RecurrentState:
-        return RecurrentState(self.matrix(batch, self.value_dim), self.qkv.empty_tail(batch), 0)
+        return self.empty(batch, self.value_dim)
 
     def step(
         self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
         heads = self.share(self.project(x, state.seen, state.tail), Shared() if shared is None else shared)
-        o, matrix = self.scan(heads, state.matrix)
-        return self.merge(o, heads), RecurrentState(matrix, heads.extra.get("tail"), state.seen + x.size(1))
+        o, state = self.scan(heads, state)
+        return self.merge(o, heads), state

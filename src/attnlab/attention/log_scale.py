@@ -1,0 +1,63 @@
+"""Positive features by their logarithms, for exponentials that no number type holds."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from attnlab.attention.base import running_sum
+
+RISE = 100.0  # in nats; float32 holds e^-87 to e^88, of which sums and a value of ten thousand take their part
+
+
+class Rescaled(NamedTuple):
+    """Queries, keys and a memory that multiply as their logarithms say, and stay within what float32 holds."""
+
+    q: Float[Tensor, "b h t f"]
+    k: Float[Tensor, "b h t f"]
+    log_decay: Float[Tensor, "b h t f"] | None
+    memory: Float[Tensor, "b h f w"]
+    scale: Float[Tensor, "b h f"]
+
+
+def rescaled(
+    log_q: Float[Tensor, "b h t f"],
+    log_k: Float[Tensor, "b h t f"],
+    log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t f"] | None,
+    memory: Float[Tensor, "b h f w"],
+    scale: Float[Tensor, "b h f"],
+) -> Rescaled:
+    """exp(log_q) and exp(log_k), each query up to a factor of its own, against a memory stored as exp(-scale) S.
+
+    Row f of the memory is kept in units of exp(scale_f); -inf marks one that holds nothing. A query is divided by
+    exp(max_f(log_q_f + scale_f)), which a division by the sum of weights takes out again, so that its largest product
+    with the memory is near one: no sum is 0 or infinite. Where no key rises far above what was seen before it, and
+    nothing fades, one scale serves all tokens. Else the scale is the largest key so far, faded as the memory is, and
+    what it rises by is taken off each row like a decay: a query never sees a scale that a later key has set. Scales
+    cancel, and so need no gradient.
+    """
+    with torch.no_grad():
+        first = torch.where(scale.isfinite(), scale, log_k[:, :, 0])
+        top = torch.maximum(first, log_k.amax(dim=2))
+        if one_for_all := log_decay is None and not exceeds(top - first, RISE):
+            first = torch.maximum(first, top - RISE / 2)
+            after = first[:, :, None]
+        else:
+            fade = torch.zeros_like(log_k) if log_decay is None else log_decay.view(*log_k.shape[:3], -1)
+            age = running_sum(F.pad(fade, (0, 0, 1, 0)), dim=2)
+            peaks = torch.cat([first[:, :, None], log_k - age[:, :, 1:]], dim=2).cummax(dim=2).values
+            scales = (peaks + age).to(log_k.dtype)
+            after, rise = scales[:, :, 1:], scales[:, :, 1:] - scales[:, :, :-1]
+        best = (log_q + after).amax(dim=-1, keepdim=True)
+    if not one_for_all:
+        log_decay = (0 if log_decay is None else log_decay.view(*log_k.shape[:3], -1)) - rise
+    memory = memory * (scale - first).exp()[..., None]
+    return Rescaled((log_q + after - best).exp(), (log_k - after).exp(), log_decay, memory, after[:, :, -1].clone())
+
+
+@torch.no_grad()
+def exceeds(x: Tensor, bound: float) -> bool:
+    """Whether any number is above the bound; on a copy that holds no numbers, none is."""
+    return x.device.type != "meta" and bool((x > bound).any())
