@@ -44,7 +44,7 @@ def sweep(
 ) -> list[float | None]:
     """Compose, check and list all jobs, then run those that are not finished; returns the final losses, job by job.
 
-    `local` runs them in warm workers here, `n_jobs` at once, each with `patience` (see `Pool`); otherwise `launch` takes
+    `local` runs them in warm workers here, `n_jobs` at once, with `patience` (see `Pool`); otherwise `launch` takes
     their words elsewhere.
     """
     design, points, typed = _design(master, loader, arguments)
