@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.limits import HANG
 from tests.training.launch import folder_of, run_here
 
 import attnlab.generation
@@ -126,7 +128,10 @@ def test_help_of_a_command_lists_its_keys_with_what_is_usual(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["generat"], "error: attnlab generat is not a command; did you mean 'generate'? (choose from: generate"),
+        (
+            ["generat"],
+            "error: attnlab generat is not a command; did you mean 'generate'? (choose from: train, generate",
+        ),
         (["--foo"], "error: attnlab --foo is not a command"),
         (["generate", "tokens=0"], "error: tokens (0) must be"),
     ],
@@ -340,3 +345,19 @@ def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("", "mine", "[mine]", "mine,yours", "[mine, yours]"):
         assert typed("generate", *NEEDED, f"allow_targets={text}") == 2
     assert asked == [(), ("mine",), ("mine",), ("mine", "yours"), ("mine", "yours")]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("--version") == 0
+    assert capsys.readouterr().out == f"attnlab {version('attnlab')}\n"
+
+
+def test_train(tmp_path: Path) -> None:
+    """`attnlab train` needs no checkout: it composes, refuses and helps as train.py does, from any folder."""
+    program = [sys.executable, "-c", "from attnlab.cli import main; main()", "train"]
+    for words, code, told in (["attention=gq"], 2, "did you mean 'gqa'"), (["seed=3", "--cfg", "job"], 0, "seed: 3"):
+        done = subprocess.run(
+            [*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False
+        )
+        assert done.returncode == code and told in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -155,15 +155,11 @@ def test_a_class_is_named_after_its_variant(tmp_path: Path, name: str, class_nam
 
 def test_what_to_type_depends_on_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.py").touch()
     assert next_commands("mine") == [
         "attnlab check attention=mine config_dir=configs allow_targets=mine",
-        "python train.py --config-dir configs attention=mine 'allow_targets=[mine]'",
+        "attnlab train --config-dir configs attention=mine 'allow_targets=[mine]'",
     ]
-    assert next_commands("mine", "a b")[1].startswith("PYTHONPATH='a b' python train.py --config-dir 'a b/configs' att")
-    (tmp_path / "train.py").unlink()
-    script = Path(__file__).parents[1] / "train.py"
-    assert next_commands("mine")[1].startswith(f"python {shlex.quote(str(script))} --config-dir configs ")
+    assert next_commands("mine", "a b")[1].startswith("PYTHONPATH='a b' attnlab train --config-dir 'a b/configs' att")
 
 
 # What is refused

@@ -1,7 +1,9 @@
 """The command `attnlab`: what is done beside training. Arguments are written key=value, as for train.py."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from attnlab import commands
@@ -40,6 +42,7 @@ CLASSES_OF_RUN = Argument(Rule(str), "", "your own packages whose classes the ru
 PATHS = ("run", "folder", "experiment", "out", "config_dir", "tensorboard")  # keys that name a file or a folder
 CODE_OF_RUN = Argument(CODE, "same", "any: read a run that other code has trained, all the same")
 LIMITS = Argument(FLAG, True, "false: read a folder of any size, however long it takes; see docs/security.md")
+TRAIN = "train one variant, or sweep over many with -m; the same as python train.py"
 COMMANDS = {
     "generate": Command(
         "write a text with a trained model",
@@ -254,9 +257,10 @@ def _value(key: str, text: str, rule: Rule) -> Any:
 def usage(name: str | None = None) -> str:
     """What can be typed."""
     if name is None:
-        lines = [f"  attnlab {command:12s} {COMMANDS[command].about}" for command in COMMANDS]
+        abouts = {"train": TRAIN, **{command: COMMANDS[command].about for command in COMMANDS}}
+        lines = [f"  attnlab {command:12s} {about}" for command, about in abouts.items()]
         return "\n".join(
-            ["usage: attnlab COMMAND key=value ...", "", *lines, "", "attnlab COMMAND --help tells its keys"]
+            ["usage: attnlab COMMAND key=value ...", "", *lines, "", "attnlab COMMAND --help tells its keys; --version"]
         )
     bare, others = COMMANDS[name].bare, COMMANDS[name].others
     lines = [f"usage: attnlab {name} {f'{bare.upper()} ' if bare else ''}key=value ...   ({COMMANDS[name].about})", ""]
@@ -272,6 +276,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; ends the program with the exit code of what went wrong."""
     if argv is None:
         end_at_signals()
+        if sys.argv[1:2] == ["train"]:  # a program of its own, whose command line Hydra reads
+            os.execv(sys.executable, [sys.executable, "-m", "attnlab.train", *sys.argv[2:]])
     from attnlab.complaints import one_line_errors  # only now: Hydra takes a second to import
 
     words = list(sys.argv[1:] if argv is None else argv)
@@ -280,10 +286,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())
             return
+        if words[0] == "--version":
+            print(f"attnlab {version('attnlab')}")
+            return
         name, *rest = words
         if name not in COMMANDS:
             raise UsageError(
-                f"attnlab {name} is not a command{nearest(name, COMMANDS)} (choose from: {', '.join(COMMANDS)})"
+                f"attnlab {name} is not a command{nearest(name, ['train', *COMMANDS])} (choose from: "
+                f"{', '.join(['train', *COMMANDS])})"
             )
         if any(word in ("-h", "--help") for word in rest):
             print(usage(name))

@@ -240,11 +240,10 @@ def _class_name(name: str) -> str:
 
 def next_commands(name: str, folder: str = ".") -> list[str]:
     """What to type after `write`: judge the variant, and train it."""
-    from attnlab.keys import config_dir
-
-    configs, script = Path(folder) / "configs", config_dir().parent / "train.py"
-    start = "train.py" if Path("train.py").is_file() or not script.is_file() else str(script)
+    configs = Path(folder) / "configs"
     judge = shlex.join(["attnlab", "check", f"attention={name}", f"config_dir={configs}", f"allow_targets={name}"])
-    train = shlex.join(["python", start, "--config-dir", str(configs), f"attention={name}", f"allow_targets=[{name}]"])
+    train = shlex.join(
+        ["attnlab", "train", "--config-dir", str(configs), f"attention={name}", f"allow_targets=[{name}]"]
+    )
     elsewhere = Path(folder).resolve() != Path.cwd()  # Python finds what lies in the current folder
     return [judge, f"PYTHONPATH={shlex.quote(str(Path(folder)))} {train}" if elsewhere else train]

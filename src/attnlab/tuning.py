@@ -20,7 +20,6 @@ from attnlab.ablation.terminal import draw
 from attnlab.ablation.words import number
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import write_atomically
-from attnlab.keys import config_dir
 from attnlab.rules import MOST_SEED, whole_numbers
 
 USUAL_RATES, USUAL_SEEDS = "3e-4,1e-3,3e-3,1e-2", "100-102"
@@ -81,27 +80,17 @@ def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
 
 
 def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
-    """Have train.py run every variant at every rate with every seed; what is finished is not run again."""
+    """Have `attnlab train` run every variant at every rate with every seed; what is finished is not run again."""
     words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
     words.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
     words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
-    command = [sys.executable, str(_train_py()), "-m", *words]
-    print(f"python train.py -m {shlex.join(words)}", flush=True)
+    command = [sys.executable, "-m", "attnlab.train", "-m", *words]
+    print(f"attnlab train -m {shlex.join(words)}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code in STOPPED:
         raise Stopped(f"stopped; the same command goes on with {folder}", code)
     if code not in (0, SOME_FAILED):  # runs that diverge are points of the curve, and what failed is found by reading
-        raise AttnlabError(f"train.py ended with exit code {code} (why, is told above)")
-
-
-def _train_py() -> Path:
-    places = (Path("train.py"), config_dir().parent / "train.py")
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise UsageError(
-            "attnlab tune runs train.py, which is not in this folder: start it in the folder that holds it"
-        )
-    return found
+        raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
 
 
 def _read(folder: Path, metric: str, lower: bool) -> tuple[Experiment, list[Arm]]:
