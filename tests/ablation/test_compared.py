@@ -1,5 +1,6 @@
 """What a report says was compared: every setting that differs, what was declared, and what can be compared at all."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -12,8 +13,9 @@ from attnlab.ablation import preregister
 from attnlab.ablation.preregister import Promise
 from attnlab.ablation.report import Options, Report, analyse, write
 from attnlab.ablation.sections import document
-from attnlab.ablation.terminal import beside_the_table
+from attnlab.ablation.terminal import beside_the_table, terminal_table
 from attnlab.errors import UsageError
+from attnlab.sweep.drive import _first
 
 BASE = [2.0, 2.1, 1.9]
 WORSE = [2.3, 2.41, 2.19]
@@ -174,3 +176,133 @@ def test_old_promise_says_what_it_binds(tmp_path: Path) -> None:
     assert "binds none of them" in page(analyse(tmp_path), tmp_path)
     arms(tmp_path, **{"optimizer.weight_decay": 0})
     assert [point[:26] for point in broken(tmp_path)] == ["linear ran with 2 configs ", "multi_head ran with 2 conf"]
+
+
+def plain(folder: Path, margin: float | None = None) -> None:
+    """Three arms without promise, whose configs say by what their report goes."""
+    report = {"metric": "val/loss", "baseline": None, "margin": margin, "alpha": 0.05}
+    for name in ("multi_head", "a", "b"):
+        write_arm(folder, name, BASE if name == "multi_head" else WORSE, settings={"report": report})
+
+
+@pytest.mark.parametrize(
+    ("options", "mark"),
+    [
+        (Options(margin=9.0), "margin 9 typed after the fact"),
+        (Options(alpha=0.4), "alpha 0.4 typed after the fact"),
+        (Options(family=("a",)), "family a typed after the fact"),
+        (Options(baseline="b"), "baseline b typed after the fact"),
+        (Options(metric="val/other_loss"), "metric val/other_loss typed after the fact"),
+    ],
+)
+def test_typed_after_the_fact(tmp_path: Path, options: Options, mark: str) -> None:
+    """What was typed and not declared stands beside what was, in each form, and in the verdict's own line."""
+    plain(tmp_path)
+    for run in tmp_path.glob("*/seed_*"):
+        rows = (run / "metrics.csv").read_text()
+        (run / "metrics.csv").write_text(rows + rows.partition("\n")[2].replace("val/loss", "val/other_loss"))
+    assert not any(c.marks for c in analyse(tmp_path).comparisons)
+    report = analyse(tmp_path, options)
+    assert all(c.marks == (f"exploratory: {mark}",) for c in report.comparisons)
+    assert mark in "".join(row[-1] for row in terminal_table(report).rows)
+    name, used = mark.split(" ")[:2]
+    (told,) = [text for text in beside_the_table(report) if text.startswith(f"{name}: declared ")]
+    assert told.endswith(f"(the config of the first run), used {used}: typed after the fact")
+    text = page(report, tmp_path)
+    assert f"(exploratory: {mark})" in text
+    assert f"| {used} | typed after the fact |" in text.partition("## Declared and used")[2].partition("## ")[0]
+    verdicts = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").read_text().splitlines()))
+    assert all(mark in row["remarks"] for row in verdicts)
+
+
+def test_typed_as_declared(tmp_path: Path) -> None:
+    """What is typed as it was declared is no news."""
+    plain(tmp_path, margin=0.1)
+    (tmp_path / "manifest.json").write_text(json.dumps({"baseline": "multi_head", "margin": 0.1, "runs": []}))
+    options = Options("multi_head", "val/loss", 0.1, 0.05, ("a", "b"))
+    assert not any(c.marks for c in analyse(tmp_path, options).comparisons)
+
+
+def test_declared_by_a_later_sweep(tmp_path: Path) -> None:
+    """A margin that a second sweep declares, after there were results, is no declaration for them."""
+    plain(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"baseline": "multi_head", "margin": 9, "runs": []}))
+    report = analyse(tmp_path)
+    assert report.rules.margin == 9
+    assert {c.marks for c in report.comparisons} == {("exploratory: margin 9 declared after the first result",)}
+
+
+def test_manifest_keeps_the_first_declaration() -> None:
+    """What was declared before the first result stays; before that, it may be changed."""
+    about = {"metric": "val/loss", "baseline": "multi_head", "margin": 1.0, "alpha": 0.05}
+    first = {**about, "margin": None}
+    none, one = [{"status": "planned"}], [{"status": "finished"}]
+    assert _first({"runs": []}, [], about) == about
+    assert _first({"first": first, "runs": none}, [], about) == about
+    assert _first({"first": first, "runs": one}, [], about) == first
+    assert _first({**first, "runs": one}, [], about) == first  # written before there was such a key
+
+
+def texts(folder: Path, **summaries: dict[str, object]) -> None:
+    """One arm of the baseline for each of these summaries; in nats the second looks better, in bits per byte worse."""
+    for (name, summary), nats, bits in zip(summaries.items(), (3.0, 2.0, 1.0), (1.0, 2.0, 3.0), strict=False):
+        for seed in range(6):
+            content = {"val_bits_per_byte": bits + bits * seed**2 / 100, **summary}
+            settings = {"tokenizer._target_": f"t.{name}", "data.val_fraction": 0.1}
+            run = write_run(folder, "multi_head", seed, nats + seed**2 / 100, settings=settings, summary=content)
+            rows = (run / "metrics.csv").read_text()
+            (run / "metrics.csv").write_text(f"{rows}40,val/bits_per_byte,{bits + bits * seed**2 / 100}\n")
+
+
+def test_other_tokens_are_compared_in_bytes(tmp_path: Path) -> None:
+    """Over tokenizers of one text bits per byte decide, whichever way the losses point; the margin was one of nats."""
+    texts(tmp_path, BPE={"tokenizer_sha256": "1"}, Bytes={"tokenizer_sha256": "2"}, Char={"tokenizer_sha256": "3"})
+    report = analyse(tmp_path, Options(baseline="multi_head tokenizer._target_=t.BPE"))
+    assert report.experiment.metric == "val/bits_per_byte"
+    assert [(c.verdict, c.mean is not None and c.mean > 0) for c in report.comparisons] == [("worse", True)] * 2
+    assert any(text.startswith("metric: declared val/loss") for text in beside_the_table(report))
+    assert any("losses of different tokenizers" in mark for c in report.comparisons for mark in c.marks)
+
+
+def test_other_tokens_without_bytes(tmp_path: Path) -> None:
+    """Where bits per byte are not known, nothing is compared over tokenizers, and the reason is said."""
+    texts(tmp_path, BPE={"tokenizer_sha256": "1", "val_bits_per_byte": None}, Bytes={"tokenizer_sha256": "2"})
+    report = analyse(tmp_path, Options(baseline="multi_head tokenizer._target_=t.BPE"))
+    assert report.comparisons == []
+    assert any("in other tokens is not compared" in remark for remark in report.design.remarks)
+
+
+@pytest.mark.parametrize(
+    ("other", "compared"),
+    [
+        ({"data_sha256": "2"}, False),
+        ({"data_sha256": "2", "tokenizer_sha256": "2"}, False),
+        ({"data_sha256": "2", "val_sha256": "v"}, True),  # the same validation text, other text to train on
+        ({"data_sha256": "2", "val_sha256": "w"}, False),
+        ({"val_sha256": "w"}, False),
+    ],
+)
+def test_other_texts_are_not_compared(tmp_path: Path, other: dict[str, object], compared: bool) -> None:
+    """Losses on other validation texts, or on other tasks, are never compared."""
+    one: dict[str, object] = {
+        "data_sha256": "1",
+        "tokenizer_sha256": "1",
+        **({"val_sha256": "v"} if "val_sha256" in other else {}),
+    }
+    texts(tmp_path, One=one, Other={**one, **other})
+    report = analyse(tmp_path, Options(baseline="multi_head tokenizer._target_=t.One"))
+    assert bool(report.comparisons) == compared
+    assert compared == (not any("on another text" in remark for remark in report.design.remarks))
+    assert "Verdicts" in page(report, tmp_path)
+
+
+def test_mixed_versions_stand_in_the_verdict(tmp_path: Path) -> None:
+    """Runs of several versions of a package, or of several commits, are compared with that beside the word."""
+    versions = {"attnlab": "1", "torch": "2.12"}
+    write_arm(tmp_path, "multi_head", BASE, summary={"versions": versions})
+    write_arm(tmp_path, "linear", WORSE, summary={"versions": {**versions, "torch": "2.13"}, "git_commit": "def"})
+    report = analyse(tmp_path)
+    assert [set(c.marks[0].partition(": ")[2].split(", ")) for c in report.comparisons] == [
+        {"commit", "torch 2.13 and 2.12"}
+    ]
+    assert "torch 2.13 and 2.12" in terminal_table(report).rows[0][-1]

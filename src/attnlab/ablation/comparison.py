@@ -93,6 +93,7 @@ class Comparison:
     exploratory: bool = False  # a later look than those that were declared
     last_look: bool = True  # seeds that are added now cannot be judged any more
     remarks: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()  # what stands in its line: that it goes by what was not declared, or was not equal
 
     @property
     def n(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnlab.ablation.grid import rates_elsewhere
-from attnlab.ablation.groups import OF_THE_VARIANT, Group, arms_of, differing, groups_of
+from attnlab.ablation.groups import OF_THE_VARIANT, Group, arms_of, changing, differing, groups_of
 from attnlab.ablation.rates import RATE, Rates, curve_of_rates
 from attnlab.ablation.reading import Experiment, Run
 from attnlab.errors import UsageError
@@ -56,8 +56,17 @@ class Design:
         ]
 
 
-def arrange(experiment: Experiment, baseline: str | None, lower_is_better: bool, alpha: float) -> Design:
-    """Find the contenders of an experiment and the baseline of each; refuses a baseline that is not there."""
+def arrange(
+    experiment: Experiment,
+    baseline: str | None,
+    lower_is_better: bool,
+    alpha: float,
+    separated: Sequence[str] = (),
+) -> Design:
+    """Find the contenders of an experiment and the baseline of each; refuses a baseline that is not there.
+
+    What differs in one of the `separated` settings is never compared.
+    """
     groups = groups_of(experiment.runs)
     if not groups:
         raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable config.yaml")
@@ -73,7 +82,7 @@ def arrange(experiment: Experiment, baseline: str | None, lower_is_better: bool,
         raise UsageError(
             f"baseline ({name}) is not in this experiment{nearest(name, known)} (choose from: {', '.join(known)})"
         )
-    return _placed(tuned, chosen, name)
+    return _placed(tuned, chosen, name, separated)
 
 
 def _arms(groups: Sequence[Group], experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Contender]:
@@ -146,11 +155,17 @@ def _called(contender: Contender, by: str) -> str:
     return names.get(by, contender.folder.rpartition("-")[2])
 
 
-def _placed(contenders: Sequence[Contender], baselines: Sequence[Contender], name: str) -> Design:
+def _placed(
+    contenders: Sequence[Contender], baselines: Sequence[Contender], name: str, separated: Sequence[str]
+) -> Design:
     """Several contenders that the baseline's name fits are baselines of blocks, told apart by size, data and so on."""
     keys = [key for key in differing([c.settings for c in baselines]) if not key.startswith(OF_THE_VARIANT)]
     modes = [key for key in MODES if len({repr(c.settings.get(key)) for c in contenders}) > 1]
     keys = [*modes, *(key for key in keys if key not in modes)]  # what was matched differently is never compared
+    for alike in changing([c.settings for c in contenders]):
+        texts = [key for key in alike if key.startswith(("data.", "tokenizer."))]
+        if {*separated} & {*alike} and not {*keys} & {*alike}:
+            keys.append(texts[0])
 
     def block(contender: Contender) -> tuple[tuple[str, Any], ...]:
         return tuple((key, contender.settings.get(key)) for key in keys)
@@ -163,11 +178,21 @@ def _placed(contenders: Sequence[Contender], baselines: Sequence[Contender], nam
             labels = ", ".join(repr(c.label) for c in baselines)
             raise UsageError(f"baseline ({name}) may mean {labels}; name one, in quotes")
     alone = [c.label for c in placed if c.block not in found]
-    remarks = [f"without a baseline of the same {', '.join(keys)}: {', '.join(alone)}"] if alone else []
+    why = (
+        " (a result on another text or in other tokens is not compared)"
+        if {*separated} & {*_hidden(keys, placed)}
+        else ""
+    )
+    remarks = [f"without a baseline of the same {', '.join(keys)}{why}: {', '.join(alone)}"] if alone else []
     if len(found) > 1:  # the block has a column of its own
         placed = [_with(c, label=_without(c.label, keys)) for c in placed]
         found = {c.block: c for c in placed if c.folder in names}
     return Design(sorted(placed, key=lambda c: c.folder not in names), found, remarks)
+
+
+def _hidden(keys: Sequence[str], contenders: Sequence[Contender]) -> list[str]:
+    """All settings that change together with one of these."""
+    return [key for alike in changing([c.settings for c in contenders]) if {*keys} & {*alike} for key in alike]
 
 
 def _without(label: str, keys: Sequence[str]) -> str:

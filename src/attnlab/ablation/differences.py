@@ -3,10 +3,45 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.contenders import Contender, shown
 from attnlab.ablation.document import Block, table
 from attnlab.ablation.groups import ATTENTION, FROM_SUMMARY, changing, spelling
 from attnlab.ablation.rates import RATE
+
+# Should be the same for all runs that are compared; the keys are those of summary.json.
+CONDITIONS = {
+    "git_commit": "commit",
+    "git_dirty": "uncommitted changes",
+    "versions": "versions",
+    "threads": "threads",
+    "devices": "devices",
+    "device": "device",
+    "precision": "precision",
+    "platform": "platform",
+    "data_sha256": "data",
+    "tokenizer_sha256": "tokenizer",
+}
+STATED_ELSEWHERE = ("data_sha256", "tokenizer_sha256")  # settings, and what differs in them is named as such
+
+
+def unequal_conditions(comparison: Comparison) -> list[str]:
+    """The conditions in which the runs of a comparison differ, in a few words each."""
+    sides = (comparison.contender.finished, comparison.baseline.finished)
+    summaries = [runs[seed].summary for seed in comparison.seeds for runs in sides]
+    words = []
+    for key, name in CONDITIONS.items():
+        values = list({repr(summary.get(key)): summary.get(key) for summary in summaries}.values())
+        if len(values) < 2 or key in STATED_ELSEWHERE:
+            continue
+        versions = [value for value in values if isinstance(value, Mapping)]
+        if key == "versions" and len(versions) == len(values):
+            packages = dict.fromkeys(package for value in versions for package in value)
+            kinds = {package: dict.fromkeys(str(value.get(package)) for value in versions) for package in packages}
+            words += [f"{package} {' and '.join(kind)}" for package, kind in kinds.items() if len(kind) > 1]
+        else:
+            words.append(name)
+    return words
 
 
 def beside_the_variants(contenders: Sequence[Contender]) -> list[list[str]]:

@@ -13,9 +13,11 @@ ELSEWHERE = ("variant", "seed", "data.path")  # a field of a run, or what stands
 FROM_SUMMARY = {
     "data_sha256": "data.sha256",
     "tokenizer_sha256": "tokenizer.sha256",
+    "val_sha256": "data.val_sha256",
     "precision": "precision",
     "threads": "trainer.threads",
 }
+JUDGED_BY = "data.val_sha256"  # the text that a loss is one of
 ATTENTION = "attention."
 OF_THE_VARIANT = (ATTENTION, "position.")  # settings that make a variant what it is
 
@@ -46,7 +48,7 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
         settings = settings_of(config, besides=ELSEWHERE)
-        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if name in summary}
+        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if summary.get(name) is not None}
         if config.get("resume_from"):
             settings["resume_from"] = config["resume_from"]
         if config:
@@ -56,7 +58,19 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         values = {spelling(group.settings[key]): group.settings[key] for group in groups if key in group.settings}
         for group in groups if len(values) == 1 else ():
             group.settings.setdefault(key, *values.values())
+    _name_validation_texts(groups)
     return groups
+
+
+def _name_validation_texts(groups: Sequence[Group]) -> None:
+    """Runs that do not tell the hash of their validation text are judged by another one if their data are others."""
+    cuts = {id(g): (g.settings.get("data.sha256"), spelling(g.settings.get("data.val_fraction"))) for g in groups}
+    texts = {cuts[id(g)]: g.settings[JUDGED_BY] for g in groups if JUDGED_BY in g.settings}
+    for group in groups:
+        data, fraction = cuts[id(group)]
+        if data is not None:
+            text = texts.get((data, fraction), f"of {str(data)[:8]} at val_fraction {fraction}")
+            group.settings.setdefault(JUDGED_BY, text)
 
 
 def arms_of(groups: Sequence[Group]) -> list[list[Group]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnlab.ablation.contenders import Contender
-from attnlab.ablation.differences import beside_the_variants
+from attnlab.ablation.differences import CONDITIONS, beside_the_variants
 from attnlab.ablation.document import Block, Lines, table
 from attnlab.ablation.groups import changing
 from attnlab.ablation.rates import RATE
@@ -17,19 +17,6 @@ from attnlab.ablation.svg import short
 
 MOST_COMMANDS = 20
 USUALLY_VARIED = ("model", "data", "tokenizer", "optimizer", "trainer")
-# Should be the same for all runs that are compared; the keys are those of summary.json.
-CONDITIONS = {
-    "git_commit": "commit",
-    "git_dirty": "uncommitted changes",
-    "versions": "versions",
-    "threads": "threads",
-    "devices": "devices",
-    "device": "device",
-    "precision": "precision",
-    "platform": "platform",
-    "data_sha256": "data",
-    "tokenizer_sha256": "tokenizer",
-}
 MODES = {
     "params": "parameters",
     "flops": "FLOPs",

@@ -15,7 +15,8 @@ from attnlab.ablation import preregister
 from attnlab.ablation.board import write_board
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, compare, lower_is_better, noise_floor
 from attnlab.ablation.contenders import Contender, Design, arrange
-from attnlab.ablation.differences import unnamed_differences
+from attnlab.ablation.declared import Term, exploratory, family_term, first_declared, term
+from attnlab.ablation.differences import unequal_conditions, unnamed_differences
 from attnlab.ablation.document import Document, Picture, to_html, to_markdown
 from attnlab.ablation.effects import Effects, factorial
 from attnlab.ablation.groups import changing
@@ -24,6 +25,7 @@ from attnlab.ablation.preregister import Kept, Promise
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
+from attnlab.ablation.units import IN_BYTES, needs_bytes, separated
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
 
@@ -58,6 +60,7 @@ class Report:
     solved_at: float | None
     promise: Kept | None
     looks: Looks
+    terms: list[Term]  # what it goes by, beside what was declared
 
     @property
     def baseline(self) -> Contender:
@@ -74,6 +77,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     experiment = read_experiment(folder, metric or USUAL_METRIC)
     if metric is None and isinstance(declared := _declared(experiment, "metric"), str) and declared != USUAL_METRIC:
         experiment = read_experiment(folder, declared)
+    asked = experiment.metric
     lower = lower_is_better(experiment.metric)
     if lower is None:
         raise UsageError(
@@ -88,6 +92,11 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     margin = options.margin if options.margin is not None else said.margin if said else _positive(experiment, "margin")
     baseline = options.baseline or (said.baseline if said else None)
     design = arrange(experiment, baseline, lower, alpha)
+    because = ""
+    if needs_bytes(experiment.metric, design.pairs()):
+        experiment, margin = read_experiment(folder, IN_BYTES), None  # a margin is one of its unit
+        because = "because losses of different tokenizers are no numbers of one kind"
+    design = arrange(experiment, baseline, lower, alpha, separated(experiment.metric))
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
     looks = take_look(experiment) if _has_pairs(design) else Looks(1, 1, [])
@@ -95,10 +104,12 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     rules = Rules(
         *(lower, alpha, margin, family, share, options.solved, experiment.is_planned, looks.declared, looks.number)
     )
-    comparisons = [_with_differences(c) for c in compare(design, rules)]
     threshold = _threshold(experiment, options.solved)
+    terms = _terms(experiment, options, said, rules, design, asked, because)
+    comparisons = [_told(c, terms) for c in compare(design, rules)]
     used = _used(experiment, rules, design, baseline)
-    whole = len(design.baselines) == 1 and all(c.finished for c in design.contenders)
+    placed = [c for c in design.contenders if c.block in design.baselines]
+    whole = len(design.baselines) == 1 and all(c.finished for c in placed)
     first = next(iter(design.baselines.values()))
     return Report(
         experiment,
@@ -106,21 +117,76 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         design,
         comparisons,
         {block: noise_floor(c, alpha) for block, c in design.baselines.items()},
-        factorial(design.contenders, first, alpha) if whole else None,
+        factorial(placed, first, alpha) if whole else None,
         over_tasks(design, lower, alpha),
         [] if threshold is None else solved(design.contenders, threshold, alpha),
         threshold,
         preregister.check(folder, used, experiment.runs, _names(design, said)),
         looks,
+        terms,
     )
 
 
-def _with_differences(comparison: Comparison) -> Comparison:
-    """The comparison, with a remark on every setting beside the attention in which its two sides differ."""
+def _terms(
+    experiment: Experiment,
+    options: Options,
+    said: Promise | None,
+    rules: Rules,
+    design: Design,
+    asked: str,
+    because: str,
+) -> list[Term]:
+    """What the report goes by, beside what was declared before the first result."""
+    declared, where = first_declared(experiment)
+    if said is not None:
+        declared, where = said._asdict(), preregister.FILE_NAME
+    metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or USUAL_METRIC
+    if metric == asked:
+        metric_term = term("metric", metric, where, experiment.metric, typed=False, because=because)
+    else:
+        metric_term = term("metric", metric, where, experiment.metric, typed=options.metric is not None)
+    margin = declared.get("margin")
+    lost = f"{because}, and a margin is one of its unit" if because and options.margin in (None, margin) else ""
+    wanted = _baselines(experiment, declared.get("baseline"), rules)
+    used = _labels(design.baselines.values())
+    same = wanted is not None and {c.folder for c in wanted} == {c.folder for c in design.baselines.values()}
+    named = used if same else _labels(wanted) if wanted is not None else declared.get("baseline")
+    family = [c for c, _ in design.pairs() if not rules.family or {c.label, c.variant, c.folder} & {*rules.family}]
+    promised = said.family if said is not None else [c.label for c, _ in design.pairs()]
+    return [
+        metric_term,
+        term("baseline", named, where, used, typed=options.baseline is not None),
+        term("margin", margin, where, rules.margin, typed=options.margin is not None, because=lost),
+        term("alpha", declared.get("alpha") or USUAL_ALPHA, where, rules.alpha, typed=options.alpha is not None),
+        family_term(promised, where, family, typed=bool(options.family)),
+    ]
+
+
+def _baselines(experiment: Experiment, name: Any, rules: Rules) -> list[Contender] | None:
+    """The baselines that a name means, or that are taken without one; None if there are none."""
+    try:
+        design = arrange(experiment, name, rules.lower_is_better, rules.alpha, separated(experiment.metric))
+    except UsageError:
+        return None
+    return list(design.baselines.values())
+
+
+def _labels(contenders: Iterable[Contender]) -> str:
+    return ", ".join(dict.fromkeys(c.label for c in contenders))
+
+
+def _told(comparison: Comparison, terms: Sequence[Term]) -> Comparison:
+    """The comparison, with what a reader must know besides: settings and conditions in which its two sides differ, and
+    what it goes by that was not declared."""
+    remarks, marks = list(comparison.remarks), list(comparison.marks)
     if settings := unnamed_differences(comparison.contender, comparison.baseline):
-        remark = f"differs from the baseline in {', '.join(settings)}, too"
-        return replace(comparison, remarks=(*comparison.remarks, remark))
-    return comparison
+        remarks.append(f"differs from the baseline in {', '.join(settings)}, too")
+    if after := exploratory(terms):
+        marks.append(after)
+    marks += [each.in_a_line for each in terms if each.forced and each.name == "metric"]
+    if conditions := unequal_conditions(comparison):
+        marks.append(f"not under equal conditions: {', '.join(conditions)}")
+    return replace(comparison, remarks=tuple(remarks), marks=tuple(marks))
 
 
 def _declared(experiment: Experiment, key: str) -> Any:
@@ -228,7 +294,7 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
         ),
         *(c.mean, c.sd, low, high, c.p, c.holm_p, c.exact_test, c.exact_p, c.smallest_exact_p, c.equivalence_p),
         *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
-        *(_csv_seeds(c.seeds_needed), _csv_seeds(c.seeds_for_equivalence), c.word, "; ".join(c.remarks)),
+        *(_csv_seeds(c.seeds_needed), _csv_seeds(c.seeds_for_equivalence), c.word, "; ".join([*c.marks, *c.remarks])),
         *(c.contender.settings.get("match"), len(c.lost_seeds), *(c.solved[1:3] if c.solved else (None, None))),
         *(bad_runs_not_excluded(c.n, report.rules.alpha) if c.n else None, report.rules.look),
     ]

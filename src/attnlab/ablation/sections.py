@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from attnlab.ablation import charts, mean_maps
 from attnlab.ablation.contenders import Contender
+from attnlab.ablation.declared import exploratory
 from attnlab.ablation.differences import beside_the_variants, settings_that_differ
 from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
 from attnlab.ablation.provenance import (
@@ -26,6 +27,7 @@ def document(report: Report) -> Document:
     sections = [
         Section("The noise floor: the baseline against itself", noise(report)),
         Section("Verdicts", _verdicts(report)),
+        Section("Declared and used", [_declared(report)]),
         Section("What was held equal", held_equal(report)),
         Section("Settings that differ", settings_that_differ(report.design.contenders)),
         Section("Runs", _runs(report)),
@@ -72,6 +74,7 @@ def _summary(report: Report) -> str:
     counts = Counter(c.verdict for c in report.comparisons)
     words = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "nothing to compare"
     way = "lower" if report.rules.lower_is_better else "higher"
+    words += f" ({after})" if (after := exploratory(report.terms)) else ""
     return f"{words}, on {report.experiment.metric} ({way} is better), matched by {fairness(report).mode}."
 
 
@@ -88,7 +91,13 @@ def verdict_table(report: Report) -> Table:
     for c in report.comparisons:
         told = in_words(c).removeprefix(c.word).strip(" ()")
         lost = str(len(c.lost_seeds)) if c.lost_seeds else ""
-        row = [c.contender.label, *([c.contender.place] if several else []), c.word, str(c.n), lost]
+        row = [
+            c.contender.label,
+            *([c.contender.place] if several else []),
+            "; ".join([c.word, *c.marks]),
+            str(c.n),
+            lost,
+        ]
         row += [number(c.mean, signed=True), span(c.interval), p_value(c.p), p_value(c.exact_p)]
         row += [p_value(c.smallest_exact_p), c.exact_test or "", p_value(c.holm_p)]
         if report.rules.margin is not None:
@@ -174,6 +183,12 @@ def _verdicts(report: Report) -> list[Block]:
     bands = [floor.band if floor else None for floor in floors]
     blocks += _some(charts.differences(report.comparisons, report.experiment.metric, rules.alpha, bands))
     return blocks
+
+
+def _declared(report: Report) -> Table:
+    rows = [[term.name, term.declared, term.where, term.used, term.change] for term in report.terms]
+    caption = "What goes by something that was not declared before the first result is exploratory"
+    return table(["", "declared", "where", "used", "differs"], rows, caption)
 
 
 def _runs(report: Report) -> list[Block]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from attnlab.ablation.document import Document, Table, table
 from attnlab.ablation.report import Report, write
 from attnlab.ablation.sections import document, noise, notes, typical
-from attnlab.ablation.words import MOST_LISTED, in_words, name_of, number, p_value, span
+from attnlab.ablation.words import MOST_LISTED, line, name_of, number, p_value, span
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
 
@@ -25,18 +25,18 @@ def publish(report: Report, folder: Path, *, board: bool) -> None:
 
 def show(report: Report, pages: Document, console: Console) -> None:
     """Print what decides."""
-    lines = [pages.title, pages.summary, "", *(text for text in noise(report) if isinstance(text, str))]
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
+    lines = [pages.title, pages.summary, "", *(block for block in noise(report) if isinstance(block, str))]
+    for text in lines:
+        console.print(text, markup=False, highlight=False)
     draw(terminal_table(report), console)
-    for line in beside_the_table(report):
-        console.print(f"- {line}", markup=False, highlight=False)
+    for text in beside_the_table(report):
+        console.print(f"- {text}", markup=False, highlight=False)
 
 
 def terminal_table(report: Report) -> Table:
     """The verdicts in the width of a terminal."""
     rows = [
-        [name_of(c), str(c.n), number(c.mean, signed=True), span(c.interval), p_value(c.holm_p), in_words(c)]
+        [name_of(c), str(c.n), number(c.mean, signed=True), span(c.interval), p_value(c.holm_p), line(c)]
         for c in report.comparisons
     ]
     return table(["variant", "n", "difference", "t interval", "corrected p", "verdict"], rows)
@@ -57,7 +57,19 @@ def beside_the_table(report: Report) -> list[str]:
     )
     if promise is not None and promise.broken:
         kept = ["what was promised was not kept:", *promise.broken]
-    return [*remarks, typical(report), str(report.looks), *told, *notes(report), *kept]
+    return [*remarks, typical(report), str(report.looks), *told, *declared_and_used(report), *notes(report), *kept]
+
+
+def declared_and_used(report: Report) -> list[str]:
+    """What the report goes by, beside what was declared: a line for all that agrees, and one for each that does not."""
+    same = ", ".join(f"{term.name} {term.used}" for term in report.terms if not term.change)
+    where = ", ".join(dict.fromkeys(term.where for term in report.terms if not term.change))
+    others = [
+        f"{term.name}: declared {term.declared} ({term.where}), used {term.used}: {term.change}"
+        for term in report.terms
+        if term.change
+    ]
+    return [*([f"as declared ({where}): {same}"] if same else []), *others]
 
 
 def draw(shown: Table, console: Console) -> None:

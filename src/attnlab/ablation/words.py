@@ -68,6 +68,11 @@ def _seeds(seeds: Seeds, n: int) -> str:
     return f"{as_seen} seeds ({span} for what the spread may be)"
 
 
+def line(c: Comparison) -> str:
+    """What stands in the verdict's line: the verdict in words, and what it goes by that was not declared or equal."""
+    return "; ".join([in_words(c), *c.marks])
+
+
 def name_of(c: Comparison) -> str:
     """The variant, with the setting of its block."""
     return " ".join(filter(None, (c.contender.label, c.contender.place)))

@@ -33,6 +33,7 @@ class TokenSplits(Material):
     corpus_sha256: str
     scored_bytes: int
     corpus_probe: str | None = None
+    val_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.val) < 2:
@@ -111,7 +112,9 @@ def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str, *, 
     """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`, unless `keep` is False."""
     train, val = (_tokenised(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
     first = len(tokenizer.token_bytes(int(val[0])))
-    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, len(corpus.val) - first, corpus.probe)
+    scored = len(corpus.val) - first
+    probe, val_sha256 = corpus.probe, sha256_of(corpus.val)
+    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, scored, probe, val_sha256)
 
 
 def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:

@@ -18,12 +18,14 @@ SlicedBatch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"], Int64[Tensor, "b
 class Material(ABC):
     """Training batches as a pure function of (seed, step), and a fixed set of validation rows.
 
-    `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets (None where tokens are
-    not text), and `slice_names` name the groups by which hits are counted.
+    `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets, `val_sha256` is that
+    of the validation text (both None where tokens are not text), and `slice_names` name the groups by which hits are
+    counted.
     """
 
     n_vocab: int
     scored_bytes: int | None
+    val_sha256: str | None = None
     slice_names: ClassVar[Sequence[str]] = ()
 
     @property

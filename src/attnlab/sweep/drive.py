@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from attnlab.ablation.declared import FIRST, KEYS
 from attnlab.ablation.manifest import Manifest
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine import cores
@@ -98,7 +99,17 @@ def write_plan(runs: Sequence[Run], refusals: Sequence[Refusal], design: Mapping
     for experiment, members in by_experiment(runs).items():
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
         about = {**settings(members), "baseline": baseline_of(members), "design": design}
-        Manifest(experiment).plan(entries, {"experiment": experiment.name, "command": shlex.join(sys.argv), **about})
+        manifest = Manifest(experiment)
+        about[FIRST] = _first(manifest.read(), members, about)
+        manifest.plan(entries, {"experiment": experiment.name, "command": shlex.join(sys.argv), **about})
+
+
+def _first(manifest: Mapping[str, Any], runs: Sequence[Run], about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was declared before the experiment's first result: this, as long as there is none."""
+    statuses = {*(entry.get("status") for entry in manifest["runs"]), *(run.status for run in runs)}
+    earlier = manifest.get(FIRST, manifest if "baseline" in manifest else None)
+    declared = earlier if isinstance(earlier, Mapping) and statuses & {"finished", "diverged"} else about
+    return {key: declared.get(key) for key in KEYS}
 
 
 def drive(runs: Sequence[Run], pool: Pool) -> None:

@@ -114,7 +114,9 @@ def report(runs: Sequence[Run]) -> None:
         try:
             found = analyse(folder)
             if not found.comparisons:
-                raise UsageError(f"there is nothing to hold against {found.baseline.label}")
+                raise UsageError(
+                    "; ".join([f"there is nothing to hold against {found.baseline.label}", *found.design.remarks])
+                )
             if all(c.n < 2 for c in found.comparisons):
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()

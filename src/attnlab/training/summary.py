@@ -105,6 +105,7 @@ def summarise(
         "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),
         "started": started.isoformat(timespec="seconds"),
         "data_sha256": splits.sha256,
+        "val_sha256": splits.val_sha256,
         "tokenizer_sha256": prepared.tokenizer.sha256,
         "n_vocab": splits.n_vocab,
         "device": device_name(prepared.machine.accelerator),
