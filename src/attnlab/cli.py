@@ -180,6 +180,7 @@ COMMANDS = {
             "solved": Argument(
                 Rule(float, optional=True), None, "the value from which a task counts as solved; accuracies: 0.99"
             ),
+            "code": Argument(CODE, "same", "any: average over runs that differ in nothing but seed and code"),
             "tensorboard": Argument(FLAG, True, "write mean and band per variant for TensorBoard, too"),
             "out": Argument(MAYBE_TEXT, None, "where the report goes; left out: the folder report of the experiment"),
             "limits": LIMITS,

@@ -203,7 +203,7 @@ def _short(data: bytes) -> str:
 def _write(node: ast.AST, parts: list[str]) -> None:
     """Write a syntax tree so that it reads the same in every Python: ast.dump and ast.unparse do not.
 
-    What is empty is left out, for later versions of Python add fields; so is a text that stands alone, a docstring.
+    What is empty is left out, for later versions of Python add fields; so is a text that stands alone: a docstring.
     """
     parts.append(type(node).__name__)
     for field in node._fields:
@@ -214,13 +214,16 @@ def _write(node: ast.AST, parts: list[str]) -> None:
         for each in value if isinstance(value, list) else [value]:
             if not isinstance(each, ast.AST):
                 parts.append(repr(each))
-            elif not _is_docstring(each):
+            elif not _does_nothing(each, node):
                 _write(each, parts)
     parts.append(")")
 
 
-def _is_docstring(node: ast.AST) -> bool:
-    return type(node) is ast.Expr and type(node.value) is ast.Constant and type(node.value.value) is str
+def _does_nothing(node: ast.AST, owner: ast.AST) -> bool:
+    """Whether this is a text that stands alone, or an empty piece of an f-string, as Python 3.12 puts them there."""
+    if isinstance(owner, ast.JoinedStr):
+        return isinstance(node, ast.Constant) and node.value == ""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _named(tree: ast.AST, package: str) -> Iterator[str]:

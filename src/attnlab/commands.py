@@ -101,6 +101,7 @@ def report(
     alpha: float | None,
     family: str,
     solved: float | None,
+    code: str,
     tensorboard: bool,
     out: str | None,
     limits: bool,
@@ -110,7 +111,7 @@ def report(
     from attnlab.ablation.terminal import publish
 
     with limited(limits):
-        found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved))
+        found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved, code))
         publish(found, Path(out) if out else Path(experiment) / "report", board=tensorboard)
 
 

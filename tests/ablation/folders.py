@@ -29,6 +29,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
+CODE = {"attnlab.model": "0" * 16, "attnlab.training.module": "1" * 16}
+
+
 def write_run(
     experiment: Path,
     variant: str,
@@ -40,8 +43,9 @@ def write_run(
     metric: str = "val/loss",
     curve: Sequence[float] | None = None,
     summary: Mapping[str, Any] | None = None,
+    code: Mapping[str, str] | None = CODE,
 ) -> Path:
-    """Write one run; `settings` are dotted keys that make it another configuration."""
+    """Write one run; `settings` are dotted keys that make it another configuration, `code` None is from long ago."""
     config = copy.deepcopy(CONFIG) | {"variant": variant}
     if variant != "multi_head":
         config["attention"]["_target_"] = f"attnlab.attention.{variant}.Class"
@@ -53,8 +57,11 @@ def write_run(
         node[last] = value
     hash8 = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     config |= {"seed": seed, "streams": dict.fromkeys(config["streams"], seed)}
-    folder = experiment / f"{variant}-{hash8}" / f"seed_{seed}"
+    digest = hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    folder = experiment / f"{variant}-{hash8}{f'.{digest[:4]}' if code else ''}" / f"seed_{seed}"
     folder.mkdir(parents=True)
+    if code is not None:
+        (folder / "code.json").write_text(json.dumps({"hash": digest, "modules": code}))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     values = [*(curve or [final + 2, final + 1]), final]
     steps = [40 * i // (len(values) - 1) for i in range(len(values))]
@@ -67,6 +74,7 @@ def write_run(
         **{"threads": 1, "git_commit": "abc", "git_dirty": False, "data_sha256": "d" * 64, "device": "a CPU"},
         **{"started": "2026-01-02T00:00:00+00:00", "command": f"train.py attention={variant} seed={seed}"},
         **({"val_loss": final} if metric == "val/loss" else {}),
+        **({} if code is None else {"code": digest}),
         **(summary or {}),
     }
     (folder / "summary.json").write_text(json.dumps(content))

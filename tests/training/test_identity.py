@@ -1,21 +1,27 @@
 """What makes a run this run: every setting that changes its result, and nothing else."""
 
 import copy
+import importlib
+import inspect
 import io
 import json
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnlab.code import Code
 from attnlab.config import compose_config, config_dir
+from attnlab.files import write_json
 from attnlab.keys import leaves
-from attnlab.training.identity import Identity, differences, identify
+from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 
 RESOLVED = {"data.sha256": "d" * 64, "tokenizer.sha256": "e" * 64, "trainer.precision": "fp32", "trainer.threads": 1}
 CODE = "c0de" * 16
@@ -218,3 +224,66 @@ def test_two_variants_at_the_same_settings_differ_by_key() -> None:
         identify(composed(f"attention={name}"), name, RESOLVED, CODE).fingerprint for name in ("multi_head", "gqa")
     )
     assert differences(ours, theirs) == ["attention.n_kv_heads (None here, 2 there)"]
+
+
+def test_moved_class() -> None:
+    """A class of attnlab is known by its name, in whatever module it stands; a user's by its full name."""
+    config, key = composed(), "attention.mask._target_"
+    usual = identify(config, "some", RESOLVED, CODE).hash8
+
+    def hash8(target: str) -> str:
+        return identify(with_value(config, key, target), "some", RESOLVED, CODE).hash8
+
+    assert config["attention"]["mask"]["_target_"] == "attnlab.attention.mask.Causal"
+    assert hash8("attnlab.elsewhere.Causal") == usual != hash8("attnlab.attention.mask.Window")
+    assert len({usual, hash8("mine.Causal"), hash8("mine.mask.Causal"), hash8("yours.Causal")}) == 4
+
+
+def test_one_class_of_a_name() -> None:
+    """No two classes or functions of attnlab that a config can name are called alike."""
+    targets = {
+        str(value)
+        for file in config_dir().glob("**/*.yaml")
+        for key, value in leaves(yaml.safe_load(file.read_text(encoding="utf-8")))
+        if key.endswith("_target_")
+    }
+    homes = {target.rpartition(".")[0] for target in targets}
+    assert len(homes) > 20
+    names = [
+        name
+        for home in sorted(homes)
+        for name, value in vars(importlib.import_module(home)).items()
+        if getattr(value, "__module__", None) == home and (inspect.isclass(value) or inspect.isfunction(value))
+        if not name.startswith("_")
+        and not (inspect.isclass(value) and issubclass(value, tuple))  # no config builds those
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def begun(folder: Path, code: Code, status: str | None, step: int = 5) -> None:
+    """A run as other code has left it."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / f"step_{step:08d}.ckpt").write_bytes(b"")
+    write_json(folder / "code.json", code.described())
+    if status is not None:
+        write_json(folder / "summary.json", {"status": status})
+
+
+def test_earlier(tmp_path: Path) -> None:
+    """The same run by other code: what is finished goes first, and nothing does once this code has begun."""
+    codes = {name: Code({"a": "1", "b": name}) for name in ("ours", "begun", "finished", "of another seed")}
+    ours, *others = (identity()._replace(code=code.hash) for code in codes.values())
+
+    def found() -> Earlier | None:
+        return earlier(ours, codes["ours"], tmp_path, "e")
+
+    assert found() is None
+    begun(others[2]._replace(seed=1).folder(tmp_path, "e"), codes["of another seed"], "finished")
+    assert found() is None
+    begun(others[0].folder(tmp_path, "e"), codes["begun"], None)
+    assert found() == Earlier(others[0], others[0].folder(tmp_path, "e"), False, ["b"])
+    begun(others[1].folder(tmp_path, "e"), codes["finished"], "finished")
+    assert found() == Earlier(others[1], others[1].folder(tmp_path, "e"), True, ["b"])
+    assert str(found()) == "was made by other code (changed: b)"
+    begun(ours.folder(tmp_path, "e"), codes["ours"], None)
+    assert found() is None

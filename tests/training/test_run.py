@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
-from tests.training.launch import STEPS, folder_of, run_here, run_there
+from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny
 
 import attnlab
-from attnlab.config import config_dir
+from attnlab.code import Code
+from attnlab.config import compose_config, config_dir
 from attnlab.data.batches import IGNORED, validation_batch
-from attnlab.errors import Diverged, Locked, UsageError
+from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
+from attnlab.files import write_json
 from attnlab.inspection.records import load_maps, read_records
 from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.lock import locked
 from attnlab.training.metrics import read_metrics
+from attnlab.training.run import run
 
 VARIANTS = sorted(p.stem for p in (config_dir() / "attention").glob("*.yaml"))
 TAGS = {
@@ -139,6 +144,90 @@ def test_a_finished_run_returns_at_once(done: Path, capsys: pytest.CaptureFixtur
     summary = run_here(done.parents[3], "maps.prompt=7 times 9 is")
     assert summary["status"] == "finished" and "is finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+def as_by_other_code(done: Path, to: Path) -> Path:
+    """A copy of a finished run in which another module of attnlab has executed."""
+    folder = to / "runs" / "default" / done.parent.name / done.name
+    shutil.copytree(done, folder)
+    record = json.loads((folder / "code.json").read_text())
+    record["modules"]["attnlab.attention.softmax"] = "0" * 16
+    code = Code(record["modules"])
+    write_json(folder / "code.json", {**record, "hash": code.hash})
+    summary = json.loads((folder / "summary.json").read_text())
+    write_json(folder / "summary.json", {**summary, "code": code.hash})
+    other = folder.parent.with_name(f"{folder.parent.name.partition('.')[0]}.{code.hash[:4]}")
+    folder.parent.rename(other)
+    return other / folder.name
+
+
+CHANGED = r"other code \(changed: attnlab.attention.softmax\)"
+
+
+def test_loading_under_other_code(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused and named; code=any reads it, and so is what is from before code was recorded."""
+    folder = as_by_other_code(done, tmp_path)
+    attnlab.load(done)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match=CHANGED + ": code=any"):
+        attnlab.load(folder)
+    attnlab.load(folder, code="any")
+    assert re.fullmatch(f"note: .*{CHANGED}\n", capsys.readouterr().err)
+    (folder / "code.json").unlink()
+    attnlab.load(folder)
+    assert capsys.readouterr().err == f"note: which code trained {folder} is unknown: it has no code.json\n"
+
+
+def test_other_code_trains_anew_beside(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command names what changed and leaves the old run alone; code=any takes it."""
+    shutil.copy(done.parents[3] / "text.txt", tmp_path)
+    folder = as_by_other_code(done, tmp_path)
+    (folder / "summary.json").write_text((folder / "summary.json").read_text().replace('"step": 24', '"step": 23'))
+    assert run_here(tmp_path, "maps.prompt=7 times 9 is", "code=any")["step"] == 23
+    assert re.search(CHANGED + ", and is taken", capsys.readouterr().out)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert run_here(tmp_path, "maps.prompt=7 times 9 is")["step"] == 24
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert re.search(CHANGED + ": training anew in .*; code=any takes what is there", first)
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in folder.parents[1].iterdir()) == sorted([folder.parent.name, done.parent.name])
+    run_here(tmp_path, "maps.prompt=7 times 9 is")
+    assert "is finished" in capsys.readouterr().out, "and is found from then on"
+
+
+def test_continuing_under_other_code(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What other code has begun is not continued unasked; with code=any both are recorded, and it is neither's own."""
+    shutil.copy(done.parents[3] / "text.txt", tmp_path)
+    folder = as_by_other_code(done, tmp_path)
+    (folder / "summary.json").unlink()
+    words = ["maps.prompt=7 times 9 is"]
+    with pytest.raises(UsageError, match="was begun by " + CHANGED + ": code=any goes on with it, overwrite=true"):
+        run_here(tmp_path, *words)
+    summary = run_here(tmp_path, *words, "code=any")
+    record = json.loads((folder / "code.json").read_text())
+    assert summary["status"] == "finished" and summary["code"] == record["hash"]
+    assert [later["from_step"] for later in record["later"]] == [STEPS]
+    assert record["later"][0]["hash"] == json.loads((done / "code.json").read_text())["hash"] != record["hash"]
+    with pytest.raises(UsageError, match=CHANGED):
+        attnlab.load(folder)
+    assert run_here(tmp_path, *words, "overwrite=true")["code"] == record["later"][0]["hash"]
+
+
+def test_continuing_from_other_code(done: Path, tmp_path: Path) -> None:
+    """resume_from asks for code=any, too."""
+    shutil.copy(done.parents[3] / "text.txt", tmp_path)
+    folder = as_by_other_code(done, tmp_path)
+    words = ["maps.prompt=7 times 9 is", f"resume_from={folder}", "trainer.max_steps=25", "experiment_name=more"]
+    with pytest.raises(UsageError, match=CHANGED + ": code=any"):
+        run_here(tmp_path, *words)
+
+
+def test_planned_code(tmp_path: Path) -> None:
+    """A worker that would execute other code than its sweep was planned with does not."""
+    config = compose_config(tiny(tmp_path))
+    with pytest.raises(AttnlabError, match=r"edited after the sweep began \(changed: attnlab.attention, "):
+        run(config, variant="multi_head", planned={})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_overwrite_starts_again_and_comes_to_the_same(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """What is compared with what: runs become configurations, configurations become contenders, each with its baseline."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from attnlab.ablation import codes
 from attnlab.ablation.grid import rates_elsewhere
 from attnlab.ablation.groups import OF_THE_VARIANT, Group, arms_of, changing, differing, groups_of
 from attnlab.ablation.rates import RATE, Rates, curve_of_rates
@@ -62,14 +63,19 @@ def arrange(
     lower_is_better: bool,
     alpha: float,
     separated: Sequence[str] = (),
+    code: str = "same",
 ) -> Design:
     """Find the contenders of an experiment and the baseline of each; refuses a baseline that is not there.
 
-    What differs in one of the `separated` settings is never compared.
+    What differs in one of the `separated` settings is never compared. With `code` "any", runs that differ in nothing
+    but seed and code belong together.
     """
     groups = groups_of(experiment.runs)
     if not groups:
         raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable config.yaml")
+    remarks = codes.remarks(groups, code)
+    if code == "any":
+        groups = codes.across_codes(groups)
     tuned = _labelled(_arms(groups, experiment, lower_is_better, alpha))
     name = baseline or _usual_baseline(experiment, tuned)
     chosen = _named(tuned, name)
@@ -82,7 +88,8 @@ def arrange(
         raise UsageError(
             f"baseline ({name}) is not in this experiment{nearest(name, known)} (choose from: {', '.join(known)})"
         )
-    return _placed(tuned, chosen, name, separated)
+    design = _placed(tuned, chosen, name, separated)
+    return replace(design, remarks=[*design.remarks, *remarks])
 
 
 def _arms(groups: Sequence[Group], experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Contender]:
@@ -143,16 +150,17 @@ def _usual_baseline(experiment: Experiment, contenders: Sequence[Contender]) -> 
 
 
 def _named(contenders: Sequence[Contender], name: str) -> list[Contender]:
-    """The contenders that a name may mean: a label, a folder, a hash, or a variant."""
-    for called in ("label", "folder", "hash", "variant"):
+    """The contenders that a name may mean: a label, a folder, its hashes, the config's hash alone, or a variant."""
+    for called in ("label", "folder", "hashes", "hash", "variant"):
         if found := [c for c in contenders if _called(c, called) == name]:
             return found
     return []
 
 
 def _called(contender: Contender, by: str) -> str:
-    names = {"label": contender.label, "folder": contender.folder, "variant": contender.variant}
-    return names.get(by, contender.folder.rpartition("-")[2])
+    hashes = contender.folder.rpartition("-")[2]
+    names = {"label": contender.label, "folder": contender.folder, "hashes": hashes, "variant": contender.variant}
+    return names.get(by, hashes.partition(".")[0])
 
 
 def _placed(

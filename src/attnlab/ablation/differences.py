@@ -6,8 +6,9 @@ from typing import Any
 from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.contenders import Contender, shown
 from attnlab.ablation.document import Block, table
-from attnlab.ablation.groups import ATTENTION, FROM_SUMMARY, changing, spelling
+from attnlab.ablation.groups import ATTENTION, CODE, FROM_SUMMARY, changing, spelling
 from attnlab.ablation.rates import RATE
+from attnlab.code import in_a_line
 
 # Should be the same for all runs that are compared; the keys are those of summary.json.
 CONDITIONS = {
@@ -46,7 +47,8 @@ def unequal_conditions(comparison: Comparison) -> list[str]:
 
 def beside_the_variants(contenders: Sequence[Contender]) -> list[list[str]]:
     """The settings other than those of the attention that differ anywhere, those that change together in one list."""
-    together = ([key for key in keys if not key.startswith(ATTENTION)] for keys in changing(_settings(contenders)))
+    left_out = (ATTENTION, f"{CODE}.")  # of the code, what differs within a variant has a remark of its own
+    together = ([key for key in keys if not key.startswith(left_out)] for keys in changing(_settings(contenders)))
     return [keys for keys in together if keys]
 
 
@@ -110,9 +112,11 @@ def unnamed_differences(contender: Contender, baseline: Contender) -> list[str]:
     told = {word.partition("=")[0] for word in f"{contender.label} {contender.place}".split()}
     told |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
     told |= {RATE} if contender.rates is not None or baseline.rates is not None else set()
-    keys = [key for keys in changing([baseline.settings, contender.settings]) for key in keys]
-    return [
+    keys = [key for keys in changing([baseline.settings, contender.settings]) for key in keys if key not in told]
+    modules = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
+    settings = [
         f"{key} ({_setting(contender, key)}, not {_setting(baseline, key)})"
         for key in keys
-        if key not in told and not key.startswith(ATTENTION)
+        if not key.startswith((ATTENTION, f"{CODE}."))
     ]
+    return [*settings, *([f"code ({in_a_line(modules)})"] if modules else [])]

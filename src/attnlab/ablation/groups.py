@@ -19,6 +19,7 @@ FROM_SUMMARY = {
 }
 JUDGED_BY = "data.val_sha256"  # the text that a loss is one of
 ATTENTION = "attention."
+CODE = "code"  # and code.MODULE: as what code is told apart in settings
 OF_THE_VARIANT = (ATTENTION, "position.")  # settings that make a variant what it is
 
 
@@ -33,6 +34,16 @@ class Group:
     tuned: str | None = None  # the experiment that chose its learning rate
 
     @property
+    def code(self) -> Mapping[str, str] | None:
+        """The hash of each module that made the runs; None where that is unknown."""
+        return next((run.code for run in self.runs if run.code), None)
+
+    @property
+    def started(self) -> str:
+        """When the latest of the runs that have ended was begun."""
+        return max((str(run.summary.get("started", "")) for run in self.runs), default="")
+
+    @property
     def results(self) -> dict[int, Run]:
         """The runs that came to an end, good or bad, by seed."""
         return {run.seed: run for run in self.runs if run.status in ("finished", "diverged") and run.seed is not None}
@@ -44,7 +55,7 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     for run in runs:
         found.setdefault(run.group, []).append(run)
     groups = []
-    for folder, members in found.items():
+    for folder, members in ((folder, part) for folder, whole in found.items() for part in _by_code(whole)):
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
         settings = settings_of(config, besides=ELSEWHERE)
@@ -59,6 +70,7 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         for group in groups if len(values) == 1 else ():
             group.settings.setdefault(key, *values.values())
     _name_validation_texts(groups)
+    _set_code(groups)
     return groups
 
 
@@ -71,6 +83,35 @@ def _name_validation_texts(groups: Sequence[Group]) -> None:
         if data is not None:
             text = texts.get((data, fraction), f"of {str(data)[:8]} at val_fraction {fraction}")
             group.settings.setdefault(JUDGED_BY, text)
+
+
+def _by_code(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of a folder by the code that made them; those that have not begun are with the first."""
+    parts: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.code is None):
+        modules = tuple(sorted(run.code.items())) if run.code else next(iter(parts), ())
+        parts.setdefault(modules, []).append(run)
+    return list(parts.values())
+
+
+def _set_code(groups: Sequence[Group]) -> None:
+    """Give every group as settings the hashes of the modules that are not the same everywhere.
+
+    A group that does not use such a module has the latest hash: it is what it would be by the latest code.
+    """
+    latest: dict[str, str] = {}
+    hashes: dict[str, set[str]] = {}
+    for group in sorted(groups, key=lambda group: group.started):
+        latest |= group.code or {}
+        for name, digest in (group.code or {}).items():
+            hashes.setdefault(name, set()).add(digest)
+    unknown = sum(group.code is None for group in groups)
+    for group in groups:
+        for name in sorted(name for name, each in hashes.items() if len(each) > 1):
+            digests = ((group.code or latest).get(name) or latest[name]).split("+")
+            group.settings[f"{CODE}.{name}"] = "+".join(digest[:8] for digest in digests)
+        if 0 < unknown < len(groups):
+            group.settings[CODE] = "unknown" if group.code is None else "recorded"
 
 
 def arms_of(groups: Sequence[Group]) -> list[list[Group]]:
@@ -92,7 +133,7 @@ def changing(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     the variant stand last, because they often follow from the others."""
     keys = dict.fromkeys(key for each in settings for key in each)
     together: dict[tuple[int, ...], list[str]] = {}
-    for key in sorted(keys, key=lambda key: key.startswith(OF_THE_VARIANT)):
+    for key in sorted(keys, key=lambda key: (key.startswith(f"{CODE}."), key.startswith(OF_THE_VARIANT))):
         values = [spelling(each.get(key)) for each in settings]
         partition = tuple(values.index(value) for value in values)
         if any(partition):

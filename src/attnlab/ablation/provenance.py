@@ -228,6 +228,7 @@ def repeat(report: Report) -> list[Block]:
     options += [f"alpha={report.rules.alpha:g}"]
     options += [] if report.rules.margin is None else [f"margin={report.rules.margin:g}"]
     options += [f"family={shlex.quote(','.join(report.rules.family))}"] if report.rules.family else []
+    options += ["code=any"] if report.code == "any" else []
     shown.append(f"attnlab report {shlex.quote(str(report.experiment.folder))} {' '.join(options)}")
     rows = [[c.label, c.place, c.folder, str(len(c.finished)), str(len(c.runs))] for c in report.design.contenders]
     conditions = []

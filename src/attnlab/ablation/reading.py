@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float, Int
 
+from attnlab.code import read_code
 from attnlab.errors import UsageError
 from attnlab.files import links_out, parse_json, parse_yaml, read_file
 
@@ -85,6 +86,7 @@ class Run:
     summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
     curve: Curve | None = None
     overrides: tuple[str, ...] = ()
+    code: Mapping[str, str] | None = field(default=None, repr=False)  # module -> hash; None where that is unknown
 
     @property
     def name(self) -> str:
@@ -205,7 +207,7 @@ def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], en
         if (outside := next(links_out(path), None)) is not None:
             raise Damaged(f"{outside.name} is a link that leads out of the folder")
         config = _config(path, configs)
-        run = _with(run, config=config)
+        run = _with(run, config=config, code=_code(path))
         summary = _summary(path)
         if summary is None:
             return _without_summary(run, entry)
@@ -286,6 +288,21 @@ def _text(path: Path) -> str | None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
+
+
+def _code(path: Path) -> Mapping[str, str] | None:
+    """The hash of each module that made a run, all that it had where it was continued by other code."""
+    try:
+        content = read_code(path)
+    except UsageError as error:
+        raise Damaged(_one_line(error)) from error
+    if content is None:
+        return None
+    hashes: dict[str, list[str]] = {}
+    for record in (content, *content.get("later", [])):
+        for name, digest in record["modules"].items():
+            hashes.setdefault(name, []).append(digest)
+    return {name: "+".join(dict.fromkeys(digests)) for name, digests in hashes.items()}
 
 
 def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -43,6 +43,7 @@ class Options(NamedTuple):
     alpha: float | None = None
     family: tuple[str, ...] = ()
     solved: float | None = None
+    code: str = "same"  # any: runs that differ in nothing but seed and code are averaged
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Report:
     promise: Kept | None
     looks: Looks
     terms: list[Term]  # what it goes by, beside what was declared
+    code: str  # any: averaged across code
 
     @property
     def baseline(self) -> Contender:
@@ -91,12 +93,12 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     alpha = options.alpha or (said.alpha if said else _positive(experiment, "alpha")) or USUAL_ALPHA
     margin = options.margin if options.margin is not None else said.margin if said else _positive(experiment, "margin")
     baseline = options.baseline or (said.baseline if said else None)
-    design = arrange(experiment, baseline, lower, alpha)
+    design = arrange(experiment, baseline, lower, alpha, code=options.code)
     because = ""
     if needs_bytes(experiment.metric, design.pairs()):
         experiment, margin = read_experiment(folder, IN_BYTES), None  # a margin is one of its unit
         because = "because losses of different tokenizers are no numbers of one kind"
-    design = arrange(experiment, baseline, lower, alpha, separated(experiment.metric))
+    design = arrange(experiment, baseline, lower, alpha, separated(experiment.metric), options.code)
     family = options.family or (tuple(said.family) if said else ())
     _check_family(family, design)
     looks = take_look(experiment) if _has_pairs(design) else Looks(1, 1, [])
@@ -124,6 +126,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         preregister.check(folder, used, experiment.runs, _names(design, said)),
         looks,
         terms,
+        options.code,
     )
 
 

@@ -8,7 +8,7 @@ from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.contenders import USUAL_BASELINE
 from attnlab.ablation.preregister import Promise, write
 from attnlab.ablation.rates import RATE
-from attnlab.ablation.report import analyse
+from attnlab.ablation.report import Options, analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
@@ -112,7 +112,7 @@ def report(runs: Sequence[Run]) -> None:
         if not settings(members)["at_end"]:
             continue
         try:
-            found = analyse(folder)
+            found = analyse(folder, Options(code=members[0].job.config["code"]))
             if not found.comparisons:
                 raise UsageError(
                     "; ".join([f"there is nothing to hold against {found.baseline.label}", *found.design.remarks])

@@ -10,14 +10,9 @@ from tqdm import tqdm
 
 from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Speed
+from attnlab.training.terminal import say
 
 RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
-
-
-def say(text: str = "") -> None:
-    """A line for the person at the terminal."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
 
 
 def tell(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) -> None:

@@ -29,7 +29,7 @@ from attnlab.training.checkpoint import (
     load_checkpoint,
     network_weights,
 )
-from attnlab.training.console import Progress, say, say_where_to_look, tell
+from attnlab.training.console import Progress, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences, earlier, has_begun
@@ -44,6 +44,7 @@ from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.report import show_settings, to_yaml
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
+from attnlab.training.terminal import say
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 

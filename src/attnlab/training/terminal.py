@@ -1,0 +1,11 @@
+"""A line on the terminal, by itself: what trains a model may say something without knowing what else is shown."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
