@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attnlab.config import explain_value
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import file_failure
+from attnlab.guard import guarded
 from attnlab.keys import config_dir, groups, nodes, options, search_folders, unknown_key
 from attnlab.machine import check_words, open_streams
 from attnlab.rules import as_typed, nearest
@@ -92,7 +93,8 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
     argparse.ArgumentParser.error = _refuse_flag  # type: ignore[method-assign,assignment]  # Hydra leaves no other way
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own page
     try:
-        yield
+        with guarded():
+            yield
     except (AttnlabError, BrokenPipeError):
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.errors import UsageError
 from attnlab.files import expand_path
+from attnlab.guard import check_references, guarded
 from attnlab.keys import (
     APPENDED,
     config_dir,
@@ -54,7 +55,7 @@ def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | s
 
     folders = ",".join(f"file://{Path(folder).absolute()}" for folder in config_dirs)
     searched = [f"hydra.searchpath=[{folders}]"] if config_dirs else []
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with guarded(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         return check(compose("train", overrides=[*overrides, *searched]), overrides, searched=searched)
 
 
@@ -227,9 +228,14 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
                 raise UsageError(f"{group} must be chosen: {group}={' | '.join(options(group))}")
             if not isinstance(cfg[group], DictConfig):
                 raise UsageError(f"{group} ({shown(cfg[group])}) must hold settings by name: look into its YAML file")
+        raw = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(raw, dict)
+        check_references({str(key): value for key, value in raw.items()})
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UsageError(explain_value(error)) from error
+    except RecursionError as error:
+        raise UsageError("the references of the config lead in a circle, or too deep") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

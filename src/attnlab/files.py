@@ -19,7 +19,7 @@ from attnlab.signals import uninterrupted
 SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 MOST_BYTES = 2**26  # of a file of text or numbers, unless somebody asks for more
-MOST_YAML_BYTES, MOST_YAML_DEPTH, MOST_YAML_NODES = 2**20, 64, 50_000  # nodes: with every alias written out
+MOST_YAML_BYTES, MOST_YAML_DEPTH, MOST_YAML_NODES = 2**20, 64, 10_000  # nodes: with every alias written out
 LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
 
 
@@ -97,12 +97,16 @@ def _plain(node: Any) -> Any:
     raise ValueError(f"it holds a value that no config has ({type(node).__name__})")
 
 
-def links_out(folder: Path, inner: Sequence[str] = ("checkpoints", "maps")) -> Iterator[Path]:
-    """Links in a folder and its inner folders that lead out of it: following one would read or write elsewhere."""
+def foreign_entries(folder: Path, inner: Sequence[str] = ("checkpoints", "maps")) -> Iterator[Path]:
+    """What a run does not leave in its folder: devices, pipes, and links that lead out of it.
+
+    Following such a link would read or write somewhere else; `inner` are the folders below that are looked into.
+    """
     home = os.path.realpath(folder)
     for place in (folder, *(folder / name for name in inner)):
         for entry in os.scandir(place) if place.is_dir() else ():
-            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(home):
+            outside = entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(home)
+            if outside or not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
                 yield Path(entry.path)
 
 

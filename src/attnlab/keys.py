@@ -10,6 +10,7 @@ import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 
+from attnlab.files import parse_yaml, read_file
 from attnlab.rules import nearest_key
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
@@ -162,7 +163,7 @@ def _offers() -> dict[str, list[str]]:
         for file in sorted(root.glob("*/**/*.yaml")):
             group = file.parent.relative_to(root).as_posix()
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8"))
+                content = parse_yaml(read_file(file).decode())
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue  # a hint less; whoever chooses the file is told what is wrong with it
             if isinstance(content, dict) and group not in APPENDED:

@@ -1,5 +1,6 @@
 """Finished runs, from their folders alone."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import CODE, CONFIG, links_out, parse_yaml, read_file, read_summary
+from attnlab.files import CODE, CONFIG, foreign_entries, parse_yaml, read_file, read_summary
 from attnlab.keys import settings_of
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
@@ -74,7 +75,7 @@ def load(
     and `code` is not "any", and NoUsableCheckpoint where none of its checkpoints is whole.
     """
     folder = find_run(run)
-    _refuse_links(folder)
+    _refuse_foreign(folder)
     config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder, limits=limits)
     path, problems = _newest(folder, limits)
     for problem in problems:
@@ -107,13 +108,13 @@ def changes_since_run(folder: Path, config: Mapping[str, Any]) -> list[str] | No
     return changes_since(folder, code_of(config, allowed_packages(config)))
 
 
-def _refuse_links(folder: Path) -> None:
+def _refuse_foreign(folder: Path) -> None:
     try:
-        outside = next(links_out(folder), None)
+        foreign = next(foreign_entries(folder), None)
     except OSError as error:
         raise UsageError(f"run ({folder}) cannot be read: {error.strerror}") from error
-    if outside is not None:
-        raise UsageError(f"{outside} is a link that leads out of the run's folder: put a copy in its place")
+    if foreign is not None:
+        raise UsageError(f"{foreign} is a device, a pipe or a link that leads out of the run's folder")
 
 
 def _model(folder: Path, config: dict[str, Any], n_vocab: int) -> GPT:
@@ -136,7 +137,10 @@ def _check_sizes(folder: Path, config: dict[str, Any], n_vocab: int) -> None:
         model = _model(folder, config, n_vocab)
         numbers = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         within(f"{path}: the size of the model", numbers, MODEL_BYTES, " bytes")
-        state = tensor_bytes(model.init_state(1, model.context).layers)
+        try:
+            state: float = tensor_bytes(model.init_state(1, model.context).layers)
+        except RuntimeError:  # more than can be counted
+            state = math.inf
     within(f"{path}: what decoding {model.context:,} tokens keeps", state, STATE_BYTES, " bytes")
 
 

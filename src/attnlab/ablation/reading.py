@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from attnlab.code import read_code
 from attnlab.errors import UsageError
-from attnlab.files import links_out, parse_json, parse_yaml, read_file
+from attnlab.files import foreign_entries, parse_json, parse_yaml, read_file
 
 CONFIG, SUMMARY, METRICS, MANIFEST, LOCK = "config.yaml", "summary.json", "metrics.csv", "manifest.json", ".lock"
 HEADER = "step,metric,value"
@@ -204,8 +204,8 @@ def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], en
             raise Damaged(f"{path.name!r} is not seed_<number>")
         if not path.is_dir():
             raise Damaged("not a folder")
-        if (outside := next(links_out(path), None)) is not None:
-            raise Damaged(f"{outside.name} is a link that leads out of the folder")
+        if (foreign := path if path.is_symlink() else next(foreign_entries(path), None)) is not None:
+            raise Damaged(f"{foreign.name} is a device, a pipe or a link that leads out of the folder")
         config = _config(path, configs)
         run = _with(run, config=config, code=_code(path))
         summary = _summary(path)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,7 +124,9 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu", most: int | Non
             size = sum(entry.file_size for entry in archive.infolist())
         if packed or (most is not None and size > most):
             raise UsageError(f"{path} is not a checkpoint that attnlab wrote: it is packed, or larger than it looks")
-        checkpoint = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that no run writes
+            checkpoint = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(f"{path} holds more than numbers and text, and is not loaded: it could run code") from error
     except UsageError:
