@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import Heads
+from attnlab.attention.block_topk import best
 from attnlab.attention.decay import ChannelDecay, Decay, ScalarDecay, StepDecay
 from attnlab.attention.feature_map import EluPlusOne, FeatureMap, RandomFeatures, Taylor
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.log_linear import LogLinearAttention
+from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Softpick
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
@@ -137,3 +139,32 @@ def test_decays_beside_features_by_their_logarithms() -> None:
         layer = RecurrentAttention(8, n_heads=1, feature_map=features, output_norm=SumNorm, decay=decay, chunk=8)
         x = 40 * draw(1, 40, 8) - 40
         assert apart(layer(x)[0].detach(), layer.double()(x.double())[0]) < 3e-4
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_gradients_at_large_scores(size: float) -> None:
+    """Scores of 1e8: where torch's fused kernel loses the gradients, the rule is written out."""
+    torch.manual_seed(0)
+    layer, gradients = MultiHeadAttention(8, n_heads=2), []
+    for dtype in (torch.float32, torch.float64):
+        x = (size * draw(1, 40, 8)).to(dtype).requires_grad_()
+        gradients.append(torch.autograd.grad((layer.to(dtype)(x) * draw(1, 40, 8, seed=1)).sum(), x)[0][0])
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 10 * DIGITS
+
+
+def test_usual_scores_stay_with_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = MultiHeadAttention(8, n_heads=2)
+    monkeypatch.setattr(layer, "attend_explicitly", None)
+    layer(5 * draw(1, 40, 8)).sum().backward()
+    with torch.no_grad():
+        layer(1e4 * draw(1, 40, 8))
+
+
+def test_ratings_that_are_nearly_alike() -> None:
+    """1024 ratings of 1 +- .01: of the best 64 nearly all are chosen, and ties do not lean to the start of the row."""
+    rating = 1 + 0.01 * draw(1, 1, 50, 1024)
+    chosen = best(rating, torch.ones(50, 1024, dtype=torch.bool), 64)
+    right = torch.zeros_like(chosen).scatter(-1, rating.double().topk(64).indices, True)
+    assert float((chosen & right).sum() / right.sum()) > 0.995
+    places = torch.arange(1024.0).expand_as(rating)
+    assert abs(float(places[chosen].mean() - places[right].mean())) < 5

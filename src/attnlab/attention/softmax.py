@@ -19,6 +19,8 @@ from attnlab.attention.score import Pairs, Score
 from attnlab.errors import UsageError
 from attnlab.position import Position
 
+SHARP = 300.0  # scores from which gradients of torch's fused kernel on a CPU are off by a thousandth or more
+
 
 class SoftmaxState(NamedTuple):
     """What `step` keeps: the cache, and the tail of the short convolution (None without one)."""
@@ -109,7 +111,7 @@ class SoftmaxAttention(HeadedAttention):
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
         blocks = Blocks.of(heads.q.size(2), self.mask.band, self.mask.sinks)
-        if not self.fused:
+        if not self.fused or self._beyond_kernel(heads):
             return self._attend_explicitly_in_blocks(heads, blocks)
         q, k, v = self._for_kernel(heads)
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
@@ -122,10 +124,22 @@ class SoftmaxAttention(HeadedAttention):
 
     def attend(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t v"]:
         """Queries at some positions against keys at others: by the fused kernel where it can be, else explicitly."""
-        if not self.fused:
+        if not self.fused or self._beyond_kernel(heads):
             return self.attend_explicitly(heads, q_pos, k_pos)
         q, k, v = self._for_kernel(heads)
         return self._kernel(q, k, v, self._allowed(q.dtype, [(q_pos, k_pos)])).to(heads.v.dtype)
+
+    def _beyond_kernel(self, heads: Heads) -> bool:
+        """Whether a CPU's kernel would lose the gradients: it rounds them in proportion to the scores.
+
+        They cannot exceed the longest query times the longest key. Elsewhere, and in a compiled layer, it is not asked:
+        the question would make an accelerator wait.
+        """
+        if heads.q.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        with torch.no_grad():
+            q, k = (x.square().sum(dim=-1) for x in heads[:2])
+            return bool(q.numel()) and float(q.max() * k.max()) * self.scale**2 > SHARP**2
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
         """In float32 where a CPU trains: its kernel's backward is four times slower in bfloat16."""
