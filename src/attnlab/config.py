@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.errors import UsageError
 from attnlab.files import expand_path
-from attnlab.guard import check_references, guarded
+from attnlab.guard import check_references, from_environment, guarded
 from attnlab.keys import (
     APPENDED,
     config_dir,
@@ -44,6 +44,8 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
     "tokenizer": ("attnlab.data.",),
     "optimizer": ("attnlab.training.optimizer.",),
 }
+SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
+OF_BASELINE = ("model.", "attention.")
 OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
 Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -96,6 +98,7 @@ def check(
     many configs keeps `usual_of` from one to the next.
     """
     plain = _plain(cfg)
+    environment = plain.pop("environment", {})  # what is stored in the place of values that may be secrets
     if "sweep" in plain:
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
     names = allowed_packages(plain)[1:]
@@ -122,7 +125,8 @@ def check(
         raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
-    return plain
+        environment |= {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}
+    return {**plain, **({"environment": environment} if environment else {})}
 
 
 def _expand_paths(plain: dict[str, Any]) -> None:
@@ -237,7 +241,14 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     except RecursionError as error:
         raise UsageError("the references of the config lead in a circle, or too deep") from error
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    named = {str(key): value for key, value in plain.items()}
+    environment = from_environment({str(key): value for key, value in raw.items()}, named)
+    if shown_keys := [key for key in environment if key.startswith(SHOWN)]:
+        raise UsageError(
+            f"{shown_keys[0]} ({environment[shown_keys[0]]}) takes nothing from the environment: it is shown as it is, "
+            "and what comes from there may be a secret"
+        )
+    return {**named, **({"environment": environment} if environment else {})}
 
 
 def explain_value(error: OmegaConfBaseException) -> str:

@@ -132,6 +132,27 @@ def check_references(plain: Mapping[str, Any]) -> None:
         raise UsageError("the references of the config form a chain that is too long") from error
 
 
+def from_environment(raw: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a config that come from the environment, by key, as they are written: they may be secrets.
+
+    `raw` holds references as they are written, and `plain` what they came to. A number is none.
+    """
+    values = {path: (value, path.rpartition(".")[0]) for path, value in leaves(dict(raw)) if isinstance(value, str)}
+    texts, resolved = dict[str, str](), {path: value for path, value, _ in nodes(plain)}
+
+    def comes(path: str, asked: frozenset[str] = frozenset()) -> bool:
+        if path in asked or path not in values:
+            return any(comes(inner, asked | {path}) for inner in values if inner.startswith((f"{path}.", f"{path}[")))
+        text, owner = values[path]
+        keys = (_absolute(key, owner) for key in REFERENCE.findall(text))
+        return "${oc." in text.replace(" ", "") or any(comes(key, asked | {path}) for key in keys)
+
+    for path, (text, _) in values.items():
+        if "${" in text and not isinstance(resolved.get(path), int | float) and comes(path):
+            texts[path] = text
+    return texts
+
+
 def _absolute(key: str, owner: str) -> str:
     """The dotted key that a reference within a group means: .key is beside it, ..key one level higher."""
     name = key.lstrip(".")

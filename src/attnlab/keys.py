@@ -1,5 +1,8 @@
 """Which groups, options and keys there are, and which one may have been meant by a key that is not among them."""
 
+import copy
+import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
@@ -97,7 +100,11 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     dropped = [*NOT_RESULTS, *besides]
     if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
         dropped += ["match", "match_to"]
-    found = leaves(dict(config))
+    secret = config.get("environment", {})
+    found = [
+        (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
+        for key, value in leaves({key: value for key, value in config.items() if key != "environment"})
+    ]
     return {key: stable(key, value) for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
 
 
@@ -108,6 +115,18 @@ def stable(key: str, value: Any) -> Any:
     """
     ours = key.endswith("_target_") and isinstance(value, str) and value.startswith("attnlab.")
     return value.rpartition(".")[2] if ours else value
+
+
+def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it may be stored: what came from the environment stands there as it was written, ${oc.env:NAME}."""
+    content: dict[str, Any] = copy.deepcopy({key: value for key, value in config.items() if key != "environment"})
+    for path, text in config.get("environment", {}).items():
+        *owners, last = re.split(r"[.\[]", path.replace("]", ""))
+        node: Any = content
+        for owner in owners:
+            node = node[int(owner) if isinstance(node, list) else owner]
+        node[int(last) if isinstance(node, list) else last] = text
+    return content
 
 
 def nodes(node: Any, path: str = "", owner: str = "") -> Iterator[tuple[str, Any, str]]:

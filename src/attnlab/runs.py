@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.attention.cost import tensor_bytes
 from attnlab.build import build_model, made
@@ -20,6 +22,7 @@ from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.files import CODE, CONFIG, foreign_entries, parse_yaml, read_file, read_summary
+from attnlab.guard import check_references
 from attnlab.keys import settings_of
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
@@ -90,12 +93,18 @@ def load(
     weights = weights_in(checkpoint, path)
     if apart := _of_another_run(config, tokenizer, checkpoint["fingerprint"]):
         raise UsageError(f"{folder / CONFIG} does not belong to {path}: {'; '.join(apart[:4])}")
+    for name, own in model.state_dict().items():
+        if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
+            raise UsageError(f"{path} is not the checkpoint of a run: {name} is no tensor of {own.dtype}")
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, NotImplementedError) as error:
         raise UsageError(
             f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"
         ) from error
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UsageError(f"{path} is damaged: {name} holds numbers that are not finite")
     if names:
         print(f"note: {folder} was trained by other code ({in_a_line(names)})", file=sys.stderr)
     elif names is None:
@@ -168,9 +177,21 @@ def _of_another_run(config: dict[str, Any], tokenizer: Tokenizer, fingerprint: M
         ours, other = (side.get(key, "absent") for side in (settings, theirs))
         if key.endswith("_target_"):  # a class may have moved
             ours, other = (str(name).rpartition(".")[2] for name in (ours, other))
-        if ours != other:
+        if ours != other and "${oc." not in str(ours):  # what came from the environment is not in the config
             apart.append(f"{key} ({shown(ours)} here, {shown(other)} there)")
     return apart
+
+
+def _with_environment(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with what its data took from the environment, which is stored as it was written: ${oc.env:NAME}."""
+    raw = {key: config.get(key) for key in ("paths", "data")}
+    try:
+        check_references(raw)
+        resolved = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UsageError(f"data of the run: {' '.join(str(error).split())[:200]}") from error
+    assert isinstance(resolved, dict)
+    return {**config, "data": resolved["data"]}
 
 
 def newest_step(folder: Path, *, limits: bool = True) -> int:
@@ -205,7 +226,7 @@ def material_of(folder: Path, tokenizer: Tokenizer, *, allow_targets: Sequence[s
 
     Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
     """
-    config = read_config(folder, allow_targets)
+    config = _with_environment(read_config(folder, allow_targets))
     with offline():
         material = reopen_material(made(config, "data"), tokenizer, CACHE)
     known = read_summary(folder).get("data_sha256")

@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
         """What is wrong with the ending itself: neither success nor one line with a code that is documented."""
         lines = self.err.splitlines()
         complaints = [line for line in lines if line.startswith("error: ")]
-        strange = [line for line in lines if not line.startswith(("error: ", "warning: "))]
+        strange = [line for line in lines if not line.startswith(("error: ", "warning: ", "note: "))]
         if strange:
             return f"more than its lines on stderr: {strange[0]}"
         if self.code == 0:

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
 
 from attnlab.errors import UsageError
 from attnlab.files import read_file, write_atomically
@@ -65,12 +66,18 @@ def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: s
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
         reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-        raise UsageError(f"{who}: could not fetch {url} ({reason}); {remedy}") from error
+        raise UsageError(f"{who}: could not fetch {_shown(url)} ({reason}); {remedy}") from error
     found = sha256_of(data)
     if found != sha256:
-        raise UsageError(f"{who}: {url} answered with {len(data)} other bytes (sha256 {found}); {remedy}")
+        raise UsageError(f"{who}: {_shown(url)} answered with {len(data)} other bytes (sha256 {found}); {remedy}")
     write_atomically(path, data, key=key)
     return data
+
+
+def _shown(url: str) -> str:
+    """An address without what may be a secret in it."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _download(url: str) -> bytes:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import parse_json, write_atomically
 from attnlab.inspection.records import LayerMap, read_tensors
 
 FORMAT = "attnlab prompt maps 1"
@@ -94,11 +94,14 @@ def load_prompt_maps(path: Path | str) -> PromptMaps:
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path} is not a file of attnlab maps (its format is {metadata.get('format')!r})")
     layers = []
-    for number, kind in sorted((int(n), kind) for n, kind in json.loads(metadata["kinds"]).items()):
-        before = f"layer_{number:02d}.head_"
-        names = sorted(name for name in tensors if name.startswith(before) and not name.endswith(".value_norm"))
-        norms = [tensors[f"{name}.value_norm"] for name in names if f"{name}.value_norm" in tensors]
-        heads, weights = [int(name.removeprefix(before)) for name in names], np.stack([tensors[n] for n in names])
-        layers.append(Heads(number, kind, heads, weights, np.stack(norms) if norms else None))
-    tokens: list[str] = json.loads(metadata["tokens"])
-    return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers)
+    try:
+        for number, kind in sorted((int(n), kind) for n, kind in parse_json(metadata["kinds"]).items()):
+            before = f"layer_{number:02d}.head_"
+            names = sorted(name for name in tensors if name.startswith(before) and not name.endswith(".value_norm"))
+            norms = [tensors[f"{name}.value_norm"] for name in names if f"{name}.value_norm" in tensors]
+            heads, weights = [int(name.removeprefix(before)) for name in names], np.stack([tensors[n] for n in names])
+            layers.append(Heads(number, kind, heads, weights, np.stack(norms) if norms else None))
+        tokens: list[str] = parse_json(metadata["tokens"])
+        return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -33,12 +33,14 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.files import parse_json, read_file, write_atomically
+from attnlab.inspection.colours import KINDS
 from attnlab.inspection.figures import to_png
 
 PLUGIN = "attention"
 FORMAT = 1
 SAMPLES = 1000  # per tag: more than any run writes, since TensorBoard thins out what is above the number it is given
+MOST_MAPS_BYTES = 2**28  # of a file of maps
 LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -191,10 +193,14 @@ def save_maps(path: Path | str, sentences: Sequence[Sentence], *, step: int, run
 def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """The metadata and the arrays of a safetensors file; refuses one that is damaged."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
-    except SafetensorError as error:
-        raise UsageError(f"{path} is damaged ({error})") from error
+        data = read_file(path, MOST_MAPS_BYTES)
+        tensors = load(data)
+        about = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return about.get("__metadata__", {}), tensors
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from error
 
 
 def load_maps(path: Path | str) -> Maps:
@@ -204,15 +210,34 @@ def load_maps(path: Path | str) -> Maps:
     metadata, tensors = read_tensors(path)
     if metadata.get("format") != f"attnlab maps {FORMAT}":
         raise UsageError(f"{path} is not a file of maps (its format is {metadata.get('format')!r})")
-    probes, tokens, kinds = (json.loads(metadata[key]) for key in ("probes", "tokens", "kinds"))
-    sentences = []
-    for i, (probe, labels) in enumerate(zip(probes, tokens, strict=True)):
-        layers = []
-        for j, kind in enumerate(kinds[i]):
-            name = f"probe{i}/layer_{j:02d}"
-            layers.append(LayerMap(j, kind, tensors.get(name), tensors.get(f"{name}/value_norm")))
-        sentences.append(Sentence(probe["name"], probe["text"], labels, layers))
-    return Maps(metadata["run"], int(metadata["step"]), sentences)
+    try:
+        probes, tokens, kinds = (parse_json(metadata[key]) for key in ("probes", "tokens", "kinds"))
+        sentences = []
+        for i, (probe, labels) in enumerate(zip(probes, tokens, strict=True)):
+            layers = []
+            for j, kind in enumerate(kinds[i]):
+                name = f"probe{i}/layer_{j:02d}"
+                layers.append(LayerMap(j, kind, tensors.get(name), tensors.get(f"{name}/value_norm")))
+                _check_layer(layers[-1], labels)
+            sentences.append(Sentence(str(probe["name"]), str(probe["text"]), labels, layers))
+        return Maps(metadata["run"], int(metadata["step"]), sentences)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"{path} is damaged ({reason})") from error
+
+
+def _check_layer(layer: LayerMap, labels: list[str]) -> None:
+    """A ValueError for a layer that does not fit the tokens of its sentence."""
+    if layer.kind not in KINDS and layer.weights is not None:
+        raise ValueError(f"a map of the kind {layer.kind!r}")
+    n = len(labels)
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("a label that is no text")
+    for array, shape in ((layer.weights, (n, n)), (layer.value_norm, (n,))):
+        if array is not None and (
+            array.ndim != 1 + len(shape) or array.shape[1:] != shape or array.dtype != np.float32
+        ):
+            raise ValueError(f"an array of shape {array.shape} for {n} tokens")
 
 
 def tensorboard_command(folder: Path | str) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from attnlab.data.task import Task
+from attnlab.keys import without_secrets
 from attnlab.model import GPT
 from attnlab.training.callbacks import Speed
 from attnlab.training.extrapolation import Reach
@@ -21,7 +22,7 @@ from attnlab.training.scoring import ACCURACY, by_slice
 
 def stored(prepared: Prepared) -> dict[str, Any]:
     """What config.yaml holds: the resolved config and what the run was called."""
-    return {"variant": prepared.identity.variant, **prepared.config}
+    return {"variant": prepared.identity.variant, **without_secrets(prepared.config)}
 
 
 def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:

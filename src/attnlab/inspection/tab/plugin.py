@@ -1,6 +1,7 @@
 """The tab's side in the TensorBoard server: it lists runs and hands out maps; drawing is done in the browser."""
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 from functools import wraps
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STATIC = files("attnlab.inspection.tab") / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css"}
 ALL = -1
+NUMBER = re.compile("-?[0-9]{1,15}")
 MOST_TOKENS = 512  # rows of a map that is sent whole: more would not have a pixel each
 
 Handler = Callable[[RequestContext, str, wrappers.Request], tuple[Any, str]]
@@ -48,8 +50,8 @@ def answer(handler: Handler) -> "WSGIApplication":
             content, kind = handler(context, experiment, request)
         except NotThere as error:
             return http_util.Respond(request, {"error": str(error.args[0])}, "application/json", code=404)
-        except Damaged as error:
-            text = f"this record is damaged: {error}"
+        except (Damaged, ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
+            text = f"this record is damaged: {' '.join(str(error).split())[:200]}"
             return http_util.Respond(request, {"error": text}, "application/json", code=422)
         return http_util.Respond(request, content, kind)
 
@@ -140,6 +142,6 @@ def _number(request: wrappers.Request, key: str, otherwise: int | None = None) -
     text = request.args.get(key, "")
     if not text and otherwise is not None:
         return otherwise
-    if not text.lstrip("-").isdecimal():
-        raise NotThere(f"{key} ({text}) must be a number")
+    if not NUMBER.fullmatch(text):
+        raise NotThere(f"{key} ({text[:40]!r}) must be a whole number")
     return int(text)

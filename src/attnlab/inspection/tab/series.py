@@ -19,15 +19,16 @@ from jaxtyping import Float
 from tensorboard.context import RequestContext
 from tensorboard.data.provider import DataProvider, RunTagFilter
 
+from attnlab.files import parse_json
 from attnlab.inspection.colours import KINDS
 from attnlab.inspection.figures import largest_of
 from attnlab.inspection.metrics import head_metrics
 from attnlab.inspection.records import FORMAT, PLUGIN, Record, decode, encode
 
-TAG = re.compile(r"maps/(?P<sentence>.+)/layer_(?P<layer>\d+)")
-HEAD_SCALAR = re.compile(r"(?P<metric>.+)/L(?P<layer>\d+)H(?P<head>\d+)")
+TAG = re.compile(r"maps/(?P<sentence>.+)/layer_(?P<layer>[0-9]{1,9})")
+HEAD_SCALAR = re.compile(r"(?P<metric>.+)/L(?P<layer>[0-9]{1,9})H(?P<head>[0-9]{1,9})")
 MOST_STEPS = 1_000_000  # a number that TensorBoard wants: more than any series holds
-MOST_NUMBERS = 2**29  # of one record: 1 GiB of float16; more is not a map of attention but damage
+MOST_NUMBERS = 2**26  # of one record: 128 MiB of float16; more is not a map of attention but damage
 MOST_CACHED_BYTES = 2**28
 
 
@@ -65,7 +66,7 @@ def verified(parts: list[bytes]) -> dict[str, Any]:
     if len(parts) != 2:
         raise Damaged(f"it has {len(parts)} parts, not 2")
     try:
-        said = json.loads(parts[0])
+        said = parse_json(parts[0])
     except ValueError as error:
         raise Damaged("its header is not JSON") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
@@ -73,13 +74,16 @@ def verified(parts: list[bytes]) -> dict[str, Any]:
     shape, tokens = said.get("shape"), said.get("tokens")
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
         raise Damaged(f"its shape is {shape}")
-    if said.get("kind") not in KINDS:
+    if not isinstance(said.get("kind"), str) or said["kind"] not in KINDS:
         raise Damaged(f"its kind is {said.get('kind')}")
     heads, t, s = shape
     if not (isinstance(tokens, list) and len(tokens) == s == t and all(isinstance(token, str) for token in tokens)):
         raise Damaged("its tokens do not fit its shape")
     if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - said.keys()):
         raise Damaged(f"its header lacks {', '.join(lacking)}")
+    texts, numbers = (said["probe"], said["text"]), (said["step"], said["layer"])
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise Damaged("its step, layer, probe or text is of another type")
     per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(said.get("layout")), 0)
     count = heads * (per_head + (s if said.get("value_norm") else 0))
     if not per_head or count > MOST_NUMBERS:
