@@ -1,0 +1,176 @@
+"""Environments, streams, locales and signals of a command, from its first line to its last."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.reliability.test_disk import TINY
+from tests.training.launch import ROOT, tiny
+
+from attnlab.errors import UsageError
+from attnlab.machine import alone, check_words, rank
+
+LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def train(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
+    """`python train.py` in a process of its own."""
+    line = [sys.executable, str(ROOT / "train.py"), *tiny(folder, *TINY, *words)]
+    given = {word.partition("=")[0]: word for word in line[2:]}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([*line[:2], *given.values()], capture_output=True, env=environment, check=False, timeout=600)
+
+
+# Launchers
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "1"},
+        {"LOCAL_RANK": "1"},
+        {"RANK": "none", "WORLD_SIZE": "2", "NODE_RANK": "1"},
+        {"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_JOB_NAME": "train"},
+    ],
+)
+def test_one_device_is_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one device there is one process, and Lightning is not told otherwise; the variables come back."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert rank(1) == 0
+    with alone():
+        assert not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)
+    assert {name: os.environ[name] for name in variables} == variables
+
+
+def test_several_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that Lightning or torchrun has started know their number."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank(2) == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert rank(2) == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", "0")
+    assert rank(2) == 0
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LOCAL_RANK": "1"}, {"LOCAL_RANK": "5", "WORLD_SIZE": "2"}, {"NODE_RANK": "1"}, {"LOCAL_RANK": "x"}]
+)
+def test_stray_ranks_refused(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to no launch of so many processes of one machine is refused by name."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"^trainer\.devices \(2\).*{next(iter(variables))}=.*unset"):
+        rank(2)
+
+
+def test_launchers_variables_run(tmp_path: Path) -> None:
+    """A command with numbers of two launchers, an ASCII locale and a sample that it cannot print trains to its end."""
+    stray = {"RANK": "1", "LOCAL_RANK": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_JOB_NAME": "x"}
+    done = train(tmp_path, "sample.prompt='é'", **stray, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    assert rb"\xe9" in done.stdout
+
+
+# Streams
+
+
+def test_words_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chinese on the command line of an ASCII locale is refused with the remedy."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment_name=\udce5\udcae"])
+    with pytest.raises(UsageError, match=r"^cannot read 'experiment_name=.*PYTHONUTF8=1"):
+        check_words()
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "lines"), [(">/dev/full", 1, 1), (">&-", 0, 0), ("2>&- >/dev/full", 1, 0)]
+)
+def test_output_that_cannot_be_written(redirected: str, code: int, lines: int) -> None:
+    """A full device ends in one line, a closed stream in none."""
+    command = f"{sys.executable} -c 'from attnlab.cli import main; main()' --help {redirected}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == code and done.stderr.count("\n") == lines, done.stderr
+    assert lines == 0 or "standard output: No space left on device" in done.stderr
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_before_the_run(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """From the first line on a signal is one line and its exit code, and nothing is written."""
+    start = f"""
+import os, runpy, signal, sys
+for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_DFL)
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hydra":
+            os.kill(os.getpid(), {number.value})
+sys.meta_path.insert(0, Importing())
+sys.argv = ["train.py"]
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("error: stopped by ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signal_waits_for_a_file(tmp_path: Path) -> None:
+    """A signal in the middle of a write ends the process when the file is whole, and no temporary one is left."""
+    start = """
+import os, signal, sys
+from pathlib import Path
+from attnlab import files
+from attnlab.signals import end_at_signals
+end_at_signals()
+flush = os.fsync
+def fsync(handle):
+    os.kill(os.getpid(), signal.SIGTERM)
+    flush(handle)
+os.fsync = fsync
+files.write_atomically(Path(sys.argv[1]), b"whole", key="paths.runs")
+print("not reached")
+"""
+    path = tmp_path / "file"
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(path)], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.returncode, done.stdout) == (143, "")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_signal_while_the_summary_is_written(number: signal.Signals, tmp_path: Path) -> None:
+    """The run is finished, says that it was stopped, and is not done again."""
+    words = [word for word in tiny(tmp_path, *TINY)]
+    given = {word.partition("=")[0]: word for word in words}
+    start = f"""
+import os, runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from attnlab.training import run as training
+usual = training.summarise
+def summarise(*args):
+    os.kill(os.getpid(), {number.value})
+    return usual(*args)
+training.summarise = summarise
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+    line = [sys.executable, "-c", start, *given.values()]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stderr.startswith("error: stopped, with the run finished") and done.stderr.count("\n") == 1
+    again = train(tmp_path)
+    assert again.returncode == 0 and b"is finished" in again.stdout
