@@ -34,7 +34,7 @@ class _Raw(io.FileIO):
     disk: Disk
 
     def write(self, data: Any, /) -> int:
-        self.disk.reach("write", _path(self.fileno()), None)
+        self.disk.reach("write", os.readlink(f"/proc/self/fd/{self.fileno()}"), None)
         return super().write(data)
 
 
@@ -70,7 +70,7 @@ def failing(disk: Disk) -> Iterator[None]:
         disk.reach("open", path, path)
         if not path.startswith(disk.root) or not set(mode) & set("wax"):
             return usual_open(file, mode, buffering, *args, **settings)
-        raw = _Raw(file, mode.replace("b", "").replace("t", ""))
+        raw = _Raw(file, mode.replace("b", "").replace("t", ""), opener=settings.get("opener"))
         raw.disk = disk
         buffer = io.BufferedWriter(raw)
         return buffer if "b" in mode else io.TextIOWrapper(buffer, settings.get("encoding"))

@@ -49,7 +49,7 @@ def content(run: Path) -> dict[str, Any]:
         "rows": [row for row in read_metrics(run) if not row.metric.startswith("perf/")],
         "records": sorted(records(run)),
         "weights": {name: tensor.tolist() for name, tensor in last["state_dict"].items()},
-        "files": sorted(path.relative_to(run).as_posix().partition(".tfevents")[0] for path in run.rglob("*.*")),
+        "files": {path.relative_to(run).as_posix().partition(".tfevents")[0] for path in run.rglob("*.*")},
     }
 
 

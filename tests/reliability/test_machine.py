@@ -155,8 +155,7 @@ print("not reached")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_signal_while_the_summary_is_written(number: signal.Signals, tmp_path: Path) -> None:
     """The run is finished, says that it was stopped, and is not done again."""
-    words = [word for word in tiny(tmp_path, *TINY)]
-    given = {word.partition("=")[0]: word for word in words}
+    given = {word.partition("=")[0]: word for word in tiny(tmp_path, *TINY)}
     start = f"""
 import os, runpy, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
