@@ -169,7 +169,11 @@ COMMANDS = {
             "baseline": Argument(
                 MAYBE_TEXT, None, "the variant that the others are held against; left out: multi_head"
             ),
-            "metric": Argument(MAYBE_TEXT, None, "what is compared, a metric of metrics.csv; left out: val/loss"),
+            "metric": Argument(
+                MAYBE_TEXT,
+                None,
+                "what is compared, a metric of metrics.csv; left out: val/loss, or val/accuracy of a task",
+            ),
             "margin": Argument(
                 Rule(float, above=0, optional=True), None, "a difference too small to matter; needed to say equivalent"
             ),
@@ -178,7 +182,9 @@ COMMANDS = {
             ),
             "family": Argument(Rule(str), "", "the variants that are asked about, such as gqa,linear; left out: all"),
             "solved": Argument(
-                Rule(float, optional=True), None, "the value from which a task counts as solved; accuracies: 0.99"
+                Rule(float, optional=True),
+                None,
+                "the accuracy from which a task counts as solved; left out: what it declares, 0.99",
             ),
             "code": Argument(CODE, "same", "any: average over runs that differ in nothing but seed and code"),
             "tensorboard": Argument(FLAG, True, "write mean and band per variant for TensorBoard, too"),

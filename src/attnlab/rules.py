@@ -99,7 +99,7 @@ RULES: Table = (
     ("plan", FLAG),
     ("preregister", FLAG),
     ("report.baseline", MAYBE_TEXT),
-    ("report.metric", TEXT),
+    ("report.metric", MAYBE_TEXT),
     ("report.margin", Rule(float, above=0, optional=True)),
     ("report.alpha", Rule(float, above=0, below=0.5)),
     ("report.looks", Rule(int, least=1, most=10)),

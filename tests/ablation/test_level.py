@@ -5,6 +5,7 @@ a false verdict if any variant is called better, worse or, where the difference 
 """
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,14 @@ from tests.ablation.folders import write_arm
 from attnlab.ablation import statistics
 from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules, compare
 from attnlab.ablation.contenders import Contender, Design
+from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.reading import Curve, Run
 from attnlab.ablation.report import Options, analyse, write
 from attnlab.ablation.sections import document
+from attnlab.sweep.jobs import Job
+from attnlab.sweep.planned import Run as PlannedRun
+from attnlab.sweep.verdict import prospects
+from attnlab.training.identity import SEEDS, Identity
 
 ALPHA, TOLERANCE = 0.05, 0.015
 DECISIVE = {BETTER, WORSE, EQUIVALENT}
@@ -302,3 +308,42 @@ def test_tied_to_folders(tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows] == [c.verdict for c in expected]
     assert [float(row["holm_p"]) for row in rows] == [c.holm_p for c in expected]
     assert WORSE in {c.verdict for c in expected}
+
+
+def test_task_declares(tmp_path: Path) -> None:
+    """Where every run's task says from when it is solved, the verdict is one on accuracy, by seeds that solved it."""
+    about = {"metric": "val/accuracy", "summary": {"solved_at": 0.9}}
+    write_arm(tmp_path, "multi_head", [0.95] * 5, curve=[0.1], **about)
+    write_arm(tmp_path, "linear", [0.5, 0.4, 0.6, 0.5, 0.95], curve=[0.1], **about)
+    report = analyse(tmp_path, Options(margin=0.9))
+    (c,) = report.comparisons
+    assert (report.experiment.metric, report.solved_at, c.solved) == ("val/accuracy", 0.9, (0.9, 1, 5, 5))
+    assert (c.verdict, c.exact_p) == (WORSE, pytest.approx(statistics.fisher_p(1, 5, 5)))
+    low, high = statistics.share_interval(1, 5, 5, 0.05)
+    assert f"[{low:+.4f}, {high:+.4f}]" in str(document(report))
+    assert analyse(tmp_path, Options(solved=0.3)).comparisons[0].solved == (0.3, 5, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "variants", "looks", "expected"),
+    [
+        (3, 1, 1, "1 variant against base, 3 seeds: no verdict is possible; 4 seeds are the fewest"),
+        (4, 1, 1, "verdicts are possible (from 4 seeds on, by pairs from 6); if none of the runs is bad, up to 53 %"),
+        (4, 1, 2, "no verdict is possible; 5 seeds are the fewest"),
+        (5, 9, 1, "9 variants against base, 5 seeds: no verdict is possible; 6 seeds are the fewest"),
+    ],
+)
+def test_prospects(seeds: int, variants: int, looks: int, expected: str, tmp_path: Path) -> None:
+    """The plan says which number of seeds allows a verdict, and that fewer allow none."""
+    given = {"metric": None, "alpha": 0.05, "looks": looks, "baseline": "base", "at_end": True}
+    config = {"report": given, "paths": {"runs": str(tmp_path)}, "experiment_name": "e"}
+    names = ["base", *(f"v{i}" for i in range(variants))]
+    runs = []
+    for name, seed in itertools.product(names, range(seeds)):
+        identity = Identity(name, seed, {"variant": name, **dict.fromkeys(SEEDS, seed)}, "c0de")
+        runs.append(PlannedRun(Job((), config, name, {}, False), identity, {"solved_at": None}))
+    lines = prospects(runs)
+    assert len(lines) == 1 and expected in lines[0]
+    Manifest(tmp_path / "e").count_look({"set": "a"})
+    lines = prospects(runs)
+    assert ("added runs are explored, not judged" in lines[-1]) == (looks == 1)

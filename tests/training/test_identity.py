@@ -35,6 +35,7 @@ EXPECTED_NOT_RESULTS = {
     "report.metric",
     "report.margin",
     "report.alpha",
+    "report.looks",
     "report.hypothesis",
     "report.at_end",
     "plan",

@@ -53,7 +53,7 @@ class Rules(NamedTuple):
         return self.alpha / self.looks
 
 
-class Solved(NamedTuple):
+class SolvedCounts(NamedTuple):
     """How many of n seeds solved the task, at what threshold; lost runs on neither side."""
 
     at: float
@@ -85,7 +85,7 @@ class Comparison:
     holm_p: float | None = None
     equivalence_p: float | None = None
     holm_equivalence_p: float | None = None
-    solved: Solved | None = None
+    solved: SolvedCounts | None = None
     alpha: float = 0.05  # what the smallest p of the family is held against
     interval_alpha: float = 0.05
     margin: float | None = None
@@ -292,7 +292,7 @@ def _by_solved(known: Comparison, arms: _Arms, at: float, alpha: float) -> Compa
     q = None if margin is None else max(statistics.share_equivalence_p(a, b, n, margin) for a, b in ends)
     return replace(
         known,
-        solved=Solved(at, *solved(arms.ours, arms.theirs), n),
+        solved=SolvedCounts(at, *solved(arms.ours, arms.theirs), n),
         exact_test="Fisher" if possible <= alpha else None,
         exact_p=p,
         smallest_exact_p=possible,

@@ -30,6 +30,7 @@ from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
 
 USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
+METRIC_OF_TASKS = "val/accuracy"  # where every run is of a task that is solved or not
 IN_SUMMARY = {"val_loss": "val/loss", "val_bits_per_byte": "val/bits_per_byte", "train_loss": "train/loss"}
 USUALLY_SOLVED = 0.99  # an accuracy from which a task counts as solved
 
@@ -77,7 +78,8 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     said = promised.promise if promised else None
     metric = options.metric or (said.metric if said else None)
     experiment = read_experiment(folder, metric or USUAL_METRIC)
-    if metric is None and isinstance(declared := _declared(experiment, "metric"), str) and declared != USUAL_METRIC:
+    declared = _declared(experiment, "metric") or _usual_metric(experiment)
+    if metric is None and isinstance(declared, str) and declared != USUAL_METRIC:
         experiment = read_experiment(folder, declared)
     asked = experiment.metric
     lower = lower_is_better(experiment.metric)
@@ -200,6 +202,12 @@ def _declared(experiment: Experiment, key: str) -> Any:
     inner = experiment.declared.get("design")
     value = experiment.declared.get(key, inner.get(key) if isinstance(inner, dict) else None)
     return IN_SUMMARY.get(value, value) if isinstance(value, str) else value
+
+
+def _usual_metric(experiment: Experiment) -> str:
+    summaries = [run.summary for run in experiment.runs if run.summary.get("status") == "finished"]
+    declared = [summary.get("solved_at") for summary in summaries]
+    return METRIC_OF_TASKS if declared and None not in declared else USUAL_METRIC
 
 
 def _positive(experiment: Experiment, key: str) -> float | None:

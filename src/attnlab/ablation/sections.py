@@ -18,7 +18,7 @@ from attnlab.ablation.provenance import (
 )
 from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.report import Report
-from attnlab.ablation.statistics import bad_runs_not_excluded
+from attnlab.ablation.statistics import bad_runs_not_excluded, share_interval
 from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
 
 
@@ -315,18 +315,26 @@ def _tasks(report: Report) -> list[Block]:
 def _solved(report: Report) -> list[Block]:
     if not report.solved or report.solved_at is None:
         return []
+    differences = {
+        id(c.contender): span(share_interval(c.solved.ours, c.solved.theirs, c.solved.n, report.rules.alpha))
+        for c in report.comparisons
+        if c.solved is not None and not c.lost_seeds
+    }
     rows = [
         [
             *(s.contender.label, s.contender.place, f"{s.solved} of {s.n}", span(s.share, signed=False)),
             "not reached by half" if s.median_steps is None else f"{s.median_steps:.0f}",
+            differences.get(id(s.contender), ""),
         ]
         for s in report.solved
     ]
     caption = (
         f"Seeds that end at {report.solved_at:g} or above, with a Wilson interval of their share, and the step by "
-        "which half had got there (a run that never did counts as later than its last step)"
+        "which half had got there (a run that never did counts as later than its last step). The interval of the "
+        "difference of shares, variant minus baseline, is exact"
     )
-    return [table(["variant", "setting", "solved", "share", "median steps"], rows, caption)]
+    columns = ["variant", "setting", "solved", "share", "median steps", "difference of shares"]
+    return [table(columns, rows, caption)]
 
 
 def _cost(report: Report) -> list[Block]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from attnlab.attention.cost import count_flops
 from attnlab.build import build_model
+from attnlab.data.task import Task
 from attnlab.training.prepare import Prepared, prepare
 from attnlab.training.run import quiet, run
 
@@ -25,7 +26,7 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
     """Which run a config makes, and what that costs; refuses what cannot work. Nothing is trained."""
     quiet()
     prepared = prepare(content["config"], content["variant"])
-    config = prepared.config
+    config, splits = prepared.config, prepared.splits
     with torch.device("meta"):
         model = build_model(config, prepared.tokenizer.n_vocab).eval()
         ids = torch.zeros(1, config["model"]["context"], dtype=torch.long)
@@ -34,6 +35,7 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
     return {
         "fingerprint": prepared.identity.fingerprint,
         "code": prepared.code,
+        "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         "parameters": model.n_parameters,

@@ -25,7 +25,7 @@ from attnlab.sweep.drive import (
 from attnlab.sweep.jobs import Composer, Job, Refusal
 from attnlab.sweep.planned import Run, estimate, runs_of
 from attnlab.sweep.pool import Pool
-from attnlab.sweep.verdict import check, promise, report
+from attnlab.sweep.verdict import check, promise, prospects, report
 
 OF_THE_SWEEP = ("sweep", "plan", "preregister")  # keys that no job has
 Split = Callable[[list[Any]], list[list[str]]]  # from parsed overrides to the words of every job
@@ -65,6 +65,8 @@ def sweep(
         if master.plan:
             estimate(runs, pool)
         show(runs, refusals, pool.size, costs=bool(master.plan))
+        for line in prospects(runs):
+            print(line)
         if master.plan:
             return []
         if master.preregister:

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnlab.ablation import statistics
 from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.contenders import USUAL_BASELINE
+from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
 from attnlab.ablation.preregister import Promise, write
 from attnlab.ablation.rates import RATE
-from attnlab.ablation.report import Options, analyse
+from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
@@ -24,7 +26,10 @@ def check(runs: Sequence[Run]) -> None:
 
 def settings(runs: Sequence[Run]) -> Mapping[str, Any]:
     """What the report of a sweep goes by; it is the same for all runs."""
-    found: Mapping[str, Any] = runs[0].job.config["report"]
+    found = dict(runs[0].job.config["report"])
+    if found["metric"] is None:
+        solvable = all(run.facts["solved_at"] is not None for run in runs)
+        found["metric"] = METRIC_OF_TASKS if solvable else USUAL_METRIC
     if lower_is_better(found["metric"]) is None:
         raise UsageError(
             f"report.metric ({found['metric']}) must end in a word that says which way is better: loss, bits_per_byte, "
@@ -104,6 +109,35 @@ def by_experiment(runs: Sequence[Run]) -> dict[Path, list[Run]]:
     for run in runs:
         found.setdefault(run.experiment, []).append(run)
     return found
+
+
+def prospects(runs: Sequence[Run]) -> list[str]:
+    """What verdict the planned seeds allow, for each experiment that ends in a report."""
+    lines = []
+    for folder, members in by_experiment(runs).items():
+        given, baseline = settings(members), baseline_of(members)
+        seeds: dict[str, set[int]] = {}
+        for run in members:
+            if baseline not in (run.identity.name, run.identity.variant):
+                seeds.setdefault(run.identity.name, set()).add(run.identity.seed)
+        if not seeds or not given["at_end"]:
+            continue
+        m, n = len(seeds), max(map(len, seeds.values()))
+        alpha = given["alpha"] / given["looks"] / m
+        fewest = statistics.fewest_seeds(alpha)
+        about = f"{folder}: {m} variant{'s' * (m > 1)} against {baseline}, {n} seed{'s' * (n > 1)}"
+        if statistics.exact_test(n, alpha) is None:
+            lines.append(f"{about}: no verdict is possible; {fewest} seeds are the fewest")
+        else:
+            pairs = statistics.fewest_seeds(alpha, test=statistics.SIGN_FLIPS)
+            bad = statistics.bad_runs_not_excluded(n, given["alpha"])
+            lines.append(
+                f"{about}: verdicts are possible (from {fewest} seeds on, by pairs from {pairs}); if none of the runs "
+                f"is bad, up to {100 * bad:.0f} % of all may be"
+            )
+        if (taken := len(sound_looks(Manifest(folder).read().get(LOOKS)))) >= given["looks"]:
+            lines.append(f"{folder}: looked at {taken} times already; added runs are explored, not judged")
+    return lines
 
 
 def report(runs: Sequence[Run]) -> None:

@@ -94,6 +94,7 @@ def summarise(
         "val_accuracy": last.get(ACCURACY),
         "slices": by_slice(last),
         "bounds": bounds(prepared),
+        "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "extrapolation": stored_reaches(reaches),
         "parameters": model.n_parameters,
         "attention_cost": {"seq_len": config["model"]["context"], **cost._asdict()},

@@ -18,6 +18,7 @@ class ICLBigram(Task):
     the place in the row. Setting: k = 3, rows of 100, arXiv 2402.11004.
     """
 
+    solved_at = None
     slice_names = PLACES
 
     def __init__(self, n_states: int = 3, val_rows: int = 256) -> None:

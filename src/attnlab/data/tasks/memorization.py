@@ -16,6 +16,7 @@ class Memorization(Task):
     the place. Settings: MAD, arXiv 2403.17844: n_vocab 256 (127 keys, 128 values, the question), rows of 32.
     """
 
+    solved_at = None
     slice_names = PLACES
 
     def __init__(self, n_vocab: int = 256, facts: int = 0, val_rows: int = 256) -> None:
