@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_json, writing
 
 FILE_NAME, LOCK = "manifest.json", ".manifest.lock"

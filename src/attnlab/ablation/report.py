@@ -145,7 +145,7 @@ def _terms(
     declared, where = first_declared(experiment)
     if said is not None:
         declared, where = said._asdict(), preregister.FILE_NAME
-    metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or USUAL_METRIC
+    metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or _usual_metric(experiment)
     if metric == asked:
         metric_term = term("metric", metric, where, experiment.metric, typed=False, because=because)
     else:
