@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 
 from attnlab.attention.base import Attention, AttentionFactory
+from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.code import note_sources
 from attnlab.config import allowed_packages, check_targets
 from attnlab.data.corpus import Source
@@ -278,7 +279,7 @@ def build_model(config: Config, vocab_size: int) -> GPT:
     """The model of a config, with its initial values; on the meta device where that is torch's default."""
     sizes = {key: value for key, value in config["model"].items() if key != "n_heads"}  # n_heads: the attention's
     try:
-        return GPT(
+        model = GPT(
             vocab_size=vocab_size,
             attention=attention_factory(config),
             embed=embedding_factory(config),
@@ -289,6 +290,11 @@ def build_model(config: Config, vocab_size: int) -> GPT:
         if "argument" not in str(error):
             raise
         raise UsageError(f"model: {_one_line(error)}") from error  # one that it does not take, or one that is missing
+    if config.get("trainer", {}).get("attention_dtype") == "bf16":
+        for module in model.modules():
+            if isinstance(module, SoftmaxAttention):
+                module.kernel_dtype = torch.bfloat16
+    return model
 
 
 def check_construction(config: Config) -> GPT:

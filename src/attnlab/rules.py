@@ -131,6 +131,7 @@ RULES: Table = (
     ("trainer.accelerator", Rule(str, choices=("cpu", "gpu", "auto"))),
     ("trainer.strategy", Rule(str, choices=("auto", "ddp"))),
     ("trainer.precision", Rule(str, choices=("auto", "fp32", "bf16"))),
+    ("trainer.attention_dtype", Rule(str, choices=("auto", "fp32", "bf16"))),
     ("trainer.threads", MAYBE_COUNT),
     ("trainer.devices", COUNT),
     ("trainer.max_steps", COUNT),

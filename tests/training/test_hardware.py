@@ -1,19 +1,31 @@
 """What is asked for, what the machine has, and what comes of it."""
 
 import builtins
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from tests.training.launch import folder_of, run_here
 
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.build import build_model
+from attnlab.config import compose_config
 from attnlab.errors import UsageError
+from attnlab.training import hardware
 from attnlab.training.hardware import (
+    ATTENTION_DTYPE,
+    Sizes,
     check_memory,
     device_name,
     has_native_bfloat16,
+    measured,
     memory_bytes,
     resolve_accelerator,
+    resolve_attention_dtype,
     resolve_precision,
     set_threads,
 )
@@ -149,6 +161,93 @@ def test_omp_num_threads_is_what_null_means_where_it_is_set(
     monkeypatch.setenv("OMP_NUM_THREADS", wished)
     assert set_threads(None) == threads_then == torch.get_num_threads()
     assert set_threads(1) == 1 == torch.get_num_threads()
+
+
+# The type of attention
+
+
+SMALL = Sizes(2, 2, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision", "accelerator", "expected"),
+    [
+        ("auto", "fp32", "cpu", "fp32"),
+        ("fp32", "fp32", "cpu", "fp32"),
+        ("bf16", "fp32", "cpu", None),
+        ("fp32", "bf16", "cpu", "fp32"),
+        ("bf16", "bf16", "cpu", "bf16"),
+        ("auto", "bf16", "cuda", "bf16"),
+        ("fp32", "bf16", "cuda", None),
+    ],
+)
+def test_attention_dtype_as_set(
+    setting: str, precision: str, accelerator: str, expected: str | None, tmp_path: Path
+) -> None:
+    """Where there is nothing to choose, or somebody chose, nothing is measured; what cannot be is refused."""
+    if expected is None:
+        with pytest.raises(
+            UsageError, match=rf"^trainer\.attention_dtype \({setting}\) must be auto where"
+        ):
+            resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path)
+    else:
+        assert resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path) == expected
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_attention_dtype_measured_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run of an experiment decides for all others, whatever the machine would say later."""
+    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": kind, "shape": sizes})
+    assert resolve_attention_dtype("auto", "bf16", "cpu", SMALL, tmp_path / "e") == kind
+    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": "another"})
+    assert resolve_attention_dtype("auto", "bf16", "cpu", Sizes(1, 1, 1, 1), tmp_path / "e") == kind
+    for damage in ("", "[]", '{"attention_dtype": "fp64"}', "[" * 100_000):
+        (tmp_path / "e" / ATTENTION_DTYPE).write_text(damage)
+        with pytest.raises(UsageError, match=ATTENTION_DTYPE):
+            resolve_attention_dtype("auto", "bf16", "cpu", SMALL, tmp_path / "e")
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [(1.0, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
+def test_attention_dtype_needs_a_clear_gain(seconds: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock on which float32 takes `seconds` and bfloat16 one."""
+    ticks = (t for turn in range(1000) for t in (10 * turn, 10 * turn + seconds, 10 * turn + 5, 10 * turn + 6))
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(ticks))
+    assert measured(SMALL)["attention_dtype"] == kind
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_attention_dtype_reaches_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training; what is judged without gradients stays in the type it is in."""
+    words = ["model.d_model=16", "model.n_layers=2", "model.n_heads=2", f"trainer.attention_dtype={kind}"]
+    model, types, usual = build_model(compose_config(words), 7), [], F.scaled_dot_product_attention
+
+    def watched(q: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+        types.append(q.dtype)
+        return usual(q, *args, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(1, 4, dtype=torch.long))
+        with torch.no_grad():
+            model(torch.zeros(1, 4, dtype=torch.long))
+    trained = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
+    assert types == [trained, trained, torch.bfloat16, torch.bfloat16]
+    assert MultiHeadAttention(4, n_heads=1).kernel_dtype == torch.float32
+
+
+def test_attention_dtype_in_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored as what it came to, and a run that is set to it by name is the same run."""
+    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": "bf16"})
+    words = ("trainer.precision=bf16", "trainer.max_steps=1")
+    first = run_here(tmp_path, *words)
+    config = folder_of(tmp_path) / "config.yaml"
+    assert "  attention_dtype: bf16\n" in config.read_text()
+    assert json.loads((tmp_path / "runs" / "default" / ATTENTION_DTYPE).read_text()) == {"attention_dtype": "bf16"}
+    assert run_here(tmp_path, *words, "trainer.attention_dtype=bf16") == first
+    assert len(list((tmp_path / "runs" / "default").glob("*/seed_0"))) == 1
+    run_here(tmp_path, *words, "trainer.attention_dtype=fp32")
+    assert len(list((tmp_path / "runs" / "default").glob("*/seed_0"))) == 2
 
 
 # Names

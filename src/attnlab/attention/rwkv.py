@@ -27,6 +27,7 @@ SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor 
 MIXED = ("r", "k", "v", "w", "a", "g")  # what is read off a token and the one before it, each in its own shares
 
 
+@torch.compiler.disable  # as in scan.py
 def erase_and_write(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],

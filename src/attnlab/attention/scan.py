@@ -62,6 +62,7 @@ def token_loop(
     return torch.stack(out, dim=2), state
 
 
+@torch.compiler.disable  # its loop over chunks would be written out, for minutes, and anew for each length
 def chunked(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],

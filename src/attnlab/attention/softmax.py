@@ -40,6 +40,7 @@ class SoftmaxAttention(HeadedAttention):
     """
 
     hooks = frozenset({"rotate", "bias"})
+    kernel_dtype = torch.float32  # in which the fused kernel trains on a CPU where all around it is bfloat16
 
     def __init__(
         self,
@@ -112,7 +113,10 @@ class SoftmaxAttention(HeadedAttention):
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
         blocks = Blocks.of(heads.q.size(2), self.mask.band, self.mask.sinks)
         if not self.fused or self._beyond_kernel(heads):
-            return self._attend_explicitly_in_blocks(heads, blocks)
+            if blocks.n_blocks > 1:
+                return self._attend_explicitly_in_blocks(heads, blocks)
+            pos = torch.arange(heads.q.size(2), device=heads.q.device)
+            return self.attend_explicitly(heads, pos, pos)
         q, k, v = self._for_kernel(heads)
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
             o = self._kernel(q, k, v, None)
@@ -142,12 +146,13 @@ class SoftmaxAttention(HeadedAttention):
             return bool(q.numel()) and float(q.max() * k.max()) * self.scale**2 > SHARP**2
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-        """In float32 where a CPU trains: its kernel's backward is four times slower in bfloat16."""
+        """In `kernel_dtype` where a CPU trains: on most, the kernel's backward is four times slower in bfloat16."""
         q, k, v, _ = heads
         slow = v.device.type == "cpu" and torch.is_grad_enabled()
-        work = torch.promote_types(v.dtype, torch.float32) if slow else v.dtype
+        work = torch.promote_types(v.dtype, self.kernel_dtype) if slow else v.dtype
         return q.to(work), k.to(work), v.to(work)
 
+    @torch.compiler.disable  # one kernel call per row, which the compiler could only repeat
     def _attend_in_blocks(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
     ) -> Float[Tensor, "b h t v"]:
@@ -190,11 +195,9 @@ class SoftmaxAttention(HeadedAttention):
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
         return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
+    @torch.compiler.disable  # its loop over blocks would be written out, for minutes, and anew for each length
     def _attend_explicitly_in_blocks(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"]:
         """What decoding block by block would give; the backward pass forms each block's map again, and keeps none."""
-        if blocks.n_blocks == 1:
-            pos = torch.arange(heads.q.size(2), device=heads.q.device)
-            return self.attend_explicitly(heads, pos, pos)
 
         def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
             extra = heads.extra
@@ -203,8 +206,7 @@ class SoftmaxAttention(HeadedAttention):
             q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
             return self.attend_explicitly(Heads(q, k, v, extra), q_pos, k_pos)
 
-        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # a compiler decides that for itself
-        forget: Callable[..., Tensor] = partial(checkpoint, block, use_reentrant=False) if again else block
+        forget = partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
         return torch.cat([forget(q_pos, k_pos) for q_pos, k_pos in blocks.cuts(heads.q.device)], dim=2)
 
     def explicit_weights(
@@ -262,6 +264,7 @@ class SoftmaxAttention(HeadedAttention):
         """Which keys each query may read; empty slots (position -1) never."""
         return self.mask.visible(q_pos, k_pos) & (k_pos >= 0)
 
+    @torch.compiler.disable  # what is kept lies outside the compiled code
     def _kept(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, "blocks #h t s"]:
         """`_allowed` of a whole sequence, kept for the next one of this length unless the position learns."""
         cuts = blocks.positions(like.device)

@@ -75,6 +75,7 @@ class TTTAttention(HeadedAttention):
         extra["rate"] = self.to_rate(x).mT[..., None]
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
 
+    @torch.compiler.disable  # as in scan.py: a loop over mini-batches
     def read(self, heads: Heads, inner: InnerModel) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
         """What the inner model answers to each query while it learns from the keys and values, and what it became."""
         if not heads.q.size(2):

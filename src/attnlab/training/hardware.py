@@ -1,14 +1,35 @@
 """What the machine can do: devices, threads, and whether bfloat16 pays."""
 
+import fcntl
+import json
 import os
 import platform
+import time
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from attnlab.errors import UsageError
+from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.machine import cores
 
+ATTENTION_DTYPE = "attention_dtype.json"  # in the folder of an experiment: what was measured for all its runs
+CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
+ROUNDS = 8  # of each type
+MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
+
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
+
+
+class Sizes(NamedTuple):
+    """Of the attention whose speed is measured: (batch, heads, length, width of a head)."""
+
+    batch: int
+    heads: int
+    length: int
+    width: int
 
 
 def resolve_accelerator(setting: str, devices: int) -> str:
@@ -39,6 +60,60 @@ def resolve_precision(setting: str, accelerator: str) -> str:
     if setting != "auto":
         return setting
     return "bf16" if has_native_bfloat16(accelerator) else "fp32"
+
+
+def resolve_attention_dtype(setting: str, precision: str, accelerator: str, sizes: Sizes, experiment: Path) -> str:
+    """ "fp32" or "bf16" for trainer.attention_dtype = auto | fp32 | bf16: what queries, keys and values are on a CPU.
+
+    Where a CPU trains in bfloat16, it depends on the processor which is faster. `auto` measures that for the first run
+    of an experiment, at its sizes, and takes the same for all others, whatever they are and wherever they run.
+    """
+    if setting != "auto" and (accelerator != "cpu" or precision != "bf16") and setting != precision:
+        raise UsageError(
+            f"trainer.attention_dtype ({setting}) must be auto where trainer.precision comes to {precision} on "
+            f"{accelerator}: the two differ only on a CPU that trains in bf16"
+        )
+    if setting != "auto" or accelerator != "cpu" or precision != "bf16":
+        return precision if setting == "auto" else setting
+    file = experiment / ATTENTION_DTYPE
+    try:
+        experiment.mkdir(parents=True, exist_ok=True)
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several runs that begin at once, one measures
+            if not file.exists():
+                write_atomically(file, json.dumps(measured(sizes)).encode(), key="paths.runs")
+            record = parse_json(read_file(file))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read or written ({' '.join(str(error).split())})") from error
+    kind = record.get("attention_dtype") if isinstance(record, dict) else None
+    if kind not in ("fp32", "bf16"):
+        raise UsageError(f"{file} must say fp32 or bf16; delete it, or set trainer.attention_dtype")
+    return str(kind)
+
+
+def measured(sizes: Sizes) -> dict[str, object]:
+    """Which type is the faster one for attention, forward and backward, and by how much: both sides take turns."""
+    batch = max(1, min(sizes.batch, MOST_NUMBERS // (sizes.heads * sizes.length**2)))
+    shape = (batch, sizes.heads, sizes.length, sizes.width)
+    q, k = (torch.randn(shape, requires_grad=True) for _ in range(2))  # positions leave them in float32
+    v = torch.randn(shape, dtype=torch.bfloat16, requires_grad=True)
+    least = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    for turn in range(ROUNDS + 1):
+        for kind, seconds in least.items():
+            started = time.perf_counter()
+            o = F.scaled_dot_product_attention(q.to(kind), k.to(kind), v.to(kind), is_causal=True)
+            o.to(v.dtype).sum().backward()
+            took = time.perf_counter() - started
+            if turn:  # the first turn allocates and chooses kernels
+                least[kind] = min(seconds, took)
+    ratio = least[torch.float32] / least[torch.bfloat16]
+    return {
+        "attention_dtype": "bf16" if ratio > CLEARLY else "fp32",
+        "times_faster_in_bf16": round(ratio, 3),
+        "shape": shape,
+        "device": device_name("cpu"),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def set_threads(setting: int | None) -> int:

@@ -14,7 +14,14 @@ from attnlab.errors import UsageError
 from attnlab.files import SUMMARY, check_writable, read_summary
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
 from attnlab.training.extrapolation import check_lengths
-from attnlab.training.hardware import check_memory, resolve_accelerator, resolve_precision, set_threads
+from attnlab.training.hardware import (
+    Sizes,
+    check_memory,
+    resolve_accelerator,
+    resolve_attention_dtype,
+    resolve_precision,
+    set_threads,
+)
 from attnlab.training.identity import Identity, identify
 from attnlab.training.matching import Place, matched
 from attnlab.training.optimizer import Recipe
@@ -28,6 +35,7 @@ class Machine(NamedTuple):
 
     accelerator: str
     precision: str
+    attention_dtype: str  # on a CPU that trains
     threads: int
 
 
@@ -51,14 +59,10 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     note_sources()
     check_lengths(config["evaluation"]["lengths"])
     accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
-    machine = Machine(
-        accelerator, resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
-    )
+    precision, threads = resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
     config, tuned = at_tuned_rate(config, variant)
     cache = Path(config["paths"]["cache"])
-    model = check_construction(config)
-    config, match = matched(config, Place(accelerator, machine.precision, machine.threads, cache))
-    check_memory((check_construction(config) if match else model).n_parameters, accelerator)
+    check_memory(check_construction(config).n_parameters, accelerator)
     recipe: Recipe = made(config, "optimizer")
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
@@ -73,11 +77,19 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     for name, text in probes(config, tokenizer, splits):
         check_probe(name, text, tokenizer, config["model"]["context"])
     sample_prompt(config, tokenizer, splits)
+    experiment = runs / config["experiment_name"]
+    kind = resolve_attention_dtype(trainer["attention_dtype"], precision, accelerator, _sizes(config), experiment)
+    config = {**config, "trainer": {**trainer, "attention_dtype": kind}}
+    machine = Machine(accelerator, precision, kind, threads)
+    config, match = matched(config, Place(accelerator, precision, threads, cache))
+    if match:
+        check_memory(check_construction(config).n_parameters, accelerator)
     resolved = {
         "data.sha256": splits.sha256,
         "tokenizer.sha256": tokenizer.sha256,
         "trainer.accelerator": machine.accelerator,
         "trainer.precision": machine.precision,
+        "trainer.attention_dtype": machine.attention_dtype,
         "trainer.threads": machine.threads,
     }
     if "val_fraction" in config["data"]:
@@ -89,6 +101,12 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     folder = identity.folder(runs, config["experiment_name"])
     fairness = {key: found for key, found in (("match", match), ("tuned", tuned)) if found}
     return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness)
+
+
+def _sizes(config: Mapping[str, Any]) -> Sizes:
+    """The attention of a model, as far as its speed goes; a variant's own heads may differ."""
+    model = config["model"]
+    return Sizes(config["batch_size"], model["n_heads"], model["context"], max(1, model["d_model"] // model["n_heads"]))
 
 
 def _source_hash(folder: Path) -> str:

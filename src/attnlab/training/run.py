@@ -279,7 +279,9 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         say(match_in_a_line(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
         say(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
-    hardware = f"{device_name(machine.accelerator)}, {machine.precision}, {machine.threads} threads"
+    apart = machine.attention_dtype != machine.precision
+    precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
+    hardware = f"{device_name(machine.accelerator)}, {precision}, {machine.threads} threads"
     say(f"{hardware}; {splits.describe(context)}")
     say(f"loss to beat: {splits.loss_to_beat(context):.4f} nats per target, by guessing")
     if step is not None:
