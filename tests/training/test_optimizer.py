@@ -301,3 +301,17 @@ def test_every_shipped_optimizer_trains_every_parameter_of_every_variant(variant
         # What is frozen stays, and so does what so short a text gives no gradient.
         still = not p.requires_grad or bool((p.grad == 0).all())
         assert torch.equal(p, old) if still and name.endswith(STILL) else not torch.equal(p, old), name
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("gla", "decay.bias"), ("kda", "decay.bias"), ("rwkv7", "gain"), ("ttt", "offset")]
+)
+def test_what_decays(name: str, row: str) -> None:
+    """Weight decay acts on parameters with two axes or more, rows for each head among them, and on no others."""
+    config = compose_config([f"attention={name}", "model=tiny"])
+    model = build_model(config, 64)
+    groups = made(config, "optimizer").optimizer(model).param_groups
+    decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
+    assert all(decays[id(p)] == (p.ndim > 1) for p in model.parameters())
+    rows = [p for key, p in model.named_parameters() if key.endswith(f"attention.{row}")]
+    assert rows and all(decays[id(p)] for p in rows)

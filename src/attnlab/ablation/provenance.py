@@ -1,6 +1,5 @@
-"""What a comparison rests on: what was held equal, what it cost, what it cannot say, and how to repeat it."""
+"""What a comparison rests on: what was held equal, what it cost, and what it cannot say."""
 
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,14 +7,13 @@ import numpy as np
 
 from attnlab.ablation.contenders import Contender
 from attnlab.ablation.differences import CONDITIONS, beside_the_variants
-from attnlab.ablation.document import Block, Lines, table
+from attnlab.ablation.document import Block, table
 from attnlab.ablation.groups import changing
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
 from attnlab.ablation.svg import short
 
-MOST_COMMANDS = 20
 USUALLY_VARIED = ("model", "data", "tokenizer", "optimizer", "trainer")
 MODES = {
     "params": "parameters",
@@ -212,45 +210,3 @@ def _span(runs: Iterable[Run], key: str) -> str:
         return "an unknown number of"
     low, high = min(found), max(found)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def repeat(report: Report) -> list[Block]:
-    """Commands, configurations and conditions."""
-    runs = [run for run in report.experiment.runs if run.summary]
-    commands = dict.fromkeys(_command(run) for run in report.experiment.runs if run.overrides or run.summary)
-    listed = [command for command in commands if command]
-    if isinstance(whole := report.experiment.declared.get("command"), str):
-        listed = [whole, *(command for command in listed if command != whole)]
-    shown = listed[:MOST_COMMANDS]
-    if len(listed) > len(shown):
-        shown.append(f"... and {len(listed) - len(shown)} more: see config.yaml and summary.json of each run")
-    options = [f"baseline={shlex.quote(report.baseline.label)}", f"metric={report.experiment.metric}"]
-    options += [f"alpha={report.rules.alpha:g}"]
-    options += [] if report.rules.margin is None else [f"margin={report.rules.margin:g}"]
-    options += [f"family={shlex.quote(','.join(report.rules.family))}"] if report.rules.family else []
-    options += ["code=any"] if report.code == "any" else []
-    shown.append(f"attnlab report {shlex.quote(str(report.experiment.folder))} {' '.join(options)}")
-    rows = [[c.label, c.place, c.folder, str(len(c.finished)), str(len(c.runs))] for c in report.design.contenders]
-    conditions = []
-    for key, name in CONDITIONS.items():
-        values = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
-        conditions.append([name, "; ".join(_whole(value) for value in list(values.values())[:4])])
-    return [
-        Lines("\n".join(shown)),
-        table(["variant", "setting", "folder (with the config's hash)", "finished", "runs"], rows),
-        table(["condition", "of these runs"], conditions),
-    ]
-
-
-def _whole(value: Any) -> str:
-    words = {None: "unknown", True: "yes", False: "no"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return _brief(value) if isinstance(value, Mapping) else str(value)
-
-
-def _command(run: Run) -> str:
-    if run.overrides:
-        return "python train.py " + " ".join(shlex.quote(word) for word in run.overrides)
-    command = str(run.summary.get("command") or "")
-    return f"python {command}" if command.startswith("train.py") else command

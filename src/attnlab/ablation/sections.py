@@ -14,9 +14,9 @@ from attnlab.ablation.provenance import (
     fairness,
     held_equal,
     limits,
-    repeat,
 )
 from attnlab.ablation.reading import STATUSES
+from attnlab.ablation.repeat import repeat
 from attnlab.ablation.report import Report
 from attnlab.ablation.statistics import bad_runs_not_excluded, share_interval
 from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span

@@ -19,6 +19,7 @@ from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
 from attnlab.sweep.screen import Screen, duration, screen_for
 from attnlab.sweep.verdict import baseline_of, by_experiment, settings
 from attnlab.training.stop import StopWish, stop_wish
+from attnlab.typed import typed
 
 TICK = 0.2  # seconds between two looks at what there is
 RETRY = 1.0  # seconds before a run that another command is at is tried again
@@ -100,7 +101,10 @@ def write_plan(runs: Sequence[Run], refusals: Sequence[Refusal], design: Mapping
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
         about = {**settings(members), "baseline": baseline_of(members), "design": design}
         manifest = Manifest(experiment)
-        about[FIRST] = _first(manifest.read(), members, about)
+        content, command = manifest.read(), typed()
+        earlier = content["commands"] if isinstance(content.get("commands"), list) else []
+        about[FIRST] = _first(content, members, about)
+        about["commands"] = [*(other for other in earlier if other != command), command]
         manifest.plan(entries, {"experiment": experiment.name, "command": shlex.join(sys.argv), **about})
 
 

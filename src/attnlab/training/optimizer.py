@@ -47,8 +47,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Recipe):
-    """AdamW for everything; weight decay acts on matrices and embeddings, not on gains and biases.
+    """AdamW for everything; weight decay acts on all parameters with two axes or more, not on those with one.
 
+    So matrices and embeddings decay, and the gains of norms and the biases of linear maps do not. What a variant keeps
+    as one row for each head has two axes and decays, too: the bias of the decay of gla and kda, gains and offsets of
+    rwkv7 and ttt.
     Source: arXiv 1711.05101.
     """
 

@@ -24,6 +24,7 @@ from attnlab.code import repository
 from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
 from attnlab.model import GPT
 from attnlab.training.callbacks import as_code
+from attnlab.typed import typed
 
 PACKAGES = ("attnlab", "torch", "lightning", "hydra-core", "tiktoken", "tensorboard", "numpy")
 GRAPH_TOKENS = 8
@@ -156,4 +157,5 @@ def environment() -> dict[str, Any]:
         "git_dirty": dirty,
         "platform": platform.platform(),
         "command": shlex.join(sys.argv),
+        "typed": typed(),
     }
