@@ -69,7 +69,7 @@ def write_run(
     (folder / "metrics.csv").write_text("\n".join(["step,metric,value", *rows, ""]))
     content = {
         **{"status": status, "variant": variant, "hash": hash8, "seed": seed, "step": 40, "parameters": 1000},
-        **{"tokens": 640, "tokens_per_second": 100.0 + seed, "train_seconds": 6.4, "peak_memory_bytes": 2**20},
+        **{"tokens": 640, "tokens_per_second": 100.0 + seed, "train_seconds": 6.4, "run_memory_bytes": 2**20},
         **{"attention_cost": {"forward_flops": 5000, "state_bytes": 640}, "n_vocab": 32, "precision": "fp32"},
         **{"threads": 1, "git_commit": "abc", "git_dirty": False, "data_sha256": "d" * 64, "device": "a CPU"},
         **{"started": "2026-01-02T00:00:00+00:00", "command": f"train.py attention={variant} seed={seed}"},

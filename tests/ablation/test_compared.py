@@ -3,14 +3,17 @@
 import csv
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation import preregister
 from attnlab.ablation.preregister import Promise
+from attnlab.ablation.provenance import costs
 from attnlab.ablation.report import Options, Report, analyse, write
 from attnlab.ablation.sections import document
 from attnlab.ablation.terminal import beside_the_table, terminal_table
@@ -306,3 +309,46 @@ def test_mixed_versions_stand_in_the_verdict(tmp_path: Path) -> None:
         {"commit", "torch 2.13 and 2.12"}
     ]
     assert "torch 2.13 and 2.12" in terminal_table(report).rows[0][-1]
+
+
+def cost_cells(folder: Path) -> dict[str, str]:
+    """The cost of the one variant of an experiment, by column."""
+    (found,) = [cost for cost in costs(analyse(folder)) if cost.verdict != "baseline"]
+    return dict(zip(found.columns, found.cells, strict=True))
+
+
+def speeds(folder: Path, name: str, speed: list[float], session: str = "s", workers: int = 2) -> None:
+    """An arm whose runs were measured: tokens/s, and memory in proportion."""
+    for seed, x in enumerate(speed):
+        beside = {"session": session, "workers": workers, "load": [1.5, 2.0], "others_cpu": 0.25}
+        summary = {"tokens_per_second": x, "run_memory_bytes": int(1e6 * x), "beside": beside}
+        write_run(folder, name, seed, 2.0 + seed / 100, summary=summary)
+
+
+def test_costs_of_identical_variants_cannot_be_told(tmp_path: Path) -> None:
+    """Noise of a busy machine is an interval around 1, never a percentage."""
+    noise = np.random.default_rng(3).normal(0, 0.15, size=(2, 5))
+    speeds(tmp_path, "multi_head", [100 * math.exp(x) for x in noise[0]])
+    speeds(tmp_path, "twin", [100 * math.exp(x) for x in noise[1]])
+    cells = cost_cells(tmp_path)
+    for name in ("tokens/s", "peak memory of the run"):
+        assert " ± " in cells[name] and "(cannot tell: " in cells[name] and "%" not in cells[name]
+    assert cells["parameters"] == "1000 (+0.0 %)"  # counted, not measured
+    text = page(analyse(tmp_path), tmp_path)
+    assert (
+        "2 at a time; load at the start 1.5 to 1.5; other processes, further runs among them, took 25 to 25 %" in text
+    )
+
+
+def test_cost_intervals_hold_the_ratio(tmp_path: Path) -> None:
+    """A cost that is double in every pair is found, with an interval of the ratio; other commands are no pairs."""
+    base = [100.0, 110.0, 95.0, 104.0, 99.0]
+    speeds(tmp_path / "a", "multi_head", base)
+    speeds(tmp_path / "a", "slow", [0.5 * x * (1 + i / 100) for i, x in enumerate(base)])
+    words = cost_cells(tmp_path / "a")["tokens/s"].partition("(")[2]
+    low, high = (float(x) for x in words.removesuffix(" times)").split(" to "))
+    assert low < 0.51 < high < 0.6 and low > 0.4
+    for i, changes in enumerate(({"session": "t"}, {"workers": 1})):
+        speeds(tmp_path / str(i), "multi_head", base)
+        speeds(tmp_path / str(i), "slow", base, **changes)  # type: ignore[arg-type]
+        assert cost_cells(tmp_path / str(i))["tokens/s"].endswith("(not measured side by side)")

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from attnlab.training.memory import forget_peak, peak_bytes
+from attnlab.training.memory import Meter, forget_peak, peak_bytes
 
 SIZE = 200 * 2**20
 
@@ -20,3 +20,16 @@ def test_a_peak_counts_what_was_held_and_is_forgotten() -> None:
     del block
     forget_peak("cpu")
     assert peak_bytes("cpu") <= during - 0.9 * SIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_memory_of_a_run_is_its_own() -> None:
+    """What earlier runs left behind in a process is not counted, however much it is."""
+    left, measured = [], []
+    for _ in range(3):
+        meter = Meter("cpu")
+        block = np.ones(SIZE // 4, dtype=np.uint8)
+        measured.append(meter.memory_bytes())
+        left.append(block)  # as a leak would
+    assert all(bytes_ is not None and abs(bytes_ - SIZE // 4) < SIZE // 20 for bytes_ in measured)
+    assert {"load", "others_cpu"} == set(meter.beside())

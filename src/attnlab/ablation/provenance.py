@@ -1,10 +1,12 @@
 """What a comparison rests on: what was held equal, what it cost, and what it cannot say."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.contenders import Contender
 from attnlab.ablation.differences import CONDITIONS, beside_the_variants
 from attnlab.ablation.document import Block, table
@@ -12,6 +14,7 @@ from attnlab.ablation.groups import changing
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
+from attnlab.ablation.statistics import t_interval
 from attnlab.ablation.svg import short
 
 USUALLY_VARIED = ("model", "data", "tokenizer", "optimizer", "trainer")
@@ -116,49 +119,106 @@ class Cost(NamedTuple):
     axes: dict[str, float]
 
 
+COUNTED = {
+    "parameters": ("parameters",),
+    "forward FLOPs": ("attention_cost", "forward_flops"),
+    "state bytes": ("attention_cost", "state_bytes"),
+    "tokens": ("tokens",),
+}
+MEASURED = {"tokens/s": "tokens_per_second", "peak memory of the run": "run_memory_bytes"}
+PICTURED = ("forward FLOPs", "state bytes")
+
+
 def costs(report: Report) -> list[Cost]:
     """The cost of every contender, baselines first; what is compared is said relative to the baseline of its block."""
-    verdicts = {id(c.contender): c.verdict for c in report.comparisons}
-    return [
-        _cost(c, report.design.baselines.get(c.block), verdicts.get(id(c), "baseline"))
-        for c in report.design.contenders
-        if c.finished
-    ]
+    compared = {id(c.contender): c for c in report.comparisons}
+    level = report.rules.alpha / max(1, len(MEASURED) * len(report.comparisons))
+    return [_cost(c, compared.get(id(c)), level) for c in report.design.contenders if c.finished]
 
 
-def _cost(contender: Contender, baseline: Contender | None, verdict: str) -> Cost:
-    ours, theirs = _numbers(contender), _numbers(baseline) if baseline is not None else {}
+def _cost(contender: Contender, comparison: Comparison | None, level: float) -> Cost:
+    counted = {name: _mean(contender, path) for name, path in COUNTED.items()}
     cells = []
-    for name, value in ours.items():
-        base = theirs.get(name)
-        beside = f" ({100 * (value / base - 1):+.1f} %)" if value and base and verdict != "baseline" else ""
+    for name, value in counted.items():
+        base = _mean(comparison.baseline, COUNTED[name]) if comparison is not None else None
+        beside = f" ({100 * (value / base - 1):+.1f} %)" if value and base else ""
         cells.append("" if value is None else short(float(f"{value:.4g}")) + beside)
+    cells += [_measured(contender, comparison, key, level) for key in MEASURED.values()]
     mean = float(np.mean([run.final for run in contender.finished.values()]))
-    axes = {name: value for name, value in ours.items() if name in AXES and value}
-    return Cost(contender.label, contender.place, verdict, mean, list(ours), cells, axes)
+    axes = {name: value for name, value in counted.items() if name in PICTURED and value}
+    verdict = "baseline" if comparison is None else comparison.verdict
+    return Cost(contender.label, contender.place, verdict, mean, [*counted, *MEASURED], cells, axes)
 
 
-AXES = ("forward FLOPs", "state bytes", "tokens/s")
+def _mean(contender: Contender, path: tuple[str, ...]) -> float | None:
+    """The mean over the finished runs; None where they do not tell."""
+    values = [_inside(run.summary, path) for run in contender.finished.values()]
+    numbers = [float(x) for x in values if isinstance(x, int | float)]
+    return float(np.mean(numbers)) if numbers else None
 
 
-def _numbers(contender: Contender) -> dict[str, float | None]:
-    """Means over the finished runs, by name; None where the runs do not tell."""
-    runs = list(contender.finished.values())
+def _measured(contender: Contender, comparison: Comparison | None, key: str, level: float) -> str:
+    """Mean and spread of what was measured, and how it compares with the baseline, by seeds that ran side by side."""
+    numbers = [x for run in contender.finished.values() if (x := _positive(run, key)) is not None]
+    if not numbers:
+        return ""
+    spread = f" ± {short(float(f'{np.std(numbers, ddof=1):.2g}'))}" if len(numbers) > 1 else ""
+    mean = short(float(f"{np.mean(numbers):.4g}")) + spread
+    return mean if comparison is None else f"{mean} ({_ratio(comparison, key, level)})"
 
-    def mean(*path: str) -> float | None:
-        found = [_inside(run.summary, path) for run in runs]
-        known = [float(x) for x in found if isinstance(x, int | float)]
-        return float(np.mean(known)) if known else None
 
-    return {
-        "parameters": mean("parameters"),
-        "forward FLOPs": mean("attention_cost", "forward_flops"),
-        "state bytes": mean("attention_cost", "state_bytes"),
-        "tokens": mean("tokens"),
-        "tokens/s": mean("tokens_per_second"),
-        "training seconds": mean("train_seconds"),
-        "peak memory bytes": mean("peak_memory_bytes"),
-    }
+def _ratio(comparison: Comparison, key: str, level: float) -> str:
+    """By how much a measured cost is more or less than the baseline's, as an interval; never a number without one."""
+    ours, theirs = comparison.contender.finished, comparison.baseline.finished
+    seeds = [seed for seed in comparison.seeds if _side_by_side(ours[seed], theirs[seed])]
+    pairs = [(_positive(ours[seed], key), _positive(theirs[seed], key)) for seed in seeds]
+    ratios = [math.log(a / b) for a, b in pairs if a is not None and b is not None]
+    if not ratios:
+        return "not measured side by side"
+    if len(ratios) < 2:
+        return "cannot tell from one pair"
+    low, high = (math.exp(float(end)) for end in t_interval(np.array(ratios), level))
+    return f"{'cannot tell: ' if low <= 1 <= high else ''}{low:.2f} to {high:.2f} times"
+
+
+def _positive(run: Run, key: str) -> float | None:
+    value = run.summary.get(key)
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _side_by_side(a: Run, b: Run) -> bool:
+    """Whether two runs were made by one command, as many at once, on one kind of device."""
+    ours, theirs = (
+        (_inside(run.summary, ("beside", "session")), _inside(run.summary, ("beside", "workers"))) for run in (a, b)
+    )
+    same = all(a.summary.get(key) == b.summary.get(key) for key in ("device", "devices", "threads", "precision"))
+    return None not in ours and ours == theirs and same
+
+
+def measuring(report: Report) -> str:
+    """Under which conditions costs were measured."""
+    runs = [run for c in report.design.contenders for run in c.finished.values()]
+    beside = [run.summary["beside"] for run in runs if isinstance(run.summary.get("beside"), Mapping)]
+    workers = sorted({each["workers"] for each in beside if isinstance(each.get("workers"), int)})
+    others = [100 * each["others_cpu"] for each in beside if isinstance(each.get("others_cpu"), int | float)]
+    loads = [each["load"][0] for each in beside if isinstance(each.get("load"), list) and each["load"]]
+    loads = [load for load in loads if isinstance(load, int | float)]
+    parts = [f"{' or '.join(map(str, workers))} at a time" if workers else "side by side or not is unknown"]
+    parts += [f"load at the start {min(loads):g} to {max(loads):g}"] if loads else []
+    parts += (
+        [f"other processes, further runs among them, took {min(others):.0f} to {max(others):.0f} % of the machine"]
+        if others
+        else []
+    )
+    unknown = len(runs) - len(beside)
+    parts += [f"unknown for {unknown} runs"] if unknown and beside else []
+    return (
+        f"Runs were made {'; '.join(parts)}. Speed and memory are means with the standard deviation over seeds; they "
+        "are compared only between runs that one command made side by side, seed by seed, as an interval for the ratio "
+        f"({100 * (1 - report.rules.alpha):g} % for all of the table together). The memory of a run is its peak above "
+        "what the process held at its start; on a CPU that counts the whole process, and the first run of a process "
+        "takes more."
+    )
 
 
 def _inside(summary: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -14,6 +14,7 @@ from attnlab.ablation.provenance import (
     fairness,
     held_equal,
     limits,
+    measuring,
 )
 from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.repeat import repeat
@@ -344,8 +345,7 @@ def _cost(report: Report) -> list[Block]:
     columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
     rows = [[c.label, c.place, number(c.mean), *c.cells] for c in shown]
     picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
-    caption = "Means over seeds"
-    return [table(columns, rows, caption), *_some(picture)]
+    return [measuring(report), table(columns, rows, "Means over seeds"), *_some(picture)]
 
 
 def _maps(report: Report) -> list[Block]:

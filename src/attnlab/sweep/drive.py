@@ -22,6 +22,7 @@ from attnlab.training.stop import StopWish, stop_wish
 from attnlab.typed import typed
 
 TICK = 0.2  # seconds between two looks at what there is
+SESSION = f"{os.getpid()}-{time.time_ns()}"  # runs of one command are measured side by side
 RETRY = 1.0  # seconds before a run that another command is at is tried again
 SHOWN = 30  # refused or failed runs that are listed one by one
 
@@ -158,6 +159,7 @@ def _start(runs: Sequence[Run], waiting: deque[int], pool: Pool, screen: Screen)
                 continue
         content = {"config": run.job.config, "variant": run.job.variant, "log": str(run.log), "title": run.title}
         content["modules"] = run.facts["code"].modules
+        content["beside"] = {"session": SESSION, "workers": pool.size}
         pool.give(number, "train", content)
         run.status, run.reason, run.began, run.step, run.last_step = "running", "", time.monotonic(), 0, 0
         if not run.not_before:

@@ -94,7 +94,13 @@ def train(content: dict[str, Any], say: Say) -> dict[str, Any]:
     print(f"--- {content['title']}")
     try:
         reporter = Reporter(say)
-        return run(content["config"], variant=content["variant"], callbacks=[reporter], planned=content["modules"])
+        return run(
+            content["config"],
+            variant=content["variant"],
+            callbacks=[reporter],
+            planned=content["modules"],
+            beside=content["beside"],
+        )
     finally:
         gc.collect()  # the next job should find the memory that this one had
 

@@ -37,7 +37,7 @@ from attnlab.training.lock import FILE_NAME as LOCK_FILE
 from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
-from attnlab.training.memory import forget_peak
+from attnlab.training.memory import Meter, alone
 from attnlab.training.metrics import Board, Digests, MetricsCSV, damage, digests_of, digests_of_summary, trim
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
@@ -55,11 +55,13 @@ def run(
     variant: str,
     callbacks: Sequence[L.Callback] = (),
     planned: Mapping[str, str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
     `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. `planned` is the
-    code (module -> hash) that a sweep goes by, so that all its runs execute the same. Raises UsageError for what cannot
+    code (module -> hash) that a sweep goes by, so that all its runs execute the same, and `beside` is the
+    command that started them and how many at once. Raises UsageError for what cannot
     work, FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
@@ -72,6 +74,7 @@ def run(
                 f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
             )
         prepared = _by_which_code(prepared, ask=planned is None)
+        prepared.fairness["beside"] = dict(beside or alone())
         with stop_wish() as wish:
             if process:
                 return _train(prepared, callbacks, wish)  # the first process owns the folder and has made it ready
@@ -134,7 +137,7 @@ def _check_code(folder: Path, prepared: Prepared, what: str) -> None:
 def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
-    forget_peak(prepared.machine.accelerator)
+    meter = Meter(prepared.machine.accelerator)
     checkpoint, step, rows_from, digests = _where_to_start(prepared)
     model = build_model(config, prepared.tokenizer.n_vocab)
     module = LanguageModel(
@@ -186,7 +189,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
             table.save()
             if status != "failed" and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
-                summary = summarise(prepared, model, status, started, seconds, speed, maps, reaches)
+                summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
                 write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
     if not trainer.is_global_zero:
         return {}

@@ -13,7 +13,7 @@ from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import CODE_DIGITS
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.memory import peak_bytes
+from attnlab.training.memory import Meter, peak_bytes
 from attnlab.training.metrics import read_metrics
 from attnlab.training.prepare import Prepared
 from attnlab.training.report import environment
@@ -68,6 +68,7 @@ def summarise(
     seconds: float,
     speed: Speed,
     maps: LogMaps,
+    meter: Meter,
     reaches: Sequence[Reach] = (),
 ) -> dict[str, Any]:
     """What a run came to; `seconds` are those of its last part, the others add up over all parts."""
@@ -90,6 +91,7 @@ def summarise(
         "best_step": best[1],
         "train_loss": last.get("train/loss"),
         **prepared.fairness,
+        "beside": {**prepared.fairness.get("beside", {}), **meter.beside()},
         "unigram_loss": splits.loss_to_beat(config["model"]["context"]),
         "val_accuracy": last.get(ACCURACY),
         "slices": by_slice(last),
@@ -104,7 +106,8 @@ def summarise(
         "map_seconds": maps.seconds,
         "births": maps.births,
         "seconds": seconds,
-        "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),
+        "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),  # of the whole process
+        "run_memory_bytes": meter.memory_bytes(),
         "started": started.isoformat(timespec="seconds"),
         "data_sha256": splits.sha256,
         "val_sha256": splits.val_sha256,
