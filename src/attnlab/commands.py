@@ -199,10 +199,11 @@ def evaluate(*, run: str, lengths: str, allow_targets: str, code: str, limits: b
     factors = check_lengths([int(word) if word.isdecimal() else word for word in _names(lengths)])
     with limited(limits):
         model, tokenizer = load(folder, allow_targets=allowed, code=code, limits=limits)
-        context = read_config(folder, allowed)["model"]["context"]
+        config = read_config(folder, allowed)
+        context, seed = config["model"]["context"], config["streams"]["eval"]
         material, found = material_of(folder, tokenizer, allow_targets=allowed), []
         print(f"beyond: after the first {context} tokens", flush=True)
-        for reach in extrapolate(model, material, context, factors):
+        for reach in extrapolate(model, material, context, factors, seed=seed):
             found.append(reach)
             print(line(reach), flush=True)
         keep(folder, found, step=newest_step(folder, limits=limits))

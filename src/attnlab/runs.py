@@ -214,10 +214,13 @@ def validation_batches(
     """The first rows of a run's validation part, about `tokens` tokens in all, as it was validated on."""
     folder = find_run(run)
     material = material_of(folder, tokenizer, allow_targets=allow_targets)
-    context = read_config(folder, allow_targets)["model"]["context"]
+    config = read_config(folder, allow_targets)
+    context, seed = config["model"]["context"], config["streams"]["eval"]
     chosen = np.arange(min(material.n_val_rows(context), max(1, tokens // context)))
     rows = max(1, 8192 // context)  # per batch, for speed
-    batches = [material.val_batch(chosen[i : i + rows], context=context) for i in range(0, len(chosen), rows)]
+    batches = [
+        material.val_batch(chosen[i : i + rows], context=context, seed=seed) for i in range(0, len(chosen), rows)
+    ]
     return [(batch[0], batch[1]) for batch in batches]
 
 

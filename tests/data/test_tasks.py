@@ -14,7 +14,8 @@ from attnlab.build import made
 from attnlab.config import compose_config
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
-from attnlab.data.task import Rows, Task, constant_guess
+from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
+from attnlab.data.task import Task, _hashed, _held_out
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.fuzzy_recall import FuzzyRecall
 from attnlab.data.tasks.icl_bigram import ICLBigram
@@ -175,8 +176,8 @@ def test_the_bayes_prediction_is_the_posterior_mean_of_dirichlet_one() -> None:
 def test_nothing_beats_the_bayes_loss_and_the_unigram_does_not() -> None:
     found = ICLBigram(3, val_rows=512)
     rows = found.validation(64)
-    best, floor = found.best(64), found.chance(64)
-    assert best.loss < floor.loss < math.log(3)
+    best, floor = found.best(64), found.floor(64)
+    assert best.loss < floor.loss < math.log(3) and floor.loss_predictor == "by_count"
     for weight in (0.5, 2.0, 5.0):  # bolder or more careful
         mixed = found.bayes(rows.inputs) ** (1 / weight)
         mixed /= mixed.sum(axis=2, keepdims=True)
@@ -192,29 +193,127 @@ def test_rows_of_bigrams_go_on_where_they_stopped() -> None:
 # Floors
 
 
-@pytest.mark.parametrize("name", sorted({*ALL} - {"icl_bigram", "mqar", "counting"}))
-def test_answers_are_even_so_that_the_floor_is_that_of_guessing(name: str) -> None:
-    found, length = task(name, val_rows=1000)
-    rows = found.validation(length)
-    score, floor = constant_guess(rows.targets[rows.asked]), found.chance(length)
-    assert score.loss == pytest.approx(floor.loss, abs=0.05 + 0.1 * floor.loss)
-    assert math.exp(-floor.loss) == pytest.approx(floor.accuracy)
+@pytest.mark.parametrize("name", ["memorization", "s5", "needle", "parity", "induction", "compression"])
+def test_floor_answers_are_even(name: str) -> None:
+    """Nothing is to be had from which answers are frequent."""
+    found, length = task(name)
+    fit, rows = (found._draw("floor", 0, part, 2048, length) for part in (0, 1))
+    even = 1 / len(found.answers)
+    assert most_frequent(fit, rows, found.answers).accuracy == pytest.approx(even, abs=0.01 + even / 8)
 
 
-def test_the_floor_of_mqar_is_one_of_the_values_shown() -> None:
+@pytest.mark.parametrize(
+    ("cell", "least", "predictors"),
+    [
+        ("noisy_recall", 0.53, {"by_count"}),
+        ("induction", 0.39, {"by_count"}),
+        ("mqar", 0.36, {"by_place", "by_distance"}),
+        ("selective_copy", 0.39, {"by_count"}),
+        ("s3", 1 / 6 + 5 / 6 / 16 - 0.02, {"by_place", "by_distance", "by_count"}),
+    ],
+)
+def test_floor_of_card(cell: str, least: float, predictors: set[str]) -> None:
+    """What a mixer that chooses nothing learns (uniform attention: .556 and .427) is no mechanism, but the floor."""
+    config = compose_config([f"+card={cell}"])
+    found = made(config, "data")
+    floor = found.floor(config["model"]["context"])
+    assert least < floor.accuracy < least + 0.08 and floor.predictor in predictors
+
+
+def test_floor_loss_of_mqar() -> None:
+    """To see which values there are but not beside which key: one of four."""
     found, length = task("mqar")
     rows = found.validation(length)
     row, at = np.argwhere(rows.asked).T
     shown = rows.inputs[row][:, 1:8:2]
     assert (shown == rows.targets[row, at][:, None]).sum(axis=1).tolist() == [1] * len(row)
-    assert found.chance(length) == (0.25, math.log(4))
+    floor = found.floor(length)
+    assert floor.loss == pytest.approx(math.log(4), abs=0.005) and floor.loss_predictor == "by_count"
 
 
-def test_the_floor_of_counting_is_the_answer_given_most_often() -> None:
-    found, length = task("counting")
-    answers = found.validation(length)
-    wanted = answers.targets[answers.asked]
-    assert found.chance(length).accuracy == np.unique(wanted, return_counts=True)[1].max() / wanted.size
+def test_predictors_by_hand() -> None:
+    """Tokens 1 to 3 may answer; the answer after the last token is the first one of the row."""
+    targets = np.full((4, 4), IGNORED)
+    targets[:, 3] = [1, 2, 3, 1]
+    inputs = np.array([[1, 2, 2, 0], [2, 1, 1, 0], [3, 0, 3, 0], [1, 1, 3, 0]])
+    rows = Rows(inputs, targets, np.zeros_like(targets))
+    answers = range(1, 4)
+    assert most_frequent(rows, rows, answers).accuracy == 0.5
+    assert by_place(rows, rows, answers).accuracy == by_distance(rows, rows, answers).accuracy == 1.0
+    assert by_count(rows, rows, answers).accuracy == 0.5, "2 and 1 in the first rows are the others"
+    ties = Rows(np.array([[1, 2, 0, 0]]), targets[:1], np.zeros((1, 4), int))
+    assert by_count(rows, ties, answers).accuracy == 0.5
+
+
+def test_predictors_are_scored_on_other_rows() -> None:
+    """What is fitted to noise is not counted: with as many places as rows, some place is always right on these."""
+    rng = np.random.default_rng(0)
+
+    def noise() -> Rows:
+        targets = np.full((64, 65), IGNORED)
+        targets[:, -1] = rng.integers(1, 9, size=64)
+        return Rows(rng.integers(1, 9, size=(64, 65)), targets, np.zeros_like(targets))
+
+    fits = [noise() for _ in range(20)]
+    same = np.mean([by_place(rows, rows, range(1, 9)).accuracy for rows in fits])
+    other = np.mean([by_place(rows, noise(), range(1, 9)).accuracy for rows in fits])
+    assert same > 0.2 and other == pytest.approx(1 / 8, abs=0.04)
+
+
+# Rows of validation and of training
+
+
+def hashes(inputs: Any) -> set[int]:
+    return set(_hashed(np.asarray(inputs)).tolist())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_shows_no_validation_row(name: str) -> None:
+    """Whatever the seeds; and validation rows are others for another seed."""
+    found, length = task(name, val_rows=64)
+    first, second = (hashes(found.validation(length, seed).inputs) for seed in (0, 1))
+    assert len(first & second) <= 2 and found.overlap(length) == 0.0
+    for seed, step in itertools.product((0, 1), range(3)):
+        shown = found.train_batch(seed=seed, step=step, batch_size=64, context=length)[0].numpy()
+        assert not _held_out(_hashed(shown)).any()
+        assert not (first | second) & hashes(shown)
+    assert _held_out(_hashed(found.validation(length, 1).inputs)).all()
+
+
+def test_card_parity_is_new() -> None:
+    """800 batches show nearly all rows of 16 bits that there are for training, and none of the others."""
+    found = Parity("each")
+    shown = set[int]()
+    for step in range(100):
+        shown |= hashes(found.train_batch(seed=0, step=step, batch_size=512, context=16)[0])
+    assert len(shown) > 30_000 and not shown & hashes(found.validation(16, 3).inputs)
+    assert np.mean(found.validation(16).targets == 3) == pytest.approx(0.5, abs=0.02)
+
+
+def test_too_few_rows() -> None:
+    """16 rows cannot be parted; then it is said how many of the validation rows training shows."""
+    found = Parity("each")
+    assert not found.parted(4) and found.overlap(4) == 1.0
+    assert "1,024 validation rows, 100% of which training can show, too" in found.describe(4)
+    assert "none of which training shows" in found.describe(16)
+    assert found.train_batch(seed=0, step=0, batch_size=512, context=4)[0].unique(dim=0).size(0) == 16
+
+
+def test_held_out_rows_are_one_in_eight() -> None:
+    found, length = task("recall")
+    drawn = found._draw("floor", 0, 9, 8192, length).inputs
+    assert _held_out(_hashed(drawn)).mean() == pytest.approx(1 / 8, abs=0.015)
+
+
+def test_first_validation_rows_stay() -> None:
+    """More of them do not change the first ones, nor does what was asked for before."""
+    few, length = task("needle", val_rows=40)
+    many, _ = task("needle", val_rows=64)
+    many.__dict__["val_rows"] = 40  # of the same contents hash
+    assert few.sha256 == many.sha256
+    many.val_batch(np.array([3]), context=2 * length, seed=5)
+    batch = many.val_batch(np.array([35, 2]), context=length, seed=1)[0].numpy()
+    assert (batch == few.validation(length, 1).inputs[[35, 2]]).all()
 
 
 # Settings of the papers

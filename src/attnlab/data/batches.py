@@ -78,7 +78,7 @@ class TokenSplits(Material):
     def n_val_rows(self, context: int) -> int:
         return n_windows(len(self.val), context)
 
-    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int) -> Batch:
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> Batch:
         return validation_batch(self.val, context=context, windows=rows)
 
     def unigram_entropy(self) -> float:
@@ -88,13 +88,13 @@ class TokenSplits(Material):
     def loss_to_beat(self, context: int) -> float:
         return self.unigram_entropy()
 
-    def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
+    def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:
         """The beginning of the first whole paragraph of the validation text: a cut by bytes may fall within a word."""
         text = tokenizer.decode(self.val[:4096])
         start = text.find("\n\n")
         return tokenizer.encode(text[start:].strip() if 0 <= start < len(text) // 2 else text)
 
-    def probe(self, tokenizer: Tokenizer, most: int) -> str:
+    def probe(self, tokenizer: Tokenizer, most: int, seed: int = 0) -> str:
         """The corpus's own sentence if the tokenizer can write it, else the first words of the validation text."""
         if self.corpus_probe is not None and _is_encodable(self.corpus_probe, tokenizer):
             return self.corpus_probe

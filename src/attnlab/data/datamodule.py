@@ -17,15 +17,17 @@ class TextDataModule(L.LightningDataModule):
 
     `batch_size` counts sequences per micro-step over all devices together; each holds `context` tokens. There
     is nothing to save: batch number `trainer.global_step * trainer.accumulate_grad_batches` is the next one
-    wherever a run stands between two updates, so a resumed run repeats and skips none.
+    wherever a run stands between two updates, so a resumed run repeats and skips none. `seed` is that of training
+    rows, `eval_seed` that of the validation rows of a task.
     """
 
-    def __init__(self, splits: Material, *, seed: int, batch_size: int, context: int) -> None:
+    def __init__(self, splits: Material, *, seed: int, batch_size: int, context: int, eval_seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise UsageError(f"batch_size ({batch_size}) must be at least 1")
         splits.check_context(context)
-        self.splits, self.seed, self.batch_size, self.context = splits, seed, batch_size, context
+        self.splits, self.batch_size, self.context = splits, batch_size, context
+        self.seed, self.eval_seed = seed, eval_seed
 
     @property
     def rank(self) -> int:
@@ -99,4 +101,4 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch | SlicedBatch]:
         for first in range(0, len(self.windows), self.rows):
             windows = self.windows[first : first + self.rows]
-            yield self.data.splits.val_batch(windows, context=self.data.context)
+            yield self.data.splits.val_batch(windows, context=self.data.context, seed=self.data.eval_seed)

@@ -16,7 +16,7 @@ SlicedBatch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"], Int64[Tensor, "b
 
 
 class Material(ABC):
-    """Training batches as a pure function of (seed, step), and a fixed set of validation rows.
+    """Training batches as a pure function of (seed, step), and validation rows, of a task as one of a seed.
 
     `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets, `val_sha256` is that
     of the validation text (both None where tokens are not text), and `slice_names` name the groups by which hits are
@@ -48,7 +48,7 @@ class Material(ABC):
         """How many validation rows there are."""
 
     @abstractmethod
-    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int) -> Batch | SlicedBatch:
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> Batch | SlicedBatch:
         """The validation rows with these numbers; a number past the last gives a row without targets."""
 
     @abstractmethod
@@ -56,12 +56,12 @@ class Material(ABC):
         """The loss of guessing, in nats per target."""
 
     @abstractmethod
-    def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
+    def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:
         """Tokens that the validation part begins with, to look at or to go on from."""
 
-    def probe(self, tokenizer: Tokenizer, most: int) -> str:
+    def probe(self, tokenizer: Tokenizer, most: int, seed: int = 0) -> str:
         """The text of which maps are taken where the user names none, of at most `most` tokens: the example's start."""
-        return tokenizer.decode(self.example(tokenizer, most)[:most])
+        return tokenizer.decode(self.example(tokenizer, most, seed)[:most])
 
     @abstractmethod
     def describe(self, context: int) -> str:

@@ -3,72 +3,69 @@
 import hashlib
 import inspect
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer, UInt64
 
 from attnlab.data.corpus import Corpus
 from attnlab.data.material import IGNORED, Batch, Material, SlicedBatch
+from attnlab.data.predictors import (
+    Floor,
+    Predictor,
+    Rows,
+    Score,
+    best_of,
+    by_count,
+    by_distance,
+    by_place,
+    most_frequent,
+)
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 
+Split = Literal["train", "val", "floor"]
 BLOCK = 32  # validation rows that are drawn together
 SLICES = 18
 GAPS = tuple(f"gap_{1 << i}" for i in range(SLICES))  # gap_8: the answer stands 8 to 15 tokens back
 PLACES = tuple(f"place_{1 << i}" for i in range(SLICES))  # place_8: the 8th to 15th place that is asked
 
 
-class Score(NamedTuple):
-    """What some way of answering comes to: the share of right answers, and nats per answer."""
-
-    accuracy: float
-    loss: float
-
-
 PERFECT = Score(1.0, 0.0)
-
-
-def guess(n: int) -> Score:
-    """The score of guessing among n equally likely answers."""
-    return Score(1 / n, math.log(n))
-
-
-class Rows(NamedTuple):
-    """Token ids, the answer wanted after each token (IGNORED: none), and the slice that an answer counts in."""
-
-    inputs: Int64[np.ndarray, "b t"]
-    targets: Int64[np.ndarray, "b t"]
-    slices: Int64[np.ndarray, "b t"]
-
-    @property
-    def asked(self) -> Bool[np.ndarray, "b t"]:
-        """Where an answer is wanted."""
-        return self.targets != IGNORED
+HELD_OUT = 1 / 8  # of all rows there can be, as their hash says: validation draws from these, training from the others
+PROBE, LEAST_ROWS = 512, 32  # rows drawn to see whether there are enough of them, and how many must differ on each side
+FRESH = 2048  # rows that a floor is fitted on, and as many that it is scored on
 
 
 class Task(Material):
     """Rows that are made up as they are needed, with an answer that is known.
 
-    A subclass draws its rows in its docstring, names its tokens, states the score of the best guess without the
-    mechanism (`chance`, the floor) and that of an exact solver (`best`, the ceiling), and writes `draw`. Its
-    settings are the arguments of `__init__`, kept in attributes of the same names; `val_rows` is how many
-    validation rows there are. The length of a row is model.context and no setting of the task.
+    A subclass draws its rows in its docstring, names its tokens, says which of them may be `answers`, states the score
+    of an exact solver (`best`, the ceiling), and writes `draw`. What can be had without the mechanism that it asks for
+    (the floor) is measured: `predictors` name the ways. Its settings are the arguments of `__init__`, kept in
+    attributes of the same names; `val_rows` is how many validation rows there are. The length of a row is
+    model.context and no setting of the task.
+
+    A hash of its tokens gives every row that there can be to training or to validation, so that no training batch of
+    any seed holds a validation row of any other. Where there are too few rows to part, both draw from all.
     """
 
     scored_bytes: int | None = None
     solved_at: ClassVar[float | None] = 0.99  # the accuracy from which a run has solved it; None: it has degrees
     slice_names: ClassVar[Sequence[str]] = GAPS
+    predictors: ClassVar[tuple[Predictor, ...]] = (most_frequent, by_place, by_distance, by_count)
 
-    def __init__(self, names: Sequence[str], val_rows: int) -> None:
-        self.names, self.n_vocab, self.val_rows = tuple(names), len(names), val_rows
+    def __init__(self, names: Sequence[str], val_rows: int, *, answers: range) -> None:
+        self.names, self.n_vocab, self.val_rows, self.answers = tuple(names), len(names), val_rows, answers
         least("val_rows", val_rows, 1)
+        self._blocks: dict[tuple[int, int, int], Rows] = {}  # of validation rows, which are asked for again and again
+        self._floors: dict[int, Floor] = {}
+        self._parted: dict[int, bool] = {}
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
@@ -83,18 +80,36 @@ class Task(Material):
         arguments = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in arguments if name != "val_rows"}
 
-    def chance(self, length: int) -> Score:
-        """The floor: the best guess without the mechanism that the task asks for."""
-        raise NotImplementedError
+    def floor(self, length: int) -> Floor:
+        """The best of the predictors, fitted and scored on rows that are nobody's."""
+        if length not in self._floors:
+            fit, rows = (self._draw("floor", 0, part, FRESH, length) for part in (0, 1))
+            self._floors[length] = best_of(self.predictors, fit, rows, self.answers)
+        return self._floors[length]
 
-    def best(self, length: int) -> Score:
-        """The ceiling: what an exact solver reaches."""
+    def best(self, length: int, seed: int = 0) -> Score:
+        """The ceiling: what an exact solver reaches on the validation rows of a seed."""
         return PERFECT
 
-    def validation(self, length: int) -> Rows:
-        """All validation rows of a length."""
-        blocks = [self._draw("val", 0, i, BLOCK, length) for i in range(-(-self.val_rows // BLOCK))]
+    def validation(self, length: int, seed: int = 0) -> Rows:
+        """All validation rows of a length and a seed (streams.eval)."""
+        blocks = [self._block(seed, i, length) for i in range(-(-self.val_rows // BLOCK))]
         return Rows(*(np.concatenate(part)[: self.val_rows] for part in zip(*blocks, strict=True)))
+
+    def overlap(self, length: int, seed: int = 0) -> float:
+        """The share of validation rows that training can show, too: 0 where rows were parted, else measured on 8192."""
+        if self.parted(length):
+            return 0.0
+        shown = _hashed(self._draw("floor", 0, 2, 8192, length).inputs)
+        return float(np.isin(_hashed(self.validation(length, seed).inputs), shown).mean())
+
+    def parted(self, length: int) -> bool:
+        """Whether there are enough rows of this length to give some to validation alone."""
+        if length not in self._parted:
+            drawn = np.unique(_hashed(self._draw("floor", 0, 3, PROBE, length).inputs))
+            held_out = int(_held_out(drawn).sum())
+            self._parted[length] = min(held_out, len(drawn) - held_out) >= LEAST_ROWS
+        return self._parted[length]
 
     def tokenizer(self) -> TaskTokenizer:
         """The names of the tokens."""
@@ -102,7 +117,7 @@ class Task(Material):
 
     @property
     def sha256(self) -> str:
-        words = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows}
+        words = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows, "rows": "parted"}
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
     def check_context(self, context: int) -> None:
@@ -123,32 +138,67 @@ class Task(Material):
     def n_val_rows(self, context: int) -> int:
         return self.val_rows
 
-    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int) -> SlicedBatch:
-        blocks = {int(i): self._draw("val", 0, int(i), BLOCK, context) for i in np.unique(rows // BLOCK)}
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> SlicedBatch:
+        blocks = {int(i): self._block(seed, int(i), context) for i in np.unique(rows // BLOCK)}
         parts = [[blocks[int(row) // BLOCK][part][int(row) % BLOCK] for row in rows] for part in range(3)]
         inputs, targets, slices = (np.stack(part) for part in parts)
         targets = np.where((rows < self.val_rows)[:, None], targets, IGNORED)
         return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(slices)
 
-    def _draw(self, split: str, seed: int, step: int, rows: int, length: int) -> Rows:
+    def _block(self, seed: int, number: int, length: int) -> Rows:
+        """Validation rows are drawn `BLOCK` at a time, so that their number does not change the first ones."""
+        key = (seed, number, length)
+        if key not in self._blocks:
+            if len(self._blocks) >= -(-self.val_rows // BLOCK):
+                self._blocks.clear()  # of another length: one whole set is kept
+            self._blocks[key] = self._draw("val", seed, number, BLOCK, length)
+        return self._blocks[key]
+
+    def _draw(self, split: Split, seed: int, step: int, rows: int, length: int) -> Rows:
         """A pure function of its arguments and the settings, so that all variants see the same."""
         key = hashlib.sha256(f"{self.sha256}/{split}/{seed}/{step}/{length}".encode()).digest()[:16]
         rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-        return self.draw(rng, rows, length)
+        if split == "floor" or not self.parted(length):
+            return self.draw(rng, rows, length)
+        share = HELD_OUT if split == "val" else 1 - HELD_OUT
+        parts, missing = list[Rows](), rows
+        while missing > 0:
+            drawn = self.draw(rng, int(missing / share) + 8, length)
+            own = np.flatnonzero(_held_out(_hashed(drawn.inputs)) == (split == "val"))[:missing]
+            parts.append(Rows(*(part[own] for part in drawn)))
+            missing -= len(own)
+        return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def loss_to_beat(self, context: int) -> float:
-        return self.chance(context).loss
+        return self.floor(context).loss
 
-    def example(self, tokenizer: Tokenizer, context: int) -> list[int]:
-        ids: list[int] = self._draw("val", 0, 0, BLOCK, context).inputs[0].tolist()
+    def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:
+        row = self._block(seed, 0, context)
+        last = int(np.flatnonzero(row.asked[0])[-1])  # what comes after is blank
+        ids: list[int] = row.inputs[0, : last + 1].tolist()
         return ids
 
     def describe(self, context: int) -> str:
-        floor, ceiling = self.chance(context), self.best(context)
+        floor, ceiling, overlap = self.floor(context), self.best(context), self.overlap(context)
+        apart = "none of which training shows" if not overlap else f"{overlap:.0%} of which training can show, too"
         return (
             f"{type(self).__name__}: rows of {context} tokens of {self.n_vocab:,} kinds; right by guessing "
-            f"{floor.accuracy:.1%}, at best {ceiling.accuracy:.1%}"
+            f"{floor.accuracy:.1%} ({floor.predictor}), at best {ceiling.accuracy:.1%}; {self.val_rows:,} validation "
+            f"rows, {apart}"
         )
+
+
+def _hashed(inputs: Int64[np.ndarray, "b t"]) -> UInt64[np.ndarray, " b"]:
+    """A number for each row: the sum of its tokens times random numbers, modulo 2^64 (multiply-shift hashing of
+    vectors, Dietzfelbinger 1996). The random numbers are raw Philox output, which numpy promises not to change."""
+    weights = np.random.Philox(key=inputs.shape[1]).random_raw(inputs.shape[1])
+    total: np.ndarray = ((inputs + 1).astype(np.uint64) * weights).sum(axis=1)
+    return total
+
+
+def _held_out(hashes: UInt64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+    """Which rows are for validation: those whose number is in the lowest `HELD_OUT` of all."""
+    return hashes < np.uint64(HELD_OUT * 2**64)
 
 
 class TaskTokens(Vocabulary):
@@ -166,7 +216,12 @@ def least(key: str, value: int, smallest: int) -> None:
 
 def distinct(rng: np.random.Generator, rows: int, n: int, among: int) -> Int64[np.ndarray, "b n"]:
     """For each row, n different numbers of 0 .. among - 1, in random order."""
-    return rng.random((rows, among)).argsort(axis=1)[:, :n].astype(np.int64)
+    if n * n > among:
+        return rng.random((rows, among)).argsort(axis=1)[:, :n].astype(np.int64)
+    drawn = rng.integers(among, size=(rows, n))  # few of many: seldom are two the same, and such a row is drawn again
+    while (again := np.flatnonzero((np.diff(np.sort(drawn, axis=1), axis=1) == 0).any(axis=1))).size:
+        drawn[again] = rng.integers(among, size=(again.size, n))
+    return drawn
 
 
 def magnitude(number: Integer[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
@@ -178,13 +233,6 @@ def blank(rows: int, length: int, fill: int = 0) -> Rows:
     """Rows of one token in which nothing is asked."""
     shape = (rows, length)
     return Rows(np.full(shape, fill, np.int64), np.full(shape, IGNORED, np.int64), np.zeros(shape, np.int64))
-
-
-def constant_guess(answers: Int64[np.ndarray, " n"]) -> Score:
-    """The score of always saying how often each answer occurs: majority accuracy, and the entropy."""
-    share = np.bincount(answers) / len(answers)
-    held = share[share > 0]
-    return Score(float(share.max()), float(-(held * np.log(held)).sum()))
 
 
 def mean_score(log_probabilities: Float[np.ndarray, "n k"], answers: Int64[np.ndarray, " n"]) -> Score:

@@ -20,6 +20,8 @@ def tell(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) 
     if sample is not None:
         say(f"\nsample: {sample[0]}|{sample[1]}\n")
     rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
+    if summary["val_accuracy_error"] is not None:
+        rates[-1] += f" +- {summary['val_accuracy_error']:.4f}"
     say(
         f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
         f"to beat {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "

@@ -7,20 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from attnlab.attention.base import evaluating
-from attnlab.data.material import Material
+from attnlab.data.material import IGNORED, Material
 from attnlab.errors import UsageError
 from attnlab.files import SUMMARY, read_summary, write_json
 from attnlab.model import GPT
 from attnlab.training.metrics import Board, MetricsCSV, damage, digests_of, digests_of_summary, read_metrics, trim
-from attnlab.training.scoring import tally
+from attnlab.training.scoring import by_row, error_of, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
 AT_ONCE = 8192  # tokens in a batch
-WITHIN, BEYOND = 0, 1  # the trained length
 
 
 class Reach(NamedTuple):
@@ -33,8 +32,10 @@ class Reach(NamedTuple):
     length: int
     loss: float | None = None
     accuracy: float | None = None
+    accuracy_error: float | None = None  # half of the 95 % interval
     loss_beyond: float | None = None
     accuracy_beyond: float | None = None
+    accuracy_beyond_error: float | None = None
     cannot: str = ""
 
 
@@ -49,51 +50,55 @@ def check_lengths(lengths: Any) -> tuple[int, ...]:
     return tuple(sorted(set(lengths)))
 
 
-def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[int]) -> Iterator[Reach]:
-    """Score a model at 1 and at each factor times its context; what it refuses to read is said and not raised."""
+def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[int], *, seed: int) -> Iterator[Reach]:
+    """Score a model at 1 and at each factor times its context; what it refuses to read is said and not raised.
+
+    The rows of a task are the validation rows of `seed`.
+    """
     for factor in (1, *factors):
         length = factor * context
         try:
             material.check_context(length)
-            answers = _score(model, material, context, length)
+            whole, beyond = _score(model, material, context, length, seed)
         except UsageError as refused:
             yield Reach(factor, length, cannot=str(refused))
             continue
-        if factor > 1 and not answers[BEYOND, 0]:
+        if factor > 1 and not beyond[0]:
             yield Reach(factor, length, cannot=f"nothing is asked beyond the first {context} tokens")
             continue
-        yield Reach(factor, length, *_rates(answers.sum(dim=0)), *_rates(answers[BEYOND]))
+        yield Reach(factor, length, *_rates(whole), *_rates(beyond))
 
 
-def _rates(answers: Float64[Tensor, " 3"]) -> tuple[float | None, float | None]:
-    count, right, nats = answers.tolist()
-    return (nats / count, right / count) if count else (None, None)
+def _rates(sums: Float64[Tensor, " 7"]) -> tuple[float | None, float | None, float | None]:
+    count, right, nats = sums[:3].tolist()
+    return (nats / count, right / count, error_of(right / count, count, sums[3:])) if count else (None, None, None)
 
 
 @torch.no_grad()
-def _score(model: GPT, material: Material, context: int, length: int) -> Float64[Tensor, "2 3"]:
-    """Count, hits and loss of the answers within the trained length, and beyond it."""
+def _score(
+    model: GPT, material: Material, context: int, length: int, seed: int
+) -> tuple[Float64[Tensor, " 7"], Float64[Tensor, " 7"]]:
+    """Count, hits and loss of all answers, and sums by row (see `by_row`); then of those beyond the trained length."""
     rows = np.arange(min(material.n_val_rows(length), max(1, MOST_TOKENS // length)))
     at_once, device = max(1, AT_ONCE // length), next(model.parameters()).device
-    place = (torch.arange(length, device=device) >= context).long()
-    found = torch.zeros(2, 3, dtype=torch.float64)
+    beyond = torch.arange(length, device=device) >= context
+    sums = torch.zeros(2, 7, dtype=torch.float64)
     with evaluating(model):
         for first in range(0, len(rows), at_once):
-            batch = material.val_batch(rows[first : first + at_once], context=length)
+            batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed)
             ids, targets = batch[0].to(device), batch[1].to(device)
-            found += tally(model(ids), targets, _along(place, len(ids)), 2)
-    return found
-
-
-def _along(place: Int64[Tensor, " t"], rows: int) -> Int64[Tensor, "b t"]:
-    return place.expand(rows, -1)
+            logits = model(ids)
+            for part, wanted in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
+                part[:3] += tally(logits, wanted, torch.zeros_like(wanted), 1)[0]
+                part[3:] += by_row(logits, wanted)
+    return sums[0], sums[1]
 
 
 def logged(reaches: Sequence[Reach]) -> dict[str, float]:
     """The scores as scalars, such as extrapolation_loss/x2."""
     found = {}
     for reach in reaches:
-        for name in ("loss", "accuracy", "loss_beyond", "accuracy_beyond"):
+        for name in ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error"):
             value = getattr(reach, name)
             if value is not None:
                 found[f"extrapolation_{name}/x{reach.factor}"] = value
@@ -133,5 +138,11 @@ def line(reach: Reach) -> str:
     head = f"  x{reach.factor:<3d} {reach.length:7,d} tokens   "
     if reach.cannot:
         return f"{head}cannot: {reach.cannot}"
-    beyond = "" if reach.loss_beyond is None else f"{reach.loss_beyond:8.4f}   {reach.accuracy_beyond:7.1%}"
-    return f"{head}loss {reach.loss:8.4f}   accuracy {reach.accuracy:7.1%}   beyond {beyond or '-'}"
+    beyond = (
+        "-"
+        if reach.loss_beyond is None
+        else f"{reach.loss_beyond:8.4f}   {reach.accuracy_beyond:7.1%} +- {reach.accuracy_beyond_error:.1%}"
+    )
+    return (
+        f"{head}loss {reach.loss:8.4f}   accuracy {reach.accuracy:7.1%} +- {reach.accuracy_error:.1%}   beyond {beyond}"
+    )

@@ -16,7 +16,7 @@ from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compiled
 from attnlab.training.optimizer import Recipe
-from attnlab.training.scoring import numbers, tally
+from attnlab.training.scoring import by_row, numbers, tally
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
 
@@ -54,7 +54,7 @@ class LanguageModel(L.LightningModule):
         self._grad_norm = math.nan
         self.latest: dict[str, float] = {}  # of each number that was logged
         self._nats = self._tokens = torch.zeros(())
-        self._answers = torch.zeros(0, 3)
+        self._answers, self._rows = torch.zeros(0, 3), torch.zeros(4)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of each hook before and after it, and the bookkeeping of nn.Module makes that dear.
@@ -136,12 +136,14 @@ class LanguageModel(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = torch.zeros(2, dtype=torch.float64).unbind()
         self._answers = torch.zeros(len(self.slice_names), 3, dtype=torch.float64)
+        self._rows = torch.zeros(4, dtype=torch.float64)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         ids, targets, *slices = batch
         said = self(ids)
         if slices:
             self._answers += tally(said, targets, slices[0], len(self.slice_names))
+            self._rows += by_row(said, targets)
         logits = said.flatten(0, 1).float()
         nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()
@@ -156,10 +158,10 @@ class LanguageModel(L.LightningModule):
         if self.val_scored_bytes is not None:
             found["val/bits_per_byte"] = nats / math.log(2) / self.val_scored_bytes
         if self.slice_names:
-            answers = self._answers
+            sums = [self._answers, self._rows]
             if self.trainer.world_size > 1:  # MPS has no double, but no second device either
-                answers = torch.as_tensor(self.all_gather(answers.to(self.device))).sum(dim=0).cpu()
-            found |= numbers(answers, self.slice_names)
+                sums = [torch.as_tensor(self.all_gather(part.to(self.device))).sum(dim=0).cpu() for part in sums]
+            found |= numbers(sums[0], sums[1], self.slice_names)
         self.record(found)
         self.log_dict(found, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
         if not math.isfinite(found["val/loss"]):  # the last update may be the one that spoils the weights

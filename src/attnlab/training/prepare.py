@@ -120,7 +120,7 @@ def _source_hash(folder: Path) -> str:
 def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[int]:
     text, context = config["sample"]["prompt"], config["model"]["context"]
     if text is None:
-        return splits.example(tokenizer, context)[: min(SAMPLE_PROMPT_TOKENS, context)]
+        return splits.example(tokenizer, context, config["streams"]["eval"])[: min(SAMPLE_PROMPT_TOKENS, context)]
     try:
         ids = tokenizer.encode(text)
     except UsageError as error:
@@ -134,5 +134,5 @@ def probes(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) ->
     """The sentences whose maps are taken, by name; where maps.probe is null, the data choose it."""
     probe, prompt = config["maps"]["probe"], config["maps"]["prompt"]
     if probe is None:
-        probe = splits.probe(tokenizer, min(config["model"]["context"], MAX_PROBE_TOKENS))
+        probe = splits.probe(tokenizer, min(config["model"]["context"], MAX_PROBE_TOKENS), config["streams"]["eval"])
     return [("probe", probe), *([] if prompt is None else [("prompt", prompt)])]

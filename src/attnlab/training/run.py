@@ -154,6 +154,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
         seed=config["streams"]["data"],
         batch_size=config["batch_size"],
         context=config["model"]["context"],
+        eval_seed=config["streams"]["eval"],
     )
     wish.obey("stopped before the first step")
     table, board = MetricsCSV(folder), Board(folder, resume_at=step)
@@ -204,7 +205,7 @@ def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
     if factors:
         context = prepared.config["model"]["context"]
         say(f"at other lengths (beyond: after the first {context} tokens):")
-        for reach in extrapolate(model, prepared.splits, context, factors):
+        for reach in extrapolate(model, prepared.splits, context, factors, seed=prepared.config["streams"]["eval"]):
             say(line(reach))
             yield reach
 

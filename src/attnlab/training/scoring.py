@@ -1,5 +1,6 @@
 """Hits and losses of the answers that a task wants, in all and by slice."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from attnlab.data.material import IGNORED
 
-ACCURACY = "val/accuracy"
+ACCURACY, ERROR = "val/accuracy", "val/accuracy_error"
 SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT = "val_accuracy/", "val_loss/", "val_count/"
 
 
@@ -22,13 +23,33 @@ def tally(
     nats = F.cross_entropy(said, wanted, reduction="none").double()
     right = (said.argmax(dim=-1) == wanted).double()
     parts = (torch.ones_like(nats), right, nats)
-    return torch.stack([torch.bincount(group, weights=part, minlength=n) for part in parts], dim=1).cpu()
+    sums = [torch.bincount(group, weights=part, minlength=n) for part in parts]
+    return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in whole numbers
 
 
-def numbers(totals: Float64[Tensor, "n 3"], names: Sequence[str]) -> dict[str, float]:
-    """What is logged of a tally: the accuracy in all, and accuracy, loss and count of each slice that occurs."""
+def by_row(logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"]) -> Float64[Tensor, " 4"]:
+    """How many rows ask for something, and sums over them: of squares of hits, of hits times answers, and of squares of
+    answers. Answers of one row may be right or wrong together, so an error is counted by rows."""
+    asked = targets != IGNORED
+    hits, wanted = ((asked & flag).sum(dim=1).double() for flag in (logits.argmax(dim=-1) == targets, asked))
+    return torch.stack([(wanted > 0).sum().double(), hits @ hits, hits @ wanted, wanted @ wanted]).cpu()
+
+
+def error_of(accuracy: float, wanted: float, rows: Float64[Tensor, " 4"]) -> float:
+    """Half of the 95 % interval of an accuracy, for other rows of the same kind.
+
+    1.96 standard errors of a ratio of sums over rows, which is the binomial one where each row asks once; at least
+    3 / rows, for where all were right, up to so many may be wrong (the rule of three).
+    """
+    n, hits, both, squares = rows.tolist()
+    variance = (hits - 2 * accuracy * both + accuracy**2 * squares) / wanted**2
+    return max(1.96 * math.sqrt(max(variance, 0.0)), 3 / n)
+
+
+def numbers(totals: Float64[Tensor, "n 3"], rows: Float64[Tensor, " 4"], names: Sequence[str]) -> dict[str, float]:
+    """What is logged of a tally: the accuracy in all and its error, and accuracy, loss and count of each slice."""
     wanted, right, _ = totals.sum(dim=0).tolist()
-    found = {ACCURACY: right / wanted}
+    found = {ACCURACY: right / wanted, ERROR: error_of(right / wanted, wanted, rows)}
     for name, (count, hits, nats) in zip(names, totals.tolist(), strict=True):
         if count:
             found[SLICE_ACCURACY + name] = hits / count

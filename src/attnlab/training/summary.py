@@ -17,7 +17,7 @@ from attnlab.training.memory import Meter, peak_bytes
 from attnlab.training.metrics import read_metrics
 from attnlab.training.prepare import Prepared
 from attnlab.training.report import environment
-from attnlab.training.scoring import ACCURACY, by_slice
+from attnlab.training.scoring import ACCURACY, ERROR, by_slice
 
 
 def stored(prepared: Prepared) -> dict[str, Any]:
@@ -52,12 +52,14 @@ def _class_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
-def bounds(prepared: Prepared) -> dict[str, dict[str, float]]:
-    """The floor and the ceiling of a task: the best guess without its mechanism, and an exact solver."""
-    task, context = prepared.splits, prepared.config["model"]["context"]
+def of_a_task(prepared: Prepared) -> dict[str, Any]:
+    """The floor and the ceiling of a task: the best guess without its mechanism, and an exact solver. How many
+    validation rows there were, and which share of them training can show, too."""
+    task, context, seed = prepared.splits, prepared.config["model"]["context"], prepared.config["streams"]["eval"]
     if not isinstance(task, Task):
-        return {}
-    return {"floor": task.chance(context)._asdict(), "ceiling": task.best(context)._asdict()}
+        return {"bounds": {}}
+    bounds = {"floor": task.floor(context)._asdict(), "ceiling": task.best(context, seed)._asdict()}
+    return {"bounds": bounds, "val_rows": task.val_rows, "val_overlap": task.overlap(context, seed)}
 
 
 def summarise(
@@ -94,8 +96,9 @@ def summarise(
         "beside": {**prepared.fairness.get("beside", {}), **meter.beside()},
         "unigram_loss": splits.loss_to_beat(config["model"]["context"]),
         "val_accuracy": last.get(ACCURACY),
+        "val_accuracy_error": last.get(ERROR),
         "slices": by_slice(last),
-        "bounds": bounds(prepared),
+        **of_a_task(prepared),
         "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "extrapolation": stored_reaches(reaches),
         "parameters": model.n_parameters,

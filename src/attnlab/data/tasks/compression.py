@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
+from attnlab.data.predictors import by_count, most_frequent
+from attnlab.data.task import PLACES, Rows, Task, blank, least, magnitude
 
 ASK = 0
 
@@ -14,23 +15,22 @@ class Compression(Task):
                  c4 c0 c9      <- wanted
 
     What a mixer keeps of the first half must hold all of it, so a state of fixed size fails where it is full, while
-    keys and values that grow with the row never do. Floor: one of n_vocab - 1 tokens is guessed. Slices: the place.
-    Settings: MAD, arXiv 2403.17844: n_vocab 16, 32 tokens. Where we differ: MAD decodes all tokens from the output at
-    one special token, by a decoder of its own; a causal language model has a head for one token, and is asked in turn.
+    keys and values that grow with the row never do. To copy from a place is what is asked, so that the predictors that
+    do so make no floor. Slices: the place. Settings: MAD, arXiv 2403.17844: n_vocab 16, 32 tokens. Where we differ: MAD
+    decodes all tokens from the output at one special token, by a decoder of its own; a causal language model has a head
+    for one token, and is asked in turn.
     """
 
     solved_at = None
     slice_names = PLACES
+    predictors = (most_frequent, by_count)
 
-    def __init__(self, n_vocab: int = 16, val_rows: int = 256) -> None:
+    def __init__(self, n_vocab: int = 16, val_rows: int = 1024) -> None:
         least("n_vocab", n_vocab, 3)
-        super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], val_rows)
+        super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], val_rows, answers=range(1, n_vocab))
 
     def shortest(self) -> int:
         return 2
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_vocab - 1)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n, made = length // 2, blank(rows, length, ASK)

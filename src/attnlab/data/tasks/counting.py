@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import GAPS, Rows, Score, Task, blank, constant_guess, least, magnitude
+from attnlab.data.task import GAPS, Rows, Task, blank, least, magnitude
 from attnlab.errors import UsageError
 
 PASS = 0
@@ -18,13 +18,13 @@ class Counting(Task):
 
     A statement is one token: `pass`, or for one of n_variables: set it to 0, raise it by one, ask for it. Every
     variable is set at the beginning, and none is raised above `most`. With probability `passes` a statement does
-    nothing. Floor: the answer that is given most often, measured on the validation rows. Slices: the distance to
-    where the variable was set last. After the counting task of contextual position encoding, arXiv 2405.18719.
+    nothing. Slices: the distance to where the variable was set last. After the counting task of contextual position
+    encoding, arXiv 2405.18719.
     """
 
     slice_names = GAPS
 
-    def __init__(self, n_variables: int = 1, most: int = 10, passes: float = 0.3, val_rows: int = 256) -> None:
+    def __init__(self, n_variables: int = 1, most: int = 10, passes: float = 0.3, val_rows: int = 1024) -> None:
         least("n_variables", n_variables, 1)
         least("most", most, 1)
         if n_variables > 26:
@@ -33,15 +33,15 @@ class Counting(Task):
             raise UsageError(f"data.passes ({passes}) must be at least 0, below 1")
         names = [chr(ord("a") + i) for i in range(n_variables)]
         statements = [f"{name}{kind}" for kind in ("=0", "++", "?") for name in names]
-        super().__init__(["pass", *statements, *map(str, range(most + 1))], val_rows)
+        super().__init__(
+            ["pass", *statements, *map(str, range(most + 1))],
+            val_rows,
+            answers=range(1 + 3 * n_variables, 2 + 3 * n_variables + most),
+        )
         self.n_variables, self.most, self.passes = n_variables, most, passes
 
     def shortest(self) -> int:
         return self.n_variables + 1
-
-    def chance(self, length: int) -> Score:
-        rows = self.validation(length)
-        return constant_guess(rows.targets[rows.asked])
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n, made, row = self.n_variables, blank(rows, length, PASS), np.arange(rows)

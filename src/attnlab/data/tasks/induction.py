@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import GAPS, Rows, Score, Task, blank, distinct, guess, least, magnitude
+from attnlab.data.task import GAPS, Rows, Task, blank, distinct, least, magnitude
 
 
 class Induction(Task):
@@ -12,23 +12,20 @@ class Induction(Task):
                                    a5     <- wanted
 
     With `n_questions` above 1 the special token comes back so often, each time before a token that is the answer.
-    Without the mechanism one of n_vocab - 1 tokens is guessed: the floor. Slices: the distance to where the special
+    Slices: the distance to where the special
     token stood first. Setting: n_vocab 16 and 256 tokens, Mamba, arXiv 2312.00752, section 4.1.2.
     """
 
     slice_names = GAPS
 
-    def __init__(self, n_vocab: int = 16, n_questions: int = 1, val_rows: int = 256) -> None:
+    def __init__(self, n_vocab: int = 16, n_questions: int = 1, val_rows: int = 1024) -> None:
         least("n_vocab", n_vocab, 3)
         least("n_questions", n_questions, 1)
-        super().__init__(["S", *(f"a{i}" for i in range(n_vocab - 1))], val_rows)
+        super().__init__(["S", *(f"a{i}" for i in range(n_vocab - 1))], val_rows, answers=range(1, n_vocab))
         self.n_questions = n_questions
 
     def shortest(self) -> int:
         return 2 * self.n_questions + 2
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_vocab - 1)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         made, row = blank(rows, length), np.arange(rows)[:, None]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
+from attnlab.data.task import PLACES, Rows, Task, blank, least, magnitude
 
 
 class Memorization(Task):
@@ -11,7 +11,7 @@ class Memorization(Task):
         k7 ?  k2 ?  k7 ?
            v3    v0    v3      <- wanted
 
-    Which value belongs to which key is drawn once, by `facts`. Floor: one of the values is guessed. It asks nothing
+    Which value belongs to which key is drawn once, by `facts`. It asks nothing
     of the mixer but to look one token back; it shows what a variant takes away from the rest of the model. Slices:
     the place. Settings: MAD, arXiv 2403.17844: n_vocab 256 (127 keys, 128 values, the question), rows of 32.
     """
@@ -19,22 +19,19 @@ class Memorization(Task):
     solved_at = None
     slice_names = PLACES
 
-    def __init__(self, n_vocab: int = 256, facts: int = 0, val_rows: int = 256) -> None:
+    def __init__(self, n_vocab: int = 256, facts: int = 0, val_rows: int = 1024) -> None:
         least("n_vocab", n_vocab, 4)
         least("facts", facts, 0)
         self.n_keys = (n_vocab - 1) // 2
         self.n_values = n_vocab - 1 - self.n_keys
         names = ["?", *(f"k{i}" for i in range(self.n_keys)), *(f"v{i}" for i in range(self.n_values))]
-        super().__init__(names, val_rows)
+        super().__init__(names, val_rows, answers=range(1 + self.n_keys, n_vocab))
         self.facts = facts
         drawn = np.random.Generator(np.random.Philox(facts)).permutation(self.n_values)[: self.n_keys]
         self.value_of = 1 + self.n_keys + drawn
 
     def shortest(self) -> int:
         return 2
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_values)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n, made = length // 2, blank(rows, length)

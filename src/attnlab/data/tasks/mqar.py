@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
+from attnlab.data.task import Rows, Task, blank, distinct, least, magnitude
 from attnlab.errors import UsageError
 
 
@@ -14,8 +14,9 @@ class MQAR(Task):
 
     Keys (half of the vocabulary) and values are drawn anew for each row, without repetition. The questions stand
     at even distances after the pairs; slot i = 1, 2, ... is drawn with weight i^(power - 1), without replacement,
-    so most come soon and some late. `random_non_queries` fills the slots in between with random tokens. A model
-    that sees which values there are but not beside which key is right in 1 of n_pairs cases: the floor. Slices:
+    so most come soon and some late. `random_non_queries` fills the slots in between with random tokens. To see which
+    values there are gives 1 of n_pairs; the place of a question tells more, for the first pair chooses its slot first.
+    Slices:
     the distance from a question to its key. Settings and law of the gaps: Zoology, arXiv 2312.04927, figure 2.
     """
 
@@ -25,7 +26,7 @@ class MQAR(Task):
         n_pairs: int = 4,
         power: float = 0.01,
         random_non_queries: bool = False,
-        val_rows: int = 256,
+        val_rows: int = 1024,
     ) -> None:
         least("n_vocab", n_vocab, 6)
         least("n_pairs", n_pairs, 1)
@@ -37,14 +38,15 @@ class MQAR(Task):
         if not power > 0:
             raise UsageError(f"data.power ({power}) must be greater than 0")
         keys = [f"k{i}" for i in range(self.n_keys)]
-        super().__init__([".", *keys, *(f"v{i}" for i in range(n_vocab - 1 - self.n_keys))], val_rows)
+        super().__init__(
+            [".", *keys, *(f"v{i}" for i in range(n_vocab - 1 - self.n_keys))],
+            val_rows,
+            answers=range(1 + self.n_keys, n_vocab),
+        )
         self.n_pairs, self.power, self.random_non_queries = n_pairs, power, random_non_queries
 
     def shortest(self) -> int:
         return 4 * self.n_pairs  # each pair takes two tokens, and so does each question's slot
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_pairs)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n = self.n_pairs

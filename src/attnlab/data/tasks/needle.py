@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least
+from attnlab.data.task import Rows, Task, blank, distinct, least
 from attnlab.errors import UsageError
 
 MARK = 0
@@ -16,26 +16,23 @@ class Needle(Task):
                                                    w7     <- wanted
 
     Notes and noise are made of the same words, so that only the mark tells them apart; the asked words of a row
-    differ. Floor: one of n_words is guessed. Slices: the depth of the note that is asked for, in tenths of the row
+    differ. Slices: the depth of the note that is asked for, in tenths of the row
     (depth_0: at its beginning); with evaluation.lengths it is a table of depth and length. After RULER, arXiv
     2404.06654, made small.
     """
 
     slice_names = DEPTHS
 
-    def __init__(self, n_words: int = 64, n_needles: int = 1, val_rows: int = 256) -> None:
+    def __init__(self, n_words: int = 64, n_needles: int = 1, val_rows: int = 1024) -> None:
         least("n_words", n_words, 2)
         least("n_needles", n_needles, 1)
         if n_needles > n_words:
             raise UsageError(f"data.n_needles ({n_needles}) must be at most data.n_words ({n_words})")
-        super().__init__(["M", *(f"w{i}" for i in range(n_words))], val_rows)
+        super().__init__(["M", *(f"w{i}" for i in range(n_words))], val_rows, answers=range(1, 1 + n_words))
         self.n_words, self.n_needles = n_words, n_needles
 
     def shortest(self) -> int:
         return 3 * self.n_needles + 2
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_words)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n, made, row = self.n_needles, blank(rows, length), np.arange(rows)[:, None]

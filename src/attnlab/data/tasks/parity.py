@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from attnlab.data.task import Rows, Score, Task, blank, guess, magnitude
+from attnlab.data.task import Rows, Task, blank, magnitude
 from attnlab.errors import UsageError
 
 PAD, ASK, ZERO = 0, 1, 2
@@ -19,23 +19,20 @@ class Parity(Task):
                 1                1 1 0 1 1 0      <- wanted, with answer: end, and each
 
     With `answer: end` a row holds 3 bits or more, their number drawn evenly, and is asked once; with `each`, after
-    every bit. One bit more or less changes everything, so there is nothing to learn from short cuts. Floor: half.
-    Slices: how many bits are summed. Setting: lengths 3 to 40, asked at the end, arXiv 2411.12537.
+    every bit. One bit more or less changes everything, so there is nothing to learn from short cuts. Slices: how many
+    bits are summed. Setting: lengths 3 to 40, asked at the end, arXiv 2411.12537.
     """
 
     slice_names = LENGTHS
 
-    def __init__(self, answer: Literal["end", "each"] = "end", val_rows: int = 256) -> None:
+    def __init__(self, answer: Literal["end", "each"] = "end", val_rows: int = 1024) -> None:
         if answer not in ("end", "each"):
             raise UsageError(f"data.answer ({answer}) must be end | each")
-        super().__init__([".", "=", "0", "1"], val_rows)
+        super().__init__([".", "=", "0", "1"], val_rows, answers=range(ZERO, ZERO + 2))
         self.answer = answer
 
     def shortest(self) -> int:
         return SHORTEST + 1
-
-    def chance(self, length: int) -> Score:
-        return guess(2)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         made, row = blank(rows, length, PAD), np.arange(rows)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import Rows, Score, Task, blank, guess, least, magnitude
+from attnlab.data.task import Rows, Task, blank, least, magnitude
 from attnlab.errors import UsageError
 
 
@@ -12,13 +12,13 @@ class Recall(Task):
         k3 v1 k0 v4 n7 n2 k3 v1 k0 v4
                           v1    v4        <- wanted
 
-    With probability `noise` a pair is two noise tokens instead. The last pair always repeats one. Floor: one of
-    n_values is guessed. Slices: the distance to where the key stood last. Settings: MAD, arXiv 2403.17844, with every
-    repeated key asked: recall has 8 keys, 8 values, rows of 128; noisy recall 16 noise tokens more, noise 0.2.
+    With probability `noise` a pair is two noise tokens instead. The last pair always repeats one. Slices: the distance
+    to where the key stood last. Settings: MAD, arXiv 2403.17844, with every repeated key asked: recall has 8 keys, 8
+    values, rows of 128; noisy recall 16 noise tokens more, noise 0.2.
     """
 
     def __init__(
-        self, n_keys: int = 8, n_values: int = 8, n_noise: int = 0, noise: float = 0.0, val_rows: int = 256
+        self, n_keys: int = 8, n_values: int = 8, n_noise: int = 0, noise: float = 0.0, val_rows: int = 1024
     ) -> None:
         for key, value, smallest in (("n_keys", n_keys, 1), ("n_values", n_values, 2), ("n_noise", n_noise, 0)):
             least(key, value, smallest)
@@ -27,14 +27,13 @@ class Recall(Task):
         if noise and not n_noise:
             raise UsageError(f"data.n_noise ({n_noise}) must be at least 1 where data.noise ({noise}) is not 0")
         names = (("k", n_keys), ("v", n_values), ("n", n_noise))
-        super().__init__([f"{kind}{i}" for kind, n in names for i in range(n)], val_rows)
+        super().__init__(
+            [f"{kind}{i}" for kind, n in names for i in range(n)], val_rows, answers=range(n_keys, n_keys + n_values)
+        )
         self.n_keys, self.n_values, self.n_noise, self.noise = n_keys, n_values, n_noise, noise
 
     def shortest(self) -> int:
         return 4
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_values)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         pairs, made = length // 2, blank(rows, length)

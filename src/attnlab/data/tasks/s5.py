@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 
-from attnlab.data.task import PLACES, Rows, Score, Task, blank, guess, least, magnitude
+from attnlab.data.task import PLACES, Rows, Task, blank, least, magnitude
 from attnlab.errors import UsageError
 
 MOST = 6  # 720 tokens
@@ -18,27 +18,26 @@ class S5(Task):
 
     Token abc sends place 1 to a, 2 to b and 3 to c, and later tokens act on what earlier ones gave. For n_elements of
     5 or more the group is not solvable, and no circuit of constant depth is known to track it (arXiv 2404.08819);
-    3 is the smallest that does not commute. Floor: one of n! is guessed. Slices: the place. Setting: all 120
+    3 is the smallest that does not commute. Slices: the place. Setting: all 120
     permutations of 5, arXiv 2404.08819.
     """
 
     slice_names = PLACES
 
-    def __init__(self, n_elements: int = 5, val_rows: int = 256) -> None:
+    def __init__(self, n_elements: int = 5, val_rows: int = 1024) -> None:
         least("n_elements", n_elements, 2)
         if n_elements > MOST:
             raise UsageError(f"data.n_elements ({n_elements}) must be at most {MOST}: it takes n_elements! tokens")
         group = list(permutations(range(n_elements)))
-        super().__init__(["".join(str(place + 1) for place in one) for one in group], val_rows)
+        super().__init__(
+            ["".join(str(place + 1) for place in one) for one in group], val_rows, answers=range(len(group))
+        )
         self.n_elements = n_elements
         number = {one: i for i, one in enumerate(group)}
         self.product = np.array([[number[tuple(b[place] for place in a)] for b in group] for a in group])  # a, then b
 
     def shortest(self) -> int:
         return 1
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_vocab)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         made = blank(rows, length)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab.data.task import Rows, Score, Task, blank, distinct, guess, least, magnitude
+from attnlab.data.task import Rows, Task, blank, distinct, least, magnitude
 
 BLANK, ASK, FIRST = 0, 1, 2
 ITEMS = tuple(f"item_{1 << i}" for i in range(18))
@@ -14,23 +14,22 @@ class SelectiveCopy(Task):
         .  x4 .  .  x1 x9 .  ?  ?  ?
                              x4 x1 x9     <- wanted
 
-    Floor: one of n_vocab - 2 tokens is guessed. Slices: which of the tokens in order (item_4: the 4th to 7th).
+    Slices: which of the tokens in order (item_4: the 4th to 7th).
     Settings: MAD, arXiv 2403.17844: n_vocab 16, 16 tokens in rows of 256; after Mamba, arXiv 2312.00752.
     """
 
     slice_names = ITEMS
 
-    def __init__(self, n_vocab: int = 16, n_tokens: int = 16, val_rows: int = 256) -> None:
+    def __init__(self, n_vocab: int = 16, n_tokens: int = 16, val_rows: int = 1024) -> None:
         least("n_vocab", n_vocab, FIRST + 2)
         least("n_tokens", n_tokens, 1)
-        super().__init__([".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], val_rows)
+        super().__init__(
+            [".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], val_rows, answers=range(FIRST, n_vocab)
+        )
         self.n_tokens = n_tokens
 
     def shortest(self) -> int:
         return 2 * self.n_tokens
-
-    def chance(self, length: int) -> Score:
-        return guess(self.n_vocab - FIRST)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n, made = self.n_tokens, blank(rows, length, BLANK)
