@@ -169,7 +169,7 @@ def card(
 
     from rich.console import Console
 
-    from attnlab.card.battery import chosen_cells, results
+    from attnlab.card.battery import CONTROLS, chosen_cells, results
     from attnlab.card.pages import line, save, show
     from attnlab.files import check_writable
 
@@ -180,9 +180,12 @@ def card(
     if allow_targets.strip("[]"):
         overrides = (*overrides, f"allow_targets=[{','.join(_names(allow_targets))}]")
     folders = [] if config_dir is None else [config_dir]
-    print(f"{len(variants)} variants x {len(chosen)} cells, results in {folder}", flush=True)
+    controls = [name for name in CONTROLS if name not in variants]
+    print(
+        f"{len(variants)} variants and {len(controls)} controls x {len(chosen)} cells, results in {folder}", flush=True
+    )
     found = []
-    for result in results(variants, chosen, folder=place, overrides=overrides, config_dirs=folders):
+    for result in results([*variants, *controls], chosen, folder=place, overrides=overrides, config_dirs=folders):
         found.append(result)
         print(line(result), flush=True)
     show(found, Console())

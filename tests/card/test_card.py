@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from attnlab.build import made
-from attnlab.card.battery import Result, cells, chosen_cells, results
-from attnlab.card.pages import save
+from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, chosen_cells, results
+from attnlab.card.pages import against_controls, line, save
 from attnlab.config import compose_config
 from attnlab.data.task import Task
 from attnlab.errors import UsageError
@@ -32,6 +32,49 @@ def test_a_value_stands_between_floor_and_ceiling() -> None:
     assert result.gained(1) == pytest.approx((0.7 - 0.25) / 0.75)
     assert result.gained(2) == 0.0 and result.gained(4) is None
     assert result.reason(4) == "it ends there"
+
+
+def reached(variant: str, accuracy: float | None, error: float = 0.02) -> Result:
+    at = {"cannot": "it diverged"} if accuracy is None else {"accuracy": accuracy, "accuracy_error": error}
+    return Result(variant, "mqar", TASK | {"extrapolation": {"1": at}})
+
+
+def test_above_the_best_control() -> None:
+    """By more than both errors together; the controls themselves are above nothing."""
+    controls = [reached("identity", 0.25), reached("uniform", 0.6), reached("identity+conv4", None)]
+    variants = [reached("a", 0.64), reached("b", 0.62), reached("c", None), reached("d", 0.5)]
+    results = [*variants, *controls]
+    assert best_control(results, "mqar", 1) is controls[1]
+    assert [above(r, results, 1) for r in results] == [True, False, None, False, None, None, None]
+    assert above(variants[0], variants, 1) is None, "without controls nothing is said"
+    lines = [row for row in against_controls(results) if row[2] == "x1"]
+    below = "not above the best control"
+    assert [row[-1] for row in lines] == ["above the best control", below, "not measured", below]
+    assert lines[0][3:5] == ["64.0% ± 2.0%", "uniform 60.0% ± 2.0%"]
+
+
+def test_a_loss_above_the_best_control() -> None:
+    """Where an exact solver errs, or in a text, the lower loss is the better one."""
+    low, high = (Result(name, "text", {"extrapolation": {"1": {"loss": loss}}}) for name, loss in (("a", 1), ("b", 3)))
+    control = Result("uniform", "text", {"extrapolation": {"1": {"loss": 2}}})
+    found = [low, high, control]
+    assert [above(r, found, 1) for r in found] == [True, False, None]
+
+
+def test_not_measured_is_said() -> None:
+    assert "not measured: it diverged" in line(Result("a", "mqar", {}, trouble="it diverged"))
+    assert Result("a", "mqar", {}).reason(1) == "not run"
+
+
+def test_controls_ignore_what_is_set_inside_the_variants(tmp_path: Path) -> None:
+    """`attention.` words belong to the variants; the short convolution alone sees four tokens back."""
+    words = ("trainer.max_steps=2", "model.d_model=16", "data.val_rows=32", "trainer.threads=1", "attention.conv=2")
+    names = ["multi_head", *CONTROLS]
+    found = list(results(names, ["compression"], folder=tmp_path, overrides=words))
+    assert [r.variant for r in found] == names and not any(r.trouble for r in found)
+    sizes = {r.variant: r.summary["parameters"] for r in found}
+    assert sizes["identity"] == sizes["uniform"] == sizes["identity+conv4"] - 2 * 4 * 16
+    assert all(r.value(1) is not None for r in found)
 
 
 def test_a_cell_that_does_not_exist_is_refused() -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, join_heads, split_heads
+from attnlab.attention.convolution import ShortConv
 from attnlab.attention.gate import Gate
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.multi_head import MultiHeadAttention
@@ -52,19 +53,44 @@ class IdentityAttention(ValuesOnlyAttention):
     """Moves nothing between tokens, so that whatever a model still learns comes from each token alone.
 
     y_i = W_o W_v x_i: the map of every head is the identity. The control of attention experiments such as those of
-    arXiv 2506.01115: a task that this layer learns needs no attention.
+    arXiv 2506.01115: a task that this layer learns needs no attention. With `conv` above 0 a short convolution over the
+    values lets each token see the few before it, and nothing else does: what it learns then, the convolution does.
     """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int,
+        head_dim: int | None = None,
+        d_out: int | None = None,
+        conv: int = 0,
+        layer: int = 0,
+        n_layers: int = 1,
+        context: int = 1024,
+    ) -> None:
+        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
+        self.conv = ShortConv(n_heads * self.value_dim, conv) if conv else None
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        values, extra = self.to_v(x), dict[str, Tensor]()
+        if self.conv is not None:
+            mixed, extra["tail"] = self.conv(values, tail)
+            values = mixed.to(values.dtype)
+        v = split_heads(values, self.n_heads)
+        return Heads(v, v, v, extra)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         return heads.v
 
-    def init_state(self, batch: int, max_len: int) -> int:
-        return 0
+    def init_state(self, batch: int, max_len: int) -> Tensor | None:
+        return None if self.conv is None else self.conv.empty(batch)
 
     def step(
-        self, x: Float[Tensor, "b n c"], state: int, shared: Shared | None = None
-    ) -> tuple[Float[Tensor, "b n o"], int]:
-        return self(x), state + x.size(1)
+        self, x: Float[Tensor, "b n c"], state: Tensor | None, shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b n o"], Tensor | None]:
+        heads = self.project(x, tail=state)
+        return self.merge(self.mix(heads), heads), heads.extra.get("tail")
 
     def pairs(self, seq_len: int) -> int | None:
         return seq_len

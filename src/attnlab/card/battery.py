@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.config import compose_config, with_plus
+from attnlab.config import OF_ATTENTION, compose_config, with_plus
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.keys import options
 from attnlab.rules import nearest
@@ -14,6 +15,12 @@ from attnlab.training.run import run
 
 GROUP = "card"
 FACTORS = (1, 2, 4, 8)  # of the trained length
+CONTROLS = {
+    "identity": ("attention=identity",),
+    "uniform": ("attention=uniform",),
+    "identity+conv4": ("attention=identity", "attention.conv=4"),
+}
+"""Trained beside the variants: layers that move nothing, choose nothing, or see four tokens. Words of each."""
 
 
 class Result(NamedTuple):
@@ -30,8 +37,8 @@ class Result(NamedTuple):
         return bool(self.summary.get("bounds"))
 
     @property
-    def floor(self) -> dict[str, float]:
-        """The best guess without the mechanism."""
+    def floor(self) -> dict[str, Any]:
+        """The best guess without the mechanism, and what it is called."""
         return dict(self.summary["bounds"]["floor"])
 
     @property
@@ -51,6 +58,12 @@ class Result(NamedTuple):
         value = found.get(name if factor == 1 else f"{name}_beyond")
         return None if value is None else float(value)
 
+    def error(self, factor: int) -> float:
+        """Half of the 95 % interval of an accuracy; 0 for a loss, and for a run from before there was one."""
+        found = self.summary.get("extrapolation", {}).get(str(factor), {})
+        name = "accuracy_error" if factor == 1 else "accuracy_beyond_error"
+        return 0.0 if self.by_loss else float(found.get(name) or 0.0)
+
     def gained(self, factor: int) -> float | None:
         """How far the value stands from the floor (0) to the ceiling (1)."""
         value = self.value(factor)
@@ -63,7 +76,28 @@ class Result(NamedTuple):
     def reason(self, factor: int) -> str:
         """Why there is no value."""
         found = self.summary.get("extrapolation", {}).get(str(factor), {})
-        return self.trouble or str(found.get("cannot", "not run"))
+        return self.trouble or str(found.get("cannot") or "not run")
+
+
+def best_control(results: Sequence[Result], cell: str, factor: int) -> Result | None:
+    """The control that did best on a cell; None where none of them was measured."""
+    known = [r for r in results if r.cell == cell and r.variant in CONTROLS and r.value(factor) is not None]
+    sign = -1 if any(r.by_loss for r in known) else 1
+    return max(known, key=lambda r: sign * (r.value(factor) or 0.0), default=None)
+
+
+def above(result: Result, results: Sequence[Result], factor: int) -> bool | None:
+    """Whether a value is above the best control's: by more than both errors together, or as a loss at all.
+
+    None where one of them was not measured, and for the controls themselves.
+    """
+    control, value = best_control(results, result.cell, factor), result.value(factor)
+    if control is None or value is None or result.variant in CONTROLS:
+        return None
+    theirs = control.value(factor) or 0.0
+    if result.by_loss:
+        return value < theirs
+    return value - theirs > math.hypot(result.error(factor), control.error(factor))
 
 
 def cells() -> list[str]:
@@ -88,7 +122,7 @@ def results(
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
 ) -> Iterator[Result]:
-    """Train each variant on each cell, cell by cell, and yield what comes of it.
+    """Train each variant, or control, on each cell, cell by cell, and yield what comes of it.
 
     All are composed before the first is trained, so that a wrong word stops everything at once; what only one of them
     cannot do, or a run that diverges, is told in its place and stops nothing.
@@ -96,14 +130,16 @@ def results(
     jobs = []
     for variant in variants:
         for cell in chosen:
-            words = [f"+{GROUP}={cell}", f"attention={variant}", f"paths.runs={folder / 'runs'}"]
-            extra = with_plus(overrides)
+            own = CONTROLS.get(variant, (f"attention={variant}",))
+            words = [f"+{GROUP}={cell}", *own, f"paths.runs={folder / 'runs'}"]
+            # What is set inside the variants means nothing to a control.
+            extra = [w for w in with_plus(overrides) if variant not in CONTROLS or not OF_ATTENTION.match(w)]
             config = compose_config([*words, f"experiment_name={cell}", *extra], config_dirs)
             jobs.append((variant, cell, config))
     put_in = (word.partition("=")[2] for word in overrides if word.startswith("attention/"))
     name = "+".join(["{}", *(value for value in put_in if value)])
     for variant, cell, config in jobs:
-        called = name.format(variant)
+        called = variant if variant in CONTROLS else name.format(variant)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 summary = run(config, variant=called)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from attnlab.ablation.document import Document, Picture, Section, table, to_html
 from attnlab.ablation.terminal import draw as print_table
-from attnlab.card.battery import FACTORS, Result
-from attnlab.card.picture import draw, figures_of, shown
+from attnlab.card.battery import CONTROLS, FACTORS, Result, above, best_control
+from attnlab.card.picture import draw, figures_of, floor_of, shown
 from attnlab.files import write_atomically
 
 LIMITS = (
@@ -22,11 +22,19 @@ LIMITS = (
 )
 
 
+ABOVE = "above the best control by more than the 95 % errors of both; a loss: below that of the best control."
+CONTROLLED = (
+    "Trained controls, each with its size in the table above: identity moves nothing between tokens, uniform averages "
+    "all of them, identity+conv4 sees the last four. A variant that is not above the best of them has not shown on "
+    "this cell that it can look something up. Errors are those of other rows, not of other seeds."
+)
+
+
 def line(result: Result) -> str:
     """One cell, as soon as it is known."""
     head = f"  {result.variant:20s} {result.cell:16s}"
     if result.trouble:
-        return f"{head} cannot: {result.trouble}"
+        return f"{head} not measured: {result.trouble}"
     seconds = result.summary.get("seconds") or 0.0
     return f"{head} {'  '.join(f'x{factor} {shown(result, factor):>5s}' for factor in FACTORS)}   {seconds:5.0f} s"
 
@@ -40,16 +48,44 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         known = next((r for r in results if r.cell == cell and r.is_task), None)
         name = "accuracy" if known and not known.by_loss else "loss"
         show = (lambda number: f"{number:.0%}") if name == "accuracy" else (lambda number: f"{number:.2f}")
-        bounds = [show(known.floor[name]), show(known.ceiling[name])] if known else ["", ""]
+        bounds = [floor_of(known), show(known.ceiling[name])] if known else ["", ""]
         values = []
         for variant in variants:
             result = by_place.get((variant, cell), Result(variant, cell, {}))
-            values.append(" · ".join(shown(result, factor) for factor in FACTORS))
+            values.append(
+                " · ".join(
+                    shown(result, factor) + ("▲" if above(result, results, factor) else "") for factor in FACTORS
+                )
+            )
         lines.append([cell, name, *bounds, *values])
     numbers = [figures_of(results, variant) for variant in variants]
-    for i, label in enumerate(("tokens/s", "state bytes")):
+    for i, label in enumerate(("parameters", "tokens/s", "state bytes")):
         lines.append([label, "", "", "", *(pair[i] or "-" for pair in numbers)])
     return ["cell", "measure", "floor", "ceiling", *(f"{variant} x1·x2·x4·x8" for variant in variants)], lines
+
+
+def against_controls(results: Sequence[Result]) -> list[list[str]]:
+    """Each variant on each cell, at the trained length and beyond, beside the control that did best there."""
+    lines = []
+    for result in results:
+        for factor in FACTORS:
+            control, higher = best_control(results, result.cell, factor), above(result, results, factor)
+            if result.variant in CONTROLS:
+                continue
+            verdict = {None: "not measured", True: "above the best control", False: "not above the best control"}
+            theirs = "-" if control is None else f"{control.variant} {with_error(control, factor)}"
+            lines.append(
+                [result.variant, result.cell, f"x{factor}", with_error(result, factor), theirs, verdict[higher]]
+            )
+    return lines
+
+
+def with_error(result: Result, factor: int) -> str:
+    """A value and half of its 95 % interval."""
+    value = result.value(factor)
+    if value is None or result.by_loss:
+        return shown(result, factor)
+    return f"{value:.1%} ± {result.error(factor):.1%}"
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -69,11 +105,15 @@ def save(results: Sequence[Result], folder: Path, command: str) -> list[Path]:
     ]
     sections = [
         Section("The card", [Picture("card", _embedded(picture), "From the floor (pale) to the ceiling (dark).")]),
-        Section("The numbers", [table(columns, lines, "Beyond the trained length from x2 on.")]),
+        Section("The numbers", [table(columns, lines, "Beyond the trained length from x2 on. ▲: " + ABOVE)]),
+        Section(
+            "Against the controls",
+            [CONTROLLED, table(["variant", "cell", "length", "value", "best control", ""], against_controls(results))],
+        ),
         Section("By difficulty", [table(["variant", "cell", "slice", "accuracy", "answers"], _slices(results))]),
-        Section("What could not be done", [table(["variant", "cell", "length", "reason"], troubles)])
+        Section("What was not measured", [table(["variant", "cell", "length", "reason"], troubles)])
         if troubles
-        else Section("What could not be done", ["Everything could be run."]),
+        else Section("What was not measured", ["Everything was."]),
         Section("Limits", [LIMITS, f"Made by: {command}"]),
     ]
     variants = ", ".join(dict.fromkeys(r.variant for r in results))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from attnlab.card.battery import FACTORS, Result
+from attnlab.card.battery import FACTORS, Result, above
 from attnlab.inspection.figures import font, shorten
 
 SQUARE, ROW, GAP, LEFT, TOP, MARGIN = 104, 68, 52, 600, 184, 48  # pixels; twice as many as a page shows, to be sharp
@@ -14,7 +14,7 @@ INK, SOFT, LINE, PAGE = "#1c2127", "#687079", "#d8dce0", "#ffffff"
 SOLVED, FAILED = (31, 110, 140), (250, 246, 232)
 NOTE = (
     "Squares: at the trained length, then beyond it in rows 2, 4 and 8 times as long. From the floor (pale) to the "
-    "ceiling (dark); '-': cannot."
+    "ceiling (dark); framed: above the best control; '-': not measured."
 )
 
 
@@ -25,7 +25,7 @@ def draw(results: Sequence[Result]) -> bytes:
     by_place = {(r.variant, r.cell): r for r in results}
     block = len(FACTORS) * SQUARE
     width = max(LEFT + len(variants) * (block + GAP) + MARGIN, 1640)
-    height = TOP + len(cells) * ROW + 3 * ROW + MARGIN
+    height = TOP + len(cells) * ROW + 4 * ROW + MARGIN
     image = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(image)
     pen.text((MARGIN, 36), "What each variant can do", fill=INK, font=font(TITLE))
@@ -45,7 +45,7 @@ def draw(results: Sequence[Result]) -> bytes:
             x = LEFT + column * (block + GAP)
             result = by_place.get((variant, cell), Result(variant, cell, {}))
             for i, factor in enumerate(FACTORS):
-                _square(pen, x + i * SQUARE, y, result, factor)
+                _square(pen, x + i * SQUARE, y, result, factor, framed=above(result, results, factor) is True)
     _footer(pen, results, variants, TOP + len(cells) * ROW + 20, block)
     pen.text((MARGIN, height - 52), NOTE, fill=SOFT, font=font(SMALLEST))
     file = io.BytesIO()
@@ -53,23 +53,30 @@ def draw(results: Sequence[Result]) -> bytes:
     return file.getvalue()
 
 
-def figures_of(results: Sequence[Result], variant: str) -> tuple[str, str]:
-    """Tokens per second while training on the text, and bytes of state after its context."""
+def figures_of(results: Sequence[Result], variant: str) -> tuple[str, str, str]:
+    """Parameters, tokens per second while training on the text, and bytes of state after its context."""
     texts = [r.summary for r in results if r.variant == variant and r.summary and not r.is_task]
     if not texts or not texts[0].get("tokens_per_second"):
-        return "", ""
-    return f"{texts[0]['tokens_per_second']:,.0f}", f"{texts[0]['attention_cost']['state_bytes']:,}"
+        return "", "", ""
+    text = texts[0]
+    return (
+        f"{text['parameters']:,}",
+        f"{text['tokens_per_second']:,.0f}",
+        f"{text['attention_cost']['state_bytes']:,}",
+    )
 
 
 def _footer(pen: ImageDraw.ImageDraw, results: Sequence[Result], variants: Sequence[str], y: int, block: int) -> None:
-    for row, label in enumerate(("tokens/s, training on the text", "state, bytes, at its context")):
+    for row, label in enumerate(
+        ("parameters, on the text", "tokens/s, training on it", "state, bytes, at its context")
+    ):
         pen.text((MARGIN, y + row * 48), label, fill=SOFT, font=font(SMALL))
         for column, variant in enumerate(variants):
             words = figures_of(results, variant)[row] or "-"
             pen.text((LEFT + column * (block + GAP), y + row * 48), words, fill=INK, font=font(SMALL))
 
 
-def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: int) -> None:
+def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: int, *, framed: bool) -> None:
     value, gained = result.value(factor), result.gained(factor)
     box = (x + 2, y + 2, x + SQUARE - 4, y + ROW - 4)
     if value is None:
@@ -78,7 +85,8 @@ def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: in
     else:
         shade = (0.0 if gained is None else gained) ** 1.2
         colour = tuple(round(low + shade * (high - low)) for low, high in zip(FAILED, SOLVED, strict=True))
-        pen.rectangle(box, fill=PAGE if gained is None else colour, outline=LINE, width=2)
+        fill, frame = PAGE if gained is None else colour, (INK, 5) if framed else (LINE, 2)
+        pen.rectangle(box, fill=fill, outline=frame[0], width=frame[1])
         words, ink = shown(result, factor), PAGE if shade > 0.55 else INK
     pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=font(SMALL), anchor="mm")
 
@@ -89,6 +97,14 @@ def shown(result: Result, factor: int) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if result.by_loss else f"{100 * value:.0f}%"
+
+
+def floor_of(result: Result) -> str:
+    """The floor of a task, and the predictor that reaches it."""
+    floor = result.floor
+    if result.by_loss:
+        return f"{floor['loss']:.2f} {floor.get('loss_predictor', '')}".strip()
+    return f"{floor['accuracy']:.0%} {floor.get('predictor', '')}".strip()
 
 
 def _bounds(result: Result | None) -> str:
