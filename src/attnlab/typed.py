@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+MODULE = f"attnlab{os.sep}train.py"
 FOR_MANY = ("-m", "--multirun")
 
 
@@ -35,7 +36,10 @@ def is_typed(content: Any) -> bool:
 def in_shell(command: Mapping[str, Any], words: Sequence[str] | None = None) -> str:
     """The line for a shell in the folder it was typed in; with `words`, one run alone: these in place of the words of
     many."""
-    argv = command["argv"] if words is None else [command["argv"][0], *_flags(command["argv"][1:]), *words]
+    program, *typed_words = command["argv"]
+    # As a file, a module of a package would have its neighbours hide modules of Python's own.
+    start = ["-m", "attnlab.train"] if program.endswith(MODULE) else [program]
+    argv = [*start, *(typed_words if words is None else [*_flags(typed_words), *words])]
     path = [f"PYTHONPATH={shlex.quote(command['pythonpath'])}"] if command["pythonpath"] else []
     return " ".join([*path, shlex.join([command["python"], *argv])])
 
