@@ -72,12 +72,12 @@ def _variants(
     if not all(isinstance(factory, Factory) for factory in factories):
         raise UsageError(f"attention ({names[0]}) must say _partial_: true")
     typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
-    stop = chapter.STOPS.get(names[0]) if len({name in chapter.STOPS for name in names}) == 1 else None
+    stops = [chapter.STOPS[name] for name in names if name in chapter.STOPS]
     made = chapter.build(
         factories,  # type: ignore[arg-type]
         n_layers=min(subject.depth for subject in subjects),
         layer=layer,
-        stop=stop,
+        stops=stops if len(stops) == len(names) else [],
         seed=seed,
         init=init,
         typed=typed,

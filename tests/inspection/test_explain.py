@@ -164,6 +164,31 @@ def test_another_normaliser_changes_weights_and_what_follows_but_no_score() -> N
     assert text.count("in multi_head</h3>") >= 2
 
 
+def test_other_masks_are_never_the_same() -> None:
+    """The chapter shows `self` without a mask, beside `causal`: maps and outputs differ, and so do their settings."""
+    for pairing in (compared("causal", "self"), compared("self", "causal")):
+        assert pairing.verdict("weights").startswith(("other pairs may be read", "differs"))
+        assert pairing.verdict("context").startswith("differs from")
+        assert "causal (" in pairing.settings and "mask (" in pairing.settings and "dropout (" in pairing.settings
+
+
+def test_heads_are_dealt_the_same_matrices() -> None:
+    """Heads side by side are one layer of heads, but for the output projection."""
+    for pairing in (compared("multi_head", "stacked_heads"), compared("stacked_heads", "multi_head")):
+        for key in ("q", "k", "v", "weights", "context"):
+            assert pairing.verdict(key).startswith("the same as in"), key
+        assert pairing.verdict("output").startswith("differs from")
+
+
+def test_small_numbers_are_compared_by_their_size() -> None:
+    one, other = (variant("multi_head") for _ in range(2))
+    tiny = [
+        replace(e, steps=[replace(e.steps[0], values=e.steps[0].values * f)]) for e, f in ((one, 1e-9), (other, 2e-9))
+    ]
+    key = one.steps[0].key
+    assert Pairing(one, other).same(key) and not Pairing(*tiny).same(key)
+
+
 def test_steps_of_one_side_alone_are_named() -> None:
     pairing: Pairing = compared("linear", "multi_head")
     assert pairing.verdict("map") == "only in linear"

@@ -4,6 +4,7 @@ Source: S. Raschka, "Build a Large Language Model (From Scratch)", chapter 3.
 """
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ STOPS = {
 }
 """The chapter's variants, in its order."""
 
+SIZE_KEYS = ("d_out", "n_heads")  # of a stop's settings: the others are what the variant is
 # Sizes that are tried in turn, until a variant accepts one; with `d_model` above 3, zeros follow the three numbers.
 SIZES: tuple[tuple[int, Mapping[str, Any]], ...] = (
     (WIDTH, {"n_heads": 2, "head_dim": 2}),
@@ -86,22 +88,34 @@ def build(
     *,
     n_layers: int,
     layer: int | None,
-    stop: Stop | None,
+    stops: Sequence[Stop],
     seed: int | None,
     init: str | None,
     typed: frozenset[str],
 ) -> list[Built]:
-    """Each variant in the first sizes that all accept; their weights are drawn one after the other, as they are made.
+    """Each variant in the first sizes that all accept; their weights are drawn one after the other, as they are made,
+    and a second variant is dealt those of the first wherever it has the same matrix, so that only the rule differs.
 
-    `stop` holds the settings of the chapter; `typed` are the keys that the user set, which stay as they are.
+    `stops` are the chapter's settings of each variant, if it shows all of them: the first one's sizes, seed and drawing
+    hold for all. `typed` are the keys that the user set, which stay as they are.
     """
+    stop = stops[0] if stops else None
     seed = (stop.seed if stop else SEED) if seed is None else seed
     init = (stop.init if stop else "linear") if init is None else init
-    chapters = () if stop is None else ((WIDTH, stop.settings),)
+    own: list[Mapping[str, Any]] = [
+        {**other.settings, **{k: v for k, v in stops[0].settings.items() if k in SIZE_KEYS}} for other in stops
+    ]
+    chapters: list[tuple[int, list[Mapping[str, Any]]]] = [(WIDTH, own)] if stops else []
     refusals: list[Exception] = []
-    for d_model, settings in (*chapters, *SIZES):
+    for d_model, settings in (*chapters, *((width, [size] * len(factories)) for width, size in SIZES)):
         try:
-            return [_built(f, d_model, settings, n_layers, layer, seed, init, typed) for f in factories]
+            every = [
+                _built(f, d_model, each, n_layers, layer, seed, init, typed)
+                for f, each in zip(factories, settings, strict=True)
+            ]
+            for other in every[1:]:
+                deal(every[0].layers, other.layers)
+            return every
         except (UsageError, ValueError, TypeError, RuntimeError) as error:
             refusals.append(error)
     raise UsageError(f"{factories[0].key}: no small size fits the chapter's sentence; the first refusal: {refusals[0]}")
@@ -136,6 +150,30 @@ def _built(
     if d_model > WIDTH:
         notes.append(f"this variant cannot be {WIDTH} wide, so {d_model - WIDTH} zeros follow each vector")
     return Built(layers[: shown + 1], x, notes)
+
+
+@torch.no_grad()
+def deal(one: Sequence[Attention], other: Sequence[Attention]) -> None:
+    """Give the layers of `other` the numbers of `one` in every parameter that both have in the same shape.
+
+    Heads side by side, each a layer of its own, have together what one layer of several heads has at once: their
+    matrices, one below the other.
+    """
+    for mine, theirs in zip(one, other, strict=False):
+        given, taken = _stacked(mine), _stacked(theirs)
+        for name, parts in taken.items():
+            if name in given and (numbers := torch.cat(given[name])).shape == torch.cat(parts).shape:
+                for part, piece in zip(parts, numbers.split([len(part) for part in parts]), strict=True):
+                    part.copy_(piece)
+
+
+def _stacked(layer: Attention) -> dict[str, list[Tensor]]:
+    """The parameters of a layer by name; those of heads side by side in a list, under the name that one head gives."""
+    found: dict[str, list[Tensor]] = {}
+    for name, parameter in layer.named_parameters():
+        if parameter.ndim:  # a scalar has no parts to be dealt
+            found.setdefault(re.sub(r"^heads\.\d+\.", "", name), []).append(parameter.data)
+    return found
 
 
 def _draw_uniform(layers: Sequence[Attention]) -> None:

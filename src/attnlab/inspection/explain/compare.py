@@ -6,7 +6,7 @@ import numpy as np
 
 from attnlab.inspection.explain.steps import Explanation, Step
 
-ROUNDING = 1e-6  # the same sums, which another kernel may order in another way
+ROUNDING = 1e-6  # of the largest number: the same sums, which another kernel may order in another way
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,24 @@ class Pairing:
         gap = np.abs(a - b)
         return float(np.nanmax(gap)) if gap.size and not np.isnan(gap).all() else 0.0
 
+    def same(self, key: str) -> bool:
+        """Whether both have this step and its numbers differ by no more than rounding does, however small they are."""
+        gap, mine, theirs = self.difference(key), self.one.step(key), self.other.step(key)
+        if gap is None or mine is None or theirs is None:
+            return False
+        return gap <= ROUNDING * max(float(np.nan_to_num(np.abs(s.values), posinf=0.0).max()) for s in (mine, theirs))
+
+    @property
+    def settings(self) -> str:
+        """The settings of both layers that differ, in one line: what no number on a few tokens may show."""
+        mine, theirs = self.one.settings, self.other.settings
+        apart = [
+            f"{key} ({mine[key]} here, {theirs[key]} in {self.other.name})"
+            for key in mine
+            if key in theirs and mine[key] != theirs[key]
+        ]
+        return f"settings that differ: {', '.join(apart) or 'none of those that both have'}"
+
     def verdict(self, key: str) -> str:
         """One line about this step: the same, different and by how much, or only here."""
         if self.other.step(key) is None:
@@ -38,7 +56,7 @@ class Pairing:
         gap = self.difference(key)
         if gap is None:
             return f"another shape in {self.other.name}"
-        if gap <= ROUNDING:
+        if self.same(key):
             return f"the same as in {self.other.name}"
         if gap == float("inf"):
             return f"other pairs may be read than in {self.other.name}"

@@ -1,6 +1,6 @@
 """What a worked example is made of: a variant on the chapter's sentence, or a layer of a trained run on any text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -83,7 +83,18 @@ def _explanation(
             "there is no attention map: the output is not a weighted sum of values, so what is shown is what the "
             "layer remembers and what it gives out"
         )
-    return Explanation(name, heading, about, list(slots(layer)), tokens, followed(tokens, token), steps, linear, notes)
+    focus, settings = followed(tokens, token), dict(settings_of(layer))
+    return Explanation(name, heading, about, list(slots(layer)), tokens, focus, steps, linear, notes, settings)
+
+
+def settings_of(layer: Attention) -> Iterator[tuple[str, str]]:
+    """The class of a layer and of each of its parts, and their plain settings, by dotted name."""
+    for path, module in layer.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            yield path or "class", type(module).__name__
+            for name, value in vars(module).items():
+                if type(value) in (bool, int, float, str) and name not in ("training", "layer", "n_layers"):
+                    yield f"{path}.{name}".lstrip("."), str(value)
 
 
 def followed(tokens: Sequence[str], token: str | None) -> int:

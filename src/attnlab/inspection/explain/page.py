@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnlab.inspection.explain.compare import ROUNDING, Pairing
+from attnlab.inspection.explain.compare import Pairing
 from attnlab.inspection.explain.numbers import LEVELS, MOST_COLUMNS, MOST_TOKENS, levels, written
 from attnlab.inspection.explain.pictures import draw_step
 from attnlab.inspection.explain.steps import Explanation, Part, Step
@@ -67,6 +67,7 @@ def _article(e: Explanation, pairing: Pairing | None) -> Iterator[str]:
     yield from (f'<p class="soft">{_prose(text)}</p>' for text in e.about[1:])
     if pairing is not None:
         yield f"<p>Step by step beside <b>{escape(pairing.other.heading)}</b>: {_prose(pairing.other.about[0])}</p>"
+        yield f'<p class="soft">{escape(pairing.settings)}</p>'
     if e.notes:
         yield f'<div class="notes">{"<br>".join(escape(note) for note in e.notes)}</div>'
     if e.slots:
@@ -105,8 +106,7 @@ def _step(step: Step, e: Explanation, pairing: Pairing | None) -> str:
     badge, beside = "", ""
     partner = None if pairing is None else pairing.partner(step.key)
     if pairing is not None:
-        gap = pairing.difference(step.key)
-        differs = partner is not None and (gap is None or gap > ROUNDING)
+        differs = partner is not None and not pairing.same(step.key)
         kind = "only" if partner is None else "differs" if differs else "same"
         badge = f'<span class="badge {kind}">{escape(pairing.verdict(step.key))}</span>'
         if partner is not None and differs:

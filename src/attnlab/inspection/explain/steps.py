@@ -54,6 +54,7 @@ class Explanation:
     steps: list[Step]
     linear: bool  # whether the output is a weighted sum of values, so that there is a map
     notes: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)  # of the layer and its parts, by dotted name
 
     def step(self, key: str) -> Step | None:
         """The step with this key, if there is one."""

@@ -20,6 +20,8 @@ def show(explanation: Explanation, console: Console, pairing: Pairing | None = N
         console.print(escape(text))
     for note in explanation.notes:
         console.print(f"[dim]note: {escape(note)}")
+    if pairing is not None:
+        console.print(escape(pairing.settings))
     names = [printable(token) for token in explanation.tokens]
     console.print(f"following [bold]{escape(names[explanation.focus])}[/] (token {explanation.focus})\n")
     for step in explanation.steps:
