@@ -37,6 +37,24 @@ def test_identity_mixes_nothing() -> None:
     same(layer.weights(x), torch.eye(T, dtype=x.dtype).expand(2, HEADS, T, T))
 
 
+def test_identity_with_a_convolution() -> None:
+    """It sees its width and no further, and decoding in any cuts gives the same."""
+    layer, x = ready(IdentityAttention(WIDTH, n_heads=HEADS, conv=3)), tokens()
+    far, near = x.clone(), x.clone()
+    far[:, T - 4] += 1
+    near[:, T - 3] += 1
+    same(layer(far)[:, -1], layer(x)[:, -1])
+    assert not torch.allclose(layer(near)[:, -1], layer(x)[:, -1])
+    same(layer.weights(x), torch.eye(T, dtype=x.dtype).expand(2, HEADS, T, T))
+    for cuts in ([T], [1] * T, [1, 5, T - 6]):
+        state, parts = layer.init_state(2, T), []
+        for part in x.split(cuts, dim=1):
+            y, state = layer.step(part, state)
+            parts.append(y)
+        same(torch.cat(parts, dim=1), layer(x))
+    assert layer.learns_recall and not IdentityAttention(WIDTH, n_heads=HEADS).learns_recall
+
+
 def test_uniform_is_the_average_so_far() -> None:
     layer, x = ready(UniformAttention(WIDTH, n_heads=HEADS)), tokens()
     means = torch.stack([x[:, : i + 1].mean(dim=1) for i in range(T)], dim=1)

@@ -71,6 +71,7 @@ class IdentityAttention(ValuesOnlyAttention):
     ) -> None:
         super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
         self.conv = ShortConv(n_heads * self.value_dim, conv) if conv else None
+        self.learns_recall = conv > 0  # what stood beside a token is a key to it, where an MLP follows
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         values, extra = self.to_v(x), dict[str, Tensor]()
