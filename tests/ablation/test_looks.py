@@ -155,7 +155,7 @@ def advised(c: Comparison, old: bool) -> int | None:
 @pytest.mark.parametrize(("m", "first"), [(1, 4), (1, 6), (5, 6)])
 def test_follower(m: int, first: int) -> None:
     """Who follows the advice keeps the level, with one look and with two; who followed the old one did not."""
-    count = 2500 // m
+    count = 1500 // m
     rates = {
         name: np.mean([follow(np.random.default_rng([i, m]), looks, m, first, old=old) for i in range(count)])
         for name, looks, old in (("one", 1, False), ("two", 2, False), ("old", 1, True))

@@ -264,8 +264,8 @@ def _shares_p(ours: int, theirs: int, n: int, apart: float) -> float:
 # A t of n differences around a true one of `effect` standard deviations is (z + shift) / s, where z is normal, s^2
 # is chi-square over its n - 1 degrees, and shift = effect sqrt(n). So a chance is an integral over z of how often s is
 # small enough: smooth in z, where the noncentral t of SciPy gives up far in the tail. By the midpoint rule.
-_Z = (np.arange(6000) + 0.5) / 300 - 10
-_DENSITY = np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi) / 300
+_Z = (np.arange(1500) + 0.5) / 75 - 10
+_DENSITY = np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi) / 75
 
 
 def _chance(n: int, largest: Float[np.ndarray, " z"]) -> float:
