@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.ablation.folders import CODE, write_arm, write_run
 
+from attnlab.ablation.grid import read_arms
 from attnlab.ablation.reading import read_experiment
 from attnlab.ablation.report import Options, Report, analyse
 from attnlab.ablation.sections import notes
@@ -115,3 +116,15 @@ def test_renamed_folder(tmp_path: Path) -> None:
     *_, folder = write_arm(tmp_path / "e", "multi_head", [3.0, 3.1])
     folder.parent.rename(folder.parent.with_name(folder.parent.name[:-4] + "beef"))
     assert {run.status for run in read_experiment(tmp_path / "e").runs} == {"damaged"}
+
+
+def test_tuning_goes_by_the_latest_code(tmp_path: Path) -> None:
+    """A rate is chosen from the runs of the latest code alone, and that others are left out is said."""
+    for code, started, best in ((CODE, "2026-01-01", 1e-3), (NEW, "2026-01-02", 4e-3)):
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3):
+            loss = 3 + abs(rate - best) * 100
+            settings, summary = {"optimizer.lr": rate}, {"started": f"{started}T00:00:00+00:00"}
+            write_run(tmp_path / "e", "multi_head", 100, loss, code=code, settings=settings, summary=summary)
+    (arm,) = read_arms(read_experiment(tmp_path / "e"), True, 0.05)
+    assert arm.rates.best == 4e-3 and arm.apart == {}
+    assert "what other code made before is left out" in arm.rates.remarks

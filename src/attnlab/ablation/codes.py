@@ -12,8 +12,7 @@ def alike_but_for_code(groups: Iterable[Group]) -> list[list[Group]]:
     """The groups of each configuration, the latest last."""
     sets: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        rest = sorted(f"{key}={value!r}" for key, value in group.settings.items() if not _is_code(key))
-        sets.setdefault((group.variant, *rest), []).append(group)
+        sets.setdefault(_settings(group), []).append(group)
     return [sorted(alike, key=lambda group: group.started) for alike in sets.values()]
 
 
@@ -21,12 +20,30 @@ def across_codes(groups: Sequence[Group]) -> list[Group]:
     """One group for each configuration, whatever code made its runs; of a seed that ran twice, the latest result."""
     merged = []
     for alike in alike_but_for_code(groups):
-        settings = {key: value for key, value in alike[-1].settings.items() if not _is_code(key)}
+        settings = {key: value for key, value in alike[-1].settings.items() if not is_code(key)}
         merged.append(replace(alike[-1], settings=settings, runs=_one_for_each_seed(alike)))
     return merged
 
 
-def _is_code(key: str) -> bool:
+def of_latest_code(groups: Sequence[Group], besides: str) -> list[Group]:
+    """Of groups that differ in nothing but code and the setting `besides`, those by the code of the latest."""
+    latest: dict[tuple[str, ...], list[str]] = {}
+    for group in sorted(groups, key=lambda group: group.started):
+        latest[_settings(group, besides)] = _code(group)
+    return [group for group in groups if _code(group) == latest[_settings(group, besides)]]
+
+
+def _settings(group: Group, besides: str = "") -> tuple[str, ...]:
+    rest = (f"{key}={value!r}" for key, value in group.settings.items() if key != besides and not is_code(key))
+    return (group.variant, *sorted(rest))
+
+
+def _code(group: Group) -> list[str]:
+    return sorted(f"{key}={value}" for key, value in group.settings.items() if is_code(key))
+
+
+def is_code(key: str) -> bool:
+    """Whether a setting of a group tells its code."""
     return key == CODE or key.startswith(f"{CODE}.")
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
+from attnlab.ablation.codes import is_code, of_latest_code
 from attnlab.ablation.groups import Group, arms_of, differing, groups_of
 from attnlab.ablation.rates import RATE, Rates, curve_of_rates
 from attnlab.ablation.reading import Experiment, read_experiment
@@ -33,7 +34,10 @@ def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> li
     """The curve of every variant. Refuses a grid with holes: a mean over fewer seeds is no point of a curve."""
     found = []
     holes: list[str] = []
-    for members in arms_of(groups_of(experiment.runs)):
+    groups = groups_of(experiment.runs)
+    latest = of_latest_code(groups, besides=RATE)
+    older = {group.variant for group in groups if group.folder not in {each.folder for each in latest}}
+    for members in arms_of(latest):
         by_rate = {float(group.settings[RATE]): group for group in members if RATE in group.settings}
         seeds = sorted({seed for group in members for seed in group.results})
         for rate, group in sorted(by_rate.items()):
@@ -54,6 +58,8 @@ def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> li
                     f"the lowest point of the parabola ({rates.fitted:.3g}) is not near the best rate, which is taken"
                 )
                 rates = rates._replace(remarks=[*rates.remarks, doubt])
+            if members[0].variant in older:
+                rates = rates._replace(remarks=[*rates.remarks, "what other code made before is left out"])
             found.append((members[0], rates))
     if holes:
         more = f" and {len(holes) - MOST_NAMED} more" if len(holes) > MOST_NAMED else ""
@@ -72,7 +78,7 @@ def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> li
 def _apart(group: Group, all_groups: Sequence[Group]) -> dict[str, object]:
     alike = [one.settings for one in all_groups if one.variant == group.variant]
     keys = differing([{key: value for key, value in settings.items() if key != RATE} for settings in alike])
-    return {key: group.settings.get(key) for key in keys}
+    return {key: group.settings.get(key) for key in keys if not is_code(key)}
 
 
 def beyond(arms: Sequence[Arm], factor: float) -> list[float]:

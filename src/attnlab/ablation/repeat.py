@@ -31,7 +31,7 @@ def repeat(report: Report) -> list[Block]:
         "not trained again: experiment_name=... makes a second set beside the first, overwrite=true takes its place.",
         Lines("\n".join([*_commands(report), *_report_command(report)])),
         *_single_runs(report),
-        table(["variant", "setting", "folder (with the config's hash)", "finished", "runs"], rows),
+        table(["variant", "setting", "folder (with the hashes of config and code)", "finished", "runs"], rows),
         table(["condition", "of these runs"], [*conditions, *_packages(runs)]),
     ]
 

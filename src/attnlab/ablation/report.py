@@ -326,7 +326,7 @@ def _csv_seeds(seeds: Seeds | None) -> str | None:
     )
 
 
-_RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "compared", "match")
+_RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value", "hash", "code", "compared", "match")
 
 
 def _run_rows(report: Report) -> Iterable[list[Any]]:
@@ -336,6 +336,7 @@ def _run_rows(report: Report) -> Iterable[list[Any]]:
         summary = run.summary
         yield [
             *(run.name, run.variant, run.seed, run.status, run.reason, summary.get("step"), value, summary.get("hash")),
+            summary.get("code"),
             run.path in compared,
             run.config.get("match"),
         ]

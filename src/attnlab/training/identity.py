@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from attnlab.code import Code, changes_since, in_a_line, read_code
 from attnlab.files import read_summary
-from attnlab.keys import settings_of
+from attnlab.keys import settings_of, stable
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
 CODE_DIGITS = 4  # of the code's hash in the name of a folder
@@ -96,6 +96,7 @@ def _one_spelling(value: Any) -> Any:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One remark for every setting in which two fingerprints differ, as "key (ours here, theirs there)"."""
     missing = "absent"
+    theirs = {key: stable(key, value) for key, value in theirs.items()}  # older ones hold the modules of classes
     return [
         f"{key} ({ours.get(key, missing)} here, {theirs.get(key, missing)} there)"
         for key in sorted({*ours, *theirs})

@@ -115,7 +115,8 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
         return prepared
     line = f"{there.folder} {there}"
     if config["code"] == "any":
-        say(f"{line}, and is taken")
+        if not _is_worker(prepared):
+            say(f"{line}, and is taken")
         return prepared._replace(folder=there.folder, identity=there.identity)
     if ask and not there.ended:
         raise UsageError(f"{line}: code=any goes on with it, overwrite=true starts anew in {own}")
