@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 
 import attnlab.sweep.sweeper
 import attnlab.training.run
 from attnlab.cli import parsed
-from attnlab.config import compose_config, with_plus
+from attnlab.config import compose_config, for_each_job, with_plus
 from attnlab.data.corpus import File
 from attnlab.errors import UsageError
 from attnlab.keys import config_dir, fixed_keys, groups, leaves, nodes, options, unknown_key
 from attnlab.rules import CLASS_RULES, RULES, Rule, as_typed, nearest, nearest_key, refusal, rule_for, shown
-from attnlab.sweep.jobs import Job
+from attnlab.sweep.jobs import Composer, Job
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 GROUPS = ("model", "position", "data", "tokenizer", "optimizer", "trainer")
@@ -382,3 +385,36 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         compose_config(["paths.runs='~nobody_here/x'"])
     with pytest.raises(UsageError, match=r"^data\.path \(~nobody_here/x\) begins with the home folder of a user who"):
         File("~nobody_here/x")
+
+
+@pytest.mark.parametrize(
+    ("typed", "waits"),
+    [
+        ("-m data=mqar,icl_bigram data.val_rows=128", True),
+        ("-m attention=chunked,sliding_window attention.mask.window=16", True),
+        ("-m +sweep=design attention.mask.window=16", True),
+        ("-m data=mqar data.n_pairs=3", False),  # one option: Hydra knows its keys
+        ("-m data=mqar,icl_bigram data.val_rows=64,128", False),
+        ("-m data=mqar,icl_bigram trainer.max_steps=", False),
+        ("-m data=mqar,icl_bigram paths.cache=c", False),  # of the sweep itself
+        ("data=mqar,icl_bigram data.val_rows=128", False),
+    ],
+)
+def test_settings_wait_for_their_job(typed: str, waits: bool) -> None:
+    """A setting that an option of a sweep brings along is judged in each job, not in the config of the whole sweep."""
+    *words, last = typed.split()
+    key, _, value = last.partition("=")
+    assert for_each_job([*words, last]) == [*words, f"{key}=choice({value})" if waits else last]
+
+
+def test_settings_of_swept_options_compose() -> None:
+    """What all options of a sweep have can be set; what one of them lacks is refused there, with words to type."""
+    words = for_each_job(["-m", "data=mqar,icl_bigram", "data.val_rows=128"])[1:]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", overrides=words, run_mode=RunMode.MULTIRUN)
+        composer = Composer(loader, master)
+        for name in ("mqar", "icl_bigram"):
+            assert composer.job([f"data={name}", "data.val_rows=128"]).config["data"]["val_rows"] == 128
+        with pytest.raises(UsageError, match=r"^data.n_pairs is not a key of this config: it comes with data=mqar$"):
+            composer.job(["data=icl_bigram", "data.n_pairs=3"])

@@ -14,6 +14,8 @@ from unicodedata import category
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,6 +48,7 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
 }
 SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
 OF_BASELINE = ("model.", "attention.")
+SETTING = re.compile(rf"({'|'.join(GROUPS)})[.][\w.]+=")  # words that set what an option brings along
 OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
 Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -316,6 +319,36 @@ def _untyped(node: Any) -> Any:
 def with_plus(words: Sequence[str]) -> list[str]:
     """What was typed, with the plus that experiment= and sweep= need because the main config chooses none."""
     return ["+" + word if word.startswith(tuple(f"{group}=" for group in APPENDED)) else word for word in words]
+
+
+def for_each_job(words: Sequence[str]) -> list[str]:
+    """What was typed, such that a setting which only some option of a sweep has is judged job by job.
+
+    Hydra composes one config for the whole sweep first, in which every group that is varied stands at its default:
+    there a key that its options bring along is unknown. As a choice of one value the word waits for the jobs.
+    """
+    keys = [word.lstrip("+").partition("=")[0] for word in words]
+    varied = any(
+        key in APPENDED or (key.partition("/")[0] in GROUPS and "." not in key and _is_choice(word))
+        for key, word in zip(keys, words, strict=True)
+    )
+    if not varied or not {"-m", "--multirun"} & {*words} or "hydra/sweeper" in keys:
+        return list(words)
+    return [_waiting(word) if SETTING.match(word) else word for word in words]
+
+
+def _is_choice(word: str) -> bool:
+    return re.search(r"^[^=]*=(choice|glob|range|shuffle|sort)?\(|,", word) is not None
+
+
+def _waiting(word: str) -> str:
+    """A word as a choice of one value, unless it is a choice already or nothing that can be one."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return word  # whoever composes says what is wrong with it
+    key, _, value = word.partition("=")
+    return word if override.is_sweep_override() or not value else f"{key}=choice({value})"
 
 
 def overrides_of(hydra: Any) -> list[str]:

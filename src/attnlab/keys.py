@@ -182,13 +182,17 @@ def _offers() -> dict[str, list[str]]:
         for file in sorted(root.glob("*/**/*.yaml")):
             group = file.parent.relative_to(root).as_posix()
             try:
-                content = parse_yaml(read_file(file).decode())
+                text = read_file(file).decode()
+                content = parse_yaml(text)
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue  # a hint less; whoever chooses the file is told what is wrong with it
             if isinstance(content, dict) and group not in APPENDED:
+                home = f"{group.replace('/', '.')}."
+                above = "" if "@package _global_" in text.partition("\n")[0] else home
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):
-                    words = f"{group.replace('/', '.')}.{key.split('[')[0]}"
-                    found.setdefault(words, []).append(f"{group}={file.stem}")
+                    words = f"{above}{key.split('[')[0]}"
+                    if words.startswith(home) and not words.endswith("._target_"):
+                        found.setdefault(words, []).append(f"{group}={file.stem}")
     for words, choices in found.items():  # the option that is called like its key is the plainest way to get it
         choices.sort(key=lambda choice: choice.rpartition("=")[2] != words.rpartition(".")[2])
     return found

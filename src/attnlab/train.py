@@ -16,7 +16,7 @@ def main() -> None:
     import hydra
 
     from attnlab.complaints import hydra_explained, job_errors, one_line_errors
-    from attnlab.config import check_job, variant_name, with_plus
+    from attnlab.config import check_job, for_each_job, variant_name, with_plus
     from attnlab.keys import config_dir
     from attnlab.machine import alone, wait_politely
 
@@ -30,7 +30,7 @@ def main() -> None:
             return run(config, variant=variant_name()).get("val_loss")
 
     wait_politely()
-    sys.argv[1:] = with_plus(sys.argv[1:])
+    sys.argv[1:] = for_each_job(with_plus(sys.argv[1:]))
     with one_line_errors(), hydra_explained(sys.argv[1:]):
         job()
 
