@@ -20,8 +20,10 @@ from tests.contracts.broken import (
     IgnoresPosition,
     JumpsOverLostDigits,
     KeepsThePrompt,
+    KernelAtAnyScore,
     LeakAfterTheMap,
     LeakInTraining,
+    LeavesTheRange,
     LosesDigits,
     NarrowOutput,
     NeedsAToken,
@@ -46,6 +48,8 @@ from tests.contracts.broken import (
 from attnlab.attention.decay import FixedDecay
 from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.output_norm import SumNorm
+from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.contract import LAWS, Subject
 
 
@@ -113,6 +117,12 @@ BREACHES: dict[str, Breach] = {
     "coarse memory": Breach("half_precision", "float32", made_of(CoarseMemory, **LINEAR)),
     "lost digits": Breach("half_precision", "T=7, bfloat16: 1.0e+00", made_of(LosesDigits)),
     "lost digits excused": Breach("half_precision", "T=7, bfloat16: 1.0e+00 of the aver", made_of(JumpsOverLostDigits)),
+    "out of range": Breach(
+        "extreme_inputs",
+        "numbers of size 10: ",
+        made_of(RecurrentAttention, feature_map=LeavesTheRange, output_norm=SumNorm),
+    ),
+    "kernel at any score": Breach("extreme_inputs", "the gradient of the input is", made_of(KernelAtAnyScore)),
     "position ignored": Breach("every_position", "position=alibi changes nothing", made_of(IgnoresPosition)),
     "refused without a name": Breach(
         "every_position", "position=alibi is refused without being named", made_of(RefusesWithoutName)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Heads, Shared, State
 from attnlab.attention.cost import Cost
+from attnlab.attention.feature_map import RandomFeatures
 from attnlab.attention.mask import Mask, Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
@@ -274,6 +275,19 @@ class JumpsOverLostDigits(LosesDigits):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.jumps = True
+
+
+class LeavesTheRange(RandomFeatures):
+    """Extreme inputs: exponentials as they are, of which float32 holds those from e^-103 to e^88."""
+
+    exponential = False
+
+
+class KernelAtAnyScore(MultiHeadAttention):
+    """Extreme inputs: the fused kernel serves, whatever becomes of its gradients."""
+
+    def _beyond_kernel(self, heads: Heads) -> bool:
+        return False
 
 
 class IgnoresPosition(MultiHeadAttention):

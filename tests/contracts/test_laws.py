@@ -34,7 +34,15 @@ UNFUSED = {
 }
 SKIPPED = {("fused_equals_explicit", name): "does not serve" for name in UNFUSED}
 SKIPPED["no_dead_parameter", "simple"] = "nothing in this variant is trained"
-ONE_IN = {"causality": 9, "decode": 9, "cost": 9, "half_precision": 5, "learns": 9, "every_position": 25}
+ONE_IN = {
+    "causality": 9,
+    "decode": 9,
+    "cost": 9,
+    "half_precision": 5,
+    "extreme_inputs": 25,
+    "learns": 9,
+    "every_position": 25,
+}
 
 
 def asked() -> list[object]:

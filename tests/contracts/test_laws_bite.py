@@ -18,7 +18,7 @@ from attnlab.contract import LAWS, LawBroken, Subject, examine, judge
 from attnlab.contract.base import cuttings
 
 # Seconds long, or about the words of the class: only asked where that is the point.
-APART = {"every_position", "learns", "explains_itself"}
+APART = {"every_position", "extreme_inputs", "learns", "explains_itself"}
 
 
 def test_every_law_has_a_variant_that_breaks_it() -> None:

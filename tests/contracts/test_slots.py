@@ -16,7 +16,7 @@ from attnlab.contract.base import positions
 from attnlab.errors import UsageError
 
 # The others take seconds (all positions, learning) or are about the words of the class.
-LAWS_ASKED = [law for law in LAWS if law not in ("every_position", "learns", "explains_itself")]
+LAWS_ASKED = [law for law in LAWS if law not in ("every_position", "extreme_inputs", "learns", "explains_itself")]
 
 
 def options(slot: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from attnlab.contract.base import Law, LawBroken, Skipped, Subject, one_line, subject_of
 from attnlab.contract.costs import cost, state_growth
 from attnlab.contract.documentation import explains_itself
+from attnlab.contract.extremes import extreme_inputs
 from attnlab.contract.learning import learns
 from attnlab.contract.maps import fused_equals_explicit, map_
 from attnlab.contract.parameters import half_precision, no_dead_parameter, reproducible
@@ -30,6 +31,7 @@ LAWS: dict[str, Law] = {
     "fused_equals_explicit": fused_equals_explicit,
     "reproducible": reproducible,
     "half_precision": half_precision,
+    "extreme_inputs": extreme_inputs,
     "every_position": every_position,
     "learns": learns,
     "explains_itself": explains_itself,
