@@ -1,5 +1,6 @@
 """Writes docs/variants.md and the table of README.md from the configs and classes: python docs/variants.py"""
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ class Row(NamedTuple):
     sentence: str
     formula: str
     papers: str
+    deviations: list[str]
     options: str
     kind: str
     growth: str
@@ -100,6 +102,7 @@ def row(file: Path) -> Row:
         re.sub(r" ?\((?:[^()]*arXiv[^()]*|Raschka[^()]*)\)", "", comment),
         formula(layers),
         " ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers) or "none",
+        deviations(file, layers),
         options(config["attention"]),
         " or ".join(dict.fromkeys(layer.map_kind for layer in layers)).replace("_", "-"),
         " or ".join(dict.fromkeys(layer.growth for layer in layers)),
@@ -203,6 +206,23 @@ def formula_of(kind: type) -> str:
     return match.group().strip(" ,;:") if match else ""
 
 
+DEVIATION = re.compile(r"(?:[Ww]here we differ|Where it differs): (.*)")
+
+
+def deviations(file: Path, layers: list[Attention]) -> list[str]:
+    """Where a variant differs from its source: what its YAML, its class and the options of its slots say, each once."""
+    head = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    texts = [" ".join(line.removeprefix("#").strip() for line in head)]
+    parts = [part for layer in layers for part in layer.modules()]
+    parts += [m.mask for layer in layers for m in layer.modules() if isinstance(m, SoftmaxAttention)]
+    for kind in dict.fromkeys(base for part in parts for base in type(part).__mro__):
+        if kind.__module__.startswith("attnlab."):
+            paragraphs = (vars(kind).get("__doc__") or "").split("\n\n")
+            texts += [" ".join(paragraph.split()) for paragraph in paragraphs]
+    matches = [match for text in dict.fromkeys(texts) if (match := DEVIATION.search(text))]
+    return [match.group(1)[0].upper() + match.group(1)[1:] for match in matches]
+
+
 def options(config: dict[str, object]) -> str:
     """The settings that are the variant's own, with their defaults."""
     own = [f"`{key}={'null' if value is None else value}`" for key, value in config.items() if key not in COMMON]
@@ -257,6 +277,9 @@ def page(all_rows: list[Row]) -> str:
                 held = " / ".join(short(c.state_bytes / r.layers) for c in r.costs)
                 cells = (f"`{r.name}`", r.sentence, r.formula, r.papers, r.options, r.kind, r.growth, flops, held)
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        told = [r for r in all_rows if r.family == name and r.deviations]
+        lines += ["", "Where they differ from their sources:", ""] if told else []
+        lines += [f"- `{r.name}` ({r.papers}): {' '.join(r.deviations)}" for r in told]
     lines += ["", "## Slots", ""]
     for slot in sorted(p for p in (config_dir() / "attention").iterdir() if p.is_dir()):
         names = ", ".join(f"`{file.stem}`" for file in sorted(slot.glob("*.yaml")))

@@ -15,6 +15,7 @@ from attnlab.attention.latent import LatentAttention
 from attnlab.attention.mask import Window
 from attnlab.attention.score import QKNorm, SoftCap
 from attnlab.errors import UsageError
+from attnlab.norm import EPS
 from attnlab.position import ALiBi, RoPE
 
 WIDTH, HEADS, T, CONTEXT = 24, 4, 13, 17
@@ -35,7 +36,7 @@ def tokens() -> Tensor:
 
 
 def rms(x: Tensor, gain: Tensor) -> Tensor:
-    return x / (x.square().mean() + torch.finfo(torch.float64).eps).sqrt() * gain
+    return x / (x.square().mean() + EPS).sqrt() * gain
 
 
 def turned(x: Tensor, place: int) -> Tensor:
@@ -131,6 +132,6 @@ def test_differential_is_the_difference_of_two_maps() -> None:
             scores = q[..., half] @ k[..., half].mT / 6**0.5
             maps.append(scores.masked_fill(future, -torch.inf).softmax(-1))
         o = (maps[0] - share * maps[1]) @ v[..., 12 * h : 12 * h + 12]
-        o = o / (o.square().mean(-1, keepdim=True) + torch.finfo(torch.float64).eps).sqrt()
+        o = o / (o.square().mean(-1, keepdim=True) + EPS).sqrt()
         outs.append(o * layer.norm.weight * (1 - start))
     same(layer(x), torch.cat(outs, -1) @ layer.to_out.weight.T)

@@ -115,7 +115,7 @@ def test_cope_adds_the_interpolated_row_of_the_counted_position(mask: Mask, p_ma
 
     def rule(h: int, i: int, j: int) -> Tensor:
         q = pairs.q[0, h, i]
-        place = min(sum(sigmoid(q @ pairs.k[0, h, m]) for m in range(j, i + 1)), p_max)
+        place = min(sum(sigmoid(q @ pairs.k[0, h, m] * SCALE) for m in range(j, i + 1)), p_max)
         low, high = link.table.weight[floor(place)], link.table.weight[ceil(place)]
         e = low + (place - floor(place)) * (high - low)
         return (q @ pairs.k[0, h, j] + q @ e) * SCALE

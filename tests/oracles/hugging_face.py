@@ -10,7 +10,7 @@ from tests.oracles.case import BATCH, LENGTH, Recording, coarsen, in_double, rec
 from torch import Tensor, nn
 
 VOCAB = 11
-EPS = torch.finfo(torch.float64).eps  # what our norms add in float64
+EPS = torch.finfo(torch.float64).eps  # what our norms add when they are compared
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 16,

@@ -153,7 +153,7 @@ CASES = [
         counting,
         scale=1.0,
         options=("attention/score=[unscaled,cope]", "attention.score.cope.p_max=3"),
-        why="unscaled: it counts by scaled scores and adds unscaled biases; ours counts by q . k and scales the biases",
+        why="unscaled: it adds the biases as they are; ours are scaled as the scores are",
     ),
     x_transformers("gated_headwise", "gated_headwise", {"gate_values": True, "gate_values_headwise": True}, head_gates),
     x_transformers(

@@ -186,9 +186,7 @@ def test_attention_dtype_as_set(
 ) -> None:
     """Where there is nothing to choose, or somebody chose, nothing is measured; what cannot be is refused."""
     if expected is None:
-        with pytest.raises(
-            UsageError, match=rf"^trainer\.attention_dtype \({setting}\) must be auto where"
-        ):
+        with pytest.raises(UsageError, match=rf"^trainer\.attention_dtype \({setting}\) must be auto where"):
             resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path)
     else:
         assert resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path) == expected

@@ -14,10 +14,12 @@ from attnlab.errors import UsageError
 class CoPE(Score):
     """Lets each query decide which tokens count when it measures how far away a key is: sentences, say, or words.
 
-    score_ij = score_ij + scale * q_i . e[p_ij], p_ij = min(p_max, sum_{l=j..i} sigmoid(q_i . k_l)). The p_max + 1 rows
-    of e, shared by all heads, are learned; between two whole positions their products with the query are interpolated.
+    score_ij = score_ij + scale * q_i . e[p_ij], p_ij = min(p_max, sum_{l=j..i} sigmoid(scale * q_i . k_l)). The
+    p_max + 1 rows of e, shared by all heads, are learned; between two whole positions their products with the query
+    are interpolated.
 
-    Source: contextual position encoding (CoPE), arXiv 2405.18719.
+    Source: contextual position encoding (CoPE), arXiv 2405.18719, whose formula has no scale in the gates, and whose
+    code has it. Where we differ: what is added is scaled as the scores are.
     """
 
     order = 30
@@ -45,7 +47,7 @@ class CoPE(Score):
         q, k = pairs.q.to(scores.dtype), pairs.k.to(scores.dtype)
         earlier = (pairs.k_pos <= pairs.q_pos[:, None]) & (pairs.k_pos >= 0)  # hidden tokens in between count, too
         with full_precision(scores.device):
-            gates = (q @ k.mT).sigmoid().masked_fill(~earlier, 0.0)
+            gates = (q @ k.mT * pairs.scale).sigmoid().masked_fill(~earlier, 0.0)
             at_whole = q @ self.table.weight.to(scores.dtype).T * pairs.scale  # (b, h, t, p_max + 1)
         place = gates.flip(-1).cumsum(dim=-1).flip(-1).clamp(max=self.p_max)
         below = place.detach().floor().clamp(max=self.p_max - 1).long()

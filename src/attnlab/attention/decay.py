@@ -69,8 +69,8 @@ class FixedDecay(Decay):
 class SlopeDecay(FixedDecay):
     """Constant rates spread as widely as the slopes of ALiBi: a_h = exp(-2^(-8 h / n)), h = 1 .. n.
 
-    The first heads see a few tokens, the last hundreds. Source: lightning attention, arXiv 2501.08313, which also
-    makes higher layers fade less; here all layers are alike.
+    The first heads see a few tokens, the last hundreds. Source: lightning attention, arXiv 2501.08313. Where we differ:
+    there higher layers fade less; here all are alike.
     """
 
     def rates(self, n_heads: int) -> list[float]:
@@ -81,7 +81,7 @@ class ScalarDecay(Decay):
     """Each token decides how much each head forgets: log a = -exp(A) softplus(w . x + b).
 
     A starts at log of 1 .. 16 over the heads and b so that softplus(b) runs from 0.001 to 0.1, as in Mamba-2
-    (arXiv 2405.21060), which draws them at random; here they are spaced evenly, so that a seed changes nothing.
+    (arXiv 2405.21060). Where we differ: it draws them at random; here they are spaced evenly, the same for all seeds.
     """
 
     def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:

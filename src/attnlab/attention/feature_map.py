@@ -71,7 +71,7 @@ class UnitLength(FeatureMap):
 class SiLUFeatures(FeatureMap):
     """Lets each feature through as far as it is positive: x * sigmoid(x), with weights of either sign.
 
-    Source: lightning attention, arXiv 2501.08313, which treats the values likewise; here only queries and keys.
+    Source: lightning attention, arXiv 2501.08313. Where we differ: they treat the values likewise.
     """
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
@@ -106,7 +106,7 @@ class RandomFeatures(FeatureMap):
     phi(x) = exp(W x - |x|^2 / 2) / sqrt(m), with x divided by d^(1/4), so that phi(q) . phi(k) is exp(q . k / sqrt(d))
     on average. Directions are at right angles in groups of d, as long as Gaussian ones, and always the same ones.
 
-    Source: Performer, arXiv 2009.14794, which draws new directions now and then.
+    Source: Performer, arXiv 2009.14794. Where we differ: they draw new directions now and then.
     """
 
     positive = exponential = True

@@ -26,10 +26,10 @@ class IndexedAttention(MultiHeadAttention):
     Source: DeepSeek Sparse Attention of DeepSeek-V3.2, arXiv 2512.02556. Where we differ: the choice has no gradient,
     and they train the indexer by a divergence from the full map; we add I - I.detach() to the scores, which is zero,
     so that the indexer, and nothing below it, learns what would lower the loss if I were part of the scores of the
-    chosen keys. The indexer reads the tokens rather than a latent, knows no positions, works in float32, and ranks by
-    I without its last digits, so that keys that differ by rounding errors tie; the keys are those of multi-head
-    attention; the whole map is formed and the rest of it masked. Decoded in bfloat16, a near tie may fall otherwise
-    than in float32, which is a jump in the output.
+    chosen keys. The indexer reads the tokens rather than a latent, its key has no LayerNorm, it knows no positions,
+    works in float32, and ranks by I without its last digits, so that keys that differ by rounding errors tie; the keys
+    are those of multi-head attention; the whole map is formed and the rest of it masked. Decoded in bfloat16, a near
+    tie may fall otherwise than in float32, which is a jump in the output.
 
     Decoding keeps the indexer's keys beside the others: each key head's row carries an equal share of them.
     """

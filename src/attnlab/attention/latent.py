@@ -26,7 +26,8 @@ class LatentAttention(SoftmaxAttention):
     decoding keeps (c, rotary key) alone, for q . (W_UK c) = (W_UK^T q) . c and W_UV can wait until after the map.
     `rope_dim` 0 leaves the rotary part out (arXiv 2510.26692).
 
-    Source: DeepSeek-V2, arXiv 2405.04434.
+    Source: DeepSeek-V2, arXiv 2405.04434, which has a norm on the latent, too; without one, as in Raschka's chapter on
+    it, the latent is as large as W_DKV makes it.
     """
 
     def __init__(

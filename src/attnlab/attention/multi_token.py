@@ -19,8 +19,8 @@ class MultiToken(Score):
     a = 0 ... and `keys` keys around j; s is taken as 0 where its key comes after its query or is hidden from query i.
     theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other links.
 
-    Source: key-query convolution of multi-token attention, arXiv 2504.00927; its mixing of heads is
-    attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
+    Source: key-query convolution of multi-token attention, arXiv 2504.00927. Where we differ: its mixing of
+    heads is attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
     """
 
     order = 2

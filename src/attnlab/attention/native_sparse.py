@@ -28,9 +28,9 @@ class NativeSparseAttention(SoftmaxAttention):
 
     Source: NSA, arXiv 2502.11089. Where we differ: the pooling is a weighted mean, not a network, blocks do not
     overlap, and the three branches share keys and values, so that one map over tokens says it all; keys are pooled
-    after positions have turned them; the first block is not always read; blocks are ranked by A_c without its last
-    digits, so that rounding errors choose nothing; the whole map is formed and then masked. In bfloat16 a near tie
-    between blocks may fall otherwise than in float32, which is a jump in the output.
+    after positions have turned them; neither the first block nor the one before the query's own is always read; blocks
+    are ranked by A_c without its last digits, so that rounding errors choose nothing; the whole map is formed and then
+    masked. In bfloat16 a near tie between blocks may fall otherwise than in float32, which is a jump in the output.
     Decoding keeps all keys and values and pools anew.
     """
 

@@ -75,7 +75,7 @@ class Sink(Normalizer):
 class Sigmoid(Normalizer):
     """Each weight on its own, without competition: sigmoid(s_ij - ln n_i), n_i the number of visible keys.
 
-    Source: arXiv 2409.04431, whose bias -ln T would read the length of the input; n_i is causal and starts alike.
+    Source: arXiv 2409.04431. Where we differ: their bias is -ln T, which would read the length of the input.
     """
 
     map_kind = "nonnegative"
@@ -88,7 +88,7 @@ class Sigmoid(Normalizer):
 class ReLU(Normalizer):
     """Negative scores weigh nothing, positive ones in proportion: relu(s_ij) / n_i, n_i the number of visible keys.
 
-    Source: arXiv 2309.08586, with n_i for the sequence length so that it is causal.
+    Source: arXiv 2309.08586. Where we differ: they divide by the length of the sequence, which is not causal.
     """
 
     map_kind = "nonnegative"
@@ -102,7 +102,9 @@ class Softpick(Normalizer):
     """Weights may be exactly 0 and need not sum to one: relu(e^s_j - 1) / (sum |e^s - 1| + eps), eps = 1e-6.
 
     The first token sees one key, whose weight is 1 if its score is above 0 and 0 if it is below: near 0 the rounding
-    of bfloat16 decides. Source: arXiv 2504.20966.
+    of bfloat16 decides.
+
+    Source: arXiv 2504.20966. Where we differ: their code divides by e^max first, and then adds 1e-8.
     """
 
     map_kind = "sub_probability"
@@ -123,7 +125,7 @@ class Cog(Normalizer):
     A key that is the opposite of what the query looks for is read as much as its match, and subtracted. A score near
     zero has the least weight of all, e^0, but not none, and the weight jumps from one sign to the other there.
 
-    Source: cog attention, arXiv 2411.07176, which keeps the softmax in the first and the last layers of its models.
+    Source: cog attention, arXiv 2411.07176. Where we differ: its models keep the softmax in the first and last layers.
     """
 
     jumps = True

@@ -97,7 +97,8 @@ class RWKV7Attention(HeadedAttention):
 
     Source: RWKV-7, arXiv 2503.14456. Where we differ: values of the first layer are not mixed into those of later ones
     (that is attention=value_residual), all low-rank maps meet at `rank` numbers, initial values are spaced evenly and
-    alike in all layers, queries and keys may be turned by a position, and the feed-forward layer is the model's.
+    alike in all layers, queries and keys may be turned by a position, and the feed-forward layer is the model's. The
+    norm of the heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
     """
 
     hooks = frozenset({"rotate"})

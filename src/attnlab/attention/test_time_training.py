@@ -35,7 +35,8 @@ class TTTAttention(HeadedAttention):
     mini-batch all tokens are handled by matrix products (the paper's dual form). The norm makes the gradient depend on
     W and the output on a sum of values in a way that is not linear: there is no map to show.
 
-    Source: arXiv 2407.04620 (TTT-Linear). W_0 starts as the identity; the output's own norm and gate are left out.
+    Source: arXiv 2407.04620 (TTT-Linear). Where we differ: W_0 starts as the identity; the rate of the i-th token of a
+    mini-batch has no factor of 1/i plus a learned number; the output's own norm and gate are left out.
     """
 
     hooks = frozenset({"rotate"})
