@@ -51,7 +51,7 @@ def test_stopped_worker_fails_its_run(tmp_path: Path) -> None:
     """A worker that is stopped and not dead is ended; its run has failed with the reason, and the others are done."""
     prepare(tmp_path)
     words = ["attention=multi_head", "seed=0,1", "hydra.launcher.n_jobs=1", "hydra.launcher.patience=20"]
-    sweep = started(tmp_path, *words, "trainer.val_every=1000", "trainer.checkpoint_every=20", steps=4000)
+    sweep = started(tmp_path, *words, "trainer.val_every=1000", "trainer.checkpoint_every=20", steps=600)
     wait_for(lambda: list(tmp_path.glob("runs/default/*/seed_0/checkpoints/*.ckpt")))
     children = subprocess.run(["pgrep", "-P", str(sweep.pid)], capture_output=True, text=True, check=True).stdout
     os.kill(int(children.split()[0]), signal.SIGSTOP)
