@@ -16,7 +16,7 @@ import pytest
 from tests.limits import HANG
 
 from attnlab.errors import FileFailure, UsageError
-from attnlab.files import check_writable, write_atomically
+from attnlab.files import check_writable, tidy, write_atomically
 
 
 def test_a_file_holds_what_was_written_and_nothing_stands_beside_it(tmp_path: Path) -> None:
@@ -79,6 +79,16 @@ write_atomically(Path(sys.argv[1]), b"new" * 10000, key="paths.runs")
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new", key="paths.runs")
     assert path.read_bytes() == b"new", "what was left behind is in nobody's way"
+
+
+def test_leftovers_are_tidied(tmp_path: Path) -> None:
+    """What a write that was killed left behind goes; nothing else that begins with a dot does."""
+    names = [".metrics.csv.123.0123abcd", ".step_00000001.ckpt.9.deadbeef", ".lock", ".manifest.json", "metrics.csv"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    tidy(tmp_path)
+    tidy(tmp_path / "not there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -17,6 +18,7 @@ from attnlab.errors import FileFailure, UsageError
 from attnlab.signals import uninterrupted
 
 SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
+TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names of files that are being written
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 MOST_BYTES = 2**26  # of a file of text or numbers, unless somebody asks for more
 MOST_YAML_BYTES, MOST_YAML_DEPTH, MOST_YAML_NODES = 2**20, 64, 10_000  # nodes: with every alias written out
@@ -128,6 +130,13 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         flush_folder(path.parent)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what `write_atomically` left in a folder when it was killed; only the owner of the folder may."""
+    for path in folder.glob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -65,11 +65,6 @@ class CheckpointFolder:
             if file.name not in newest:
                 file.unlink(missing_ok=True)
 
-    def tidy(self) -> None:
-        """Remove what a write that was killed left behind; only the owner of the folder may."""
-        for leftover in self.path.glob(".*.ckpt.*"):
-            leftover.unlink(missing_ok=True)
-
     def read(self, name: str) -> bytes:
         """The bytes of a checkpoint, if they are those that were written."""
         entry = self.listed().get(name)

@@ -18,7 +18,17 @@ from attnlab.build import build_model
 from attnlab.code import changed, changes_since, in_a_line, read_code
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import AttnlabError, Diverged, UsageError
-from attnlab.files import CODE, CONFIG, SUMMARY, failures, lacks_lengths, read_summary, write_atomically, write_json
+from attnlab.files import (
+    CODE,
+    CONFIG,
+    SUMMARY,
+    failures,
+    lacks_lengths,
+    read_summary,
+    tidy,
+    write_atomically,
+    write_json,
+)
 from attnlab.machine import rank
 from attnlab.model import GPT
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
@@ -275,7 +285,8 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
     context = config["model"]["context"]
     (folder / SUMMARY).unlink(missing_ok=True)
-    CheckpointFolder(folder / "checkpoints").tidy()
+    for place in (folder, folder / "checkpoints", folder / "maps"):
+        tidy(place)
     write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
     _note_code(prepared, step)
     prepared.tokenizer.save(folder)
