@@ -106,10 +106,10 @@ def foreign_entries(folder: Path, inner: Sequence[str] = ("checkpoints", "maps")
     """
     home = os.path.realpath(folder)
     for place in (folder, *(folder / name for name in inner)):
-        for entry in os.scandir(place) if place.is_dir() else ():
-            outside = entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(home)
+        for entry in place.iterdir() if place.is_dir() else ():
+            outside = entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(home)
             if outside or not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
-                yield Path(entry.path)
+                yield entry
 
 
 def write_atomically(path: Path, data: bytes, *, key: str) -> None:

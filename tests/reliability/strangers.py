@@ -66,12 +66,13 @@ class Outcome(NamedTuple):
         return bool(self.err)
 
 
-def finished_run(folder: Path) -> Path:
-    """Train the run; gives its folder, two levels below that of its experiment."""
+def finished_run(folder: Path, *words: str) -> Path:
+    """Train the run, with further words; gives its folder, two levels below that of its experiment."""
     (folder / "text.txt").write_text("\n".join(f"{i} times {i + 7} is {i * (i + 7)}." for i in range(60)))
-    paths = [f"paths.runs={folder / 'runs'}", f"paths.cache={folder / 'cache'}", f"data.path={folder / 'text.txt'}"]
+    paths = [f"paths.runs={folder / 'runs'}", f"paths.cache={folder / 'cache'}"]
+    given = [*words] or [f"data.path={folder / 'text.txt'}"]
     with contextlib.redirect_stdout(io.StringIO()):
-        run(compose_config([*TINY, *paths]), variant="multi_head")
+        run(compose_config([*TINY, *paths, *given]), variant="multi_head")
     return next((folder / "runs").glob("*/*/seed_0"))
 
 
