@@ -306,3 +306,12 @@ def test_text_never_becomes_html_and_files_stay_short(path: Path) -> None:
     for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):
         assert danger not in text
     assert len(text.splitlines()) <= 300
+
+
+@pytest.mark.parametrize("number", ["\0", "--5", "5-", "٣", "9" * 5000, "1e3", ""])
+def test_what_is_no_number_is_not_there(tmp_path: Path, number: str) -> None:
+    write_run(tmp_path / "a", [record(0, 0)])
+    tab = Tab(tmp_path)
+    for settings in ({"step": number}, {"step": 0, "layer": number}, {"step": 0, "most": number or "x"}):
+        reply = tab.get("/map", **{"run": "a", "sentence": "probe", "layer": 0} | settings)
+        assert reply.code == 404 and "\n" not in reply.json["error"]

@@ -128,7 +128,8 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
         for logger in (table, board) if new else ():
             logger.log_metrics(new, step)
             logger.save()
-    summary["extrapolation"] = {**(summary.get("extrapolation") or {}), **stored(reaches)}
+    known = summary.get("extrapolation")
+    summary["extrapolation"] = {**(known if isinstance(known, dict) else {}), **stored(reaches)}
     write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
     return summary
 
