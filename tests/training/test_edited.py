@@ -54,8 +54,9 @@ def typed(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str
 def train(folder: Path, *words: str, variant: str = "mine") -> subprocess.CompletedProcess[str]:
     given = [*tiny(folder), *words]
     last = {word.partition("=")[0]: word for word in [*given, *WORDS, f"attention={variant}"]}  # a later word replaces
-    start = [str(folder / "attnlab_here" / "train.py"), "--config-dir", "configs", "allow_targets=[my_rules]"]
-    return typed(folder, [*start, *(["-m"] if "-m" in words else []), *(w for w in last.values() if "=" in w)])
+    flags = ["--config-dir", "configs", *(["-m"] if "-m" in words else [])]
+    settings = [word for word in last.values() if "=" in word]
+    return typed(folder, [str(folder / "attnlab_here" / "train.py"), *flags, "allow_targets=[my_rules]", *settings])
 
 
 def summaries(folder: Path, variant: str = "mine") -> dict[str, Any]:
