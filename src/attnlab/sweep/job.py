@@ -17,7 +17,6 @@ from attnlab.training.run import quiet, run
 
 Say = Callable[..., None]
 SECONDS_BETWEEN_WORDS = 0.25
-PROBE_SECONDS = 1.5  # how long training is tried for an estimate
 MOMENTS = 2  # that an optimizer keeps of each parameter, and a checkpoint with it
 KEPT_CHECKPOINTS = 2
 
@@ -31,7 +30,7 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
         model = build_model(config, prepared.tokenizer.n_vocab).eval()
         ids = torch.zeros(1, config["model"]["context"], dtype=torch.long)
     sequences = config["batch_size"] * config["trainer"]["accumulate"] * config["trainer"]["max_steps"]
-    cost = model.cost(config["model"]["context"])
+    cost, flops = model.cost(config["model"]["context"]), count_flops(lambda: model(ids))
     return {
         "fingerprint": prepared.identity.fingerprint,
         "code": prepared.code,
@@ -39,8 +38,8 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         "parameters": model.n_parameters,
-        "forward_flops": count_flops(lambda: model(ids)),
-        "train_flops": 3 * sequences * count_flops(lambda: model(ids)),
+        "forward_flops": flops,
+        "train_flops": 3 * sequences * flops,
         "state_bytes": cost.state_bytes,
         "disk_bytes": KEPT_CHECKPOINTS * (1 + MOMENTS) * 4 * model.n_parameters + _map_bytes(prepared),
     }
@@ -61,7 +60,7 @@ def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
     model = build_model(config, prepared.tokenizer.n_vocab).to(prepared.machine.accelerator)
     optimizer = prepared.recipe.optimizer(model)
     took: list[float] = []
-    forward, end = 0.0, time.perf_counter() + PROBE_SECONDS
+    forward, end = 0.0, time.perf_counter() + content["seconds"]
     while len(took) < 3 or time.perf_counter() < end:
         started = time.perf_counter()
         ids, targets = (

@@ -13,6 +13,7 @@ from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
 from attnlab.training.identity import SEEDS, Identity, earlier
 
+PROBE_SECONDS, PROBES_SECONDS = 1.5, 60.0  # of training that is tried for an estimate: of one kind of run, of all
 MARGIN = 1.5  # how much longer than its bare steps a run takes, for maps, samples and checkpoints
 
 
@@ -142,13 +143,15 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
     return runs, sorted(refusals, key=lambda refusal: order[refusal.words])
 
 
-def ask_all(pool: Pool, kind: str, jobs: Sequence[Job]) -> Iterator[tuple[int, str, Any]]:
+def ask_all(
+    pool: Pool, kind: str, jobs: Sequence[Job], more: Mapping[str, Any] | None = None
+) -> Iterator[tuple[int, str, Any]]:
     """Have the workers answer a question about each job; gives (number of the job, word, answer) as they come."""
     waiting, asked = list(range(len(jobs)))[::-1], 0
     while asked < len(jobs):
         while waiting and pool.free:
             number = waiting.pop()
-            pool.give(number, kind, {"config": jobs[number].config, "variant": jobs[number].variant})
+            pool.give(number, kind, {"config": jobs[number].config, "variant": jobs[number].variant, **(more or {})})
         for event in pool.events(1.0):
             if event.kind != "progress":
                 asked += 1
@@ -156,13 +159,25 @@ def ask_all(pool: Pool, kind: str, jobs: Sequence[Job]) -> Iterator[tuple[int, s
 
 
 def estimate(runs: Sequence[Run], pool: Pool) -> None:
-    """Measure how long the runs that are left will take, each setting once."""
-    firsts = {run.identity.name: run for run in runs if run.status != "finished"}
-    asked = list(firsts.values())
-    for number, kind, content in ask_all(pool, "probe", [run.job for run in asked]):
-        for run in runs:
-            if kind == "done" and run.identity.name == asked[number].identity.name:
-                run.estimate = content["seconds"] * MARGIN
+    """Measure how long the runs that are left will take, those that do the same work once."""
+    alike: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        if run.status != "finished":
+            alike.setdefault(_work(run), []).append(run)
+    asked = list(alike.values())
+    seconds = min(PROBE_SECONDS, PROBES_SECONDS * pool.size / max(1, len(asked)))
+    jobs = [members[0].job for members in asked]
+    for number, kind, content in ask_all(pool, "probe", jobs, {"seconds": seconds}):
+        for run in asked[number] if kind == "done" else ():
+            run.estimate = content["seconds"] * MARGIN
+
+
+def _work(run: Run) -> tuple[Any, ...]:
+    """What decides how long a run takes: the variant and its sizes, but not its rates or seeds."""
+    counted = ("parameters", "forward_flops", "train_flops", "state_bytes")
+    config = run.job.config
+    batches = (config["batch_size"], config["model"]["context"], config["trainer"]["threads"])
+    return (run.identity.variant, *(run.facts[key] for key in counted), *batches, config["trainer"]["precision"])
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
