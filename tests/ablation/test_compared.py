@@ -352,3 +352,16 @@ def test_cost_intervals_hold_the_ratio(tmp_path: Path) -> None:
         speeds(tmp_path / str(i), "multi_head", base)
         speeds(tmp_path / str(i), "slow", base, **changes)  # type: ignore[arg-type]
         assert cost_cells(tmp_path / str(i))["tokens/s"].endswith("(not measured side by side)")
+
+
+def test_one_summary_of_wrong_types_costs_no_report(tmp_path: Path) -> None:
+    """Whatever a field of one run's summary.json holds, the report of the others is made."""
+    write_arm(tmp_path, "multi_head", BASE)
+    extra: dict[str, object] = {"match": {}, "beside": {}, "versions": {}, "typed": {}, "val_sha256": "v"}
+    run = write_arm(tmp_path, "linear", WORSE, summary=extra)[0]
+    good = json.loads((run / "summary.json").read_text())
+    wrong: list[object] = ["x", [], {"a": 1}, -1]
+    for i, key in enumerate(good):
+        (run / "summary.json").write_text(json.dumps({**good, key: wrong[i % len(wrong)]}))
+        assert len(analyse(tmp_path).experiment.runs) == 6
+    assert document(analyse(tmp_path)).sections

@@ -59,7 +59,9 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
         settings = settings_of(config, besides=ELSEWHERE)
-        settings |= {key: summary[name] for name, key in FROM_SUMMARY.items() if summary.get(name) is not None}
+        settings |= {
+            key: summary[name] for name, key in FROM_SUMMARY.items() if isinstance(summary.get(name), str | int)
+        }
         if config.get("resume_from"):
             settings["resume_from"] = config["resume_from"]
         if config:

@@ -90,7 +90,7 @@ def held_equal(report: Report) -> list[Block]:
     """What matching moved, and what it left between a variant and its budget."""
     rows = []
     for c in report.design.contenders:
-        found = next((run.summary["match"] for run in c.runs if isinstance(run.summary.get("match"), dict)), None)
+        found = next((run.summary["match"] for run in c.runs if _is_match(run.summary.get("match"))), None)
         if found is None:
             continue
         moved = ", ".join(f"{key} {_as_typed(old)} to {_as_typed(new)}" for key, (old, new) in found["moved"].items())
@@ -101,6 +101,13 @@ def held_equal(report: Report) -> list[Block]:
         rows.append([c.label, c.place, found["unit"], found["to"], *figures, moved or "nothing", beside])
     columns = ["variant", "setting", "held equal", "to", "budget", "has", "left", "moved", "not matched"]
     return [table(columns, rows, "Counted before training, on the models that were trained")] if rows else []
+
+
+def _is_match(content: object) -> bool:
+    """Whether this is what matching told of a run: it comes from a file."""
+    return isinstance(content, dict) and {"moved", "beside", "budget", "got", "left_percent", "unit", "to"} <= {
+        *content
+    }
 
 
 def _as_typed(value: object) -> str:
