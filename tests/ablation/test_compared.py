@@ -363,5 +363,4 @@ def test_one_summary_of_wrong_types_costs_no_report(tmp_path: Path) -> None:
     wrong: list[object] = ["x", [], {"a": 1}, -1]
     for i, key in enumerate(good):
         (run / "summary.json").write_text(json.dumps({**good, key: wrong[i % len(wrong)]}))
-        assert len(analyse(tmp_path).experiment.runs) == 6
-    assert document(analyse(tmp_path)).sections
+        assert document(analyse(tmp_path)).sections, key
