@@ -248,9 +248,7 @@ def judged(fault: Fault, reference: Path, variants: Sequence[str]) -> str:
         ("lattice", ["tests/contracts/test_lattice.py"]),
         ("oracle", ["tests/oracles/test_oracles.py"]),
     ):
-        if pytest.main(
-            [*words, "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not slow"]
-        ):
+        if pytest.main([*words, *ALONE]):
             return kind
     return f"survived ({changed})"
 
