@@ -61,6 +61,19 @@ def test_settings_of_one_side(tmp_path: Path) -> None:
     assert "differs from the baseline in model.dropout (0.2, not 0), too" in found.remarks
 
 
+def test_same_at_these_sizes(tmp_path: Path) -> None:
+    """Where both sides compute one thing, the verdict is about noise and says so; not where only one is known to."""
+    plain = {"computes": "multi_head"}
+    write_arm(tmp_path, "multi_head", BASE, summary=plain)
+    write_arm(tmp_path, "gqa", WORSE, summary=plain)
+    write_arm(tmp_path, "linear", WORSE, summary={"computes": ["multi_head"]})
+    found = {
+        c.contender.label: "computes what the baseline does at these sizes" in c.remarks
+        for c in analyse(tmp_path).comparisons
+    }
+    assert found == {"gqa": True, "linear": False}
+
+
 def test_equal_settings_in_two_spellings(tmp_path: Path) -> None:
     """0 and 0.0 are one value, so nothing is said to differ."""
     write_arm(tmp_path, "multi_head", BASE, settings={"model.dropout": 0})

@@ -1,12 +1,20 @@
-"""What a plan costs itself: runs that do the same work are tried once, and all trials together have a bound."""
+"""What a plan costs itself: runs that do the same work are tried once, and all trials together have a bound.
+
+And which of its settings are the baseline.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from attnlab.config import compose_config
+from attnlab.sweep.drive import show
+from attnlab.sweep.job import TASKS
 from attnlab.sweep.jobs import Job
-from attnlab.sweep.planned import PROBES_SECONDS, Run, estimate
+from attnlab.sweep.planned import PROBES_SECONDS, Run, compare, estimate
 from attnlab.sweep.pool import Event, Pool
-from attnlab.training.identity import Identity
+from attnlab.training.identity import SEEDS, Identity
 
 
 class OnePool(Pool):
@@ -56,3 +64,31 @@ def test_all_trials_together_have_a_bound() -> None:
     pool = OnePool()
     estimate([run(size, 0.1) for size in range(500)], pool)
     assert sum(each["seconds"] for each in pool.asked) <= PROBES_SECONDS * 1.001
+
+
+class Answering(OnePool):
+    """Answers as a worker does."""
+
+    def events(self, seconds: float) -> Iterator[Event]:
+        while self.waiting:
+            task = self.waiting.pop()
+            yield Event(task, "done", TASKS["same"](self.asked[-1], lambda *_: None))
+
+
+def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each attention is held once against that of the sweep's own baseline, at the same sizes, whatever its rate."""
+    pool, runs = Answering(), []
+    for variant, heads in (("multi_head", 2), ("gqa", 2), ("smollm3", 2), ("softcap", 2), ("gqa", 4), ("mqa", 4)):
+        for rate in (0.1, 0.2):
+            words = ("model=tiny", f"attention={variant}", f"model.n_heads={heads}", f"optimizer.lr={rate}")
+            identity = Identity(variant, 0, {**dict.fromkeys(SEEDS, 0), "words": words}, "0" * 16)
+            runs.append(Run(Job(words, compose_config(words), variant, {}, False), identity, {}, " ".join(words[1:3])))
+    compare(runs, "gqa", pool)
+    assert len(pool.asked) == 4, "three at two heads, one at four"
+    assert {run.label for run in runs if run.same} == {
+        "attention=multi_head model.n_heads=2",
+        "attention=smollm3 model.n_heads=2",
+    }
+    show(runs, [], 1, costs=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "the same: " in line]
+    assert "smollm3 model.n_heads=2 each computes what gqa does at these sizes" in line

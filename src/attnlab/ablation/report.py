@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from attnlab.ablation import preregister
 from attnlab.ablation.board import write_board
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, compare, lower_is_better, noise_floor
-from attnlab.ablation.contenders import Contender, Design, arrange
+from attnlab.ablation.contenders import USUAL_BASELINE, Contender, Design, arrange
 from attnlab.ablation.declared import Term, exploratory, family_term, first_declared, term
 from attnlab.ablation.differences import unequal_conditions, unnamed_differences
 from attnlab.ablation.document import Document, Picture, to_html, to_markdown
@@ -186,6 +186,9 @@ def _told(comparison: Comparison, terms: Sequence[Term]) -> Comparison:
     remarks, marks = list(comparison.remarks), list(comparison.marks)
     if settings := unnamed_differences(comparison.contender, comparison.baseline):
         remarks.append(f"differs from the baseline in {', '.join(settings)}, too")
+    runs = [run for c in (comparison.contender, comparison.baseline) for run in c.finished.values()]
+    if runs and all(run.summary.get("computes") == USUAL_BASELINE for run in runs):
+        remarks.append("computes what the baseline does at these sizes")
     if after := exploratory(terms):
         marks.append(after)
     marks += [each.in_a_line for each in terms if each.forced and each.name == "metric"]

@@ -75,6 +75,9 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     for run in runs:
         for other in run.same_as:
             print(f"  merged: {' '.join(other.words)} is the same run as {' '.join(run.job.words)}")
+    for said in dict.fromkeys(run.same for run in runs if run.same):
+        labels = dict.fromkeys(run.label for run in runs if run.same == said)
+        print(f"  the same: {', '.join(labels)} {'each ' * (len(labels) > 1)}{said}")
     for what, count in Counter(run.anew for run in runs if run.anew).items():
         print(f"  trained anew: {count} runs, of which each {what}; code=any takes what is there")
     refused = Counter((refusal.setting_words, refusal.reason) for refusal in refusals)

@@ -14,6 +14,7 @@ from attnlab.build import build_model
 from attnlab.data.task import Task
 from attnlab.training.prepare import Prepared, prepare
 from attnlab.training.run import quiet, run
+from attnlab.training.sameness import computes_the_same, in_words
 
 Say = Callable[..., None]
 SECONDS_BETWEEN_WORDS = 0.25
@@ -43,6 +44,13 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
         "state_bytes": cost.state_bytes,
         "disk_bytes": KEPT_CHECKPOINTS * (1 + MOMENTS) * 4 * model.n_parameters + _map_bytes(prepared),
     }
+
+
+def same(content: dict[str, Any], say: Say) -> str:
+    """That the attention of a config computes what the baseline's does, in words; nothing if it does not."""
+    quiet()
+    alike = computes_the_same(content["config"], content["base"])
+    return in_words(content["config"], content["baseline"]) if alike else ""
 
 
 def _map_bytes(prepared: Prepared) -> int:
@@ -121,4 +129,4 @@ class Reporter(L.Callback):
             self.say(trainer.global_step, trainer.max_steps, known.get("val/loss"))
 
 
-TASKS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {"plan": plan, "probe": probe, "train": train}
+TASKS: dict[str, Callable[[dict[str, Any], Say], Any]] = {"plan": plan, "same": same, "probe": probe, "train": train}

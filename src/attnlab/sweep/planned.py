@@ -35,6 +35,7 @@ class Run:
     estimate: float | None = None  # seconds, measured by a probe
     not_before: float = 0.0  # another command is at it
     same_as: list[Job] = field(default_factory=list)  # further jobs that come to this run
+    same: str = ""  # in words, that its attention is another than the baseline's but computes the same
     anew: str = ""  # what changed since other code made it, if it is trained anew
 
     @property
@@ -156,6 +157,28 @@ def ask_all(
             if event.kind != "progress":
                 asked += 1
                 yield event.task, event.kind, event.content
+
+
+def compare(runs: Sequence[Run], baseline: str, pool: Pool) -> None:
+    """Find out whose attention computes what the baseline's does, at the same sizes and positions."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_setting(run, "model", "position"), []).append(run)
+    for members in groups.values():
+        bases = [run for run in members if baseline in (run.identity.name, run.identity.variant)]
+        others: dict[str, list[Run]] = {}
+        for run in members:
+            if bases and run.job.config["attention"] != bases[0].job.config["attention"]:
+                others.setdefault(_setting(run, "attention"), []).append(run)
+        asked = list(others.values())
+        more = {"base": bases[0].job.config, "baseline": baseline} if bases else {}
+        for number, kind, content in ask_all(pool, "same", [alike[0].job for alike in asked], more):
+            for run in asked[number] if kind == "done" else ():
+                run.same = content
+
+
+def _setting(run: Run, *keys: str) -> str:
+    return json.dumps([run.job.config[key] for key in keys], sort_keys=True)
 
 
 def estimate(runs: Sequence[Run], pool: Pool) -> None:

@@ -23,9 +23,9 @@ from attnlab.sweep.drive import (
     write_plan,
 )
 from attnlab.sweep.jobs import Composer, Job, Refusal
-from attnlab.sweep.planned import Run, estimate, runs_of
+from attnlab.sweep.planned import Run, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
-from attnlab.sweep.verdict import check, promise, prospects, report
+from attnlab.sweep.verdict import baseline_of, by_experiment, check, promise, prospects, report
 
 OF_THE_SWEEP = ("sweep", "plan", "preregister")  # keys that no job has
 Split = Callable[[list[Any]], list[list[str]]]  # from parsed overrides to the words of every job
@@ -61,6 +61,8 @@ def sweep(
         if (refusals and design is None) or not runs:
             refuse(refusals, [words for words, _ in wanted])
         check(runs)
+        for members in by_experiment(runs).values():
+            compare(members, baseline_of(members), pool)
         fit_to_machine(pool, runs, n_jobs)
         if master.plan:
             estimate(runs, pool)

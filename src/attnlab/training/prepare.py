@@ -25,6 +25,7 @@ from attnlab.training.hardware import (
 from attnlab.training.identity import Identity, identify
 from attnlab.training.matching import Place, matched
 from attnlab.training.optimizer import Recipe
+from attnlab.training.sameness import PLAIN, computes_the_same, plain
 from attnlab.tuned import at_tuned_rate
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
@@ -50,7 +51,7 @@ class Prepared(NamedTuple):
     identity: Identity
     code: Code
     folder: Path
-    fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms
+    fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms, or are on
 
 
 def prepare(config: dict[str, Any], variant: str) -> Prepared:
@@ -99,7 +100,9 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     code = code_of(config, allowed_packages(config))
     identity = identify(config, variant, resolved, code.hash)
     folder = identity.folder(runs, config["experiment_name"])
-    fairness = {key: found for key, found in (("match", match), ("tuned", tuned)) if found}
+    computes = PLAIN if computes_the_same(config, plain(config)) else None
+    terms = (("match", match), ("tuned", tuned), ("computes", computes))
+    fairness = {key: found for key, found in terms if found}
     return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness)
 
 

@@ -52,6 +52,7 @@ from attnlab.training.metrics import Board, Digests, MetricsCSV, damage, digests
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.report import show_settings, to_yaml
+from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
 from attnlab.training.terminal import say
@@ -295,6 +296,9 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         say(match_in_a_line(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
         say(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
+    variant = prepared.identity.variant
+    if (plain := prepared.fairness.get("computes", variant)) != variant:
+        say(f"{variant} {in_words(config, plain)}")
     apart = machine.attention_dtype != machine.precision
     precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
     hardware = f"{device_name(machine.accelerator)}, {precision}, {machine.threads} threads"
