@@ -20,6 +20,7 @@ from attnlab.config import check_targets, compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.position import ALiBi, LearnedEmbedding, RoPE
+from attnlab.training.optimizer import Recipe
 
 VOCAB = 19
 
@@ -210,6 +211,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 SMALL = composed()
+KINDS = SLOTS | {"optimizer": Recipe}
 FOREIGN = [
     *(
         (slot, target)
@@ -256,7 +258,7 @@ def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str
     }
     group = ".".join(slot.split(".")[:2]) if node == "position" else node
     with pytest.raises(UsageError) as error:
-        made(config, group) if group in SLOTS else check_targets(config)
+        made(config, group, KINDS[group]) if group in KINDS else check_targets(config)
     assert str(error.value).startswith(slot) and "\n" not in str(error.value)
     assert own == []
 

@@ -263,8 +263,8 @@ CONSTRUCTIONS = [
     ("+attention.mask.windw=3", "attention.mask: ", "'windw'"),
     ("+optimizer.windw=3", "optimizer.windw (3) is not an option: AdamW has none called 'windw'"),
     ("+attention.layer=3", "attention: ", "multiple values for keyword argument 'layer'"),
-    ("+attention._args_=[1]", "attention._args_ ([1]) is not an option"),
-    ("attention._partial_=false", "attention: ", "argument: 'd_model'"),
+    ("+attention._args_=[1]", "attention._args_[0] (1) is not a setting"),
+    ("attention._partial_=false", "attention needs _partial_: true, so that each layer gets one of its own"),
     ("attention._target_=attnlab.attention.nope.Nope", "there is no module attnlab.attention.nope"),
     ("attention._target_=attnlab.attention.multi_head.MultiHeadAtention", "did you mean 'MultiHeadAttention'?"),
     ("attention._target_=attnlab.attention.base.Attention", "is abstract: name one of its subclasses"),
@@ -302,7 +302,7 @@ FILES = [
     ("data=file data.path=FILES", "is a folder: it must be one text file"),
     ("data=file data.path=FILES/empty.txt", "is empty: it must hold text"),
     ("data=file data.path=FILES/binary.txt", "is not UTF-8 text: byte 0"),
-    ("data=file data.path=FILES/utf16.txt", "is not text: byte ", "UTF-16", "save it as plain UTF-8"),
+    ("data=file data.path=FILES/utf16.txt", "is UTF-16 or UTF-32", "convert the file to UTF-8"),
     ("data=file data.path=FILES/short.txt", "model.context (128) is too long for this data", "must be at most 21;"),
     ("data=file data.path=FILES/letter.txt", "is too small: of its 1 bytes"),
     ("data.sha256=abc data.path=FILES/text.txt", "text.txt) has sha256 ", "but data.sha256 is abc"),
@@ -355,7 +355,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.txt").write_text("A short text, but a text.")
     (folder / "letter.txt").write_text("a")
     (folder / "empty.txt").write_text("")
-    (folder / "binary.txt").write_bytes(bytes(range(255, 128, -1)))
+    (folder / "binary.txt").write_bytes(bytes(range(250, 128, -1)))
     (folder / "utf16.txt").write_bytes("A text in another encoding.".encode("utf-16"))
     (folder / "strange.py").write_text("raise AssertionError('imported')")
     (folder / "brokenpackage.py").write_text("def f(:")

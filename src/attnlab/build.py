@@ -21,7 +21,6 @@ from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.position import Embedding, Position
 from attnlab.rules import Rule, nearest, shown
-from attnlab.training.optimizer import Recipe
 
 Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")
@@ -34,7 +33,6 @@ SLOTS: dict[str, Any] = {  # what each group of the config is; a slot below it i
     "position.inside": Callable[..., Position],
     "data": Source | Task,
     "tokenizer": Vocabulary,
-    "optimizer": Recipe,
 }
 
 
@@ -70,8 +68,10 @@ class _Once(Factory):
     """A class and its settings that are to become one object: what a `_target_` without `_partial_` gives."""
 
 
-def made(config: Config, group: str) -> Any:
+def made(config: Config, group: str, kind: Any = None) -> Any:
     """What a group of the config describes: an object, or a factory if it says `_partial_`.
+
+    `kind` is what it must be, of groups that are not in SLOTS.
 
     Every class is found and held against the slot that it stands in before any of them is constructed.
     """
@@ -84,9 +84,10 @@ def made(config: Config, group: str) -> Any:
             raise UsageError(f"{group} is missing in the config")
         node = node[part]
     check_targets({group: node, "allow_targets": config.get("allow_targets", [])})
-    if group in SLOTS and not (isinstance(node, Mapping) and "_target_" in node):
+    kind = SLOTS.get(group, kind)
+    if kind is not None and not (isinstance(node, Mapping) and "_target_" in node):
         raise UsageError(f"{group} ({shown(node)}) must hold settings with a _target_")
-    return _built(_planned(node, group, SLOTS.get(group, Any), allowed_packages(config)))
+    return _built(_planned(node, group, Any if kind is None else kind, allowed_packages(config)))
 
 
 def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> Any:

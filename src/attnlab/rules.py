@@ -193,8 +193,10 @@ def _unquoted(value: Any, rule: Rule) -> bool:
     if not isinstance(value, str) or rule.kind is str:
         return False
     constants: dict[str, Any] = {"true": True, "false": False, "null": None}
+    if value.lower() in constants:
+        return rule.accepts(constants[value.lower()])
     try:
-        return rule.accepts(constants[value.lower()] if value.lower() in constants else rule.kind(value))
+        return rule.kind is not bool and rule.accepts(rule.kind(value))
     except ValueError:
         return False
 

@@ -52,7 +52,7 @@ RECURRENT = '''"""NAME: a memory of fixed size with a rule of your own for how i
 
 import torch
 from attnlab.attention.base import Heads, full_precision
-from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.recurrent import RecurrentAttention, RecurrentState
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,25 +68,25 @@ class CLASS(RecurrentAttention):
     # `map_kind` follows from the YAML (attention/feature_map, attention/output_norm). Once your rule can give a token
     # a weight below 0 say here: map_kind = "signed".
 
-    def scan(
-        self, heads: Heads, matrix: Float[Tensor, "b h d w"]
-    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d w"]]:
+    def scan(self, heads: Heads, state: RecurrentState) -> tuple[Float[Tensor, "b h t v"], RecurrentState]:
         """Write each token into the memory and read it: training, maps and decoding all come through here.
 
         Must be linear in the values, and go on from the memory it is given. A loop over tokens is slow but plain; the
         rules of attnlab.attention.scan do the same in chunks.
         """
-        work = matrix.dtype  # float32 at least: sums over many tokens need it
+        matrix, work = state.matrix, state.matrix.dtype  # float32 at least: sums over many tokens need it
         with full_precision(matrix.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
-            read = []
+            read = [q[:, :, :0] @ matrix]  # what no tokens read
             for i in range(q.size(2)):
                 # MARKED: writes all tokens from i on, later ones too, so that `causality` is broken. It should read:
                 # now = slice(i, i + 1)
                 now = slice(i, None)
                 matrix = matrix + k[:, :, now].mT @ v[:, :, now]
                 read.append(q[:, :, i : i + 1] @ matrix)
-            return self.output_norm.divide(torch.cat(read, dim=2)).to(heads.v.dtype), matrix
+            o = self.output_norm.divide(torch.cat(read, dim=2)).to(heads.v.dtype)
+            seen = state.seen + q.size(2)
+            return o, RecurrentState(matrix, heads.extra.get("tail"), seen, state.scale)
 '''
 
 PLAIN = '''"""NAME: attention of your own with everything written out, from projections to decoding."""

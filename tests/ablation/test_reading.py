@@ -49,7 +49,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
         lambda run: (run / "summary.json").write_bytes((run.parent / "seed_0" / "summary.json").read_bytes()),
         "summary.json is that of seed 0",
     ),
-    ("a renamed seed", lambda run: run.rename(run.parent / "seed_x"), "seed_x is not seed_<number>"),
+    ("a renamed seed", lambda run: run.rename(run.parent / "seed_x"), "'seed_x' is not seed_<number>"),
 ]
 
 

@@ -106,7 +106,7 @@ BY_HAND: dict[str, ByHand] = {
         params=EVEN,
         forward=lambda t: linear_forward(t) if t > 1 else 2 * EVEN + H * 2 * D * (D + 1),
         decode=lambda t: 2 * EVEN + H * 2 * D * (D + 1),  # reading; the outer product that writes is element-wise
-        state=lambda t: H * D * (D + 1) * FP32,
+        state=lambda t: H * D * (D + 2) * FP32,  # values, their sum, and a log-scale for each row
         pairs=no_pairs,
     ),
     "gated_delta": ByHand(
@@ -177,7 +177,7 @@ def test_measuring_changes_nothing_and_needs_no_numbers(name: str) -> None:
 @pytest.mark.parametrize(("dtype", "bytes_each"), [(torch.float64, 8), (torch.float32, 4), (torch.bfloat16, 2)])
 def test_a_cache_costs_what_its_type_costs_and_a_memory_float32_at_least(dtype: torch.dtype, bytes_each: int) -> None:
     assert shipped("multi_head").layer(0).to(dtype).cost(5).state_bytes == 5 * 2 * C * bytes_each
-    assert shipped("linear").layer(0).to(dtype).cost(5).state_bytes == H * D * (D + 1) * max(4, bytes_each)
+    assert shipped("linear").layer(0).to(dtype).cost(5).state_bytes == H * D * (D + 2) * max(4, bytes_each)
 
 
 def test_the_triangular_solve_of_the_delta_rule_is_counted() -> None:

@@ -105,7 +105,7 @@ ALLOWED = {
     "model": {"attention", "position", "norm", "errors"},
     "data": {"errors", "files"},
     "inspection": {"attention", "model", "build", "rules", "errors", "files"},
-    "ablation": {"inspection", "keys", "rules", "errors", "files"},
+    "ablation": {"inspection", "keys", "rules", "errors", "files", "code", "typed"},
 }
 FORBIDDEN = {
     "contract": {"data", "inspection", "training", "runs", "cli", "commands"},

@@ -178,7 +178,9 @@ def test_the_commit_of_a_checkout_is_named_and_whether_it_was_changed(
     changes: str, dirty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(words: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(words, 0, "a" * 40 + "\n" if "rev-parse" in words else changes + "\n", "")
+        told = {"rev-parse": "a" * 40, "status": changes}
+        answer = next((told[word] for word in words if word in told), "")
+        return subprocess.CompletedProcess(words, int("check-ignore" in words), f"{answer}\n", "")
 
     monkeypatch.setattr(subprocess, "run", git)
     found = environment()

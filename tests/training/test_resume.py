@@ -157,6 +157,7 @@ def test_another_variants_checkpoint_is_refused_by_key(references: dict[str, Pat
     here = folder_of(tmp_path, "sliding_window") / "checkpoints"
     shutil.rmtree(here)
     shutil.copytree(references["multi_head"] / "checkpoints", here)
+    shutil.copy(references["multi_head"] / "metrics.csv", here.parent)
     with pytest.raises(
         UsageError, match=r"belongs to another run.*attention\.mask\._target_ \(.*Window here, .*Causal"
     ):

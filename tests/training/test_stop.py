@@ -33,6 +33,7 @@ def as_before() -> Iterator[None]:
     """Whatever a test does, it cannot end pytest, which gets its own handlers back."""
     before = handlers()
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     yield
     for (number, _), handler in zip(BOTH, before, strict=True):
         signal.signal(number, handler)
@@ -72,6 +73,7 @@ def test_a_second_sigterm_gets_through_to_the_handler_that_was_there() -> None:
 def test_two_signals_end_a_process_that_does_not_listen(number: signal.Signals) -> None:
     script = f"""
 import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 from attnlab.training.stop import stop_wish
 with stop_wish() as wish:
     os.kill(os.getpid(), {number.value})

@@ -158,14 +158,14 @@ def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict
         return {}, {}, [f"{MANIFEST} cannot be read ({_one_line(error)}): which runs were planned is not known"]
     rows = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(rows, list) or len(rows) > MOST_RUNS:
-        return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which were planned is not known"]
+        return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which runs were planned is not known"]
     entries, problems = {}, []
     if not rows:
         problems.append(f"{MANIFEST} lists no runs: {UNPLANNED}")
     for i, row in enumerate(rows):
-        wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) and ("folder" in row or "variant" in row) else "it"
-        if wrong:
-            problems.append(f"{MANIFEST}: entry {i} is not a run ({wrong})")
+        wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) else ""
+        if wrong or not (isinstance(row, dict) and ("folder" in row or "variant" in row)):
+            problems.append(f"{MANIFEST}: entry {i} is not a run{f' ({wrong})' if wrong else ''}")
             continue
         variant, parts = str(row.get("variant")), PurePath(str(row.get("folder") or "")).parts[-2:]
         entries[(parts[0], parts[1]) if len(parts) == 2 else (variant, f"entry_{i}")] = row

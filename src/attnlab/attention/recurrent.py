@@ -139,13 +139,15 @@ class RecurrentAttention(HeadedAttention):
     def scan(self, heads: Heads, state: RecurrentState) -> tuple[Float[Tensor, "b h t v"], RecurrentState]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         matrix, scale = state.matrix, state.scale
+        if not heads.v.size(2):
+            return heads.v, RecurrentState(matrix, heads.extra.get("tail"), state.seen, scale)
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
             decay, beta = (
                 made.to(work) if (made := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
             )
-            if scale is not None and q.size(2):
+            if scale is not None:
                 q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads.extra)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)

@@ -64,7 +64,7 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     config, tuned = at_tuned_rate(config, variant)
     cache = Path(config["paths"]["cache"])
     check_memory(check_construction(config).n_parameters, accelerator)
-    recipe: Recipe = made(config, "optimizer")
+    recipe: Recipe = made(config, "optimizer", Recipe)
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
         raise UsageError(
@@ -78,6 +78,7 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     for name, text in probes(config, tokenizer, splits):
         check_probe(name, text, tokenizer, config["model"]["context"])
     sample_prompt(config, tokenizer, splits)
+    source_hash = _source_hash(Path(config["resume_from"])) if config["resume_from"] else None
     experiment = runs / config["experiment_name"]
     kind = resolve_attention_dtype(trainer["attention_dtype"], precision, accelerator, _sizes(config), experiment)
     config = {**config, "trainer": {**trainer, "attention_dtype": kind}}
@@ -95,8 +96,8 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     }
     if "val_fraction" in config["data"]:
         resolved["data.val_fraction"] = config["data"]["val_fraction"]
-    if config["resume_from"]:
-        resolved["resume_from"] = _source_hash(Path(config["resume_from"]))
+    if source_hash is not None:
+        resolved["resume_from"] = source_hash
     code = code_of(config, allowed_packages(config))
     identity = identify(config, variant, resolved, code.hash)
     folder = identity.folder(runs, config["experiment_name"])

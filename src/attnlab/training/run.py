@@ -203,7 +203,8 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
             if status != "failed" and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
-                write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
+                summary["files"] = digests_of([table, board])
+                write_json(folder / SUMMARY, summary)
     if not trainer.is_global_zero:
         return {}
     tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
