@@ -10,7 +10,7 @@ train: $(VENV)/.run  ## set up, run the main job, say where to look
 	$(BIN)/python train.py $(ARGS)
 
 test: $(VENV)/.dev  ## set up, run the fast tests
-	@echo "the fast tests take about 10 minutes on two cores that have nothing else to do"
+	@echo "the fast tests take about 10 minutes on two cores with nothing else to do"
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.all  ## every test, the long ones too
