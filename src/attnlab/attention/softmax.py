@@ -142,8 +142,8 @@ class SoftmaxAttention(HeadedAttention):
         if heads.q.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
         with torch.no_grad():
-            q, k = (x.square().sum(dim=-1) for x in heads[:2])
-            return bool(q.numel()) and float(q.max() * k.max()) * self.scale**2 > SHARP**2
+            q, k = (torch.linalg.vector_norm(x, dim=-1) for x in heads[:2])
+            return bool(q.numel()) and float(q.max() * k.max()) * self.scale > SHARP
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
         """In `kernel_dtype` where a CPU trains: on most, the kernel's backward is four times slower in bfloat16."""
