@@ -14,7 +14,6 @@ import ast
 import csv
 import hashlib
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import io
 import os

@@ -9,28 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from tests.reliability import SMALL
 
 from attnlab.cli import main
 from attnlab.config import compose_config
 from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
 from attnlab.training.run import run
 
-TINY = (
-    "data=file",
-    "tokenizer=bpe",
-    "model.n_layers=2",
-    "model.n_heads=2",
-    "model.d_model=16",
-    "model.context=16",
-    "batch_size=2",
-    "trainer.max_steps=4",
-    "trainer.val_every=2",
-    "trainer.checkpoint_every=2",
-    "maps.steps=2",
-    "maps.probe=one",
-    "sample.steps=1",
-    "sample.tokens=2",
-)
+TINY = ("data=file", "tokenizer=bpe", "model.n_layers=2", "model.n_heads=2", *SMALL)
 COMMANDS = {
     "generate": ["prompt=1 times", "tokens=4"],
     "maps": ["prompt=1 times"],

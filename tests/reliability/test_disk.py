@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tests.reliability import SMALL
 from tests.reliability.disk import Disk, failing
 from tests.training.launch import folder_of, run_here, write_text
 
@@ -16,20 +17,7 @@ from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.metrics import read_metrics
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)
-TINY = (
-    "model.n_layers=1",
-    "model.d_model=16",
-    "model.context=16",
-    "batch_size=2",
-    "trainer.max_steps=4",
-    "trainer.val_every=2",
-    "trainer.checkpoint_every=2",
-    "maps.steps=2",
-    "maps.probe=one",
-    "sample.steps=1",
-    "sample.tokens=2",
-    "evaluation.lengths=[2]",
-)
+TINY = ("model.n_layers=1", *SMALL, "evaluation.lengths=[2]")
 
 
 def train(folder: Path) -> dict[str, Any]:

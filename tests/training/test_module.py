@@ -196,6 +196,20 @@ def test_what_is_not_finite_stops_the_run_before_the_update(how: str, micro: int
     assert moments and all(map(torch.equal, before.moments, moments))
 
 
+def trained_in_double(
+    module: LanguageModel, batches: list[Any], accumulate: int, folder: Path
+) -> dict[str, torch.Tensor]:
+    """The weights after three updates, whose numbers are logged in a folder."""
+    trainer = trainer_like_a_run(steps=3, accumulate=accumulate, precision="64-true", loggers=[table(folder)])
+    trainer.fit(module, Given(*batches))
+    return weights(module)
+
+
+def assert_equal_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-13)  # double precision
+
+
 @pytest.mark.parametrize("parts", [2, 3])
 def test_accumulated_micro_batches_are_one_large_batch(parts: int, tmp_path: Path) -> None:
     large = [batch(number, size=6) for number in range(3)]
@@ -207,13 +221,8 @@ def test_accumulated_micro_batches_are_one_large_batch(parts: int, tmp_path: Pat
     results = []
     for name, batches, accumulate in (("large", large, 1), ("small", small, parts)):
         module = language_model(recipe=Descent(grad_clip=0.5))
-        trainer = trainer_like_a_run(
-            steps=3, accumulate=accumulate, precision="64-true", loggers=[table(tmp_path / name)]
-        )
-        trainer.fit(module, Given(*batches))
-        results.append(weights(module))
-    for name, tensor in results[0].items():
-        torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=1e-13)  # double precision
+        results.append(trained_in_double(module, batches, accumulate, tmp_path / name))
+    assert_equal_weights(*results)
     for metric in ("train/loss", "optim/grad_norm"):
         expected = [(step, pytest.approx(value, abs=1e-13)) for step, value in rows(tmp_path / "large", metric)]
         assert rows(tmp_path / "small", metric) == expected and len(expected) == 3
@@ -230,13 +239,8 @@ def test_accumulated_rows_count_by_what_they_ask(task: Task, tmp_path: Path) -> 
     for name, batches, accumulate in (("16", whole, 1), ("2x8", halves, 2)):
         torch.manual_seed(0)
         module = language_model(tiny_model(vocab_size=task.n_vocab, context=context), Descent(grad_clip=0.5))
-        trainer = trainer_like_a_run(
-            steps=3, accumulate=accumulate, precision="64-true", loggers=[table(tmp_path / name)]
-        )
-        trainer.fit(module, Given(*batches))
-        results.append(weights(module))
-    for name, tensor in results[0].items():
-        torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=1e-13)  # double precision
+        results.append(trained_in_double(module, batches, accumulate, tmp_path / name))
+    assert_equal_weights(*results)
     for metric in ("train/loss", "optim/grad_norm"):
         expected = [(step, pytest.approx(value, abs=1e-13)) for step, value in rows(tmp_path / "16", metric)]
         assert rows(tmp_path / "2x8", metric) == expected
