@@ -28,13 +28,13 @@ from attnlab.files import CODE, parse_json, read_file
 from attnlab.keys import leaves
 
 # What every run uses besides the classes of its config.
-BUILT = ("position", "attention", "data", "tokenizer", "optimizer")
 STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.opening")
 NOT_FOLLOWED = ("attnlab",)  # its __init__ offers `load`, which no run uses
 LIBRARIES = tuple({f"{Path(path).resolve()}{os.sep}" for path in sysconfig.get_paths().values()})
 INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 NO_MATTER = ("ctx", "kind", "type_comment")  # fields of a syntax tree that follow from others, or do nothing
 MOST_NAMED = 4
+DIGITS = 4  # of the hash in the name of a folder
 
 
 class Code(NamedTuple):
@@ -61,6 +61,11 @@ def code_of(config: Mapping[str, Any], allowed: Sequence[str]) -> Code:
     homes = [name.rpartition(".")[0] for name in names] + [home for name in names if (home := _home(name))]
     modules = _closure([*STEP, *homes], {"attnlab", *allowed})
     return Code({name: modules[name] for name in sorted(modules)})
+
+
+def folder_name(variant: str, asked: str, code: str) -> str:
+    """The folder of all seeds of a configuration by some code, such as multi_head-0123abcd.4567."""
+    return f"{variant}-{asked}.{code[:DIGITS]}"
 
 
 def changed(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:

@@ -108,6 +108,11 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     return {key: stable(key, value) for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
 
 
+def one_spelling(value: Any) -> Any:
+    """1 and 1.0 are the same setting."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def stable(key: str, value: Any) -> Any:
     """A setting by what it means: a class of attnlab by its name alone, in whatever module it stands.
 

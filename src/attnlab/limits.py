@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from attnlab.errors import UsageError
+from attnlab.machine import status_bytes
 
 SECONDS = 60  # of work, measured on the main thread, so that a busy machine does not shorten them
 WAITING = 10  # times as long, if it does no work
@@ -50,17 +50,18 @@ def limited(on: bool) -> Iterator[None]:
 
 def _bound_memory() -> tuple[int, int] | None:
     """Let the process have so much more memory than now, where the system counts it; gives the bounds of before."""
+    used = status_bytes("VmData")
+    if used is None:
+        return None  # no Linux
     try:
-        status = Path("/proc/self/status").read_text()
-        used = int(status.partition("VmData:")[2].split()[0]) << 10
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         stacks = (os.cpu_count() or 1) << 24  # of threads that torch starts later: reserved, hardly used
         wanted = used + MEMORY_BYTES + stacks
         bounds = [bound for bound in (soft, hard, wanted) if bound != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
         return soft, hard
-    except (OSError, ValueError, IndexError):
-        return None  # no Linux
+    except (OSError, ValueError):
+        return None
 
 
 def _watch(done: threading.Event, thread: int) -> None:

@@ -19,6 +19,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def status_bytes(name: str) -> int | None:
+    """A number of bytes that Linux tells of this process, such as VmRSS; None where nobody tells."""
+    try:
+        with open("/proc/self/status", encoding="utf-8") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def wait_politely() -> None:
     """Let threads that wait for others give up their core after microseconds, unless the user has settled that.
 

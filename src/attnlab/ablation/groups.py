@@ -6,7 +6,7 @@ from typing import Any
 
 from attnlab.ablation.rates import RATE
 from attnlab.ablation.reading import Run
-from attnlab.keys import settings_of
+from attnlab.keys import one_spelling, settings_of
 
 ELSEWHERE = ("variant", "seed", "data.path")  # a field of a run, or what stands in a hash of its own
 # What the machine and the files decide, by the keys of summary.json.
@@ -126,8 +126,8 @@ def arms_of(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def spelling(value: Any) -> str:
-    """A value as it is compared: 1 and 1.0 are the same setting."""
-    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    """A value as it is compared."""
+    return repr(one_spelling(value))
 
 
 def changing(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:

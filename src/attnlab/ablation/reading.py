@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float, Int
 
-from attnlab.code import read_code
+from attnlab.code import folder_name, read_code
 from attnlab.errors import UsageError
 from attnlab.files import foreign_entries, parse_json, parse_yaml, read_file
 
@@ -349,9 +349,9 @@ def _check_belongs(summary: Mapping[str, Any], group: str, seed: int) -> None:
     """A folder that was copied or renamed tells of another run."""
     if summary["seed"] != seed:
         raise Damaged(f"{SUMMARY} is that of seed {summary['seed']}")
-    name = f"{summary['variant']}-{summary['hash']}"
-    if "code" in summary:  # in the names of older runs it is not
-        name += f".{str(summary['code'])[:4]}"
+    variant, asked = summary["variant"], summary["hash"]
+    # In the names of older runs the code is not.
+    name = folder_name(variant, asked, str(summary["code"])) if "code" in summary else f"{variant}-{asked}"
     if name != group:
         raise Damaged(f"{SUMMARY} is that of {name}")
 

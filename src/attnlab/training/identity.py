@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.code import Code, changes_since, in_a_line, read_code
+from attnlab.code import Code, changes_since, folder_name, in_a_line, read_code
 from attnlab.files import read_summary
-from attnlab.keys import settings_of, stable
+from attnlab.keys import one_spelling, settings_of, stable
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
-CODE_DIGITS = 4  # of the code's hash in the name of a folder
 SEEDS = ("seed", "streams.data", "streams.init", "streams.noise", "streams.eval")
 
 
@@ -34,8 +33,8 @@ class Identity(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder of all seeds of this configuration by this code, such as multi_head-0123abcd.4567."""
-        return f"{self.variant}-{self.hash8}.{self.code[:CODE_DIGITS]}"
+        """The folder of all seeds of this configuration by this code."""
+        return folder_name(self.variant, self.hash8, self.code)
 
     def folder(self, runs: Path | str, experiment_name: str) -> Path:
         """Where the run lives: runs/<experiment>/<variant>-<hash>.<code>/seed_<n>."""
@@ -44,7 +43,7 @@ class Identity(NamedTuple):
 
 def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any], code: str) -> Identity:
     """The identity of a checked config; `resolved` replaces what the machine and the files decide (see `run`)."""
-    settings = {key: _one_spelling(value) for key, value in settings_of(config, besides=BY_CONTENTS).items()}
+    settings = {key: one_spelling(value) for key, value in settings_of(config, besides=BY_CONTENTS).items()}
     return Identity(variant, config["seed"], settings | dict(resolved), code)
 
 
@@ -86,11 +85,6 @@ def has_ended(folder: Path) -> bool:
 def _standing(folder: Path) -> tuple[bool, float]:
     newest = max((path.stat().st_mtime for path in folder.glob("checkpoints/*.ckpt")), default=0.0)
     return read_summary(folder).get("status") == "finished", newest
-
-
-def _one_spelling(value: Any) -> Any:
-    """1 and 1.0 are the same setting."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

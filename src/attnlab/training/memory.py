@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attnlab.machine import cores
+from attnlab.machine import cores, status_bytes
 
 
 class Meter:
@@ -50,11 +50,7 @@ def held_bytes(accelerator: str) -> int | None:
     """The memory held now, of the kind whose peak is told; None where the system does not tell."""
     if accelerator == "cuda":
         return int(torch.cuda.memory_allocated())
-    try:
-        with open("/proc/self/status", encoding="ascii") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-    except (OSError, StopIteration):
-        return None
+    return status_bytes("VmRSS")
 
 
 def _give_back() -> None:
@@ -97,9 +93,6 @@ def peak_bytes(accelerator: str) -> int:
     """The most memory held at once: what tensors took on a GPU, the whole process on a CPU."""
     if accelerator == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    try:
-        with open("/proc/self/status", encoding="ascii") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = status_bytes("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak is None else peak

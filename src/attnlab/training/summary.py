@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from attnlab.code import DIGITS
 from attnlab.data.task import Task
 from attnlab.keys import without_secrets
 from attnlab.model import GPT
@@ -11,7 +12,6 @@ from attnlab.training.callbacks import Speed
 from attnlab.training.extrapolation import Reach
 from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
-from attnlab.training.identity import CODE_DIGITS
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.memory import Meter, peak_bytes
 from attnlab.training.metrics import read_metrics
@@ -33,7 +33,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     return {
         "attention": prepared.identity.variant,
         "hash": prepared.identity.hash8,
-        "code": prepared.identity.code[:CODE_DIGITS],
+        "code": prepared.identity.code[:DIGITS],
         "seed": config["seed"],
         "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
         "optimizer": _class_name(config["optimizer"]),
