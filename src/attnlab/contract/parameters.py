@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from attnlab.contract.base import BATCH, LONG, LawBroken, Skipped, Subject, gap, ids, perturbed, seeded, tokens
+from attnlab.contract.base import BATCH, CONTEXT, LONG, LawBroken, Skipped, Subject, gap, ids, perturbed, seeded, tokens
 from attnlab.contract.placed import Placed, placed_layers, stack_depth
 
 DEAD = 1e-13  # gradients here are of size 1e-3 to 10, those that are zero but for rounding below 1e-15
 RECENT = 16  # tokens: longer than any short convolution
-FAR = 139  # tokens: the whole context, for what only matters at a distance
+FAR = CONTEXT  # tokens, for what only matters at a distance
 # Of the largest output. bfloat16 keeps 8 bits, so one rounding costs up to 0.004 and a layer has several in a row:
 # softmax layers measure 0.002 to 0.005, gated delta 0.02, whose output norm magnifies the rounding of small outputs.
 HALF = 0.04

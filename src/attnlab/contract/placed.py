@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Shared, State
-from attnlab.contract.base import LONG, SHORT, Subject, perturbed, tokens
+from attnlab.contract.base import CONTEXT, LONG, SHORT, Subject, perturbed, tokens
 
 
 class Placed(nn.Module):
@@ -79,8 +79,15 @@ class Placed(nn.Module):
         return 64
 
     def lengths(self) -> tuple[int, ...]:
-        """The lengths to try, smallest first; the last is past every chunk and, for a window, past its wrap-around."""
-        return (*SHORT, max(LONG, 2 * self.reach() + 3) if self.layer.growth == "window" else LONG)
+        """The lengths to try, smallest first.
+
+        The last is past every chunk and, for a window, past its wrap-around and, where the context allows it, past the
+        length from which its map is computed in blocks: four windows, with their sinks.
+        """
+        if self.layer.growth != "window":
+            return *SHORT, LONG
+        reach = self.reach()
+        return *SHORT, max(LONG, 2 * reach + 3, min(4 * reach + 19, CONTEXT))
 
 
 class _Watched(Shared):
