@@ -265,7 +265,7 @@ class SoftmaxAttention(HeadedAttention):
         return self.mask.visible(q_pos, k_pos) & (k_pos >= 0)
 
     @torch.compiler.disable  # what is kept lies outside the compiled code
-    def _kept(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, "blocks #h t s"]:
+    def _kept(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, " blocks #h t s"]:
         """`_allowed` of a whole sequence, kept for the next one of this length unless the position learns."""
         cuts = blocks.positions(like.device)
         if any(True for _ in self.position.parameters()):
@@ -276,7 +276,7 @@ class SoftmaxAttention(HeadedAttention):
                 self._square = {key: self._allowed(like.dtype, cuts)}  # one entry: training repeats one length
         return self._square[key]
 
-    def _allowed(self, dtype: torch.dtype, cuts: Iterable[tuple[Tensor, Tensor]]) -> Shaped[Tensor, "cuts #h t s"]:
+    def _allowed(self, dtype: torch.dtype, cuts: Iterable[tuple[Tensor, Tensor]]) -> Shaped[Tensor, " cuts #h t s"]:
         """The mask the fused kernel takes for each cut of the map, given as the positions of its queries and keys.
 
         Booleans, or position biases with -inf where nothing is visible.
