@@ -12,12 +12,15 @@ from attnlab.training.terminal import say
 def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
     """`model` compiled for batches of the shape of `ids`, or `model` itself where that cannot be done, which is said.
 
-    Forward and backward pass are tried here, so that nothing fails later; the random streams are left as they were.
+    Forward and backward pass are tried here, so that nothing fails later; the random streams are left as they were. A
+    plain pass comes first: what layers keep for a length (angles, masks) is made outside of the compiled code, which it
+    would cut into pieces.
     """
     say("compiling the model (trainer.compile)")
     network, trained = torch.compile(model, dynamic=False), [p for p in model.parameters() if p.requires_grad]
     try:
         with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
+            model(ids)
             torch.autograd.grad(network(ids).float().sum(), trained, allow_unused=True)
     except Exception as error:  # a compiler that is not there, or cannot do it, raises whatever it likes
         say(f"trainer.compile: it cannot be compiled here, so it trains uncompiled ({_reason(error)})")
