@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.limits import HANG
-from tests.training.launch import folder_of, run_here
+from tests.training.launch import folder_of, run_here, unseal
 
 import attnlab.generation
 import attnlab.runs
@@ -217,6 +217,7 @@ def test_a_damaged_config_is_refused(
         for group, settings in change.items():
             config[group] = {**config[group], **settings} if isinstance(settings, dict) else settings
         change = yaml.safe_dump(config)
+    unseal(folder)
     (folder / "config.yaml").write_text(change)
     assert piece in refusal(capsys, f"run={folder}", "prompt=a")
 
@@ -226,6 +227,7 @@ def test_what_the_file_of_a_run_allows_does_not_count(tmp_path: Path, done: Path
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["attention"]["mask"] = {"_target_": "strange.Boom", "_partial_": True}
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "allow_targets": ["strange"]}))
+    unseal(folder)
     with pytest.raises(UsageError, match=r"attention\.mask\._target_ \(strange\.Boom\) is not allowed"):
         load(folder)
     with pytest.raises(UsageError, match=r"there is no module strange: install it"):

@@ -18,6 +18,7 @@ from attnlab.errors import FileFailure, UsageError
 from attnlab.signals import uninterrupted
 
 SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
+METRICS, MAPS = "metrics.csv", "maps/last.safetensors"
 TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names of files that are being written
 TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 MOST_BYTES = 2**26  # of a file of text or numbers, unless somebody asks for more
@@ -221,15 +222,6 @@ def check_writable(folder: Path, *, key: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run; empty if it has none yet, or a damaged one."""
-    try:
-        content = parse_json(read_file(folder / SUMMARY))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:

@@ -100,7 +100,7 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     dropped = [*NOT_RESULTS, *besides]
     if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
         dropped += ["match", "match_to"]
-    secret = config.get("environment", {})
+    secret = config.get("environment") or {}
     found = [
         (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
         for key, value in leaves({key: value for key, value in config.items() if key != "environment"})

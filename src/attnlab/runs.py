@@ -20,8 +20,9 @@ from attnlab.data.cache import offline
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer
+from attnlab.digests import damage, digests_of_summary, read_summary
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import CODE, CONFIG, foreign_entries, parse_yaml, read_file, read_summary
+from attnlab.files import CODE, CONFIG, SUMMARY, foreign_entries, parse_yaml, read_file
 from attnlab.guard import check_references
 from attnlab.keys import settings_of
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
@@ -79,6 +80,7 @@ def load(
     """
     folder = find_run(run)
     _refuse_foreign(folder)
+    _check_digests(folder)
     config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder, limits=limits)
     path, problems = _newest(folder, limits)
     for problem in problems:
@@ -124,6 +126,15 @@ def _refuse_foreign(folder: Path) -> None:
         raise UsageError(f"run ({folder}) cannot be read: {error.strerror}") from error
     if foreign is not None:
         raise UsageError(f"{foreign} is a device, a pipe or a link that leads out of the run's folder")
+
+
+def _check_digests(folder: Path) -> None:
+    """Refuse a finished run whose config or code.json was changed; a summary that was is said, for it is not used."""
+    summary = read_summary(folder)
+    if not summary and (folder / SUMMARY).exists():
+        print(f"warning: {folder / SUMMARY} is damaged, and {CONFIG} cannot be checked by it", file=sys.stderr)
+    if problem := damage(folder, digests_of_summary(summary), CONFIG, CODE):
+        raise UsageError(f"run ({folder}): {problem}")
 
 
 def _model(folder: Path, config: dict[str, Any], n_vocab: int) -> GPT:

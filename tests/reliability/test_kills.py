@@ -13,7 +13,7 @@ from tests.training.launch import STEPS, folder_of, tiny
 from tests.training.test_resume import assert_identical
 
 from attnlab.config import compose_config
-from attnlab.files import read_summary
+from attnlab.digests import read_summary
 from attnlab.training.run import run
 
 VARIANTS = ("multi_head", "gqa", "sliding_window", "mla", "linear", "gated_delta")

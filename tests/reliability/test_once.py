@@ -10,10 +10,10 @@ from tests.training.launch import folder_of, run_here, write_text
 
 import attnlab.training.extrapolation
 import attnlab.training.run
-from attnlab.ablation.reading import Damaged, _curve
+from attnlab.ablation.reading import read_experiment
 from attnlab.errors import NoUsableCheckpoint, UsageError
-from attnlab.files import read_summary
-from attnlab.training.metrics import FILE_NAME, read_metrics
+from attnlab.files import METRICS
+from attnlab.training.metrics import read_metrics
 
 
 class Killed(BaseException):
@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_in_the_summary(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last validation and the extrapolation come again, and stand there once, as do texts, layout and graph."""
-    for name in ("write_json", "summarise", "write_json"):
+    for name in ("write_summary", "summarise", "write_summary"):
         with monkeypatch.context() as patch:
             patch.setattr(attnlab.training.run, name, dies)
             with pytest.raises(Killed):
@@ -45,7 +45,7 @@ def test_killed_in_the_summary(whole: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(shown) == len(set(shown)) > 30
 
 
-@pytest.mark.parametrize("place", ["write_json", "closing"])
+@pytest.mark.parametrize("place", ["write_summary", "closing"])
 def test_killed_while_lengths_are_added(
     place: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +103,7 @@ def _dies_after_two(module: Any, *_: Any) -> None:
 def test_changed_rows_are_not_continued(how: str, cut_off: Path, tmp_path: Path) -> None:
     """A checkpoint is usable only with the rows before it; else the run is refused, and overwrite=true starts it."""
     shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
-    changed(folder_of(tmp_path) / FILE_NAME, how)
+    changed(folder_of(tmp_path) / METRICS, how)
     with pytest.raises(NoUsableCheckpoint, match=r"step_00000002\.ckpt is whole, but metrics\.csv.*overwrite=true"):
         train(tmp_path)
 
@@ -113,10 +113,9 @@ def test_changed_rows_are_noticed(how: str, whole: Path, tmp_path: Path, capsys:
     """The report, attnlab evaluate and the command of a finished run notice rows that were changed."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     run = folder_of(tmp_path)
-    _curve(run, "val/loss", read_summary(run))
-    changed(run / FILE_NAME, how)
-    with pytest.raises(Damaged, match=r"metrics\.csv"):
-        _curve(run, "val/loss", read_summary(run))
+    changed(run / METRICS, how)
+    (read,) = read_experiment(run.parents[1]).runs
+    assert read.status == "damaged" and read.reason.startswith("metrics.csv ")
     run_here(tmp_path, *TINY, f"data.path={whole}/text.txt")
     assert "warning: metrics.csv" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"metrics\.csv .* nothing is added"):

@@ -13,7 +13,8 @@ from tensorboard.summary.writer import event_file_writer
 from tests.training.fits import language_model, tiny_data, trainer_like_a_run
 
 from attnlab.errors import UsageError
-from attnlab.training.metrics import COLUMNS, FILE_NAME, Board, MetricsCSV, Row, read_metrics
+from attnlab.files import METRICS
+from attnlab.training.metrics import COLUMNS, Board, MetricsCSV, Row, read_metrics
 
 
 def table(folder: Path, *, last: int = 0) -> MetricsCSV:
@@ -69,7 +70,7 @@ def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
     assert "7," not in writer.path.read_text(), "rows wait until they are saved"
     writer.save()
     writer.save()
-    assert writer.path.name == FILE_NAME
+    assert writer.path.name == METRICS
     assert writer.path.read_text().splitlines() == [
         ",".join(COLUMNS),
         "0,train/loss,0.0",
@@ -97,11 +98,11 @@ def test_where_nothing_was_logged_there_are_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"step,metric,value\n1,\xff,1.0\n")
+    (tmp_path / METRICS).write_bytes(b"step,metric,value\n1,\xff,1.0\n")
     with pytest.raises(UsageError, match=r"metrics\.csv cannot be read.*utf-8"):
         read_metrics(tmp_path)
-    (tmp_path / FILE_NAME).unlink()
-    (tmp_path / FILE_NAME).mkdir()
+    (tmp_path / METRICS).unlink()
+    (tmp_path / METRICS).mkdir()
     with pytest.raises(UsageError, match=r"metrics\.csv cannot be read: Is a directory"):
         read_metrics(tmp_path)
 
@@ -147,7 +148,7 @@ def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_al
     writer.log_metrics({"train/loss": 50.0}, 5)
     writer.save()
     assert [(row.step, row.value) for row in read_metrics(own)] == [*((i, float(i)) for i in range(5)), (5, 50.0)]
-    assert (source / FILE_NAME).read_bytes() == before
+    assert (source / METRICS).read_bytes() == before
 
 
 # TensorBoard

@@ -18,7 +18,8 @@ from tests.training.fits import CONTEXT, VOCAB, tiny_model
 
 from attnlab.build import build_model
 from attnlab.config import compose_config
-from attnlab.files import SUMMARY, read_summary, write_json
+from attnlab.digests import read_summary
+from attnlab.files import SUMMARY, write_json
 from attnlab.model import GPT
 from attnlab.training.metrics import Board
 from attnlab.training.report import (

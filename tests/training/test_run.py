@@ -13,7 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
-from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny
+from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny, unseal
 
 import attnlab
 from attnlab.code import Code
@@ -156,6 +156,7 @@ def as_by_other_code(done: Path, to: Path) -> Path:
     write_json(folder / "code.json", {**record, "hash": code.hash})
     summary = json.loads((folder / "summary.json").read_text())
     write_json(folder / "summary.json", {**summary, "code": code.hash})
+    unseal(folder)
     other = folder.parent.with_name(f"{folder.parent.name.partition('.')[0]}.{code.hash[:4]}")
     folder.parent.rename(other)
     return other / folder.name

@@ -58,7 +58,7 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     for folder, members in ((folder, part) for folder, whole in found.items() for part in _by_code(whole)):
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
-        settings = settings_of(config, besides=ELSEWHERE)
+        settings = {key: _value(value) for key, value in settings_of(config, besides=ELSEWHERE).items()}
         settings |= {
             key: summary[name] for name, key in FROM_SUMMARY.items() if isinstance(summary.get(name), str | int)
         }
@@ -74,6 +74,11 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     _name_validation_texts(groups)
     _set_code(groups)
     return groups
+
+
+def _value(value: Any) -> Any:
+    """A setting as one of a set; an empty list or mapping is a leaf, too."""
+    return str(value) if isinstance(value, list | dict) else value
 
 
 def _name_validation_texts(groups: Sequence[Group]) -> None:

@@ -11,7 +11,9 @@ from PIL import Image
 from attnlab.ablation import svg
 from attnlab.ablation.contenders import Contender
 from attnlab.ablation.document import Picture
+from attnlab.digests import damage, digests_of_summary
 from attnlab.errors import UsageError
+from attnlab.files import MAPS
 from attnlab.inspection.colours import NEVER_READ, palette, scale_for
 from attnlab.inspection.figures import SPACE, printable, to_png
 from attnlab.inspection.metrics import shares
@@ -35,8 +37,11 @@ def mean_maps(contender: Contender) -> MeanMaps | None:
     """The mean map of every layer of a variant on the probe sentence; None if none of its runs has one."""
     found, problems = [], []
     for run in list(contender.finished.values())[:MOST_SEEDS]:
+        if problem := damage(run.path, digests_of_summary(run.summary), MAPS):
+            problems.append(f"{run.name}: {problem}")
+            continue
         try:
-            sentences = load_maps(run.path / "maps" / "last.safetensors").sentences
+            sentences = load_maps(run.path / MAPS).sentences
         except (UsageError, ValueError, KeyError) as error:
             problems.append(f"{run.name}: {error}")
             continue

@@ -6,7 +6,6 @@ failed | diverged | refused, "reason", "log"}. It says what was planned; what be
 """
 
 import fcntl
-import hashlib
 import math
 import os
 import re
@@ -20,10 +19,11 @@ import yaml
 from jaxtyping import Float, Int
 
 from attnlab.code import folder_name, read_code
+from attnlab.digests import damage_of_run, digests_of_summary, is_sealed
 from attnlab.errors import UsageError
-from attnlab.files import foreign_entries, parse_json, parse_yaml, read_file
+from attnlab.files import CONFIG, METRICS, SUMMARY, foreign_entries, parse_json, parse_yaml, read_file
 
-CONFIG, SUMMARY, METRICS, MANIFEST, LOCK = "config.yaml", "summary.json", "metrics.csv", "manifest.json", ".lock"
+MANIFEST, LOCK = "manifest.json", ".lock"
 HEADER = "step,metric,value"
 UNPLANNED = "what is counted is what was found, not what was planned"
 # Every run is one of these; all but the first are no numbers, and are shown.
@@ -35,8 +35,9 @@ MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that
 MOST_NUMBER = 10**18
 NUMBER = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{1,400})?(?:e[+-]?[0-9]{1,3})?|inf|nan)")  # as repr writes them
 STEP = re.compile("[0-9]{1,15}")
-# What the values of the files are, where the report goes by them; the rest is shown, if at all, as text.
+# What the values of the files are, by dotted key, where the report goes by them; the rest is shown, if at all, as text.
 NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
+TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
 OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
     **dict.fromkeys(("seed", "step"), (int,)),
@@ -47,7 +48,14 @@ OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
     **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
 }
-OF_CONFIG = dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS)
+OF_CONFIG: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
+    **dict.fromkeys(("report", "environment"), SETTINGS),
+    **dict.fromkeys(("match", "match_to", "tuned", "resume_from"), NAMES),
+    **{f"report.{key}": kind for key, kind in TERMS.items()},
+    "report.looks": (int,),
+    "optimizer.lr": NUMBERS,
+}
 OF_ENTRY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),
     "overrides": (list, str),
@@ -55,9 +63,9 @@ OF_ENTRY: dict[str, tuple[type, ...]] = {
     "seed": (int,),
 }
 OF_MANIFEST: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("experiment", "command", "baseline", "match", "metric"), NAMES),
-    **dict.fromkeys(("alpha", "margin"), NUMBERS),
-    "design": SETTINGS,
+    **dict.fromkeys(("experiment", "command", "match"), NAMES),
+    **dict.fromkeys(("design", "first"), SETTINGS),
+    **{f"{above}{key}": kind for above in ("", "design.", "first.") for key, kind in TERMS.items()},
 }
 
 
@@ -135,6 +143,9 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
         raise UsageError(
             f"experiment ({folder}) holds no runs: it must hold folders such as NAME/seed_0{_hint(folder)}"
         )
+    unchecked = sum(run.status == "finished" and not is_sealed(run.summary) for run in runs)
+    if unchecked:
+        problems.append(f"{unchecked} runs are from before {SUMMARY} held digests of all files: they are not checked")
     return Experiment(folder, metric, runs, declared, problems, is_planned)
 
 
@@ -172,7 +183,7 @@ def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict
     declared = {key: value for key, value in content.items() if key != "runs"} if isinstance(content, dict) else {}
     while wrong := _misfit(declared, OF_MANIFEST):
         problems.append(f"{MANIFEST}: {wrong}, and is not believed")
-        del declared[wrong.partition(" ")[0]]
+        del declared[wrong.partition(" ")[0].partition(".")[0]]
     if len(problems) > MOST_PROBLEMS:
         problems = [*problems[:MOST_PROBLEMS], f"{MANIFEST}: and {len(problems) - MOST_PROBLEMS} further problems"]
     return entries, declared, problems
@@ -181,7 +192,9 @@ def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict
 def _misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> str:
     """Which key holds something else than it should; null may stand anywhere, true and false are no numbers."""
     for key, kind in kinds.items():
-        value = content.get(key)
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
         strange = isinstance(value, str) and not _printable(value)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or strange):
             return f"{key} is {str(value)[:40]!r}"
@@ -206,9 +219,11 @@ def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], en
             raise Damaged("not a folder")
         if (foreign := path if path.is_symlink() else next(foreign_entries(path), None)) is not None:
             raise Damaged(f"{foreign.name} is a device, a pipe or a link that leads out of the folder")
+        summary = _summary(path)
+        if summary is not None and (problem := damage_of_run(path, summary)):
+            raise Damaged(problem)
         config = _config(path, configs)
         run = _with(run, config=config, code=_code(path))
-        summary = _summary(path)
         if summary is None:
             return _without_summary(run, entry)
         _check_belongs(summary, group, seed)
@@ -361,15 +376,9 @@ def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
     text = _text(path / METRICS)
     if not text:
         raise Damaged(f"no {METRICS}")
-    if "files" in summary:
-        try:
-            size, sha256 = (summary["files"][METRICS][key] for key in ("size", "sha256"))
-            data = text.encode()[:size]  # a command that was killed may have left more, which does not count
-        except (TypeError, KeyError) as error:
-            raise Damaged(f"{SUMMARY} has no digest of {METRICS}") from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise Damaged(f"{METRICS} was changed after it was written (its SHA-256 differs)")
-        text = data.decode(errors="replace")
+    if METRICS in (digests := digests_of_summary(summary)):
+        size = digests[METRICS]["size"]  # a command that was killed may have left more, which does not count
+        text = text.encode()[:size].decode(errors="replace")
     lines = text[: text.rfind("\n")].split("\n")
     if lines[0] != HEADER:
         raise Damaged(f"{METRICS} does not begin with {HEADER}")

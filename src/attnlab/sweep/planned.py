@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.ablation.manifest import Entry
-from attnlab.files import lacks_lengths, read_summary
+from attnlab.digests import read_summary
+from attnlab.files import lacks_lengths
 from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
 from attnlab.training.identity import SEEDS, Identity, earlier

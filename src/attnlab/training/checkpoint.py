@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from attnlab.digests import Digests, damage, digest, digests_in
 from attnlab.errors import AttnlabError, NoUsableCheckpoint, UsageError
-from attnlab.files import parse_json, read_file, write_atomically
-from attnlab.training.metrics import Digests, damage, digests_in
+from attnlab.files import METRICS, parse_json, read_file, write_atomically
 
 MANIFEST = "manifest.json"
 KEEP = 2  # the newest may be the one that a dying disk spoiled
@@ -56,7 +56,7 @@ class CheckpointFolder:
     def write(self, name: str, step: int, data: bytes, beside: Digests = {}) -> None:  # noqa: B006
         """Keep a checkpoint, list it, and drop those that are older than the newest two."""
         write_atomically(self.path / name, data, key="paths.runs")
-        entry = {"step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "beside": dict(beside)}
+        entry = {"step": step, **digest(data), "beside": dict(beside)}
         files = self.listed() | {name: entry}
         newest = sorted(files, key=lambda n: files[n]["step"])[-KEEP:]
         manifest = {"files": {n: files[n] for n in newest}}
@@ -90,7 +90,7 @@ class CheckpointFolder:
         for name in sorted(files, key=lambda n: files[n]["step"], reverse=True):
             try:
                 self.read(name)
-                if with_rows and (problem := damage(self.path.parent, files[name]["beside"])):
+                if with_rows and (problem := damage(self.path.parent, files[name]["beside"], METRICS)):
                     raise Unusable(f"{name} is whole, but {problem}")
                 return self.path / name, problems
             except Unusable as unusable:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attnlab.attention.base import evaluating
 from attnlab.data.material import IGNORED, Material
+from attnlab.digests import damage_of_run, digests_of_summary, read_summary, write_summary
 from attnlab.errors import UsageError
-from attnlab.files import SUMMARY, read_summary, write_json
+from attnlab.files import SUMMARY
 from attnlab.model import GPT
-from attnlab.training.metrics import Board, MetricsCSV, damage, digests_of, digests_of_summary, read_metrics, trim
+from attnlab.training.metrics import Board, MetricsCSV, digests_of, read_metrics, trim
 from attnlab.training.scoring import by_row, error_of, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
@@ -117,7 +118,10 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
     """
     summary = read_summary(folder)
     digests, table = digests_of_summary(summary), MetricsCSV(folder)
-    if problem := damage(folder, digests):
+    problem = damage_of_run(folder, summary)
+    if not summary and (folder / SUMMARY).exists():
+        problem = f"{SUMMARY} is damaged"
+    if problem:
         raise UsageError(f"{folder}: {problem}, so nothing is added to it; overwrite=true trains it again")
     if digests:
         trim(folder, digests)
@@ -130,7 +134,7 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
             logger.save()
     known = summary.get("extrapolation")
     summary["extrapolation"] = {**(known if isinstance(known, dict) else {}), **stored(reaches)}
-    write_json(folder / SUMMARY, {**summary, "files": digests_of([table, board])})
+    write_summary(folder, summary, {**digests, **digests_of([table, board])})
     return summary
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.code import Code, changes_since, folder_name, in_a_line, read_code
-from attnlab.files import read_summary
+from attnlab.digests import read_summary
 from attnlab.keys import one_spelling, settings_of, stable
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed

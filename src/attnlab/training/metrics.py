@@ -19,10 +19,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from attnlab.digests import Digests
 from attnlab.errors import UsageError
-from attnlab.files import named, write_atomically
+from attnlab.files import METRICS, named, write_atomically
 
-FILE_NAME = "metrics.csv"
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 COLUMNS = ("step", "metric", "value")
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 def read_metrics(run: Path | str) -> list[Row]:
     """The rows of a run, in the order they were written; a last line that was cut off by a crash is left out."""
-    path = Path(run) / FILE_NAME
+    path = Path(run) / METRICS
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -51,44 +51,6 @@ def _rows(text: str) -> Iterator[Row]:
     for fields in csv.reader(io.StringIO(text)):
         if len(fields) == len(COLUMNS) and fields[0].isdigit():
             yield Row(int(fields[0]), fields[1], float(fields[2]))
-
-
-Digests = Mapping[str, Mapping[str, Any]]  # of files that only grow: {name: {"size", and of metrics.csv "sha256"}}
-
-
-def digests_in(content: Any) -> dict[str, dict[str, Any]]:
-    """The digests that a JSON file holds; a ValueError, KeyError, TypeError or AttributeError if they are none."""
-    return {
-        str(name): {"size": int(digest["size"]), "sha256": str(digest.get("sha256", ""))}
-        for name, digest in (content or {}).items()
-    }
-
-
-def digests_of_summary(summary: Mapping[str, Any]) -> Digests:
-    """Those that a finished run left; none if an older attnlab kept none, or the summary is damaged there."""
-    try:
-        return digests_in(summary.get("files"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def damage(folder: Path, digests: Digests) -> str | None:
-    """Why metrics.csv does not begin with what it held when the digests were taken; None if it does, or none are known.
-
-    What stands behind was written by a command that was killed, and does not count.
-    """
-    digest = digests.get(FILE_NAME)
-    if digest is None:
-        return None
-    try:
-        data = (folder / FILE_NAME).read_bytes()
-    except OSError as error:
-        return f"{FILE_NAME} cannot be read ({error.strerror})"
-    if len(data) < digest["size"]:
-        return f"{FILE_NAME} has {len(data)} bytes instead of {digest['size']}"
-    if hashlib.sha256(data[: digest["size"]]).hexdigest() != digest["sha256"]:
-        return f"{FILE_NAME} was changed after it was written (its SHA-256 differs)"
-    return None
 
 
 def trim(folder: Path, digests: Digests) -> None:
@@ -122,7 +84,7 @@ class MetricsCSV(Logger):
     @property
     def path(self) -> Path:
         """The file."""
-        return self.folder / FILE_NAME
+        return self.folder / METRICS
 
     @rank_zero_only
     def resume_at(self, step: int | None, source: Path | None = None, digests: Digests | None = None) -> None:
@@ -131,8 +93,8 @@ class MetricsCSV(Logger):
         With `digests`, taken at that step, the rows are those that stood there then.
         """
         self._known = set()
-        if digests and FILE_NAME in digests:
-            data = ((source or self.folder) / FILE_NAME).read_bytes()[: digests[FILE_NAME]["size"]]
+        if digests and METRICS in digests:
+            data = ((source or self.folder) / METRICS).read_bytes()[: digests[METRICS]["size"]]
         else:
             kept = [] if step is None else [row for row in read_metrics(source or self.folder) if row.step <= step]
             # What was written at this very step may come again, from hooks that run at the start and at the end.
@@ -164,7 +126,7 @@ class MetricsCSV(Logger):
 
     def digests(self) -> dict[str, dict[str, Any]]:
         """What the file holds now, by size and SHA-256."""
-        return {FILE_NAME: {"size": self._size, "sha256": self._sha256.hexdigest()}}
+        return {METRICS: {"size": self._size, "sha256": self._sha256.hexdigest()}}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -10,8 +10,9 @@ from attnlab.config import allowed_packages
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.digests import read_summary
 from attnlab.errors import UsageError
-from attnlab.files import SUMMARY, check_writable, read_summary
+from attnlab.files import SUMMARY, check_writable
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (

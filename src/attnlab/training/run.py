@@ -17,6 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from attnlab.build import build_model
 from attnlab.code import changed, changes_since, in_a_line, read_code
 from attnlab.data.datamodule import TextDataModule
+from attnlab.digests import Digests, damage_of_run, read_summary, write_summary
 from attnlab.errors import AttnlabError, Diverged, UsageError
 from attnlab.files import (
     CODE,
@@ -24,7 +25,6 @@ from attnlab.files import (
     SUMMARY,
     failures,
     lacks_lengths,
-    read_summary,
     tidy,
     write_atomically,
     write_json,
@@ -48,7 +48,7 @@ from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.memory import Meter, alone
-from attnlab.training.metrics import Board, Digests, MetricsCSV, damage, digests_of, digests_of_summary, trim
+from attnlab.training.metrics import Board, MetricsCSV, digests_of, trim
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.report import show_settings, to_yaml
@@ -101,7 +101,7 @@ def run(
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a run that is finished, and to add to it."""
     say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
-    if problem := damage(prepared.folder, digests_of_summary(done)):
+    if problem := damage_of_run(prepared.folder, done):
         say(f"warning: {problem}")
     if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
         done = _add_lengths(prepared, done)
@@ -203,8 +203,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
             if status != "failed" and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
-                summary["files"] = digests_of([table, board])
-                write_json(folder / SUMMARY, summary)
+                write_summary(folder, summary, digests_of([table, board]))
     if not trainer.is_global_zero:
         return {}
     tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
