@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attnlab.ablation import grid
-from attnlab.ablation.charts import rates as picture
+from attnlab.ablation import lr_tuning
+from attnlab.ablation.charts import lr_curves
 from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.document import table
-from attnlab.ablation.grid import Arm
-from attnlab.ablation.rates import FEWEST_RATES
+from attnlab.ablation.format import number
+from attnlab.ablation.lr_curve import FEWEST_RATES
+from attnlab.ablation.lr_tuning import TunedVariant
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.terminal import draw
-from attnlab.ablation.words import number
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import write_atomically
 from attnlab.rules import MOST_SEED, whole_numbers
@@ -40,19 +40,19 @@ def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, over
     if overrides or rates:
         _check(wanted, overrides)
         _sweep(folder, wanted, chosen, overrides)
-    found, arms = _read(folder, metric, lower)
+    found, entries = _read(folder, metric, lower)
     for _ in range(extend if overrides or rates else 0):
-        more = grid.beyond(arms, grid.spacing(wanted))
+        more = lr_tuning.extend_grid(entries, lr_tuning.spacing(wanted))
         if not more:
             break
-        ends = {arm.variant: arm.rates.best for arm in arms if arm.rates.edge}
+        ends = {entry.variant: entry.lr_curve.best for entry in entries if entry.lr_curve.edge}
         print(
             f"the best rate lies at the edge of the grid for {', '.join(f'{v} ({r:g})' for v, r in ends.items())}: "
             f"adding {', '.join(f'{rate:g}' for rate in more)} for all"
         )
         _sweep(folder, more, chosen, overrides)
-        found, arms = _read(folder, metric, lower)
-    _tell(found, arms)
+        found, entries = _read(folder, metric, lower)
+    _tell(found, entries)
 
 
 def numbers(text: str) -> list[float]:
@@ -93,45 +93,45 @@ def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides
         raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
 
 
-def _read(folder: Path, metric: str, lower: bool) -> tuple[Experiment, list[Arm]]:
+def _read(folder: Path, metric: str, lower: bool) -> tuple[Experiment, list[TunedVariant]]:
     experiment = read_experiment(folder, metric)
-    return experiment, grid.read_arms(experiment, lower, ALPHA)
+    return experiment, lr_tuning.read_tuning(experiment, lower, ALPHA)
 
 
-def _tell(experiment: Experiment, arms: Sequence[Arm]) -> None:
-    rates = sorted({point.rate for arm in arms for point in arm.rates.points})
+def _tell(experiment: Experiment, entries: Sequence[TunedVariant]) -> None:
+    rates = sorted({point.rate for entry in entries for point in entry.lr_curve.points})
     rows = []
-    for arm in arms:
-        at = {p.rate: "diverged" if p.diverged else number(p.mean) for p in arm.rates.points}
-        r = arm.rates
+    for entry in entries:
+        at = {p.rate: "diverged" if p.diverged else number(p.mean) for p in entry.lr_curve.points}
+        r = entry.lr_curve
         cells = [
             *(at.get(rate, "") for rate in rates),
             f"{r.best:g}",
             "none" if r.fitted is None else f"{r.fitted:.3g}",
         ]
-        rows.append([_label(arm), *cells, f"{r.proposal:g}", number(r.sensitivity)])
+        rows.append([_label(entry), *cells, f"{r.proposal:g}", number(r.sensitivity)])
     columns = ["variant", *(f"{rate:g}" for rate in rates), "best", "parabola", "lr", "sensitivity"]
-    print(
-        f"{experiment.metric} at each learning rate, mean over seeds {', '.join(map(str, arms[0].rates.tuning_seeds))}"
-    )
+    seeds = ", ".join(map(str, entries[0].lr_curve.tuning_seeds))
+    print(f"{experiment.metric} at each learning rate, mean over seeds {seeds}")
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_A_COLUMN * len(columns))
     draw(table(columns, rows), console)
     edges = False
-    for arm in arms:
-        for remark in arm.rates.remarks:
-            print(f"- {_label(arm)}: {remark}")
-        edges = edges or bool(arm.rates.edge)
+    for entry in entries:
+        for remark in entry.lr_curve.remarks:
+            print(f"- {_label(entry)}: {remark}")
+        edges = edges or bool(entry.lr_curve.edge)
     if edges:
-        more = grid.beyond(arms, grid.spacing(rates))
+        more = lr_tuning.extend_grid(entries, lr_tuning.spacing(rates))
         print(f"- to widen the grid, run it at optimizer.lr={','.join(f'{rate:g}' for rate in more)}, too")
-    if drawing := picture([(_label(arm), arm.rates) for arm in arms], experiment.metric):
+    if drawing := lr_curves([(_label(entry), entry.lr_curve) for entry in entries], experiment.metric):
         path = experiment.folder / "learning_rates.svg"
         write_atomically(path, drawing.svg.encode(), key="experiment")
         print(f"wrote {path}")
-    print(f"wrote {grid.write(experiment, arms)}; final runs take it with tuned={experiment.folder} and other seeds")
+    path = lr_tuning.write(experiment, entries)
+    print(f"wrote {path}; final runs take it with tuned={experiment.folder} and other seeds")
 
 
-def _label(arm: Arm) -> str:
-    return " ".join([arm.variant, *(f"{key}={value}" for key, value in arm.apart.items())])
+def _label(entry: TunedVariant) -> str:
+    return " ".join([entry.variant, *(f"{key}={value}" for key, value in entry.apart.items())])

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tests.ablation.folders import CODE, write_arm, write_run
 
-from attnlab.ablation.grid import read_arms
+from attnlab.ablation.content import notes
+from attnlab.ablation.lr_tuning import read_tuning
 from attnlab.ablation.reading import read_experiment
 from attnlab.ablation.report import Options, Report, analyse
-from attnlab.ablation.sections import notes
 
 NEW = CODE | {"attnlab.model": "2" * 16}
 LINEAR = {"attnlab.attention.linear": "3" * 16}
@@ -21,8 +21,8 @@ def said(report: Report) -> str:
 
 
 def arms(report: Report) -> dict[str, list[int]]:
-    """The seeds of every contender, by its label and its block."""
-    return {f"{c.label} {c.place}".strip(): sorted(c.finished) for c in report.design.contenders}
+    """The seeds of every arm, by its label and its block."""
+    return {f"{c.label} {c.setting}".strip(): sorted(c.finished) for c in report.design.arms}
 
 
 def test_one_code_is_not_mentioned(tmp_path: Path) -> None:
@@ -35,14 +35,14 @@ def test_one_code_is_not_mentioned(tmp_path: Path) -> None:
 
 
 def test_no_mean_across_codes(tmp_path: Path) -> None:
-    """Seeds of two codes are two contenders, each held against the baseline of its own code."""
+    """Seeds of two codes are two arms, each held against the baseline of its own code."""
     for code, finals in ((CODE, [3.0, 3.1]), (NEW, [3.2, 3.3, 3.4])):
         write_arm(tmp_path / "e", "multi_head", finals, code=code)
         write_arm(tmp_path / "e", "linear", [final - 0.1 for final in finals], code=code | LINEAR)
     report = analyse(tmp_path / "e")
     assert sorted(arms(report).values()) == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
     assert [(c.n, c.baseline.settings["code.attnlab.model"]) for c in report.comparisons] == [
-        (c.n, c.contender.settings["code.attnlab.model"]) for c in report.comparisons
+        (c.n, c.arm.settings["code.attnlab.model"]) for c in report.comparisons
     ]
     assert "multi_head was trained by 2 codes (changed: attnlab.model): not averaged (code=any does)" in said(report)
 
@@ -125,6 +125,6 @@ def test_tuning_goes_by_the_latest_code(tmp_path: Path) -> None:
             loss = 3 + abs(rate - best) * 100
             settings, summary = {"optimizer.lr": rate}, {"started": f"{started}T00:00:00+00:00"}
             write_run(tmp_path / "e", "multi_head", 100, loss, code=code, settings=settings, summary=summary)
-    (arm,) = read_arms(read_experiment(tmp_path / "e"), True, 0.05)
-    assert arm.rates.best == 4e-3 and arm.apart == {}
-    assert "what other code made before is left out" in arm.rates.remarks
+    (entry,) = read_tuning(read_experiment(tmp_path / "e"), True, 0.05)
+    assert entry.lr_curve.best == 4e-3 and entry.apart == {}
+    assert "what other code made before is left out" in entry.lr_curve.remarks

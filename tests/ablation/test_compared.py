@@ -12,10 +12,10 @@ import pytest
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation import preregister
-from attnlab.ablation.preregister import Promise
-from attnlab.ablation.provenance import costs
+from attnlab.ablation.content import document
+from attnlab.ablation.costs import costs
+from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, Report, analyse, write
-from attnlab.ablation.sections import document
 from attnlab.ablation.terminal import beside_the_table, terminal_table
 from attnlab.errors import UsageError
 from attnlab.sweep.drive import _first
@@ -68,7 +68,7 @@ def test_same_at_these_sizes(tmp_path: Path) -> None:
     write_arm(tmp_path, "gqa", WORSE, summary=plain)
     write_arm(tmp_path, "linear", WORSE, summary={"computes": ["multi_head"]})
     found = {
-        c.contender.label: "computes what the baseline does at these sizes" in c.remarks
+        c.arm.label: "computes what the baseline does at these sizes" in c.remarks
         for c in analyse(tmp_path).comparisons
     }
     assert found == {"gqa": True, "linear": False}
@@ -105,18 +105,18 @@ def test_factors_that_change_together(tmp_path: Path) -> None:
     assert effects is not None and effects.together == {"model.dropout": ["optimizer.weight_decay"]}
 
 
-def promised(folder: Path, runs: list[str] | None) -> Promise:
-    """What is promised of multi_head and linear, three seeds each."""
-    promise = Promise("linear is worse", "multi_head", "val/loss", None, 0.05, [0, 1, 2], ["linear"], runs)
-    preregister.write(folder, promise)
-    return promise
+def register(folder: Path, runs: list[str] | None) -> Preregistration:
+    """What is preregistered of multi_head and linear, three seeds each."""
+    registered = Preregistration("linear is worse", "multi_head", "val/loss", None, 0.05, [0, 1, 2], ["linear"], runs)
+    preregister.write(folder, registered)
+    return registered
 
 
 LATE = {"started": "2999-01-01T00:00:00+00:00"}
 
 
 def arms(folder: Path, **settings: object) -> list[str]:
-    """Both arms as a sweep leaves them; returns the runs as a promise names them."""
+    """Both arms as a sweep leaves them; returns the runs as a preregistration names them."""
     runs = [
         run
         for name, finals in (("multi_head", BASE), ("linear", WORSE))
@@ -125,60 +125,60 @@ def arms(folder: Path, **settings: object) -> list[str]:
     return [run.relative_to(folder).as_posix() for run in runs]
 
 
-def broken(folder: Path) -> list[str]:
-    """In which points the promise of an experiment was not kept."""
-    kept = analyse(folder).promise
-    assert kept is not None
-    return kept.broken
+def deviations(folder: Path) -> list[str]:
+    """The deviations from the preregistration of an experiment."""
+    check = analyse(folder).preregistration
+    assert check is not None
+    return check.deviations
 
 
-def test_promise_binds_configs(tmp_path: Path) -> None:
-    """A second sweep with other settings was not promised, and its settings are named; what was promised is kept."""
+def test_preregistration_binds_configs(tmp_path: Path) -> None:
+    """A second sweep with other settings was not preregistered, and its settings are named."""
     runs = arms(tmp_path / "trial")
-    promised(tmp_path / "e", runs)
+    register(tmp_path / "e", runs)
     arms(tmp_path / "e")
-    assert broken(tmp_path / "e") == []
+    assert deviations(tmp_path / "e") == []
     assert "It binds the configs of 6 runs" in page(analyse(tmp_path / "e"), tmp_path / "e")
     others = arms(tmp_path / "e", **{"optimizer.weight_decay": 0, "model.dropout": 0.2})
-    points = broken(tmp_path / "e")
+    points = deviations(tmp_path / "e")
     assert len(points) == 2
     for point, folder in zip(sorted(points), sorted({name.partition("/")[0] for name in others}), strict=True):
         assert point.startswith("run with another config than ") and f"{folder} (seeds 0, 1, 2)" in point
         assert "optimizer.weight_decay 0, not None" in point and "model.dropout 0.2, not None" in point
     report = analyse(tmp_path / "e")
-    assert "It was not kept:" in page(report, tmp_path / "e")
-    assert "what was promised was not kept:" in beside_the_table(report)
+    assert "Deviations:" in page(report, tmp_path / "e")
+    assert "deviations from the preregistration:" in beside_the_table(report)
 
 
-def test_promised_run_is_missing(tmp_path: Path) -> None:
-    """A promised run without a result, and a seed too many, are named."""
+def test_preregistered_run_is_missing(tmp_path: Path) -> None:
+    """A preregistered run without a result, and a seed too many, are named."""
     runs = arms(tmp_path / "trial")
-    promised(tmp_path / "e", runs)
+    register(tmp_path / "e", runs)
     arms(tmp_path / "e")
     lost = tmp_path / "e" / runs[4]
     (lost / "summary.json").unlink()
     extra = write_run(tmp_path / "e", "linear", 7, 2.0, summary=LATE)
     folder = lost.parent.name
     assert extra.parent.name == folder
-    assert broken(tmp_path / "e") == [
-        f"seeds that were not promised: {folder} (seed 7)",
-        f"promised, and without a result: {folder} (seed 1; unfinished)",
+    assert deviations(tmp_path / "e") == [
+        f"seeds that were not preregistered: {folder} (seed 7)",
+        f"preregistered, and without a result: {folder} (seed 1; unfinished)",
     ]
     shutil.rmtree(lost)
-    assert f"promised, and without a result: {folder} (seed 1; not there)" in broken(tmp_path / "e")
+    assert f"preregistered, and without a result: {folder} (seed 1; not there)" in deviations(tmp_path / "e")
 
 
-def test_second_promise_with_other_configs(tmp_path: Path) -> None:
-    """The same words for other configs are another promise; the same configs are not."""
+def test_second_preregistration(tmp_path: Path) -> None:
+    """The same words for other configs are another preregistration; the same configs are not."""
     runs = arms(tmp_path / "trial")
-    promise = promised(tmp_path / "e", runs)
-    assert preregister.write(tmp_path / "e", promise) == preregister.write(tmp_path / "e", promise)
-    with pytest.raises(UsageError, match=r"promises something else \(other runs: not linear-0123abcd \(seed 0\)"):
-        preregister.write(tmp_path / "e", promise._replace(runs=[*runs, "linear-0123abcd/seed_0"]))
+    registered = register(tmp_path / "e", runs)
+    assert preregister.write(tmp_path / "e", registered) == preregister.write(tmp_path / "e", registered)
+    with pytest.raises(UsageError, match=r"holds something else \(other runs: not linear-0123abcd \(seed 0\)"):
+        preregister.write(tmp_path / "e", registered._replace(runs=[*runs, "linear-0123abcd/seed_0"]))
 
 
-def test_old_promise_says_what_it_binds(tmp_path: Path) -> None:
-    """A promise from before runs were named is read, its hash holds, and two configs of one variant break it."""
+def test_old_preregistration(tmp_path: Path) -> None:
+    """A preregistration from before runs were named is read, its hash holds, and two configs of one variant deviate."""
     content: dict[str, object] = {
         "created": "2026-01-01T00:00:00+00:00",
         "hypothesis": "linear is worse",
@@ -188,14 +188,17 @@ def test_old_promise_says_what_it_binds(tmp_path: Path) -> None:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     arms(tmp_path)
     (tmp_path / preregister.FILE_NAME).write_text(json.dumps({"sha256": digest, **content}))
-    assert broken(tmp_path) == []
+    assert deviations(tmp_path) == []
     assert "binds none of them" in page(analyse(tmp_path), tmp_path)
     arms(tmp_path, **{"optimizer.weight_decay": 0})
-    assert [point[:26] for point in broken(tmp_path)] == ["linear ran with 2 configs ", "multi_head ran with 2 conf"]
+    assert [point[:26] for point in deviations(tmp_path)] == [
+        "linear ran with 2 configs ",
+        "multi_head ran with 2 conf",
+    ]
 
 
 def plain(folder: Path, margin: float | None = None) -> None:
-    """Three arms without promise, whose configs say by what their report goes."""
+    """Three arms without a preregistration, whose configs say by what their report goes."""
     report = {"metric": "val/loss", "baseline": None, "margin": margin, "alpha": 0.05}
     for name in ("multi_head", "a", "b"):
         write_arm(folder, name, BASE if name == "multi_head" else WORSE, settings={"report": report})

@@ -16,12 +16,12 @@ from jaxtyping import Float
 from tests.ablation.folders import write_arm
 
 from attnlab.ablation import statistics
+from attnlab.ablation.arms import Arm, BlockDesign
 from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules, compare
-from attnlab.ablation.contenders import Contender, Design
+from attnlab.ablation.content import document
 from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.reading import Curve, Run
 from attnlab.ablation.report import Options, analyse, write
-from attnlab.ablation.sections import document
 from attnlab.sweep.jobs import Job
 from attnlab.sweep.planned import Run as PlannedRun
 from attnlab.sweep.verdict import prospects
@@ -104,9 +104,9 @@ LAWS: dict[str, Law] = {
 }
 
 
-def design(results: Results, **about: Any) -> Design:
-    """An experiment as the report reads it: one contender for each row, the baseline first; nan is a failed run."""
-    contenders = []
+def design(results: Results, **about: Any) -> BlockDesign:
+    """An experiment as the report reads it: one arm for each row, the baseline first; nan is a failed run."""
+    arms = []
     for i, row in enumerate(results):
         name = f"variant{i}"
         runs = []
@@ -117,8 +117,8 @@ def design(results: Results, **about: Any) -> Design:
                     Path(name), name, name, seed, "finished", summary=about, curve=Curve(np.array([1]), value[None])
                 )
             runs.append(run)
-        contenders.append(Contender(name, name, name, {}, runs))
-    return Design(contenders, {(): contenders[0]}, [])
+        arms.append(Arm(name, name, name, {}, runs))
+    return BlockDesign(arms, {(): arms[0]}, [])
 
 
 def families(law: Law, m: int, n: int, count: int, rules: Rules = RULES, seed: int = 0) -> list[list[Comparison]]:
@@ -290,7 +290,7 @@ def test_lost_run(arm: int, status: str) -> None:
         results = np.stack([rng.normal(0.3, 0.01, n), rng.normal(0.5, 0.01, n)])
         results[arm, 2] = np.nan
         built = design(results)
-        runs = built.contenders[arm].runs
+        runs = built.arms[arm].runs
         runs[2] = Run(runs[2].path, runs[2].group, runs[2].variant, 2, status)
         if share:
             results *= -1

@@ -11,10 +11,10 @@ from tests.ablation.folders import write_arm, write_run
 from tests.ablation.test_level import ALPHA, DECISIVE, RULES, TOLERANCE, design
 
 from attnlab.ablation.comparison import Comparison, compare
+from attnlab.ablation.content import document
+from attnlab.ablation.format import sentence
 from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.report import Report, analyse, write
-from attnlab.ablation.sections import document
-from attnlab.ablation.words import in_words
 
 RNG = np.random.default_rng(5)
 
@@ -146,7 +146,7 @@ def follow(rng: np.random.Generator, looks: int, m: int, first: int, *, old: boo
 
 def advised(c: Comparison, old: bool) -> int | None:
     """The number of seeds that the verdict cell asks for."""
-    if c.seeds_needed is None or not (old or " would, if the difference is as seen" in in_words(c)):
+    if c.seeds_needed is None or not (old or " would, if the difference is as seen" in sentence(c)):
         return None
     return c.seeds_needed.as_seen
 
@@ -169,12 +169,12 @@ def test_advice(tmp_path: Path) -> None:
     results[1] += 0.3
     for look, looks, expected in ((1, 1, "would have, if"), (1, 2, "would, if"), (2, 2, "would have, if")):
         (c,) = compare(design(results), RULES._replace(look=look, looks=looks))
-        assert expected in in_words(c)
+        assert expected in sentence(c)
     few = compare(design(results[:, :5]), RULES._replace(looks=2))[0]
     assert few.seeds_needed is not None and few.seeds_needed.high is not None
-    assert in_words(few).startswith(f"cannot tell ({few.seeds_needed.low} to ")  # below six seeds the range comes first
+    assert sentence(few).startswith(f"cannot tell ({few.seeds_needed.low} to ")  # below six seeds the range comes first
     three = compare(design(results[:, :3]), RULES)[0]
-    assert in_words(three) == "cannot tell (no verdict is possible with 3 seeds; 4 are the fewest)"
+    assert sentence(three) == "cannot tell (no verdict is possible with 3 seeds; 4 are the fewest)"
     write_arm(tmp_path, "multi_head", [2.0, 2.1, 1.9])
     write_arm(tmp_path, "linear", [3.0, 3.1, 2.9])
     assert "63 % (n = 3) of runs are bad" in str(document(analyse(tmp_path)))

@@ -13,14 +13,16 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation import preregister
-from attnlab.ablation.preregister import Promise
+from attnlab.ablation.content import document
+from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, analyse, write
-from attnlab.ablation.sections import document
 from attnlab.cli import main
 from attnlab.errors import UsageError
 
 BASE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.02]
-PROMISE = Promise("linear is worse", "multi_head", "val/loss", 0.05, 0.05, [0, 1, 2, 3, 4, 5], ["linear"])
+PREREGISTRATION = Preregistration(
+    "linear is worse", "multi_head", "val/loss", 0.05, 0.05, [0, 1, 2, 3, 4, 5], ["linear"]
+)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
             *(
                 "abc",
                 "d" * 64,
-                next(c.contender.folder for c in report.comparisons if c.n),
+                next(c.arm.folder for c in report.comparisons if c.n),
                 "forward FLOPs",
                 "attnlab report",
             ),
@@ -133,47 +135,49 @@ def test_different_conditions_are_pointed_out(tmp_path: Path) -> None:
 
 def test_nothing_of_torch_is_needed_to_read_a_report() -> None:
     code = (
-        "import sys, attnlab.ablation.report, attnlab.ablation.sections, attnlab.ablation.terminal; "
+        "import sys, attnlab.ablation.report, attnlab.ablation.content, attnlab.ablation.terminal; "
         "sys.exit(', '.join({'torch', 'lightning', 'statsmodels'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_promise_that_was_kept_is_said_to_be(tmp_path: Path) -> None:
-    digest = preregister.write(tmp_path, PROMISE)
-    assert preregister.write(tmp_path, PROMISE) == digest  # the same again changes nothing
+def test_preregistration_without_deviations(tmp_path: Path) -> None:
+    digest = preregister.write(tmp_path, PREREGISTRATION)
+    assert preregister.write(tmp_path, PREREGISTRATION) == digest  # the same again changes nothing
     late = {"started": "2999-01-01T00:00:00+00:00"}
     write_arm(tmp_path, "multi_head", BASE, summary=late)
     write_arm(tmp_path, "linear", [x + 0.2 for x in BASE], summary=late)
     report = analyse(tmp_path)
-    assert report.promise is not None and report.promise.broken == []
-    assert (report.rules.margin, report.rules.family) == (0.05, ("linear",))  # it goes by what was promised
-    assert f"SHA-256 {digest}" in str(document(report)) and "It was kept." in str(document(report))
+    assert report.preregistration is not None and report.preregistration.deviations == []
+    assert (report.rules.margin, report.rules.family) == (0.05, ("linear",))  # it goes by what was preregistered
+    assert f"SHA-256 {digest}" in str(document(report)) and "No deviations." in str(document(report))
 
 
-def test_every_point_in_which_a_promise_was_not_kept_is_named(tmp_path: Path) -> None:
-    preregister.write(tmp_path, PROMISE)
-    write_arm(tmp_path, "multi_head", BASE)  # started years before the promise
+def test_deviations_are_named(tmp_path: Path) -> None:
+    preregister.write(tmp_path, PREREGISTRATION)
+    write_arm(tmp_path, "multi_head", BASE)  # started years before the preregistration
     write_arm(tmp_path, "linear", [x + 0.2 for x in BASE[:5]])
     write_arm(tmp_path, "third", BASE)
     path = tmp_path / preregister.FILE_NAME
     path.write_text(path.read_text().replace("linear is worse", "linear is better"))
-    broken = "; ".join((analyse(tmp_path, Options(margin=0.2)).promise or pytest.fail("no promise")).broken)
+    deviations = "; ".join(
+        (analyse(tmp_path, Options(margin=0.2)).preregistration or pytest.fail("no preregistration")).deviations
+    )
     for words in (
-        *("its hash is wrong", "margin was promised as 0.05, and is 0.2", "not promised, but run: third"),
+        *("its hash is wrong", "margin was preregistered as 0.05, and is 0.2", "not preregistered, but run: third"),
         "runs had started before it was written",
     ):
-        assert words in broken
+        assert words in deviations
 
 
-def test_a_promise_comes_before_the_first_run_and_is_not_changed(tmp_path: Path) -> None:
-    preregister.write(tmp_path / "a", PROMISE)
-    with pytest.raises(UsageError, match=r"promises something else \(margin: 0.05, not 0.1\)"):
-        preregister.write(tmp_path / "a", PROMISE._replace(margin=0.1))
+def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
+    preregister.write(tmp_path / "a", PREREGISTRATION)
+    with pytest.raises(UsageError, match=r"holds something else \(margin: 0.05, not 0.1\)"):
+        preregister.write(tmp_path / "a", PREREGISTRATION._replace(margin=0.1))
     write_run(tmp_path / "b", "multi_head", 0, 2.0)
     with pytest.raises(UsageError, match="preregister must be set before the first run"):
-        preregister.write(tmp_path / "b", PROMISE)
+        preregister.write(tmp_path / "b", PREREGISTRATION)
     (tmp_path / "b" / preregister.FILE_NAME).write_text(json.dumps({"sha256": 1}))
     with pytest.raises(UsageError, match="is not a preregistration"):
         analyse(tmp_path / "b")

@@ -13,9 +13,9 @@ from tests.ablation.folders import write_arm, write_run
 from tests.training.launch import ROOT
 
 from attnlab import tuning
+from attnlab.ablation.content import document
 from attnlab.ablation.document import Table
 from attnlab.ablation.report import analyse, write
-from attnlab.ablation.sections import document
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.tuned import at_tuned_rate
@@ -180,10 +180,10 @@ def test_the_report_shows_the_curves_of_another_folder_and_their_sensitivity(tmp
     write_finals(tmp_path / "f", tmp_path / "t", [*range(4), 100])
     report = analyse(tmp_path / "f")
     assert [c.n for c in report.comparisons] == [4], "a seed that chose the rate judges nothing"
-    for c in report.design.contenders:
-        assert c.rates is not None and [p.rate for p in c.rates.points] == list(RATES)
-        assert c.rates.tuning_seeds == list(SEEDS) and c.rates.final_seeds == [0, 1, 2, 3]
-        assert "seeds 100 had chosen the rate and are left out" in c.rates.remarks
+    for c in report.design.arms:
+        assert c.lr_curve is not None and [p.rate for p in c.lr_curve.points] == list(RATES)
+        assert c.lr_curve.tuning_seeds == list(SEEDS) and c.lr_curve.final_seeds == [0, 1, 2, 3]
+        assert "seeds 100 had chosen the rate and are left out" in c.lr_curve.remarks
     write(report, document(report), tmp_path / "out", board=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("sensitivity", str(tmp_path / "t"), "100, 101", "tuned for each variant on a grid"):
@@ -196,13 +196,13 @@ def test_what_differs_between_tuning_and_the_final_runs_is_told(tmp_path: Path) 
     for run in (tmp_path / "t").glob("*/seed_*/config.yaml"):
         run.write_text(run.read_text().replace("max_steps: 40", "max_steps: 20"))
     write_finals(tmp_path / "f", Path("elsewhere/t"))  # it was moved, together with the final runs
-    by_name = {c.variant: c.rates for c in analyse(tmp_path / "f").design.contenders}
+    by_name = {c.variant: c.lr_curve for c in analyse(tmp_path / "f").design.arms}
     remarks = " ".join(by_name["multi_head"].remarks)  # type: ignore[union-attr]
     assert "tuned at other settings: trainer.max_steps (20 there, 40 here)" in remarks
     assert "the final seeds ran at 0.0013, but" in remarks
     assert "is at the edge of the grid" in remarks
     write_finals(tmp_path / "g", Path("gone"))
-    rates = analyse(tmp_path / "g").design.contenders[0].rates
+    rates = analyse(tmp_path / "g").design.arms[0].lr_curve
     assert rates is not None and "no curve can be shown" in rates.remarks[0]
 
 
@@ -227,7 +227,7 @@ def test_every_table_names_the_mode_and_what_is_left_is_shown(tmp_path: Path) ->
     assert all("matched by parameters" in table.caption for table in tables)
     write(report, pages, tmp_path / "out", board=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
-    for words in ("What was held equal", "+0.400 %", "model.mlp_ratio 4 to 4.75", "state -50.00 %"):
+    for words in ("Matched budgets", "+0.400 %", "model.mlp_ratio 4 to 4.75", "state -50.00 %"):
         assert words in text
     for name in ("verdicts.csv", "runs.csv"):
         with (tmp_path / "out" / name).open() as file:
@@ -241,7 +241,7 @@ def test_what_was_matched_differently_is_never_compared(tmp_path: Path) -> None:
     report = analyse(tmp_path / "both")
     assert len(report.comparisons) == 2
     for c in report.comparisons:
-        assert c.contender.settings.get("match") == c.baseline.settings.get("match")
+        assert c.arm.settings.get("match") == c.baseline.settings.get("match")
     assert "never compared with another" in document(report).summary
     write_arm(tmp_path / "one", "multi_head", BASE)
     write_arm(tmp_path / "one", "linear", BASE, settings=matched("flops"))
@@ -286,6 +286,6 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     done = subprocess.run(final, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = analyse(tmp_path / "runs" / "final")
-    for c in report.design.contenders:
-        assert c.rates is not None and c.rates.chosen == found[c.variant]["lr"]
-        assert c.rates.remarks == found[c.variant]["remarks"], "what the choice said of itself, and no more"
+    for c in report.design.arms:
+        assert c.lr_curve is not None and c.lr_curve.chosen == found[c.variant]["lr"]
+        assert c.lr_curve.remarks == found[c.variant]["remarks"], "what the choice said of itself, and no more"

@@ -11,8 +11,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from tests.ablation.folders import write_arm, write_run
 
+from attnlab.ablation.content import document
 from attnlab.ablation.report import Options, Report, analyse, write
-from attnlab.ablation.sections import document
 from attnlab.errors import UsageError
 
 RNG = np.random.default_rng(11)
@@ -25,7 +25,7 @@ def shifted(by: float, noise: float = 0.01) -> list[float]:
 
 
 def verdicts(report: Report) -> dict[str, str]:
-    return {c.contender.label: c.verdict for c in report.comparisons}
+    return {c.arm.label: c.verdict for c in report.comparisons}
 
 
 def test_every_word_is_given_where_it_is_due(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_every_word_is_given_where_it_is_due(tmp_path: Path) -> None:
     write_arm(tmp_path, "noisy", [x + e for x, e in zip(base, noise, strict=True)])
     report = analyse(tmp_path, Options(margin=0.05))
     assert verdicts(report) == {"good": "better", "bad": "worse", "same": "equivalent", "noisy": "cannot tell"}
-    noisy = next(c for c in report.comparisons if c.contender.label == "noisy")
+    noisy = next(c for c in report.comparisons if c.arm.label == "noisy")
     for seeds in (noisy.seeds_needed, noisy.seeds_for_equivalence):
         assert seeds is not None and seeds.as_seen is not None and seeds.as_seen > 8
     without = analyse(tmp_path)
@@ -62,7 +62,7 @@ def test_the_numbers_are_those_that_other_code_computes(tmp_path: Path) -> None:
     larger = [max(tests[name].pvalue, exact[name]) for name in arms]
     holm = dict(zip(arms, multipletests(larger, method="holm")[1], strict=True))
     for c in report.comparisons:
-        name, d = c.contender.label, np.array(arms[c.contender.label]) - BASE
+        name, d = c.arm.label, np.array(arms[c.arm.label]) - BASE
         assert (c.p, c.exact_p) == (pytest.approx(tests[name].pvalue), pytest.approx(exact[name]))
         assert c.holm_p == pytest.approx(holm[name])
         assert c.interval == pytest.approx(tuple(tests[name].confidence_interval(0.95)))
@@ -120,9 +120,9 @@ def test_the_family_is_what_was_asked_and_the_rest_is_not_judged(tmp_path: Path)
         write_arm(tmp_path, name, shifted(-0.1, 0.1))
     whole, asked = analyse(tmp_path), analyse(tmp_path, Options(family=("a",)))
     assert verdicts(asked)["b"] == "not in the family"
-    a = next(c for c in asked.comparisons if c.contender.label == "a")
+    a = next(c for c in asked.comparisons if c.arm.label == "a")
     assert a.holm_p == a.deciding_p
-    assert a.holm_p <= next(c for c in whole.comparisons if c.contender.label == "a").holm_p
+    assert a.holm_p <= next(c for c in whole.comparisons if c.arm.label == "a").holm_p
     with pytest.raises(UsageError, match=r"family \(z\) is not in this experiment \(choose from: multi_head, a, b\)"):
         analyse(tmp_path, Options(family=("z",)))
 
@@ -168,7 +168,7 @@ def test_a_learning_rate_is_chosen_on_seeds_that_do_not_judge(tmp_path: Path) ->
         for seed in range(1, 5):
             write_run(tmp_path, name, seed, base + 0.01 * seed * len(name), settings={"optimizer.lr": 3e-3})
     report = analyse(tmp_path)
-    tuned = [c.rates for c in report.design.contenders]
+    tuned = [c.lr_curve for c in report.design.arms]
     assert [c.seeds for c in report.comparisons] == [[1, 2, 3, 4]]
     for found in tuned:
         assert found is not None
@@ -215,7 +215,7 @@ def test_solved_or_not_counts_seeds_and_keeps_those_that_diverged(tmp_path: Path
     write_run(tmp_path, "multi_head", 3, 0.1, metric="val/accuracy", status="diverged")
     write_arm(tmp_path, "other", [0.1, 0.2, 0.3], metric="val/accuracy")
     found = analyse(tmp_path, Options(metric="val/accuracy")).solved
-    assert [(s.contender.label, s.solved, s.n) for s in found] == [("multi_head", 2, 4), ("other", 0, 3)]
+    assert [(s.arm.label, s.solved, s.n) for s in found] == [("multi_head", 2, 4), ("other", 0, 3)]
     assert (found[0].median_steps, found[1].median_steps) == (20, None)
     assert found[1].share.low == 0 < found[1].share.high < 1
 

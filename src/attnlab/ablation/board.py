@@ -9,18 +9,18 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.charts import band
-from attnlab.ablation.contenders import Contender
 
 LINES = ("mean", "low", "high")
 
 
-def write_board(folder: Path, contenders: Sequence[Contender], metric: str, alpha: float) -> None:
+def write_board(folder: Path, arms: Sequence[Arm], metric: str, alpha: float) -> None:
     """Write <folder>/<variant>/{mean,low,high}/, what was there from an earlier report replaced."""
     shutil.rmtree(folder, ignore_errors=True)
-    for contender in contenders:
-        steps, values = band(contender, alpha)
-        name = re.sub(r"[^\w.+=,-]+", "_", " ".join(filter(None, (contender.label, contender.place))))
+    for arm in arms:
+        steps, values = band(arm, alpha)
+        name = re.sub(r"[^\w.+=,-]+", "_", " ".join(filter(None, (arm.label, arm.setting))))
         for line, numbers in zip(LINES, values, strict=True):
             place = folder / name / line
             place.mkdir(parents=True)

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from attnlab.ablation import svg
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison
-from attnlab.ablation.contenders import Contender
 from attnlab.ablation.document import Picture
-from attnlab.ablation.rates import Rates
+from attnlab.ablation.lr_curve import LRCurve
 from attnlab.ablation.statistics import t_interval
 
 PANEL_WIDTH, PANEL_HEIGHT, PANELS_IN_A_ROW = 250, 170, 3
@@ -20,9 +20,9 @@ WIDTH = LEFT + PANELS_IN_A_ROW * (PANEL_WIDTH + GAP)
 ROLES = {BETTER: "better", WORSE: "worse", EQUIVALENT: "equivalent"}
 
 
-def band(contender: Contender, alpha: float) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "3 n"]]:
+def band(arm: Arm, alpha: float) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "3 n"]]:
     """Mean, low and high end over seeds at every step that all finished runs have; the ends are the mean for one."""
-    curves = [run.curve for run in contender.finished.values() if run.curve is not None]
+    curves = [run.curve for run in arm.finished.values() if run.curve is not None]
     if not curves:
         return np.zeros(0, dtype=np.int64), np.zeros((3, 0))
     steps = curves[0].steps
@@ -46,7 +46,7 @@ def _grid(n: int) -> tuple[list[tuple[float, float]], float]:
     return corners, corners[-1][1] + PANEL_HEIGHT + BOTTOM + 8
 
 
-def learning_curves(pairs: Sequence[tuple[Contender, Contender]], metric: str, alpha: float) -> Picture | None:
+def learning_curves(pairs: Sequence[tuple[Arm, Arm]], metric: str, alpha: float) -> Picture | None:
     """One panel per variant: every seed thin, the mean thick, its interval shaded, the baseline's mean in grey."""
     drawn = [(c, b) for c, b in pairs if c.finished][:MOST_PANELS]
     if not drawn:
@@ -56,16 +56,16 @@ def learning_curves(pairs: Sequence[tuple[Contender, Contender]], metric: str, a
     top_of_all = np.concatenate([curve.values for curve in runs])
     steps = np.concatenate([curve.steps for curve in runs]).astype(float)
     parts = []
-    for i, ((contender, baseline), (x, y)) in enumerate(zip(drawn, corners, strict=True)):
+    for i, ((arm, baseline), (x, y)) in enumerate(zip(drawn, corners, strict=True)):
         across = svg.Axis(0.0, max(1.0, float(steps.max())), x, x + PANEL_WIDTH)
         up = svg.axis(list(top_of_all), y + PANEL_HEIGHT, y)
         parts.append(svg.x_ticks(across, y + PANEL_HEIGHT, y))
         parts.append(svg.y_ticks(up, x, x + PANEL_WIDTH, svg.short if i % PANELS_IN_A_ROW == 0 else lambda _: ""))
-        for run in contender.finished.values():
+        for run in arm.finished.values():
             assert run.curve is not None
             points = [(across(float(s)), up(float(v))) for s, v in zip(run.curve.steps, run.curve.values, strict=True)]
             parts.append(svg.path(points, role="accent", width=0.8, opacity=0.45))
-        at, (mean, low, high) = band(contender, alpha)
+        at, (mean, low, high) = band(arm, alpha)
         xs = [across(float(s)) for s in at]
         lower, upper = [up(max(up.low, v)) for v in low], [up(min(up.high, v)) for v in high]
         parts.append(
@@ -76,7 +76,7 @@ def learning_curves(pairs: Sequence[tuple[Contender, Contender]], metric: str, a
             svg.path([(across(float(s)), up(v)) for s, v in zip(at_base, base, strict=True)], role="base", width=2)
         )
         parts.append(svg.path([(a, up(v)) for a, v in zip(xs, mean, strict=True)], role="accent", width=2))
-        parts.append(svg.text(x, y - 8, _cut(_name(contender), 38), role="ink"))
+        parts.append(svg.text(x, y - 8, _cut(_name(arm), 38), role="ink"))
     caption = (
         f"{metric} over steps: every seed (thin), the mean (thick) with its {100 * (1 - alpha):g} % t interval, "
         "and the baseline's mean (grey)."
@@ -110,7 +110,7 @@ def differences(
     parts.append(svg.line(across(0), TOP, across(0), bottom, role="soft", width=1.5))
     for i, (c, _) in enumerate(shown):
         y, role = TOP + row * (i + 0.5), ROLES.get(c.verdict, "accent")
-        parts.append(svg.text(left - 10, y + 4, _cut(_name(c.contender), 36), anchor="end", role="ink"))
+        parts.append(svg.text(left - 10, y + 4, _cut(_name(c.arm), 36), anchor="end", role="ink"))
         for seed, d in zip(c.seeds, c.differences, strict=True):
             parts.append(svg.dot(across(float(d)), y, role="base", radius=2.5, hint=f"seed {seed}: {d:+.4g}"))
         assert c.mean is not None
@@ -127,7 +127,7 @@ def differences(
     return Picture("differences", svg.drawing(right + 190, bottom + 42, parts, label=caption), caption)
 
 
-def rates(curves: Sequence[tuple[str, Rates]], metric: str) -> Picture | None:
+def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | None:
     """One panel per variant: the tuning seeds at each rate, their mean, and the rate that was chosen."""
     drawn = [(label, r) for label, r in curves if r.points][:MOST_PANELS]
     if not drawn:
@@ -203,8 +203,8 @@ def against_cost(points: Sequence[tuple[str, str, dict[str, float], float]], met
     return Picture("cost", svg.drawing(WIDTH, height, parts, label=caption), caption)
 
 
-def _name(contender: Contender) -> str:
-    return f"{contender.label}, {contender.place}" if contender.place else contender.label
+def _name(arm: Arm) -> str:
+    return f"{arm.label}, {arm.setting}" if arm.setting else arm.label
 
 
 def _cut(words: str, most: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from attnlab.ablation import statistics
-from attnlab.ablation.contenders import Contender, Design
+from attnlab.ablation.arms import Arm, BlockDesign
 from attnlab.ablation.reading import Run
 from attnlab.ablation.statistics import ExactTest, Interval, Pairing, Seeds
 
@@ -66,8 +66,8 @@ class SolvedCounts(NamedTuple):
 class Comparison:
     """What the seeds that both sides finished say. Differences are variant minus baseline, in the metric's unit."""
 
-    contender: Contender
-    baseline: Contender
+    arm: Arm
+    baseline: Arm
     seeds: list[int]
     lost_seeds: list[int]  # planned, and without a result on one side at least
     differences: Float[np.ndarray, " n"]
@@ -112,7 +112,7 @@ class Comparison:
     @property
     def lost(self) -> Counter[str]:
         """Runs of the variant without a result, by what became of them."""
-        return Counter(run.status for run in self.contender.runs if run.status != "finished")
+        return Counter(run.status for run in self.arm.runs if run.status != "finished")
 
     @property
     def _has_spread(self) -> bool:
@@ -149,12 +149,12 @@ class Comparison:
         return statistics.seeds_to_be_equivalent(self.margin, self.sd, self.n, self.alpha)
 
 
-def compare(design: Design, rules: Rules) -> list[Comparison]:
-    """Every contender against the baseline of its block, with a verdict; the family is all of them or those named."""
+def compare(design: BlockDesign, rules: Rules) -> list[Comparison]:
+    """Every arm against the baseline of its block, with a verdict; the family is all of them or those named."""
     pairs = design.pairs()
-    asked = [i for i, (contender, _) in enumerate(pairs) if _in_family(contender, rules)]
+    asked = [i for i, (arm, _) in enumerate(pairs) if _in_family(arm, rules)]
     m = len(asked)  # a comparison without a result was asked, too
-    measured = [_measured(contender, baseline, rules, rules.level / max(1, m)) for contender, baseline in pairs]
+    measured = [_measured(arm, baseline, rules, rules.level / max(1, m)) for arm, baseline in pairs]
     p, q = [measured[i].deciding_p for i in asked], [measured[i].equivalence_p for i in asked]
     corrected = _corrected([*p, *q] if rules.margin is not None else p, m)
     judged = [replace(c, verdict=NOT_ASKED) for c in measured]
@@ -164,8 +164,8 @@ def compare(design: Design, rules: Rules) -> list[Comparison]:
     return judged
 
 
-def _in_family(contender: Contender, rules: Rules) -> bool:
-    return not rules.family or bool({contender.label, contender.variant, contender.folder} & {*rules.family})
+def _in_family(arm: Arm, rules: Rules) -> bool:
+    return not rules.family or bool({arm.label, arm.variant, arm.folder} & {*rules.family})
 
 
 def _corrected(p: Sequence[float | None], variants: int) -> list[float | None]:
@@ -175,22 +175,21 @@ def _corrected(p: Sequence[float | None], variants: int) -> list[float | None]:
     return [None if x is None else known.pop(0) for x in p]
 
 
-def planned_seeds(contender: Contender, baseline: Contender, rules: Rules) -> tuple[list[int], list[int]]:
+def planned_seeds(arm: Arm, baseline: Arm, rules: Rules) -> tuple[list[int], list[int]]:
     """The seeds that both sides finished, and those that were planned and have no pair of results."""
     ours, theirs = (
-        {run.seed for run in side.runs if run.seed is not None and run.status != "refused"}
-        for side in (contender, baseline)
+        {run.seed for run in side.runs if run.seed is not None and run.status != "refused"} for side in (arm, baseline)
     )
-    both = contender.finished.keys() & baseline.finished.keys()
+    both = arm.finished.keys() & baseline.finished.keys()
     return sorted(both), sorted((ours & theirs if rules.is_planned else ours | theirs) - both)
 
 
-def _measured(contender: Contender, baseline: Contender, rules: Rules, alpha: float) -> Comparison:
-    seeds, lost = planned_seeds(contender, baseline, rules)
-    a, b = _values(contender.finished, seeds), _values(baseline.finished, seeds)
+def _measured(arm: Arm, baseline: Arm, rules: Rules, alpha: float) -> Comparison:
+    seeds, lost = planned_seeds(arm, baseline, rules)
+    a, b = _values(arm.finished, seeds), _values(baseline.finished, seeds)
     d, n = a - b, len(seeds) + len(lost)
     nothing = Comparison(
-        *(contender, baseline, seeds, lost, d, a, Pairing(None, None)),
+        *(arm, baseline, seeds, lost, d, a, Pairing(None, None)),
         alpha=alpha,
         interval_alpha=rules.alpha,
         margin=rules.margin,
@@ -211,8 +210,8 @@ def _measured(contender: Contender, baseline: Contender, rules: Rules, alpha: fl
         p=p,
     )
     whole = sorted({*seeds, *lost})
-    arms = _Arms(_values(contender.finished, whole), _values(baseline.finished, whole), rules)
-    at = _solved_at(contender, baseline, rules)
+    arms = _Arms(_values(arm.finished, whole), _values(baseline.finished, whole), rules)
+    at = _solved_at(arm, baseline, rules)
     if at is not None:
         return _by_solved(known, arms, at, alpha)
     test, one_sided = statistics.exact_test(n, alpha), statistics.exact_test(n, alpha, 1)
@@ -267,11 +266,11 @@ class _Arms(NamedTuple):
         return max(statistics.equivalence_p(*self.bounded(end), margin, test) for end in (0.0, 1.0))
 
 
-def _solved_at(contender: Contender, baseline: Contender, rules: Rules) -> float | None:
+def _solved_at(arm: Arm, baseline: Arm, rules: Rules) -> float | None:
     """From which share the task counts as solved, if it is one that is solved or not."""
     if not rules.is_share or rules.solved_at is not None:
         return rules.solved_at if rules.is_share else None
-    declared = [run.summary.get("solved_at") for side in (contender, baseline) for run in side.finished.values()]
+    declared = [run.summary.get("solved_at") for side in (arm, baseline) for run in side.finished.values()]
     return next((float(at) for at in declared if isinstance(at, int | float)), None)
 
 
@@ -332,7 +331,7 @@ def _judged(c: Comparison, rules: Rules) -> Comparison:
 def _lost(c: Comparison, verdict: str) -> str:
     """How many pairs are lost, by what became of the runs, and what that did to the verdict."""
     fates: list[str] = []
-    for side in (c.contender, c.baseline):
+    for side in (c.arm, c.baseline):
         status = {run.seed: run.status for run in side.runs}
         fate = Counter(status.get(seed, "never begun") for seed in c.lost_seeds if seed not in side.finished)
         fates += [f"{count} of {side.label} {what}" for what, count in fate.items()]
@@ -350,7 +349,7 @@ class NoiseFloor(NamedTuple):
     largest: float  # the largest difference between two of its runs
 
 
-def noise_floor(baseline: Contender, alpha: float) -> NoiseFloor | None:
+def noise_floor(baseline: Arm, alpha: float) -> NoiseFloor | None:
     """The A/A noise floor of a baseline; None below two runs."""
     values = np.array([run.final for run in baseline.finished.values()], dtype=np.float64)
     if len(values) < 2:

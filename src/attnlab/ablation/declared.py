@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from attnlab.ablation.contenders import Contender
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.reading import Experiment, Run
 
 KEYS = ("metric", "baseline", "margin", "alpha")
@@ -65,7 +65,7 @@ def term(name: str, declared: Any, where: str, used: Any, *, typed: bool, becaus
     return Term(name, words, where, using, change, bool(because))
 
 
-def family_term(declared: Sequence[str], where: str, family: Sequence[Contender], *, typed: bool) -> Term:
+def family_term(declared: Sequence[str], where: str, family: Sequence[Arm], *, typed: bool) -> Term:
     """The row of the family: it is the same if it means the same variants, whatever they are called."""
     names = [{c.label, c.variant, c.folder} for c in family]
     same = all(each & {*declared} for each in names) and all(any(name in each for each in names) for name in declared)

@@ -1,13 +1,13 @@
-"""In which settings the contenders of an experiment differ, told whole: those that change together, too."""
+"""In which settings the arms of an experiment differ, told whole: those that change together, too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attnlab.ablation.arms import Arm, shown
 from attnlab.ablation.comparison import Comparison
-from attnlab.ablation.contenders import Contender, shown
 from attnlab.ablation.document import Block, table
 from attnlab.ablation.groups import ATTENTION, CODE, FROM_SUMMARY, changing, spelling
-from attnlab.ablation.rates import RATE
+from attnlab.ablation.lr_curve import RATE
 from attnlab.code import in_a_line
 
 # Should be the same for all runs that are compared; the keys are those of summary.json.
@@ -28,7 +28,7 @@ STATED_ELSEWHERE = ("data_sha256", "tokenizer_sha256")  # settings, and what dif
 
 def unequal_conditions(comparison: Comparison) -> list[str]:
     """The conditions in which the runs of a comparison differ, in a few words each."""
-    sides = (comparison.contender.finished, comparison.baseline.finished)
+    sides = (comparison.arm.finished, comparison.baseline.finished)
     summaries = [runs[seed].summary for seed in comparison.seeds for runs in sides]
     words = []
     for key, name in CONDITIONS.items():
@@ -45,27 +45,25 @@ def unequal_conditions(comparison: Comparison) -> list[str]:
     return words
 
 
-def beside_the_variants(contenders: Sequence[Contender]) -> list[list[str]]:
+def beside_the_variants(arms: Sequence[Arm]) -> list[list[str]]:
     """The settings other than those of the attention that differ anywhere, those that change together in one list."""
     left_out = (ATTENTION, f"{CODE}.")  # of the code, what differs within a variant has a remark of its own
-    together = ([key for key in keys if not key.startswith(left_out)] for keys in changing(_settings(contenders)))
+    together = ([key for key in keys if not key.startswith(left_out)] for keys in changing(_settings(arms)))
     return [keys for keys in together if keys]
 
 
-def _settings(contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    return [c.settings for c in contenders]
+def _settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    return [c.settings for c in arms]
 
 
-def settings_that_differ(contenders: Sequence[Contender]) -> list[Block]:
-    """Every setting in which two contenders differ, with its values; those by which the variants themselves differ by
+def settings_that_differ(arms: Sequence[Arm]) -> list[Block]:
+    """Every setting in which two arms differ, with its values; those by which the variants themselves differ by
     name."""
-    varied = changing(_settings(contenders))
-    own = {key for alike in _by_variant(contenders) for keys in changing(_settings(alike)) for key in keys}
+    varied = changing(_settings(arms))
+    own = {key for alike in _by_variant(arms) for keys in changing(_settings(alike)) for key in keys}
     listed = [[key for key in keys if key in own or not key.startswith(ATTENTION)] for keys in varied]
     rows = [
-        [key, _values(key, contenders), ", ".join(other for other in keys if other != key)]
-        for keys in listed
-        for key in keys
+        [key, _values(key, arms), ", ".join(other for other in keys if other != key)] for keys in listed for key in keys
     ]
     inherent = [key for keys in varied for key in keys if key not in own and key.startswith(ATTENTION)]
     inherent = [key for key in inherent if not key.endswith("._partial_")]
@@ -75,14 +73,14 @@ def settings_that_differ(contenders: Sequence[Contender]) -> list[Block]:
     return blocks
 
 
-def _by_variant(contenders: Sequence[Contender]) -> list[list[Contender]]:
-    return [[c for c in contenders if c.variant == name] for name in dict.fromkeys(c.variant for c in contenders)]
+def _by_variant(arms: Sequence[Arm]) -> list[list[Arm]]:
+    return [[c for c in arms if c.variant == name] for name in dict.fromkeys(c.variant for c in arms)]
 
 
-def _values(key: str, contenders: Sequence[Contender]) -> str:
+def _values(key: str, arms: Sequence[Arm]) -> str:
     """Each value of a setting and who has it; all but the value that most have."""
-    having: dict[str, list[Contender]] = {}
-    for c in contenders:
+    having: dict[str, list[Arm]] = {}
+    for c in arms:
         having.setdefault(spelling(c.settings.get(key)), []).append(c)
     usual = max(having.values(), key=len)
     parts = [
@@ -92,30 +90,30 @@ def _values(key: str, contenders: Sequence[Contender]) -> str:
     return "; ".join(parts)
 
 
-def _names(contenders: Sequence[Contender]) -> str:
-    return ", ".join(" ".join(filter(None, (c.label, c.place))) for c in contenders)
+def _names(arms: Sequence[Arm]) -> str:
+    return ", ".join(" ".join(filter(None, (c.label, c.setting))) for c in arms)
 
 
-def _setting(contender: Contender, key: str) -> str:
+def _setting(arm: Arm, key: str) -> str:
     """A setting as it is typed; what was tuned has no single one."""
-    if key == RATE and contender.rates is not None:
+    if key == RATE and arm.lr_curve is not None:
         return "tuned"
-    return shown(contender.settings.get(key))
+    return shown(arm.settings.get(key))
 
 
-def unnamed_differences(contender: Contender, baseline: Contender) -> list[str]:
-    """In which settings a contender differs from its baseline, besides what its name tells, its attention is, matching
+def unnamed_differences(arm: Arm, baseline: Arm) -> list[str]:
+    """In which settings a arm differs from its baseline, besides what its name tells, its attention is, matching
     moved or tuning chose: one remark for each."""
     match: Mapping[str, Any] = next(
-        (run.summary["match"] for run in contender.runs if isinstance(run.summary.get("match"), Mapping)), {}
+        (run.summary["match"] for run in arm.runs if isinstance(run.summary.get("match"), Mapping)), {}
     )
-    told = {word.partition("=")[0] for word in f"{contender.label} {contender.place}".split()}
+    told = {word.partition("=")[0] for word in f"{arm.label} {arm.setting}".split()}
     told |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
-    told |= {RATE} if contender.rates is not None or baseline.rates is not None else set()
-    keys = [key for keys in changing([baseline.settings, contender.settings]) for key in keys if key not in told]
+    told |= {RATE} if arm.lr_curve is not None or baseline.lr_curve is not None else set()
+    keys = [key for keys in changing([baseline.settings, arm.settings]) for key in keys if key not in told]
     modules = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
     settings = [
-        f"{key} ({_setting(contender, key)}, not {_setting(baseline, key)})"
+        f"{key} ({_setting(arm, key)}, not {_setting(baseline, key)})"
         for key in keys
         if not key.startswith((ATTENTION, f"{CODE}."))
     ]

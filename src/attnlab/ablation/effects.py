@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from attnlab.ablation.contenders import Contender
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.groups import changing
 from attnlab.ablation.statistics import Interval, holm, t_interval, t_p
 
@@ -42,20 +42,20 @@ class Effects(NamedTuple):
     aliased: list[str]  # pairs of choices that this design cannot tell from what else is in the table
 
 
-def factorial(contenders: Sequence[Contender], baseline: Contender, alpha: float) -> Effects | None:
-    """The effects, if some contender differs from the baseline in two factors or more; else there is nothing to add."""
-    words, together = _words(contenders)
-    first = contenders.index(baseline)
+def factorial(arms: Sequence[Arm], baseline: Arm, alpha: float) -> Effects | None:
+    """The effects, if some arm differs from the baseline in two factors or more; else there is nothing to add."""
+    words, together = _words(arms)
+    first = arms.index(baseline)
     table = {factor: list(dict.fromkeys([each[first], *each])) for factor, each in words.items()}
-    rows = [{factor: each[i] for factor, each in words.items()} for i in range(len(contenders))]
+    rows = [{factor: each[i] for factor, each in words.items()} for i in range(len(arms))]
     apart = [sum(row[factor] != levels[0] for factor, levels in table.items()) for row in rows]
     if len(table) < 2 or max(apart) < 2:
         return None
-    seeds = sorted(set.intersection(*(set(c.finished) for c in contenders)))
+    seeds = sorted(set.intersection(*(set(c.finished) for c in arms)))
     if len(seeds) < 2:
         return None
     names, columns, aliased = _columns(rows, table)
-    results = np.array([[c.finished[seed].final for c in contenders] for seed in seeds])
+    results = np.array([[c.finished[seed].final for c in arms] for seed in seeds])
     fits = np.linalg.lstsq(columns, results.T, rcond=None)[0]  # one column of coefficients per seed
     coefficients = fits[1:]  # the first is the mean of all
     low, high = t_interval(coefficients, alpha)
@@ -67,18 +67,18 @@ def factorial(contenders: Sequence[Contender], baseline: Contender, alpha: float
     return Effects(table, together, seeds, effects, aliased)
 
 
-def _words(contenders: Sequence[Contender]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Every factor and the level of each contender; factors that always change together count once, and the others of
+def _words(arms: Sequence[Arm]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Every factor and the level of each arm; factors that always change together count once, and the others of
     them stand in the second dict, under the one that counts."""
     found: dict[tuple[int, ...], tuple[str, list[str]]] = {}
     together: dict[str, list[str]] = {}
-    typed = [c.variant.split("+") for c in contenders]
+    typed = [c.variant.split("+") for c in arms]
     places = zip(*typed, strict=True) if len({len(each) for each in typed}) == 1 else ()
     called = {_partition(each): list(each) for each in places}  # as the variants' names call it
-    keys = [key for keys in changing([c.settings for c in contenders]) for key in keys]
-    for factor in dict.fromkeys(factor_of(key, contenders) for key in keys):
+    keys = [key for keys in changing([c.settings for c in arms]) for key in keys]
+    for factor in dict.fromkeys(factor_of(key, arms) for key in keys):
         if factor is not None:
-            words = [level_of(c, factor) for c in contenders]
+            words = [level_of(c, factor) for c in arms]
             partition = _partition(words)
             if partition in found:
                 together.setdefault(found[partition][0], []).append(factor)
@@ -91,7 +91,7 @@ def _partition(words: Sequence[str]) -> tuple[int, ...]:
     return tuple(words.index(word) for word in words)
 
 
-def factor_of(key: str, contenders: Sequence[Contender]) -> str | None:
+def factor_of(key: str, arms: Sequence[Arm]) -> str | None:
     """The factor that a setting belongs to: a slot such as attention/mask, the attention itself, or the key.
 
     None for what only follows from the choice of an attention.
@@ -103,22 +103,22 @@ def factor_of(key: str, contenders: Sequence[Contender]) -> str | None:
         return key
     if parts[1] == "position":
         return None  # follows from position
-    several = len({c.settings.get(CLASS) for c in contenders}) > 1
+    several = len({c.settings.get(CLASS) for c in arms}) > 1
     if len(parts) == 2:
         return "attention" if several else key
-    everywhere = all(any(k.startswith(f"attention.{parts[1]}.") for k in c.settings) for c in contenders)
+    everywhere = all(any(k.startswith(f"attention.{parts[1]}.") for k in c.settings) for c in arms)
     return f"attention/{parts[1]}" if everywhere else "attention"
 
 
-def level_of(contender: Contender, factor: str) -> str:
-    """What a contender holds at a factor, in a few words."""
+def level_of(arm: Arm, factor: str) -> str:
+    """What a arm holds at a factor, in a few words."""
     if factor == "attention":
-        return contender.variant.partition("+")[0]
+        return arm.variant.partition("+")[0]
     if "/" not in factor and factor != "position":
-        value = contender.settings.get(factor)
+        value = arm.settings.get(factor)
         return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     prefix = factor.replace("/", ".") + "."
-    inside = {key.removeprefix(prefix): value for key, value in contender.settings.items() if key.startswith(prefix)}
+    inside = {key.removeprefix(prefix): value for key, value in arm.settings.items() if key.startswith(prefix)}
     classes = [str(value).rpartition(".")[2] for key, value in inside.items() if key.endswith("_target_")]
     options = [f"{key}={value}" for key, value in inside.items() if _is_option(key, value)]
     return " ".join(["+".join(classes) or "none", *options])
@@ -130,7 +130,7 @@ def _is_option(key: str, value: Any) -> bool:
 
 def _columns(
     rows: Sequence[Mapping[str, str]], table: Mapping[str, Sequence[str]]
-) -> tuple[list[tuple[str, str]], Float[np.ndarray, "contenders columns"], list[str]]:
+) -> tuple[list[tuple[str, str]], Float[np.ndarray, "arms columns"], list[str]]:
     """Names and columns of all effects that the design can tell apart, and the names of those that it cannot."""
     short = {factor: factor.rpartition("/")[2].rpartition(".")[2] for factor in table}
     main: list[tuple[str, str, np.ndarray]] = []

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnlab.ablation.rates import RATE
+from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.reading import Run
 from attnlab.keys import one_spelling, settings_of
 
@@ -121,7 +121,7 @@ def _set_code(groups: Sequence[Group]) -> None:
             group.settings[CODE] = "unknown" if group.code is None else "recorded"
 
 
-def arms_of(groups: Sequence[Group]) -> list[list[Group]]:
+def apart_by_rate(groups: Sequence[Group]) -> list[list[Group]]:
     """Configurations that differ in their learning rate alone, together."""
     arms: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from attnlab.ablation import svg
-from attnlab.ablation.contenders import Contender
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.document import Picture
 from attnlab.digests import damage, digests_of_summary
 from attnlab.errors import UsageError
@@ -33,10 +33,10 @@ class MeanMaps(NamedTuple):
     problems: list[str]
 
 
-def mean_maps(contender: Contender) -> MeanMaps | None:
+def mean_maps(arm: Arm) -> MeanMaps | None:
     """The mean map of every layer of a variant on the probe sentence; None if none of its runs has one."""
     found, problems = [], []
-    for run in list(contender.finished.values())[:MOST_SEEDS]:
+    for run in list(arm.finished.values())[:MOST_SEEDS]:
         if problem := damage(run.path, digests_of_summary(run.summary), MAPS):
             problems.append(f"{run.name}: {problem}")
             continue
@@ -59,12 +59,12 @@ def mean_maps(contender: Contender) -> MeanMaps | None:
             if layer.weights is not None
         ]
         layers.append(np.mean(maps, axis=0) if maps else None)
-    return MeanMaps(contender.label, first.tokens, layers, len(alike), problems)
+    return MeanMaps(arm.label, first.tokens, layers, len(alike), problems)
 
 
-def picture(contenders: Sequence[Contender]) -> tuple[Picture | None, list[str]]:
+def picture(arms: Sequence[Arm]) -> tuple[Picture | None, list[str]]:
     """A row of maps per variant, and what could not be read."""
-    shown = [m for m in (mean_maps(c) for c in contenders[:MOST_VARIANTS]) if m is not None]
+    shown = [m for m in (mean_maps(c) for c in arms[:MOST_VARIANTS]) if m is not None]
     problems = [problem for m in shown for problem in m.problems]
     if not shown:
         return None, problems
@@ -82,8 +82,8 @@ def picture(contenders: Sequence[Contender]) -> tuple[Picture | None, list[str]]
         "it reads much (square-root scale from 0 to 1). Maps that are no probabilities are shown as shares of their "
         "rows' absolute weights."
     )
-    if len(contenders) > MOST_VARIANTS:
-        caption += f" The first {MOST_VARIANTS} of {len(contenders)} variants."
+    if len(arms) > MOST_VARIANTS:
+        caption += f" The first {MOST_VARIANTS} of {len(arms)} variants."
     width = LEFT + columns * (SIDE + GAP)
     return Picture("mean_maps", svg.drawing(width, TOP + len(shown) * row, parts, label=caption), caption), problems
 

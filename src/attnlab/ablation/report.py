@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.ablation import preregister
+from attnlab.ablation.arms import USUAL_BASELINE, Arm, BlockDesign, pair_with_baselines
 from attnlab.ablation.board import write_board
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, compare, lower_is_better, noise_floor
-from attnlab.ablation.contenders import USUAL_BASELINE, Contender, Design, arrange
 from attnlab.ablation.declared import Term, exploratory, family_term, first_declared, term
 from attnlab.ablation.differences import unequal_conditions, unnamed_differences
 from attnlab.ablation.document import Document, Picture, to_html, to_markdown
 from attnlab.ablation.effects import Effects, factorial
 from attnlab.ablation.groups import changing
 from attnlab.ablation.looks import Looks, take_look
-from attnlab.ablation.preregister import Kept, Promise
+from attnlab.ablation.preregister import Preregistration, PreregistrationCheck
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
@@ -53,20 +53,20 @@ class Report:
 
     experiment: Experiment
     rules: Rules
-    design: Design
+    design: BlockDesign
     comparisons: list[Comparison]
     floors: dict[tuple[tuple[str, Any], ...], NoiseFloor | None]  # by block
     effects: Effects | None
     aggregates: list[Aggregate]
     solved: list[Solved]
     solved_at: float | None
-    promise: Kept | None
+    preregistration: PreregistrationCheck | None
     looks: Looks
     terms: list[Term]  # what it goes by, beside what was declared
     code: str  # any: averaged across code
 
     @property
-    def baseline(self) -> Contender:
+    def baseline(self) -> Arm:
         """The baseline, or that of the first block."""
         return next(iter(self.design.baselines.values()))
 
@@ -74,9 +74,9 @@ class Report:
 def analyse(folder: Path | str, options: Options | None = None) -> Report:
     """Read and compare; refuses a baseline, a family or a metric that is not there."""
     options = options or Options()
-    promised = preregister.read(folder)
-    said = promised.promise if promised else None
-    metric = options.metric or (said.metric if said else None)
+    check = preregister.read(folder)
+    registered = check.preregistration if check else None
+    metric = options.metric or (registered.metric if registered else None)
     experiment = read_experiment(folder, metric or USUAL_METRIC)
     declared = _declared(experiment, "metric") or _usual_metric(experiment)
     if metric is None and isinstance(declared, str) and declared != USUAL_METRIC:
@@ -92,16 +92,22 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         run.reason.endswith(f"has no {experiment.metric}") for run in experiment.runs
     ):
         raise UsageError(f"metric ({experiment.metric}) is in none of the runs below {folder}; see their metrics.csv")
-    alpha = options.alpha or (said.alpha if said else _positive(experiment, "alpha")) or USUAL_ALPHA
-    margin = options.margin if options.margin is not None else said.margin if said else _positive(experiment, "margin")
-    baseline = options.baseline or (said.baseline if said else None)
-    design = arrange(experiment, baseline, lower, alpha, code=options.code)
+    alpha = options.alpha or (registered.alpha if registered else _positive(experiment, "alpha")) or USUAL_ALPHA
+    margin = (
+        options.margin
+        if options.margin is not None
+        else registered.margin
+        if registered
+        else _positive(experiment, "margin")
+    )
+    baseline = options.baseline or (registered.baseline if registered else None)
+    design = pair_with_baselines(experiment, baseline, lower, alpha, code=options.code)
     because = ""
     if needs_bytes(experiment.metric, design.pairs()):
         experiment, margin = read_experiment(folder, IN_BYTES), None  # a margin is one of its unit
         because = "because losses of different tokenizers are no numbers of one kind"
-    design = arrange(experiment, baseline, lower, alpha, separated(experiment.metric), options.code)
-    family = options.family or (tuple(said.family) if said else ())
+    design = pair_with_baselines(experiment, baseline, lower, alpha, separated(experiment.metric), options.code)
+    family = options.family or (tuple(registered.family) if registered else ())
     _check_family(family, design)
     looks = take_look(experiment) if _has_pairs(design) else Looks(1, 1, [])
     share = _is_share(experiment)
@@ -109,10 +115,10 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         *(lower, alpha, margin, family, share, options.solved, experiment.is_planned, looks.declared, looks.number)
     )
     threshold = _threshold(experiment, options.solved)
-    terms = _terms(experiment, options, said, rules, design, asked, because)
+    terms = _terms(experiment, options, registered, rules, design, asked, because)
     comparisons = [_told(c, terms) for c in compare(design, rules)]
     used = _used(experiment, rules, design, baseline)
-    placed = [c for c in design.contenders if c.block in design.baselines]
+    placed = [c for c in design.arms if c.block in design.baselines]
     whole = len(design.baselines) == 1 and all(c.finished for c in placed)
     first = next(iter(design.baselines.values()))
     return Report(
@@ -123,9 +129,9 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         {block: noise_floor(c, alpha) for block, c in design.baselines.items()},
         factorial(placed, first, alpha) if whole else None,
         over_tasks(design, lower, alpha),
-        [] if threshold is None else solved(design.contenders, threshold, alpha),
+        [] if threshold is None else solved(design.arms, threshold, alpha),
         threshold,
-        preregister.check(folder, used, experiment.runs, _names(design, said)),
+        preregister.check(folder, used, experiment.runs, _names(design, registered)),
         looks,
         terms,
         options.code,
@@ -135,16 +141,16 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
 def _terms(
     experiment: Experiment,
     options: Options,
-    said: Promise | None,
+    registered: Preregistration | None,
     rules: Rules,
-    design: Design,
+    design: BlockDesign,
     asked: str,
     because: str,
 ) -> list[Term]:
     """What the report goes by, beside what was declared before the first result."""
     declared, where = first_declared(experiment)
-    if said is not None:
-        declared, where = said._asdict(), preregister.FILE_NAME
+    if registered is not None:
+        declared, where = registered._asdict(), preregister.FILE_NAME
     metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or _usual_metric(experiment)
     if metric == asked:
         metric_term = term("metric", metric, where, experiment.metric, typed=False, because=because)
@@ -157,36 +163,36 @@ def _terms(
     same = wanted is not None and {c.folder for c in wanted} == {c.folder for c in design.baselines.values()}
     named = used if same else _labels(wanted) if wanted is not None else declared.get("baseline")
     family = [c for c, _ in design.pairs() if not rules.family or {c.label, c.variant, c.folder} & {*rules.family}]
-    promised = said.family if said is not None else [c.label for c, _ in design.pairs()]
+    declared_family = registered.family if registered is not None else [c.label for c, _ in design.pairs()]
     return [
         metric_term,
         term("baseline", named, where, used, typed=options.baseline is not None),
         term("margin", margin, where, rules.margin, typed=options.margin is not None, because=lost),
         term("alpha", declared.get("alpha") or USUAL_ALPHA, where, rules.alpha, typed=options.alpha is not None),
-        family_term(promised, where, family, typed=bool(options.family)),
+        family_term(declared_family, where, family, typed=bool(options.family)),
     ]
 
 
-def _baselines(experiment: Experiment, name: Any, rules: Rules) -> list[Contender] | None:
+def _baselines(experiment: Experiment, name: Any, rules: Rules) -> list[Arm] | None:
     """The baselines that a name means, or that are taken without one; None if there are none."""
     try:
-        design = arrange(experiment, name, rules.lower_is_better, rules.alpha, separated(experiment.metric))
+        design = pair_with_baselines(experiment, name, rules.lower_is_better, rules.alpha, separated(experiment.metric))
     except UsageError:
         return None
     return list(design.baselines.values())
 
 
-def _labels(contenders: Iterable[Contender]) -> str:
-    return ", ".join(dict.fromkeys(c.label for c in contenders))
+def _labels(arms: Iterable[Arm]) -> str:
+    return ", ".join(dict.fromkeys(c.label for c in arms))
 
 
 def _told(comparison: Comparison, terms: Sequence[Term]) -> Comparison:
     """The comparison, with what a reader must know besides: settings and conditions in which its two sides differ, and
     what it goes by that was not declared."""
     remarks, marks = list(comparison.remarks), list(comparison.marks)
-    if settings := unnamed_differences(comparison.contender, comparison.baseline):
+    if settings := unnamed_differences(comparison.arm, comparison.baseline):
         remarks.append(f"differs from the baseline in {', '.join(settings)}, too")
-    runs = [run for c in (comparison.contender, comparison.baseline) for run in c.finished.values()]
+    runs = [run for c in (comparison.arm, comparison.baseline) for run in c.finished.values()]
     if runs and all(run.summary.get("computes") == USUAL_BASELINE for run in runs):
         remarks.append("computes what the baseline does at these sizes")
     if after := exploratory(terms):
@@ -222,7 +228,7 @@ def _is_share(experiment: Experiment) -> bool:
     return experiment.metric.endswith(("accuracy", "exact_match", "recall"))
 
 
-def _has_pairs(design: Design) -> bool:
+def _has_pairs(design: BlockDesign) -> bool:
     """Whether there is anything to see: two seeds of a variant and its baseline."""
     return any(len(c.finished.keys() & baseline.finished.keys()) > 1 for c, baseline in design.pairs())
 
@@ -234,24 +240,24 @@ def _threshold(experiment: Experiment, typed: float | None) -> float | None:
     return typed if typed is not None else usual if _is_share(experiment) else None
 
 
-def _check_family(family: Iterable[str], design: Design) -> None:
-    known = {name for c in design.contenders for name in (c.label, c.variant, c.folder)}
+def _check_family(family: Iterable[str], design: BlockDesign) -> None:
+    known = {name for c in design.arms for name in (c.label, c.variant, c.folder)}
     if wrong := [name for name in family if name not in known]:
-        variants = ", ".join(dict.fromkeys(c.variant for c in design.contenders))
+        variants = ", ".join(dict.fromkeys(c.variant for c in design.arms))
         raise UsageError(f"family ({', '.join(wrong)}) is not in this experiment (choose from: {variants})")
 
 
-def _names(design: Design, said: Promise | None) -> list[str]:
-    """What the contenders are called: by the name that was promised, if one was."""
-    known = {*said.family, said.baseline} if said else set()
-    return list(dict.fromkeys(c.folder if c.folder in known else c.variant for c in design.contenders))
+def _names(design: BlockDesign, registered: Preregistration | None) -> list[str]:
+    """What the arms are called: by the name that was preregistered, if one was."""
+    known = {*registered.family, registered.baseline} if registered else set()
+    return list(dict.fromkeys(c.folder if c.folder in known else c.variant for c in design.arms))
 
 
-def _used(experiment: Experiment, rules: Rules, design: Design, baseline: str | None) -> Promise:
-    """What the report goes by, in the form in which it would have been promised."""
+def _used(experiment: Experiment, rules: Rules, design: BlockDesign, baseline: str | None) -> Preregistration:
+    """What the report goes by, in the form in which it would have been preregistered."""
     family = rules.family or tuple(dict.fromkeys(c.variant for c, _ in design.pairs()))
     name = baseline or next(iter(design.baselines.values())).variant
-    return Promise("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
+    return Preregistration("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
 
 
 def write(report: Report, document: Document, folder: Path, *, board: bool) -> list[Path]:
@@ -261,7 +267,7 @@ def write(report: Report, document: Document, folder: Path, *, board: bool) -> l
         "report.html": to_html(document),
         "verdicts.csv": _csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
         "runs.csv": _csv(_RUN_COLUMNS, _run_rows(report)),
-        "settings.csv": _csv(*_settings(report.design.contenders)),
+        "settings.csv": _csv(*_settings(report.design.arms)),
     }
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
     pages |= {f"pictures/{picture.name}.svg": picture.svg for picture in pictures}
@@ -269,7 +275,7 @@ def write(report: Report, document: Document, folder: Path, *, board: bool) -> l
         write_atomically(folder / name, text.encode(), key="out")
     if board:
         with writing(folder / "tensorboard", key="out"):
-            write_board(folder / "tensorboard", report.design.contenders, report.experiment.metric, report.rules.alpha)
+            write_board(folder / "tensorboard", report.design.arms, report.experiment.metric, report.rules.alpha)
     return [folder / name for name in pages if "/" not in name]
 
 
@@ -299,9 +305,9 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
     bca_low, bca_high = c.bca or (None, None)
     return [
         *(
-            c.contender.label,
-            c.contender.place,
-            c.contender.folder,
+            c.arm.label,
+            c.arm.setting,
+            c.arm.folder,
             c.baseline.folder,
             c.n,
             " ".join(map(str, c.seeds)),
@@ -309,17 +315,15 @@ def _verdict_row(c: Comparison, report: Report) -> list[Any]:
         *(c.mean, c.sd, low, high, c.p, c.holm_p, c.exact_test, c.exact_p, c.smallest_exact_p, c.equivalence_p),
         *(c.holm_equivalence_p, bca_low, bca_high, c.pairing.correlation, c.pairing.variance_removed, c.detectable),
         *(_csv_seeds(c.seeds_needed), _csv_seeds(c.seeds_for_equivalence), c.word, "; ".join([*c.marks, *c.remarks])),
-        *(c.contender.settings.get("match"), len(c.lost_seeds), *(c.solved[1:3] if c.solved else (None, None))),
+        *(c.arm.settings.get("match"), len(c.lost_seeds), *(c.solved[1:3] if c.solved else (None, None))),
         *(bad_runs_not_excluded(c.n, report.rules.alpha) if c.n else None, report.rules.look),
     ]
 
 
-def _settings(contenders: Sequence[Contender]) -> tuple[list[str], list[list[Any]]]:
-    """Every setting in which two contenders differ, one row each."""
-    keys = sorted(key for keys in changing([c.settings for c in contenders]) for key in keys)
-    return ["setting", *(c.folder for c in contenders)], [
-        [key, *(c.settings.get(key) for c in contenders)] for key in keys
-    ]
+def _settings(arms: Sequence[Arm]) -> tuple[list[str], list[list[Any]]]:
+    """Every setting in which two arms differ, one row each."""
+    keys = sorted(key for keys in changing([c.settings for c in arms]) for key in keys)
+    return ["setting", *(c.folder for c in arms)], [[key, *(c.settings.get(key) for c in arms)] for key in keys]
 
 
 def _csv_seeds(seeds: Seeds | None) -> str | None:
@@ -333,7 +337,7 @@ _RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value"
 
 
 def _run_rows(report: Report) -> Iterable[list[Any]]:
-    compared = {run.path for c in report.design.contenders for run in c.finished.values()}
+    compared = {run.path for c in report.design.arms for run in c.finished.values()}
     for run in report.experiment.runs:
         value = run.final if run.curve is not None and run.status == "finished" else None
         summary = run.summary

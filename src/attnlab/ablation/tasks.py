@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from attnlab.ablation.contenders import Contender, Design
+from attnlab.ablation.arms import Arm, BlockDesign
 from attnlab.ablation.statistics import (
     Interval,
     interquartile_mean,
@@ -31,14 +31,14 @@ class Aggregate(NamedTuple):
     improvement_interval: Interval | None
 
 
-def over_tasks(design: Design, lower_is_better: bool, alpha: float) -> list[Aggregate]:
+def over_tasks(design: BlockDesign, lower_is_better: bool, alpha: float) -> list[Aggregate]:
     """Every variant that finished runs on all tasks, the baseline first; empty if there is but one task."""
     baselines = {block: c for block, c in design.baselines.items() if c.finished}
     if len(baselines) < 2 or not any(key.startswith(OF_A_TASK) for block in baselines for key, _ in block):
         return []
-    by_label: dict[str, dict[tuple[tuple[str, object], ...], Contender]] = {}
-    for contender in design.contenders:
-        by_label.setdefault(contender.label, {})[contender.block] = contender
+    by_label: dict[str, dict[tuple[tuple[str, object], ...], Arm]] = {}
+    for arm in design.arms:
+        by_label.setdefault(arm.label, {})[arm.block] = arm
     reference = {block: np.array([r.final for r in c.finished.values()]) for block, c in baselines.items()}
     theirs = [scores / scores.mean() for scores in reference.values()]
     found = []
@@ -73,19 +73,19 @@ def _aggregate(
 class Solved(NamedTuple):
     """How many seeds solved a task, and how soon."""
 
-    contender: Contender
+    arm: Arm
     solved: int
     n: int
     share: Interval
     median_steps: float | None  # by which half of the seeds had solved it; None if fewer ever did
 
 
-def solved(contenders: Sequence[Contender], at_least: float, alpha: float) -> list[Solved]:
+def solved(arms: Sequence[Arm], at_least: float, alpha: float) -> list[Solved]:
     """Seeds that end at `at_least` or above. A run that diverged did not solve the task, at whatever step."""
     found = []
-    for contender in contenders:
-        curves = [run.curve for run in contender.finished.values() if run.curve is not None]
-        diverged = [run for run in contender.runs if run.status == "diverged"]
+    for arm in arms:
+        curves = [run.curve for run in arm.finished.values() if run.curve is not None]
+        diverged = [run for run in arm.runs if run.status == "diverged"]
         n = len(curves) + len(diverged)
         if not n:
             continue
@@ -93,5 +93,5 @@ def solved(contenders: Sequence[Contender], at_least: float, alpha: float) -> li
         first = [float(curve.steps[curve.values >= at_least][0]) for curve in ends]
         longest = max((float(curve.steps[-1]) for curve in curves), default=0.0)
         never = [float(c.steps[-1]) for c in curves if c.values[-1] < at_least] + [longest for _ in diverged]
-        found.append(Solved(contender, len(ends), n, wilson(len(ends), n, alpha), median_steps(first, never)))
+        found.append(Solved(arm, len(ends), n, wilson(len(ends), n, alpha), median_steps(first, never)))
     return found

@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 
+from attnlab.ablation.content import document, noise, notes, typical
 from attnlab.ablation.document import Document, Table, table
+from attnlab.ablation.format import MOST_LISTED, line, name_of, number, p_value, span
 from attnlab.ablation.report import Report, write
-from attnlab.ablation.sections import document, noise, notes, typical
-from attnlab.ablation.words import MOST_LISTED, line, name_of, number, p_value, span
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
 
@@ -49,15 +49,22 @@ def beside_the_table(report: Report) -> list[str]:
     told = [f"{run.status}: {run.name} ({run.reason or 'no reason known'})" for run in lost[:MOST_LISTED]]
     if len(lost) > MOST_LISTED:
         told.append(f"and {len(lost) - MOST_LISTED} more without a result; all are in runs.csv")
-    promise = report.promise
-    kept = (
-        []
-        if promise is None
-        else [f"what was promised was kept{'' if promise.promise.runs else ' (it names no configs of runs)'}"]
-    )
-    if promise is not None and promise.broken:
-        kept = ["what was promised was not kept:", *promise.broken]
-    return [*remarks, typical(report), str(report.looks), *told, *declared_and_used(report), *notes(report), *kept]
+    check = report.preregistration
+    deviations = []
+    if check is not None and check.deviations:
+        deviations = ["deviations from the preregistration:", *check.deviations]
+    elif check is not None:
+        binds = "" if check.preregistration.runs else " (it names no configs of runs)"
+        deviations = [f"no deviations from the preregistration{binds}"]
+    return [
+        *remarks,
+        typical(report),
+        str(report.looks),
+        *told,
+        *declared_and_used(report),
+        *notes(report),
+        *deviations,
+    ]
 
 
 def declared_and_used(report: Report) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from attnlab.ablation.contenders import Contender
+from attnlab.ablation.arms import Arm
 from attnlab.ablation.groups import JUDGED_BY
 
 PER_TOKEN, IN_BYTES = "val/loss", "val/bits_per_byte"
@@ -12,7 +12,7 @@ TOKENIZER, TRAINED_ON = "tokenizer.sha256", "data.sha256"
 
 
 def separated(metric: str) -> tuple[str, ...]:
-    """The settings in which contenders must agree for this metric to mean the same for both."""
+    """The settings in which arms must agree for this metric to mean the same for both."""
     last = metric.rpartition("/")[2]
     if not last.endswith((*OF_A_TEXT, "tokens_per_second")):
         return ()
@@ -20,7 +20,7 @@ def separated(metric: str) -> tuple[str, ...]:
     return (text,) if metric == IN_BYTES else (text, TOKENIZER)
 
 
-def needs_bytes(metric: str, pairs: Iterable[tuple[Contender, Contender]]) -> bool:
+def needs_bytes(metric: str, pairs: Iterable[tuple[Arm, Arm]]) -> bool:
     """Whether some are compared that cut the same validation text into other tokens, and bits per byte can tell."""
     if metric != PER_TOKEN:
         return False
@@ -29,5 +29,5 @@ def needs_bytes(metric: str, pairs: Iterable[tuple[Contender, Contender]]) -> bo
     return bool(runs) and all(isinstance(run.summary.get(IN_SUMMARY), int | float) for run in runs)
 
 
-def _differ(pair: tuple[Contender, Contender], key: str) -> bool:
+def _differ(pair: tuple[Arm, Arm], key: str) -> bool:
     return pair[0].settings.get(key) != pair[1].settings.get(key)

@@ -9,8 +9,8 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab.ablation.design import Design, Point, read_design
 from attnlab.errors import AttnlabError, UsageError
+from attnlab.sweep.design import Design, Point, read_design
 from attnlab.sweep.drive import (
     by_job,
     drive,
@@ -25,7 +25,7 @@ from attnlab.sweep.drive import (
 from attnlab.sweep.jobs import Composer, Job, Refusal
 from attnlab.sweep.planned import Run, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
-from attnlab.sweep.verdict import baseline_of, by_experiment, check, promise, prospects, report
+from attnlab.sweep.verdict import baseline_of, by_experiment, check, preregister, prospects, report
 
 OF_THE_SWEEP = ("sweep", "plan", "preregister")  # keys that no job has
 Split = Callable[[list[Any]], list[list[str]]]  # from parsed overrides to the words of every job
@@ -72,7 +72,7 @@ def sweep(
         if master.plan:
             return []
         if master.preregister:
-            promise(runs)
+            preregister(runs)
         write_plan(runs, refusals, None if design is None else design.described())
         if local:
             drive(runs, pool)

@@ -1,15 +1,15 @@
-"""What a sweep promises before its first run, and the report at its end: both go by the settings below `report`."""
+"""What a sweep preregisters before its first run, and the report at its end: both go by the settings below `report`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnlab.ablation import statistics
+from attnlab.ablation.arms import USUAL_BASELINE
 from attnlab.ablation.comparison import lower_is_better
-from attnlab.ablation.contenders import USUAL_BASELINE
+from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
-from attnlab.ablation.preregister import Promise, write
-from attnlab.ablation.rates import RATE
+from attnlab.ablation.preregister import Preregistration, write
 from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
@@ -61,7 +61,7 @@ def baseline_of(runs: Sequence[Run]) -> str:
     return USUAL_BASELINE if USUAL_BASELINE in variants else variants[0]
 
 
-def promise(runs: Sequence[Run]) -> None:
+def preregister(runs: Sequence[Run]) -> None:
     """Write down, for each experiment, what its report will go by."""
     for folder, members in by_experiment(runs).items():
         given, baseline = settings(members), baseline_of(members)
@@ -72,7 +72,7 @@ def promise(runs: Sequence[Run]) -> None:
         configs = sorted(run.entry()["folder"] for run in members)
         digest = write(
             folder,
-            Promise(
+            Preregistration(
                 given["hypothesis"],
                 baseline,
                 given["metric"],
@@ -84,8 +84,8 @@ def promise(runs: Sequence[Run]) -> None:
             ),
         )
         print(
-            f"promised in {folder}: {', '.join(family)} against {baseline} on {given['metric']}, {len(configs)} runs "
-            f"by their configs (SHA-256 {digest})"
+            f"preregistered in {folder}: {', '.join(family)} against {baseline} on {given['metric']}, "
+            f"{len(configs)} runs by their configs (SHA-256 {digest})"
         )
 
 

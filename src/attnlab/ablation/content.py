@@ -5,47 +5,42 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from attnlab.ablation import charts, mean_maps
-from attnlab.ablation.contenders import Contender
+from attnlab.ablation.arms import Arm
+from attnlab.ablation.costs import costs, measuring
 from attnlab.ablation.declared import exploratory
 from attnlab.ablation.differences import beside_the_variants, settings_that_differ
 from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
-from attnlab.ablation.provenance import (
-    costs,
-    fairness,
-    held_equal,
-    limits,
-    measuring,
-)
+from attnlab.ablation.fairness import fairness, held_equal, limits
+from attnlab.ablation.format import MOST_LISTED, number, p_value, sentence, span
 from attnlab.ablation.reading import STATUSES
-from attnlab.ablation.repeat import repeat
 from attnlab.ablation.report import Report
+from attnlab.ablation.reproducibility import reproducibility
 from attnlab.ablation.statistics import bad_runs_not_excluded, share_interval
-from attnlab.ablation.words import MOST_LISTED, in_words, number, p_value, span
 
 
 def document(report: Report) -> Document:
     """The whole report."""
     sections = [
-        Section("The noise floor: the baseline against itself", noise(report)),
+        Section("Noise floor: the baseline against itself", noise(report)),
         Section("Verdicts", _verdicts(report)),
         Section("Declared and used", [_declared(report)]),
-        Section("What was held equal", held_equal(report)),
-        Section("Settings that differ", settings_that_differ(report.design.contenders)),
+        Section("Matched budgets", held_equal(report)),
+        Section("Settings that differ", settings_that_differ(report.design.arms)),
         Section("Runs", _runs(report)),
-        *([Section("What was promised", _promise(report))] if report.promise else []),
-        Section("What pairing bought", [_pairing(report)]),
+        *([Section("Preregistration", _preregistration(report))] if report.preregistration else []),
+        Section("Variance removed by pairing", [_pairing(report)]),
         Section(
             "Learning curves",
             _some(charts.learning_curves(_pictured(report), report.experiment.metric, report.rules.alpha)),
         ),
         Section("Learning rates", _rates(report)),
         Section("Main effects and interactions", _effects(report)),
-        Section("All tasks together", _tasks(report)),
-        Section("Solved or not", _solved(report)),
+        Section("Aggregate over tasks", _tasks(report)),
+        Section("Success rate", _solved(report)),
         Section("Cost", _cost(report)),
-        Section("What the variants look at", _maps(report)),
+        Section("Mean attention maps", _maps(report)),
         Section("Limits", [limits(report)]),
-        Section("To repeat it", repeat(report)),
+        Section("Reproducibility", reproducibility(report)),
     ]
     mode = fairness(report).mode
     return Document(
@@ -90,11 +85,11 @@ def verdict_table(report: Report) -> Table:
     columns += ["detectable", "bad runs not excluded", "remarks"]
     rows = []
     for c in report.comparisons:
-        told = in_words(c).removeprefix(c.word).strip(" ()")
+        told = sentence(c).removeprefix(c.word).strip(" ()")
         lost = str(len(c.lost_seeds)) if c.lost_seeds else ""
         row = [
-            c.contender.label,
-            *([c.contender.place] if several else []),
+            c.arm.label,
+            *([c.arm.setting] if several else []),
             "; ".join([c.word, *c.marks]),
             str(c.n),
             lost,
@@ -121,7 +116,7 @@ def typical(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    together = [keys for keys in beside_the_variants(report.design.contenders) if len(keys) > 1]
+    together = [keys for keys in beside_the_variants(report.design.arms) if len(keys) > 1]
     settings = [f"{keys[0]} changes together with {', '.join(keys[1:])}" for keys in together]
     uncounted = [report.looks.problem] if report.looks.problem else []
     return [*uncounted, *report.experiment.problems, *report.design.remarks, *fairness(report).problems, *settings]
@@ -131,7 +126,7 @@ def noise(report: Report) -> list[Block]:
     blocks: list[Block] = []
     for block, floor in report.floors.items():
         baseline = report.design.baselines[block]
-        name = f"{baseline.label}, {baseline.place}" if baseline.place else baseline.label
+        name = f"{baseline.label}, {baseline.setting}" if baseline.setting else baseline.label
         if floor is None:
             blocks.append(
                 f"{name} has {len(baseline.finished)} finished run{'s' * (len(baseline.finished) != 1)}: its noise "
@@ -177,10 +172,10 @@ def _verdicts(report: Report) -> list[Block]:
     text += f" {typical(report)} {report.looks}"
     blocks: list[Block] = [text, verdict_table(report)]
     if bca := [c for c in report.comparisons if c.bca is not None]:
-        rows = [[c.contender.label, c.contender.place, str(c.n), span(c.interval), span(c.bca)] for c in bca]
+        rows = [[c.arm.label, c.arm.setting, str(c.n), span(c.interval), span(c.bca)] for c in bca]
         caption = "From ten seeds on: the t interval beside the BCa bootstrap, which needs no normal differences"
         blocks.append(table(["variant", "setting", "n", "t interval", "BCa interval"], rows, caption))
-    floors = [report.floors[c.contender.block] for c in report.comparisons]
+    floors = [report.floors[c.arm.block] for c in report.comparisons]
     bands = [floor.band if floor else None for floor in floors]
     blocks += _some(charts.differences(report.comparisons, report.experiment.metric, rules.alpha, bands))
     return blocks
@@ -207,21 +202,21 @@ def _runs(report: Report) -> list[Block]:
     return blocks
 
 
-def _promise(report: Report) -> list[Block]:
-    assert report.promise is not None
-    promise, digest, created, broken = report.promise
-    kept = "It was kept." if not broken else "It was not kept:"
+def _preregistration(report: Report) -> list[Block]:
+    assert report.preregistration is not None
+    registered, digest, created, deviations = report.preregistration
+    outcome = "Deviations:" if deviations else "No deviations."
     binds = (
-        "It was written before promises named the configs of runs, and binds none of them."
-        if promise.runs is None
-        else f"It binds the configs of {len(promise.runs)} runs, by their hashes."
+        "It was written before preregistrations named the configs of runs, and binds none of them."
+        if registered.runs is None
+        else f"It binds the configs of {len(registered.runs)} runs, by their hashes."
     )
     text = (
-        f"Written {created}, SHA-256 {digest}: “{promise.hypothesis}” Metric {promise.metric}, baseline "
-        f"{promise.baseline}, margin {promise.margin if promise.margin is not None else 'none'}, alpha "
-        f"{promise.alpha:g}, {len(promise.seeds)} seeds, family {', '.join(promise.family)}. {binds} {kept}"
+        f"Written {created}, SHA-256 {digest}: “{registered.hypothesis}” Metric {registered.metric}, baseline "
+        f"{registered.baseline}, margin {registered.margin if registered.margin is not None else 'none'}, alpha "
+        f"{registered.alpha:g}, {len(registered.seeds)} seeds, family {', '.join(registered.family)}. {binds} {outcome}"
     )
-    return [text, *([Lines("\n".join(broken))] if broken else [])]
+    return [text, *([Lines("\n".join(deviations))] if deviations else [])]
 
 
 def _pairing(report: Report) -> Table:
@@ -229,7 +224,7 @@ def _pairing(report: Report) -> Table:
     for c in report.comparisons:
         r, removed = c.pairing
         share = "" if removed is None else f"{100 * removed:.1f} %"
-        rows.append([c.contender.label, c.contender.place, str(c.n), "" if r is None else f"{r:+.3f}", share])
+        rows.append([c.arm.label, c.arm.setting, str(c.n), "" if r is None else f"{r:+.3f}", share])
     caption = (
         "For one seed both sides see the same batches and start from the same values where they share them. Near 0, "
         "pairing bought nothing; negative, it cost something."
@@ -237,19 +232,19 @@ def _pairing(report: Report) -> Table:
     return table(["variant", "setting", "n", "correlation of paired runs", "variance removed"], rows, caption)
 
 
-def _pictured(report: Report) -> list[tuple[Contender, Contender]]:
+def _pictured(report: Report) -> list[tuple[Arm, Arm]]:
     return [(b, b) for b in report.design.baselines.values()] + report.design.pairs()
 
 
 def _rates(report: Report) -> list[Block]:
-    tuned = [(c, c.rates) for c in report.design.contenders if c.rates is not None]
+    tuned = [(c, c.lr_curve) for c in report.design.arms if c.lr_curve is not None]
     if not tuned:
         return []
     rows = []
     for c, r in tuned:
         rows.append(
             [
-                *(c.label, c.place, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
+                *(c.label, c.setting, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
                 *(f"{r.chosen:g}", number(r.sensitivity), r.source, _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
                 "; ".join(r.remarks),
             ]
@@ -260,7 +255,7 @@ def _rates(report: Report) -> list[Block]:
         "A learning rate per variant, chosen on the tuning seeds, compared on the final seeds. Sensitivity is the "
         "mean over the grid of min(loss, loss before training) less the best"
     )
-    picture = charts.rates([(c.label, r) for c, r in tuned], report.experiment.metric)
+    picture = charts.lr_curves([(c.label, r) for c, r in tuned], report.experiment.metric)
     return [table([*columns, "final seeds", "remarks"], rows, caption), *_some(picture)]
 
 
@@ -317,15 +312,15 @@ def _solved(report: Report) -> list[Block]:
     if not report.solved or report.solved_at is None:
         return []
     differences = {
-        id(c.contender): span(share_interval(c.solved.ours, c.solved.theirs, c.solved.n, report.rules.alpha))
+        id(c.arm): span(share_interval(c.solved.ours, c.solved.theirs, c.solved.n, report.rules.alpha))
         for c in report.comparisons
         if c.solved is not None and not c.lost_seeds
     }
     rows = [
         [
-            *(s.contender.label, s.contender.place, f"{s.solved} of {s.n}", span(s.share, signed=False)),
+            *(s.arm.label, s.arm.setting, f"{s.solved} of {s.n}", span(s.share, signed=False)),
             "not reached by half" if s.median_steps is None else f"{s.median_steps:.0f}",
-            differences.get(id(s.contender), ""),
+            differences.get(id(s.arm), ""),
         ]
         for s in report.solved
     ]
@@ -343,11 +338,11 @@ def _cost(report: Report) -> list[Block]:
     if not shown:
         return []
     columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
-    rows = [[c.label, c.place, number(c.mean), *c.cells] for c in shown]
+    rows = [[c.label, c.setting, number(c.mean), *c.cells] for c in shown]
     picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
     return [measuring(report), table(columns, rows, "Means over seeds"), *_some(picture)]
 
 
 def _maps(report: Report) -> list[Block]:
-    picture, problems = mean_maps.picture([c for c in report.design.contenders if c.finished])
+    picture, problems = mean_maps.picture([c for c in report.design.arms if c.finished])
     return [*_some(picture), *([Lines("\n".join(problems[:MOST_LISTED]))] if problems else [])]

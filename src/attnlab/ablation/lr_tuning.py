@@ -10,8 +10,8 @@ from typing import NamedTuple
 import yaml
 
 from attnlab.ablation.codes import is_code, of_latest_code
-from attnlab.ablation.groups import Group, arms_of, differing, groups_of
-from attnlab.ablation.rates import RATE, Rates, curve_of_rates
+from attnlab.ablation.groups import Group, apart_by_rate, differing, groups_of
+from attnlab.ablation.lr_curve import RATE, LRCurve, fit_lr_curve
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.files import TUNED, write_atomically
@@ -21,23 +21,23 @@ OPTIMIZER = "optimizer._target_"
 MOST_NAMED = 4
 
 
-class Arm(NamedTuple):
+class TunedVariant(NamedTuple):
     """One variant of a tuning experiment: its curve, and what sets it apart from others of the same name."""
 
     variant: str
     apart: dict[str, object]
     group: Group  # at one of its rates
-    rates: Rates
+    lr_curve: LRCurve
 
 
-def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Arm]:
+def read_tuning(experiment: Experiment, lower_is_better: bool, alpha: float) -> list[TunedVariant]:
     """The curve of every variant. Refuses a grid with holes: a mean over fewer seeds is no point of a curve."""
     found = []
     holes: list[str] = []
     groups = groups_of(experiment.runs)
     latest = of_latest_code(groups, besides=RATE)
     older = {group.variant for group in groups if group.folder not in {each.folder for each in latest}}
-    for members in arms_of(latest):
+    for members in apart_by_rate(latest):
         by_rate = {float(group.settings[RATE]): group for group in members if RATE in group.settings}
         seeds = sorted({seed for group in members for seed in group.results})
         for rate, group in sorted(by_rate.items()):
@@ -48,7 +48,7 @@ def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> li
             ]
         if len(by_rate) > 1 and seeds:
             runs = {rate: group.results for rate, group in by_rate.items()}
-            rates = curve_of_rates(runs, lower_is_better, alpha, all_choose=True)
+            rates = fit_lr_curve(runs, lower_is_better, alpha, all_choose=True)
             if (
                 rates.fitted is not None
                 and rates.proposal == rates.best
@@ -72,7 +72,7 @@ def read_arms(experiment: Experiment, lower_is_better: bool, alpha: float) -> li
             f"experiment ({experiment.folder}) holds no variant at several learning rates; to make them: attnlab tune "
             f"{experiment.folder} rates=3e-4,1e-3,3e-3,1e-2 seeds=100-102 attention=multi_head,linear"
         )
-    return [Arm(group.variant, _apart(group, [g for g, _ in found]), group, rates) for group, rates in found]
+    return [TunedVariant(group.variant, _apart(group, [g for g, _ in found]), group, rates) for group, rates in found]
 
 
 def _apart(group: Group, all_groups: Sequence[Group]) -> dict[str, object]:
@@ -81,11 +81,11 @@ def _apart(group: Group, all_groups: Sequence[Group]) -> dict[str, object]:
     return {key: group.settings.get(key) for key in keys if not is_code(key)}
 
 
-def beyond(arms: Sequence[Arm], factor: float) -> list[float]:
+def extend_grid(variants: Sequence[TunedVariant], factor: float) -> list[float]:
     """The rates to add, for all variants alike, because the best rate of one lies at an edge of the grid."""
-    rates = sorted({point.rate for arm in arms for point in arm.rates.points})
-    low = [rates[0] / factor] if any(arm.rates.edge == "low" for arm in arms) else []
-    high = [rates[-1] * factor] if any(arm.rates.edge == "high" for arm in arms) else []
+    rates = sorted({point.rate for each in variants for point in each.lr_curve.points})
+    low = [rates[0] / factor] if any(each.lr_curve.edge == "low" for each in variants) else []
+    high = [rates[-1] * factor] if any(each.lr_curve.edge == "high" for each in variants) else []
     return [float(f"{rate:.3g}") for rate in (*low, *high)]
 
 
@@ -95,16 +95,16 @@ def spacing(rates: Sequence[float]) -> float:
     return float((ordered[-1] / ordered[0]) ** (1 / (len(ordered) - 1)))
 
 
-def write(experiment: Experiment, arms: Sequence[Arm]) -> Path:
+def write(experiment: Experiment, variants: Sequence[TunedVariant]) -> Path:
     """Write tuned.yaml beside the runs."""
     entries = []
-    for arm in arms:
-        r = arm.rates
-        entry = {"variant": arm.variant, "settings": arm.apart, "optimizer": arm.group.settings.get(OPTIMIZER)}
-        entry |= {"lr": r.proposal, "best": r.best, "fitted": None if r.fitted is None else float(f"{r.fitted:.6g}")}
-        entry |= {"edge": r.edge or None, "sensitivity": r.sensitivity, "seeds": r.tuning_seeds}
-        entry |= {"curve": [[p.rate, p.mean if not p.diverged else None] for p in r.points], "remarks": r.remarks}
-        entries.append(entry)
+    for variant, apart, group, curve in variants:
+        entry = {"variant": variant, "settings": apart, "optimizer": group.settings.get(OPTIMIZER)}
+        fitted = None if curve.fitted is None else float(f"{curve.fitted:.6g}")
+        entry |= {"lr": curve.proposal, "best": curve.best, "fitted": fitted}
+        entry |= {"edge": curve.edge or None, "sensitivity": curve.sensitivity, "seeds": curve.tuning_seeds}
+        points = [[p.rate, p.mean if not p.diverged else None] for p in curve.points]
+        entries.append({**entry, "curve": points, "remarks": curve.remarks})
     text = (
         f"# A learning rate per variant, chosen by {experiment.metric} on tuning seeds: final runs take it with\n"
         f"# tuned={experiment.folder}, and need other seeds. lr is the lowest point of a parabola in log rate where\n"
@@ -117,7 +117,7 @@ def write(experiment: Experiment, arms: Sequence[Arm]) -> Path:
     return path
 
 
-def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> Rates:
+def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> LRCurve:
     """The curve that chose the rate of these runs, from the tuning experiment that they name."""
     assert group.tuned is not None
     rate = float(group.settings[RATE])
@@ -126,17 +126,17 @@ def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool,
     places = (named, named.parent, experiment.folder.parent / named.name)  # the folder, its file, or moved along
     place = next((p for p in places if p.is_dir()), named)
     try:
-        arms = read_arms(read_experiment(place, experiment.metric), lower_is_better, alpha)
+        entries = read_tuning(read_experiment(place, experiment.metric), lower_is_better, alpha)
     except AttnlabError as error:
         return _without_curve(rate, seeds, group.tuned, f"tuned elsewhere, and no curve can be shown: {error}")
-    alike = [arm for arm in arms if arm.variant == group.variant]
+    alike = [entry for entry in entries if entry.variant == group.variant]
     if not alike:
         return _without_curve(rate, seeds, group.tuned, f"{place} holds no curve of {group.variant}")
-    arm = min(alike, key=lambda arm: len(_changed(arm.group, group)))
-    r, remarks = arm.rates, list(arm.rates.remarks)
+    entry = min(alike, key=lambda entry: len(_changed(entry.group, group)))
+    r, remarks = entry.lr_curve, list(entry.lr_curve.remarks)
     if rate != r.proposal:
         remarks.append(f"the final seeds ran at {rate:g}, but {place} says {r.proposal:g}")
-    if changed := _changed(arm.group, group):
+    if changed := _changed(entry.group, group):
         remarks.append(f"tuned at other settings: {'; '.join(changed[:MOST_NAMED])}")
     if both := sorted({*seeds} & {*r.tuning_seeds}):
         remarks.append(f"seeds {', '.join(map(str, both))} had chosen the rate and are left out")
@@ -144,8 +144,8 @@ def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool,
     return r._replace(chosen=rate, final_seeds=final, remarks=remarks, source=group.tuned)
 
 
-def _without_curve(rate: float, seeds: list[int], source: str, remark: str) -> Rates:
-    return Rates([], [], seeds, rate, rate, None, None, [remark], source)
+def _without_curve(rate: float, seeds: list[int], source: str, remark: str) -> LRCurve:
+    return LRCurve([], [], seeds, rate, rate, None, None, [remark], source)
 
 
 def _changed(there: Group, here: Group) -> list[str]:

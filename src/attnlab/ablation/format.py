@@ -33,7 +33,7 @@ def span(interval: Sequence[float] | None, *, signed: bool = True) -> str:
     return f"[{number(interval[0], signed=signed)}, {number(interval[1], signed=signed)}]"
 
 
-def in_words(c: Comparison) -> str:
+def sentence(c: Comparison) -> str:
     """The verdict, and where it cannot tell, how many seeds could.
 
     Who adds seeds after the last look that counts has no verdict to expect, so what is said then is no advice: "would
@@ -70,9 +70,9 @@ def _seeds(seeds: Seeds, n: int) -> str:
 
 def line(c: Comparison) -> str:
     """What stands in the verdict's line: the verdict in words, and what it goes by that was not declared or equal."""
-    return "; ".join([in_words(c), *c.marks])
+    return "; ".join([sentence(c), *c.marks])
 
 
 def name_of(c: Comparison) -> str:
     """The variant, with the setting of its block."""
-    return " ".join(filter(None, (c.contender.label, c.contender.place)))
+    return " ".join(filter(None, (c.arm.label, c.arm.setting)))

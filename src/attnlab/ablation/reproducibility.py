@@ -18,10 +18,10 @@ MOST_COMMANDS, MOST_VALUES = 20, 4
 KEYS = ("baseline", "metric", "margin", "alpha", "family")  # of attnlab report
 
 
-def repeat(report: Report) -> list[Block]:
+def reproducibility(report: Report) -> list[Block]:
     """Commands, configurations and conditions."""
     runs = [run for run in report.experiment.runs if run.summary]
-    rows = [[c.label, c.place, c.folder, str(len(c.finished)), str(len(c.runs))] for c in report.design.contenders]
+    rows = [[c.label, c.setting, c.folder, str(len(c.finished)), str(len(c.runs))] for c in report.design.arms]
     conditions = []
     for key, name in CONDITIONS.items():
         values = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
@@ -91,7 +91,7 @@ def _single_runs(report: Report) -> list[Block]:
 
 def _report_command(report: Report) -> list[str]:
     """The command that makes this report, with what was typed for it and was not declared."""
-    family = [c.contender.label for c in report.comparisons if c.verdict != "not in the family"]
+    family = [c.arm.label for c in report.comparisons if c.verdict != "not in the family"]
     margin, alpha = report.rules.margin, report.rules.alpha
     values = dict(zip(KEYS, (report.baseline.label, report.experiment.metric, margin, alpha, family), strict=True))
     chosen = [term.name for term in report.terms if term.change and not term.forced]

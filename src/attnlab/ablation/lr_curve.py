@@ -21,7 +21,7 @@ ENOUGH_FOR_A_PARABOLA = 3
 RunsByRate = Mapping[float, Mapping[int, Run]]  # finished and diverged runs, by rate and seed
 
 
-class Point(NamedTuple):
+class LRPoint(NamedTuple):
     """What the tuning seeds came to at one rate; `mean` is infinite where one of them diverged."""
 
     rate: float
@@ -31,10 +31,10 @@ class Point(NamedTuple):
     diverged: int
 
 
-class Rates(NamedTuple):
+class LRCurve(NamedTuple):
     """The learning-rate curve of one variant. All numbers are of the tuning seeds."""
 
-    points: list[Point]
+    points: list[LRPoint]
     tuning_seeds: list[int]
     final_seeds: list[int]
     chosen: float  # the rate whose runs are compared
@@ -67,7 +67,7 @@ class Rates(NamedTuple):
         return float(f"{fitted:.3g}")
 
 
-def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_choose: bool = False) -> Rates:
+def fit_lr_curve(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_choose: bool = False) -> LRCurve:
     """The curve of a variant that ran at several rates, and the rate and seeds that count.
 
     With `all_choose` there are no final seeds among these runs: they only tune.
@@ -96,7 +96,7 @@ def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all
     fitted = _vertex(points, best, sign) if best is not None else None
     if best is not None:
         remarks += _doubts(grid, best, chosen, fitted)
-    return Rates(
+    return LRCurve(
         points,
         tuning,
         judged[chosen],
@@ -108,7 +108,7 @@ def curve_of_rates(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all
     )
 
 
-def _point(rate: float, runs: Sequence[Run], alpha: float) -> Point:
+def _point(rate: float, runs: Sequence[Run], alpha: float) -> LRPoint:
     values = [run.final for run in runs if run.status == "finished"]
     diverged = len(runs) - len(values)
     mean = math.inf if diverged or not values else float(np.mean(values))
@@ -116,10 +116,10 @@ def _point(rate: float, runs: Sequence[Run], alpha: float) -> Point:
     if len(values) > 1:
         low, high = t_interval(np.array(values), alpha)
         interval = Interval(float(low), float(high))
-    return Point(rate, mean, interval, values, diverged)
+    return LRPoint(rate, mean, interval, values, diverged)
 
 
-def _vertex(points: Sequence[Point], best: float, sign: float) -> float | None:
+def _vertex(points: Sequence[LRPoint], best: float, sign: float) -> float | None:
     """The rate at the lowest point of the parabola in log rate through the best rate and up to two on each side of it.
 
     None if there are fewer than three points, or the parabola bends the wrong way or leaves the grid.
@@ -137,7 +137,7 @@ def _vertex(points: Sequence[Point], best: float, sign: float) -> float | None:
     return 10**vertex if x[0] <= vertex <= x[-1] else None
 
 
-def _sensitivity(points: Sequence[Point], runs: RunsByRate, tuning: Sequence[int], sign: float) -> float | None:
+def _sensitivity(points: Sequence[LRPoint], runs: RunsByRate, tuning: Sequence[int], sign: float) -> float | None:
     """E over the grid of min(loss, l_0) - best, l_0 the loss before the first update: what not knowing the rate costs
     (arXiv 2309.14322)."""
     first = [runs[p.rate][s] for p in points for s in tuning if s in runs[p.rate]]

@@ -1,4 +1,4 @@
-"""What stands below "To repeat it", copied into an empty shell, repeats it."""
+"""What stands below "Reproducibility", copied into an empty shell, repeats it."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import pytest
 from tests.ablation.folders import write_arm
 from tests.limits import HANG
 
-from attnlab.ablation.repeat import repeat
 from attnlab.ablation.report import analyse
+from attnlab.ablation.reproducibility import reproducibility
 from attnlab.typed import in_shell
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -22,7 +22,7 @@ EMPTY = {"PATH": "/usr/bin:/bin"}  # what a shell without anybody's settings kno
 
 def block(report: Path) -> str:
     """The first block of commands of a page."""
-    text = report.read_text().partition("## To repeat it")[2]
+    text = report.read_text().partition("## Reproducibility")[2]
     found = re.search(r"```text\n(.*?)\n```", text, flags=re.S)
     assert found is not None
     return found[1]
@@ -47,9 +47,9 @@ def test_all_sweeps_are_listed(tmp_path: Path) -> None:
         for seed, run in enumerate(sorted(tmp_path.glob("*/seed_*")))
     ]
     (tmp_path / "manifest.json").write_text(json.dumps({"commands": commands, "runs": runs}))
-    text = str(repeat(analyse(tmp_path))[1]).encode().decode("unicode_escape")
+    text = str(reproducibility(analyse(tmp_path))[1]).encode().decode("unicode_escape")
     assert "cd /f\n/bin/python train.py -m\n/bin/python train.py -m x=1\n" in text
-    assert str(repeat(analyse(tmp_path))[3]).count("/bin/python train.py seed=") == 3
+    assert str(reproducibility(analyse(tmp_path))[3]).count("/bin/python train.py seed=") == 3
 
 
 @pytest.mark.slow
