@@ -222,8 +222,8 @@ def equal(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> bool:
 def judged(fault: Fault, reference: Path, variants: Sequence[str]) -> str:
     """By what a fault is noticed: "equal", a law, "lattice", "oracle", "recorded", or "survived".
 
-    The laws of the first variant with other numbers come first, then lattice and oracles, which are quick; then the laws
-    of the other variants that the fault changes, and last what every variant was recorded to start from and compute.
+    The laws of the first variant with other numbers come first, then lattice and oracles, which are quick; then the
+    laws of the other variants that the fault changes, and last what was recorded of every variant.
     """
     changed = (name for name in variants if changes(name, reference))
     first = next(changed, None)
