@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from attnlab.build import build_model
 from attnlab.config import compose_config
 from attnlab.training import run as training
-from attnlab.training.metrics import Board, MetricsCSV
 from attnlab.training.module import LanguageModel
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import Recorders
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.stop import StopWish
 
 SIZE = [
@@ -115,14 +117,13 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     sizes = {"batch_size": config["batch_size"], "context": config["model"]["context"]}
     data = training.TextDataModule(prepared.splits, seed=0, **sizes)
     prepared.folder.mkdir(parents=True, exist_ok=True)
-    table, board = MetricsCSV(prepared.folder), Board(prepared.folder, resume_at=None)
+    table = MetricsRecorder(prepared.folder)
     table.resume_at(None)
+    recorders = Recorders([table, TensorBoardRecorder(prepared.folder, resume_at=None)])
     speed = training.make_speed(config)
-    trainer = training.make_trainer(
-        prepared, StopWish(), [table, board], [speed, training.Progress(speed, bar=True), turns]
-    )
+    trainer = training.make_trainer(prepared, StopWish(), recorders, [speed, training.Progress(speed, bar=True), turns])
     trainer.fit(module, datamodule=data)
-    board.close()
+    recorders.close()
 
 
 def main() -> None:

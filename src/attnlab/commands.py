@@ -2,6 +2,7 @@
 
 import codecs
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str, limits
     from attnlab.inspection import head_report
     from attnlab.inspection.head_ablation import Effect, ablate, headed_parts
     from attnlab.runs import find_run, load, newest_step, validation_batches
+    from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 
     folder, allowed = find_run(run), _names(allow_targets)
     with limited(limits):
@@ -90,6 +92,8 @@ def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str, limits
         step = newest_step(folder, limits=limits)
         for path in head_report.save(folder, found, loss=loss, tokens=scored, step=step):
             print(f"wrote {path}")
+        with closing(TensorBoardRecorder(folder, resume_at=None, suffix=".head_ablation")) as recorder:
+            recorder.scalars(head_report.scalars(found), step)
 
 
 def report(

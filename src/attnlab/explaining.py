@@ -175,6 +175,6 @@ def _log(folder: Path, found: Sequence[Explanation]) -> None:
     for explanation in found:
         for place, step in enumerate(explanation.steps):
             picture = draw_step(step, explanation.tokens, explanation.heading)
-            summary = image_summary(f"explain/{explanation.name}/{place:02d}_{step.key}", picture)
+            summary = image_summary(f"explain/{explanation.name}/{place:02d}_{step.key}", to_png(picture))
             writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
     writer.close()

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from attnlab.errors import UsageError
 from attnlab.inspection import records
-from attnlab.inspection.figures import draw_layer
+from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.records import (
     LayerMap,
     Record,
@@ -107,7 +107,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     originals = [record(step, seed=step) for step in range(30)]
     for original in originals:
         writer.file_writer.add_summary(record_summary(original), original.step)
-        writer.file_writer.add_summary(image_summary("attention/layer_00", picture), original.step)
+        writer.file_writer.add_summary(image_summary("attention/layer_00", to_png(picture)), original.step)
     writer.close()
 
     found = list(read_records(tmp_path))

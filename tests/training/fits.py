@@ -17,6 +17,7 @@ from attnlab.model import GPT
 from attnlab.training.checkpoint import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import AdamW, Recipe
+from attnlab.training.recorders.recorder import Recorder, Recorders
 
 VOCAB, CONTEXT = 17, 8
 ADAMW = AdamW(
@@ -77,7 +78,7 @@ def trainer_like_a_run(
     accumulate: int = 1,
     val_every: int | None = None,
     callbacks: Sequence[L.Callback] = (),
-    loggers: Sequence[Any] = (),
+    recorders: Sequence[Recorder] = (),
     precision: Any = "32-true",
     disk: VerifiedCheckpointIO | None = None,
     folder: Path | None = None,
@@ -95,7 +96,7 @@ def trainer_like_a_run(
         limit_val_batches=None if val_every else 0,
         num_sanity_val_steps=0,
         inference_mode=False,
-        logger=list(loggers),
+        logger=Recorders(recorders),
         callbacks=list(callbacks),
         plugins=[disk or VerifiedCheckpointIO()],
         enable_checkpointing=False,

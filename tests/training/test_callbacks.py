@@ -29,20 +29,23 @@ from torch import Tensor
 from attnlab.data.tokenizers import CharTokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
-from attnlab.training.callbacks import Checkpoints, Samples, Speed, TimedCallback, as_code, network
+from attnlab.training.callbacks import Checkpoints, Samples, Speed, TimedCallback, network
 from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.metrics import Board, MetricsCSV, read_metrics
+from attnlab.training.metrics import read_metrics
 from attnlab.training.module import LanguageModel
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import as_code
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.stop import StopWish, stop_wish
 
 LETTERS = CharTokenizer("char", [c.encode() for c in "abcdefghijklmno #"])
 
 
-def table(folder: Path) -> MetricsCSV:
-    found = MetricsCSV(folder)
-    found.resume_at(None)
-    return found
+def table(folder: Path) -> MetricsRecorder:
+    recorder = MetricsRecorder(folder)
+    recorder.resume_at(None)
+    return recorder
 
 
 # Time
@@ -100,7 +103,7 @@ def test_speed_is_that_of_training_alone(
         accumulate=accumulate,
         val_every=2,
         callbacks=[speed, looks] if first else [looks, speed],
-        loggers=[table(tmp_path)],
+        recorders=[table(tmp_path)],
     )
     data = tiny_data()
     trainer.validate(module, data, verbose=False)
@@ -146,9 +149,9 @@ def shown(folder: Path) -> list[tuple[int, str]]:
 
 
 def fit_with_samples(folder: Path, callback: Samples, *, steps: int = 10, accumulate: int = 1) -> LanguageModel:
-    board = Board(folder, resume_at=None)
+    board = TensorBoardRecorder(folder, resume_at=None)
     module = language_model(tiny_model(dropout=0.2))
-    trainer = trainer_like_a_run(steps=steps, accumulate=accumulate, callbacks=[callback], loggers=[board])
+    trainer = trainer_like_a_run(steps=steps, accumulate=accumulate, callbacks=[callback], recorders=[board])
     trainer.fit(module, datamodule=tiny_data())
     board.close()
     return module
@@ -191,9 +194,9 @@ def test_training_ends_bit_for_bit_the_same_with_and_without_samples_and_maps(tm
         ("without", []),
         ("with", [samples(5), LogMaps([("probe", "abcab")], LETTERS, folder=tmp_path / "maps", n_steps=6)]),
     ):
-        board = Board(tmp_path / name, resume_at=None)
+        board = TensorBoardRecorder(tmp_path / name, resume_at=None)
         module = language_model(tiny_model(dropout=0.3))
-        trainer = trainer_like_a_run(steps=9, val_every=2, callbacks=callbacks, loggers=[board])
+        trainer = trainer_like_a_run(steps=9, val_every=2, callbacks=callbacks, recorders=[board])
         trainer.fit(module, datamodule=tiny_data())
         board.close()
         assert module.training and module.model.training
@@ -290,7 +293,7 @@ def fit_with_checkpoints(
             accumulate=accumulate,
             val_every=2,
             callbacks=[*more, checkpoints],
-            loggers=[table(folder)],
+            recorders=[table(folder)],
             disk=disk,
         )
         trainer.fit(module, datamodule=tiny_data(), ckpt_path=ckpt_path, weights_only=True)

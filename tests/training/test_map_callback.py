@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.contracts.cases import NAMES, sampled, shipped
 from tests.inspection.test_maps import Letters
@@ -25,6 +24,9 @@ from attnlab.inspection.records import load_maps, read_records
 from attnlab.model import GPT
 from attnlab.training import map_callback
 from attnlab.training.map_callback import LogMaps
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import Recorder, Recorders, recorder_of
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 
 CONTEXT = 8
 # Lightning 2.6 asks torch 2.13 in a way that torch will drop.
@@ -95,6 +97,13 @@ class Validation:
         yield torch.zeros(1, CONTEXT, dtype=torch.long)
 
 
+def recorders(folder: Path) -> list[Recorder]:
+    """A table and an event file, both empty."""
+    table = MetricsRecorder(folder)
+    table.resume_at(None)
+    return [table, TensorBoardRecorder(folder, resume_at=None)]
+
+
 def fit(
     folder: Path,
     *,
@@ -112,9 +121,7 @@ def fit(
         max_steps=steps,
         accelerator="cpu",
         devices=1,
-        logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="csv")]
-        if loggers
-        else False,
+        logger=Recorders(recorders(folder)) if loggers else False,
         callbacks=[callback] if callback else [],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -132,6 +139,7 @@ def fit(
         ckpt_path=ckpt_path,
         weights_only=True if ckpt_path else None,
     )
+    recorder_of(trainer).close()
     return module, trainer
 
 
@@ -186,8 +194,6 @@ def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Pat
             assert [s.step for s in found.Scalars(f"{name}/{head}")] == callback.steps
     reference = found.Scalars("attention_entropy/uniform_causal")
     assert reference[0].value == pytest.approx(sum(math.log(i) for i in range(1, 6)) / 5)
-    csv = (tmp_path / "csv" / "metrics.csv").read_text()
-    assert "attention_entropy/L01H01" in csv.splitlines()[0]
     assert callback.seconds > 0
 
 
@@ -284,9 +290,10 @@ def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        logger=TensorBoardLogger(tmp_path / "b", name="", version=""),
+        logger=Recorders(recorders(tmp_path / "b")),
     )
     trainer.fit(Model(), Batches(), Validation())
+    recorder_of(trainer).close()
     assert middle.last_step == 5
     again = log_maps(tmp_path / "b", n_steps=5)
     fit(tmp_path / "b", callback=again, steps=10, ckpt_path=checkpoint)
@@ -335,11 +342,12 @@ def test_a_validation_before_training_does_not_get_in_the_way(tmp_path: Path) ->
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=1,
-        logger=TensorBoardLogger(tmp_path, name="", version=""),
+        logger=Recorders(recorders(tmp_path)),
     )
     trainer.validate(module, Validation(), verbose=False)
     assert callback.best == math.inf
     trainer.fit(module, Batches(), Validation())
+    recorder_of(trainer).close()
     assert [i.step for i in events(tmp_path).Images("attention/layer_01")] == [0, 1, 3]
 
 

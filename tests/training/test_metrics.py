@@ -14,17 +14,20 @@ from tests.training.fits import language_model, tiny_data, trainer_like_a_run
 
 from attnlab.errors import UsageError
 from attnlab.files import METRICS
-from attnlab.training.metrics import COLUMNS, Board, MetricsCSV, Row, read_metrics
+from attnlab.training.metrics import COLUMNS, Row, read_metrics
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import Recorders
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 
 
-def table(folder: Path, *, last: int = 0) -> MetricsCSV:
+def table(folder: Path, *, last: int = 0) -> MetricsRecorder:
     """A new table with one row per step up to the last."""
-    found = MetricsCSV(folder)
-    found.resume_at(None)
+    recorder = MetricsRecorder(folder)
+    recorder.resume_at(None)
     for step in range(last + 1):
-        found.log_metrics({"train/loss": float(step)}, step)
-    found.save()
-    return found
+        recorder.scalars({"train/loss": float(step)}, step)
+    recorder.save()
+    return recorder
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -45,8 +48,8 @@ def test_a_number_comes_back_as_exactly_the_number_it_was(values: list[float]) -
     with tempfile.TemporaryDirectory() as folder:
         writer = table(Path(folder))
         for step, value in enumerate(values, start=1):
-            writer.log_metrics({"val/loss": value}, step)
-        writer.finalize("success")
+            writer.scalars({"val/loss": value}, step)
+        writer.close()
         _, *rows = read_metrics(folder)
     # repr tells nan from nan and -0.0 from 0.0, and is exact for all others.
     assert [repr(row.value) for row in rows] == [repr(value) for value in values]
@@ -59,14 +62,14 @@ def test_a_number_comes_back_as_exactly_the_number_it_was(values: list[float]) -
 def test_any_name_comes_back(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         writer = table(Path(folder))
-        writer.log_metrics({name: 1.0}, 3)
+        writer.scalars({name: 1.0}, 3)
         writer.save()
         assert read_metrics(folder)[-1] == Row(3, name, 1.0)
 
 
 def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
     writer = table(tmp_path)
-    writer.log_metrics({"val/loss": 0.25, "val/bits_per_byte": 2}, 7)
+    writer.scalars({"val/loss": 0.25, "val/bits_per_byte": 2}, 7)
     assert "7," not in writer.path.read_text(), "rows wait until they are saved"
     writer.save()
     writer.save()
@@ -81,7 +84,7 @@ def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
 
 def test_a_row_without_a_step_is_our_own_mistake(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="belongs to a step"):
-        table(tmp_path).log_metrics({"a": 1.0})
+        Recorders([table(tmp_path)]).log_metrics({"a": 1.0})
 
 
 @pytest.mark.parametrize("cut", range(1, len("2,train/loss,2.0\n") + 1))
@@ -93,7 +96,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(cut: int, tmp_path: Path) -> N
 
 def test_where_nothing_was_logged_there_are_no_rows(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
-    MetricsCSV(tmp_path).resume_at(None)
+    MetricsRecorder(tmp_path).resume_at(None)
     assert read_metrics(tmp_path) == []
 
 
@@ -109,21 +112,21 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_resumed_run_keeps_the_rows_up_to_its_step_and_goes_on(tmp_path: Path) -> None:
     table(tmp_path, last=5)
-    again = MetricsCSV(tmp_path)
+    again = MetricsRecorder(tmp_path)
     again.resume_at(3)
     assert [row.step for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
-    again.log_metrics({"train/loss": 40.0}, 4)
+    again.scalars({"train/loss": 40.0}, 4)
     again.save()
     assert read_metrics(tmp_path)[-2:] == [Row(3, "train/loss", 3.0), Row(4, "train/loss", 40.0)]
 
 
 def test_what_stands_at_that_very_step_is_not_written_twice(tmp_path: Path) -> None:
     table(tmp_path, last=3)
-    again = MetricsCSV(tmp_path)
-    again.resume_at(3)
-    again.log_metrics({"train/loss": 99.0, "val/loss": 1.0}, 3)
-    again.log_metrics({"train/loss": 4.0}, 4)
-    again.log_metrics({"train/loss": 98.0}, 2)
+    table_again = MetricsRecorder(tmp_path)
+    again = Recorders([table_again], 3, table_again.resume_at(3))
+    again.scalars({"train/loss": 99.0, "val/loss": 1.0}, 3)
+    again.scalars({"train/loss": 4.0}, 4)
+    again.scalars({"train/loss": 98.0}, 2)
     again.save()
     rows = [row for row in read_metrics(tmp_path) if row.step >= 3]
     assert rows == [Row(3, "train/loss", 3.0), Row(3, "val/loss", 1.0), Row(4, "train/loss", 4.0)]
@@ -134,7 +137,7 @@ def test_a_run_that_starts_anew_forgets_what_was(tmp_path: Path) -> None:
     writer.resume_at(3)
     writer.resume_at(None)
     assert read_metrics(tmp_path) == []
-    writer.log_metrics({"train/loss": 7.0}, 3)
+    writer.scalars({"train/loss": 7.0}, 3)
     writer.save()
     assert read_metrics(tmp_path) == [Row(3, "train/loss", 7.0)]
 
@@ -143,9 +146,9 @@ def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_al
     source, own = tmp_path / "source", tmp_path / "own"
     source.mkdir()
     before = table(source, last=5).path.read_bytes()
-    writer = MetricsCSV(own)
+    writer = MetricsRecorder(own)
     writer.resume_at(4, source)
-    writer.log_metrics({"train/loss": 50.0}, 5)
+    writer.scalars({"train/loss": 50.0}, 5)
     writer.save()
     assert [(row.step, row.value) for row in read_metrics(own)] == [*((i, float(i)) for i in range(5)), (5, 50.0)]
     assert (source / METRICS).read_bytes() == before
@@ -155,12 +158,10 @@ def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_al
 
 
 def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
-    board = Board(tmp_path, resume_at=None)
-    board.log_hyperparams({"lr": 0.1})
+    board = TensorBoardRecorder(tmp_path, resume_at=None)
     for step in range(3):
-        board.log_metrics({"val/loss": float(step)}, step)
+        board.scalars({"val/loss": float(step)}, step)
         board.save()
-        board.finalize("success")  # a run validates, trains and validates again
     board.close()
     (file,) = tmp_path.rglob("*")
     assert file.parent == tmp_path and file.name.startswith("events.out.tfevents.")
@@ -168,9 +169,9 @@ def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path: Path) -> None:
-    rows, board = MetricsCSV(tmp_path), Board(tmp_path, resume_at=None)
+    rows, board = MetricsRecorder(tmp_path), TensorBoardRecorder(tmp_path, resume_at=None)
     rows.resume_at(None)
-    trainer = trainer_like_a_run(steps=4, val_every=2, loggers=[rows, board], folder=tmp_path)
+    trainer = trainer_like_a_run(steps=4, val_every=2, recorders=[rows, board], folder=tmp_path)
     module, data = language_model(), tiny_data()
     trainer.validate(module, data, verbose=False)
     trainer.fit(module, datamodule=data)
@@ -189,16 +190,16 @@ def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
 ) -> None:
     clock = SimpleNamespace(time=lambda: 1_700_000_000.0)  # event files are ordered by the second in their names
     monkeypatch.setattr(event_file_writer, "time", clock)
-    first = Board(tmp_path, resume_at=None)
+    first = TensorBoardRecorder(tmp_path, resume_at=None)
     for step in range(10):
-        first.log_metrics({"train/loss": float(step)}, step)
+        first.scalars({"train/loss": float(step)}, step)
     first.close()
     assert [step for step, _ in scalars(tmp_path, "train/loss")] == list(range(10))
 
     clock.time = lambda: 1_700_000_001.0
-    second = Board(tmp_path, resume_at=5)
+    second = TensorBoardRecorder(tmp_path, resume_at=5)
     for step in range(6, 8):
-        second.log_metrics({"train/loss": 100.0 + step}, step)
+        second.scalars({"train/loss": 100.0 + step}, step)
     second.close()
     kept, again = [(step, float(step)) for step in range(6)], [(6, 106.0), (7, 107.0)]
     assert scalars(tmp_path, "train/loss") == [*kept, *again]
@@ -208,12 +209,26 @@ def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
 def test_a_run_resumed_at_step_0_hides_all_but_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(time=lambda: 1_700_000_000.0)
     monkeypatch.setattr(event_file_writer, "time", clock)
-    first = Board(tmp_path, resume_at=None)
+    first = TensorBoardRecorder(tmp_path, resume_at=None)
     for step in range(3):
-        first.log_metrics({"train/loss": float(step)}, step)
+        first.scalars({"train/loss": float(step)}, step)
     first.close()
     clock.time = lambda: 1_700_000_001.0
-    second = Board(tmp_path, resume_at=0)
-    second.log_metrics({"train/loss": 100.0}, 2)
+    second = TensorBoardRecorder(tmp_path, resume_at=0)
+    second.scalars({"train/loss": 100.0}, 2)
     second.close()
     assert scalars(tmp_path, "train/loss") == [(0, 0.0), (2, 100.0)]
+
+
+def test_resumed_hooks(tmp_path: Path) -> None:
+    """A hook that runs again at the step of a checkpoint records nothing twice, in metrics.csv and TensorBoard."""
+    for again in (False, True):
+        rows, board = MetricsRecorder(tmp_path), TensorBoardRecorder(tmp_path, resume_at=4 if again else None)
+        digests = {METRICS: {"size": (tmp_path / METRICS).stat().st_size}} if again else None
+        recorders = Recorders([rows, board], 4, rows.resume_at(4 if again else None, digests=digests))
+        recorders.log_metrics({"memory": 4.0}, 4)
+        recorders.log_metrics({"memory": 4.5, "val/loss": 2.0}, 4)
+        recorders.save()
+        recorders.close()
+    assert read_metrics(tmp_path) == [Row(4, "memory", 4.0), Row(4, "val/loss", 2.0)]
+    assert scalars(tmp_path, "memory") == [(4, 4.0)] and scalars(tmp_path, "val/loss") == [(4, 2.0)]

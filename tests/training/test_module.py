@@ -30,8 +30,9 @@ from attnlab.data.task import Task
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.recall import Recall
 from attnlab.errors import Diverged
-from attnlab.training.metrics import MetricsCSV, Row, read_metrics
+from attnlab.training.metrics import Row, read_metrics
 from attnlab.training.module import LanguageModel, reseed
+from attnlab.training.recorders.metrics import MetricsRecorder
 
 
 class Given:
@@ -62,10 +63,10 @@ class Gradients(L.Callback):
         return [p.grad.clone() for p in module.parameters() if p.grad is not None]
 
 
-def table(folder: Path) -> MetricsCSV:
-    found = MetricsCSV(folder)
-    found.resume_at(None)
-    return found
+def table(folder: Path) -> MetricsRecorder:
+    recorder = MetricsRecorder(folder)
+    recorder.resume_at(None)
+    return recorder
 
 
 def rows(folder: Path, metric: str) -> list[tuple[int, float]]:
@@ -138,7 +139,7 @@ def test_other_callbacks_can_watch_the_validation_loss() -> None:
 def test_gradients_are_clipped_as_torch_clips_them(bound: float | None, tmp_path: Path) -> None:
     seen = Gradients()
     module = language_model(recipe=Descent(grad_clip=bound))
-    trainer_like_a_run(steps=3, callbacks=[seen], loggers=[table(tmp_path)]).fit(module, datamodule=tiny_data())
+    trainer_like_a_run(steps=3, callbacks=[seen], recorders=[table(tmp_path)]).fit(module, datamodule=tiny_data())
     norms = rows(tmp_path, "optim/grad_norm")
     assert [step for step, _ in norms] == [1, 2, 3]
     for raw, used, (_, norm) in zip(seen.raw, seen.used, norms, strict=True):
@@ -200,7 +201,7 @@ def trained_in_double(
     module: LanguageModel, batches: list[Any], accumulate: int, folder: Path
 ) -> dict[str, torch.Tensor]:
     """The weights after three updates, whose numbers are logged in a folder."""
-    trainer = trainer_like_a_run(steps=3, accumulate=accumulate, precision="64-true", loggers=[table(folder)])
+    trainer = trainer_like_a_run(steps=3, accumulate=accumulate, precision="64-true", recorders=[table(folder)])
     trainer.fit(module, Given(*batches))
     return weights(module)
 
@@ -259,7 +260,7 @@ def test_the_training_loss_stands_under_the_number_of_updates_made(tmp_path: Pat
             return loss
 
     module = language_model(kind=Seen, log_every=3)
-    trainer_like_a_run(steps=8, accumulate=2, loggers=[table(tmp_path)]).fit(module, datamodule=tiny_data())
+    trainer_like_a_run(steps=8, accumulate=2, recorders=[table(tmp_path)]).fit(module, datamodule=tiny_data())
     assert len(module.seen) == 16
     losses = rows(tmp_path, "train/loss")
     assert [step for step, _ in losses] == [1, 3, 6, 8], "the first, every third, and the last"
@@ -276,7 +277,7 @@ def test_the_rate_that_is_logged_is_the_rate_of_the_update(tmp_path: Path) -> No
             self.used.append(optimizer.param_groups[0]["lr"])
 
     rates = Rates()
-    trainer_like_a_run(steps=7, callbacks=[rates], loggers=[table(tmp_path)]).fit(
+    trainer_like_a_run(steps=7, callbacks=[rates], recorders=[table(tmp_path)]).fit(
         language_model(), datamodule=tiny_data()
     )
     assert rows(tmp_path, "optim/lr") == list(enumerate(rates.used, start=1))
@@ -285,7 +286,7 @@ def test_the_rate_that_is_logged_is_the_rate_of_the_update(tmp_path: Path) -> No
 
 def test_validations_stand_under_the_number_of_updates_made_from_0_on(tmp_path: Path) -> None:
     module, data = language_model(), tiny_data()
-    trainer = trainer_like_a_run(steps=5, accumulate=2, val_every=2, loggers=[table(tmp_path)])
+    trainer = trainer_like_a_run(steps=5, accumulate=2, val_every=2, recorders=[table(tmp_path)])
     trainer.validate(module, data, verbose=False)
     trainer.fit(module, datamodule=data)
     assert [step for step, _ in rows(tmp_path, "val/loss")] == [0, 2, 4]
@@ -338,7 +339,7 @@ def test_dropout_repeats_for_the_same_step_and_differs_between_steps(tmp_path: P
     losses = []
     for name in ("first", "again"):
         module = language_model(tiny_model(dropout=0.5), recipe=Descent(lr=1e-12))
-        trainer = trainer_like_a_run(steps=4, loggers=[table(tmp_path / name)])
+        trainer = trainer_like_a_run(steps=4, recorders=[table(tmp_path / name)])
         trainer.fit(module, Given(batch(0)))
         losses.append([loss for _, loss in rows(tmp_path / name, "train/loss")])
     assert losses[0] == losses[1]

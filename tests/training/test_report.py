@@ -21,14 +21,11 @@ from attnlab.config import compose_config
 from attnlab.digests import read_summary
 from attnlab.files import SUMMARY, write_json
 from attnlab.model import GPT
-from attnlab.training.metrics import Board
+from attnlab.training.recorders.tensorboard import FINAL_METRICS, TensorBoardRecorder
 from attnlab.training.report import (
-    FINAL_METRICS,
     PACKAGES,
     cost_table,
     environment,
-    show_graph,
-    show_settings,
     to_yaml,
 )
 
@@ -90,10 +87,10 @@ def test_a_config_as_yaml_keeps_its_order_and_its_letters() -> None:
 
 
 def test_settings_cost_and_hyperparameters_are_shown_in_tensorboard(tmp_path: Path) -> None:
-    board, model = Board(tmp_path, resume_at=None), tiny_model()
+    board, model = TensorBoardRecorder(tmp_path, resume_at=None), tiny_model()
     config = {"model": {"context": CONTEXT}, "note": "# no heading"}
-    show_settings(board, config, model, {"variant": "multi_head", "lr": 0.01, "seed": 3})
-    board.log_metrics({"val/loss": 1.5}, 4)
+    board.show_settings(config, model, {"variant": "multi_head", "lr": 0.01, "seed": 3})
+    board.scalars({"val/loss": 1.5}, 4)
     board.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
@@ -127,9 +124,9 @@ def test_settings_cost_and_hyperparameters_are_shown_in_tensorboard(tmp_path: Pa
 
 
 def test_a_model_that_cannot_be_traced_is_no_end_but_a_text(tmp_path: Path) -> None:
-    board, model = Board(tmp_path, resume_at=None), tiny_model()
+    board, model = TensorBoardRecorder(tmp_path, resume_at=None), tiny_model()
     model.layers[0].register_forward_pre_hook(refuse_to_be_traced)
-    show_graph(board, model.train())
+    board.show_graph(model.train())
     board.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
@@ -144,10 +141,9 @@ def test_the_graph_of_a_model_has_its_modules(variant: str, tmp_path: Path) -> N
 from pathlib import Path
 from attnlab.build import build_model
 from attnlab.config import compose_config
-from attnlab.training.metrics import Board
-from attnlab.training.report import show_graph
-board = Board(Path({str(tmp_path)!r}), resume_at=None)
-show_graph(board, build_model(compose_config({["attention=" + variant, *SIZES]!r}), {VOCAB}))
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
+board = TensorBoardRecorder(Path({str(tmp_path)!r}), resume_at=None)
+board.show_graph(build_model(compose_config({["attention=" + variant, *SIZES]!r}), {VOCAB}))
 board.close()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,12 +1,7 @@
-"""Shows what every head is good for, beside what it looks at: a file, a picture per layer, and scalars."""
+"""Shows what every head is good for, beside what it looks at: a file, a picture per layer, and numbers."""
 
 import json
-import time
 from pathlib import Path
-
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from attnlab.files import write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
@@ -24,7 +19,7 @@ def line(effect: Effect) -> str:
 
 
 def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: int) -> list[Path]:
-    """Write maps/head_ablation.json, a picture for each layer with a map, and scalars for TensorBoard into a run."""
+    """Write maps/head_ablation.json and a picture for each layer with a map into a run."""
     folder = run / "maps"
     folder.mkdir(exist_ok=True)
     content = {
@@ -38,20 +33,16 @@ def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: in
     write_atomically(folder / FILE, (json.dumps(content, indent=1) + "\n").encode(), key="run")
     if (kept := folder / "last.safetensors").is_file():
         written += _pictures(folder, load_maps(kept), effects)
-    _scalars(run, effects, step)
     return written
 
 
-def _scalars(run: Path, effects: list[Effect], step: int) -> None:
-    """The effects for TensorBoard, in an event file beside the run's own."""
-    values = []
+def scalars(effects: list[Effect]) -> dict[str, float]:
+    """The effects by tag, two for each head."""
+    numbers = {}
     for effect in effects:
         head = f"L{effect.layer:02d}H{effect.head:02d}"
-        values.append(Summary.Value(tag=f"{SILENCED_ZERO}/{head}", simple_value=effect.zero))
-        values.append(Summary.Value(tag=f"{SILENCED_MEAN}/{head}", simple_value=effect.mean))
-    writer = EventFileWriter(str(run), filename_suffix=".head_ablation")
-    writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-    writer.close()
+        numbers |= {f"{SILENCED_ZERO}/{head}": effect.zero, f"{SILENCED_MEAN}/{head}": effect.mean}
+    return numbers
 
 
 def _pictures(folder: Path, maps: Maps, effects: list[Effect]) -> list[Path]:

@@ -12,6 +12,7 @@ Norms are the L2 norms of each token's value: heads * keys numbers, head by head
 weights beyond +-65504 are stored as that, NaN stays NaN.
 """
 
+import io
 import json
 import shlex
 import shutil
@@ -35,7 +36,6 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.inspection.colours import KINDS
-from attnlab.inspection.figures import to_png
 
 PLUGIN = "attention"
 FORMAT = 1
@@ -147,9 +147,10 @@ def record_summary(record: Record) -> Summary:
     return Summary(value=[Summary.Value(tag=record.tag, tensor=tensor, metadata=metadata)])
 
 
-def image_summary(tag: str, image: Image.Image) -> Summary:
-    """A picture as TensorBoard stores it."""
-    picture = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=to_png(image))
+def image_summary(tag: str, png: bytes) -> Summary:
+    """A picture, the bytes of a PNG file, as TensorBoard stores it."""
+    width, height = Image.open(io.BytesIO(png)).size
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 

@@ -15,7 +15,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
 from attnlab.model import GPT
-from attnlab.training.metrics import digests_of
+from attnlab.training.recorders.recorder import as_code, recorder_of
 from attnlab.training.stop import StopWish
 
 
@@ -73,8 +73,7 @@ class Speed(L.Callback):
         waited = self._waiting(trainer) - self._before
         seconds, tokens = time.perf_counter() - self._since - waited, self._batches * self.tokens_per_batch
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        for logger in trainer.loggers:
-            logger.log_metrics({"perf/tokens_per_second": tokens / max(seconds, 1e-9)}, step)
+        recorder_of(trainer).scalars({"perf/tokens_per_second": tokens / max(seconds, 1e-9)}, step)
         self._restart(trainer)
 
     def _restart(self, trainer: L.Trainer) -> None:
@@ -92,7 +91,7 @@ class Speed(L.Callback):
 
 
 class Samples(TimedCallback):
-    """Writes a text at evenly spaced steps, from the first to the last (a single one at the last), for TensorBoard.
+    """Writes a text at evenly spaced steps, from the first to the last (a single one at the last).
 
     Sampling has a random stream of its own, the same at every step, so that texts can be compared and training is
     not disturbed.
@@ -140,10 +139,7 @@ class Samples(TimedCallback):
         self.last_step = step
         with self.timed():
             prompt, more = self.text(network(pl_module))
-            for logger in trainer.loggers:
-                if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                    text = f"**after {step} steps**\n\n{as_code(prompt + '|' + more)}"
-                    logger.experiment.add_text("sample", text, step)
+            recorder_of(trainer).text("sample", f"**after {step} steps**\n\n{as_code(prompt + '|' + more)}", step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step, "seconds": self.seconds}
@@ -188,8 +184,7 @@ class Checkpoints(TimedCallback):
     def save(self, trainer: L.Trainer) -> None:
         """Flush what was logged, then write the checkpoint, so that no row is missing from what it continues."""
         with self.timed():
-            for logger in trainer.loggers:
-                logger.save()
+            recorder_of(trainer).save()
             self.saved = trainer.global_step
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt", weights_only=False)
 
@@ -214,7 +209,7 @@ class Checkpoints(TimedCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         del checkpoint["loops"]
         checkpoint["fingerprint"] = self.fingerprint
-        checkpoint["beside"] = digests_of(trainer.loggers)  # goes into the manifest
+        checkpoint["beside"] = recorder_of(trainer).digests()  # goes into the manifest
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         step, loop = checkpoint["global_step"], trainer.fit_loop.epoch_loop
@@ -223,11 +218,6 @@ class Checkpoints(TimedCallback):
         loop._batches_that_stepped = step
         for state in ("ready", "started", "processed", "completed"):
             setattr(loop.batch_progress.total, state, batches)
-
-
-def as_code(text: str) -> str:
-    """Any text as a Markdown block that shows it as it is: TensorBoard renders Markdown, and a sample may hold some."""
-    return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
 def network(pl_module: L.LightningModule) -> GPT:

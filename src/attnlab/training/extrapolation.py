@@ -16,7 +16,10 @@ from attnlab.digests import damage_of_run, digests_of_summary, read_summary, wri
 from attnlab.errors import UsageError
 from attnlab.files import SUMMARY
 from attnlab.model import GPT
-from attnlab.training.metrics import Board, MetricsCSV, digests_of, read_metrics, trim
+from attnlab.training.metrics import read_metrics, trim
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import Recorders
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.scoring import by_row, error_of, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
@@ -117,7 +120,7 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
     They count once the summary is written: what an attempt that was killed has left behind is dropped first.
     """
     summary = read_summary(folder)
-    digests, table = digests_of_summary(summary), MetricsCSV(folder)
+    digests, table = digests_of_summary(summary), MetricsRecorder(folder)
     problem = damage_of_run(folder, summary)
     if not summary and (folder / SUMMARY).exists():
         problem = f"{SUMMARY} is damaged"
@@ -128,13 +131,12 @@ def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]
     table.resume_at(step, digests=digests)
     rows = {row.metric: row.value for row in read_metrics(folder) if row.step == step}
     new = {name: value for name, value in logged(reaches).items() if rows.get(name) != value}
-    with closing(Board(folder, resume_at=step)) as board:
-        for logger in (table, board) if new else ():
-            logger.log_metrics(new, step)
-            logger.save()
+    with closing(Recorders([table, TensorBoardRecorder(folder, resume_at=step)])) as recorders:
+        recorders.scalars(new, step)
+        recorders.save()
     known = summary.get("extrapolation")
     summary["extrapolation"] = {**(known if isinstance(known, dict) else {}), **stored(reaches)}
-    write_summary(folder, summary, {**digests, **digests_of([table, board])})
+    write_summary(folder, summary, {**digests, **recorders.digests()})
     return summary
 
 

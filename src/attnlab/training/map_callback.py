@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UsageError
-from attnlab.inspection.figures import draw_layer
+from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
 from attnlab.inspection.metrics import (
     BIRTH,
@@ -22,16 +21,17 @@ from attnlab.inspection.metrics import (
     repeated_sequence,
     uniform_causal_entropy,
 )
-from attnlab.inspection.records import LayerMap, Record, Sentence, half, image_summary, record_summary, save_maps
+from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
 from attnlab.model import GPT
 from attnlab.training.callbacks import TimedCallback, network
+from attnlab.training.recorders.recorder import Recorder, recorder_of
 
 
 class LogMaps(TimedCallback):
     """Before the first update, at log-spaced steps and after the last, show what every head attends to.
 
     At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
-    and the raw map (`maps/probe/layer_00`) for TensorBoard, and for all loggers the numbers of every head: on the
+    and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the
     first sentence, and on a random sequence that is followed by itself. `births` says at which of these steps a
     head's induction or previous-token score was first high. The last maps and those at the best validation loss are
     kept as `last.safetensors` and `best.safetensors` in `folder`. Training is not disturbed: the model is in eval
@@ -120,10 +120,8 @@ class LogMaps(TimedCallback):
         first, self.last_step = self.last_step < 0, step
         with self.timed():
             maps = self._maps(step, pl_module)
-            self._log_numbers(trainer, network(pl_module), maps[0], step)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    self._log_pictures(logger, maps, step, first)
+            self._log_numbers(recorder_of(trainer), network(pl_module), maps[0], step)
+            self._log_pictures(recorder_of(trainer), maps, step, first)
             if step == self.steps[-1]:
                 self._keep("last", step, maps)
 
@@ -133,7 +131,7 @@ class LogMaps(TimedCallback):
             self._taken = (step, [collect(network(pl_module), probe.ids) for probe in self.probes])
         return self._taken[1]
 
-    def _log_numbers(self, trainer: L.Trainer, model: GPT, maps: list[LayerMap], step: int) -> None:
+    def _log_numbers(self, recorder: Recorder, model: GPT, maps: list[LayerMap], step: int) -> None:
         numbers = {f"{ENTROPY}/uniform_causal": uniform_causal_entropy(len(self.probes[0].ids))}
         for layer in maps:
             if layer.weights is not None:
@@ -145,16 +143,13 @@ class LogMaps(TimedCallback):
                 for tag, score in scores.items():
                     if score >= BIRTH and tag.startswith((f"{INDUCTION}/", f"{PREVIOUS}/")):
                         self.births.setdefault(tag, step)
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step)
+        recorder.scalars(numbers, step)
 
-    def _log_pictures(self, logger: TensorBoardLogger, maps: list[list[LayerMap]], step: int, first: bool) -> None:
+    def _log_pictures(self, recorder: Recorder, maps: list[list[LayerMap]], step: int, first: bool) -> None:
         if first:
-            logger.experiment.add_text("maps/about", self._about(maps[0]), step)
+            recorder.text("maps/about", self._about(maps[0]), step)
         if self.births:
-            logger.experiment.add_text("maps/births", self._born(), step)
-        # Open by now, even if an earlier validation closed it: log_metrics has just written to it.
-        writer = logger.experiment.file_writer
+            recorder.text("maps/births", self._born(), step)
         for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
             group = "attention" if i == 0 else f"attention_{probe.name}"
             notes = [f"{probe.name}: {probe.note}"] if probe.note else []
@@ -163,12 +158,12 @@ class LogMaps(TimedCallback):
                     continue
                 title = " · ".join([*filter(None, [self.run]), f"layer {layer.layer}", f"step {step}"])
                 picture = draw_layer(layer.weights, layer.kind, probe.labels, title, notes=notes)
-                writer.add_summary(image_summary(f"{group}/layer_{layer.layer:02d}", picture), step)
+                recorder.image(f"{group}/layer_{layer.layer:02d}", to_png(picture), step)
                 norms = None if layer.value_norm is None else half(layer.value_norm)
-                record = Record(
-                    step, layer.layer, layer.kind, probe.name, probe.text, probe.labels, half(layer.weights), norms
+                weights = half(layer.weights)
+                recorder.map(
+                    Record(step, layer.layer, layer.kind, probe.name, probe.text, probe.labels, weights, norms)
                 )
-                writer.add_summary(record_summary(record), step)
 
     def _about(self, layers: list[LayerMap]) -> str:
         """What is mapped, as Markdown."""

@@ -48,10 +48,13 @@ from attnlab.training.lock import locked
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.memory import Meter, alone
-from attnlab.training.metrics import Board, MetricsCSV, digests_of, trim
+from attnlab.training.metrics import trim
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
-from attnlab.training.report import show_settings, to_yaml
+from attnlab.training.recorders.metrics import MetricsRecorder
+from attnlab.training.recorders.recorder import Recorders
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
+from attnlab.training.report import to_yaml
 from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
@@ -169,20 +172,21 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
         eval_seed=config["streams"]["eval"],
     )
     wish.obey("stopped before the first step")
-    table, board = MetricsCSV(folder), Board(folder, resume_at=step)
+    recorders = Recorders([])
     if not _is_worker(prepared):
         _open_folder(prepared, step)
         if digests is not None:
             trim(folder, digests)
-        table.resume_at(step, rows_from, digests)
+        table, board = MetricsRecorder(folder), TensorBoardRecorder(folder, resume_at=step)
+        recorders = Recorders([table, board], step, table.resume_at(step, rows_from, digests))
     samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
     progress = Progress(speed, bar=config["trainer"]["progress"])
-    trainer = make_trainer(prepared, wish, [table, board], [speed, maps, samples, progress, *watching])
+    trainer = make_trainer(prepared, wish, recorders, [speed, maps, samples, progress, *watching])
     status, reaches = "failed", list[Reach]()
-    with closing(board):
+    with closing(recorders):
         try:
             if not _is_worker(prepared) and not board.digests():  # those of an earlier part have the settings
-                show_settings(board, stored(prepared), model, hyperparameters(prepared, model))
+                board.show_settings(stored(prepared), model, hyperparameters(prepared, model))
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -192,18 +196,17 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
                 for reach in _extrapolate(prepared, model):
                     wish.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
-                for logger in (table, board):
-                    logger.log_metrics(logged(reaches), trainer.global_step)
+                recorders.scalars(logged(reaches), trainer.global_step)
             status = "finished"
         except Diverged:
             status = "diverged"
             raise
         finally:
-            table.save()
+            recorders.save()
             if status != "failed" and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
-                write_summary(folder, summary, digests_of([table, board]))
+                write_summary(folder, summary, recorders.digests())
     if not trainer.is_global_zero:
         return {}
     tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
@@ -332,7 +335,7 @@ def _clear(folder: Path) -> None:
             entry.unlink()
 
 
-def make_trainer(prepared: Prepared, wish: StopWish, loggers: list[Any], callbacks: list[L.Callback]) -> L.Trainer:
+def make_trainer(prepared: Prepared, wish: StopWish, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
     config, machine = prepared.config["trainer"], prepared.machine
     checkpoints = Checkpoints(
         prepared.folder / "checkpoints",
@@ -352,7 +355,7 @@ def make_trainer(prepared: Prepared, wish: StopWish, loggers: list[Any], callbac
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         inference_mode=False,  # what is cached while validating is used while training
-        logger=loggers,
+        logger=recorders,
         callbacks=[*callbacks, checkpoints],
         plugins=[VerifiedCheckpointIO(), OneMachine(rank(config["devices"]))],
         enable_checkpointing=False,
