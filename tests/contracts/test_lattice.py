@@ -15,7 +15,7 @@ from attnlab.attention.contextual_position import CoPE
 from attnlab.attention.controls import IdentityAttention, UniformAttention
 from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, SlopeDecay, StepDecay
 from attnlab.attention.entmax import Entmax, Sparsemax
-from attnlab.attention.feature_map import UnitLength
+from attnlab.attention.feature_map import RandomFeatures, UnitLength
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.gate import Elementwise, Exclusive, Headwise
 from attnlab.attention.head_wrapper import HeadWrapper, layered
@@ -27,7 +27,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.multi_token import MultiToken
 from attnlab.attention.native_sparse import NativeSparseAttention
 from attnlab.attention.normalizer import Sigmoid, Sink, Softmax1
-from attnlab.attention.output_norm import RMSOutputNorm
+from attnlab.attention.output_norm import RMSOutputNorm, SumNorm
 from attnlab.attention.path import Path
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import Scaled, SoftCap, SSMax, Unscaled
@@ -41,7 +41,7 @@ from attnlab.attention.tied import TiedAttention
 from attnlab.attention.write import DeltaWrite
 from attnlab.contract.base import BATCH, D_MODEL, SAME, gap, perturbed, tokens
 from attnlab.contract.placed import Placed
-from attnlab.position import FIRE, ALiBi, Kerple, RoPE, T5Bias, YaRN, alibi_slopes
+from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, YaRN, alibi_slopes
 
 T, H, W = 13, 4, D_MODEL // 4
 Make = Callable[..., Attention]
@@ -486,3 +486,15 @@ def test_with_its_setting_it_is_the_other(name: str) -> None:
 @pytest.mark.parametrize("name", EDGES)
 def test_without_its_setting_it_is_not(name: str) -> None:
     assert apart(EDGES[name], {}, {}) > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("features", "least", "most"), [(8, 0.1, 1.0), (2**14, 0.0, 0.02)])
+def test_performer_estimates_softmax(features: int, least: float, most: float) -> None:
+    """With many random features an estimated softmax is multi_head's; with few it is further off."""
+    random = partial(RandomFeatures, features=features)
+    performer = built(partial(rec, position=Position, feature_map=random, output_norm=SumNorm), 0, {})
+    softmax = built(nope, 0, {})
+    by_name(performer.layer, softmax.layer)
+    x = tokens(BATCH, T)
+    assert least <= gap(performer(x), softmax(x)) < most
