@@ -39,7 +39,7 @@ from attnlab.attention.talking_heads import TalkingHeads
 from attnlab.attention.tensor_product import TensorProductAttention
 from attnlab.attention.tied import TiedAttention
 from attnlab.attention.write import DeltaWrite
-from attnlab.contract.base import BATCH, D_MODEL, SAME, gap, perturbed, tokens
+from attnlab.contract.base import BATCH, D_MODEL, SAME, gap, perturbed, subject_of, tokens
 from attnlab.contract.placed import Placed
 from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, YaRN, alibi_slopes
 
@@ -498,3 +498,17 @@ def test_performer_estimates_softmax(features: int, least: float, most: float) -
     by_name(performer.layer, softmax.layer)
     x = tokens(BATCH, T)
     assert least <= gap(performer(x), softmax(x)) < most
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["multi_token", "talking_heads"])
+def test_starts_as_multi_head(name: str) -> None:
+    """What mixes scores starts by mixing nothing, whatever the projections are; moved off its start it mixes."""
+    one, other = (subject_of(kind).layer(0).double().eval() for kind in (name, "multi_head"))
+    perturbed(other)
+    one.load_state_dict(other.state_dict(), strict=False)
+    x = 4 * tokens(BATCH, T)
+    assert gap(one(x), other(x)) < SAME
+    perturbed(one)
+    other.load_state_dict({key: one.state_dict()[key] for key in other.state_dict()})
+    assert gap(one(x), other(x)) > 1e-4
