@@ -14,7 +14,7 @@ from attnlab.attention.feature_map import EluPlusOne, FeatureMap, RandomFeatures
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.log_linear import LogLinearAttention
 from attnlab.attention.multi_head import MultiHeadAttention
-from attnlab.attention.normalizer import Softpick
+from attnlab.attention.normalizer import Normalizer, Sigmoid, Softmax, Softpick
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked
@@ -39,6 +39,18 @@ def test_softpick_near_zero(a: float, weights: tuple[float, ...]) -> None:
     scores = torch.tensor([[[[a, 2 * a, -a]]]])
     y = Softpick(n_heads=1)(scores, torch.ones(1, 3, dtype=torch.bool))
     torch.testing.assert_close(y, torch.tensor(weights).expand(1, 1, 1, 3), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("normalizer", [Softmax, Sigmoid])
+@pytest.mark.parametrize("best", [5.0, 15.0, 40.0])
+def test_gradient_near_one(normalizer: type[Normalizer], best: float) -> None:
+    """A weight of nearly 1 hardly changes with its score, and by how much keeps its digits."""
+    slopes, visible = [], torch.ones(1, 4, dtype=torch.bool)
+    for dtype in (torch.float32, torch.float64):
+        scores = torch.tensor([best, 0.3, -0.5, 0.1]).to(dtype).expand(1, 1, 1, 4).clone().requires_grad_()
+        weights = normalizer(n_heads=1)(scores, visible)
+        slopes.append(torch.autograd.grad((weights * draw(4).to(dtype)).sum(), scores)[0])
+    torch.testing.assert_close(slopes[0].double(), slopes[1], rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.parametrize("spike", [0.0, -1e5])

@@ -286,7 +286,7 @@ class LeavesTheRange(RandomFeatures):
 class KernelAtAnyScore(MultiHeadAttention):
     """Extreme inputs: the fused kernel serves, whatever becomes of its gradients."""
 
-    def _beyond_kernel(self, heads: Heads) -> bool:
+    def _beyond_kernel(self, o: Tensor) -> bool:
         return False
 
 

@@ -20,17 +20,16 @@ ONE = softplus_inverse(1.0)
 
 
 class LevelState(NamedTuple):
-    """What `step` keeps: one memory per level in float32 at least, the first always empty, and the tokens seen."""
+    """What `step` keeps: one memory per level as the next token finds it, in float32 at least, and the tokens seen."""
 
     memory: Float[Tensor, "b h l d v"]
     seen: int
 
 
-def levels(n: int, device: torch.device) -> Int[Tensor, "n n"]:
-    """The level on which query i finds key j <= i: 0 for i = j, else the number of bits of i xor j."""
-    pos = torch.arange(n, device=device)
-    differ = pos[:, None] ^ pos
-    return sum(((differ >> bit) > 0).long() for bit in range(max(n - 1, 1).bit_length()))  # type: ignore[return-value]
+def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[Tensor, "*t s"]:
+    """The level on which query i finds key j <= i: the number of bits of i xor j, which is 0 for i = j."""
+    differ = i ^ j
+    return sum(((differ >> bit) > 0).long() for bit in range(n_levels))  # type: ignore[return-value]
 
 
 class LogLinearAttention(HeadedAttention):
@@ -38,8 +37,9 @@ class LogLinearAttention(HeadedAttention):
 
     A_ij = lambda_i^level(i,j) * a_{j+1} ... a_i * q_i . k_j / sqrt(d), lambda = softplus of a linear map of x_i, one
     number per level; level(i, j) is the number of bits of i xor j (the stretches of a Fenwick tree). Decoding keeps one
-    matrix per level, log2(context) + 1 of them. Training here writes the whole map out, which takes memory that grows
-    with the square of the length: the paper's chunks would give the same numbers in less.
+    matrix per level, log2(context) + 1 of them; the tokens of one step read each other as in training. Training here
+    writes the whole map out, which takes memory that grows with the square of the length: the paper's chunks would give
+    the same numbers in less.
 
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """
@@ -99,15 +99,44 @@ class LogLinearAttention(HeadedAttention):
         return Heads(q * self.head_dim**-0.5, self.decay.scale_keys(k, x), v, extra)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        return self.among(heads, 0).to(heads.v.dtype)
+
+    def among(self, heads: Heads, start: int) -> Float[Tensor, "b h t v"]:
+        """What the tokens of `heads`, at positions from `start`, read of each other."""
         work = torch.promote_types(self.anchor.dtype, torch.float32)
         with full_precision(heads.q.device):
             q, k, v = (p.to(work) for p in heads[:3])
             t, age = q.size(2), running_sum(heads.extra["log_decay"])
             later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
             fade = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
-            place = levels(t, q.device).expand(*q.shape[:2], -1, -1)
-            rating = heads.extra["level"].to(work).gather(-1, place)
-            return ((q @ k.mT) * fade * rating @ v).to(heads.v.dtype)
+            pos = torch.arange(start, start + t, device=q.device)
+            level = levels(pos[:, None], pos, self.n_levels)
+            rating = heads.extra["level"].to(work).gather(-1, level.expand(*q.shape[:2], -1, -1))
+            return (q @ k.mT) * fade * rating @ v
+
+    def recall(self, heads: Heads, state: LevelState) -> tuple[Float[Tensor, "b h t v"], LevelState]:
+        """What they read of the memories, and the memories as the token after them finds them.
+
+        A stretch moves up where a bit above its own has turned since: seen from i it is at the higher of its level and
+        the bits of i xor the tokens seen.
+        """
+        memory, work, t = state.memory, state.memory.dtype, heads.q.size(2)
+        with full_precision(memory.device):
+            q, k, v = (p.to(work) for p in heads[:3])
+            age = running_sum(heads.extra["log_decay"])
+            pos = torch.arange(state.seen, state.seen + t + 1, device=q.device)
+            stretch = torch.arange(self.n_levels, device=q.device)
+            turned = levels(pos[:, None], pos[:1], self.n_levels)
+            level = torch.maximum(turned, stretch).clamp(max=self.n_levels - 1)  # past the end nothing reads
+            rating = heads.extra["level"].to(work).gather(-1, level[:-1].expand(*q.shape[:2], -1, -1))
+            faded = rating * age.to(work).exp()[..., None]
+            o = (faded[..., None] * q[..., None, :]).flatten(-2) @ memory.flatten(2, 3)
+            own = levels(pos[-1:], pos[:-1], self.n_levels).clamp(max=self.n_levels - 1)[:, None] == stretch
+            left = k * (age[..., -1:] - age).to(work).exp()[..., None]
+            written = (own[..., None] * left[..., None, :]).flatten(-2).mT @ v
+            whole = age[:, :, -1, None, None, None].to(work).exp()
+            memory = written.view_as(memory).index_add(2, level[-1], memory * whole)
+            return o, LevelState(memory, state.seen + t)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return self.to_out(join_heads(self.output_norm(o)))
@@ -120,22 +149,9 @@ class LogLinearAttention(HeadedAttention):
     def step(
         self, x: Float[Tensor, "b n c"], state: LevelState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], LevelState]:
-        heads, out = self.project(x, state.seen), []
-        memory, work = state.memory, state.memory.dtype
-        with full_precision(x.device):
-            q, k, v, level, decay = (
-                p.to(work) for p in (*heads[:3], heads.extra["level"], heads.extra["log_decay"].exp())
-            )
-            for i in range(x.size(1)):
-                memory = memory * decay[:, :, i, None, None, None]
-                memory[:, :, 0] = k[:, :, i, :, None] * v[:, :, i, None, :]
-                answers = q[:, :, None, None, i] @ memory  # (b, h, l, 1, v)
-                out.append((level[:, :, None, i] @ answers.squeeze(-2)).squeeze(-2))
-                # The next position ends in as many zero bits as there are stretches that are now one, a level higher.
-                after = state.seen + i + 1
-                end = (after & -after).bit_length()
-                if end < self.n_levels:  # else the context is full
-                    memory[:, :, end] = memory[:, :, :end].sum(dim=2)
-                memory[:, :, :end] = 0.0
-        o = torch.stack(out, dim=2).to(heads.v.dtype) if out else heads.v
-        return self.merge(o, heads), LevelState(memory, state.seen + x.size(1))
+        heads = self.project(x, state.seen)
+        if not x.size(1):
+            return self.merge(heads.v, heads), state
+        earlier, state = self.recall(heads, state)
+        o = earlier + self.among(heads, state.seen - x.size(1))
+        return self.merge(o.to(heads.v.dtype), heads), state

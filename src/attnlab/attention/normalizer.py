@@ -1,5 +1,7 @@
 """How scores become weights. No rule here reads the length of the whole input: that would not be causal."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -34,6 +36,43 @@ def softmax_with_sink(
     return logits.softmax(dim=-1)[..., :-1]
 
 
+class SharpSoftmax(torch.autograd.Function):
+    """The softmax of the last axis, whose gradient keeps its digits where one weight is nearly 1.
+
+    There p (g - sum p g) is a difference of nearly equal numbers, and a large key makes much of its rounding. A
+    gradient of scores sums to zero, so what it does sum to is taken off once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Float[Tensor, "*rows s"]) -> Float[Tensor, "*rows s"]:
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, slope: Float[Tensor, "*rows s"]) -> Float[Tensor, "*rows s"]:
+        (weights,) = ctx.saved_tensors
+        slope = weights * slope
+        for _ in range(2):
+            slope.addcmul_(weights, slope.sum(dim=-1, keepdim=True), value=-1)
+        return slope
+
+
+class SharpSigmoid(torch.autograd.Function):
+    """The sigmoid, whose gradient keeps its digits where it is nearly 1 and w (1 - w) would have none."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        weights = logits.sigmoid()
+        ctx.save_for_backward(logits, weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, slope: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        logits, weights = ctx.saved_tensors
+        return (-logits).sigmoid_().mul_(weights).mul_(slope)
+
+
 class Softmax(Normalizer):
     """Weights are positive and sum to one: exp(s_j) / sum exp(s)."""
 
@@ -41,7 +80,7 @@ class Softmax(Normalizer):
     map_kind = "probability"
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
-        return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+        return SharpSoftmax.apply(scores.masked_fill(~visible, -torch.inf))
 
 
 class Softmax1(Normalizer):
@@ -82,7 +121,8 @@ class Sigmoid(Normalizer):
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         count = visible.sum(dim=-1, keepdim=True).to(scores.dtype)
-        return (scores - count.log()).sigmoid().masked_fill(~visible, 0.0)
+        logits = scores - count.log()
+        return SharpSigmoid.apply(logits).masked_fill(~visible, 0.0)
 
 
 class ReLU(Normalizer):

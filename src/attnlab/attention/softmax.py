@@ -19,7 +19,7 @@ from attnlab.attention.score import Pairs, Score
 from attnlab.errors import UsageError
 from attnlab.position import Position
 
-SHARP = 300.0  # scores from which gradients of torch's fused kernel on a CPU are off by a thousandth or more
+SHARP = 50.0  # scores from which gradients of torch's fused kernel on a CPU are off by a few parts in ten thousand
 
 
 class SoftmaxState(NamedTuple):
@@ -112,38 +112,29 @@ class SoftmaxAttention(HeadedAttention):
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
         blocks = Blocks.of(heads.q.size(2), self.mask.band, self.mask.sinks)
-        if not self.fused or self._beyond_kernel(heads):
-            if blocks.n_blocks > 1:
-                return self._attend_explicitly_in_blocks(heads, blocks)
-            pos = torch.arange(heads.q.size(2), device=heads.q.device)
-            return self.attend_explicitly(heads, pos, pos)
+        if self.fused and (o := self._mix_fused(heads, blocks)) is not None:
+            return o.to(heads.v.dtype)
+        if blocks.n_blocks > 1:
+            return self._attend_explicitly_in_blocks(heads, blocks)
+        pos = torch.arange(heads.q.size(2), device=heads.q.device)
+        return self.attend_explicitly(heads, pos, pos)
+
+    def _mix_fused(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"] | None:
         q, k, v = self._for_kernel(heads)
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
-            o = self._kernel(q, k, v, None)
-        elif blocks.n_blocks == 1:
-            o = self._kernel(q, k, v, self._kept(q, blocks))
-        else:
-            o = self._attend_in_blocks(q, k, v, blocks)
-        return o.to(heads.v.dtype)
+            return self._kernel(q, k, v, None)
+        if blocks.n_blocks == 1:
+            return self._kernel(q, k, v, self._kept(q, blocks))
+        return self._attend_in_blocks(q, k, v, blocks)
 
     def attend(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t v"]:
         """Queries at some positions against keys at others: by the fused kernel where it can be, else explicitly."""
-        if not self.fused or self._beyond_kernel(heads):
-            return self.attend_explicitly(heads, q_pos, k_pos)
-        q, k, v = self._for_kernel(heads)
-        return self._kernel(q, k, v, self._allowed(q.dtype, [(q_pos, k_pos)])).to(heads.v.dtype)
-
-    def _beyond_kernel(self, heads: Heads) -> bool:
-        """Whether a CPU's kernel would lose the gradients: it rounds them in proportion to the scores.
-
-        They cannot exceed the longest query times the longest key. Elsewhere, and in a compiled layer, it is not asked:
-        the question would make an accelerator wait.
-        """
-        if heads.q.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return False
-        with torch.no_grad():
-            q, k = (torch.linalg.vector_norm(x, dim=-1) for x in heads[:2])
-            return bool(q.numel()) and float(q.max() * k.max()) * self.scale > SHARP
+        if self.fused:
+            q, k, v = self._for_kernel(heads)
+            o = self._kernel(q, k, v, self._allowed(q.dtype, [(q_pos, k_pos)]))
+            if o is not None:
+                return o.to(heads.v.dtype)
+        return self.attend_explicitly(heads, q_pos, k_pos)
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
         """In `kernel_dtype` where a CPU trains: on most, the kernel's backward is four times slower in bfloat16."""
@@ -155,7 +146,7 @@ class SoftmaxAttention(HeadedAttention):
     @torch.compiler.disable  # one kernel call per row, which the compiler could only repeat
     def _attend_in_blocks(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
-    ) -> Float[Tensor, "b h t v"]:
+    ) -> Float[Tensor, "b h t v"] | None:
         """Where queries read the latest keys only, memory and time grow with the length, and not with its square."""
         allowed = self._kept(q, blocks)
         # One mask serves all rows of the batch; biases, which differ from head to head, are not copied for each row.
@@ -163,6 +154,8 @@ class SoftmaxAttention(HeadedAttention):
         done = []
         for some_q, some_k, some_v in zip(q.split(rows), k.split(rows), v.split(rows), strict=True):
             o = self._kernel(blocks.queries(some_q), blocks.keys(some_k), blocks.keys(some_v), allowed)
+            if o is None:
+                return None
             done.append(blocks.joined(o, rows))
         return torch.cat(done)
 
@@ -172,10 +165,13 @@ class SoftmaxAttention(HeadedAttention):
         k: Float[Tensor, "b g s d"],
         v: Float[Tensor, "b g s v"],
         allowed: Shaped[Tensor, "#b #h t s"] | None,
-    ) -> Float[Tensor, "b h t v"]:
-        """The fused kernel, under a mask or biases; without either, on all keys up to the query's own."""
+    ) -> Float[Tensor, "b h t v"] | None:
+        """The fused kernel, under a mask or biases; without either, on all keys up to the query's own.
+
+        None where it would lose the gradients.
+        """
         with full_precision(q.device):  # autocast would undo the choice of the type
-            return F.scaled_dot_product_attention(
+            o = F.scaled_dot_product_attention(
                 q,
                 k,
                 v,
@@ -185,6 +181,21 @@ class SoftmaxAttention(HeadedAttention):
                 scale=self.scale,
                 enable_gqa=self.n_heads != self.n_kv_heads,
             )
+        return None if self._beyond_kernel(o) else o
+
+    def _beyond_kernel(self, o: Tensor) -> bool:
+        """Whether a CPU's kernel would lose the gradients: on the way back it rounds them in proportion to the scores.
+
+        What it keeps for that pass tells: the logarithm of each query's sum of exponentials is as large as its best
+        score. Elsewhere, and in a compiled layer, it is not asked: the question would make an accelerator wait.
+        """
+        if o.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        logs = getattr(o.grad_fn, "_saved_logsumexp", None)  # nothing without gradients, or where no kernel serves
+        if logs is None or not logs.numel():
+            return False
+        low, high = logs.detach().aminmax()
+        return max(float(high), -float(low)) > SHARP
 
     def attend_explicitly(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
