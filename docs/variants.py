@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
 from typing import NamedTuple
 
 import torch
@@ -219,8 +220,22 @@ def deviations(file: Path, layers: list[Attention]) -> list[str]:
         if kind.__module__.startswith("attnlab."):
             paragraphs = (vars(kind).get("__doc__") or "").split("\n\n")
             texts += [" ".join(paragraph.split()) for paragraph in paragraphs]
+    return deviations_in(texts)
+
+
+def deviations_in(texts: list[str]) -> list[str]:
+    """What paragraphs say of it, each once."""
     matches = [match for text in dict.fromkeys(texts) if (match := DEVIATION.search(text))]
     return [match.group(1)[0].upper() + match.group(1)[1:] for match in matches]
+
+
+def positions() -> Iterator[str]:
+    """Where the positions that act inside the layers differ from their sources, a line each."""
+    for file in sorted((config_dir() / "position").glob("*.yaml")):
+        kind = locate(compose_config([f"position={file.stem}"])["position"]["inside"]["_target_"])
+        paragraphs = (vars(kind).get("__doc__") or "").split("\n\n")
+        for text in deviations_in([" ".join(paragraph.split()) for paragraph in paragraphs]):
+            yield f"- `position={file.stem}`: {text}"
 
 
 def options(config: dict[str, object]) -> str:
@@ -285,7 +300,15 @@ def page(all_rows: list[Row]) -> str:
         names = ", ".join(f"`{file.stem}`" for file in sorted(slot.glob("*.yaml")))
         lines.append(f"- `attention/{slot.name}=` {names}")
     places = ", ".join(f"`{file.stem}`" for file in sorted((config_dir() / "position").glob("*.yaml")))
-    lines += [f"- `position=` {places}", "", LEFT_OUT]
+    lines += [
+        f"- `position=` {places}",
+        "",
+        "Where positions differ from their sources:",
+        "",
+        *positions(),
+        "",
+        LEFT_OUT,
+    ]
     return "\n".join(lines)
 
 

@@ -114,8 +114,8 @@ class YaRN(RoPE):
     w_i * (g_i + (1 - g_i) / factor) per position, where g_i = (r_i - beta_slow) / (beta_fast - beta_slow), held within
     0 and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
 
-    Source: arXiv 2309.00071, sections 3.2 and 3.4. Libraries ramp over the pair's number between the rounded numbers of
-    the two betas; here, as in the paper, the ramp is over r.
+    Source: arXiv 2309.00071, sections 3.2 and 3.4. Where we differ: libraries, and the authors' code, ramp over the
+    pair's number between the rounded numbers of the two betas; here, as in the paper, the ramp is over r.
     """
 
     def __init__(
@@ -158,7 +158,8 @@ class XPos(RoPE):
     so that their product has the factor zeta_i^((n - m) / scale), where zeta_i = (2i / d + gamma) / (1 + gamma) < 1.
 
     Source: arXiv 2212.10554, with gamma = 0.4 and scale = 512. Keys grow with their position: at these values float32
-    holds them to position 36,000.
+    holds them to position 36,000. Where we differ: their code counts positions from the middle of a row, which changes
+    no product of a query and a key, but what is cached.
     """
 
     def __init__(
@@ -220,7 +221,8 @@ class T5Bias(Position):
     bias_ij = table[bucket(i - j)]. The first half of the buckets hold one distance each; the others are spaced evenly
     in the logarithm, and the last holds all from just below `max_distance` on.
 
-    Source: T5, arXiv 1910.10683, its buckets for decoders. T5 shares one table among layers; here each has its own.
+    Source: T5, arXiv 1910.10683, its buckets for decoders. Where we differ: T5 shares one table among layers, here each
+    has its own; and it does not divide scores by sqrt(d).
     """
 
     hooks = frozenset({"bias"})
@@ -260,7 +262,8 @@ class Kerple(Position):
 
     bias_ij = -r1_h * log(1 + r2_h * (i - j)), where r1 and r2 stay positive through a softplus and start at 1.
 
-    Source: arXiv 2205.09921, the logarithmic kernel.
+    Source: arXiv 2205.09921, the logarithmic kernel. Where we differ: their code draws r1 from 0 to 2 and r2 from 0 to
+    1 for each head, and holds both above 0.01 by cutting them off.
     """
 
     hooks = frozenset({"bias"})
@@ -282,8 +285,9 @@ class FIRE(Position):
     bias_ij = f(psi(i - j) / psi(max(L, i))), psi(x) = log(1 + c x). f is a small network with one output per head;
     c and L are learned, stay positive through a softplus, and start at 0.1 and a quarter of the context.
 
-    Source: arXiv 2310.04418. Its network has a ReLU, here a SiLU, so that no unit is dead; and a last bias, which adds
-    the same number to all scores of a query and is left out.
+    Source: arXiv 2310.04418. Where we differ: its network has a ReLU, here a SiLU, so that no unit is dead; and a last
+    bias, which adds the same number to all scores of a query and is left out. Its code takes absolute values of c and
+    L, starts L at 512 tokens, and adds 1e-6 to what it divides by.
     """
 
     hooks = frozenset({"bias"})

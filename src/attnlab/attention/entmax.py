@@ -41,7 +41,7 @@ class Entmax(Normalizer):
     excess times its slope by four at least; 10 of them leave nothing that float64 could hold.
     One more step, which autograd sees, has the slope of the solution.
 
-    Source: arXiv 1905.05702, which is for alpha = 1.5, and whose alpha per head is learned; here it is a setting.
+    Source: arXiv 1905.05702. Where we differ: in arXiv 1909.00015 each head learns its alpha; here it is a setting.
     """
 
     map_kind = "probability"

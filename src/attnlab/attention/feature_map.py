@@ -60,7 +60,11 @@ class EluPlusOne(FeatureMap):
 
 
 class UnitLength(FeatureMap):
-    """Scales queries and keys to length one, which keeps the delta rule stable: x / |x|. Source: arXiv 2406.06484."""
+    """Scales queries and keys to length one, which keeps the delta rule stable: x / |x|.
+
+    Source: arXiv 2406.06484. Where we differ: its code (flash-linear-attention) divides by sqrt(|x|^2 + 1e-6); here a
+    length counts as it is, down to 1e-12.
+    """
 
     unit = True
 
@@ -106,7 +110,8 @@ class RandomFeatures(FeatureMap):
     phi(x) = exp(W x - |x|^2 / 2) / sqrt(m), with x divided by d^(1/4), so that phi(q) . phi(k) is exp(q . k / sqrt(d))
     on average. Directions are at right angles in groups of d, as long as Gaussian ones, and always the same ones.
 
-    Source: Performer, arXiv 2009.14794. Where we differ: they draw new directions now and then.
+    Source: Performer, arXiv 2009.14794. Where we differ: they draw new directions now and then, and their
+    code adds 1e-6 to each feature.
     """
 
     positive = exponential = True

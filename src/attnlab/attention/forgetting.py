@@ -18,8 +18,11 @@ class Forget(Score):
     every gate since. With f = 1 it is plain attention, with a constant f a linear bias like ALiBi's. It tells near from
     far, so that no other position is needed.
 
-    Source: Forgetting Transformer (FoX), arXiv 2503.02130. `start` is the initial b_h: with 2, gates start near 0.88.
-    The logarithms are summed in float64 over the keys at hand; decoding keeps one number per token and head.
+    `start` is the initial b_h: with 2, gates start near 0.88. The logarithms are summed in float64 over the keys at
+    hand; decoding keeps one number per token and head.
+
+    Source: Forgetting Transformer (FoX), arXiv 2503.02130. Where we differ: their code gives b_h no start of its own,
+    and their Pro block adds an output gate, norms of queries, keys and outputs, and shifts of keys and values.
     """
 
     order = 30

@@ -67,7 +67,7 @@ class Swish(Elementwise):
 class Exclusive(Gate):
     """Takes out what a head says about the token itself: y = o - alpha_h (o . u) u, u = v / |v| the token's own value.
 
-    Source: arXiv 2603.09078, with a learned alpha per head that starts at 1.
+    Source: arXiv 2603.09078. Where we differ: alpha, which is 1 there, starts at 1 and is learned per head.
     """
 
     def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:

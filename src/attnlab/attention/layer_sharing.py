@@ -24,7 +24,7 @@ class ValueResidualAttention(MultiHeadAttention):
     The first layer publishes its values; w starts at one half. Decoding caches the mixture, so its state is that of
     multi-head attention. All options are those of multi-head attention.
 
-    Source: arXiv 2410.17897.
+    Source: arXiv 2410.17897. Where we differ: its two shares are learned apart, here they sum to one.
     """
 
     def __init__(self, d_model: int, *, layer: int = 0, **options: Any) -> None:

@@ -70,9 +70,11 @@ class Window(Mask):
 class WindowSinks(Mask):
     """The last `window` keys and the first `sinks` tokens, where softmax heads park the weight they have no use for.
 
-    Visible_ij = (j <= i) and (i - j < window or j < sinks). Source: StreamingLLM, arXiv 2309.17453. Decoding keeps
-    sinks + window rows: one for each sink, and a ring. Positions stay those of the text; the paper counts them in the
-    cache.
+    Visible_ij = (j <= i) and (i - j < window or j < sinks). Decoding keeps sinks + window rows: one for each sink, and
+    a ring.
+
+    Source: StreamingLLM, arXiv 2309.17453. Where we differ: positions stay those of the text; the paper counts them in
+    the cache.
     """
 
     contiguous = False

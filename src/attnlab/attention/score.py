@@ -114,7 +114,10 @@ class Unscaled(Score):
 class QKNorm(Score):
     """Gives queries and keys unit root-mean-square and a learned gain per coordinate, so that scores stay bounded.
 
-    q = rms(q) * g_q, k = rms(k) * g_k, per head. Source: arXiv 2010.04245, in the RMS form of arXiv 2302.05442.
+    q = rms(q) * g_q, k = rms(k) * g_k, per head.
+
+    Source: arXiv 2010.04245. Where we differ: there queries and keys have length one, and one learned factor of all
+    scores stands for 1 / sqrt(d); a norm with gains is how later models do it, as arXiv 2302.05442 with LayerNorm.
     """
 
     order = 10

@@ -90,7 +90,8 @@ class DenseSynthesizer(Synthesizer):
 
     R_ij = (W_2 gelu(W_1 x_i + b))_j per head, W_2 with one row per position.
 
-    Source: arXiv 2005.00743 (Dense). There it is a ReLU; a GELU leaves no unit without a gradient.
+    Source: arXiv 2005.00743 (Dense). Where we differ: there it is a ReLU; a GELU leaves no unit without
+    a gradient.
     """
 
     def __init__(
@@ -121,7 +122,8 @@ class RandomSynthesizer(Synthesizer):
 
     R_ij = table[i, j] per head, trained; the first row is left out, as a token alone gets all the weight anyway.
 
-    Source: arXiv 2005.00743 (Random). The table starts at 0, which is `uniform`, rather than at random numbers.
+    Source: arXiv 2005.00743 (Random). Where we differ: the table starts at 0, which is `uniform`, rather than
+    at random numbers.
     """
 
     def __init__(

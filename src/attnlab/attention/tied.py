@@ -22,7 +22,7 @@ class TiedAttention(SoftmaxAttention):
     v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are turned on reading.
 
     Source: Hugging Face, "Gemma 4 modeling code" (2026). Where we differ: there queries, keys and values
-    have norms of their own.
+    have norms of their own, and scores are not divided by sqrt(d).
     """
 
     def __init__(
