@@ -234,6 +234,17 @@ def test_typed_after_the_fact(tmp_path: Path, options: Options, mark: str) -> No
     assert all(mark in row["remarks"] for row in verdicts)
 
 
+def test_solved_typed_after_the_fact(tmp_path: Path) -> None:
+    """From where a task counts as solved is declared by the task; another threshold is exploratory, and is repeated."""
+    for name, shares in (("multi_head", [0.95, 0.92, 0.97]), ("a", [0.6, 0.7, 0.8])):
+        write_arm(tmp_path, name, shares, metric="val/accuracy", summary={"solved_at": 0.9})
+    assert not any(c.marks for c in analyse(tmp_path, Options(solved=0.9)).comparisons)
+    report = analyse(tmp_path, Options(solved=0.5))
+    assert [c.marks for c in report.comparisons] == [("exploratory: solved 0.5 typed after the fact",)]
+    assert "solved: declared 0.9 (the task), used 0.5: typed after the fact" in beside_the_table(report)
+    assert " solved=0.5" in page(report, tmp_path).partition("attnlab report")[2].partition("\n")[0]
+
+
 def test_typed_as_declared(tmp_path: Path) -> None:
     """What is typed as it was declared is no news."""
     plain(tmp_path, margin=0.1)

@@ -181,3 +181,18 @@ def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "b" / preregister.FILE_NAME).write_text(json.dumps({"sha256": 1}))
     with pytest.raises(UsageError, match="is not a preregistration"):
         analyse(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["report", "report/pictures", "report/tensorboard"])
+def test_link_out_of_the_experiment(experiment: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no folder is typed, a report writes nothing outside its experiment; where one is, that is where it goes."""
+    elsewhere = experiment.parent / "elsewhere"
+    elsewhere.mkdir()
+    (experiment / name).parent.mkdir(exist_ok=True)
+    (experiment / name).symlink_to(elsewhere)
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(experiment)])
+    assert end.value.code == 2 and "is a link that leads out of the experiment; out=FOLDER" in capsys.readouterr().err
+    assert not any(elsewhere.iterdir())
+    main(["report", str(experiment), f"out={elsewhere}", "tensorboard=false"])
+    assert (elsewhere / "report.md").is_file()

@@ -1,15 +1,18 @@
 """The battery: its cells, what a result says, and that nothing that is finished is run again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import attnlab.card.battery
 from attnlab.build import made
 from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, chosen_cells, results
 from attnlab.card.pages import against_controls, line, save
 from attnlab.config import compose_config
 from attnlab.data.task import Task
 from attnlab.errors import UsageError
+from attnlab.training.terminal import note, say
 
 TASK = {
     "bounds": {"floor": {"accuracy": 0.25, "loss": 1.4}, "ceiling": {"accuracy": 1.0, "loss": 0.0}},
@@ -75,6 +78,21 @@ def test_controls_ignore_what_is_set_inside_the_variants(tmp_path: Path) -> None
     sizes = {r.variant: r.summary["parameters"] for r in found}
     assert sizes["identity"] == sizes["uniform"] == sizes["identity+conv4"] - 2 * 4 * 16
     assert all(r.value(1) is not None for r in found)
+
+
+def test_notes_of_a_run_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How training goes is not, but what must be known is, such as that other code made what is there."""
+
+    def run(*_: Any, **__: Any) -> dict[str, Any]:
+        say("step 1/2")
+        note("note: was made by other code")
+        return {}
+
+    monkeypatch.setattr(attnlab.card.battery, "run", run)
+    list(results(["multi_head"], ["compression"], folder=tmp_path))
+    assert capsys.readouterr() == ("", "note: was made by other code\n")
 
 
 def test_a_cell_that_does_not_exist_is_refused() -> None:

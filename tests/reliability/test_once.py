@@ -117,6 +117,6 @@ def test_changed_rows_are_noticed(how: str, whole: Path, tmp_path: Path, capsys:
     (read,) = read_experiment(run.parents[1]).runs
     assert read.status == "damaged" and read.reason.startswith("metrics.csv ")
     run_here(tmp_path, *TINY, f"data.path={whole}/text.txt")
-    assert "warning: metrics.csv" in capsys.readouterr().out
+    assert "warning: metrics.csv" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"metrics\.csv .* nothing is added"):
         attnlab.training.extrapolation.keep(run, [], step=4)

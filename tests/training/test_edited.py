@@ -75,7 +75,7 @@ def test_an_edited_rule_is_run(folder: Path) -> None:
     assert "is finished" in train(folder).stdout, "a comment is no edit"
     helpers.write_text("FACTOR = 3.0\n")
     done = train(folder)
-    assert done.returncode == 0 and re.search(CHANGED + ": training anew in .*; code=any", done.stdout), done.stdout
+    assert done.returncode == 0 and re.search(CHANGED + ": training anew in .*; code=any", done.stderr), done.stderr
     (new,) = set(summaries(folder)) - {old}
     losses = {name: summary["val_loss"] for name, summary in summaries(folder).items()}
     assert losses[old] != losses[new] and old.partition(".")[0] == new.partition(".")[0]
@@ -121,5 +121,5 @@ def test_an_edit_of_attnlab_is_run(folder: Path) -> None:
     file = folder / "attnlab_here" / "src" / "attnlab" / "attention" / "softmax.py"
     file.write_text(file.read_text() + "\nEDITED = 1\n")
     done = train(folder, variant="multi_head")
-    assert re.search(r"other code \(changed: attnlab.attention.softmax\): training anew", done.stdout), done.stderr
+    assert re.search(r"other code \(changed: attnlab.attention.softmax\): training anew", done.stderr), done.stderr
     assert "is finished" in train(folder, variant="linear").stdout

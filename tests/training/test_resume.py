@@ -137,9 +137,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 ) -> None:
     harm(folder_of(cut_off) / "checkpoints" / "step_00000010.ckpt")
     run_here(cut_off)
-    said = capsys.readouterr().out
-    assert "warning: step_00000010.ckpt" in said and words in said
-    assert "continuing after step 5 of 24" in said
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: step_00000010.ckpt") and words in err
+    assert "continuing after step 5 of 24" in out
     assert_identical(folder_of(cut_off), references["multi_head"])
 
 

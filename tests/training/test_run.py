@@ -185,11 +185,10 @@ def test_other_code_trains_anew_beside(done: Path, tmp_path: Path, capsys: pytes
     folder = as_by_other_code(done, tmp_path)
     (folder / "summary.json").write_text((folder / "summary.json").read_text().replace('"step": 24', '"step": 23'))
     assert run_here(tmp_path, "maps.prompt=7 times 9 is", "code=any")["step"] == 23
-    assert re.search(CHANGED + ", and is taken", capsys.readouterr().out)
+    assert re.search(CHANGED + ", and is taken", capsys.readouterr().err)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert run_here(tmp_path, "maps.prompt=7 times 9 is")["step"] == 24
-    first, *_ = capsys.readouterr().out.splitlines()
-    assert re.search(CHANGED + ": training anew in .*; code=any takes what is there", first)
+    assert re.search(CHANGED + ": training anew in .*; code=any takes what is there", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in before} == before
     configurations = sorted(path.name for path in folder.parents[1].iterdir() if path.is_dir())
     assert configurations == sorted([folder.parent.name, done.parent.name])

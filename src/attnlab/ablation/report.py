@@ -6,6 +6,7 @@ runs/<experiment>/report, and the aggregates for TensorBoard into runs/<experime
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,12 +165,15 @@ def _terms(
     named = used if same else _labels(wanted) if wanted is not None else declared.get("baseline")
     family = [c for c, _ in design.pairs() if not rules.family or {c.label, c.variant, c.folder} & {*rules.family}]
     declared_family = registered.family if registered is not None else [c.label for c, _ in design.pairs()]
+    at = _threshold(experiment, None), _threshold(experiment, options.solved)
+    solved = term("solved", at[0], "the task", at[1], typed=options.solved is not None)
     return [
         metric_term,
         term("baseline", named, where, used, typed=options.baseline is not None),
         term("margin", margin, where, rules.margin, typed=options.margin is not None, because=lost),
         term("alpha", declared.get("alpha") or USUAL_ALPHA, where, rules.alpha, typed=options.alpha is not None),
         family_term(declared_family, where, family, typed=bool(options.family)),
+        *([solved] if _is_share(experiment) else []),
     ]
 
 
@@ -258,6 +262,17 @@ def _used(experiment: Experiment, rules: Rules, design: BlockDesign, baseline: s
     family = rules.family or tuple(dict.fromkeys(c.variant for c, _ in design.pairs()))
     name = baseline or next(iter(design.baselines.values())).variant
     return Preregistration("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
+
+
+def home_of_report(experiment: Path) -> Path:
+    """Where the report of an experiment goes unless something else is typed; refused if that lies somewhere else."""
+    folder = experiment / "report"
+    for place in (folder, folder / "pictures", folder / "tensorboard"):
+        if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(experiment)):
+            raise UsageError(
+                f"{place} is a link that leads out of the experiment; out=FOLDER says where the report goes"
+            )
+    return folder
 
 
 def write(report: Report, document: Document, folder: Path, *, board: bool) -> list[Path]:

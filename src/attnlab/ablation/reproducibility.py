@@ -15,7 +15,7 @@ from attnlab.files import CODE
 from attnlab.typed import in_shell, is_typed
 
 MOST_COMMANDS, MOST_VALUES = 20, 4
-KEYS = ("baseline", "metric", "margin", "alpha", "family")  # of attnlab report
+KEYS = ("baseline", "metric", "margin", "alpha", "family", "solved")  # of attnlab report
 
 
 def reproducibility(report: Report) -> list[Block]:
@@ -93,7 +93,8 @@ def _report_command(report: Report) -> list[str]:
     """The command that makes this report, with what was typed for it and was not declared."""
     family = [c.arm.label for c in report.comparisons if c.verdict != "not in the family"]
     margin, alpha = report.rules.margin, report.rules.alpha
-    values = dict(zip(KEYS, (report.baseline.label, report.experiment.metric, margin, alpha, family), strict=True))
+    terms = (report.baseline.label, report.experiment.metric, margin, alpha, family, report.solved_at)
+    values = dict(zip(KEYS, terms, strict=True))
     chosen = [term.name for term in report.terms if term.change and not term.forced]
     words = [
         f"{name}={','.join(value) if isinstance(value, list) else value}"

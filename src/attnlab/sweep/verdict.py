@@ -10,7 +10,7 @@ from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
 from attnlab.ablation.preregister import Preregistration, write
-from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
+from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse, home_of_report
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
@@ -154,6 +154,6 @@ def report(runs: Sequence[Run]) -> None:
             if all(c.n < 2 for c in found.comparisons):
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()
-            publish(found, folder / "report", board=True)
+            publish(found, home_of_report(folder), board=True)
         except AttnlabError as error:
             print(f"no report: {error} (attnlab report {folder} can be asked at any time)")

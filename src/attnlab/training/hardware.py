@@ -78,7 +78,7 @@ def resolve_attention_dtype(setting: str, precision: str, accelerator: str, size
     file = experiment / ATTENTION_DTYPE
     try:
         experiment.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".lock").open("w") as lock:
+        with file.with_name(f".{file.stem}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of several runs that begin at once, one measures
             if not file.exists():
                 write_atomically(file, json.dumps(measured(sizes)).encode(), key="paths.runs")

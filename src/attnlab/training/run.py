@@ -58,7 +58,7 @@ from attnlab.training.report import to_yaml
 from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
-from attnlab.training.terminal import say
+from attnlab.training.terminal import note, say
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -105,7 +105,7 @@ def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a run that is finished, and to add to it."""
     say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
     if problem := damage_of_run(prepared.folder, done):
-        say(f"warning: {problem}")
+        note(f"warning: {problem}")
     if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
         done = _add_lengths(prepared, done)
     say_where_to_look(prepared.config["paths"]["runs"])
@@ -130,11 +130,11 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
     line = f"{there.folder} {there}"
     if config["code"] == "any":
         if not _is_worker(prepared):
-            say(f"{line}, and is taken")
+            note(f"note: {line}, and is taken")
         return prepared._replace(folder=there.folder, identity=there.identity)
     if ask and not there.ended:
         raise UsageError(f"{line}: code=any goes on with it, overwrite=true starts anew in {own}")
-    say(f"{line}: training anew in {own}; code=any takes what is there")
+    note(f"note: {line}: training anew in {own}; code=any takes what is there")
     return prepared
 
 
@@ -146,7 +146,7 @@ def _check_code(folder: Path, prepared: Prepared, what: str) -> None:
     elif names and prepared.config["code"] != "any":
         raise UsageError(f"{what} by other code ({in_a_line(names)}): code=any takes it")
     elif names:
-        say(f"{what} by other code ({in_a_line(names)}), and is taken")
+        note(f"note: {what} by other code ({in_a_line(names)}), and is taken")
 
 
 def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _where_to_start(prepared: Prepared) -> Start:
     if _is_worker(prepared):
         return start  # the first process has checked it
     for problem in problems:
-        say(f"warning: {problem}; going on from the one before it")
+        note(f"warning: {problem}; going on from the one before it")
     apart = [
         remark
         for remark in differences(prepared.identity.fingerprint, there["fingerprint"])

@@ -9,3 +9,9 @@ def say(text: str = "") -> None:
     """A line for the person at the terminal."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line that begins with note: or warning: and is read even where how training goes is not shown, as in a card."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
