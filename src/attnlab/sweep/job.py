@@ -1,8 +1,10 @@
 """What a worker does with one config: tells what the run would be and cost, measures its speed, or trains it."""
 
 import gc
+import json
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import lightning as L
@@ -20,6 +22,7 @@ Say = Callable[..., None]
 SECONDS_BETWEEN_WORDS = 0.25
 MOMENTS = 2  # that an optimizer keeps of each parameter, and a checkpoint with it
 KEPT_CHECKPOINTS = 2
+COSTLY = ("model", "attention", "position", "streams", "allow_targets")  # what a model is built from
 
 
 def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -27,22 +30,32 @@ def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
     quiet()
     prepared = prepare(content["config"], content["variant"])
     config, splits = prepared.config, prepared.splits
-    with torch.device("meta"):
-        model = build_model(config, prepared.tokenizer.n_vocab).eval()
-        ids = torch.zeros(1, config["model"]["context"], dtype=torch.long)
+    built = {key: config[key] for key in COSTLY} | {"trainer": {"attention_dtype": prepared.machine.attention_dtype}}
+    costs = _costs(json.dumps(built), prepared.tokenizer.n_vocab)
     sequences = config["batch_size"] * config["trainer"]["accumulate"] * config["trainer"]["max_steps"]
-    cost, flops = model.cost(config["model"]["context"]), count_flops(lambda: model(ids))
     return {
         "fingerprint": prepared.identity.fingerprint,
         "code": prepared.code,
         "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
+        **costs,
+        "train_flops": 3 * sequences * costs["forward_flops"],
+        "disk_bytes": KEPT_CHECKPOINTS * (1 + MOMENTS) * 4 * costs["parameters"] + _map_bytes(prepared),
+    }
+
+
+@cache
+def _costs(config: str, n_vocab: int) -> dict[str, int]:
+    """What the model of a config costs, counted once for settings that differ in nothing that counts."""
+    settings = json.loads(config)
+    with torch.device("meta"):
+        model = build_model(settings, n_vocab).eval()
+        ids = torch.zeros(1, model.context, dtype=torch.long)
+    return {
         "parameters": model.n_parameters,
-        "forward_flops": flops,
-        "train_flops": 3 * sequences * flops,
-        "state_bytes": cost.state_bytes,
-        "disk_bytes": KEPT_CHECKPOINTS * (1 + MOMENTS) * 4 * model.n_parameters + _map_bytes(prepared),
+        "forward_flops": count_flops(lambda: model(ids)),
+        "state_bytes": model.cost(model.context).state_bytes,
     }
 
 

@@ -1,11 +1,14 @@
 """The jobs of a sweep: composed and checked before anything starts, without torch."""
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +17,9 @@ from attnlab.complaints import explain
 from attnlab.config import Usual, check_job, variant_name
 from attnlab.errors import AttnlabError, UsageError
 
+# A key with dots names no group: such a word chooses no file, and changes one value of what is composed without it.
+VALUE_WORD = re.compile(r"(?!hydra\.)[a-z]\w*(?:\.\w+)+=[^{$]*")
+IN_ORDER = re.compile(r"[+~][\w/]*\.|.*[{]", re.DOTALL)  # words whose place among the others matters
 SEED_WORD = re.compile(r"(seed|streams\.(?:data|init|noise|eval))=(\d+)")
 ONE_THREAD = "trainer.threads=1"
 
@@ -52,11 +58,12 @@ class Refusal(NamedTuple):
 
 
 class Composer:
-    """Composes the jobs of one sweep. What they have in common is composed once, so seeds are cheap."""
+    """Composes the jobs of one sweep. What they have in common is composed once, so seeds and values are cheap."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
         self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[DictConfig, Any]] = {}
+        self._chosen: dict[tuple[str, ...], tuple[DictConfig, dict[Any, Any]]] = {}
         self._usual: Usual = {}
 
     def job(self, words: Sequence[str], levels: dict[str, str] | None = None, is_baseline: bool = False) -> Job:
@@ -86,8 +93,23 @@ class Composer:
 
     def _composition(self, words: tuple[str, ...], seeds: tuple[str, ...]) -> tuple[DictConfig, Any]:
         if (words, seeds) not in self._composed:
+            values = OverridesParser.create().parse_overrides([word for word in words if VALUE_WORD.fullmatch(word)])
+            if any(map(IN_ORDER.match, words)) or any(value.is_sweep_override() for value in values):
+                values = []
+            typed = {value.input_line for value in values}
+            cfg, hydra = self._choice(tuple(word for word in words if word not in typed))
+            cfg = copy.deepcopy(cfg)
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            hydra = {**hydra, "overrides": {**hydra["overrides"], "task": list(words)}}
+            self._composed[words, seeds] = cfg, OmegaConf.create(hydra)
+        return self._composed[words, seeds]
+
+    def _choice(self, words: tuple[str, ...]) -> tuple[DictConfig, dict[Any, Any]]:
+        """What Hydra makes of the words that choose options, and its own part of it."""
+        if words not in self._chosen:
             cfg = self.loader.load_sweep_config(self.master, list(words))
             with open_dict(cfg):
-                hydra = cfg.pop("hydra")
-            self._composed[words, seeds] = cfg, OmegaConf.create(OmegaConf.to_container(hydra, resolve=False))
-        return self._composed[words, seeds]
+                hydra = OmegaConf.to_container(cfg.pop("hydra"), resolve=False)
+            assert isinstance(hydra, dict)
+            self._chosen[words] = cfg, hydra
+        return self._chosen[words]

@@ -1,6 +1,8 @@
 """Whether two attentions are one at the sizes given: a window is none where it is longer than the context."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from attnlab.build import attention_factory
 
 PLAIN = "multi_head"  # what a single run is held against
 MOST_WORK = 2**24  # query-key pairs, or numbers of tokens, in all layers: more would be felt before a run starts
+BUILT_FROM = ("model", "attention", "allow_targets")
 TOLERANCE = 1e-10  # of outputs of about 1 in float64
 
 
@@ -31,8 +34,15 @@ def computes_the_same(config: Mapping[str, Any], base: Mapping[str, Any]) -> boo
     """Whether every layer of both gives the same outputs and gradients, once they have the same parameters.
 
     Tried in float64 on one random row of model.context tokens. What the first has beyond the parameters of `base` is
-    drawn at random, for a gate that starts at nothing would pass for none. Too large a model is not tried.
+    drawn at random, for a gate that starts at nothing would pass for none. Too large a model is not tried, and what
+    was tried once is not tried again.
     """
+    return _tried(*(json.dumps({key: side.get(key) for key in BUILT_FROM}) for side in (config, base)))
+
+
+@cache
+def _tried(ours: str, theirs: str) -> bool:
+    config, base = json.loads(ours), json.loads(theirs)
     model = config["model"]
     if model["n_layers"] * model["context"] * max(model["d_model"], model["n_heads"] * model["context"]) > MOST_WORK:
         return False
