@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError
-from attnlab.files import CODE, parse_json, read_file
 from attnlab.keys import leaves
 
 # What every run uses besides the classes of its config.
@@ -34,7 +33,6 @@ LIBRARIES = tuple({f"{Path(path).resolve()}{os.sep}" for path in sysconfig.get_p
 INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 NO_MATTER = ("ctx", "kind", "type_comment")  # fields of a syntax tree that follow from others, or do nothing
 MOST_NAMED = 4
-DIGITS = 4  # of the hash in the name of a folder
 
 
 class Code(NamedTuple):
@@ -63,11 +61,6 @@ def code_of(config: Mapping[str, Any], allowed: Sequence[str]) -> Code:
     return Code({name: modules[name] for name in sorted(modules)})
 
 
-def folder_name(variant: str, asked: str, code: str) -> str:
-    """The folder of all seeds of a configuration by some code, such as multi_head-0123abcd.4567."""
-    return f"{variant}-{asked}.{code[:DIGITS]}"
-
-
 def changed(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """The modules that differ, or that one side lacks."""
     return [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
@@ -79,33 +72,11 @@ def in_a_line(modules: Sequence[str]) -> str:
     return f"changed: {', '.join(modules[:MOST_NAMED])}{more}"
 
 
-def read_code(folder: Path) -> dict[str, Any] | None:
-    """What code.json in the folder of a run holds; None of a run from before there was one. Refuses a damaged one."""
-    path = folder / CODE
-    try:
-        content = parse_json(read_file(path))
-    except FileNotFoundError:
+def changes_since(record: Mapping[str, Any] | None, code: Code) -> list[str] | None:
+    """The modules that are not as they were in any part of a run, by its code.json; None where that is unknown."""
+    if record is None:
         return None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    later = content.get("later", []) if isinstance(content, dict) else None
-    if not isinstance(later, list) or not all(_is_record(record) for record in (content, *later)):
-        raise UsageError(f"{path} does not say which code the run executed")
-    return dict(content)
-
-
-def _is_record(content: Any) -> bool:
-    modules = content.get("modules") if isinstance(content, dict) else None
-    texts = [*modules, *modules.values()] if isinstance(modules, dict) else [None]
-    return all(isinstance(text, str) for text in (*texts, content.get("hash") if isinstance(content, dict) else None))
-
-
-def changes_since(folder: Path, code: Code) -> list[str] | None:
-    """The modules that are not as they were in any part of the run in a folder; None where that is unknown."""
-    content = read_code(folder)
-    if content is None:
-        return None
-    records = [content["modules"], *(record["modules"] for record in content.get("later", []))]
+    records = [record["modules"], *(part["modules"] for part in record.get("later", []))]
     return sorted({name for modules in records for name in changed(code.modules, modules)})
 
 

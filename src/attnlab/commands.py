@@ -111,12 +111,12 @@ def report(
     limits: bool,
 ) -> None:
     """Compare the variants of an experiment, write the report, and show its table."""
-    from attnlab.ablation.report import Options, analyse, home_of_report
+    from attnlab.ablation.report import Options, analyse
     from attnlab.ablation.terminal import publish
 
     with limited(limits):
         found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved, code))
-        publish(found, Path(out) if out else home_of_report(Path(experiment)), board=tensorboard)
+        publish(found, Path(out) if out else None, board=tensorboard)
 
 
 def explain(*, allow_targets: str, limits: bool, **settings: Any) -> None:

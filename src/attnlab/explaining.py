@@ -114,9 +114,9 @@ def explain(
     settings: dict[str, Any] = {"token": token, "layer": layer, "seed": seed, "init": init, "config_dir": config_dir}
     settings |= {"allow_targets": allow_targets, "overrides": overrides}
     if run is not None and prompt is not None:
-        home = find_run(run)
-        model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code, limits=limits)
-        name = f"{home.parent.name}-{home.name}"
+        trained = find_run(run)
+        model, tokenizer = load(trained, allow_targets=tuple(allow_targets), code=code, limits=limits)
+        name = trained.name.replace("/", "-")
         found = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
     elif attention is None:
         name, found = "chapter", tour()

@@ -1,13 +1,14 @@
-"""Files that are written whole or not at all, and the names of those by which commands know each other's work."""
+"""Files that are written whole or not at all, read within bounds, and owned by one process."""
 
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,7 @@ import yaml
 from attnlab.errors import FileFailure, UsageError
 from attnlab.signals import uninterrupted
 
-SUMMARY, CONFIG, CODE = "summary.json", "config.yaml", "code.json"  # in the folder of a run
-METRICS, MAPS = "metrics.csv", "maps/last.safetensors"
 TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names of files that are being written
-TUNED = "tuned.yaml"  # in the folder of an experiment: the learning rate of each variant
 MOST_BYTES = 2**26  # of a file of text or numbers, unless somebody asks for more
 MOST_YAML_BYTES, MOST_YAML_DEPTH, MOST_YAML_NODES = 2**20, 64, 10_000  # nodes: with every alias written out
 LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, where it was built
@@ -98,19 +96,6 @@ def _plain(node: Any) -> Any:
     if node is None or isinstance(node, str | bool | float) or (isinstance(node, int) and abs(node) < 2**63):
         return node
     raise ValueError(f"it holds a value that no config has ({type(node).__name__})")
-
-
-def foreign_entries(folder: Path, inner: Sequence[str] = ("checkpoints", "maps")) -> Iterator[Path]:
-    """What a run does not leave in its folder: devices, pipes, and links that lead out of it.
-
-    Following such a link would read or write somewhere else; `inner` are the folders below that are looked into.
-    """
-    home = os.path.realpath(folder)
-    for place in (folder, *(folder / name for name in inner)):
-        for entry in place.iterdir() if place.is_dir() else ():
-            outside = entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(home)
-            if outside or not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
-                yield entry
 
 
 def write_atomically(path: Path, data: bytes, *, key: str) -> None:
@@ -224,7 +209,31 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
 
 
-def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
-    """Whether a finished run has not been judged at all these lengths, given as multiples of its context."""
-    known = summary.get("extrapolation")
-    return any(not isinstance(known, dict) or str(factor) not in known for factor in factors)
+@contextmanager
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Own a lock file, made if it is not there, while the block runs; gives its handle.
+
+    The kernel frees it when the process ends, however it ends. Raises BlockingIOError where another owner is not to
+    be waited for.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def is_owned(path: Path) -> bool:
+    """Whether a process owns a lock file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -28,7 +28,7 @@ def maps_of(
     model, tokenizer = load(home, allow_targets=tuple(allow_targets), code=code, limits=limits)
     ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_TOKENS)
     found = chosen(collect(model, ids), layers, heads)
-    return PromptMaps(f"{home.parent.name}/{home.name}", newest_step(home, limits=limits), prompt, labels, found)
+    return PromptMaps(home.name, newest_step(home, limits=limits), prompt, labels, found)
 
 
 def write_maps(
@@ -43,7 +43,7 @@ def write_maps(
     limits: bool,
 ) -> Iterator[Path]:
     """Write maps.safetensors, a picture per layer and index.html; gives back each file's path once it is there."""
-    home = Path(folder) if folder is not None else find_run(run) / "maps" / "prompt"
+    home = Path(folder) if folder is not None else find_run(run).prompt_maps
     check_writable(home, key="folder")
     maps = maps_of(run, prompt, layers=layers, heads=heads, allow_targets=allow_targets, code=code, limits=limits)
     save_prompt_maps(home / "maps.safetensors", maps)

@@ -1,6 +1,7 @@
 """Finished runs, from their folders alone."""
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,40 +20,42 @@ from attnlab.config import allowed_packages, check_targets, check_values
 from attnlab.data.cache import offline
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
-from attnlab.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer
-from attnlab.digests import damage, digests_of_summary, read_summary
+from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import CODE, CONFIG, SUMMARY, foreign_entries, parse_yaml, read_file
+from attnlab.files import parse_yaml, read_file
 from attnlab.guard import check_references
 from attnlab.keys import settings_of
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
 from attnlab.rules import shown
-from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint, weights_in
+from attnlab.store.digests import check_files, digests_in
+from attnlab.store.names import CODE, CONFIG
+from attnlab.store.run_folder import RunFolder
+from attnlab.training.checkpoint import load_checkpoint, weights_in
 
 AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
 CACHE = Path(".cache/attnlab")  # where paths.cache usually is; only read
 
 
-def find_run(path: Path | str) -> Path:
+def find_run(path: os.PathLike[str] | str) -> RunFolder:
     """The folder of a run: the one given, or the only one below it."""
     folder = Path(path)
-    if (folder / CONFIG).is_file():
-        return folder
-    found = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
-    if not found:
+    if RunFolder(folder).config.is_file():
+        return RunFolder(folder)
+    folders = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
+    if not folders:
         raise UsageError(
             f"run ({path}) must be the folder of a run, such as runs/default/NAME/seed_0: no {CONFIG} there"
         )
-    if len(found) > 1:
-        names = ", ".join(str(f) for f in found[:6]) + (", ..." if len(found) > 6 else "")
-        raise UsageError(f"run ({path}) holds {len(found)} runs; name one of them: {names}")
-    return found[0]
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders[:6])) + (", ..." if len(folders) > 6 else "")
+        raise UsageError(f"run ({path}) holds {len(folders)} runs; name one of them: {names}")
+    return RunFolder(folders[0])
 
 
-def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
     """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
-    path = run / CONFIG
+    path = run.config
     try:
         config = parse_yaml(read_file(path).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -70,7 +73,7 @@ def read_config(run: Path, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def load(
-    run: Path | str, *, allow_targets: Sequence[str] = (), code: str = "same", limits: bool = True
+    run: os.PathLike[str] | str, *, allow_targets: Sequence[str] = (), code: str = "same", limits: bool = True
 ) -> tuple[GPT, Tokenizer]:
     """The model of a run with its newest whole checkpoint, in evaluation mode on the CPU, and its tokenizer.
 
@@ -81,7 +84,7 @@ def load(
     folder = find_run(run)
     _refuse_foreign(folder)
     _check_digests(folder)
-    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder, limits=limits)
+    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder.tokenizer, limits=limits)
     path, problems = _newest(folder, limits)
     for problem in problems:
         print(f"warning: {problem}; the checkpoint before it is used", file=sys.stderr)
@@ -93,63 +96,60 @@ def load(
         raise UsageError(f"run ({folder}) was trained by other code ({in_a_line(names)}): code=any reads it anyway")
     checkpoint = load_checkpoint(path, most=CHECKPOINT_BYTES if limits else None)
     weights = weights_in(checkpoint, path)
-    if apart := _of_another_run(config, tokenizer, checkpoint["fingerprint"]):
-        raise UsageError(f"{folder / CONFIG} does not belong to {path}: {'; '.join(apart[:4])}")
+    if apart := _of_another_run(folder, config, tokenizer, checkpoint["fingerprint"]):
+        raise UsageError(f"{folder.config} does not belong to {path}: {'; '.join(apart[:4])}")
     for name, own in model.state_dict().items():
         if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
             raise UsageError(f"{path} is not the checkpoint of a run: {name} is no tensor of {own.dtype}")
     try:
         model.load_state_dict(weights)
     except (RuntimeError, NotImplementedError) as error:
-        raise UsageError(
-            f"{folder / CONFIG} does not belong to {path}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise UsageError(f"{folder.config} does not belong to {path}: {' '.join(str(error).split())[:200]}") from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise UsageError(f"{path} is damaged: {name} holds numbers that are not finite")
     if names:
         print(f"note: {folder} was trained by other code ({in_a_line(names)})", file=sys.stderr)
     elif names is None:
-        print(f"note: which code trained {folder} is unknown: it has no {CODE}", file=sys.stderr)
+        print(f"note: which code trained {folder} is unknown: it has no {folder.code.name}", file=sys.stderr)
     return model.eval(), tokenizer
 
 
-def changes_since_run(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
+def changes_since_run(folder: RunFolder, config: Mapping[str, Any]) -> list[str] | None:
     """The modules that have changed since a run was trained; None where that is unknown. `config` is the run's."""
-    return changes_since(folder, code_of(config, allowed_packages(config)))
+    return changes_since(folder.read_code(), code_of(config, allowed_packages(config)))
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: RunFolder) -> None:
     try:
-        foreign = next(foreign_entries(folder), None)
+        foreign = next(folder.foreign_entries(), None)
     except OSError as error:
         raise UsageError(f"run ({folder}) cannot be read: {error.strerror}") from error
     if foreign is not None:
         raise UsageError(f"{foreign} is a device, a pipe or a link that leads out of the run's folder")
 
 
-def _check_digests(folder: Path) -> None:
+def _check_digests(folder: RunFolder) -> None:
     """Refuse a finished run whose config or code.json was changed; a summary that was is said, for it is not used."""
-    summary = read_summary(folder)
-    if not summary and (folder / SUMMARY).exists():
-        print(f"warning: {folder / SUMMARY} is damaged, and {CONFIG} cannot be checked by it", file=sys.stderr)
-    if problem := damage(folder, digests_of_summary(summary), CONFIG, CODE):
-        raise UsageError(f"run ({folder}): {problem}")
+    summary = folder.read_summary()
+    if not summary and folder.summary.exists():
+        print(f"warning: {folder.summary} is damaged, and {CONFIG} cannot be checked by it", file=sys.stderr)
+    check_files(folder.path, digests_in(summary), CONFIG, CODE)
 
 
-def _model(folder: Path, config: dict[str, Any], n_vocab: int) -> GPT:
+def _model(folder: RunFolder, config: dict[str, Any], n_vocab: int) -> GPT:
     try:
         return build_model(config, n_vocab)
     except AttnlabError:
         raise
     except Exception as error:  # values that training would have refused: whatever a constructor makes of them
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UsageError(f"{folder / CONFIG} gives no model ({reason})") from error
+        raise UsageError(f"{folder.config} gives no model ({reason})") from error
 
 
-def _check_sizes(folder: Path, config: dict[str, Any], n_vocab: int) -> None:
+def _check_sizes(folder: RunFolder, config: dict[str, Any], n_vocab: int) -> None:
     """Refuse a model that is too large to be read without trust, before it takes any memory."""
-    sizes, path = config["model"], folder / CONFIG
+    sizes, path = config["model"], folder.config
     n_layers = sizes.get("n_layers") or 1
     within(f"{path}: model.n_layers", n_layers, MOST_LAYERS)
     within(f"{path}: the heads of all layers", _n_heads(config["attention"]) * n_layers, MOST_HEADS)
@@ -172,7 +172,9 @@ def _n_heads(node: Any) -> int:
     return (own if isinstance(own, int) else 1) * max(map(_n_heads, node.values()), default=1)
 
 
-def _of_another_run(config: dict[str, Any], tokenizer: Tokenizer, fingerprint: Mapping[str, Any]) -> list[str]:
+def _of_another_run(
+    folder: RunFolder, config: dict[str, Any], tokenizer: Tokenizer, fingerprint: Mapping[str, Any]
+) -> list[str]:
     """In what the settings of a config and those that a checkpoint was trained with differ.
 
     Of those that stand in both as they were typed: what the machine and the files decide is in the fingerprint alone,
@@ -183,7 +185,7 @@ def _of_another_run(config: dict[str, Any], tokenizer: Tokenizer, fingerprint: M
         for side in (settings_of(config, besides=()), fingerprint)
     )
     known = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
-    apart = [] if known == tokenizer.sha256 else [f"{FILE_NAME} is not that of its training"]
+    apart = [] if known == tokenizer.sha256 else [f"{folder.tokenizer.name} is not that of its training"]
     for key in sorted({*settings, *theirs}):
         ours, other = (side.get(key, "absent") for side in (settings, theirs))
         if key.endswith("_target_"):  # a class may have moved
@@ -205,22 +207,22 @@ def _with_environment(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "data": resolved["data"]}
 
 
-def newest_step(folder: Path, *, limits: bool = True) -> int:
+def newest_step(folder: RunFolder, *, limits: bool = True) -> int:
     """After how many updates the checkpoint was taken that `load` reads."""
     path, _ = _newest(folder, limits)
-    step: int = CheckpointFolder(path.parent).listed()[path.name]["step"]
+    step: int = folder.checkpoints.listed()[path.name]["step"]
     return step
 
 
-def _newest(folder: Path, limits: bool) -> tuple[Path, list[str]]:
-    path, problems = CheckpointFolder(folder / "checkpoints", CHECKPOINT_BYTES if limits else None).newest()
+def _newest(folder: RunFolder, limits: bool) -> tuple[Path, list[str]]:
+    path, problems = folder.checkpoints.newest(most=CHECKPOINT_BYTES if limits else None)
     if path is None:
         raise UsageError(f"run ({folder}) has no checkpoint yet")
     return path, problems
 
 
 def validation_batches(
-    run: Path | str, tokenizer: Tokenizer, *, tokens: int, allow_targets: Sequence[str] = ()
+    run: os.PathLike[str] | str, tokenizer: Tokenizer, *, tokens: int, allow_targets: Sequence[str] = ()
 ) -> list[Batch]:
     """The first rows of a run's validation part, about `tokens` tokens in all, as it was validated on."""
     folder = find_run(run)
@@ -235,7 +237,7 @@ def validation_batches(
     return [(batch[0], batch[1]) for batch in batches]
 
 
-def material_of(folder: Path, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:
+def material_of(folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:
     """What a run was trained on and validated by; refused if it is not what it was.
 
     Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
@@ -243,7 +245,7 @@ def material_of(folder: Path, tokenizer: Tokenizer, *, allow_targets: Sequence[s
     config = _with_environment(read_config(folder, allow_targets))
     with offline():
         material = reopen_material(made(config, "data"), tokenizer, CACHE)
-    known = read_summary(folder).get("data_sha256")
+    known = folder.read_summary().get("data_sha256")
     if known is not None and known != material.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
     return material

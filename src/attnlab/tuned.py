@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from attnlab.errors import UsageError
-from attnlab.files import TUNED
 from attnlab.keys import leaves, stable
 from attnlab.rules import nearest, shown
+from attnlab.store.experiment_folder import ExperimentFolder
 
 OPTIMIZER = "optimizer._target_"
 NEEDED = ("variant", "settings", "optimizer", "lr", "seeds")
@@ -64,13 +64,13 @@ def _name(config: Mapping[str, Any]) -> str:
 
 def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     """Where the file is, the entries of its variants, and the SHA-256 of its bytes."""
-    place = Path(tuned) / TUNED if Path(tuned).suffix != ".yaml" else Path(tuned)
+    place = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
     try:
         data = place.read_bytes()
         content = yaml.safe_load(data)
     except OSError as error:
         raise UsageError(
-            f"tuned ({tuned}) must be the folder of an experiment with a {TUNED}: {error.strerror}; attnlab tune "
+            f"tuned ({tuned}) must be the folder of an experiment with a {place.name}: {error.strerror}; attnlab tune "
             f"{tuned} writes it"
         ) from error
     except (ValueError, yaml.YAMLError) as error:

@@ -18,6 +18,7 @@ from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, Report, analyse, write
 from attnlab.ablation.terminal import beside_the_table, terminal_table
 from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.sweep.drive import _first
 
 BASE = [2.0, 2.1, 1.9]
@@ -187,7 +188,7 @@ def test_old_preregistration(tmp_path: Path) -> None:
     content |= {"metric": "val/loss", "margin": None, "alpha": 0.05, "seeds": [0, 1, 2], "family": ["linear"]}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     arms(tmp_path)
-    (tmp_path / preregister.FILE_NAME).write_text(json.dumps({"sha256": digest, **content}))
+    ExperimentFolder(tmp_path).preregistration.write_text(json.dumps({"sha256": digest, **content}))
     assert deviations(tmp_path) == []
     assert "binds none of them" in page(analyse(tmp_path), tmp_path)
     arms(tmp_path, **{"optimizer.weight_decay": 0})

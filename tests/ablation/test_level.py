@@ -22,6 +22,7 @@ from attnlab.ablation.content import document
 from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.reading import Curve, Run
 from attnlab.ablation.report import Options, analyse, write
+from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job
 from attnlab.sweep.planned import Run as PlannedRun
 from attnlab.sweep.verdict import prospects
@@ -111,10 +112,16 @@ def design(results: Results, **about: Any) -> BlockDesign:
         name = f"variant{i}"
         runs = []
         for seed, value in enumerate(row):
-            run = Run(Path(name), name, name, seed, "failed", summary=about)
+            run = Run(Path(name), name, name, seed, Status.FAILED, summary=about)
             if not np.isnan(value):
                 run = Run(
-                    Path(name), name, name, seed, "finished", summary=about, curve=Curve(np.array([1]), value[None])
+                    Path(name),
+                    name,
+                    name,
+                    seed,
+                    Status.FINISHED,
+                    summary=about,
+                    curve=Curve(np.array([1]), value[None]),
                 )
             runs.append(run)
         arms.append(Arm(name, name, name, {}, runs))

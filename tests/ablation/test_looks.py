@@ -116,10 +116,10 @@ def test_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(37, "No locks available")
 
     add_seeds(tmp_path, 0, 6)
-    monkeypatch.setattr("attnlab.ablation.manifest.fcntl.flock", refuse)
+    monkeypatch.setattr("attnlab.files.fcntl.flock", refuse)
     report = analyse(tmp_path)
     assert report.comparisons[0].word == "worse"
-    assert "this look could not be counted: [Errno 37] No locks available" in str(document(report))
+    assert "this look could not be counted: cannot write" in str(document(report))
 
 
 def follow(rng: np.random.Generator, looks: int, m: int, first: int, *, old: bool = False) -> bool:

@@ -37,10 +37,14 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("broken config", lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml is not YAML"),
     ("foreign config", lambda run: (run / "config.yaml").write_text("a: 1"), "is not the config of a run"),
     ("no metrics", lambda run: (run / "metrics.csv").unlink(), "no metrics.csv"),
-    ("empty metrics", lambda run: (run / "metrics.csv").write_text(""), "no metrics.csv"),
+    ("empty metrics", lambda run: (run / "metrics.csv").write_text(""), "does not begin with step,metric"),
     ("last row lost", lambda run: _cut(run / "metrics.csv"), "metrics.csv ends at step 20 of 40"),
     ("nonsense", lambda run: (run / "metrics.csv").write_text("step,metric,value\n7,x\n"), "line 2: '7,x'"),
-    ("a word", lambda run: (run / "metrics.csv").write_text("step,metric,value\n40,val/loss,x\n"), "ends in no number"),
+    (
+        "a word",
+        lambda run: (run / "metrics.csv").write_text("step,metric,value\n40,val/loss,x\n"),
+        "is not step, metric",
+    ),
     ("header", lambda run: (run / "metrics.csv").write_text("40,val/loss,1\n"), "does not begin with step,metric"),
     (
         "another result",

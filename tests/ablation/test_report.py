@@ -18,6 +18,7 @@ from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, analyse, write
 from attnlab.cli import main
 from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 
 BASE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.02]
 PREREGISTRATION = Preregistration(
@@ -159,7 +160,7 @@ def test_deviations_are_named(tmp_path: Path) -> None:
     write_arm(tmp_path, "multi_head", BASE)  # started years before the preregistration
     write_arm(tmp_path, "linear", [x + 0.2 for x in BASE[:5]])
     write_arm(tmp_path, "third", BASE)
-    path = tmp_path / preregister.FILE_NAME
+    path = ExperimentFolder(tmp_path).preregistration
     path.write_text(path.read_text().replace("linear is worse", "linear is better"))
     deviations = "; ".join(
         (analyse(tmp_path, Options(margin=0.2)).preregistration or pytest.fail("no preregistration")).deviations
@@ -178,7 +179,7 @@ def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
     write_run(tmp_path / "b", "multi_head", 0, 2.0)
     with pytest.raises(UsageError, match="preregister must be set before the first run"):
         preregister.write(tmp_path / "b", PREREGISTRATION)
-    (tmp_path / "b" / preregister.FILE_NAME).write_text(json.dumps({"sha256": 1}))
+    ExperimentFolder(tmp_path / "b").preregistration.write_text(json.dumps({"sha256": 1}))
     with pytest.raises(UsageError, match="is not a preregistration"):
         analyse(tmp_path / "b")
 

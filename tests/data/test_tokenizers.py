@@ -201,8 +201,8 @@ def test_a_byte_is_its_own_id() -> None:
 
 @pytest.mark.parametrize("tokenizer", ALL.values(), ids=ALL)
 def test_a_folder_holds_a_tokenizer_without_its_corpus(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path / "run")
-    again = load_tokenizer(tmp_path / "run")
+    tokenizer.save(tmp_path / "run" / "tokenizer.json")
+    again = load_tokenizer(tmp_path / "run" / "tokenizer.json")
     assert type(again) is type(tokenizer) and again.sha256 == tokenizer.sha256
     assert (again.name, again.tokens, again.n_vocab) == (tokenizer.name, tokenizer.tokens, tokenizer.n_vocab)
     assert again.encode("Your step\n") == tokenizer.encode("Your step\n")
@@ -278,18 +278,18 @@ def test_a_tokenizer_whose_tokens_changed_is_refused(text: str) -> None:
 
 def test_a_folder_without_a_tokenizer_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path / "tokenizer.json")
     assert str(error.value) == f"{tmp_path / 'tokenizer.json'} does not exist: {tmp_path} is not the folder of a run"
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"tokenizer\.json cannot be read: "):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(UsageError, match=r"tokenizer\.json cannot be read: Is a directory$"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path / "tokenizer.json")
 
 
 # Labels

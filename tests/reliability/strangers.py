@@ -13,7 +13,8 @@ from tests.reliability import SMALL
 
 from attnlab.cli import main
 from attnlab.config import compose_config
-from attnlab.training.checkpoint import CheckpointFolder, load_checkpoint
+from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.run import run
 
 TINY = ("data=file", "tokenizer=bpe", "model.n_layers=2", "model.n_heads=2", *SMALL)

@@ -13,8 +13,8 @@ from tests.reliability.disk import Disk, failing
 from tests.training.launch import folder_of, run_here, write_text
 
 from attnlab.errors import AttnlabError
+from attnlab.store.metrics import read_metrics
 from attnlab.training.checkpoint import load_checkpoint
-from attnlab.training.metrics import read_metrics
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)
 TINY = ("model.n_layers=1", *SMALL, "evaluation.lengths=[2]")

@@ -13,7 +13,7 @@ from tests.training.launch import STEPS, folder_of, tiny
 from tests.training.test_resume import assert_identical
 
 from attnlab.config import compose_config
-from attnlab.digests import read_summary
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.run import run
 
 VARIANTS = ("multi_head", "gqa", "sliding_window", "mla", "linear", "gated_delta")
@@ -62,7 +62,7 @@ def check(variant: str, setting: str, folder: Path) -> None:
         in_a_child(folder / "killed", variant, words, kill_after=max(0.001, took * chance.random()))
     assert in_a_child(folder / "killed", variant, words) == 0
     run_folder = folder_of(folder / "killed", variant)
-    assert read_summary(run_folder)["step"] == STEPS
+    assert RunFolder(run_folder).read_summary()["step"] == STEPS
     assert_identical(run_folder, folder_of(folder / "whole", variant))
 
 

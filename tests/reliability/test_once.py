@@ -12,8 +12,8 @@ import attnlab.training.extrapolation
 import attnlab.training.run
 from attnlab.ablation.reading import read_experiment
 from attnlab.errors import NoUsableCheckpoint, UsageError
-from attnlab.files import METRICS
-from attnlab.training.metrics import read_metrics
+from attnlab.store.metrics import read_metrics
+from attnlab.store.run_folder import RunFolder
 
 
 class Killed(BaseException):
@@ -34,9 +34,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_in_the_summary(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last validation and the extrapolation come again, and stand there once, as do texts, layout and graph."""
-    for name in ("write_summary", "summarise", "write_summary"):
+    for name in ("RunFolder.write_summary", "summarise", "RunFolder.write_summary"):
         with monkeypatch.context() as patch:
-            patch.setattr(attnlab.training.run, name, dies)
+            patch.setattr(f"attnlab.training.run.{name}", dies)
             with pytest.raises(Killed):
                 train(tmp_path)
     train(tmp_path)
@@ -45,7 +45,7 @@ def test_killed_in_the_summary(whole: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(shown) == len(set(shown)) > 30
 
 
-@pytest.mark.parametrize("place", ["write_summary", "closing"])
+@pytest.mark.parametrize("place", ["RunFolder.write_summary", "closing"])
 def test_killed_while_lengths_are_added(
     place: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +54,7 @@ def test_killed_while_lengths_are_added(
     more = [*TINY[:-1], "evaluation.lengths=[2,3]", f"data.path={whole}/text.txt"]
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(attnlab.training.extrapolation, place, dies)
+            patch.setattr(f"attnlab.training.extrapolation.{place}", dies)
             with pytest.raises(Killed):
                 run_here(tmp_path, *more)
     summary = run_here(tmp_path, *more)
@@ -103,7 +103,7 @@ def _dies_after_two(module: Any, *_: Any) -> None:
 def test_changed_rows_are_not_continued(how: str, cut_off: Path, tmp_path: Path) -> None:
     """A checkpoint is usable only with the rows before it; else the run is refused, and overwrite=true starts it."""
     shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
-    changed(folder_of(tmp_path) / METRICS, how)
+    changed(RunFolder(folder_of(tmp_path)).metrics, how)
     with pytest.raises(NoUsableCheckpoint, match=r"step_00000002\.ckpt is whole, but metrics\.csv.*overwrite=true"):
         train(tmp_path)
 
@@ -113,10 +113,10 @@ def test_changed_rows_are_noticed(how: str, whole: Path, tmp_path: Path, capsys:
     """The report, attnlab evaluate and the command of a finished run notice rows that were changed."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     run = folder_of(tmp_path)
-    changed(run / METRICS, how)
+    changed(RunFolder(run).metrics, how)
     (read,) = read_experiment(run.parents[1]).runs
     assert read.status == "damaged" and read.reason.startswith("metrics.csv ")
     run_here(tmp_path, *TINY, f"data.path={whole}/text.txt")
     assert "warning: metrics.csv" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"metrics\.csv .* nothing is added"):
-        attnlab.training.extrapolation.keep(run, [], step=4)
+        attnlab.training.extrapolation.keep(RunFolder(run), [], step=4)

@@ -11,7 +11,8 @@ from typing import Any
 from tests.limits import HANG
 
 from attnlab.config import compose_config
-from attnlab.files import SUMMARY, parse_json, read_file
+from attnlab.files import parse_json, read_file
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.run import run
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,8 @@ TINY = (
 # Kills its own process at the given moment of the given step, without a chance to clean up.
 KILLER = """
 import os, signal, sys
-from attnlab.training import callbacks, checkpoint, module
+from attnlab.store import checkpoints
+from attnlab.training import callbacks, module
 place, step = sys.argv.pop(1), int(sys.argv.pop(1))
 def dies(owner, name, when):
     usual = getattr(owner, name)
@@ -52,7 +54,7 @@ moments = {
     "clipping": (module.LanguageModel, "configure_gradient_clipping", reached),
     "batch_end": (module.LanguageModel, "on_train_batch_end", reached),
     "validation": (module.LanguageModel, "validation_step", reached),
-    "saved": (checkpoint.CheckpointFolder, "write", lambda self, args: args[1] >= step),
+    "saved": (checkpoints.CheckpointFolder, "write", lambda self, args: args[1] >= step),
     "flushed": (callbacks.Checkpoints, "_stopping", lambda self, args: args[0].global_step >= step),
 }
 dies(*moments[place])
@@ -113,6 +115,6 @@ def folder_of(folder: Path, variant: str = "multi_head", experiment: str = "defa
 def unseal(run: Path) -> None:
     """Take away what summary.json says of itself and of the files beside it, as in a run from before there was that."""
     with suppress(OSError, ValueError, AttributeError):
-        summary = parse_json(read_file(run / SUMMARY))
+        summary = parse_json(read_file(RunFolder(run).summary))
         unsealed = {key: value for key, value in summary.items() if key not in ("files", "sha256")}
-        (run / SUMMARY).write_text(json.dumps(unsealed))
+        RunFolder(run).summary.write_text(json.dumps(unsealed))

@@ -29,10 +29,12 @@ from torch import Tensor
 from attnlab.data.tokenizers import CharTokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
+from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.store.metrics import read_metrics
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import Checkpoints, Samples, Speed, TimedCallback, network
-from attnlab.training.checkpoint import CheckpointFolder, VerifiedCheckpointIO, load_checkpoint
+from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.metrics import read_metrics
 from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import as_code
@@ -192,7 +194,7 @@ def test_training_ends_bit_for_bit_the_same_with_and_without_samples_and_maps(tm
     results = []
     for name, callbacks in (
         ("without", []),
-        ("with", [samples(5), LogMaps([("probe", "abcab")], LETTERS, folder=tmp_path / "maps", n_steps=6)]),
+        ("with", [samples(5), LogMaps([("probe", "abcab")], LETTERS, folder=RunFolder(tmp_path), n_steps=6)]),
     ):
         board = TensorBoardRecorder(tmp_path / name, resume_at=None)
         module = language_model(tiny_model(dropout=0.3))
@@ -204,7 +206,7 @@ def test_training_ends_bit_for_bit_the_same_with_and_without_samples_and_maps(tm
     assert same_tensors(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert results[0][2] == results[1][2]
-    assert shown(tmp_path / "with") and (tmp_path / "maps" / "last.safetensors").exists()
+    assert shown(tmp_path / "with") and RunFolder(tmp_path).last_maps.exists()
 
 
 def test_a_resumed_run_writes_no_sample_twice(tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ def fit_with_checkpoints(
     module.stop_in_batch = stop_in_batch
     with stop_wish() as wish:
         module.wish = wish
-        checkpoints = Checkpoints(folder / "checkpoints", every=every, wish=wish, fingerprint={"seed": 3})
+        checkpoints = Checkpoints(RunFolder(folder).checkpoints, every=every, wish=wish, fingerprint={"seed": 3})
         trainer = trainer_like_a_run(
             steps=steps,
             accumulate=accumulate,

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from attnlab.errors import FileFailure, NoUsableCheckpoint, UsageError
-from attnlab.training.checkpoint import MANIFEST, CheckpointFolder, Unusable, VerifiedCheckpointIO, load_checkpoint
+from attnlab.store.checkpoints import MANIFEST, CheckpointFolder, Unusable
+from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint
 
 OLD, NEW = "step_00000005.ckpt", "step_00000010.ckpt"
 

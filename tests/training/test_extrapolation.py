@@ -14,8 +14,8 @@ from attnlab.data.batches import TokenSplits
 from attnlab.data.tasks.icl_bigram import ICLBigram
 from attnlab.errors import UsageError
 from attnlab.model import GPT
+from attnlab.store.metrics import read_metrics
 from attnlab.training.extrapolation import check_lengths, extrapolate
-from attnlab.training.metrics import read_metrics
 
 CONTEXT = 8
 SMALL = ("model=tiny", f"model.context={CONTEXT}", "model.d_model=16")

@@ -15,9 +15,9 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training import hardware
 from attnlab.training.hardware import (
-    ATTENTION_DTYPE,
     Sizes,
     check_memory,
     device_name,
@@ -187,9 +187,9 @@ def test_attention_dtype_as_set(
     """Where there is nothing to choose, or somebody chose, nothing is measured; what cannot be is refused."""
     if expected is None:
         with pytest.raises(UsageError, match=rf"^trainer\.attention_dtype \({setting}\) must be auto where"):
-            resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path)
+            resolve_attention_dtype(setting, precision, accelerator, SMALL, ExperimentFolder(tmp_path))
     else:
-        assert resolve_attention_dtype(setting, precision, accelerator, SMALL, tmp_path) == expected
+        assert resolve_attention_dtype(setting, precision, accelerator, SMALL, ExperimentFolder(tmp_path)) == expected
     assert not list(tmp_path.iterdir())
 
 
@@ -197,13 +197,14 @@ def test_attention_dtype_as_set(
 def test_attention_dtype_measured_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run of an experiment decides for all others, whatever the machine would say later."""
     monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": kind, "shape": sizes})
-    assert resolve_attention_dtype("auto", "bf16", "cpu", SMALL, tmp_path / "e") == kind
+    experiment = ExperimentFolder(tmp_path / "e")
+    assert resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment) == kind
     monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": "another"})
-    assert resolve_attention_dtype("auto", "bf16", "cpu", Sizes(1, 1, 1, 1), tmp_path / "e") == kind
+    assert resolve_attention_dtype("auto", "bf16", "cpu", Sizes(1, 1, 1, 1), experiment) == kind
     for damage in ("", "[]", '{"attention_dtype": "fp64"}', "[" * 100_000):
-        (tmp_path / "e" / ATTENTION_DTYPE).write_text(damage)
-        with pytest.raises(UsageError, match=ATTENTION_DTYPE):
-            resolve_attention_dtype("auto", "bf16", "cpu", SMALL, tmp_path / "e")
+        experiment.attention_dtype.write_text(damage)
+        with pytest.raises(UsageError, match=experiment.attention_dtype.name):
+            resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment)
 
 
 @pytest.mark.parametrize(("seconds", "kind"), [(1.0, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
@@ -241,7 +242,8 @@ def test_attention_dtype_in_the_config(tmp_path: Path, monkeypatch: pytest.Monke
     first = run_here(tmp_path, *words)
     config = folder_of(tmp_path) / "config.yaml"
     assert "  attention_dtype: bf16\n" in config.read_text()
-    assert json.loads((tmp_path / "runs" / "default" / ATTENTION_DTYPE).read_text()) == {"attention_dtype": "bf16"}
+    record = ExperimentFolder(tmp_path / "runs" / "default").attention_dtype
+    assert json.loads(record.read_text()) == {"attention_dtype": "bf16"}
     assert run_here(tmp_path, *words, "trainer.attention_dtype=bf16") == first
     assert len(list((tmp_path / "runs" / "default").glob("*/seed_0"))) == 1
     run_here(tmp_path, *words, "trainer.attention_dtype=fp32")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from attnlab.code import Code
 from attnlab.config import compose_config, config_dir
-from attnlab.files import write_json
 from attnlab.keys import leaves
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 
 RESOLVED = {"data.sha256": "d" * 64, "tokenizer.sha256": "e" * 64, "trainer.precision": "fp32", "trainer.threads": 1}
@@ -152,8 +152,8 @@ def test_what_the_machine_decided_replaces_what_was_asked_for() -> None:
 def test_the_seed_is_in_the_folder_and_not_in_the_hash() -> None:
     first, second = seeded(0), seeded(7)
     assert first.hash8 == second.hash8 and first.name == second.name
-    assert first.folder("runs", "mine") == Path("runs/mine") / first.name / "seed_0"
-    assert second.folder("runs", "mine") == Path("runs/mine") / first.name / "seed_7"
+    assert first.folder("runs", "mine").path == Path("runs/mine") / first.name / "seed_0"
+    assert second.folder("runs", "mine").path == Path("runs/mine") / first.name / "seed_7"
     assert first.fingerprint != second.fingerprint, "a checkpoint of another seed is another run's"
 
 
@@ -261,13 +261,13 @@ def test_one_class_of_a_name() -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
-def begun(folder: Path, code: Code, status: str | None, step: int = 5) -> None:
+def begun(folder: RunFolder, code: Code, status: str | None, step: int = 5) -> None:
     """A run as other code has left it."""
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / f"step_{step:08d}.ckpt").write_bytes(b"")
-    write_json(folder / "code.json", code.described())
+    folder.checkpoints.path.mkdir(parents=True)
+    folder.checkpoints.file(step).write_bytes(b"")
+    folder.write_code(code.described(), None)
     if status is not None:
-        write_json(folder / "summary.json", {"status": status})
+        folder.write_summary({"status": status}, {})
 
 
 def test_earlier(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from attnlab.errors import UsageError
 from attnlab.inspection.maps import collect
 from attnlab.inspection.records import load_maps, read_records
 from attnlab.model import GPT
+from attnlab.store.run_folder import RunFolder
 from attnlab.training import map_callback
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.recorders.metrics import MetricsRecorder
@@ -145,7 +146,7 @@ def fit(
 
 def log_maps(folder: Path, **settings: Any) -> LogMaps:
     probes = settings.pop("probes", [("probe", "abcab")])
-    return LogMaps(probes, Letters(), folder=folder / "maps", **settings)
+    return LogMaps(probes, Letters(), folder=RunFolder(folder), **settings)
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -251,7 +252,7 @@ def test_the_last_and_the_best_maps_are_kept(tmp_path: Path) -> None:
     callback = log_maps(tmp_path, n_steps=3, run="mine")
     module, _ = fit(tmp_path, callback=callback, val_every=2)
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["best.safetensors", "last.safetensors"]
-    best, last = load_maps(tmp_path / "maps" / "best.safetensors"), load_maps(tmp_path / "maps" / "last.safetensors")
+    best, last = load_maps(RunFolder(tmp_path).best_maps), load_maps(RunFolder(tmp_path).last_maps)
     assert (best.run, best.step, last.step) == ("mine", 8, 10)  # the losses are 3, 2, 2.5, 1.5, 1.7 at 2, 4, ..., 10
     (sentence,) = last.sentences
     assert (sentence.name, sentence.text, sentence.tokens) == ("probe", "abcab", ["a", "b", "c", "a", "b"])
@@ -318,15 +319,14 @@ def test_a_layer_without_a_map_is_left_out_and_said_once(tmp_path: Path) -> None
     text = about.tensor_proto.string_val[0].decode()
     assert "No map of layer 1: its output is not linear in its values" in text and "abcab" in text
     kinds = [
-        (layer.kind, layer.weights is None)
-        for layer in load_maps(tmp_path / "maps/last.safetensors").sentences[0].layers
+        (layer.kind, layer.weights is None) for layer in load_maps(RunFolder(tmp_path).last_maps).sentences[0].layers
     ]
     assert kinds == [("probability", False), ("probability", True)]
 
 
 def test_maps_need_no_tensorboard(tmp_path: Path) -> None:
     fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), loggers=False)
-    assert load_maps(tmp_path / "maps" / "last.safetensors").step == 10
+    assert load_maps(RunFolder(tmp_path).last_maps).step == 10
 
 
 def test_a_validation_before_training_does_not_get_in_the_way(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_run_that_continues_another_one_in_its_own_folder_keeps_a_best_of_its_
     callback = log_maps(tmp_path, n_steps=3)
     callback.load_state_dict({"last_step": -1, "best": 0.5, "births": {}, "seconds": 0.0})
     fit(tmp_path, callback=callback, val_every=2)
-    assert callback.best == 1.5 and load_maps(tmp_path / "maps" / "best.safetensors").step == 8
+    assert callback.best == 1.5 and load_maps(RunFolder(tmp_path).best_maps).step == 8
     callback = log_maps(tmp_path, n_steps=3)
     callback.load_state_dict({"last_step": -1, "best": 0.5, "births": {}, "seconds": 0.0})
     fit(tmp_path, callback=callback, val_every=2)

@@ -13,8 +13,10 @@ from tensorboard.summary.writer import event_file_writer
 from tests.training.fits import language_model, tiny_data, trainer_like_a_run
 
 from attnlab.errors import UsageError
-from attnlab.files import METRICS
-from attnlab.training.metrics import COLUMNS, Row, read_metrics
+from attnlab.store.damage import Damaged
+from attnlab.store.metrics import COLUMNS, Row, read_metrics
+from attnlab.store.names import METRICS
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
@@ -50,7 +52,7 @@ def test_a_number_comes_back_as_exactly_the_number_it_was(values: list[float]) -
         for step, value in enumerate(values, start=1):
             writer.scalars({"val/loss": value}, step)
         writer.close()
-        _, *rows = read_metrics(folder)
+        _, *rows = read_metrics(Path(folder))
     # repr tells nan from nan and -0.0 from 0.0, and is exact for all others.
     assert [repr(row.value) for row in rows] == [repr(value) for value in values]
     assert [row.step for row in rows] == list(range(1, len(values) + 1))
@@ -64,7 +66,7 @@ def test_any_name_comes_back(name: str) -> None:
         writer = table(Path(folder))
         writer.scalars({name: 1.0}, 3)
         writer.save()
-        assert read_metrics(folder)[-1] == Row(3, name, 1.0)
+        assert read_metrics(Path(folder))[-1] == Row(3, name, 1.0)
 
 
 def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
@@ -95,7 +97,8 @@ def test_a_last_line_that_was_cut_off_is_left_out(cut: int, tmp_path: Path) -> N
 
 
 def test_where_nothing_was_logged_there_are_no_rows(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
+    with pytest.raises(Damaged, match=r"no metrics\.csv"):
+        read_metrics(tmp_path)
     MetricsRecorder(tmp_path).resume_at(None)
     assert read_metrics(tmp_path) == []
 
@@ -106,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         read_metrics(tmp_path)
     (tmp_path / METRICS).unlink()
     (tmp_path / METRICS).mkdir()
-    with pytest.raises(UsageError, match=r"metrics\.csv cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match=r"metrics\.csv cannot be read \(Is a directory\)"):
         read_metrics(tmp_path)
 
 
@@ -147,7 +150,7 @@ def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_al
     source.mkdir()
     before = table(source, last=5).path.read_bytes()
     writer = MetricsRecorder(own)
-    writer.resume_at(4, source)
+    writer.resume_at(4, RunFolder(source))
     writer.scalars({"train/loss": 50.0}, 5)
     writer.save()
     assert [(row.step, row.value) for row in read_metrics(own)] == [*((i, float(i)) for i in range(5)), (5, 50.0)]

@@ -1,7 +1,6 @@
 """What a run says about itself: its cost, its settings, its surroundings, and its summary."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from tests.training.fits import CONTEXT, VOCAB, tiny_model
 
 from attnlab.build import build_model
 from attnlab.config import compose_config
-from attnlab.digests import read_summary
-from attnlab.files import SUMMARY, write_json
 from attnlab.model import GPT
 from attnlab.training.recorders.tensorboard import FINAL_METRICS, TensorBoardRecorder
 from attnlab.training.report import (
@@ -196,24 +193,3 @@ def test_without_git_or_a_checkout_there_is_no_commit(
     monkeypatch.setattr(subprocess, "run", git)
     found = environment()
     assert found["git_commit"] is None and found["git_dirty"] is None
-
-
-# The summary
-
-
-def test_a_summary_comes_back_as_it_was(tmp_path: Path) -> None:
-    content = {"status": "finished", "val_loss": 0.1 + 0.2, "pairs": None, "best": math.inf, "nested": {"a": [1, 2]}}
-    write_json(tmp_path / SUMMARY, content)
-    assert read_summary(tmp_path) == content
-    assert (tmp_path / SUMMARY).read_text().endswith("}\n")
-    assert [path.name for path in tmp_path.iterdir()] == [SUMMARY]
-
-
-def test_a_run_without_a_summary_has_an_empty_one(tmp_path: Path) -> None:
-    assert read_summary(tmp_path) == {} == read_summary(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("data", [b"", b'{"status": "fini', b"\xff\xfe", b"null", b"[1]", b'"finished"'])
-def test_a_damaged_summary_is_none(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / SUMMARY).write_bytes(data)
-    assert read_summary(tmp_path) == {}

@@ -22,9 +22,9 @@ from attnlab.data.batches import IGNORED, validation_batch
 from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
 from attnlab.files import write_json
 from attnlab.inspection.records import load_maps, read_records
+from attnlab.store.metrics import read_metrics
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint
-from attnlab.training.lock import locked
-from attnlab.training.metrics import read_metrics
 from attnlab.training.run import run
 
 VARIANTS = sorted(p.stem for p in (config_dir() / "attention").glob("*.yaml"))
@@ -308,7 +308,7 @@ def test_a_last_update_that_spoils_the_weights_ends_the_run_as_diverged(
 
 def test_two_owners_of_a_folder_are_refused(tmp_path: Path) -> None:
     run_here(tmp_path)
-    with locked(folder_of(tmp_path)):
+    with RunFolder(folder_of(tmp_path)).lock():
         with pytest.raises(Locked, match=f"in use by process {os.getpid()}"):
             run_here(tmp_path)
         assert run_there(tmp_path).returncode == 3

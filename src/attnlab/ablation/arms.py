@@ -11,6 +11,7 @@ from attnlab.ablation.lr_tuning import rates_elsewhere
 from attnlab.ablation.reading import Experiment, Run
 from attnlab.errors import UsageError
 from attnlab.rules import nearest
+from attnlab.store.status import Status
 
 USUAL_BASELINE = "multi_head"
 MODES = ("match", "match_to")
@@ -32,7 +33,7 @@ class Arm:
     @property
     def finished(self) -> dict[int, Run]:
         """The runs that have a result, by seed."""
-        return {run.seed: run for run in self.runs if run.status == "finished" and run.seed is not None}
+        return {run.seed: run for run in self.runs if run.status == Status.FINISHED and run.seed is not None}
 
     @property
     def setting(self) -> str:

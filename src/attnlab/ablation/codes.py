@@ -6,6 +6,8 @@ from dataclasses import replace
 from attnlab.ablation.groups import CODE, Group
 from attnlab.ablation.reading import Run
 from attnlab.code import changed, in_a_line
+from attnlab.store.run_folder import CODE as CODE_FILE
+from attnlab.store.status import Status
 
 
 def alike_but_for_code(groups: Iterable[Group]) -> list[list[Group]]:
@@ -51,7 +53,7 @@ def _one_for_each_seed(alike: Sequence[Group]) -> list[Run]:
     chosen: dict[int | None, Run] = {}
     for run in (run for group in alike for run in group.runs):
         held = chosen.get(run.seed)
-        if held is None or run.status == "finished" or held.status != "finished":
+        if held is None or run.status == Status.FINISHED or held.status != Status.FINISHED:
             chosen[run.seed] = run
     return list(chosen.values())
 
@@ -60,7 +62,7 @@ def remarks(groups: Sequence[Group], code: str) -> list[str]:
     """What is to be said of the code: which of it is unknown, and where one configuration was run by several."""
     ended = [run for group in groups for run in group.results.values()]
     unknown = sum(run.code is None for run in ended)
-    told = [f"which code made {unknown} of {len(ended)} runs is unknown: they have no code.json"] if unknown else []
+    told = [f"which code made {unknown} of {len(ended)} runs is unknown: they have no {CODE_FILE}"] if unknown else []
     for alike in alike_but_for_code(groups):
         if len(alike) > 1:
             codes = [group.code or {} for group in alike]

@@ -22,6 +22,7 @@ from attnlab.ablation import statistics
 from attnlab.ablation.arms import Arm, BlockDesign
 from attnlab.ablation.reading import Run
 from attnlab.ablation.statistics import ExactTest, Interval, Pairing, Seeds
+from attnlab.store.status import Status
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL, NOT_ASKED = "better", "worse", "equivalent", "cannot tell", "not in the family"
 LOWER = ("loss", "bits_per_byte", "perplexity", "error", "seconds", "bytes")
@@ -112,7 +113,7 @@ class Comparison:
     @property
     def lost(self) -> Counter[str]:
         """Runs of the variant without a result, by what became of them."""
-        return Counter(run.status for run in self.arm.runs if run.status != "finished")
+        return Counter(run.status for run in self.arm.runs if run.status != Status.FINISHED)
 
     @property
     def _has_spread(self) -> bool:
@@ -178,7 +179,8 @@ def _corrected(p: Sequence[float | None], variants: int) -> list[float | None]:
 def planned_seeds(arm: Arm, baseline: Arm, rules: Rules) -> tuple[list[int], list[int]]:
     """The seeds that both sides finished, and those that were planned and have no pair of results."""
     ours, theirs = (
-        {run.seed for run in side.runs if run.seed is not None and run.status != "refused"} for side in (arm, baseline)
+        {run.seed for run in side.runs if run.seed is not None and run.status != Status.REFUSED}
+        for side in (arm, baseline)
     )
     both = arm.finished.keys() & baseline.finished.keys()
     return sorted(both), sorted((ours & theirs if rules.is_planned else ours | theirs) - both)

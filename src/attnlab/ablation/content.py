@@ -12,10 +12,10 @@ from attnlab.ablation.differences import beside_the_variants, settings_that_diff
 from attnlab.ablation.document import Block, Document, Lines, Section, Table, table
 from attnlab.ablation.fairness import fairness, held_equal, limits
 from attnlab.ablation.format import MOST_LISTED, number, p_value, sentence, span
-from attnlab.ablation.reading import STATUSES
 from attnlab.ablation.report import Report
 from attnlab.ablation.reproducibility import reproducibility
 from attnlab.ablation.statistics import bad_runs_not_excluded, share_interval
+from attnlab.store.status import Status
 
 
 def document(report: Report) -> Document:
@@ -190,9 +190,9 @@ def _declared(report: Report) -> Table:
 def _runs(report: Report) -> list[Block]:
     runs = report.experiment.runs
     counts = Counter(run.status for run in runs)
-    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    told = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     blocks: list[Block] = [f"{len(runs)} runs: {told}."]
-    lost = [run for run in runs if run.status != "finished"]
+    lost = [run for run in runs if run.status != Status.FINISHED]
     if lost:
         rows = [[run.name, run.status, run.reason or "no reason known"] for run in lost[:MOST_LISTED]]
         more = f" (the first {MOST_LISTED} of {len(lost)}; all are in runs.csv)" if len(lost) > MOST_LISTED else ""

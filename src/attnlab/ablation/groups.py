@@ -46,7 +46,7 @@ class Group:
     @property
     def results(self) -> dict[int, Run]:
         """The runs that came to an end, good or bad, by seed."""
-        return {run.seed: run for run in self.runs if run.status in ("finished", "diverged") and run.seed is not None}
+        return {run.seed: run for run in self.runs if run.status.ended and run.seed is not None}
 
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:

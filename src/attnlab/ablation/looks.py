@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
 from attnlab.ablation.reading import Experiment
-from attnlab.errors import UsageError
+from attnlab.errors import AttnlabError
+from attnlab.store.status import Status
 
 
 class Looks(NamedTuple):
@@ -39,7 +40,7 @@ class Looks(NamedTuple):
 
 def take_look(experiment: Experiment) -> Looks:
     """Count this look in the experiment's manifest; where that cannot be written, say so."""
-    runs = sorted({run.name for run in experiment.runs if run.seed is not None and run.status != "refused"})
+    runs = sorted({run.name for run in experiment.runs if run.seed is not None and run.status != Status.REFUSED})
     seeds = len({run.seed for run in experiment.runs if run.seed is not None})
     entry = {
         "set": hashlib.sha256("\n".join(runs).encode()).hexdigest(),
@@ -50,7 +51,7 @@ def take_look(experiment: Experiment) -> Looks:
     problem = ""
     try:
         entries = Manifest(experiment.folder).count_look(entry)
-    except (UsageError, OSError) as error:
+    except AttnlabError as error:
         problem = f"this look could not be counted: {error}"
         entries = sound_looks(experiment.declared.get(LOOKS))
         entries += [] if any(e["set"] == entry["set"] for e in entries) else [entry]

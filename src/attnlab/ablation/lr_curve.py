@@ -13,6 +13,7 @@ import numpy as np
 
 from attnlab.ablation.reading import Run
 from attnlab.ablation.statistics import Interval, t_interval
+from attnlab.store.status import Status
 
 RATE = "optimizer.lr"
 FEWEST_RATES = 4  # below, the grid says little about where the best rate is
@@ -109,7 +110,7 @@ def fit_lr_curve(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_c
 
 
 def _point(rate: float, runs: Sequence[Run], alpha: float) -> LRPoint:
-    values = [run.final for run in runs if run.status == "finished"]
+    values = [run.final for run in runs if run.status == Status.FINISHED]
     diverged = len(runs) - len(values)
     mean = math.inf if diverged or not values else float(np.mean(values))
     interval = None

@@ -14,8 +14,9 @@ from attnlab.ablation.groups import Group, apart_by_rate, differing, groups_of
 from attnlab.ablation.lr_curve import RATE, LRCurve, fit_lr_curve
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import TUNED, write_atomically
+from attnlab.files import write_atomically
 from attnlab.rules import shown
+from attnlab.store.experiment_folder import ExperimentFolder
 
 OPTIMIZER = "optimizer._target_"
 MOST_NAMED = 4
@@ -111,7 +112,7 @@ def write(experiment: Experiment, variants: Sequence[TunedVariant]) -> Path:
         "# that refines the best rate of the grid, else that rate; curve: [rate, mean], null where a seed diverged.\n"
     )
     content = {"metric": experiment.metric, "variants": entries}
-    path = experiment.folder / TUNED
+    path = ExperimentFolder(experiment.folder).tuned
     text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     write_atomically(path, text.encode(), key="experiment")
     return path

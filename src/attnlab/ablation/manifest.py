@@ -6,19 +6,16 @@ to that of the experiment. The numbers of a finished run stand in the summary.js
 combination that was refused.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_json, writing
+from attnlab.files import exclusive, parse_json, read_file, write_json, writing
+from attnlab.store.experiment_folder import ExperimentFolder
 
-FILE_NAME, LOCK = "manifest.json", ".manifest.lock"
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
-STATUSES = ("planned", "running", "finished", "failed", "diverged", "refused")
 Entry = dict[str, Any]
 
 
@@ -26,7 +23,7 @@ class Manifest:
     """The manifest of one experiment. Several commands may write it at once: each changes only entries of its own."""
 
     def __init__(self, experiment: Path) -> None:
-        self.experiment, self.path = experiment, experiment / FILE_NAME
+        self.experiment, self.path = experiment, ExperimentFolder(experiment).manifest
 
     def read(self) -> dict[str, Any]:
         """What the file says; an empty list of runs if it is missing or damaged."""
@@ -54,7 +51,6 @@ class Manifest:
 
     def note(self, entry: Entry) -> None:
         """Say what has become of one entry."""
-        assert entry["status"] in STATUSES
         self.plan([entry], {})
 
     def count_look(self, look: Entry) -> list[Entry]:
@@ -75,14 +71,11 @@ class Manifest:
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
-        with writing(self.path, key="paths.runs"):
-            self.experiment.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.experiment / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with writing(self.path, key="paths.runs"):
+                self.experiment.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(ExperimentFolder(self.experiment).manifest_lock))
             yield
-        finally:
-            os.close(handle)
 
 
 def _is_entry(entry: Any) -> bool:

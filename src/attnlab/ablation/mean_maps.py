@@ -11,13 +11,14 @@ from PIL import Image
 from attnlab.ablation import svg
 from attnlab.ablation.arms import Arm
 from attnlab.ablation.document import Picture
-from attnlab.digests import damage, digests_of_summary
 from attnlab.errors import UsageError
-from attnlab.files import MAPS
 from attnlab.inspection.colours import NEVER_READ, palette, scale_for
 from attnlab.inspection.figures import SPACE, printable, to_png
 from attnlab.inspection.metrics import shares
 from attnlab.inspection.records import load_maps
+from attnlab.store.damage import Damaged
+from attnlab.store.digests import check_files, digests_in
+from attnlab.store.names import LAST_MAPS
 
 MOST_VARIANTS, MOST_SEEDS = 12, 10  # reading maps takes longer than all else
 SIDE, GAP, LEFT, TOP = 132, 18, 84, 44
@@ -37,11 +38,12 @@ def mean_maps(arm: Arm) -> MeanMaps | None:
     """The mean map of every layer of a variant on the probe sentence; None if none of its runs has one."""
     found, problems = [], []
     for run in list(arm.finished.values())[:MOST_SEEDS]:
-        if problem := damage(run.path, digests_of_summary(run.summary), MAPS):
-            problems.append(f"{run.name}: {problem}")
-            continue
         try:
-            sentences = load_maps(run.path / MAPS).sentences
+            check_files(run.path, digests_in(run.summary), LAST_MAPS)
+            sentences = load_maps(run.path / LAST_MAPS).sentences
+        except Damaged as damage:
+            problems.append(f"{run.name}: {damage.reason}")
+            continue
         except (UsageError, ValueError, KeyError) as error:
             problems.append(f"{run.name}: {error}")
             continue

@@ -18,9 +18,10 @@ from attnlab.ablation.groups import changing, groups_of
 from attnlab.ablation.reading import Run
 from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_atomically
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.status import Status
 
-FILE_NAME = "preregistration.json"
-NOT_STARTED = ("planned", "refused")
+NOT_STARTED = (Status.PLANNED, Status.REFUSED)
 
 
 class Preregistration(NamedTuple):
@@ -50,29 +51,30 @@ def write(folder: Path | str, registered: Preregistration) -> str:
 
     The same again changes nothing. Refused if another one is there, or if a run has started already.
     """
-    folder = Path(folder)
-    if (folder / FILE_NAME).exists():
+    experiment = ExperimentFolder(Path(folder))
+    path = experiment.preregistration
+    if path.exists():
         existing = read(folder)
         assert existing is not None
         old = existing.preregistration
         new = registered if old.runs is not None else registered._replace(runs=None)
         if old != new:
             raise UsageError(
-                f"preregister: {folder / FILE_NAME} holds something else ({_first_change(old, new)}), "
+                f"preregister: {path} holds something else ({_first_change(old, new)}), "
                 "and is not changed: use another experiment_name"
             )
         return existing.sha256
-    if started := next(folder.glob("*/seed_*/config.yaml"), None):
-        raise UsageError(f"preregister must be set before the first run, but {started.parent} has started already")
+    if started := next((run for run in experiment.runs() if run.config.exists()), None):
+        raise UsageError(f"preregister must be set before the first run, but {started} has started already")
     content = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **registered._asdict()}
     content = {"sha256": _hash(content), **content}
-    write_atomically(folder / FILE_NAME, (json.dumps(content, indent=2) + "\n").encode(), key="paths.runs")
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode(), key="paths.runs")
     return str(content["sha256"])
 
 
 def read(folder: Path | str) -> PreregistrationCheck | None:
     """The preregistration of an experiment, with nothing checked but its form and its hash; None if there is none."""
-    path = Path(folder) / FILE_NAME
+    path = ExperimentFolder(Path(folder)).preregistration
     try:
         content: dict[str, Any] = parse_json(read_file(path))
         needed = (
@@ -126,7 +128,7 @@ def check(
     else:
         if more := sorted(set(labels) - {*registered.family, registered.baseline}):
             deviations.append(f"not preregistered, but run: {', '.join(more)}")
-        if missing := sorted(set(registered.seeds) - {run.seed for run in runs if run.status == "finished"}):
+        if missing := sorted(set(registered.seeds) - {run.seed for run in runs if run.status == Status.FINISHED}):
             deviations.append(f"preregistered seeds without a finished run: {', '.join(map(str, missing))}")
         if extra := sorted({run.seed for run in runs if run.seed is not None} - set(registered.seeds)):
             deviations.append(f"seeds that were not preregistered: {', '.join(map(str, extra))}")

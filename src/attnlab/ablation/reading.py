@@ -5,9 +5,7 @@ the sweep declared beside it): {"folder", "variant", "overrides", "seed", "statu
 failed | diverged | refused, "reason", "log"}. It says what was planned; what became of a run, its folder says.
 """
 
-import fcntl
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,23 +16,23 @@ import numpy as np
 import yaml
 from jaxtyping import Float, Int
 
-from attnlab.code import folder_name, read_code
-from attnlab.digests import damage_of_run, digests_of_summary, is_sealed
 from attnlab.errors import UsageError
-from attnlab.files import CONFIG, METRICS, SUMMARY, foreign_entries, parse_json, parse_yaml, read_file
+from attnlab.files import MOST_BYTES, parse_json, parse_yaml, read_file
+from attnlab.store.damage import Damaged, one_line, read_text
+from attnlab.store.digests import digests_in, is_sealed
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.metrics import STEP
+from attnlab.store.names import CONFIG, MANIFEST, METRICS, SUMMARY
+from attnlab.store.run_folder import RunFolder, group_name
+from attnlab.store.status import Status
 
-MANIFEST, LOCK = "manifest.json", ".lock"
-HEADER = "step,metric,value"
 UNPLANNED = "what is counted is what was found, not what was planned"
-# Every run is one of these; all but the first are no numbers, and are shown.
-STATUSES = ("finished", "diverged", "failed", "damaged", "unfinished", "running", "planned", "refused")
+WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED)  # what a manifest may say then
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
 SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
 MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that are told one by one
 MOST_NUMBER = 10**18
-NUMBER = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{1,400})?(?:e[+-]?[0-9]{1,3})?|inf|nan)")  # as repr writes them
-STEP = re.compile("[0-9]{1,15}")
 # What the values of the files are, by dotted key, where the report goes by them; the rest is shown, if at all, as text.
 NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
 TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
@@ -76,10 +74,6 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, " n"]
 
 
-class Damaged(Exception):
-    """What is wrong with a folder."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One run as it stands on disk. `group` is the folder of all seeds of one configuration, `variant`-`hash`."""
@@ -88,7 +82,7 @@ class Run:
     group: str
     variant: str
     seed: int | None
-    status: str
+    status: Status
     reason: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -135,15 +129,15 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}
     found: dict[tuple[str, str], Run] = {}
-    for path in sorted(folder.glob("*/seed_*")):
-        key = (path.parent.name, path.name)
-        found[key] = _read_run(path, metric, configs, entries.pop(key, {}))
+    for run in ExperimentFolder(folder).runs():
+        key = (run.path.parent.name, run.path.name)
+        found[key] = _read_run(run, metric, configs, entries.pop(key, {}))
     runs = [*found.values(), *(_absent(folder, key, entry) for key, entry in entries.items())]
     if not runs:
         raise UsageError(
             f"experiment ({folder}) holds no runs: it must hold folders such as NAME/seed_0{_hint(folder)}"
         )
-    unchecked = sum(run.status == "finished" and not is_sealed(run.summary) for run in runs)
+    unchecked = sum(run.status == Status.FINISHED and not is_sealed(run.summary) for run in runs)
     if unchecked:
         problems.append(f"{unchecked} runs are from before {SUMMARY} held digests of all files: they are not checked")
     return Experiment(folder, metric, runs, declared, problems, is_planned)
@@ -151,7 +145,7 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
 
 def _hint(folder: Path) -> str:
     """Where the runs may be, if the folder given is one too high or too deep."""
-    if (folder / CONFIG).is_file():
+    if RunFolder(folder).config.is_file():
         return f"; for the experiment that this run belongs to, give {folder.parent.parent}"
     if next(folder.glob(f"seed_*/{CONFIG}"), None):
         return f"; for the experiment that these runs belong to, give {folder.parent}"
@@ -162,11 +156,11 @@ def _hint(folder: Path) -> str:
 def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
     """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
     try:
-        content = parse_json(read_file(folder / MANIFEST))
+        content = parse_json(read_file(ExperimentFolder(folder).manifest))
     except FileNotFoundError:
         return {}, {}, [f"no {MANIFEST}: {UNPLANNED}"]
     except (OSError, ValueError) as error:
-        return {}, {}, [f"{MANIFEST} cannot be read ({_one_line(error)}): which runs were planned is not known"]
+        return {}, {}, [f"{MANIFEST} cannot be read ({one_line(error)}): which runs were planned is not known"]
     rows = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(rows, list) or len(rows) > MOST_RUNS:
         return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which runs were planned is not known"]
@@ -208,38 +202,42 @@ def _printable(text: str) -> bool:
     return text.replace("\n", "").replace("\t", "").isprintable()
 
 
-def _read_run(path: Path, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
+def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
+    path = folder.path
     group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), _seed(path.name)
     variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
-    run = Run(path, group, variant, seed, "damaged", overrides=_overrides(entry))
+    run = Run(path, group, variant, seed, Status.DAMAGED, overrides=_overrides(entry))
     try:
         if seed is None:
-            raise Damaged(f"{path.name!r} is not seed_<number>")
+            raise Damaged(path, f"{path.name!r} is not seed_<number>")
         if not path.is_dir():
-            raise Damaged("not a folder")
-        if (foreign := path if path.is_symlink() else next(foreign_entries(path), None)) is not None:
-            raise Damaged(f"{foreign.name} is a device, a pipe or a link that leads out of the folder")
-        summary = _summary(path)
-        if summary is not None and (problem := damage_of_run(path, summary)):
-            raise Damaged(problem)
-        config = _config(path, configs)
-        run = _with(run, config=config, code=_code(path))
+            raise Damaged(path, "not a folder")
+        if (foreign := path if path.is_symlink() else next(folder.foreign_entries(), None)) is not None:
+            raise Damaged(path, f"{foreign.name} is a device, a pipe or a link that leads out of the folder")
+        summary = _summary(folder)
+        if summary is not None:
+            folder.check(summary)
+        config = _config(folder, configs)
+        run = _with(run, config=config, code=_code(folder))
         if summary is None:
             return _without_summary(run, entry)
-        _check_belongs(summary, group, seed)
+        _check_belongs(folder, summary, group, seed)
         run = _with(run, summary=summary, variant=str(summary["variant"]), config=config)
-        if summary["status"] == "diverged":
-            return _with(run, status="diverged", reason=str(entry.get("reason") or f"at step {summary['step']}"))
-        if summary["status"] != "finished":
-            return _with(run, status="failed", reason=str(entry.get("reason") or summary["status"]))
+        if summary["status"] == Status.DIVERGED:
+            return _with(run, status=Status.DIVERGED, reason=str(entry.get("reason") or f"at step {summary['step']}"))
+        if summary["status"] != Status.FINISHED:
+            return _with(run, status=Status.FAILED, reason=str(entry.get("reason") or summary["status"]))
         if not config:
-            raise Damaged(f"no {CONFIG}")
-        curve = _curve(path, metric, summary)
+            raise Damaged(path, f"no {CONFIG}")
+        curve = _curve(folder, metric, summary)
         if not math.isfinite(curve.values[-1]):
-            return _with(run, status="diverged", reason=f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}")
-        return _with(run, status="finished", curve=curve)
-    except (Damaged, OSError) as damage:
-        return _with(run, status="damaged", reason=_one_line(damage))
+            reason = f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}"
+            return _with(run, status=Status.DIVERGED, reason=reason)
+        return _with(run, status=Status.FINISHED, curve=curve)
+    except Damaged as damage:
+        return _with(run, status=Status.DAMAGED, reason=damage.reason)
+    except OSError as error:
+        return _with(run, status=Status.DAMAGED, reason=one_line(error))
 
 
 def _with(run: Run, **changes: Any) -> Run:
@@ -259,58 +257,27 @@ def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run:
     """A run that the manifest names and the disk does not hold."""
     seed = entry.get("seed") if isinstance(entry.get("seed"), int) else _seed(key[1])
-    status, reason = str(entry.get("status") or "planned"), str(entry.get("reason") or "")
-    if status not in ("planned", "failed", "refused", "diverged"):
-        status, reason = "damaged", f"{MANIFEST} says {status}, but there is no such folder"
+    status, reason = entry.get("status") or Status.PLANNED, str(entry.get("reason") or "")
+    if status not in WITHOUT_SUMMARY:
+        status, reason = Status.DAMAGED, f"{MANIFEST} says {status}, but there is no such folder"
     variant = str(entry.get("variant") or key[0].rpartition("-")[0])
-    return Run(folder / key[0] / key[1], key[0], variant, seed, status, reason, overrides=_overrides(entry))
+    return Run(folder / key[0] / key[1], key[0], variant, seed, Status(status), reason, overrides=_overrides(entry))
 
 
 def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:
     """A run that has not ended, or not in a way that it could tell of itself."""
-    if _in_use(run.path):
-        return _with(run, status="running", reason="in work right now")
-    if entry.get("status") in ("failed", "diverged", "refused", "planned"):
-        return _with(run, status=str(entry["status"]), reason=str(entry.get("reason") or ""))
-    if entry.get("status") == "finished":
-        return _with(run, status="damaged", reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
-    return _with(run, status="unfinished", reason="it was cut off; the same command goes on with it")
+    if RunFolder(run.path).is_locked():
+        return _with(run, status=Status.RUNNING, reason="in work right now")
+    if entry.get("status") in WITHOUT_SUMMARY:
+        return _with(run, status=Status(entry["status"]), reason=str(entry.get("reason") or ""))
+    if entry.get("status") == Status.FINISHED:
+        return _with(run, status=Status.DAMAGED, reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
+    return _with(run, status=Status.UNFINISHED, reason="it was cut off; the same command goes on with it")
 
 
-def _in_use(path: Path) -> bool:
-    """Whether a process holds the lock of a run's folder."""
-    try:
-        handle = os.open(path / LOCK, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return read_file(path).decode()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"{path.name} cannot be read ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
-
-
-def _code(path: Path) -> Mapping[str, str] | None:
+def _code(folder: RunFolder) -> Mapping[str, str] | None:
     """The hash of each module that made a run, all that it had where it was continued by other code."""
-    try:
-        content = read_code(path)
-    except UsageError as error:
-        raise Damaged(_one_line(error)) from error
+    content = folder.read_code()
     if content is None:
         return None
     hashes: dict[str, list[str]] = {}
@@ -320,9 +287,9 @@ def _code(path: Path) -> Mapping[str, str] | None:
     return {name: "+".join(dict.fromkeys(digests)) for name, digests in hashes.items()}
 
 
-def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """The config of a run; those of one group differ in their seeds alone and are parsed once."""
-    text = _text(path / CONFIG)
+    text = read_text(folder.config)
     if text is None:
         return {}
     shared = SEED_LINES.sub(r"\1: 0", text)
@@ -330,11 +297,11 @@ def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any
         try:
             content = parse_yaml(shared)
         except yaml.YAMLError as error:
-            raise Damaged(f"{CONFIG} is not YAML ({_one_line(error)})") from error
+            raise Damaged(folder.path, f"{CONFIG} is not YAML ({one_line(error)})") from error
         if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
-            raise Damaged(f"{CONFIG} is not the config of a run")
+            raise Damaged(folder.path, f"{CONFIG} is not the config of a run")
         if wrong := _misfit(content, OF_CONFIG):
-            raise Damaged(f"{CONFIG}: {wrong}")
+            raise Damaged(folder.path, f"{CONFIG}: {wrong}")
         known[shared] = content
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
@@ -342,64 +309,47 @@ def _config(path: Path, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any
     return {**settings, **({"streams": apart} if apart else {})}  # a stream that follows the seed is no setting
 
 
-def _summary(path: Path) -> dict[str, Any] | None:
-    text = _text(path / SUMMARY)
+def _summary(folder: RunFolder) -> dict[str, Any] | None:
+    text = read_text(folder.summary)
     if text is None:
         return None
     try:
         content = parse_json(text)
     except ValueError as error:
-        raise Damaged(f"{SUMMARY} is not JSON ({_one_line(error)})") from error
+        raise Damaged(folder.path, f"{SUMMARY} is not JSON ({one_line(error)})") from error
     missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
     if missing:
-        raise Damaged(f"{SUMMARY} lacks {', '.join(missing)}")
+        raise Damaged(folder.path, f"{SUMMARY} lacks {', '.join(missing)}")
     if wrong := _misfit(content, OF_SUMMARY):
-        raise Damaged(f"{SUMMARY}: {wrong}")
+        raise Damaged(folder.path, f"{SUMMARY}: {wrong}")
     if lacking := [key for key in NEEDED if content[key] is None]:
-        raise Damaged(f"{SUMMARY}: {lacking[0]} is null")
+        raise Damaged(folder.path, f"{SUMMARY}: {lacking[0]} is null")
     return dict(content)
 
 
-def _check_belongs(summary: Mapping[str, Any], group: str, seed: int) -> None:
+def _check_belongs(folder: RunFolder, summary: Mapping[str, Any], group: str, seed: int) -> None:
     """A folder that was copied or renamed tells of another run."""
     if summary["seed"] != seed:
-        raise Damaged(f"{SUMMARY} is that of seed {summary['seed']}")
+        raise Damaged(folder.path, f"{SUMMARY} is that of seed {summary['seed']}")
     variant, asked = summary["variant"], summary["hash"]
     # In the names of older runs the code is not.
-    name = folder_name(variant, asked, str(summary["code"])) if "code" in summary else f"{variant}-{asked}"
+    name = group_name(variant, asked, str(summary["code"])) if "code" in summary else f"{variant}-{asked}"
     if name != group:
-        raise Damaged(f"{SUMMARY} is that of {name}")
+        raise Damaged(folder.path, f"{SUMMARY} is that of {name}")
 
 
-def _curve(path: Path, metric: str, summary: Mapping[str, Any]) -> Curve:
+def _curve(folder: RunFolder, metric: str, summary: Mapping[str, Any]) -> Curve:
     """One metric of a finished run, from metrics.csv; what was written twice for a step counts as written last."""
-    text = _text(path / METRICS)
-    if not text:
-        raise Damaged(f"no {METRICS}")
-    if METRICS in (digests := digests_of_summary(summary)):
-        size = digests[METRICS]["size"]  # a command that was killed may have left more, which does not count
-        text = text.encode()[:size].decode(errors="replace")
-    lines = text[: text.rfind("\n")].split("\n")
-    if lines[0] != HEADER:
-        raise Damaged(f"{METRICS} does not begin with {HEADER}")
-    sought, rows, last_step = f",{metric},", {}, 0
-    for number, line in enumerate(lines[1:], start=2):
-        step, _, rest = line.partition(",")
-        if not STEP.fullmatch(step) or rest.count(",") != 1:
-            raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} is not step, metric, value")
-        last_step = max(last_step, int(step))
-        if sought in line:
-            value = rest.rpartition(",")[2]
-            if not NUMBER.fullmatch(value):
-                raise Damaged(f"{METRICS}, line {number}: {line[:40]!r} ends in no number")
-            rows[int(step)] = float(value)
-    if last_step < summary["step"]:
-        raise Damaged(f"{METRICS} ends at step {last_step} of {summary['step']}")
-    if not rows:
-        raise Damaged(f"{METRICS} has no {metric}")
-    steps = sorted(rows)
-    curve = Curve(np.array(steps, dtype=np.int64), np.array([rows[step] for step in steps], dtype=np.float64))
-    said = summary.get("val_loss")
-    if metric == "val/loss" and said is not None and not np.array_equal(float(said), curve.values[-1], equal_nan=True):
-        raise Damaged(f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {said}")
+    rows = folder.read_metrics(digests_in(summary), MOST_BYTES)
+    if (last_step := max((row.step for row in rows), default=0)) < summary["step"]:
+        raise Damaged(folder.path, f"{METRICS} ends at step {last_step} of {summary['step']}")
+    values = {row.step: row.value for row in rows if row.metric == metric}
+    if not values:
+        raise Damaged(folder.path, f"{METRICS} has no {metric}")
+    steps = sorted(values)
+    curve = Curve(np.array(steps, dtype=np.int64), np.array([values[step] for step in steps], dtype=np.float64))
+    loss = summary.get("val_loss")
+    if metric == "val/loss" and loss is not None and not np.array_equal(float(loss), curve.values[-1], equal_nan=True):
+        reason = f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {loss}"
+        raise Damaged(folder.path, reason)
     return curve

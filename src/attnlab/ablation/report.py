@@ -29,6 +29,9 @@ from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
 from attnlab.ablation.units import IN_BYTES, needs_bytes, separated
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.names import PREREGISTRATION
+from attnlab.store.status import Status
 
 USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
 METRIC_OF_TASKS = "val/accuracy"  # where every run is of a task that is solved or not
@@ -151,7 +154,7 @@ def _terms(
     """What the report goes by, beside what was declared before the first result."""
     declared, where = first_declared(experiment)
     if registered is not None:
-        declared, where = registered._asdict(), preregister.FILE_NAME
+        declared, where = registered._asdict(), PREREGISTRATION
     metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or _usual_metric(experiment)
     if metric == asked:
         metric_term = term("metric", metric, where, experiment.metric, typed=False, because=because)
@@ -239,7 +242,7 @@ def _has_pairs(design: BlockDesign) -> bool:
 
 def _threshold(experiment: Experiment, typed: float | None) -> float | None:
     """From which value seeds are counted as having solved the task: typed, or declared by the task, or the usual."""
-    declared = [run.summary.get("solved_at") for run in experiment.runs if run.status == "finished"]
+    declared = [run.summary.get("solved_at") for run in experiment.runs if run.status == Status.FINISHED]
     usual = next((float(at) for at in declared if isinstance(at, int | float)), USUALLY_SOLVED)
     return typed if typed is not None else usual if _is_share(experiment) else None
 
@@ -266,7 +269,7 @@ def _used(experiment: Experiment, rules: Rules, design: BlockDesign, baseline: s
 
 def home_of_report(experiment: Path) -> Path:
     """Where the report of an experiment goes unless something else is typed; refused if that lies somewhere else."""
-    folder = experiment / "report"
+    folder = ExperimentFolder(experiment).report
     for place in (folder, folder / "pictures", folder / "tensorboard"):
         if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(experiment)):
             raise UsageError(
@@ -354,7 +357,7 @@ _RUN_COLUMNS = ("folder", "variant", "seed", "status", "reason", "step", "value"
 def _run_rows(report: Report) -> Iterable[list[Any]]:
     compared = {run.path for c in report.design.arms for run in c.finished.values()}
     for run in report.experiment.runs:
-        value = run.final if run.curve is not None and run.status == "finished" else None
+        value = run.final if run.curve is not None and run.status == Status.FINISHED else None
         summary = run.summary
         yield [
             *(run.name, run.variant, run.seed, run.status, run.reason, summary.get("step"), value, summary.get("hash")),

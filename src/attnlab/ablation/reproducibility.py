@@ -1,6 +1,5 @@
 """How to repeat an experiment: commands to copy into a shell, the hashes of configs, and the conditions of the runs."""
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,9 @@ from attnlab.ablation.differences import CONDITIONS
 from attnlab.ablation.document import Block, Lines, table
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
-from attnlab.files import CODE
+from attnlab.store.damage import Damaged
+from attnlab.store.experiment_folder import MANIFEST
+from attnlab.store.run_folder import RunFolder
 from attnlab.typed import in_shell, is_typed
 
 MOST_COMMANDS, MOST_VALUES = 20, 4
@@ -85,7 +86,7 @@ def _single_runs(report: Report) -> list[Block]:
         for run in planned[:MOST_COMMANDS]
     ]
     if len(planned) > len(lines):
-        lines.append(f"# and {len(planned) - len(lines)} more: see manifest.json")
+        lines.append(f"# and {len(planned) - len(lines)} more: see {MANIFEST}")
     return ["One run of them by itself, in the same folder:", Lines("\n".join(lines))]
 
 
@@ -112,9 +113,9 @@ def _packages(runs: list[Run]) -> list[list[str]]:
     states: dict[str, dict[str, None]] = {}
     for run in runs:
         try:
-            content = json.loads((run.path / CODE).read_text(encoding="utf-8"))
+            content = RunFolder(run.path).read_code() or {}
             packages = {str(name): origin for name, origin in content["packages"].items() if isinstance(origin, dict)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (Damaged, LookupError, AttributeError):
             continue  # runs from before there was such a file; whoever loads the run is told what is wrong with it
         for name, origin in packages.items():
             changes = "with" if origin.get("dirty") else "no"

@@ -15,6 +15,7 @@ from attnlab.ablation.statistics import (
     stratified_bootstrap,
     wilson,
 )
+from attnlab.store.status import Status
 
 OF_A_TASK = "data."
 
@@ -85,7 +86,7 @@ def solved(arms: Sequence[Arm], at_least: float, alpha: float) -> list[Solved]:
     found = []
     for arm in arms:
         curves = [run.curve for run in arm.finished.values() if run.curve is not None]
-        diverged = [run for run in arm.runs if run.status == "diverged"]
+        diverged = [run for run in arm.runs if run.status == Status.DIVERGED]
         n = len(curves) + len(diverged)
         if not n:
             continue

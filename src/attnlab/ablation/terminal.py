@@ -10,14 +10,16 @@ from rich.markup import escape
 from attnlab.ablation.content import document, noise, notes, typical
 from attnlab.ablation.document import Document, Table, table
 from attnlab.ablation.format import MOST_LISTED, line, name_of, number, p_value, span
-from attnlab.ablation.report import Report, write
+from attnlab.ablation.report import Report, home_of_report, write
+from attnlab.store.status import Status
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
 
 
-def publish(report: Report, folder: Path, *, board: bool) -> None:
-    """Show a report and write its pages into a folder; with `board`, its aggregates for TensorBoard, too."""
-    pages = document(report)
+def publish(report: Report, folder: Path | None, *, board: bool) -> None:
+    """Show a report and write its pages into a folder, None: beside the runs; with `board`, its aggregates for
+    TensorBoard, too."""
+    pages, folder = document(report), folder or home_of_report(report.experiment.folder)
     show(report, pages, Console())
     for path in write(report, pages, folder, board=board):
         print(f"wrote {path}")
@@ -45,7 +47,7 @@ def terminal_table(report: Report) -> Table:
 def beside_the_table(report: Report) -> list[str]:
     """What has to be known besides the verdicts, one line each."""
     remarks = [f"{name_of(c)}: {remark}" for c in report.comparisons for remark in c.remarks]
-    lost = [run for run in report.experiment.runs if run.status != "finished"]
+    lost = [run for run in report.experiment.runs if run.status != Status.FINISHED]
     told = [f"{run.status}: {run.name} ({run.reason or 'no reason known'})" for run in lost[:MOST_LISTED]]
     if len(lost) > MOST_LISTED:
         told.append(f"and {len(lost) - MOST_LISTED} more without a result; all are in runs.csv")

@@ -19,7 +19,6 @@ from attnlab.data.cache import sha256_of
 from attnlab.errors import UsageError
 from attnlab.files import MOST_BYTES, parse_json, read_file, write_atomically
 
-FILE_NAME = "tokenizer.json"
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 MOST_PATTERN = 1000  # characters of the rule that cuts a text
 LABEL_CHARACTERS = 12  # a label longer than this is cut
@@ -123,9 +122,9 @@ class Tokenizer(ABC):
         }
         return json.dumps(content, indent=0) + "\n"
 
-    def save(self, folder: Path | str) -> None:
-        """Write tokenizer.json into a folder, for `load_tokenizer`."""
-        write_atomically(Path(folder) / FILE_NAME, self.to_json().encode(), key="paths.runs")
+    def save(self, path: Path) -> None:
+        """Write a file for `load_tokenizer`."""
+        write_atomically(path, self.to_json().encode(), key="paths.runs")
 
 
 class RankTokenizer(Tokenizer):
@@ -272,13 +271,12 @@ def _check_tokens(
             raise ValueError("its pattern cuts text into nothing")
 
 
-def load_tokenizer(folder: Path | str, *, limits: bool = True) -> Tokenizer:
-    """The tokenizer of a run, from its folder alone; `limits` False reads a file of any size."""
-    path = Path(folder) / FILE_NAME
+def load_tokenizer(path: Path, *, limits: bool = True) -> Tokenizer:
+    """The tokenizer of a run, from its file alone; `limits` False reads a file of any size."""
     try:
         text = read_file(path, MOST_BYTES if limits else None).decode()
     except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist: {folder} is not the folder of a run") from error
+        raise UsageError(f"{path} does not exist: {path.parent} is not the folder of a run") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return from_json(text, str(path))

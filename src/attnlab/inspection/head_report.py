@@ -7,9 +7,10 @@ from attnlab.files import write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_ablation import Effect
 from attnlab.inspection.metrics import SILENCED_MEAN, SILENCED_ZERO
-from attnlab.inspection.records import Maps, load_maps
+from attnlab.inspection.records import load_maps
+from attnlab.store.run_folder import RunFolder
 
-FILE, FORMAT = "head_ablation.json", 1
+FORMAT = 1
 HEADER = "head     zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
 
 
@@ -18,10 +19,8 @@ def line(effect: Effect) -> str:
     return f"L{effect.layer:02d}H{effect.head:02d} {effect.zero:+9.4f} {effect.mean:+9.4f}"
 
 
-def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: int) -> list[Path]:
+def save(run: RunFolder, effects: list[Effect], *, loss: float, tokens: int, step: int) -> list[Path]:
     """Write maps/head_ablation.json and a picture for each layer with a map into a run."""
-    folder = run / "maps"
-    folder.mkdir(exist_ok=True)
     content = {
         "format": FORMAT,
         "step": step,
@@ -29,25 +28,26 @@ def save(run: Path, effects: list[Effect], *, loss: float, tokens: int, step: in
         "tokens": tokens,
         "heads": [effect._asdict() for effect in effects],
     }
-    written = [folder / FILE]
-    write_atomically(folder / FILE, (json.dumps(content, indent=1) + "\n").encode(), key="run")
-    if (kept := folder / "last.safetensors").is_file():
-        written += _pictures(folder, load_maps(kept), effects)
+    written = [run.head_ablation]
+    write_atomically(run.head_ablation, (json.dumps(content, indent=1) + "\n").encode(), key="run")
+    if run.last_maps.is_file():
+        written += _pictures(run, effects)
     return written
 
 
 def scalars(effects: list[Effect]) -> dict[str, float]:
     """The effects by tag, two for each head."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for effect in effects:
         head = f"L{effect.layer:02d}H{effect.head:02d}"
         numbers |= {f"{SILENCED_ZERO}/{head}": effect.zero, f"{SILENCED_MEAN}/{head}": effect.mean}
     return numbers
 
 
-def _pictures(folder: Path, maps: Maps, effects: list[Effect]) -> list[Path]:
+def _pictures(run: RunFolder, effects: list[Effect]) -> list[Path]:
     """The last map of each layer, and beside the name of each head what its silence changes."""
     notes = ["beside the name of each head: the change in val/loss, in nats per token, when it is set to zero"]
+    maps = load_maps(run.last_maps)
     sentence, written = maps.sentences[0], []
     for layer in sentence.layers:
         captions = [f"{effect.zero:+.3f}" for effect in effects if effect.layer == layer.layer]
@@ -55,6 +55,6 @@ def _pictures(folder: Path, maps: Maps, effects: list[Effect]) -> list[Path]:
             continue  # a layer that has no map, or one map over heads that are not its own
         title = f"{maps.run} · layer {layer.layer} · step {maps.step}"
         picture = draw_layer(layer.weights, layer.kind, sentence.tokens, title, notes=notes, captions=captions)
-        written.append(folder / f"head_ablation_layer_{layer.layer:02d}.png")
+        written.append(run.head_ablation_picture(layer.layer))
         write_atomically(written[-1], to_png(picture), key="run")
     return written

@@ -36,6 +36,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.inspection.colours import KINDS
+from attnlab.store.run_folder import RunFolder
 
 PLUGIN = "attention"
 FORMAT = 1
@@ -159,7 +160,7 @@ def read_records(folder: Path | str) -> Iterator[Record]:
 
     A run that was killed and resumed may hold a step twice, with equal numbers.
     """
-    for path in sorted(Path(folder).glob("events.out.tfevents.*")):
+    for path in RunFolder(Path(folder)).event_files():
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == PLUGIN:
@@ -207,7 +208,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray
 def load_maps(path: Path | str) -> Maps:
     """Read what `save_maps` wrote."""
     if not Path(path).is_file():
-        raise UsageError(f"{path} does not exist: a run writes maps/best.safetensors and maps/last.safetensors")
+        raise UsageError(f"{path} does not exist: a run writes its maps at the best and at the last step")
     metadata, tensors = read_tensors(path)
     if metadata.get("format") != f"attnlab maps {FORMAT}":
         raise UsageError(f"{path} is not a file of maps (its format is {metadata.get('format')!r})")

@@ -13,6 +13,7 @@ from attnlab.ablation.declared import FIRST, KEYS
 from attnlab.ablation.manifest import Manifest
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine import cores
+from attnlab.store.status import Status
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.planned import Run, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
@@ -63,7 +64,7 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     print(f"{len(runs)} runs of {len(groups)} settings, {at_once} at a time, in {places}")
     width = max((len(group[0].label) for group in groups.values()), default=0)
     for group in groups.values():
-        first, done = group[0], sum(run.status == "finished" for run in group)
+        first, done = group[0], sum(run.status == Status.FINISHED for run in group)
         parts = [f"  {first.label:{width}}  {len(group)} runs" + (f", {done} finished" if done else "")]
         if costs:
             parts.append(f"{first.facts['parameters']:,} parameters")
@@ -86,7 +87,7 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     if len(refused) > SHOWN:
         print(f"  refused: {len(refused) - SHOWN} more, listed in manifest.json")
     if costs:
-        _show_sums([run for run in runs if run.status != "finished"], at_once)
+        _show_sums([run for run in runs if run.status != Status.FINISHED], at_once)
 
 
 def _show_sums(left: Sequence[Run], at_once: int) -> None:
@@ -104,19 +105,19 @@ def write_plan(runs: Sequence[Run], refusals: Sequence[Refusal], design: Mapping
     for experiment, members in by_experiment(runs).items():
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
         about = {**settings(members), "baseline": baseline_of(members), "design": design}
-        manifest = Manifest(experiment)
+        manifest = Manifest(experiment.path)
         content, command = manifest.read(), typed()
         earlier = content["commands"] if isinstance(content.get("commands"), list) else []
         about[FIRST] = _first(content, members, about)
         about["commands"] = [*(other for other in earlier if other != command), command]
-        manifest.plan(entries, {"experiment": experiment.name, "command": shlex.join(sys.argv), **about})
+        manifest.plan(entries, {"experiment": experiment.path.name, "command": shlex.join(sys.argv), **about})
 
 
 def _first(manifest: Mapping[str, Any], runs: Sequence[Run], about: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was declared before the experiment's first result: this, as long as there is none."""
     statuses = {*(entry.get("status") for entry in manifest["runs"]), *(run.status for run in runs)}
     earlier = manifest.get(FIRST, manifest if "baseline" in manifest else None)
-    declared = earlier if isinstance(earlier, Mapping) and statuses & {"finished", "diverged"} else about
+    declared = earlier if isinstance(earlier, Mapping) and statuses & {Status.FINISHED, Status.DIVERGED} else about
     return {key: declared.get(key) for key in KEYS}
 
 
@@ -127,7 +128,7 @@ def drive(runs: Sequence[Run], pool: Pool) -> None:
     or SIGTERM, when every run at work has saved its state.
     """
     order = sorted(range(len(runs)), key=lambda number: (runs[number].identity.seed, number))
-    waiting = deque(number for number in order if runs[number].status != "finished")
+    waiting = deque(number for number in order if runs[number].status != Status.FINISHED)
     with stop_wish() as wish, screen_for(runs, pool.size) as screen:
         deadline: float | None = None
         while pool.busy or (waiting and deadline is None):
@@ -157,14 +158,14 @@ def _start(runs: Sequence[Run], waiting: deque[int], pool: Pool, screen: Screen)
         waiting.remove(number)
         if run.not_before:
             run.look()  # another command may have finished it
-            if run.status == "finished":
+            if run.status == Status.FINISHED:
                 screen.ended(run)
                 continue
         content = {"config": run.job.config, "variant": run.job.variant, "log": str(run.log), "title": run.title}
         content["modules"] = run.facts["code"].modules
         content["beside"] = {"session": SESSION, "workers": pool.size}
         pool.give(number, "train", content)
-        run.status, run.reason, run.began, run.step, run.last_step = "running", "", time.monotonic(), 0, 0
+        run.status, run.reason, run.began, run.step, run.last_step = Status.RUNNING, "", time.monotonic(), 0, 0
         if not run.not_before:
             _note(run)
 
@@ -176,39 +177,39 @@ def _hear(run: Run, event: Event, waiting: deque[int], screen: Screen, *, stoppi
         return
     run.seconds, run.began = run.elapsed, None
     if event.kind == "done":
-        run.status, run.val_loss = "finished", event.content.get("val_loss")
+        run.status, run.val_loss = Status.FINISHED, event.content.get("val_loss")
     elif event.kind == "stopped" or (stopping and event.kind == "died"):
-        run.status, run.reason = "planned", str(event.content) if event.kind == "stopped" else "stopped"
+        run.status, run.reason = Status.PLANNED, str(event.content) if event.kind == "stopped" else "stopped"
         run.look()  # the wish may have come when all was done
     elif event.kind == "locked":
         if not run.not_before:
             screen.say(f"{run.title} is being run by another command: {event.content}")
-        run.status, run.not_before = "planned", time.monotonic() + RETRY
+        run.status, run.not_before = Status.PLANNED, time.monotonic() + RETRY
         waiting.append(event.task)
         return
     else:
-        run.status = "diverged" if event.kind == "diverged" else "failed"
+        run.status = Status.DIVERGED if event.kind == "diverged" else Status.FAILED
         run.reason = how_it_died(event.content) if event.kind == "died" else str(event.content)
         if event.kind == "died":
             run.look()  # it may have come to its end before
     _note(run)
-    if run.status != "planned":
+    if run.status != Status.PLANNED:
         screen.ended(run)
 
 
 def _note(run: Run) -> None:
-    Manifest(run.experiment).note(run.entry())
+    Manifest(run.experiment.path).note(run.entry())
 
 
 def _stopped(runs: Sequence[Run], wish: StopWish) -> None:
     for run in runs:
-        if run.status == "running":  # its worker did not come to the end of a step in time
-            run.status, run.reason, run.began = "planned", "killed", None
+        if run.status == Status.RUNNING:  # its worker did not come to the end of a step in time
+            run.status, run.reason, run.began = Status.PLANNED, "killed", None
             _note(run)
     count = Counter(run.status for run in runs)
-    left = count["planned"]
+    left = count[Status.PLANNED]
     raise Stopped(
-        f"stopped: {count['finished']} of {len(runs)} runs finished, {left} left; the same command goes on",
+        f"stopped: {count[Status.FINISHED]} of {len(runs)} runs finished, {left} left; the same command goes on",
         wish.exit_code,
     )
 
@@ -216,8 +217,8 @@ def _stopped(runs: Sequence[Run], wish: StopWish) -> None:
 def sum_up(runs: Sequence[Run]) -> None:
     """Say what came of a sweep, each run that failed with its reason."""
     print(f"{sum(run.status == 'finished' for run in runs)} of {len(runs)} runs finished; listed in:")
-    for place in sorted({run.experiment for run in runs}):
-        print(f"  {place / 'manifest.json'}")
+    for experiment in sorted({run.experiment for run in runs}):
+        print(f"  {experiment.manifest}")
     for run in _bad(runs)[:SHOWN]:
         print(f"  {run.status} {run.title}: {run.reason} (log: {run.log})")
 
@@ -230,7 +231,7 @@ def finish(runs: Sequence[Run]) -> None:
 
 
 def _bad(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.status in ("failed", "diverged")]
+    return [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
 
 
 def refuse(refusals: Sequence[Refusal], wanted: Sequence[Sequence[str]]) -> None:

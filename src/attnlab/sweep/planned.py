@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.ablation.manifest import Entry
-from attnlab.digests import read_summary
-from attnlab.files import lacks_lengths
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.run_folder import RunFolder, lacks_lengths
+from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
 from attnlab.training.identity import SEEDS, Identity, earlier
@@ -26,7 +27,7 @@ class Run:
     identity: Identity
     facts: Mapping[str, Any]  # parameters, FLOPs, bytes: what `attnlab.sweep.job.plan` found
     label: str = ""
-    status: str = "planned"
+    status: Status = Status.PLANNED
     reason: str = ""
     step: int = 0
     last_step: int = 0
@@ -40,19 +41,19 @@ class Run:
     anew: str = ""  # what changed since other code made it, if it is trained anew
 
     @property
-    def experiment(self) -> Path:
+    def experiment(self) -> ExperimentFolder:
         """The folder of the experiment."""
-        return Path(self.job.config["paths"]["runs"]) / self.job.config["experiment_name"]
+        return ExperimentFolder(Path(self.job.config["paths"]["runs"]) / self.job.config["experiment_name"])
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """The folder of the run."""
-        return self.identity.folder(self.job.config["paths"]["runs"], self.job.config["experiment_name"])
+        return self.experiment.run(self.identity.name, self.identity.seed)
 
     @property
     def log(self) -> Path:
         """Where all that the run prints goes."""
-        return self.experiment / "logs" / f"{self.identity.name}-seed_{self.identity.seed}.log"
+        return self.experiment.log(self.identity.name, self.identity.seed)
 
     @property
     def title(self) -> str:
@@ -75,14 +76,14 @@ class Run:
                 self.identity = there.identity
             else:
                 self.anew = str(there)
-        done = read_summary(self.folder)
-        if done.get("status") == "finished" and not lacks_lengths(done, self.job.config["evaluation"]["lengths"]):
-            self.status, self.reason, self.val_loss = "finished", "", done.get("val_loss")
+        done = self.folder.read_summary()
+        if done.get("status") == Status.FINISHED and not lacks_lengths(done, self.job.config["evaluation"]["lengths"]):
+            self.status, self.reason, self.val_loss = Status.FINISHED, "", done.get("val_loss")
 
     def entry(self) -> Entry:
         """Its line in the manifest."""
         return {
-            "folder": self.folder.relative_to(self.experiment).as_posix(),
+            "folder": self.folder.name,
             "variant": self.identity.variant,
             "label": self.label,
             "overrides": list(self.job.words),
@@ -90,7 +91,7 @@ class Run:
             "seed": self.identity.seed,
             "status": self.status,
             "reason": self.reason,
-            "log": self.log.relative_to(self.experiment).as_posix(),
+            "log": self.log.relative_to(self.experiment.path).as_posix(),
         }
 
 
@@ -103,7 +104,7 @@ def refused_entry(refusal: Refusal, variant: str = "") -> Entry:
         "overrides": list(refusal.words),
         "levels": refusal.levels,
         "seed": None,
-        "status": "refused",
+        "status": Status.REFUSED,
         "reason": refusal.reason,
         "log": None,
     }
@@ -131,7 +132,7 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
     for key, group in groups.items():
         for job in group if key in facts else []:
             run = Run(job, _identity(job, facts[key]["fingerprint"], facts[key]["code"].hash), facts[key])
-            same = run.experiment / run.identity.hash8 / str(run.identity.seed)  # however the words call it
+            same = run.experiment.path / run.identity.hash8 / str(run.identity.seed)  # however the words call it
             if same in found:
                 found[same].same_as.append(job)
             else:
@@ -186,7 +187,7 @@ def estimate(runs: Sequence[Run], pool: Pool) -> None:
     """Measure how long the runs that are left will take, those that do the same work once."""
     alike: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        if run.status != "finished":
+        if run.status != Status.FINISHED:
             alike.setdefault(_work(run), []).append(run)
     asked = list(alike.values())
     seconds = min(PROBE_SECONDS, PROBES_SECONDS * pool.size / max(1, len(asked)))

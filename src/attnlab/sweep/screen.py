@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from attnlab.store.status import Status
 from attnlab.sweep.planned import Run
 
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
@@ -20,9 +21,9 @@ def duration(seconds: float) -> str:
 
 def seconds_left(runs: Sequence[Run], at_once: int) -> float | None:
     """About how long the rest takes, from the runs that ended and those that are under way; None at the beginning."""
-    took = [run.seconds for run in runs if run.status == "finished" and run.seconds]
+    took = [run.seconds for run in runs if run.status == Status.FINISHED and run.seconds]
     took += [run.elapsed * run.last_step / run.step for run in runs if run.began is not None and run.step > 0]
-    left = [run for run in runs if run.status in ("planned", "running")]
+    left = [run for run in runs if run.status in (Status.PLANNED, Status.RUNNING)]
     if not took or not left:
         return None
     mean = sum(took) / len(took)
@@ -32,8 +33,9 @@ def seconds_left(runs: Sequence[Run], at_once: int) -> float | None:
 def totals(runs: Sequence[Run], at_once: int) -> str:
     """How many runs stand how, and how long the rest takes."""
     count = Counter(run.status for run in runs)
-    parts = [f"{count['finished']} of {len(runs)} finished", f"{count['running']} running", f"{count['planned']} left"]
-    if bad := count["failed"] + count["diverged"]:
+    parts = [f"{count[Status.FINISHED]} of {len(runs)} finished", f"{count[Status.RUNNING]} running"]
+    parts.append(f"{count[Status.PLANNED]} left")
+    if bad := count[Status.FAILED] + count[Status.DIVERGED]:
         parts.insert(1, f"{bad} failed")
     left = seconds_left(runs, at_once)
     return ", ".join(parts) + (f"; about {duration(left)} to go" if left is not None else "")
@@ -58,9 +60,10 @@ class Screen:
 
     def ended(self, run: Run) -> None:
         """Tell how a run ended."""
-        done = sum(one.status not in ("planned", "running") for one in self.runs)
+        done = sum(one.status not in (Status.PLANNED, Status.RUNNING) for one in self.runs)
         loss = "" if run.val_loss is None else f"  val/loss {run.val_loss:.4f}"
-        what = f"{loss}  {duration(run.seconds)}" if run.status == "finished" else f": {run.reason} (log: {run.log})"
+        finished = run.status == Status.FINISHED
+        what = f"{loss}  {duration(run.seconds)}" if finished else f": {run.reason} (log: {run.log})"
         self.say(f"[{done}/{len(self.runs)}] {run.status} {run.title}{what}")
 
     def refresh(self) -> None:

@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.errors import AttnlabError, UsageError
+from attnlab.store.status import Status
 from attnlab.sweep.design import Design, Point, read_design
 from attnlab.sweep.drive import (
     by_job,
@@ -165,7 +166,7 @@ def _returned(
     """The outcome of one job as Hydra hands it on."""
     answer = JobReturn(overrides=list(words))
     run = next((run for made, run in found.items() if made[: len(words)] == tuple(words)), None)
-    if run is not None and run.status == "finished":
+    if run is not None and run.status == Status.FINISHED:
         answer.return_value, answer.status = run.val_loss, JobStatus.COMPLETED
         return answer
     refused = next((reason for made, reason in reasons.items() if made[: len(words)] == tuple(words)), "")
@@ -179,14 +180,14 @@ def _elsewhere(runs: Sequence[Run], pool: Pool, launch: Callable[[list[list[str]
     from attnlab.ablation.manifest import Manifest
 
     pool.kill()
-    left = [run for run in runs if run.status != "finished"]
+    left = [run for run in runs if run.status != Status.FINISHED]
     returns: Sequence[JobReturn] = []
     try:
         returns = launch([list(run.job.words) for run in left]) if left else []
     finally:
         for place, run in enumerate(left):
-            run.status, run.reason = "failed", "it did not come to an end; see what the launcher says"
+            run.status, run.reason = Status.FAILED, "it did not come to an end; see what the launcher says"
             if place < len(returns) and returns[place].status == JobStatus.FAILED:
                 run.reason = str(returns[place]._return_value)
             run.look()
-            Manifest(run.experiment).note(run.entry())
+            Manifest(run.experiment.path).note(run.entry())

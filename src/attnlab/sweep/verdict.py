@@ -1,7 +1,6 @@
 """What a sweep preregisters before its first run, and the report at its end: both go by the settings below `report`."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from attnlab.ablation import statistics
@@ -10,10 +9,11 @@ from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
 from attnlab.ablation.preregister import Preregistration, write
-from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse, home_of_report
+from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.sweep.planned import Run
 
 
@@ -71,7 +71,7 @@ def preregister(runs: Sequence[Run]) -> None:
         family = _family(members, baseline)
         configs = sorted(run.entry()["folder"] for run in members)
         digest = write(
-            folder,
+            folder.path,
             Preregistration(
                 given["hypothesis"],
                 baseline,
@@ -103,12 +103,12 @@ def _family(runs: Sequence[Run], baseline: str) -> list[str]:
     return others
 
 
-def by_experiment(runs: Sequence[Run]) -> dict[Path, list[Run]]:
+def by_experiment(runs: Sequence[Run]) -> dict[ExperimentFolder, list[Run]]:
     """The runs of each experiment, by its folder."""
-    found: dict[Path, list[Run]] = {}
+    experiments: dict[ExperimentFolder, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.experiment, []).append(run)
-    return found
+        experiments.setdefault(run.experiment, []).append(run)
+    return experiments
 
 
 def prospects(runs: Sequence[Run]) -> list[str]:
@@ -135,7 +135,7 @@ def prospects(runs: Sequence[Run]) -> list[str]:
                 f"{about}: verdicts are possible (from {fewest} seeds on, by pairs from {pairs}); if none of the runs "
                 f"is bad, up to {100 * bad:.0f} % of all may be"
             )
-        if (taken := len(sound_looks(Manifest(folder).read().get(LOOKS)))) >= given["looks"]:
+        if (taken := len(sound_looks(Manifest(folder.path).read().get(LOOKS)))) >= given["looks"]:
             lines.append(f"{folder}: looked at {taken} times already; added runs are explored, not judged")
     return lines
 
@@ -146,7 +146,7 @@ def report(runs: Sequence[Run]) -> None:
         if not settings(members)["at_end"]:
             continue
         try:
-            found = analyse(folder, Options(code=members[0].job.config["code"]))
+            found = analyse(folder.path, Options(code=members[0].job.config["code"]))
             if not found.comparisons:
                 raise UsageError(
                     "; ".join([f"there is nothing to hold against {found.baseline.label}", *found.design.remarks])
@@ -154,6 +154,6 @@ def report(runs: Sequence[Run]) -> None:
             if all(c.n < 2 for c in found.comparisons):
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()
-            publish(found, home_of_report(folder), board=True)
+            publish(found, None, board=True)
         except AttnlabError as error:
             print(f"no report: {error} (attnlab report {folder} can be asked at any time)")

@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +14,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
 from attnlab.model import GPT
+from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.training.recorders.recorder import as_code, recorder_of
 from attnlab.training.stop import StopWish
 
@@ -156,7 +156,7 @@ class Checkpoints(TimedCallback):
     which at that moment are between two states; they all follow from the number of steps.
     """
 
-    def __init__(self, folder: Path, *, every: int, wish: StopWish, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, folder: CheckpointFolder, *, every: int, wish: StopWish, fingerprint: dict[str, Any]) -> None:
         super().__init__()
         self.folder, self.every, self.wish, self.fingerprint = folder, every, wish, fingerprint
         self.saved = -1
@@ -186,7 +186,7 @@ class Checkpoints(TimedCallback):
         with self.timed():
             recorder_of(trainer).save()
             self.saved = trainer.global_step
-            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.folder.file(trainer.global_step), weights_only=False)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from attnlab.attention.base import evaluating
 from attnlab.data.material import IGNORED, Material
-from attnlab.digests import damage_of_run, digests_of_summary, read_summary, write_summary
 from attnlab.errors import UsageError
-from attnlab.files import SUMMARY
 from attnlab.model import GPT
-from attnlab.training.metrics import read_metrics, trim
+from attnlab.store.damage import Damaged
+from attnlab.store.digests import digests_in
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
@@ -114,29 +113,30 @@ def stored(reaches: Sequence[Reach]) -> dict[str, Any]:
     return {str(reach.factor): reach._asdict() for reach in reaches}
 
 
-def keep(folder: Path, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:
+def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:
     """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary.
 
     They count once the summary is written: what an attempt that was killed has left behind is dropped first.
     """
-    summary = read_summary(folder)
-    digests, table = digests_of_summary(summary), MetricsRecorder(folder)
-    problem = damage_of_run(folder, summary)
-    if not summary and (folder / SUMMARY).exists():
-        problem = f"{SUMMARY} is damaged"
-    if problem:
-        raise UsageError(f"{folder}: {problem}, so nothing is added to it; overwrite=true trains it again")
+    summary, table = folder.read_summary(), MetricsRecorder(folder)
+    digests = digests_in(summary)
+    try:
+        if not summary and folder.summary.exists():
+            raise Damaged(folder.path, f"{folder.summary.name} is damaged")
+        folder.check(summary)
+    except Damaged as damage:
+        raise UsageError(f"{damage}, so nothing is added to it; overwrite=true trains it again") from damage
     if digests:
-        trim(folder, digests)
+        folder.trim_events(digests)
     table.resume_at(step, digests=digests)
-    rows = {row.metric: row.value for row in read_metrics(folder) if row.step == step}
+    rows = {row.metric: row.value for row in folder.read_metrics() if row.step == step}
     new = {name: value for name, value in logged(reaches).items() if rows.get(name) != value}
     with closing(Recorders([table, TensorBoardRecorder(folder, resume_at=step)])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
     known = summary.get("extrapolation")
     summary["extrapolation"] = {**(known if isinstance(known, dict) else {}), **stored(reaches)}
-    write_summary(folder, summary, {**digests, **recorders.digests()})
+    folder.write_summary(summary, {**digests, **recorders.digests()})
     return summary
 
 

@@ -1,21 +1,19 @@
 """What the machine can do: devices, threads, and whether bfloat16 pays."""
 
-import fcntl
 import json
 import os
 import platform
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_atomically
+from attnlab.files import exclusive, parse_json, read_file, write_atomically
 from attnlab.machine import cores
+from attnlab.store.experiment_folder import ExperimentFolder
 
-ATTENTION_DTYPE = "attention_dtype.json"  # in the folder of an experiment: what was measured for all its runs
 CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type
 MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
@@ -62,7 +60,9 @@ def resolve_precision(setting: str, accelerator: str) -> str:
     return "bf16" if has_native_bfloat16(accelerator) else "fp32"
 
 
-def resolve_attention_dtype(setting: str, precision: str, accelerator: str, sizes: Sizes, experiment: Path) -> str:
+def resolve_attention_dtype(
+    setting: str, precision: str, accelerator: str, sizes: Sizes, experiment: ExperimentFolder
+) -> str:
     """ "fp32" or "bf16" for trainer.attention_dtype = auto | fp32 | bf16: what queries, keys and values are on a CPU.
 
     Where a CPU trains in bfloat16, it depends on the processor which is faster. `auto` measures that for the first run
@@ -75,11 +75,10 @@ def resolve_attention_dtype(setting: str, precision: str, accelerator: str, size
         )
     if setting != "auto" or accelerator != "cpu" or precision != "bf16":
         return precision if setting == "auto" else setting
-    file = experiment / ATTENTION_DTYPE
+    file = experiment.attention_dtype
     try:
-        experiment.mkdir(parents=True, exist_ok=True)
-        with file.with_name(f".{file.stem}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several runs that begin at once, one measures
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(file.with_name(f".{file.stem}.lock")):  # of several runs that begin at once, one measures
             if not file.exists():
                 write_atomically(file, json.dumps(measured(sizes)).encode(), key="paths.runs")
             record = parse_json(read_file(file))

@@ -1,15 +1,16 @@
 """Which run this is: the settings that change its result, the code that executes, and the folder that follows."""
 
-import glob
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.code import Code, changes_since, folder_name, in_a_line, read_code
-from attnlab.digests import read_summary
+from attnlab.code import Code, changes_since, in_a_line
 from attnlab.keys import one_spelling, settings_of, stable
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.run_folder import RunFolder, group_name, has_ended
+from attnlab.store.status import Status
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
 SEEDS = ("seed", "streams.data", "streams.init", "streams.noise", "streams.eval")
@@ -34,11 +35,11 @@ class Identity(NamedTuple):
     @property
     def name(self) -> str:
         """The folder of all seeds of this configuration by this code."""
-        return folder_name(self.variant, self.hash8, self.code)
+        return group_name(self.variant, self.hash8, self.code)
 
-    def folder(self, runs: Path | str, experiment_name: str) -> Path:
+    def folder(self, runs: Path | str, experiment_name: str) -> RunFolder:
         """Where the run lives: runs/<experiment>/<variant>-<hash>.<code>/seed_<n>."""
-        return Path(runs) / experiment_name / self.name / f"seed_{self.seed}"
+        return ExperimentFolder(Path(runs) / experiment_name).run(self.name, self.seed)
 
 
 def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any], code: str) -> Identity:
@@ -51,7 +52,7 @@ class Earlier(NamedTuple):
     """A run as other code made it, or began it."""
 
     identity: Identity
-    folder: Path
+    folder: RunFolder
     ended: bool  # well or badly
     changed: list[str]  # the modules that are not what they were
 
@@ -62,29 +63,19 @@ class Earlier(NamedTuple):
 def earlier(identity: Identity, code: Code, runs: Path | str, experiment_name: str) -> Earlier | None:
     """The same run by other code, if this code has nothing of it yet: what is finished goes first, then the latest."""
     own = identity.folder(runs, experiment_name)
-    stem = own.parent.name.rpartition(".")[0]
-    others = [other for other in own.parent.parent.glob(f"{glob.escape(stem)}.*/{own.name}") if has_begun(other)]
-    if has_begun(own) or not others:
+    others = [other for other in own.by_other_code() if other.has_begun()]
+    if own.has_begun() or not others:
         return None
     folder = max(others, key=_standing)
-    record = read_code(folder) or {"hash": folder.parent.name.rpartition(".")[2]}
-    names = changes_since(folder, code) or []
-    return Earlier(identity._replace(code=record["hash"]), folder, has_ended(folder), names)
+    record = folder.read_code()
+    digest = folder.code_digits if record is None else record["hash"]
+    names = changes_since(record, code) or []
+    return Earlier(identity._replace(code=digest), folder, has_ended(folder.read_summary()), names)
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a run holds anything that could be taken or continued."""
-    return "status" in read_summary(folder) or any((folder / "checkpoints").glob("*.ckpt"))
-
-
-def has_ended(folder: Path) -> bool:
-    """Whether a run came to its end, good or bad."""
-    return read_summary(folder).get("status") in ("finished", "diverged")
-
-
-def _standing(folder: Path) -> tuple[bool, float]:
-    newest = max((path.stat().st_mtime for path in folder.glob("checkpoints/*.ckpt")), default=0.0)
-    return read_summary(folder).get("status") == "finished", newest
+def _standing(folder: RunFolder) -> tuple[bool, float]:
+    newest = max((path.stat().st_mtime for path in folder.checkpoints.files()), default=0.0)
+    return folder.read_summary().get("status") == Status.FINISHED, newest
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

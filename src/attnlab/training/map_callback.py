@@ -23,6 +23,7 @@ from attnlab.inspection.metrics import (
 )
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
 from attnlab.model import GPT
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import TimedCallback, network
 from attnlab.training.recorders.recorder import Recorder, recorder_of
 
@@ -34,7 +35,7 @@ class LogMaps(TimedCallback):
     and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the
     first sentence, and on a random sequence that is followed by itself. `births` says at which of these steps a
     head's induction or previous-token score was first high. The last maps and those at the best validation loss are
-    kept as `last.safetensors` and `best.safetensors` in `folder`. Training is not disturbed: the model is in eval
+    kept in the run's `folder`. Training is not disturbed: the model is in eval
     mode for that moment and no random stream moves.
 
     `probes` are (name, text); "probe" is the default sentence, any other name is the user's own (see `check_probe`).
@@ -46,7 +47,7 @@ class LogMaps(TimedCallback):
         probes: Sequence[tuple[str, str]],
         tokenizer: Labeller,
         *,
-        folder: Path | str,
+        folder: RunFolder,
         n_steps: int = 12,
         run: str = "",
         max_probe_tokens: int = MAX_PROBE_TOKENS,
@@ -56,7 +57,7 @@ class LogMaps(TimedCallback):
         if len({name for name, _ in probes}) != len(probes) or not probes:
             raise UsageError(f"maps need at least one probe and different names (got {[name for name, _ in probes]})")
         self.sentences, self.tokenizer = list(probes), tokenizer
-        self.folder, self.n_steps, self.run = Path(folder), n_steps, run
+        self.folder, self.n_steps, self.run = folder, n_steps, run
         self.max_probe_tokens, self.monitor = max_probe_tokens, monitor
         self.probes: list[Probe] = []
         self.steps: list[int] = []
@@ -93,11 +94,11 @@ class LogMaps(TimedCallback):
             return
         loss = trainer.callback_metrics.get(self.monitor)
         # A run that continues another one in a folder of its own starts without a best.
-        best = self.best if self._path("best").exists() else math.inf
+        best = self.best if self.folder.best_maps.exists() else math.inf
         if loss is not None and float(loss) < best:
             with self.timed():
                 self.best = float(loss)
-                self._keep("best", trainer.global_step, self._maps(trainer.global_step, pl_module))
+                self._keep(self.folder.best_maps, trainer.global_step, self._maps(trainer.global_step, pl_module))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, so that it takes no maps twice and keeps the best."""
@@ -123,7 +124,7 @@ class LogMaps(TimedCallback):
             self._log_numbers(recorder_of(trainer), network(pl_module), maps[0], step)
             self._log_pictures(recorder_of(trainer), maps, step, first)
             if step == self.steps[-1]:
-                self._keep("last", step, maps)
+                self._keep(self.folder.last_maps, step, maps)
 
     def _maps(self, step: int, pl_module: L.LightningModule) -> list[list[LayerMap]]:
         """The maps of every sentence at this step; a step of both kinds takes them once."""
@@ -188,9 +189,6 @@ class LogMaps(TimedCallback):
             lines.append(f"| {step} | {score.replace('_', ' ')} | {head} |")
         return "\n".join(lines)
 
-    def _keep(self, name: str, step: int, maps: list[list[LayerMap]]) -> None:
+    def _keep(self, path: Path, step: int, maps: list[list[LayerMap]]) -> None:
         sentences = [Sentence(p.name, p.text, p.labels, layers) for p, layers in zip(self.probes, maps, strict=True)]
-        save_maps(self._path(name), sentences, step=step, run=self.run)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+        save_maps(path, sentences, step=step, run=self.run)

@@ -12,7 +12,6 @@ Widths are multiples of 8 where that comes within 1 %, else any whole number. Ev
 is built from it, never taken from a formula.
 """
 
-import fcntl
 import hashlib
 import json
 import platform
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically, writing
+from attnlab.files import exclusive, write_atomically, writing
 from attnlab.model import GPT
 from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
 from attnlab.training.head_sizes import at, by_heads, sizes
@@ -159,8 +158,7 @@ def _by_time(
     file = place.cache / "match" / f"time-{key}.json"
     with writing(file, key="paths.cache"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several jobs of a sweep, one measures
+        with exclusive(file.with_suffix(".lock")):  # of several jobs of a sweep, one measures
             if not file.is_file():
                 write_atomically(file, json.dumps(_measured_width(config, base, place)).encode(), key="paths.cache")
             width, target, got = json.loads(file.read_text())

@@ -10,10 +10,11 @@ from attnlab.config import allowed_packages
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.digests import read_summary
 from attnlab.errors import UsageError
-from attnlab.files import SUMMARY, check_writable
+from attnlab.files import check_writable
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,
@@ -51,7 +52,7 @@ class Prepared(NamedTuple):
     splits: Material
     identity: Identity
     code: Code
-    folder: Path
+    folder: RunFolder
     fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms, or are on
 
 
@@ -79,8 +80,8 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     for name, text in probes(config, tokenizer, splits):
         check_probe(name, text, tokenizer, config["model"]["context"])
     sample_prompt(config, tokenizer, splits)
-    source_hash = _source_hash(Path(config["resume_from"])) if config["resume_from"] else None
-    experiment = runs / config["experiment_name"]
+    source_hash = _source_hash(RunFolder(Path(config["resume_from"]))) if config["resume_from"] else None
+    experiment = ExperimentFolder(runs / config["experiment_name"])
     kind = resolve_attention_dtype(trainer["attention_dtype"], precision, accelerator, _sizes(config), experiment)
     config = {**config, "trainer": {**trainer, "attention_dtype": kind}}
     machine = Machine(accelerator, precision, kind, threads)
@@ -114,11 +115,13 @@ def _sizes(config: Mapping[str, Any]) -> Sizes:
     return Sizes(config["batch_size"], model["n_heads"], model["context"], max(1, model["d_model"] // model["n_heads"]))
 
 
-def _source_hash(folder: Path) -> str:
+def _source_hash(folder: RunFolder) -> str:
     """The identity of the run that another one starts from."""
-    summary = read_summary(folder)
+    summary = folder.read_summary()
     if "hash" not in summary:
-        raise UsageError(f"resume_from ({folder}) must be the folder of a finished run: it has no {SUMMARY}")
+        raise UsageError(
+            f"resume_from ({folder}) must be the folder of a finished run: it has no {folder.summary.name}"
+        )
     return f"{summary['hash']}{summary.get('code', '')}/{summary['step']}"
 
 

@@ -1,7 +1,6 @@
 """One run, from a checked config to a finished folder: the same call continues what was cut off and repeats nothing."""
 
 import logging
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,40 +14,25 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from attnlab.build import build_model
-from attnlab.code import changed, changes_since, in_a_line, read_code
+from attnlab.code import changed, changes_since, in_a_line
 from attnlab.data.datamodule import TextDataModule
-from attnlab.digests import Digests, damage_of_run, read_summary, write_summary
 from attnlab.errors import AttnlabError, Diverged, UsageError
-from attnlab.files import (
-    CODE,
-    CONFIG,
-    SUMMARY,
-    failures,
-    lacks_lengths,
-    tidy,
-    write_atomically,
-    write_json,
-)
+from attnlab.files import failures
 from attnlab.machine import rank
 from attnlab.model import GPT
+from attnlab.store.damage import Damaged
+from attnlab.store.digests import Digests
+from attnlab.store.run_folder import RunFolder, lacks_lengths
+from attnlab.store.status import Status
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
-from attnlab.training.checkpoint import (
-    MANIFEST,
-    CheckpointFolder,
-    VerifiedCheckpointIO,
-    load_checkpoint,
-    network_weights,
-)
+from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint, network_weights
 from attnlab.training.console import Progress, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
-from attnlab.training.identity import differences, earlier, has_begun
-from attnlab.training.lock import FILE_NAME as LOCK_FILE
-from attnlab.training.lock import locked
+from attnlab.training.identity import differences, earlier
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.memory import Meter, alone
-from attnlab.training.metrics import trim
 from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.recorders.metrics import MetricsRecorder
@@ -92,11 +76,11 @@ def run(
         with stop_wish() as wish:
             if process:
                 return _train(prepared, callbacks, wish)  # the first process owns the folder and has made it ready
-            with locked(prepared.folder):
+            with prepared.folder.lock():
                 if config["overwrite"]:
-                    _clear(prepared.folder)
-                done = read_summary(prepared.folder)
-                if done.get("status") == "finished":
+                    prepared.folder.clear()
+                done = prepared.folder.read_summary()
+                if done.get("status") == Status.FINISHED:
                     return _again(prepared, done)
                 return _train(prepared, callbacks, wish)
 
@@ -104,8 +88,10 @@ def run(
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a run that is finished, and to add to it."""
     say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
-    if problem := damage_of_run(prepared.folder, done):
-        note(f"warning: {problem}")
+    try:
+        prepared.folder.check(done)
+    except Damaged as damage:
+        note(f"warning: {damage.reason}")
     if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
         done = _add_lengths(prepared, done)
     say_where_to_look(prepared.config["paths"]["runs"])
@@ -121,7 +107,7 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
     config, code, own = prepared.config, prepared.code, prepared.folder
     if config["overwrite"] or (_is_worker(prepared) and config["code"] != "any"):
         return prepared
-    if has_begun(own):
+    if own.has_begun():
         _check_code(own, prepared, f"{own} was made")
         return prepared
     there = earlier(prepared.identity, code, config["paths"]["runs"], config["experiment_name"])
@@ -138,9 +124,9 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
     return prepared
 
 
-def _check_code(folder: Path, prepared: Prepared, what: str) -> None:
+def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
     """Refuse what other code has made, unless code=any takes it; says so in either case."""
-    names = changes_since(folder, prepared.code)
+    names = changes_since(folder.read_code(), prepared.code)
     if names is None:
         say(f"{what} before the code of a run was recorded, so that whether it was this code is unknown")
     elif names and prepared.config["code"] != "any":
@@ -176,13 +162,13 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
     if not _is_worker(prepared):
         _open_folder(prepared, step)
         if digests is not None:
-            trim(folder, digests)
+            folder.trim_events(digests)
         table, board = MetricsRecorder(folder), TensorBoardRecorder(folder, resume_at=step)
         recorders = Recorders([table, board], step, table.resume_at(step, rows_from, digests))
     samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
     progress = Progress(speed, bar=config["trainer"]["progress"])
     trainer = make_trainer(prepared, wish, recorders, [speed, maps, samples, progress, *watching])
-    status, reaches = "failed", list[Reach]()
+    status, reaches = Status.FAILED, list[Reach]()
     with closing(recorders):
         try:
             if not _is_worker(prepared) and not board.digests():  # those of an earlier part have the settings
@@ -197,16 +183,16 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
                     wish.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
                 recorders.scalars(logged(reaches), trainer.global_step)
-            status = "finished"
+            status = Status.FINISHED
         except Diverged:
-            status = "diverged"
+            status = Status.DIVERGED
             raise
         finally:
             recorders.save()
-            if status != "failed" and trainer.is_global_zero:
+            if status.ended and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
-                write_summary(folder, summary, recorders.digests())
+                folder.write_summary(summary, recorders.digests())
     if not trainer.is_global_zero:
         return {}
     tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
@@ -227,7 +213,7 @@ def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
 
 def _add_lengths(prepared: Prepared, summary: dict[str, Any]) -> dict[str, Any]:
     """Judge a finished run at lengths that it was not asked for before."""
-    checkpoint, _ = CheckpointFolder(prepared.folder / "checkpoints").newest()
+    checkpoint, _ = prepared.folder.checkpoints.newest()
     if checkpoint is None:
         raise UsageError(f"{prepared.folder} has no checkpoint left; overwrite=true trains it again")
     model = build_model(prepared.config, prepared.tokenizer.n_vocab)
@@ -243,18 +229,18 @@ class Start(NamedTuple):
 
     checkpoint: Path | None
     step: int | None
-    rows_from: Path | None
+    rows_from: RunFolder | None
     digests: Digests | None
 
 
 def _where_to_start(prepared: Prepared) -> Start:
     """Where the run continues, if it does; refused if what is there belongs to another run."""
-    folder, rows_from = prepared.folder, None
-    checkpoint, problems = CheckpointFolder(folder / "checkpoints").newest(with_rows=True)
+    source, rows_from = prepared.folder, None
+    checkpoint, problems = source.checkpoints.newest(with_rows=True)
     allowed: set[str] = set()
     if checkpoint is None and prepared.config["resume_from"]:
-        rows_from = Path(prepared.config["resume_from"])
-        checkpoint, problems = CheckpointFolder(rows_from / "checkpoints").newest(with_rows=True)
+        source = rows_from = RunFolder(Path(prepared.config["resume_from"]))
+        checkpoint, problems = source.checkpoints.newest(with_rows=True)
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
@@ -263,7 +249,7 @@ def _where_to_start(prepared: Prepared) -> Start:
     if checkpoint is None:
         return Start(None, None, rows_from, {})
     there = load_checkpoint(checkpoint)
-    digests = CheckpointFolder(checkpoint.parent).listed()[checkpoint.name]["beside"] or None
+    digests = source.checkpoints.listed()[checkpoint.name]["beside"] or None
     start = Start(checkpoint, there["global_step"], rows_from, digests)
     if _is_worker(prepared):
         return start  # the first process has checked it
@@ -288,12 +274,10 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     """Put config and tokenizer in place and say what is about to happen."""
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
     context = config["model"]["context"]
-    (folder / SUMMARY).unlink(missing_ok=True)
-    for place in (folder, folder / "checkpoints", folder / "maps"):
-        tidy(place)
-    write_atomically(folder / CONFIG, to_yaml(stored(prepared)).encode(), key="paths.runs")
-    _note_code(prepared, step)
-    prepared.tokenizer.save(folder)
+    folder.prepare()
+    folder.write_config(to_yaml(stored(prepared)))
+    folder.write_code(prepared.code.described(), step)
+    prepared.tokenizer.save(folder.tokenizer)
     say(f"{prepared.identity.variant} in {folder}")
     if "match" in prepared.fairness:
         say(match_in_a_line(prepared.fairness["match"]))
@@ -311,34 +295,10 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         say(f"continuing after step {step} of {config['trainer']['max_steps']}")
 
 
-def _note_code(prepared: Prepared, step: int | None) -> None:
-    """Record the code that executes from this step on."""
-    record, ours = None if step is None else read_code(prepared.folder), prepared.code.described()
-    later = [] if record is None else record.get("later", [])
-    if record is None:
-        write_json(prepared.folder / CODE, ours)
-    elif [record, *later][-1]["hash"] != ours["hash"]:
-        write_json(prepared.folder / CODE, {**record, "later": [*later, {"from_step": step, **ours}]})
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run leaves behind, first what says that it is one; the lock stays, for it is ours."""
-    first = [folder / SUMMARY, folder / "checkpoints" / MANIFEST, *(folder / "checkpoints").glob("*.ckpt")]
-    for path in first:
-        path.unlink(missing_ok=True)
-    for entry in folder.iterdir():
-        if entry.name == LOCK_FILE:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
 def make_trainer(prepared: Prepared, wish: StopWish, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
     config, machine = prepared.config["trainer"], prepared.machine
     checkpoints = Checkpoints(
-        prepared.folder / "checkpoints",
+        prepared.folder.checkpoints,
         every=config["checkpoint_every"],
         wish=wish,
         fingerprint=prepared.identity.fingerprint,
@@ -362,7 +322,7 @@ def make_trainer(prepared: Prepared, wish: StopWish, recorders: Recorders, callb
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        default_root_dir=prepared.folder,
+        default_root_dir=prepared.folder.path,
     )
 
 
@@ -383,7 +343,7 @@ def _maps(prepared: Prepared) -> LogMaps:
     return LogMaps(
         probes(prepared.config, prepared.tokenizer, prepared.splits),
         prepared.tokenizer,
-        folder=prepared.folder / "maps",
+        folder=prepared.folder,
         n_steps=prepared.config["maps"]["steps"],
         run=f"{prepared.identity.variant} seed {prepared.identity.seed}",
     )

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attnlab.code import DIGITS
 from attnlab.data.task import Task
 from attnlab.keys import without_secrets
 from attnlab.model import GPT
+from attnlab.store.status import Status
 from attnlab.training.callbacks import Speed
 from attnlab.training.extrapolation import Reach
 from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.memory import Meter, peak_bytes
-from attnlab.training.metrics import read_metrics
 from attnlab.training.prepare import Prepared
 from attnlab.training.report import environment
 from attnlab.training.scoring import ACCURACY, ERROR, by_slice
@@ -33,7 +32,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     return {
         "attention": prepared.identity.variant,
         "hash": prepared.identity.hash8,
-        "code": prepared.identity.code[:DIGITS],
+        "code": prepared.folder.code_digits,
         "seed": config["seed"],
         "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
         "optimizer": _class_name(config["optimizer"]),
@@ -65,7 +64,7 @@ def of_a_task(prepared: Prepared) -> dict[str, Any]:
 def summarise(
     prepared: Prepared,
     model: GPT,
-    status: str,
+    status: Status,
     started: datetime,
     seconds: float,
     speed: Speed,
@@ -75,7 +74,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What a run came to; `seconds` are those of its last part, the others add up over all parts."""
     config, splits = prepared.config, prepared.splits
-    rows = read_metrics(prepared.folder)
+    rows = prepared.folder.read_metrics()
     losses = [(row.value, row.step) for row in rows if row.metric == "val/loss"]
     last = {row.metric: row.value for row in rows}  # the latest row of each metric
     best = min(losses, default=(None, None))

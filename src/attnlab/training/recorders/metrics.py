@@ -3,43 +3,46 @@
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnlab.digests import Digests
-from attnlab.files import METRICS, named, write_atomically
-from attnlab.training.metrics import COLUMNS, Row, read_metrics
+from attnlab.files import named, write_atomically
+from attnlab.store.digests import Digests
+from attnlab.store.metrics import COLUMNS, Row
+from attnlab.store.names import METRICS
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder
 
 
 class MetricsRecorder(Recorder):
     """Appends rows to metrics.csv in a run's folder."""
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: os.PathLike[str]) -> None:
+        self.folder = RunFolder(Path(folder))
         self._size, self._sha256 = 0, hashlib.sha256()  # of what was written, so that no damage on the disk enters
         self._waiting: list[Row] = []
 
     @property
     def path(self) -> Path:
         """The file."""
-        return self.folder / METRICS
+        return self.folder.metrics
 
-    def resume_at(self, step: int | None, source: Path | None = None, digests: Digests | None = None) -> set[str]:
+    def resume_at(self, step: int | None, source: RunFolder | None = None, digests: Digests | None = None) -> set[str]:
         """Keep the rows up to `step`, of this run or of the one in `source`, and go on after them; None starts anew.
 
         With `digests`, taken at that step, the rows are those that stood there then. Gives the tags of the rows at
         that step.
         """
         if digests and METRICS in digests:
-            data = ((source or self.folder) / METRICS).read_bytes()[: digests[METRICS]["size"]]
+            data = (source or self.folder).metrics.read_bytes()[: digests[METRICS]["size"]]
         else:
-            rows = [] if step is None else [row for row in read_metrics(source or self.folder) if row.step <= step]
+            rows = [] if step is None else [row for row in (source or self.folder).read_metrics() if row.step <= step]
             data = _text([COLUMNS, *rows]).encode()
         self._size, self._sha256 = len(data), hashlib.sha256(data)
         write_atomically(self.path, data, key="paths.runs")
-        return set() if step is None else {row.metric for row in read_metrics(self.folder) if row.step == step}
+        return set() if step is None else {row.metric for row in self.folder.read_metrics() if row.step == step}
 
     def scalars(self, numbers: Mapping[str, float], step: int) -> None:
         self._waiting += [Row(step, tag, float(value)) for tag, value in numbers.items()]

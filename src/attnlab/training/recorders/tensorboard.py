@@ -23,7 +23,8 @@ from attnlab.files import named
 from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
 from attnlab.inspection.records import Record, image_summary, record_summary
 from attnlab.model import GPT
-from attnlab.training.metrics import EVENTS
+from attnlab.store.names import EVENTS
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder, as_code
 from attnlab.training.report import cost_table, to_yaml
 
@@ -66,7 +67,7 @@ class TensorBoardRecorder(Recorder):
     With `suffix` the file is one beside those of the run: its name ends so, and it takes the place of earlier ones.
     """
 
-    def __init__(self, folder: Path | str, *, resume_at: int | None, suffix: str = "") -> None:
+    def __init__(self, folder: os.PathLike[str] | str, *, resume_at: int | None, suffix: str = "") -> None:
         self.folder, self.suffix = Path(folder), suffix
         self._purge = None if resume_at is None else resume_at + 1
         self._file: EventFile | None = None
@@ -86,7 +87,7 @@ class TensorBoardRecorder(Recorder):
 
     def digests(self) -> dict[str, dict[str, Any]]:
         """The event files of all parts, by their sizes."""
-        return {path.name: {"size": path.stat().st_size} for path in self.folder.glob(f"{EVENTS}*")}
+        return {path.name: {"size": path.stat().st_size} for path in RunFolder(self.folder).event_files()}
 
     def close(self) -> None:
         if self._file is not None:

@@ -14,13 +14,13 @@ import pytest
 from tests.limits import HANG
 
 from attnlab.errors import FileFailure, Locked
-from attnlab.training.lock import FILE_NAME, locked
+from attnlab.store.run_folder import RunFolder
 
 OWNER = """
 import sys
 from pathlib import Path
-from attnlab.training.lock import locked
-with locked(Path(sys.argv[1])):
+from attnlab.store.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).lock():
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -44,10 +44,12 @@ def test_a_second_owner_is_refused_with_the_first_ones_number(tmp_path: Path) ->
         with pytest.raises(
             Locked, match=rf"^{re.escape(str(tmp_path))} is in use by process {process.pid}; wait for it"
         ) as refusal:
-            with locked(tmp_path):
+            with RunFolder(tmp_path).lock():
                 raise AssertionError("two owners")
         assert refusal.value.exit_code == 3
-        assert (tmp_path / FILE_NAME).read_text() == f"{process.pid}\n", "the refused one has not written into it"
+        assert RunFolder(tmp_path).lock_file.read_text() == f"{process.pid}\n", (
+            "the refused one has not written into it"
+        )
 
 
 def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
@@ -55,56 +57,56 @@ def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(HANG) == 0
-        with locked(tmp_path):
-            assert (tmp_path / FILE_NAME).read_text() == f"{os.getpid()}\n"
+        with RunFolder(tmp_path).lock():
+            assert RunFolder(tmp_path).lock_file.read_text() == f"{os.getpid()}\n"
 
 
 def test_an_owner_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
     with another_owner(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         assert process.wait(HANG) == -signal.SIGKILL
-        with locked(tmp_path):
+        with RunFolder(tmp_path).lock():
             pass
 
 
 def test_the_same_process_can_take_it_again_but_not_twice(tmp_path: Path) -> None:
     for _ in range(3):
-        with locked(tmp_path):
-            with pytest.raises(Locked, match=f"in use by process {os.getpid()}"), locked(tmp_path):
+        with RunFolder(tmp_path).lock():
+            with pytest.raises(Locked, match=f"in use by process {os.getpid()}"), RunFolder(tmp_path).lock():
                 pass
 
 
 def test_a_block_that_raises_frees_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="trouble"), locked(tmp_path):
+    with pytest.raises(ValueError, match="trouble"), RunFolder(tmp_path).lock():
         raise ValueError("trouble")
-    with locked(tmp_path):
+    with RunFolder(tmp_path).lock():
         pass
 
 
 def test_a_child_of_the_owner_does_not_hold_the_folder(tmp_path: Path) -> None:
-    with locked(tmp_path):
+    with RunFolder(tmp_path).lock():
         child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
         time.sleep(0.05)
-        with locked(tmp_path):
+        with RunFolder(tmp_path).lock():
             assert child.poll() is None
     finally:
         child.communicate()
 
 
 def test_a_longer_number_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("99999999999999\n")
-    with locked(tmp_path):
-        assert (tmp_path / FILE_NAME).read_text() == f"{os.getpid()}\n"
+    RunFolder(tmp_path).lock_file.write_text("99999999999999\n")
+    with RunFolder(tmp_path).lock():
+        assert RunFolder(tmp_path).lock_file.read_text() == f"{os.getpid()}\n"
 
 
 def test_the_folder_is_made_and_two_folders_are_two_locks(tmp_path: Path) -> None:
-    with locked(tmp_path / "a" / "b"), locked(tmp_path / "c"):
+    with RunFolder(tmp_path / "a" / "b").lock(), RunFolder(tmp_path / "c").lock():
         assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileFailure, match=r"cannot write .*file/run \(Not a directory\); paths\.runs says"):
-        with locked(tmp_path / "file" / "run"):
+        with RunFolder(tmp_path / "file" / "run").lock():
             pass

@@ -1,0 +1,74 @@
+"""What the files of a run held when they were written, by size and SHA-256: what changed since then is noticed.
+
+summary.json holds the digests of the files beside it under "files", and the SHA-256 of all that it says itself under
+"sha256". A run from before there were such digests is read unchecked.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attnlab.files import read_file
+from attnlab.store.damage import Damaged, one_line
+from attnlab.store.names import METRICS
+
+Digests = Mapping[str, Mapping[str, Any]]  # {name: {"size", and "sha256" but of event files, which are only cut back}}
+
+
+def digest(data: bytes) -> dict[str, Any]:
+    """Size and SHA-256."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def parse_digests(content: Any) -> dict[str, dict[str, Any]]:
+    """The digests that a JSON file holds, none for null; a ValueError if they are no digests."""
+    try:
+        return {
+            str(name): {"size": int(entry["size"]), "sha256": str(entry.get("sha256", ""))}
+            for name, entry in (content or {}).items()
+        }
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("no digests") from error
+
+
+def digests_in(summary: Mapping[str, Any]) -> Digests:
+    """Those that a finished run left; none if an older attnlab kept none, or the summary is damaged there."""
+    try:
+        return parse_digests(summary.get("files"))
+    except ValueError:
+        return {}
+
+
+def check_files(folder: Path, digests: Digests, *names: str) -> None:
+    """Raises Damaged if one of these files does not begin with what it held when the digests were taken.
+
+    What stands behind the rows of metrics.csv does not count, elsewhere it does. A file without a digest passes.
+    """
+    for name in names:
+        entry = digests.get(name)
+        if entry is None:
+            continue
+        try:
+            data = read_file(folder / name, None)
+        except OSError as error:
+            raise Damaged(folder, f"{name} cannot be read ({one_line(error)})") from error
+        if len(data) < entry["size"]:
+            raise Damaged(folder, f"{name} has {len(data)} bytes instead of {entry['size']}")
+        if digest(data[: entry["size"]] if name == METRICS else data)["sha256"] != entry["sha256"]:
+            raise Damaged(folder, f"{name} was changed after it was written (its SHA-256 differs)")
+
+
+def seal(summary: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a summary says but for this."""
+    try:
+        text = json.dumps({key: value for key, value in summary.items() if key != "sha256"}, sort_keys=True)
+    except RecursionError:
+        return ""  # nested too deeply to be one
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_sealed(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary tells its own SHA-256: those of older runs do not, and what they say is not checked."""
+    return "sha256" in summary

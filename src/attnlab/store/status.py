@@ -1,0 +1,21 @@
+"""How a run stands."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What summary.json, a manifest or a report says of a run; in a report all but the first are no numbers."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"  # a loss or a gradient was no finite number
+    FAILED = "failed"
+    DAMAGED = "damaged"  # its files cannot be read, or contradict each other
+    UNFINISHED = "unfinished"  # cut off; the same command goes on with it
+    RUNNING = "running"
+    PLANNED = "planned"
+    REFUSED = "refused"  # a combination that makes no sense
+
+    @property
+    def ended(self) -> bool:
+        """Whether training came to its end, good or bad."""
+        return self in (Status.FINISHED, Status.DIVERGED)
