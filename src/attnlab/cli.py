@@ -172,7 +172,7 @@ COMMANDS = {
             "metric": Argument(
                 MAYBE_TEXT,
                 None,
-                "what is compared, a metric of metrics.csv; left out: val/loss, or val/accuracy of a task",
+                "the metric that is compared; left out: val/loss, or val/accuracy of a task",
             ),
             "margin": Argument(
                 Rule(float, above=0, optional=True), None, "a difference too small to matter; needed to say equivalent"
@@ -203,7 +203,7 @@ COMMANDS = {
             "extend": Argument(
                 Rule(int, least=0, most=4), 2, "how many rates to add at an edge where the best one lies"
             ),
-            "metric": Argument(TEXT, "val/loss", "what is compared, a metric of metrics.csv"),
+            "metric": Argument(TEXT, "val/loss", "the metric that is compared"),
         },
         commands.tune,
         bare="experiment",

@@ -92,7 +92,7 @@ def ablate_heads(*, run: str, tokens: int, allow_targets: str, code: str, limits
         step = newest_step(folder, limits=limits)
         for path in head_report.save(folder, found, loss=loss, tokens=scored, step=step):
             print(f"wrote {path}")
-        with closing(TensorBoardRecorder(folder, resume_at=None, suffix=".head_ablation")) as recorder:
+        with closing(TensorBoardRecorder(folder, resume_at=None, suffix=f".{folder.head_ablation.stem}")) as recorder:
             recorder.scalars(head_report.scalars(found), step)
 
 

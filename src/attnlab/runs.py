@@ -30,7 +30,7 @@ from attnlab.model import GPT
 from attnlab.rules import shown
 from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
-from attnlab.store.run_folder import RunFolder
+from attnlab.store.run_folder import RunFolder, seed_name
 from attnlab.training.checkpoint import load_checkpoint, weights_in
 
 AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
@@ -45,7 +45,7 @@ def find_run(path: os.PathLike[str] | str) -> RunFolder:
     folders = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
     if not folders:
         raise UsageError(
-            f"run ({path}) must be the folder of a run, such as runs/default/NAME/seed_0: no {CONFIG} there"
+            f"run ({path}) must be the folder of a run, such as runs/default/NAME/{seed_name(0)}: no {CONFIG} there"
         )
     if len(folders) > 1:
         names = ", ".join(map(str, folders[:6])) + (", ..." if len(folders) > 6 else "")

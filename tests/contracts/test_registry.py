@@ -104,8 +104,9 @@ ALLOWED = {
     "errors": set(),
     "model": {"attention", "position", "norm", "errors"},
     "data": {"errors", "files"},
-    "inspection": {"attention", "model", "build", "rules", "errors", "files"},
-    "ablation": {"inspection", "keys", "rules", "errors", "files", "code", "typed"},
+    "store": {"errors", "files"},
+    "inspection": {"attention", "model", "build", "rules", "errors", "files", "store"},
+    "ablation": {"inspection", "keys", "rules", "errors", "files", "store", "code", "typed"},
 }
 FORBIDDEN = {
     "contract": {"data", "inspection", "training", "runs", "cli", "commands"},
@@ -123,6 +124,7 @@ FOREIGN = {
     "config": {"torch", "lightning", "tensorboard"},
     "tuned": {"torch", "hydra", "omegaconf", "lightning"},
     "ablation": {"torch", "hydra", "omegaconf", "lightning"},
+    "store": {"torch", "hydra", "omegaconf", "lightning", "tensorboard"},
     "contract": {"pytest", "lightning", "tensorboard"},
 }
 

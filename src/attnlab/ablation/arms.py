@@ -11,6 +11,7 @@ from attnlab.ablation.lr_tuning import rates_elsewhere
 from attnlab.ablation.reading import Experiment, Run
 from attnlab.errors import UsageError
 from attnlab.rules import nearest
+from attnlab.store.names import CONFIG
 from attnlab.store.status import Status
 
 USUAL_BASELINE = "multi_head"
@@ -73,7 +74,7 @@ def pair_with_baselines(
     """
     groups = groups_of(experiment.runs)
     if not groups:
-        raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable config.yaml")
+        raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable {CONFIG}")
     remarks = codes.remarks(groups, code)
     if code == "any":
         groups = codes.across_codes(groups)

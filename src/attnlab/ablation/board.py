@@ -11,6 +11,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from attnlab.ablation.arms import Arm
 from attnlab.ablation.charts import band
+from attnlab.store.names import EVENTS
 
 LINES = ("mean", "low", "high")
 
@@ -24,7 +25,7 @@ def write_board(folder: Path, arms: Sequence[Arm], metric: str, alpha: float) ->
         for line, numbers in zip(LINES, values, strict=True):
             place = folder / name / line
             place.mkdir(parents=True)
-            with (place / "events.out.tfevents.0.report").open("wb") as file:
+            with (place / f"{EVENTS}0.report").open("wb") as file:
                 writer = RecordWriter(file)
                 writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
                 for step, number in zip(steps, numbers, strict=True):

@@ -19,6 +19,7 @@ from attnlab.ablation.reading import Run
 from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.names import SEED
 from attnlab.store.status import Status
 
 NOT_STARTED = (Status.PLANNED, Status.REFUSED)
@@ -197,7 +198,7 @@ def _by_folder(names: Iterable[str]) -> dict[str, str]:
     seeds: dict[str, list[str]] = {}
     for name in names:
         folder, _, seed = name.partition("/")
-        seeds.setdefault(folder, []).append(seed.removeprefix("seed_"))
+        seeds.setdefault(folder, []).append(seed.removeprefix(SEED))
     return {folder: f"seed{'s' * (len(each) > 1)} {', '.join(each)}" for folder, each in seeds.items()}
 
 

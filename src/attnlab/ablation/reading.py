@@ -21,9 +21,8 @@ from attnlab.files import MOST_BYTES, parse_json, parse_yaml, read_file
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import digests_in, is_sealed
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.store.metrics import STEP
-from attnlab.store.names import CONFIG, MANIFEST, METRICS, SUMMARY
-from attnlab.store.run_folder import RunFolder, group_name
+from attnlab.store.names import CONFIG, MANIFEST, METRICS, SEED, SUMMARY
+from attnlab.store.run_folder import RunFolder, group_name, seed_in, seed_name
 from attnlab.store.status import Status
 
 UNPLANNED = "what is counted is what was found, not what was planned"
@@ -93,7 +92,7 @@ class Run:
     @property
     def name(self) -> str:
         """The folder, from the experiment's on."""
-        return f"{self.group}/seed_{self.seed}" if self.seed is not None else self.group
+        return f"{self.group}/{seed_name(self.seed)}" if self.seed is not None else self.group
 
     @property
     def final(self) -> float:
@@ -135,7 +134,7 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     runs = [*found.values(), *(_absent(folder, key, entry) for key, entry in entries.items())]
     if not runs:
         raise UsageError(
-            f"experiment ({folder}) holds no runs: it must hold folders such as NAME/seed_0{_hint(folder)}"
+            f"experiment ({folder}) holds no runs: it must hold folders such as NAME/{seed_name(0)}{_hint(folder)}"
         )
     unchecked = sum(run.status == Status.FINISHED and not is_sealed(run.summary) for run in runs)
     if unchecked:
@@ -147,9 +146,9 @@ def _hint(folder: Path) -> str:
     """Where the runs may be, if the folder given is one too high or too deep."""
     if RunFolder(folder).config.is_file():
         return f"; for the experiment that this run belongs to, give {folder.parent.parent}"
-    if next(folder.glob(f"seed_*/{CONFIG}"), None):
+    if next(folder.glob(f"{SEED}*/{CONFIG}"), None):
         return f"; for the experiment that these runs belong to, give {folder.parent}"
-    deeper = sorted({path.parents[2].name for path in folder.glob(f"*/*/seed_*/{CONFIG}")})
+    deeper = sorted({path.parents[2].name for path in folder.glob(f"*/*/{SEED}*/{CONFIG}")})
     return f"; name one of {', '.join(str(folder / name) for name in deeper[:6])}" if deeper else ""
 
 
@@ -204,12 +203,12 @@ def _printable(text: str) -> bool:
 
 def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
     path = folder.path
-    group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), _seed(path.name)
+    group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), seed_in(path.name)
     variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
     run = Run(path, group, variant, seed, Status.DAMAGED, overrides=_overrides(entry))
     try:
         if seed is None:
-            raise Damaged(path, f"{path.name!r} is not seed_<number>")
+            raise Damaged(path, f"{path.name!r} is not {SEED}<number>")
         if not path.is_dir():
             raise Damaged(path, "not a folder")
         if (foreign := path if path.is_symlink() else next(folder.foreign_entries(), None)) is not None:
@@ -244,11 +243,6 @@ def _with(run: Run, **changes: Any) -> Run:
     return Run(**{**run.__dict__, **changes})
 
 
-def _seed(name: str) -> int | None:
-    digits = name.removeprefix("seed_")
-    return int(digits) if STEP.fullmatch(digits) else None
-
-
 def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
     words = entry.get("overrides") or ()
     return tuple(words.split()) if isinstance(words, str) else tuple(str(word) for word in words)
@@ -256,7 +250,7 @@ def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run:
     """A run that the manifest names and the disk does not hold."""
-    seed = entry.get("seed") if isinstance(entry.get("seed"), int) else _seed(key[1])
+    seed = entry.get("seed") if isinstance(entry.get("seed"), int) else seed_in(key[1])
     status, reason = entry.get("status") or Status.PLANNED, str(entry.get("reason") or "")
     if status not in WITHOUT_SUMMARY:
         status, reason = Status.DAMAGED, f"{MANIFEST} says {status}, but there is no such folder"

@@ -30,7 +30,7 @@ from attnlab.ablation.units import IN_BYTES, needs_bytes, separated
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.store.names import PREREGISTRATION
+from attnlab.store.names import METRICS, PREREGISTRATION
 from attnlab.store.status import Status
 
 USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
@@ -95,7 +95,7 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     if all(run.curve is None for run in experiment.runs) and any(
         run.reason.endswith(f"has no {experiment.metric}") for run in experiment.runs
     ):
-        raise UsageError(f"metric ({experiment.metric}) is in none of the runs below {folder}; see their metrics.csv")
+        raise UsageError(f"metric ({experiment.metric}) is in none of the runs below {folder}; see their {METRICS}")
     alpha = options.alpha or (registered.alpha if registered else _positive(experiment, "alpha")) or USUAL_ALPHA
     margin = (
         options.margin

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnlab.store.names import MANIFEST, PREREGISTRATION
+from attnlab.store.names import MANIFEST, PREREGISTRATION, SEED
 from attnlab.store.run_folder import RunFolder, seed_name
 
 
@@ -36,4 +36,4 @@ class ExperimentFolder:
 
     def runs(self) -> list[RunFolder]:
         """Every run that is there, in the order of their names."""
-        return [RunFolder(path) for path in sorted(self.path.glob("*/seed_*"))]
+        return [RunFolder(path) for path in sorted(self.path.glob(f"*/{SEED}*"))]

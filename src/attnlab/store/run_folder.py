@@ -15,8 +15,8 @@ from attnlab.files import exclusive, is_owned, named, parse_json, read_file, tid
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line
 from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
-from attnlab.store.metrics import Row, read_metrics
-from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SUMMARY
+from attnlab.store.metrics import STEP, Row, read_metrics
+from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
 from attnlab.store.status import Status
 
 WHOLE = (CONFIG, CODE, LAST_MAPS)  # written at once; metrics.csv only grows, and a killed command leaves more
@@ -32,7 +32,13 @@ def group_name(variant: str, asked: str, code: str) -> str:
 
 def seed_name(seed: int) -> str:
     """The folder of a run, within that of its configuration."""
-    return f"seed_{seed}"
+    return f"{SEED}{seed}"
+
+
+def seed_in(name: str) -> int | None:
+    """The seed in the name of a run's folder; None if it is no such name."""
+    digits = name.removeprefix(SEED)
+    return int(digits) if STEP.fullmatch(digits) else None
 
 
 @dataclass(unsafe_hash=True)

@@ -13,6 +13,7 @@ from attnlab.ablation.declared import FIRST, KEYS
 from attnlab.ablation.manifest import Manifest
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine import cores
+from attnlab.store.names import MANIFEST
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.planned import Run, refused_entry
@@ -85,7 +86,7 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
     for (words, reason), count in list(refused.items())[:SHOWN]:
         print(f"  refused: {' '.join(words)}{f' ({count} seeds)' if count > 1 else ''}: {reason}")
     if len(refused) > SHOWN:
-        print(f"  refused: {len(refused) - SHOWN} more, listed in manifest.json")
+        print(f"  refused: {len(refused) - SHOWN} more, listed in {MANIFEST}")
     if costs:
         _show_sums([run for run in runs if run.status != Status.FINISHED], at_once)
 
