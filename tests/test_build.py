@@ -216,7 +216,7 @@ FOREIGN = [
     *(
         (slot, target)
         for slot in ("attention.x", "attention.mask", "attention.score.scaled", "attention", "data", "tokenizer")
-        for target in ("attnlab.sweep.pool.Worker", "attnlab.sweep.pool.Pool", "attnlab.ablation.manifest.Manifest")
+        for target in ("attnlab.sweep.pool.Worker", "attnlab.sweep.pool.Pool", "attnlab.store.manifest.Manifest")
     ),
     ("attention.x", "attnlab.inspection.tab.plugin.AttentionTab"),
     ("attention.x", "attnlab.attention.mask.Causal"),  # no argument of that name

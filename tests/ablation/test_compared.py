@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from tests.ablation.folders import write_arm, write_run
 
-from attnlab.ablation import preregister
 from attnlab.ablation.content import document
 from attnlab.ablation.costs import costs
-from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, Report, analyse, write
 from attnlab.ablation.terminal import beside_the_table, terminal_table
 from attnlab.errors import UsageError
+from attnlab.store import preregistration
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.preregistration import Preregistration
 from attnlab.sweep.drive import _first
 
 BASE = [2.0, 2.1, 1.9]
@@ -109,7 +109,7 @@ def test_factors_that_change_together(tmp_path: Path) -> None:
 def register(folder: Path, runs: list[str] | None) -> Preregistration:
     """What is preregistered of multi_head and linear, three seeds each."""
     registered = Preregistration("linear is worse", "multi_head", "val/loss", None, 0.05, [0, 1, 2], ["linear"], runs)
-    preregister.write(folder, registered)
+    preregistration.write(folder, registered)
     return registered
 
 
@@ -173,9 +173,9 @@ def test_second_preregistration(tmp_path: Path) -> None:
     """The same words for other configs are another preregistration; the same configs are not."""
     runs = arms(tmp_path / "trial")
     registered = register(tmp_path / "e", runs)
-    assert preregister.write(tmp_path / "e", registered) == preregister.write(tmp_path / "e", registered)
+    assert preregistration.write(tmp_path / "e", registered) == preregistration.write(tmp_path / "e", registered)
     with pytest.raises(UsageError, match=r"holds something else \(other runs: not linear-0123abcd \(seed 0\)"):
-        preregister.write(tmp_path / "e", registered._replace(runs=[*runs, "linear-0123abcd/seed_0"]))
+        preregistration.write(tmp_path / "e", registered._replace(runs=[*runs, "linear-0123abcd/seed_0"]))
 
 
 def test_old_preregistration(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from attnlab.ablation import statistics
 from attnlab.ablation.arms import Arm, BlockDesign
 from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules, compare
 from attnlab.ablation.content import document
-from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.reading import Curve, Run
 from attnlab.ablation.report import Options, analyse, write
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job
-from attnlab.sweep.planned import Run as PlannedRun
+from attnlab.sweep.planned import PlannedRun
 from attnlab.sweep.verdict import prospects
 from attnlab.training.identity import SEEDS, Identity
 
@@ -114,15 +114,8 @@ def design(results: Results, **about: Any) -> BlockDesign:
         for seed, value in enumerate(row):
             run = Run(Path(name), name, name, seed, Status.FAILED, summary=about)
             if not np.isnan(value):
-                run = Run(
-                    Path(name),
-                    name,
-                    name,
-                    seed,
-                    Status.FINISHED,
-                    summary=about,
-                    curve=Curve(np.array([1]), value[None]),
-                )
+                curve = Curve(np.array([1]), value[None])
+                run = Run(Path(name), name, name, seed, Status.FINISHED, summary=about, curve=curve)
             runs.append(run)
         arms.append(Arm(name, name, name, {}, runs))
     return BlockDesign(arms, {(): arms[0]}, [])
@@ -358,6 +351,6 @@ def test_prospects(seeds: int, variants: int, looks: int, expected: str, tmp_pat
         runs.append(PlannedRun(Job((), config, name, {}, False), identity, {"solved_at": None}))
     lines = prospects(runs)
     assert len(lines) == 1 and expected in lines[0]
-    Manifest(tmp_path / "e").count_look({"set": "a"})
+    ExperimentFolder(tmp_path / "e").manifest.count_look({"set": "a"})
     lines = prospects(runs)
     assert ("added runs are explored, not judged" in lines[-1]) == (looks == 1)

@@ -13,8 +13,8 @@ from tests.ablation.test_level import ALPHA, DECISIVE, RULES, TOLERANCE, design
 from attnlab.ablation.comparison import Comparison, compare
 from attnlab.ablation.content import document
 from attnlab.ablation.format import sentence
-from attnlab.ablation.manifest import Manifest
 from attnlab.ablation.report import Report, analyse, write
+from attnlab.store.experiment_folder import ExperimentFolder
 
 RNG = np.random.default_rng(5)
 
@@ -87,9 +87,9 @@ def test_looks_keep_the_plan(tmp_path: Path) -> None:
     """Counting adds to a sweep's manifest, and a sweep that goes on keeps the count; a damaged one is left alone."""
     add_seeds(tmp_path, 0, 6)
     runs = [{"folder": f"{path.parent.name}/{path.name}", "status": "finished"} for path in tmp_path.glob("*/seed_*")]
-    Manifest(tmp_path).plan(runs, {"command": "train.py -m"})
+    ExperimentFolder(tmp_path).manifest.plan(runs, {"command": "train.py -m"})
     analyse(tmp_path)
-    Manifest(tmp_path).plan([], {"looks": 1})
+    ExperimentFolder(tmp_path).manifest.plan([], {"looks": 1})
     content = json.loads((tmp_path / "manifest.json").read_text())
     assert (len(content["runs"]), content["command"], len(content["looks_taken"])) == (12, "train.py -m", 1)
     (tmp_path / "manifest.json").write_text("{")

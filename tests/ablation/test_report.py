@@ -12,13 +12,13 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tests.ablation.folders import write_arm, write_run
 
-from attnlab.ablation import preregister
 from attnlab.ablation.content import document
-from attnlab.ablation.preregister import Preregistration
 from attnlab.ablation.report import Options, analyse, write
 from attnlab.cli import main
 from attnlab.errors import UsageError
+from attnlab.store import preregistration
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.preregistration import Preregistration
 
 BASE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.02]
 PREREGISTRATION = Preregistration(
@@ -144,8 +144,8 @@ def test_nothing_of_torch_is_needed_to_read_a_report() -> None:
 
 
 def test_preregistration_without_deviations(tmp_path: Path) -> None:
-    digest = preregister.write(tmp_path, PREREGISTRATION)
-    assert preregister.write(tmp_path, PREREGISTRATION) == digest  # the same again changes nothing
+    digest = preregistration.write(tmp_path, PREREGISTRATION)
+    assert preregistration.write(tmp_path, PREREGISTRATION) == digest  # the same again changes nothing
     late = {"started": "2999-01-01T00:00:00+00:00"}
     write_arm(tmp_path, "multi_head", BASE, summary=late)
     write_arm(tmp_path, "linear", [x + 0.2 for x in BASE], summary=late)
@@ -156,7 +156,7 @@ def test_preregistration_without_deviations(tmp_path: Path) -> None:
 
 
 def test_deviations_are_named(tmp_path: Path) -> None:
-    preregister.write(tmp_path, PREREGISTRATION)
+    preregistration.write(tmp_path, PREREGISTRATION)
     write_arm(tmp_path, "multi_head", BASE)  # started years before the preregistration
     write_arm(tmp_path, "linear", [x + 0.2 for x in BASE[:5]])
     write_arm(tmp_path, "third", BASE)
@@ -173,12 +173,12 @@ def test_deviations_are_named(tmp_path: Path) -> None:
 
 
 def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
-    preregister.write(tmp_path / "a", PREREGISTRATION)
+    preregistration.write(tmp_path / "a", PREREGISTRATION)
     with pytest.raises(UsageError, match=r"holds something else \(margin: 0.05, not 0.1\)"):
-        preregister.write(tmp_path / "a", PREREGISTRATION._replace(margin=0.1))
+        preregistration.write(tmp_path / "a", PREREGISTRATION._replace(margin=0.1))
     write_run(tmp_path / "b", "multi_head", 0, 2.0)
     with pytest.raises(UsageError, match="preregister must be set before the first run"):
-        preregister.write(tmp_path / "b", PREREGISTRATION)
+        preregistration.write(tmp_path / "b", PREREGISTRATION)
     ExperimentFolder(tmp_path / "b").preregistration.write_text(json.dumps({"sha256": 1}))
     with pytest.raises(UsageError, match="is not a preregistration"):
         analyse(tmp_path / "b")

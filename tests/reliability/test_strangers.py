@@ -108,7 +108,7 @@ def _slots() -> Iterator[tuple[str, Damage, list[str]]]:
     for target in (
         "attnlab.sweep.pool.Worker",
         "attnlab.sweep.pool.Pool",
-        "attnlab.ablation.manifest.Manifest",
+        "attnlab.store.manifest.Manifest",
         "attnlab.inspection.tab.plugin.AttentionTab",
         "attnlab.data.corpus.Download",
         "os.system",

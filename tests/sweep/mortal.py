@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tests.limits import HANG
 
-from attnlab.ablation.manifest import Manifest
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training.checkpoint import load_checkpoint
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -113,7 +113,7 @@ def typed(folder: Path, *words: str, steps: int = 8) -> "subprocess.CompletedPro
 
 def entries(folder: Path, experiment: str = "default") -> list[dict[str, Any]]:
     """The runs in the manifest."""
-    found: list[dict[str, Any]] = Manifest(folder / "runs" / experiment).read()["runs"]
+    found: list[dict[str, Any]] = ExperimentFolder(folder / "runs" / experiment).manifest.read()["runs"]
     return found
 
 

@@ -12,7 +12,7 @@ from attnlab.config import compose_config
 from attnlab.sweep.drive import show
 from attnlab.sweep.job import TASKS
 from attnlab.sweep.jobs import Job
-from attnlab.sweep.planned import PROBES_SECONDS, Run, compare, estimate
+from attnlab.sweep.planned import PROBES_SECONDS, PlannedRun, compare, estimate
 from attnlab.sweep.pool import Event, Pool
 from attnlab.training.identity import SEEDS, Identity
 
@@ -39,10 +39,10 @@ class OnePool(Pool):
             yield Event(task, "done", {"seconds": 10.0 * (task + 1)})
 
 
-def run(parameters: int, rate: float) -> Run:
+def run(parameters: int, rate: float) -> PlannedRun:
     config = {"batch_size": 4, "model": {"context": 32}, "trainer": {"threads": 1, "precision": "auto"}, "rate": rate}
     identity = Identity("multi_head", 0, {"parameters": parameters, "rate": rate}, "0" * 16)
-    return Run(
+    return PlannedRun(
         Job((), config, "multi_head", {}, False),
         identity,
         {"parameters": parameters, "forward_flops": 1, "train_flops": 1, "state_bytes": 1},
@@ -82,7 +82,9 @@ def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:
         for rate in (0.1, 0.2):
             words = ("model=tiny", f"attention={variant}", f"model.n_heads={heads}", f"optimizer.lr={rate}")
             identity = Identity(variant, 0, {**dict.fromkeys(SEEDS, 0), "words": words}, "0" * 16)
-            runs.append(Run(Job(words, compose_config(words), variant, {}, False), identity, {}, " ".join(words[1:3])))
+            runs.append(
+                PlannedRun(Job(words, compose_config(words), variant, {}, False), identity, {}, " ".join(words[1:3]))
+            )
     compare(runs, "gqa", pool)
     assert len(pool.asked) == 4, "three at two heads, one at four"
     assert {run.label for run in runs if run.same} == {

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
 from attnlab.ablation.reading import Experiment
 from attnlab.errors import AttnlabError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 
 
@@ -48,12 +48,12 @@ def take_look(experiment: Experiment) -> Looks:
         "runs": len(runs),
         "seeds": seeds,
     }
-    problem = ""
+    manifest, problem = ExperimentFolder(experiment.folder).manifest, ""
     try:
-        entries = Manifest(experiment.folder).count_look(entry)
+        entries = manifest.count_look(entry)
     except AttnlabError as error:
         problem = f"this look could not be counted: {error}"
-        entries = sound_looks(experiment.declared.get(LOOKS))
+        entries = manifest.looks()
         entries += [] if any(e["set"] == entry["set"] for e in entries) else [entry]
     number = 1 + next(i for i, e in enumerate(entries) if e["set"] == entry["set"])
     earlier = [f"{e.get('at')} ({e.get('runs')} runs, {e.get('seeds')} seeds)" for e in entries[: number - 1]]

@@ -155,7 +155,7 @@ def _hint(folder: Path) -> str:
 def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
     """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
     try:
-        content = parse_json(read_file(ExperimentFolder(folder).manifest))
+        content = parse_json(read_file(ExperimentFolder(folder).manifest.path))
     except FileNotFoundError:
         return {}, {}, [f"no {MANIFEST}: {UNPLANNED}"]
     except (OSError, ValueError) as error:

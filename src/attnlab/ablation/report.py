@@ -22,7 +22,6 @@ from attnlab.ablation.document import Document, Picture, to_html, to_markdown
 from attnlab.ablation.effects import Effects, factorial
 from attnlab.ablation.groups import changing
 from attnlab.ablation.looks import Looks, take_look
-from attnlab.ablation.preregister import Preregistration, PreregistrationCheck
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.statistics import Seeds, bad_runs_not_excluded
 from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
@@ -31,6 +30,7 @@ from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.names import METRICS, PREREGISTRATION
+from attnlab.store.preregistration import Preregistration, PreregistrationCheck, read
 from attnlab.store.status import Status
 
 USUAL_METRIC, USUAL_ALPHA = "val/loss", 0.05
@@ -78,7 +78,7 @@ class Report:
 def analyse(folder: Path | str, options: Options | None = None) -> Report:
     """Read and compare; refuses a baseline, a family or a metric that is not there."""
     options = options or Options()
-    check = preregister.read(folder)
+    check = read(folder)
     registered = check.preregistration if check else None
     metric = options.metric or (registered.metric if registered else None)
     experiment = read_experiment(folder, metric or USUAL_METRIC)

@@ -60,10 +60,10 @@ def check_files(folder: Path, digests: Digests, *names: str) -> None:
             raise Damaged(folder, f"{name} was changed after it was written (its SHA-256 differs)")
 
 
-def seal(summary: Mapping[str, Any]) -> str:
-    """The SHA-256 of all that a summary says but for this."""
+def seal(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a file says but for this."""
     try:
-        text = json.dumps({key: value for key, value in summary.items() if key != "sha256"}, sort_keys=True)
+        text = json.dumps({key: value for key, value in content.items() if key != "sha256"}, sort_keys=True)
     except RecursionError:
         return ""  # nested too deeply to be one
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

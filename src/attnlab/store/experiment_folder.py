@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnlab.store.manifest import Manifest
 from attnlab.store.names import MANIFEST, PREREGISTRATION, SEED
 from attnlab.store.run_folder import RunFolder, seed_name
 
@@ -14,8 +15,7 @@ class ExperimentFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        self.manifest = self.path / MANIFEST  # every run that was ever planned
-        self.manifest_lock = self.path / ".manifest.lock"  # held by the command that writes it
+        self.manifest = Manifest(self.path / MANIFEST)  # every run that was ever planned
         self.preregistration = self.path / PREREGISTRATION  # what was promised before the first run
         self.attention_dtype = self.path / "attention_dtype.json"  # what was measured for all runs
         self.tuned = self.path / "tuned.yaml"  # a learning rate for each variant

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from attnlab.ablation.declared import FIRST, KEYS
-from attnlab.ablation.manifest import Manifest
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine import cores
 from attnlab.store.names import MANIFEST
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
-from attnlab.sweep.planned import Run, refused_entry
+from attnlab.sweep.planned import PlannedRun, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
 from attnlab.sweep.screen import Screen, duration, screen_for
 from attnlab.sweep.verdict import baseline_of, by_experiment, settings
@@ -44,7 +43,7 @@ def pool_for(n_jobs: int | None, wanted: int, patience: float | None) -> Iterato
         pool.kill()
 
 
-def fit_to_machine(pool: Pool, runs: Sequence[Run], n_jobs: int | None) -> None:
+def fit_to_machine(pool: Pool, runs: Sequence[PlannedRun], n_jobs: int | None) -> None:
     """Run no more at once than there are cores for their threads, and one on each GPU."""
     threads = max((run.job.config["trainer"]["threads"] for run in runs), default=1)
     if n_jobs is None:
@@ -56,9 +55,9 @@ def fit_to_machine(pool: Pool, runs: Sequence[Run], n_jobs: int | None) -> None:
         pool.environments = [{"CUDA_VISIBLE_DEVICES": name} for name in named or map(str, range(gpus))]
 
 
-def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, costs: bool) -> None:
+def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, *, costs: bool) -> None:
     """List every combination: how many runs it has and how they stand; with `costs`, what it takes."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(run.identity.name, []).append(run)
     places = ", ".join(sorted({str(run.experiment) for run in runs}))
@@ -91,7 +90,7 @@ def show(runs: Sequence[Run], refusals: Sequence[Refusal], at_once: int, *, cost
         _show_sums([run for run in runs if run.status != Status.FINISHED], at_once)
 
 
-def _show_sums(left: Sequence[Run], at_once: int) -> None:
+def _show_sums(left: Sequence[PlannedRun], at_once: int) -> None:
     seconds = sum(run.estimate or 0.0 for run in left) / max(1, min(at_once, len(left)))
     disk = sum(run.facts["disk_bytes"] for run in left) / 2**20
     flops = sum(run.facts["train_flops"] for run in left)
@@ -101,12 +100,12 @@ def _show_sums(left: Sequence[Run], at_once: int) -> None:
     )
 
 
-def write_plan(runs: Sequence[Run], refusals: Sequence[Refusal], design: Mapping[str, Any] | None) -> None:
+def write_plan(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], design: Mapping[str, Any] | None) -> None:
     """Put everything that is planned into the manifest of its experiment, before anything starts."""
     for experiment, members in by_experiment(runs).items():
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
         about = {**settings(members), "baseline": baseline_of(members), "design": design}
-        manifest = Manifest(experiment.path)
+        manifest = experiment.manifest
         content, command = manifest.read(), typed()
         earlier = content["commands"] if isinstance(content.get("commands"), list) else []
         about[FIRST] = _first(content, members, about)
@@ -114,7 +113,7 @@ def write_plan(runs: Sequence[Run], refusals: Sequence[Refusal], design: Mapping
         manifest.plan(entries, {"experiment": experiment.path.name, "command": shlex.join(sys.argv), **about})
 
 
-def _first(manifest: Mapping[str, Any], runs: Sequence[Run], about: Mapping[str, Any]) -> Mapping[str, Any]:
+def _first(manifest: Mapping[str, Any], runs: Sequence[PlannedRun], about: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was declared before the experiment's first result: this, as long as there is none."""
     statuses = {*(entry.get("status") for entry in manifest["runs"]), *(run.status for run in runs)}
     earlier = manifest.get(FIRST, manifest if "baseline" in manifest else None)
@@ -122,7 +121,7 @@ def _first(manifest: Mapping[str, Any], runs: Sequence[Run], about: Mapping[str,
     return {key: declared.get(key) for key in KEYS}
 
 
-def drive(runs: Sequence[Run], pool: Pool) -> None:
+def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
     """Run what is not finished, seed by seed, so that what is cut off still compares like with like.
 
     Each run ends as finished, failed or diverged, in its attributes and in the manifest. Raises Stopped after Ctrl-C
@@ -148,7 +147,7 @@ def drive(runs: Sequence[Run], pool: Pool) -> None:
         _stopped(runs, wish)
 
 
-def _start(runs: Sequence[Run], waiting: deque[int], pool: Pool, screen: Screen) -> None:
+def _start(runs: Sequence[PlannedRun], waiting: deque[int], pool: Pool, screen: Screen) -> None:
     """Give the free workers something to do."""
     for number in list(waiting):
         run = runs[number]
@@ -171,7 +170,7 @@ def _start(runs: Sequence[Run], waiting: deque[int], pool: Pool, screen: Screen)
             _note(run)
 
 
-def _hear(run: Run, event: Event, waiting: deque[int], screen: Screen, *, stopping: bool) -> None:
+def _hear(run: PlannedRun, event: Event, waiting: deque[int], screen: Screen, *, stopping: bool) -> None:
     """Take down what a run has to say."""
     if event.kind == "progress":
         run.step, run.last_step, run.val_loss = event.content
@@ -198,11 +197,11 @@ def _hear(run: Run, event: Event, waiting: deque[int], screen: Screen, *, stoppi
         screen.ended(run)
 
 
-def _note(run: Run) -> None:
-    Manifest(run.experiment.path).note(run.entry())
+def _note(run: PlannedRun) -> None:
+    run.experiment.manifest.note(run.entry())
 
 
-def _stopped(runs: Sequence[Run], wish: StopWish) -> None:
+def _stopped(runs: Sequence[PlannedRun], wish: StopWish) -> None:
     for run in runs:
         if run.status == Status.RUNNING:  # its worker did not come to the end of a step in time
             run.status, run.reason, run.began = Status.PLANNED, "killed", None
@@ -215,23 +214,23 @@ def _stopped(runs: Sequence[Run], wish: StopWish) -> None:
     )
 
 
-def sum_up(runs: Sequence[Run]) -> None:
+def sum_up(runs: Sequence[PlannedRun]) -> None:
     """Say what came of a sweep, each run that failed with its reason."""
     print(f"{sum(run.status == 'finished' for run in runs)} of {len(runs)} runs finished; listed in:")
     for experiment in sorted({run.experiment for run in runs}):
-        print(f"  {experiment.manifest}")
+        print(f"  {experiment.manifest.path}")
     for run in _bad(runs)[:SHOWN]:
         print(f"  {run.status} {run.title}: {run.reason} (log: {run.log})")
 
 
-def finish(runs: Sequence[Run]) -> None:
+def finish(runs: Sequence[PlannedRun]) -> None:
     """Raise AttnlabError if a run failed."""
     if bad := _bad(runs):
         names = ", ".join(run.title for run in bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise AttnlabError(f"{len(bad)} of {len(runs)} jobs failed ({names}); the same command runs them again")
 
 
-def _bad(runs: Sequence[Run]) -> list[Run]:
+def _bad(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
 
 
@@ -244,6 +243,6 @@ def refuse(refusals: Sequence[Refusal], wanted: Sequence[Sequence[str]]) -> None
     raise UsageError(f"{apart}: {first.reason}{count}".removeprefix(": "))
 
 
-def by_job(runs: Sequence[Run]) -> dict[tuple[str, ...], Run]:
+def by_job(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], PlannedRun]:
     """The run that each job comes to, by its words."""
     return {job.words: run for run in runs for job in (run.job, *run.same_as)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnlab.ablation.manifest import Entry
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.manifest import Entry
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job, Refusal
@@ -20,7 +20,7 @@ MARGIN = 1.5  # how much longer than its bare steps a run takes, for maps, sampl
 
 
 @dataclass(eq=False)
-class Run:
+class PlannedRun:
     """One run of a sweep, and how it stands."""
 
     job: Job
@@ -110,7 +110,7 @@ def refused_entry(refusal: Refusal, variant: str = "") -> Entry:
     }
 
 
-def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
+def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Refusal]]:
     """What the jobs come to, each run once, and the jobs that a class, a file or the machine refuses.
 
     Jobs that differ in nothing but seeds are looked at once, in a worker, where torch is.
@@ -128,10 +128,10 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[Run], list[Refusal]]:
         else:
             reason = how_it_died(content) if kind == "died" else str(content)
             refusals += [Refusal(job.words, job.levels, reason) for job in groups[key]]
-    found: dict[Path, Run] = {}
+    found: dict[Path, PlannedRun] = {}
     for key, group in groups.items():
         for job in group if key in facts else []:
-            run = Run(job, _identity(job, facts[key]["fingerprint"], facts[key]["code"].hash), facts[key])
+            run = PlannedRun(job, _identity(job, facts[key]["fingerprint"], facts[key]["code"].hash), facts[key])
             same = run.experiment.path / run.identity.hash8 / str(run.identity.seed)  # however the words call it
             if same in found:
                 found[same].same_as.append(job)
@@ -161,14 +161,14 @@ def ask_all(
                 yield event.task, event.kind, event.content
 
 
-def compare(runs: Sequence[Run], baseline: str, pool: Pool) -> None:
+def compare(runs: Sequence[PlannedRun], baseline: str, pool: Pool) -> None:
     """Find out whose attention computes what the baseline's does, at the same sizes and positions."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(_setting(run, "model", "position"), []).append(run)
     for members in groups.values():
         bases = [run for run in members if baseline in (run.identity.name, run.identity.variant)]
-        others: dict[str, list[Run]] = {}
+        others: dict[str, list[PlannedRun]] = {}
         for run in members:
             if bases and run.job.config["attention"] != bases[0].job.config["attention"]:
                 others.setdefault(_setting(run, "attention"), []).append(run)
@@ -179,13 +179,13 @@ def compare(runs: Sequence[Run], baseline: str, pool: Pool) -> None:
                 run.same = content
 
 
-def _setting(run: Run, *keys: str) -> str:
+def _setting(run: PlannedRun, *keys: str) -> str:
     return json.dumps([run.job.config[key] for key in keys], sort_keys=True)
 
 
-def estimate(runs: Sequence[Run], pool: Pool) -> None:
+def estimate(runs: Sequence[PlannedRun], pool: Pool) -> None:
     """Measure how long the runs that are left will take, those that do the same work once."""
-    alike: dict[tuple[Any, ...], list[Run]] = {}
+    alike: dict[tuple[Any, ...], list[PlannedRun]] = {}
     for run in runs:
         if run.status != Status.FINISHED:
             alike.setdefault(_work(run), []).append(run)
@@ -197,7 +197,7 @@ def estimate(runs: Sequence[Run], pool: Pool) -> None:
             run.estimate = content["seconds"] * MARGIN
 
 
-def _work(run: Run) -> tuple[Any, ...]:
+def _work(run: PlannedRun) -> tuple[Any, ...]:
     """What decides how long a run takes: the variant and its sizes, but not its rates or seeds."""
     counted = ("parameters", "forward_flops", "train_flops", "state_bytes")
     config = run.job.config
@@ -215,7 +215,7 @@ def _identity(job: Job, fingerprint: Mapping[str, Any], code: str) -> Identity:
     return Identity(job.variant, job.config["seed"], {**fingerprint, **own}, code)
 
 
-def _label(runs: Sequence[Run]) -> None:
+def _label(runs: Sequence[PlannedRun]) -> None:
     """Call each run by the words that set it apart from others of the sweep."""
     if not runs:
         return

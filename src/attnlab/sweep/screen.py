@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attnlab.store.status import Status
-from attnlab.sweep.planned import Run
+from attnlab.sweep.planned import PlannedRun
 
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def seconds_left(runs: Sequence[Run], at_once: int) -> float | None:
+def seconds_left(runs: Sequence[PlannedRun], at_once: int) -> float | None:
     """About how long the rest takes, from the runs that ended and those that are under way; None at the beginning."""
     took = [run.seconds for run in runs if run.status == Status.FINISHED and run.seconds]
     took += [run.elapsed * run.last_step / run.step for run in runs if run.began is not None and run.step > 0]
@@ -30,7 +30,7 @@ def seconds_left(runs: Sequence[Run], at_once: int) -> float | None:
     return sum(max(0.0, mean - run.elapsed) for run in left) / min(at_once, len(left))
 
 
-def totals(runs: Sequence[Run], at_once: int) -> str:
+def totals(runs: Sequence[PlannedRun], at_once: int) -> str:
     """How many runs stand how, and how long the rest takes."""
     count = Counter(run.status for run in runs)
     parts = [f"{count[Status.FINISHED]} of {len(runs)} finished", f"{count[Status.RUNNING]} running"]
@@ -44,7 +44,7 @@ def totals(runs: Sequence[Run], at_once: int) -> str:
 class Screen:
     """Plain lines: one for each run that ends, and now and then one about those at work."""
 
-    def __init__(self, runs: Sequence[Run], at_once: int) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], at_once: int) -> None:
         self.runs, self.at_once, self.said = runs, at_once, time.monotonic()
 
     def __enter__(self) -> "Screen":
@@ -58,7 +58,7 @@ class Screen:
         self.said = time.monotonic()
         print(text, flush=True)
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: PlannedRun) -> None:
         """Tell how a run ended."""
         done = sum(one.status not in (Status.PLANNED, Status.RUNNING) for one in self.runs)
         loss = "" if run.val_loss is None else f"  val/loss {run.val_loss:.4f}"
@@ -76,7 +76,7 @@ class Screen:
 class LiveScreen(Screen):
     """The same lines, and below them a table that is drawn anew as runs go on."""
 
-    def __init__(self, runs: Sequence[Run], at_once: int) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], at_once: int) -> None:
         super().__init__(runs, at_once)
         from rich.console import Console
         from rich.live import Live
@@ -116,6 +116,6 @@ class LiveScreen(Screen):
         return table
 
 
-def screen_for(runs: Sequence[Run], at_once: int) -> Screen:
+def screen_for(runs: Sequence[PlannedRun], at_once: int) -> Screen:
     """A table on a terminal, lines elsewhere."""
     return LiveScreen(runs, at_once) if sys.stdout.isatty() else Screen(runs, at_once)

@@ -24,7 +24,7 @@ from attnlab.sweep.drive import (
     write_plan,
 )
 from attnlab.sweep.jobs import Composer, Job, Refusal
-from attnlab.sweep.planned import Run, compare, estimate, runs_of
+from attnlab.sweep.planned import PlannedRun, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
 from attnlab.sweep.verdict import baseline_of, by_experiment, check, preregister, prospects, report
 
@@ -161,7 +161,7 @@ def launch_here(
 
 
 def _returned(
-    words: Sequence[str], found: dict[tuple[str, ...], Run], reasons: dict[tuple[str, ...], str]
+    words: Sequence[str], found: dict[tuple[str, ...], PlannedRun], reasons: dict[tuple[str, ...], str]
 ) -> JobReturn:
     """The outcome of one job as Hydra hands it on."""
     answer = JobReturn(overrides=list(words))
@@ -175,9 +175,10 @@ def _returned(
     return answer
 
 
-def _elsewhere(runs: Sequence[Run], pool: Pool, launch: Callable[[list[list[str]]], Sequence[JobReturn]]) -> None:
+def _elsewhere(
+    runs: Sequence[PlannedRun], pool: Pool, launch: Callable[[list[list[str]]], Sequence[JobReturn]]
+) -> None:
     """Hand what is not finished to a launcher that runs it elsewhere, and look into the folders for what came of it."""
-    from attnlab.ablation.manifest import Manifest
 
     pool.kill()
     left = [run for run in runs if run.status != Status.FINISHED]
@@ -190,4 +191,4 @@ def _elsewhere(runs: Sequence[Run], pool: Pool, launch: Callable[[list[list[str]
             if place < len(returns) and returns[place].status == JobStatus.FAILED:
                 run.reason = str(returns[place]._return_value)
             run.look()
-            Manifest(run.experiment.path).note(run.entry())
+            run.experiment.manifest.note(run.entry())

@@ -7,24 +7,23 @@ from attnlab.ablation import statistics
 from attnlab.ablation.arms import USUAL_BASELINE
 from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.lr_curve import RATE
-from attnlab.ablation.manifest import LOOKS, Manifest, sound_looks
-from attnlab.ablation.preregister import Preregistration, write
 from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
 from attnlab.ablation.terminal import publish
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.rules import nearest
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.sweep.planned import Run
+from attnlab.store.preregistration import Preregistration, write
+from attnlab.sweep.planned import PlannedRun
 
 
-def check(runs: Sequence[Run]) -> None:
+def check(runs: Sequence[PlannedRun]) -> None:
     """Refuse what no report could go by."""
     for members in by_experiment(runs).values():
         settings(members)
         baseline_of(members)
 
 
-def settings(runs: Sequence[Run]) -> Mapping[str, Any]:
+def settings(runs: Sequence[PlannedRun]) -> Mapping[str, Any]:
     """What the report of a sweep goes by; it is the same for all runs."""
     found = dict(runs[0].job.config["report"])
     if found["metric"] is None:
@@ -38,7 +37,7 @@ def settings(runs: Sequence[Run]) -> Mapping[str, Any]:
     return found
 
 
-def baseline_of(runs: Sequence[Run]) -> str:
+def baseline_of(runs: Sequence[PlannedRun]) -> str:
     """What the others are held against: the setting that is named, or the design's, or multi_head, or the first.
 
     A variant by its name; where runs of one variant differ in something else, a setting by its folder.
@@ -61,7 +60,7 @@ def baseline_of(runs: Sequence[Run]) -> str:
     return USUAL_BASELINE if USUAL_BASELINE in variants else variants[0]
 
 
-def preregister(runs: Sequence[Run]) -> None:
+def preregister(runs: Sequence[PlannedRun]) -> None:
     """Write down, for each experiment, what its report will go by."""
     for folder, members in by_experiment(runs).items():
         given, baseline = settings(members), baseline_of(members)
@@ -89,7 +88,7 @@ def preregister(runs: Sequence[Run]) -> None:
         )
 
 
-def _family(runs: Sequence[Run], baseline: str) -> list[str]:
+def _family(runs: Sequence[PlannedRun], baseline: str) -> list[str]:
     """The variants that are asked about; by their folders, where their names do not tell them apart."""
     folders = {run.identity.name: run.identity.variant for run in runs}
     if baseline not in folders:
@@ -103,15 +102,15 @@ def _family(runs: Sequence[Run], baseline: str) -> list[str]:
     return others
 
 
-def by_experiment(runs: Sequence[Run]) -> dict[ExperimentFolder, list[Run]]:
+def by_experiment(runs: Sequence[PlannedRun]) -> dict[ExperimentFolder, list[PlannedRun]]:
     """The runs of each experiment, by its folder."""
-    experiments: dict[ExperimentFolder, list[Run]] = {}
+    experiments: dict[ExperimentFolder, list[PlannedRun]] = {}
     for run in runs:
         experiments.setdefault(run.experiment, []).append(run)
     return experiments
 
 
-def prospects(runs: Sequence[Run]) -> list[str]:
+def prospects(runs: Sequence[PlannedRun]) -> list[str]:
     """What verdict the planned seeds allow, for each experiment that ends in a report."""
     lines = []
     for folder, members in by_experiment(runs).items():
@@ -135,12 +134,12 @@ def prospects(runs: Sequence[Run]) -> list[str]:
                 f"{about}: verdicts are possible (from {fewest} seeds on, by pairs from {pairs}); if none of the runs "
                 f"is bad, up to {100 * bad:.0f} % of all may be"
             )
-        if (taken := len(sound_looks(Manifest(folder.path).read().get(LOOKS)))) >= given["looks"]:
+        if (taken := len(folder.manifest.looks())) >= given["looks"]:
             lines.append(f"{folder}: looked at {taken} times already; added runs are explored, not judged")
     return lines
 
 
-def report(runs: Sequence[Run]) -> None:
+def report(runs: Sequence[PlannedRun]) -> None:
     """Compare the variants of each experiment, if they ask for it; where there is nothing to compare, say so."""
     for folder, members in by_experiment(runs).items():
         if not settings(members)["at_end"]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from attnlab.errors import UsageError
 from attnlab.files import exclusive, parse_json, read_file, write_json, writing
-from attnlab.store.experiment_folder import ExperimentFolder
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
 Entry = dict[str, Any]
@@ -22,8 +21,8 @@ Entry = dict[str, Any]
 class Manifest:
     """The manifest of one experiment. Several commands may write it at once: each changes only entries of its own."""
 
-    def __init__(self, experiment: Path) -> None:
-        self.experiment, self.path = experiment, ExperimentFolder(experiment).manifest
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def read(self) -> dict[str, Any]:
         """What the file says; an empty list of runs if it is missing or damaged."""
@@ -31,7 +30,7 @@ class Manifest:
         return {**content, "runs": [entry for entry in content["runs"] if _is_entry(entry)]}
 
     def _empty(self) -> dict[str, Any]:
-        return {"experiment": self.experiment.name, "runs": []}
+        return {"experiment": self.path.parent.name, "runs": []}
 
     def _content(self) -> dict[str, Any] | None:
         try:
@@ -53,6 +52,10 @@ class Manifest:
         """Say what has become of one entry."""
         self.plan([entry], {})
 
+    def looks(self) -> list[Entry]:
+        """What can be read of the looks at the experiment."""
+        return _sound_looks(self.read())
+
     def count_look(self, look: Entry) -> list[Entry]:
         """Add a look at the experiment, told by its "set", unless it is listed; returns all.
 
@@ -63,7 +66,7 @@ class Manifest:
             if content is None and self.path.exists():
                 raise UsageError(f"{self.path} is damaged")
             content = content or self._empty()
-            looks = sound_looks(content.get(LOOKS))
+            looks = _sound_looks(content)
             if all(entry["set"] != look["set"] for entry in looks):
                 looks.append(look)
                 write_json(self.path, {**content, LOOKS: looks})
@@ -73,8 +76,8 @@ class Manifest:
     def _owned(self) -> Iterator[None]:
         with ExitStack() as stack:
             with writing(self.path, key="paths.runs"):
-                self.experiment.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(ExperimentFolder(self.experiment).manifest_lock))
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.path.with_name(".manifest.lock")))
             yield
 
 
@@ -86,13 +89,10 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 
-def sound_looks(looks: Any) -> list[Entry]:
-    """What of a list of looks can be read."""
-    return (
-        [look for look in looks if isinstance(look, dict) and isinstance(look.get("set"), str)]
-        if isinstance(looks, list)
-        else []
-    )
+def _sound_looks(content: Mapping[str, Any]) -> list[Entry]:
+    looks = content.get(LOOKS)
+    sound = looks if isinstance(looks, list) else []
+    return [look for look in sound if isinstance(look, dict) and isinstance(look.get("set"), str)]
 
 
 def _key(entry: Mapping[str, Any]) -> str:
