@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attnlab.store.damage import Damaged
-from attnlab.store.run_folder import EVENTS, RunFolder, has_ended, lacks_lengths
+from attnlab.store.run_folder import EVENTS, RunFolder, lacks_lengths
 
 CODE = {"hash": "a" * 64, "modules": {"m": "1"}}
 
@@ -22,7 +22,6 @@ def test_summary(tmp_path: Path) -> None:
     assert {key: read[key] for key in content} == content and read.keys() - content == {"files", "sha256"}
     assert folder.summary.read_text().endswith("}\n")
     assert list(tmp_path.iterdir()) == [folder.summary]
-    assert has_ended(content) and not has_ended({"status": "failed"}) and not has_ended({})
 
 
 @pytest.mark.parametrize("data", [None, b"", b'{"status": "fini', b"\xff\xfe", b"null", b"[1]", b'"finished"'])

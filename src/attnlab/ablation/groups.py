@@ -7,6 +7,7 @@ from typing import Any
 from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.reading import Run
 from attnlab.keys import one_spelling, settings_of
+from attnlab.store.status import ENDED
 
 ELSEWHERE = ("variant", "seed", "data.path")  # a field of a run, or what stands in a hash of its own
 # What the machine and the files decide, by the keys of summary.json.
@@ -46,7 +47,7 @@ class Group:
     @property
     def results(self) -> dict[int, Run]:
         """The runs that came to an end, good or bad, by seed."""
-        return {run.seed: run for run in self.runs if run.status.ended and run.seed is not None}
+        return {run.seed: run for run in self.runs if run.status in ENDED and run.seed is not None}
 
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:

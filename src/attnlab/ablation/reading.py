@@ -8,7 +8,7 @@ failed | diverged | refused, "reason", "log"}. It says what was planned; what be
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -217,30 +217,26 @@ def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, An
         if summary is not None:
             folder.check(summary)
         config = _config(folder, configs)
-        run = _with(run, config=config, code=_code(folder))
+        run = replace(run, config=config, code=_code(folder))
         if summary is None:
             return _without_summary(run, entry)
         _check_belongs(folder, summary, group, seed)
-        run = _with(run, summary=summary, variant=str(summary["variant"]), config=config)
+        run = replace(run, summary=summary, variant=str(summary["variant"]), config=config)
         if summary["status"] == Status.DIVERGED:
-            return _with(run, status=Status.DIVERGED, reason=str(entry.get("reason") or f"at step {summary['step']}"))
+            return replace(run, status=Status.DIVERGED, reason=str(entry.get("reason") or f"at step {summary['step']}"))
         if summary["status"] != Status.FINISHED:
-            return _with(run, status=Status.FAILED, reason=str(entry.get("reason") or summary["status"]))
+            return replace(run, status=Status.FAILED, reason=str(entry.get("reason") or summary["status"]))
         if not config:
             raise Damaged(path, f"no {CONFIG}")
         curve = _curve(folder, metric, summary)
         if not math.isfinite(curve.values[-1]):
             reason = f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}"
-            return _with(run, status=Status.DIVERGED, reason=reason)
-        return _with(run, status=Status.FINISHED, curve=curve)
+            return replace(run, status=Status.DIVERGED, reason=reason)
+        return replace(run, status=Status.FINISHED, curve=curve)
     except Damaged as damage:
-        return _with(run, status=Status.DAMAGED, reason=damage.reason)
+        return replace(run, status=Status.DAMAGED, reason=damage.reason)
     except OSError as error:
-        return _with(run, status=Status.DAMAGED, reason=one_line(error))
-
-
-def _with(run: Run, **changes: Any) -> Run:
-    return Run(**{**run.__dict__, **changes})
+        return replace(run, status=Status.DAMAGED, reason=one_line(error))
 
 
 def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -261,12 +257,12 @@ def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run
 def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:
     """A run that has not ended, or not in a way that it could tell of itself."""
     if RunFolder(run.path).is_locked():
-        return _with(run, status=Status.RUNNING, reason="in work right now")
+        return replace(run, status=Status.RUNNING, reason="in work right now")
     if entry.get("status") in WITHOUT_SUMMARY:
-        return _with(run, status=Status(entry["status"]), reason=str(entry.get("reason") or ""))
+        return replace(run, status=Status(entry["status"]), reason=str(entry.get("reason") or ""))
     if entry.get("status") == Status.FINISHED:
-        return _with(run, status=Status.DAMAGED, reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
-    return _with(run, status=Status.UNFINISHED, reason="it was cut off; the same command goes on with it")
+        return replace(run, status=Status.DAMAGED, reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
+    return replace(run, status=Status.UNFINISHED, reason="it was cut off; the same command goes on with it")
 
 
 def _code(folder: RunFolder) -> Mapping[str, str] | None:

@@ -55,6 +55,6 @@ def _pictures(run: RunFolder, effects: list[Effect]) -> list[Path]:
             continue  # a layer that has no map, or one map over heads that are not its own
         title = f"{maps.run} · layer {layer.layer} · step {maps.step}"
         picture = draw_layer(layer.weights, layer.kind, sentence.tokens, title, notes=notes, captions=captions)
-        written.append(run.head_ablation_picture(layer.layer))
+        written.append(run.head_ablation.with_name(f"{run.head_ablation.stem}_layer_{layer.layer:02d}.png"))
         write_atomically(written[-1], to_png(picture), key="run")
     return written

@@ -8,7 +8,7 @@ from attnlab.errors import AttnlabError, NoUsableCheckpoint
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests, check_files, digest, parse_digests
-from attnlab.store.names import CHECKPOINTS, METRICS
+from attnlab.store.names import MANIFEST, METRICS
 
 KEEP = 2  # the newest may be the one that a dying disk spoiled
 MOST_FILES = 100  # that a manifest lists
@@ -37,13 +37,13 @@ class CheckpointFolder:
 
     def clear(self) -> None:
         """Remove all checkpoints, first what lists them."""
-        for path in (self.path / CHECKPOINTS, *self.files()):
+        for path in (self.path / MANIFEST, *self.files()):
             path.unlink(missing_ok=True)
 
     def listed(self) -> dict[str, dict[str, Any]]:
         """What the manifest says; nothing if it is missing or cannot be read."""
         try:
-            files = parse_json(read_file(self.path / CHECKPOINTS))["files"]
+            files = parse_json(read_file(self.path / MANIFEST))["files"]
             if len(files) > MOST_FILES or not all(Path(name).name == name for name in files):
                 return {}
             return {
@@ -65,7 +65,7 @@ class CheckpointFolder:
         files = self.listed() | {name: entry}
         newest = sorted(files, key=lambda n: files[n]["step"])[-KEEP:]
         manifest = {"files": {n: files[n] for n in newest}}
-        write_atomically(self.path / CHECKPOINTS, json.dumps(manifest, indent=1).encode(), key="paths.runs")
+        write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode(), key="paths.runs")
         for file in self.files():
             if file.name not in newest:
                 file.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ class CheckpointFolder:
         """The bytes of a checkpoint, if they are those that were written, and at most so many."""
         entry = self.listed().get(name)
         if entry is None:
-            raise Unusable(f"{name} is not listed in {CHECKPOINTS}")
+            raise Unusable(f"{name} is not listed in {MANIFEST}")
         try:
             data = read_file(self.path / name, most)
         except (OSError, ValueError) as error:
@@ -104,8 +104,8 @@ class CheckpointFolder:
                 problems.append(f"{name} is whole, but {damage.reason}")
         unlisted = [path.name for path in self.files() if path.name not in files]
         # A run that was killed while writing its first checkpoint leaves one file and no manifest; more is damage.
-        if not files and unlisted and (len(unlisted) > 1 or (self.path / CHECKPOINTS).exists()):
-            problems.append(f"{CHECKPOINTS} is damaged or gone, so {', '.join(unlisted)} cannot be checked")
+        if not files and unlisted and (len(unlisted) > 1 or (self.path / MANIFEST).exists()):
+            problems.append(f"{MANIFEST} is damaged or gone, so {', '.join(unlisted)} cannot be checked")
         if problems:
             raise NoUsableCheckpoint(
                 f"{self.path} holds no usable checkpoint: {'; '.join(problems)}; overwrite=true starts the run again"

@@ -3,6 +3,5 @@
 CONFIG, CODE, SUMMARY, METRICS = "config.yaml", "code.json", "summary.json", "metrics.csv"  # in the folder of a run
 LAST_MAPS = "maps/last.safetensors"
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
-MANIFEST, PREREGISTRATION = "manifest.json", "preregistration.json"  # in that of an experiment
+MANIFEST, PREREGISTRATION = "manifest.json", "preregistration.json"  # of an experiment; checkpoints have the first, too
 SEED = "seed_"  # how the name of a run's folder begins
-CHECKPOINTS = "manifest.json"  # in that of the checkpoints

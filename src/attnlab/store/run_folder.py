@@ -17,7 +17,6 @@ from attnlab.store.damage import Damaged, one_line
 from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
 from attnlab.store.metrics import STEP, Row, read_metrics
 from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
-from attnlab.store.status import Status
 
 WHOLE = (CONFIG, CODE, LAST_MAPS)  # written at once; metrics.csv only grows, and a killed command leaves more
 READ = (CONFIG, CODE, METRICS)  # what every report goes by
@@ -86,10 +85,6 @@ class RunFolder:
     def event_files(self) -> list[Path]:
         """TensorBoard's files, in the order in which they were written."""
         return sorted(self.path.glob(f"{EVENTS}*"))
-
-    def head_ablation_picture(self, layer: int) -> Path:
-        """The last map of a layer, with what silencing each head changes."""
-        return self.maps / f"head_ablation_layer_{layer:02d}.png"
 
     # What it says.
 
@@ -212,11 +207,6 @@ class RunFolder:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-
-
-def has_ended(summary: Mapping[str, Any]) -> bool:
-    """Whether a run came to its end, good or bad."""
-    return summary.get("status") in (Status.FINISHED, Status.DIVERGED)
 
 
 def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:

@@ -15,7 +15,5 @@ class Status(StrEnum):
     PLANNED = "planned"
     REFUSED = "refused"  # a combination that makes no sense
 
-    @property
-    def ended(self) -> bool:
-        """Whether training came to its end, good or bad."""
-        return self in (Status.FINISHED, Status.DIVERGED)
+
+ENDED = (Status.FINISHED, Status.DIVERGED)  # training came to its end, good or bad

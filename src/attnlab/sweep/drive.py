@@ -13,7 +13,7 @@ from attnlab.ablation.declared import FIRST, KEYS
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine import cores
 from attnlab.store.names import MANIFEST
-from attnlab.store.status import Status
+from attnlab.store.status import ENDED, Status
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.planned import PlannedRun, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
@@ -117,7 +117,7 @@ def _first(manifest: Mapping[str, Any], runs: Sequence[PlannedRun], about: Mappi
     """What was declared before the experiment's first result: this, as long as there is none."""
     statuses = {*(entry.get("status") for entry in manifest["runs"]), *(run.status for run in runs)}
     earlier = manifest.get(FIRST, manifest if "baseline" in manifest else None)
-    declared = earlier if isinstance(earlier, Mapping) and statuses & {Status.FINISHED, Status.DIVERGED} else about
+    declared = earlier if isinstance(earlier, Mapping) and statuses.intersection(ENDED) else about
     return {key: declared.get(key) for key in KEYS}
 
 

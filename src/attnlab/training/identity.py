@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from attnlab.code import Code, changes_since, in_a_line
 from attnlab.keys import one_spelling, settings_of, stable
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.store.run_folder import RunFolder, group_name, has_ended
-from attnlab.store.status import Status
+from attnlab.store.run_folder import RunFolder, group_name
+from attnlab.store.status import ENDED, Status
 
 BY_CONTENTS = ("data.*", "tokenizer.*")  # what they come to is hashed
 SEEDS = ("seed", "streams.data", "streams.init", "streams.noise", "streams.eval")
@@ -70,7 +70,7 @@ def earlier(identity: Identity, code: Code, runs: Path | str, experiment_name: s
     record = folder.read_code()
     digest = folder.code_digits if record is None else record["hash"]
     names = changes_since(record, code) or []
-    return Earlier(identity._replace(code=digest), folder, has_ended(folder.read_summary()), names)
+    return Earlier(identity._replace(code=digest), folder, folder.read_summary().get("status") in ENDED, names)
 
 
 def _standing(folder: RunFolder) -> tuple[bool, float]:

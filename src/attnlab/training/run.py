@@ -23,7 +23,7 @@ from attnlab.model import GPT
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests
 from attnlab.store.run_folder import RunFolder, lacks_lengths
-from attnlab.store.status import Status
+from attnlab.store.status import ENDED, Status
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint, network_weights
 from attnlab.training.console import Progress, say_where_to_look, tell
@@ -189,7 +189,7 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
             raise
         finally:
             recorders.save()
-            if status.ended and trainer.is_global_zero:
+            if status in ENDED and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
                 folder.write_summary(summary, recorders.digests())
