@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,24 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of those who write a file."""
+    return path.with_name(f".{path.stem}.lock")
+
+
+def make_once(path: Path, make: Callable[[], Any], *, key: str) -> Any:
+    """What a JSON file holds, which is made if it is not there: of several processes that need it at once, by one.
+
+    Raises a ValueError if it holds no JSON; `key` is the setting to name if it cannot be written.
+    """
+    with writing(path, key=key):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(lock_of(path)):
+            if not path.exists():
+                write_atomically(path, json.dumps(make()).encode(), key=key)
+            return parse_json(read_file(path))
 
 
 def is_owned(path: Path) -> bool:

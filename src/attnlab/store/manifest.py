@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.files import exclusive, parse_json, read_file, write_json, writing
+from attnlab.files import exclusive, lock_of, parse_json, read_file, write_json, writing
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
 Entry = dict[str, Any]
@@ -77,7 +77,7 @@ class Manifest:
         with ExitStack() as stack:
             with writing(self.path, key="paths.runs"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(self.path.with_name(".manifest.lock")))
+                stack.enter_context(exclusive(lock_of(self.path)))
             yield
 
 

@@ -121,6 +121,8 @@ class RunFolder:
 
     def check(self, summary: Mapping[str, Any]) -> None:
         """Raises Damaged if the summary is not what was written, or the config, the code and the rows are not."""
+        if not summary and self.summary.exists():
+            raise Damaged(self.path, f"{SUMMARY} is damaged")
         if is_sealed(summary) and summary["sha256"] != seal(summary):
             raise Damaged(self.path, f"{SUMMARY} was changed after it was written (its SHA-256 differs)")
         digests = digests_in(summary)

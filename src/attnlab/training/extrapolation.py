@@ -121,8 +121,6 @@ def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str,
     summary, table = folder.read_summary(), MetricsRecorder(folder)
     digests = digests_in(summary)
     try:
-        if not summary and folder.summary.exists():
-            raise Damaged(folder.path, f"{folder.summary.name} is damaged")
         folder.check(summary)
     except Damaged as damage:
         raise UsageError(f"{damage}, so nothing is added to it; overwrite=true trains it again") from damage

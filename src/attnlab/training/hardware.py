@@ -1,6 +1,5 @@
 """What the machine can do: devices, threads, and whether bfloat16 pays."""
 
-import json
 import os
 import platform
 import time
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.errors import UsageError
-from attnlab.files import exclusive, parse_json, read_file, write_atomically
+from attnlab.files import make_once
 from attnlab.machine import cores
 from attnlab.store.experiment_folder import ExperimentFolder
 
@@ -77,13 +76,9 @@ def resolve_attention_dtype(
         return precision if setting == "auto" else setting
     file = experiment.attention_dtype
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(file.with_name(f".{file.stem}.lock")):  # of several runs that begin at once, one measures
-            if not file.exists():
-                write_atomically(file, json.dumps(measured(sizes)).encode(), key="paths.runs")
-            record = parse_json(read_file(file))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read or written ({' '.join(str(error).split())})") from error
+        record = make_once(file, lambda: measured(sizes), key="paths.runs")
+    except ValueError as error:
+        raise UsageError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     kind = record.get("attention_dtype") if isinstance(record, dict) else None
     if kind not in ("fp32", "bf16"):
         raise UsageError(f"{file} must say fp32 or bf16; delete it, or set trainer.attention_dtype")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attnlab.errors import UsageError
-from attnlab.files import exclusive, write_atomically, writing
+from attnlab.files import make_once
 from attnlab.model import GPT
 from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
 from attnlab.training.head_sizes import at, by_heads, sizes
@@ -156,12 +156,7 @@ def _by_time(
     where = [place.accelerator, place.precision, place.threads, platform.node(), torch.__version__]
     key = hashlib.sha256(json.dumps([parts, config["batch_size"], where]).encode()).hexdigest()[:16]
     file = place.cache / "match" / f"time-{key}.json"
-    with writing(file, key="paths.cache"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(file.with_suffix(".lock")):  # of several jobs of a sweep, one measures
-            if not file.is_file():
-                write_atomically(file, json.dumps(_measured_width(config, base, place)).encode(), key="paths.cache")
-            width, target, got = json.loads(file.read_text())
+    width, target, got = make_once(file, lambda: _measured_width(config, base, place), key="paths.cache")
     return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
 
 
