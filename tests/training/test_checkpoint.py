@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from attnlab.errors import FileFailure, NoUsableCheckpoint, UsageError
-from attnlab.store.checkpoints import MANIFEST, CheckpointFolder, Unusable
+from attnlab.store.checkpoints import MANIFEST, CheckpointFolder
+from attnlab.store.damage import Damaged
 from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint
 
 OLD, NEW = "step_00000005.ckpt", "step_00000010.ckpt"
@@ -112,7 +113,7 @@ def flip(data: bytes, place: int, bit: int) -> bytes:
 
 def fell_back(folder: CheckpointFolder, words: str) -> bool:
     """Whether the newest checkpoint is refused with these words and the one before it used."""
-    with pytest.raises(Unusable, match=rf"^{NEW} .*{words}"):
+    with pytest.raises(Damaged, match=rf": {NEW} .*{words}"):
         load_checkpoint(folder.path / NEW)
     path, (problem,) = folder.newest()
     return path == folder.path / OLD and words in problem and problem.startswith(NEW)
@@ -188,7 +189,7 @@ def test_without_a_manifest_nothing_can_be_checked(harm: Callable[[Path], Any], 
     harm(folder.path / MANIFEST)
     with pytest.raises(NoUsableCheckpoint, match=rf"manifest\.json is damaged or gone, so {OLD}, {NEW} cannot be"):
         folder.newest()
-    with pytest.raises(Unusable, match=f"^{NEW} is not listed in {MANIFEST}$"):
+    with pytest.raises(Damaged, match=f": {NEW} is not listed in {MANIFEST}$"):
         load_checkpoint(folder.path / NEW)
 
 
@@ -241,7 +242,7 @@ def test_a_run_killed_before_a_later_manifest_has_the_checkpoint_before_it(folde
     unlisted = folder.path / "step_00000015.ckpt"
     unlisted.write_bytes(saved(content(15)))
     assert folder.newest() == (folder.path / NEW, [])
-    with pytest.raises(Unusable, match="is not listed"):
+    with pytest.raises(Damaged, match="is not listed"):
         load_checkpoint(unlisted)
 
 

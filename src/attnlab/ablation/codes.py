@@ -6,7 +6,7 @@ from dataclasses import replace
 from attnlab.ablation.groups import CODE, Group
 from attnlab.ablation.reading import Run
 from attnlab.code import changed, in_a_line
-from attnlab.store.run_folder import CODE as CODE_FILE
+from attnlab.store.names import CODE as CODE_FILE
 from attnlab.store.status import Status
 
 

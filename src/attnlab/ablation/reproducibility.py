@@ -11,7 +11,7 @@ from attnlab.ablation.document import Block, Lines, table
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
 from attnlab.store.damage import Damaged
-from attnlab.store.experiment_folder import MANIFEST
+from attnlab.store.names import MANIFEST
 from attnlab.store.run_folder import RunFolder
 from attnlab.typed import in_shell, is_typed
 

@@ -4,18 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attnlab.errors import AttnlabError, NoUsableCheckpoint
+from attnlab.errors import NoUsableCheckpoint
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.store.damage import Damaged
-from attnlab.store.digests import Digests, check_files, digest, parse_digests
+from attnlab.store.digests import Digests, check_files, digest, parse_digests, read_checked
 from attnlab.store.names import MANIFEST, METRICS
 
 KEEP = 2  # the newest may be the one that a dying disk spoiled
 MOST_FILES = 100  # that a manifest lists
-
-
-class Unusable(AttnlabError):
-    """A checkpoint file is not what was written."""
 
 
 class CheckpointFolder:
@@ -71,19 +67,11 @@ class CheckpointFolder:
                 file.unlink(missing_ok=True)
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """The bytes of a checkpoint, if they are those that were written, and at most so many."""
+        """The bytes of a checkpoint, if they are those that were written, and at most so many. Raises Damaged."""
         entry = self.listed().get(name)
         if entry is None:
-            raise Unusable(f"{name} is not listed in {MANIFEST}")
-        try:
-            data = read_file(self.path / name, most)
-        except (OSError, ValueError) as error:
-            raise Unusable(f"{name} cannot be read ({getattr(error, 'strerror', error)})") from error
-        if len(data) != entry["size"]:
-            raise Unusable(f"{name} has {len(data)} bytes instead of {entry['size']}")
-        if digest(data)["sha256"] != entry["sha256"]:
-            raise Unusable(f"{name} was changed after it was written (its SHA-256 differs)")
-        return data
+            raise Damaged(self.path, f"{name} is not listed in {MANIFEST}")
+        return read_checked(self.path, name, entry, most)
 
     def newest(self, *, with_rows: bool = False, most: int | None = None) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and what is wrong with newer ones; refused where all there are are damaged.
@@ -93,15 +81,15 @@ class CheckpointFolder:
         files = self.listed()
         problems: list[str] = []
         for name in sorted(files, key=lambda n: files[n]["step"], reverse=True):
+            but = ""
             try:
                 self.read(name, most)
+                but = f"{name} is whole, but "
                 if with_rows:
                     check_files(self.path.parent, files[name]["beside"], METRICS)
                 return self.path / name, problems
-            except Unusable as unusable:
-                problems.append(str(unusable))
             except Damaged as damage:
-                problems.append(f"{name} is whole, but {damage.reason}")
+                problems.append(but + damage.reason)
         unlisted = [path.name for path in self.files() if path.name not in files]
         # A run that was killed while writing its first checkpoint leaves one file and no manifest; more is damage.
         if not files and unlisted and (len(unlisted) > 1 or (self.path / MANIFEST).exists()):

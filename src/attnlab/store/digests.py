@@ -41,23 +41,28 @@ def digests_in(summary: Mapping[str, Any]) -> Digests:
         return {}
 
 
-def check_files(folder: Path, digests: Digests, *names: str) -> None:
-    """Raises Damaged if one of these files does not begin with what it held when the digests were taken.
+def read_checked(folder: Path, name: str, entry: Mapping[str, Any], most: int | None = None) -> bytes:
+    """The bytes of which a digest was taken, if the file still holds them and at most so many. Raises Damaged.
 
-    What stands behind the rows of metrics.csv does not count, elsewhere it does. A file without a digest passes.
+    What stands behind the rows of metrics.csv does not count, elsewhere it does.
     """
+    try:
+        data = read_file(folder / name, most)
+    except (OSError, ValueError) as error:
+        raise Damaged(folder, f"{name} cannot be read ({one_line(error)})") from error
+    counted = data[: entry["size"]] if name == METRICS else data
+    if len(counted) != entry["size"]:
+        raise Damaged(folder, f"{name} has {len(data)} bytes instead of {entry['size']}")
+    if digest(counted)["sha256"] != entry["sha256"]:
+        raise Damaged(folder, f"{name} was changed after it was written (its SHA-256 differs)")
+    return counted
+
+
+def check_files(folder: Path, digests: Digests, *names: str) -> None:
+    """Raises Damaged if one of these files is not what it was when the digests were taken; without one it passes."""
     for name in names:
-        entry = digests.get(name)
-        if entry is None:
-            continue
-        try:
-            data = read_file(folder / name, None)
-        except OSError as error:
-            raise Damaged(folder, f"{name} cannot be read ({one_line(error)})") from error
-        if len(data) < entry["size"]:
-            raise Damaged(folder, f"{name} has {len(data)} bytes instead of {entry['size']}")
-        if digest(data[: entry["size"]] if name == METRICS else data)["sha256"] != entry["sha256"]:
-            raise Damaged(folder, f"{name} was changed after it was written (its SHA-256 differs)")
+        if name in digests:
+            read_checked(folder, name, digests[name])
 
 
 def seal(content: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.files import named, write_atomically
-from attnlab.store.digests import Digests
+from attnlab.store.digests import Digests, read_checked
 from attnlab.store.metrics import COLUMNS, Row
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
@@ -36,7 +36,7 @@ class MetricsRecorder(Recorder):
         that step.
         """
         if digests and METRICS in digests:
-            data = (source or self.folder).metrics.read_bytes()[: digests[METRICS]["size"]]
+            data = read_checked((source or self.folder).path, METRICS, digests[METRICS])
         else:
             rows = [] if step is None else [row for row in (source or self.folder).read_metrics() if row.step <= step]
             data = _text([COLUMNS, *rows]).encode()
