@@ -116,7 +116,7 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     )
     sizes = {"batch_size": config["batch_size"], "context": config["model"]["context"]}
     data = training.TextDataModule(prepared.splits, seed=0, **sizes)
-    prepared.folder.mkdir(parents=True, exist_ok=True)
+    prepared.folder.path.mkdir(parents=True, exist_ok=True)
     table = MetricsRecorder(prepared.folder)
     table.resume_at(None)
     recorders = Recorders([table, TensorBoardRecorder(prepared.folder, resume_at=None)])
