@@ -21,7 +21,6 @@ from attnlab.ablation.terminal import draw
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import write_atomically
 from attnlab.rules import MOST_SEED, whole_numbers
-from attnlab.store.experiment_folder import ExperimentFolder
 
 USUAL_RATES, USUAL_SEEDS = "3e-4,1e-3,3e-3,1e-2", "100-102"
 OURS = ("optimizer.lr", "seed", "experiment_name", "paths.runs", "tuned")  # words that the command itself writes
@@ -127,7 +126,7 @@ def _tell(experiment: Experiment, entries: Sequence[TunedVariant]) -> None:
         more = lr_tuning.extend_grid(entries, lr_tuning.spacing(rates))
         print(f"- to widen the grid, run it at optimizer.lr={','.join(f'{rate:g}' for rate in more)}, too")
     if drawing := lr_curves([(_label(entry), entry.lr_curve) for entry in entries], experiment.metric):
-        path = ExperimentFolder(experiment.folder).learning_rates
+        path = experiment.folder.learning_rates
         write_atomically(path, drawing.svg.encode(), key="experiment")
         print(f"wrote {path}")
     path = lr_tuning.write(experiment, entries)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from attnlab.ablation.reading import Experiment
 from attnlab.errors import AttnlabError
-from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 
 
@@ -48,7 +47,7 @@ def take_look(experiment: Experiment) -> Looks:
         "runs": len(runs),
         "seeds": seeds,
     }
-    manifest, problem = ExperimentFolder(experiment.folder).manifest, ""
+    manifest, problem = experiment.folder.manifest, ""
     try:
         entries = manifest.count_look(entry)
     except AttnlabError as error:

@@ -16,7 +16,6 @@ from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.files import write_atomically
 from attnlab.rules import shown
-from attnlab.store.experiment_folder import ExperimentFolder
 
 OPTIMIZER = "optimizer._target_"
 MOST_NAMED = 4
@@ -112,7 +111,7 @@ def write(experiment: Experiment, variants: Sequence[TunedVariant]) -> Path:
         "# that refines the best rate of the grid, else that rate; curve: [rate, mean], null where a seed diverged.\n"
     )
     content = {"metric": experiment.metric, "variants": entries}
-    path = ExperimentFolder(experiment.folder).tuned
+    path = experiment.folder.tuned
     text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     write_atomically(path, text.encode(), key="experiment")
     return path
@@ -124,7 +123,7 @@ def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool,
     rate = float(group.settings[RATE])
     seeds = sorted(run.seed for run in group.runs if run.seed is not None)
     named = Path(group.tuned)
-    places = (named, named.parent, experiment.folder.parent / named.name)  # the folder, its file, or moved along
+    places = (named, named.parent, experiment.folder.path.parent / named.name)  # the folder, its file, or moved along
     place = next((p for p in places if p.is_dir()), named)
     try:
         entries = read_tuning(read_experiment(place, experiment.metric), lower_is_better, alpha)

@@ -105,7 +105,7 @@ class Run:
 class Experiment:
     """Every run below runs/<experiment>, and what the sweep that made them declared."""
 
-    folder: Path
+    folder: ExperimentFolder
     metric: str
     runs: list[Run]
     declared: dict[str, Any]  # what manifest.json holds beside its list of runs
@@ -114,32 +114,33 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return self.folder.path.resolve().name
 
 
 def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     """Read all runs of an experiment and one metric of each. Raises UsageError if there is nothing to read."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    experiment = ExperimentFolder(Path(folder))
+    if not experiment.path.is_dir():
         raise UsageError(
-            f"experiment ({folder}) must be a folder of runs, such as runs/default: there is no such folder"
+            f"experiment ({experiment}) must be a folder of runs, such as runs/default: there is no such folder"
         )
-    entries, declared, problems = _manifest(folder)
+    entries, declared, problems = _manifest(experiment)
     is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}
     found: dict[tuple[str, str], Run] = {}
-    for run in ExperimentFolder(folder).runs():
+    for run in experiment.runs():
         key = (run.path.parent.name, run.path.name)
         found[key] = _read_run(run, metric, configs, entries.pop(key, {}))
-    runs = [*found.values(), *(_absent(folder, key, entry) for key, entry in entries.items())]
+    runs = [*found.values(), *(_absent(experiment.path, key, entry) for key, entry in entries.items())]
     if not runs:
+        hint = _hint(experiment.path)
         raise UsageError(
-            f"experiment ({folder}) holds no runs: it must hold folders such as NAME/{seed_name(0)}{_hint(folder)}"
+            f"experiment ({experiment}) holds no runs: it must hold folders such as NAME/{seed_name(0)}{hint}"
         )
     unchecked = sum(run.status == Status.FINISHED and not is_sealed(run.summary) for run in runs)
     if unchecked:
         problems.append(f"{unchecked} runs are from before {SUMMARY} held digests of all files: they are not checked")
-    return Experiment(folder, metric, runs, declared, problems, is_planned)
+    return Experiment(experiment, metric, runs, declared, problems, is_planned)
 
 
 def _hint(folder: Path) -> str:
@@ -152,10 +153,10 @@ def _hint(folder: Path) -> str:
     return f"; name one of {', '.join(str(folder / name) for name in deeper[:6])}" if deeper else ""
 
 
-def _manifest(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
+def _manifest(experiment: ExperimentFolder) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
     """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
     try:
-        content = parse_json(read_file(ExperimentFolder(folder).manifest.path))
+        content = parse_json(read_file(experiment.manifest.path))
     except FileNotFoundError:
         return {}, {}, [f"no {MANIFEST}: {UNPLANNED}"]
     except (OSError, ValueError) as error:

@@ -267,11 +267,11 @@ def _used(experiment: Experiment, rules: Rules, design: BlockDesign, baseline: s
     return Preregistration("", name, experiment.metric, rules.margin, rules.alpha, [], list(family))
 
 
-def home_of_report(experiment: Path) -> Path:
+def home_of_report(experiment: ExperimentFolder) -> Path:
     """Where the report of an experiment goes unless something else is typed; refused if that lies somewhere else."""
-    folder = ExperimentFolder(experiment).report
+    folder = experiment.report
     for place in (folder, folder / "pictures", folder / "tensorboard"):
-        if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(experiment)):
+        if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(experiment.path)):
             raise UsageError(
                 f"{place} is a link that leads out of the experiment; out=FOLDER says where the report goes"
             )

@@ -105,7 +105,7 @@ def _report_command(report: Report) -> list[str]:
     words += ["code=any"] if report.code == "any" else []
     beside = Path(sys.executable).with_name("attnlab")
     program = str(beside) if beside.exists() else "attnlab"
-    return [shlex.join([program, "report", str(report.experiment.folder.resolve()), *words])]
+    return [shlex.join([program, "report", str(report.experiment.folder.path.resolve()), *words])]
 
 
 def _packages(runs: list[Run]) -> list[list[str]]:
