@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnlab import moved
 from attnlab.errors import UsageError
 from attnlab.files import expand_path
 from attnlab.guard import check_references, from_environment, guarded
@@ -212,6 +213,8 @@ def check_targets(plain: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, str) or not DOTTED_NAME.fullmatch(value):
             raise UsageError(f"{path} ({shown(value)}) must be the name of a class: package.module.Class")
+        if (now := moved.current(value)) != value:
+            raise UsageError(f"{path} ({value}) has moved: write {now}")
         package, owner = value.split(".")[0], path.removeprefix("baseline.").partition(".")[0]
         if package not in allowed:
             raise UsageError(

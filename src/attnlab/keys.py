@@ -14,6 +14,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 
 from attnlab.files import parse_yaml, read_file
+from attnlab.moved import first_name
 from attnlab.rules import nearest_key
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
@@ -119,7 +120,7 @@ def stable(key: str, value: Any) -> Any:
     No two that a config may name are called alike; those of users are known by their full names.
     """
     ours = key.endswith("_target_") and isinstance(value, str) and value.startswith("attnlab.")
-    return value.rpartition(".")[2] if ours else value
+    return first_name(value) if ours else value
 
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:

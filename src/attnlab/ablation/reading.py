@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float, Int
 
+from attnlab import moved
 from attnlab.errors import UsageError
 from attnlab.files import MOST_BYTES, parse_json, parse_yaml, read_file
 from attnlab.store.damage import Damaged, one_line, read_text
@@ -293,7 +294,7 @@ def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[s
             raise Damaged(folder.path, f"{CONFIG} is not the config of a run")
         if wrong := _misfit(content, OF_CONFIG):
             raise Damaged(folder.path, f"{CONFIG}: {wrong}")
-        known[shared] = content
+        known[shared] = moved.with_current_targets(content)
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
     settings = {key: value for key, value in known[shared].items() if key != "streams"}
@@ -308,6 +309,7 @@ def _summary(folder: RunFolder) -> dict[str, Any] | None:
         content = parse_json(text)
     except ValueError as error:
         raise Damaged(folder.path, f"{SUMMARY} is not JSON ({one_line(error)})") from error
+    content = moved.with_current_keys(content) if isinstance(content, dict) else content
     missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
     if missing:
         raise Damaged(folder.path, f"{SUMMARY} lacks {', '.join(missing)}")

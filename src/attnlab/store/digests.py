@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.files import read_file
+from attnlab.moved import with_first_keys
 from attnlab.store.damage import Damaged, one_line
 from attnlab.store.names import METRICS
 
@@ -68,7 +69,8 @@ def check_files(folder: Path, digests: Digests, *names: str) -> None:
 def seal(content: Mapping[str, Any]) -> str:
     """The SHA-256 of all that a file says but for this."""
     try:
-        text = json.dumps({key: value for key, value in content.items() if key != "sha256"}, sort_keys=True)
+        first = with_first_keys({key: value for key, value in content.items() if key != "sha256"})
+        text = json.dumps(first, sort_keys=True)
     except RecursionError:
         return ""  # nested too deeply to be one
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

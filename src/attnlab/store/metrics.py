@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from attnlab import moved
 from attnlab.files import read_file
 from attnlab.store.damage import Damaged, one_line
 from attnlab.store.digests import Digests
@@ -50,6 +51,6 @@ def _rows(folder: Path, text: str) -> Iterator[Row]:
             if len(fields) != len(COLUMNS) or not STEP.fullmatch(fields[0]) or not NUMBER.fullmatch(fields[2]):
                 line = f"line {lines.line_num}: {','.join(fields)[:40]!r}"
                 raise Damaged(folder, f"{METRICS}, {line} is not step, metric, value")
-            yield Row(int(fields[0]), fields[1], float(fields[2]))
+            yield Row(int(fields[0]), moved.METRICS.get(fields[1], fields[1]), float(fields[2]))
     except csv.Error as error:
         raise Damaged(folder, f"{METRICS}, line {lines.line_num}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from attnlab.errors import Locked
 from attnlab.files import exclusive, is_owned, named, parse_json, read_file, tidy, write_atomically, write_json, writing
+from attnlab.moved import with_current_keys
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line
 from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
@@ -96,7 +97,7 @@ class RunFolder:
             return {}
         if not isinstance(content, dict) or (is_sealed(content) and content["sha256"] != seal(content)):
             return {}
-        return content
+        return with_current_keys(content)
 
     def has_begun(self) -> bool:
         """Whether the run holds anything that could be taken or continued."""
