@@ -25,7 +25,7 @@ from attnlab.cli import main
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.runs import load, read_config
-from attnlab.store.digests import is_sealed
+from attnlab.store.digests import is_sealed, seal
 from attnlab.store.names import SUMMARY
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.prepare import prepare
@@ -132,7 +132,7 @@ def test_moved_class(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A class that moved and was renamed: old folders give the new one, and the hash keeps the first name."""
     monkeypatch.setitem(moved.MODULES, "attnlab.attention.recurrent", "attnlab.attention.linear_family")
     monkeypatch.setitem(moved.CLASSES, "attnlab.attention.linear_family.RecurrentAttention", NEW)
-    config = read_config(run_of(home, "recurrent"))
+    config = read_config(RunFolder(run_of(home, "recurrent")))
     assert config["attention"]["_target_"] == NEW
     assert moved.first_name(NEW) == "RecurrentAttention"
     assert moved.current(NEW) == NEW and moved.current("attnlab.position.RoPE") == "attnlab.position.RoPE"
@@ -195,4 +195,4 @@ def test_renamed_key_keeps_seal(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(moved.SUMMARY_KEYS, "unigram_loss", "baseline_loss")
     summary = RunFolder(folder).read_summary()
     assert "baseline_loss" in summary and is_sealed(summary)
-    RunFolder(folder).check(summary)
+    assert seal(summary) == summary["sha256"]
