@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnlab.ablation.verdicts import verdict as verdict
     from attnlab.data.tokenizers import Tokenizer
     from attnlab.model import GPT
+
+
+def __getattr__(name: str) -> Any:
+    """`attnlab.verdict`, imported where it is used: it needs no torch, and nothing else needs SciPy."""
+    if name == "verdict":
+        from attnlab.ablation.verdicts import verdict
+
+        return verdict
+    raise AttributeError(f"module 'attnlab' has no attribute {name!r}")
 
 
 def load(

@@ -111,12 +111,13 @@ def report(
     limits: bool,
 ) -> None:
     """Compare the variants of an experiment, write the report, and show its table."""
-    from attnlab.ablation.report import Options, analyse
-    from attnlab.ablation.terminal import publish
+    from attnlab.ablation.publish import publish
+    from attnlab.ablation.report import analyse
+    from attnlab.ablation.settings import Options
 
     with limited(limits):
         found = analyse(experiment, Options(baseline, metric, margin, alpha, _names(family), solved, code))
-        publish(found, Path(out) if out else None, board=tensorboard)
+        publish(found, Path(out) if out else None, tensorboard=tensorboard)
 
 
 def explain(*, allow_targets: str, limits: bool, **settings: Any) -> None:

@@ -11,13 +11,13 @@ from rich.console import Console
 
 from attnlab.ablation import lr_tuning
 from attnlab.ablation.charts import lr_curves
-from attnlab.ablation.comparison import lower_is_better
 from attnlab.ablation.document import table
 from attnlab.ablation.format import number
 from attnlab.ablation.lr_curve import FEWEST_RATES
 from attnlab.ablation.lr_tuning import TunedVariant
+from attnlab.ablation.metric_names import lower_is_better
 from attnlab.ablation.reading import Experiment, read_experiment
-from attnlab.ablation.terminal import draw
+from attnlab.ablation.tables import draw
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import write_atomically
 from attnlab.rules import MOST_SEED, whole_numbers
@@ -32,8 +32,6 @@ SOME_FAILED, STOPPED = 1, (130, 143)
 def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
     """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
     lower = lower_is_better(metric)
-    if lower is None:
-        raise UsageError(f"metric ({metric}) does not say which way is better; see attnlab report --help")
     folder = Path(experiment)
     wanted = numbers(rates or USUAL_RATES)
     chosen = whole_numbers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")

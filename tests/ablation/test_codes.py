@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from tests.ablation.folders import CODE, write_arm, write_run
 
-from attnlab.ablation.content import notes
+from attnlab.ablation.fairness import notes
 from attnlab.ablation.lr_tuning import read_tuning
 from attnlab.ablation.reading import read_experiment
-from attnlab.ablation.report import Options, Report, analyse
+from attnlab.ablation.report import Report, analyse
+from attnlab.ablation.settings import Options
 
 NEW = CODE | {"attnlab.model": "2" * 16}
 LINEAR = {"attnlab.attention.linear": "3" * 16}

@@ -13,8 +13,11 @@ from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation.content import document
 from attnlab.ablation.costs import costs
-from attnlab.ablation.report import Options, Report, analyse, write
-from attnlab.ablation.terminal import beside_the_table, terminal_table
+from attnlab.ablation.publish import write
+from attnlab.ablation.report import Report, analyse
+from attnlab.ablation.settings import Options
+from attnlab.ablation.tables import verdicts_table
+from attnlab.ablation.terminal import beside_the_table
 from attnlab.errors import UsageError
 from attnlab.store import preregistration
 from attnlab.store.experiment_folder import ExperimentFolder
@@ -27,7 +30,7 @@ WORSE = [2.3, 2.41, 2.19]
 
 def page(report: Report, folder: Path) -> str:
     """The report as it is read."""
-    write(report, document(report), folder / "report", board=False)
+    write(report, document(report), folder / "report", tensorboard=False)
     return (folder / "report" / "report.md").read_text().replace("\\_", "_")
 
 
@@ -224,7 +227,7 @@ def test_typed_after_the_fact(tmp_path: Path, options: Options, mark: str) -> No
     assert not any(c.marks for c in analyse(tmp_path).comparisons)
     report = analyse(tmp_path, options)
     assert all(c.marks == (f"exploratory: {mark}",) for c in report.comparisons)
-    assert mark in "".join(row[-1] for row in terminal_table(report).rows)
+    assert mark in "".join(row[-1] for row in verdicts_table(report.comparisons).rows)
     name, used = mark.split(" ")[:2]
     (told,) = [text for text in beside_the_table(report) if text.startswith(f"{name}: declared ")]
     assert told.endswith(f"(the config of the first run), used {used}: typed after the fact")
@@ -336,7 +339,7 @@ def test_mixed_versions_stand_in_the_verdict(tmp_path: Path) -> None:
     assert [set(c.marks[0].partition(": ")[2].split(", ")) for c in report.comparisons] == [
         {"commit", "torch 2.13 and 2.12"}
     ]
-    assert "torch 2.13 and 2.12" in terminal_table(report).rows[0][-1]
+    assert "torch 2.13 and 2.12" in verdicts_table(report.comparisons).rows[0][-1]
 
 
 def cost_cells(folder: Path) -> dict[str, str]:

@@ -15,12 +15,15 @@ import pytest
 from jaxtyping import Float
 from tests.ablation.folders import write_arm
 
-from attnlab.ablation import statistics
-from attnlab.ablation.arms import Arm, BlockDesign
-from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules, compare
+from attnlab.ablation import exact_tests, statistics
+from attnlab.ablation.arms import Arm, BlockDesign, arm_of_runs
+from attnlab.ablation.compare import compare
+from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules
 from attnlab.ablation.content import document
+from attnlab.ablation.publish import write
 from attnlab.ablation.reading import Curve, Run
-from attnlab.ablation.report import Options, analyse, write
+from attnlab.ablation.report import analyse
+from attnlab.ablation.settings import Options
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job
@@ -31,6 +34,7 @@ from attnlab.training.identity import SEEDS, Identity
 ALPHA, TOLERANCE = 0.05, 0.015
 DECISIVE = {BETTER, WORSE, EQUIVALENT}
 RULES = Rules(True, ALPHA, None)
+SHARE = (0.0, 1.0)
 Results = Float[np.ndarray, "arms n"]  # the baseline first
 Law = Callable[[np.random.Generator, tuple[int, int]], Results]
 
@@ -105,34 +109,34 @@ LAWS: dict[str, Law] = {
 }
 
 
-def design(results: Results, **about: Any) -> BlockDesign:
-    """An experiment as the report reads it: one arm for each row, the baseline first; nan is a failed run."""
+def design(results: Results, status: Status = Status.FAILED, **about: Any) -> BlockDesign:
+    """An experiment as the report reads it: one arm for each row, the baseline first; nan is a lost run."""
     arms = []
     for i, row in enumerate(results):
         name = f"variant{i}"
         runs = []
         for seed, value in enumerate(row):
-            run = Run(Path(name), name, name, seed, Status.FAILED, summary=about)
+            run = Run(Path(name), name, name, seed, status, summary=about)
             if not np.isnan(value):
                 curve = Curve(np.array([1]), value[None])
                 run = Run(Path(name), name, name, seed, Status.FINISHED, summary=about, curve=curve)
             runs.append(run)
-        arms.append(Arm(name, name, name, {}, runs))
+        arms.append(arm_of_runs(name, name, {}, runs))
     return BlockDesign(arms, {(): arms[0]}, [])
 
 
-def families(law: Law, m: int, n: int, count: int, rules: Rules = RULES, seed: int = 0) -> list[list[Comparison]]:
+def families(law: Law, m: int, n: int, count: int, rules: Rules = RULES, seed: int = 0) -> list[list[Comparison[Arm]]]:
     """The verdicts of many families of m variants with n seeds."""
     rng = np.random.default_rng([seed, m, n])
-    return [compare(design(law(rng, (m + 1, n))), rules) for _ in range(count)]
+    return [compare(design(law(rng, (m + 1, n))).pairs(), rules) for _ in range(count)]
 
 
-def rate(verdicts: list[list[Comparison]]) -> float:
+def rate(verdicts: list[list[Comparison[Arm]]]) -> float:
     """The share of families that hold a false verdict."""
     return float(np.mean([any(c.verdict in DECISIVE for c in family) for family in verdicts]))
 
 
-def rate_of(name: str, verdicts: list[list[Comparison]]) -> float:
+def rate_of(name: str, verdicts: list[list[Comparison[Arm]]]) -> float:
     """The same if one of the two tests decided alone."""
     return float(np.mean([min(statistics.holm([getattr(c, name) for c in family])) <= ALPHA for family in verdicts]))
 
@@ -175,7 +179,7 @@ def test_t_alone(law: str) -> None:
 def test_exact_alone() -> None:
     """Permutations by themselves break it where spreads differ: both tests are needed."""
     verdicts = families(LAWS["normal, spread 5.0"], 1, 4, 400)
-    assert {c.exact_test for (c,) in verdicts} == {statistics.PERMUTATIONS}
+    assert {c.exact_test for (c,) in verdicts} == {exact_tests.PERMUTATIONS}
     assert rate_of("exact_p", verdicts) > ALPHA + TOLERANCE
     assert rate(verdicts) <= ALPHA + TOLERANCE
 
@@ -220,7 +224,7 @@ def test_both_kinds() -> None:
     margin = 3 * (2 / 12) ** 0.5  # three standard errors: farther off, a difference is seen before it is overlooked
     verdicts = families(shifted(normal, margin, share=0.5), 2, 12, 800, RULES._replace(margin=margin))
 
-    def wrong(family: list[Comparison], words: list[str]) -> bool:
+    def wrong(family: list[Comparison[Arm]], words: list[str]) -> bool:
         return words[0] == EQUIVALENT or words[1] in (BETTER, WORSE)
 
     ours = np.mean([wrong(family, [c.verdict for c in family]) for family in verdicts])
@@ -237,7 +241,7 @@ def test_chosen_before_data() -> None:
     whatever the results."""
     for n, m, expected in ((3, 1, None), (4, 1, "permutations"), (6, 1, "sign flips"), (6, 2, "permutations")):
         results = np.arange(m + 1)[:, None] * 100.0 + np.random.default_rng(n).normal(size=(m + 1, n))
-        found = compare(design(results), RULES)
+        found = compare(design(results).pairs(), RULES)
         assert [c.exact_test for c in found] == [expected] * m
         assert all((c.verdict == WORSE) == (expected is not None) for c in found)
         assert found[0].fewest_seeds == {1: 4, 2: 5}[m]
@@ -245,21 +249,21 @@ def test_chosen_before_data() -> None:
 
 def test_solved_or_not() -> None:
     """Fisher's test on the seeds that solved the task, whatever the means say."""
-    rules = RULES._replace(is_share=True, lower_is_better=False, margin=0.6)
-    found = compare(design(np.array([[1.0] * 4, [0.2, 0.3, 0.1, 0.2]]), solved_at=0.99), rules)[0]
+    rules = RULES._replace(bounds=SHARE, lower_is_better=False, margin=0.6)
+    found = compare(design(np.array([[1.0] * 4, [0.2, 0.3, 0.1, 0.2]]), solved_at=0.99).pairs(), rules)[0]
     assert (found.verdict, found.exact_test, found.exact_p) == (WORSE, "Fisher", pytest.approx(1 / 35))
-    three = compare(design(np.array([[1.0] * 3, [0.1, 0.2, 0.3]]), solved_at=0.99), rules)[0]
+    three = compare(design(np.array([[1.0] * 3, [0.1, 0.2, 0.3]]), solved_at=0.99).pairs(), rules)[0]
     assert (three.verdict, three.exact_test, three.smallest_exact_p) == ("cannot tell", None, pytest.approx(0.1))
-    both = compare(design(np.ones((2, 6)), solved_at=0.99), rules)[0]
+    both = compare(design(np.ones((2, 6)), solved_at=0.99).pairs(), rules)[0]
     assert (both.verdict, both.equivalence_p) == (EQUIVALENT, pytest.approx(0.4**6))  # of six, none failed at 0.4
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 4), (5, 5)])
 def test_solved_level(m: int, n: int) -> None:
     """The same promise for shares of seeds, which the t test on accuracies breaks."""
-    rules = RULES._replace(is_share=True, lower_is_better=False)
+    rules = RULES._replace(bounds=SHARE, lower_is_better=False)
     rng = np.random.default_rng(n)
-    verdicts = [compare(design(solved(0.5, 0.001)(rng, (m + 1, n)), solved_at=0.99), rules) for _ in range(30)]
+    verdicts = [compare(design(solved(0.5, 0.001)(rng, (m + 1, n)), solved_at=0.99).pairs(), rules) for _ in range(30)]
     assert rate(verdicts) <= ALPHA + TOLERANCE
 
 
@@ -269,15 +273,15 @@ def test_lost_runs_level() -> None:
     for _ in range(count):
         results = rng.normal(size=(4, 9))
         results[1:][results[1:] > 0.7] = np.nan  # of the variants, not of the baseline
-        family = compare(design(results), RULES)
+        family = compare(design(results).pairs(), RULES)
         ours += any(c.verdict in DECISIVE for c in family)
         alone += min(statistics.holm([c.p if c.p is not None else 1.0 for c in family])) <= ALPHA
     assert ours / count <= ALPHA + TOLERANCE < alone / count
 
 
-@pytest.mark.parametrize("status", ["failed", "diverged", "damaged", "unfinished", "planned"])
+@pytest.mark.parametrize("status", [Status.FAILED, Status.DIVERGED, Status.DAMAGED, Status.UNFINISHED, Status.PLANNED])
 @pytest.mark.parametrize("arm", [0, 1])
-def test_lost_run(arm: int, status: str) -> None:
+def test_lost_run(arm: int, status: Status) -> None:
     """Whichever arm lost a run, and however, a verdict must survive its worst case: by rank for losses, at the bound
     for accuracies; equivalent survives no lost loss."""
     rng = np.random.default_rng(1)
@@ -289,18 +293,15 @@ def test_lost_run(arm: int, status: str) -> None:
     ):
         results = np.stack([rng.normal(0.3, 0.01, n), rng.normal(0.5, 0.01, n)])
         results[arm, 2] = np.nan
-        built = design(results)
-        runs = built.arms[arm].runs
-        runs[2] = Run(runs[2].path, runs[2].group, runs[2].variant, 2, status)
-        if share:
-            results *= -1
-        found = compare(built, RULES._replace(is_share=share, margin=None))[0]
+        built = design(results, status)
+        found = compare(built.pairs(), RULES._replace(bounds=SHARE if share else None, margin=None))[0]
         assert (found.verdict, found.n, found.lost_seeds) == (expected, n - 1, [2])
         assert f"1 of {n} seeds are lost (1 of variant{arm} {status})" in found.remarks[0]
     same = rng.normal(0.5, 1e-3, size=(2, 12))
-    whole = compare(design(same), RULES._replace(margin=0.05))[0]
+    whole = compare(design(same).pairs(), RULES._replace(margin=0.05))[0]
     same[arm, 0] = np.nan
-    assert (whole.verdict, compare(design(same), RULES._replace(margin=0.05))[0].verdict) == (EQUIVALENT, "cannot tell")
+    holed = compare(design(same).pairs(), RULES._replace(margin=0.05))[0]
+    assert (whole.verdict, holed.verdict) == (EQUIVALENT, "cannot tell")
 
 
 def test_tied_to_folders(tmp_path: Path) -> None:
@@ -309,9 +310,9 @@ def test_tied_to_folders(tmp_path: Path) -> None:
     for i, row in enumerate(results):
         write_arm(tmp_path, f"variant{i}" if i else "multi_head", row.tolist())
     report = analyse(tmp_path, Options(margin=0.3))
-    write(report, document(report), tmp_path / "report", board=False)
+    write(report, document(report), tmp_path / "report", tensorboard=False)
     rows = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").read_text().splitlines()))
-    expected = compare(design(results), RULES._replace(margin=0.3))
+    expected = compare(design(results).pairs(), RULES._replace(margin=0.3))
     assert [row["verdict"] for row in rows] == [c.verdict for c in expected]
     assert [float(row["holm_p"]) for row in rows] == [c.holm_p for c in expected]
     assert WORSE in {c.verdict for c in expected}
@@ -325,8 +326,8 @@ def test_task_declares(tmp_path: Path) -> None:
     report = analyse(tmp_path, Options(margin=0.9))
     (c,) = report.comparisons
     assert (report.experiment.metric, report.solved_at, c.solved) == ("val/accuracy", 0.9, (0.9, 1, 5, 5))
-    assert (c.verdict, c.exact_p) == (WORSE, pytest.approx(statistics.fisher_p(1, 5, 5)))
-    low, high = statistics.share_interval(1, 5, 5, 0.05)
+    assert (c.verdict, c.exact_p) == (WORSE, pytest.approx(exact_tests.fisher_p(1, 5, 5)))
+    low, high = exact_tests.share_interval(1, 5, 5, 0.05)
     assert f"[{low:+.4f}, {high:+.4f}]" in str(document(report))
     assert analyse(tmp_path, Options(solved=0.3)).comparisons[0].solved == (0.3, 5, 5, 5)
 

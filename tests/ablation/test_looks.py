@@ -10,10 +10,12 @@ import pytest
 from tests.ablation.folders import write_arm, write_run
 from tests.ablation.test_level import ALPHA, DECISIVE, RULES, TOLERANCE, design
 
-from attnlab.ablation.comparison import Comparison, compare
+from attnlab.ablation.arms import Arm
+from attnlab.ablation.compare import compare
+from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.content import document
-from attnlab.ablation.format import sentence
-from attnlab.ablation.report import Report, analyse, write
+from attnlab.ablation.publish import write
+from attnlab.ablation.report import Report, analyse
 from attnlab.store.experiment_folder import ExperimentFolder
 
 RNG = np.random.default_rng(5)
@@ -29,7 +31,7 @@ def add_seeds(folder: Path, first: int, last: int, **settings: int) -> None:
 def words(report: Report, folder: Path) -> tuple[str, str]:
     """The verdict in the table and in the CSV."""
     pages = document(report)
-    write(report, pages, folder / "report", board=False)
+    write(report, pages, folder / "report", tensorboard=False)
     (row,) = csv.DictReader((folder / "report" / "verdicts.csv").read_text().splitlines())
     assert row["verdict"] in str(pages)
     return report.comparisons[0].word, row["verdict"]
@@ -132,7 +134,7 @@ def follow(rng: np.random.Generator, looks: int, m: int, first: int, *, old: boo
     rules = RULES._replace(looks=1 if old else looks)
     n = first
     for look in range(1, 3):
-        family = compare(design(results[:, :n]), rules._replace(look=1 if old else look))
+        family = compare(design(results[:, :n]).pairs(), rules._replace(look=1 if old else look))
         p = [c.p or 0 for c in family]
         wrong = m * min(p) <= ALPHA if old else any(c.verdict in DECISIVE and not c.exploratory for c in family)
         if wrong:
@@ -144,9 +146,9 @@ def follow(rng: np.random.Generator, looks: int, m: int, first: int, *, old: boo
     return False
 
 
-def advised(c: Comparison, old: bool) -> int | None:
+def advised(c: Comparison[Arm], old: bool) -> int | None:
     """The number of seeds that the verdict cell asks for."""
-    if c.seeds_needed is None or not (old or " would, if the difference is as seen" in sentence(c)):
+    if c.seeds_needed is None or not (old or " would, if the difference is as seen" in c.sentence):
         return None
     return c.seeds_needed.as_seen
 
@@ -168,13 +170,13 @@ def test_advice(tmp_path: Path) -> None:
     results = np.random.default_rng(0).normal(size=(2, 6))
     results[1] += 0.3
     for look, looks, expected in ((1, 1, "would have, if"), (1, 2, "would, if"), (2, 2, "would have, if")):
-        (c,) = compare(design(results), RULES._replace(look=look, looks=looks))
-        assert expected in sentence(c)
-    few = compare(design(results[:, :5]), RULES._replace(looks=2))[0]
+        (c,) = compare(design(results).pairs(), RULES._replace(look=look, looks=looks))
+        assert expected in c.sentence
+    few = compare(design(results[:, :5]).pairs(), RULES._replace(looks=2))[0]
     assert few.seeds_needed is not None and few.seeds_needed.high is not None
-    assert sentence(few).startswith(f"cannot tell ({few.seeds_needed.low} to ")  # below six seeds the range comes first
-    three = compare(design(results[:, :3]), RULES)[0]
-    assert sentence(three) == "cannot tell (no verdict is possible with 3 seeds; 4 are the fewest)"
+    assert few.sentence.startswith(f"cannot tell ({few.seeds_needed.low} to ")  # below six seeds the range comes first
+    three = compare(design(results[:, :3]).pairs(), RULES)[0]
+    assert three.sentence == "cannot tell (no verdict is possible with 3 seeds; 4 are the fewest)"
     write_arm(tmp_path, "multi_head", [2.0, 2.1, 1.9])
     write_arm(tmp_path, "linear", [3.0, 3.1, 2.9])
     assert "63 % (n = 3) of runs are bad" in str(document(analyse(tmp_path)))

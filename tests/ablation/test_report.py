@@ -13,7 +13,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation.content import document
-from attnlab.ablation.report import Options, analyse, write
+from attnlab.ablation.publish import write
+from attnlab.ablation.report import analyse
+from attnlab.ablation.settings import Options
 from attnlab.cli import main
 from attnlab.errors import UsageError
 from attnlab.store import preregistration
@@ -38,7 +40,7 @@ def experiment(tmp_path: Path) -> Path:
 
 def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(experiment: Path) -> None:
     report = analyse(experiment)
-    write(report, document(report), experiment / "report", board=False)
+    write(report, document(report), experiment / "report", tensorboard=False)
     page = (experiment / "report" / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|<script", page)
     assert "<b>" not in page and "&lt;b&gt;&amp;_x*" in page
@@ -51,7 +53,7 @@ def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(exper
 
 def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
     report = analyse(experiment, Options(margin=0.05))
-    write(report, document(report), experiment / "report", board=False)
+    write(report, document(report), experiment / "report", tensorboard=False)
     for name in ("report.md", "report.html"):
         text = (experiment / "report" / name).read_text().replace("\\_", "_")
         for words in (
@@ -72,13 +74,13 @@ def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
 def test_a_second_report_takes_the_place_of_the_first(experiment: Path) -> None:
     for _ in range(2):
         report = analyse(experiment)
-        write(report, document(report), experiment / "report", board=True)
+        write(report, document(report), experiment / "report", tensorboard=True)
     assert len(analyse(experiment).experiment.runs) == 14  # the report's own folders are no runs
 
 
 def test_the_board_shows_mean_and_band(experiment: Path) -> None:
     report = analyse(experiment)
-    write(report, document(report), experiment / "report", board=True)
+    write(report, document(report), experiment / "report", tensorboard=True)
     ends = {}
     for line in ("mean", "low", "high"):
         (file,) = (experiment / "report" / "tensorboard" / "multi_head" / line).iterdir()
@@ -121,7 +123,7 @@ def test_an_experiment_without_one_finished_run_still_has_a_report(tmp_path: Pat
     for name in ("multi_head", "linear"):
         write_run(tmp_path, name, 0, 2.0, status="diverged")
     report = analyse(tmp_path)
-    write(report, document(report), tmp_path / "report", board=True)
+    write(report, document(report), tmp_path / "report", tensorboard=True)
     assert report.comparisons[0].verdict == "cannot tell"
     assert "2 runs: 2 diverged." in (tmp_path / "report" / "report.md").read_text()
 

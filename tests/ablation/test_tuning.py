@@ -15,7 +15,8 @@ from tests.training.launch import ROOT
 from attnlab import tuning
 from attnlab.ablation.content import document
 from attnlab.ablation.document import Table
-from attnlab.ablation.report import analyse, write
+from attnlab.ablation.publish import write
+from attnlab.ablation.report import analyse
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.tuned import at_tuned_rate
@@ -184,7 +185,7 @@ def test_the_report_shows_the_curves_of_another_folder_and_their_sensitivity(tmp
         assert c.lr_curve is not None and [p.rate for p in c.lr_curve.points] == list(RATES)
         assert c.lr_curve.tuning_seeds == list(SEEDS) and c.lr_curve.final_seeds == [0, 1, 2, 3]
         assert "seeds 100 had chosen the rate and are left out" in c.lr_curve.remarks
-    write(report, document(report), tmp_path / "out", board=False)
+    write(report, document(report), tmp_path / "out", tensorboard=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("sensitivity", str(tmp_path / "t"), "100, 101", "tuned for each variant on a grid"):
         assert words in text
@@ -225,7 +226,7 @@ def test_every_table_names_the_mode_and_what_is_left_is_shown(tmp_path: Path) ->
     tables = [block for section in pages.sections for block in section.blocks if isinstance(block, Table)]
     assert len(tables) >= 6
     assert all("matched by parameters" in table.caption for table in tables)
-    write(report, pages, tmp_path / "out", board=False)
+    write(report, pages, tmp_path / "out", tensorboard=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("Matched budgets", "+0.400 %", "model.mlp_ratio 4 to 4.75", "state -50.00 %"):
         assert words in text

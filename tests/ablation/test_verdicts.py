@@ -12,7 +12,9 @@ from statsmodels.stats.multitest import multipletests
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation.content import document
-from attnlab.ablation.report import Options, Report, analyse, write
+from attnlab.ablation.publish import write
+from attnlab.ablation.report import Report, analyse
+from attnlab.ablation.settings import Options
 from attnlab.errors import UsageError
 
 RNG = np.random.default_rng(11)
@@ -91,7 +93,7 @@ def test_runs_that_diverged_never_make_a_variant_better(tmp_path: Path) -> None:
     write_arm(tmp_path, "fragile", shifted(-0.2)[:5])
     write_run(tmp_path, "fragile", 5, 9.0, status="diverged")
     found = analyse(tmp_path).comparisons[0]
-    assert (found.verdict, found.n, found.lost) == ("cannot tell", 5, {"diverged": 1})
+    assert (found.verdict, found.n, found.arm.lost) == ("cannot tell", 5, {5: "diverged"})
     assert found.remarks == ("1 of 6 seeds are lost (1 of fragile diverged)",)
 
 
@@ -224,7 +226,7 @@ def test_the_csv_holds_full_precision(tmp_path: Path) -> None:
     write_arm(tmp_path, "multi_head", BASE)
     write_arm(tmp_path, "a", shifted(-0.2))
     report = analyse(tmp_path)
-    write(report, document(report), tmp_path / "report", board=False)
+    write(report, document(report), tmp_path / "report", tensorboard=False)
     rows = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").read_text().splitlines()))
     assert float(rows[0]["holm_p"]) == report.comparisons[0].holm_p
     runs = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))

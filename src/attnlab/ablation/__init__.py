@@ -1,1 +1,1 @@
-"""Ablations: their designs as data, the list of planned runs, and, from files on disk, whether the seeds can tell."""
+"""Ablations: whether the seeds can tell, from plain numbers or from folders of runs, and the pages of a report."""

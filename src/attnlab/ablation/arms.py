@@ -1,40 +1,48 @@
-"""What is compared with what: runs become configurations, configurations become arms, each with its baseline."""
+"""The arms of an experiment, the baseline that each is compared with, and the blocks that are never mixed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attnlab.ablation import codes
-from attnlab.ablation.groups import OF_THE_VARIANT, Group, apart_by_rate, changing, differing, groups_of
-from attnlab.ablation.lr_curve import RATE, LRCurve, fit_lr_curve
-from attnlab.ablation.lr_tuning import rates_elsewhere
-from attnlab.ablation.reading import Experiment, Run
+from attnlab.ablation.groups import JUDGED_BY, OF_THE_VARIANT, changing, differing
+from attnlab.ablation.lr_curve import LRCurve
+from attnlab.ablation.metric_names import PER_TOKEN, TOKENIZER
+from attnlab.ablation.reading import Run
+from attnlab.ablation.samples import Sample
 from attnlab.errors import UsageError
 from attnlab.rules import nearest
-from attnlab.store.names import CONFIG
 from attnlab.store.status import Status
 
 USUAL_BASELINE = "multi_head"
 MODES = ("match", "match_to")
 HASH_DIGITS = 64
 
+Block = tuple[tuple[str, Any], ...]  # settings that an arm shares with its baseline and others do not have
 
-@dataclass(frozen=True)
-class Arm:
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Sample):
     """One variant as it is compared: at one learning rate, with the seeds that count."""
 
-    label: str
     variant: str
     folder: str
-    settings: dict[str, Any]
-    runs: list[Run] = field(repr=False)  # whatever became of them
+    settings: Mapping[str, Any]
+    runs: Sequence[Run] = field(repr=False)  # whatever became of them
     lr_curve: LRCurve | None = None
-    block: tuple[tuple[str, Any], ...] = ()  # settings that it shares with its baseline and others do not have
+    block: Block = ()
 
     @property
     def finished(self) -> dict[int, Run]:
         """The runs that have a result, by seed."""
-        return {run.seed: run for run in self.runs if run.status == Status.FINISHED and run.seed is not None}
+        return _finished(self.runs)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({self.label, self.variant, self.folder})
+
+    @property
+    def title(self) -> str:
+        return " ".join(filter(None, (self.label, self.setting)))
 
     @property
     def setting(self) -> str:
@@ -42,173 +50,186 @@ class Arm:
         return ", ".join(f"{key}={shown(value)}" for key, value in self.block)
 
 
+def arm_of_runs(
+    variant: str, folder: str, settings: Mapping[str, Any], runs: Sequence[Run], lr_curve: LRCurve | None = None
+) -> Arm:
+    """An arm with the results of its runs, labelled by its variant."""
+    finished = _finished(runs)
+    lost = (run for run in runs if run.status not in (Status.FINISHED, Status.REFUSED))
+    declared = (run.summary.get("solved_at") for run in finished.values())
+    return Arm(
+        variant,
+        {seed: run.final for seed, run in finished.items()},
+        {run.seed: run.status for run in lost if run.seed is not None},
+        next((float(at) for at in declared if isinstance(at, int | float)), None),
+        variant=variant,
+        folder=folder,
+        settings=settings,
+        runs=runs,
+        lr_curve=lr_curve,
+    )
+
+
+def _finished(runs: Sequence[Run]) -> dict[int, Run]:
+    return {run.seed: run for run in runs if run.status == Status.FINISHED and run.seed is not None}
+
+
 @dataclass(frozen=True)
-class BlockDesign:
-    """Arms in order, the baseline of each block, and what could not be placed."""
+class Arms:
+    """The arms of an experiment: configurations that differ in their learning rate alone are one arm, or each is."""
 
     arms: list[Arm]
-    baselines: dict[tuple[tuple[str, Any], ...], Arm]
+    single_rates: list[Arm]
     remarks: list[str]
+
+
+@dataclass(frozen=True)
+class BlockDesign:
+    """Arms in order, the baseline of each block, and what has no baseline."""
+
+    arms: list[Arm]
+    baselines: dict[Block, Arm]
+    remarks: list[str]
+    incomparable: list[tuple[Arm, Arm]] = field(default_factory=list)  # pairs whose metrics are not of one kind
 
     def pairs(self) -> list[tuple[Arm, Arm]]:
         """Every arm that has a baseline, with it."""
-        return [
-            (c, self.baselines[c.block])
-            for c in self.arms
-            if c.block in self.baselines and self.baselines[c.block] is not c
-        ]
+        return _pairs(self.arms, self.baselines)
 
 
-def pair_with_baselines(
-    experiment: Experiment,
-    baseline: str | None,
-    lower_is_better: bool,
-    alpha: float,
-    separated: Sequence[str] = (),
-    code: str = "same",
-) -> BlockDesign:
-    """Find the arms of an experiment and the baseline of each; refuses a baseline that is not there.
+def _pairs(arms: Sequence[Arm], baselines: Mapping[Block, Arm]) -> list[tuple[Arm, Arm]]:
+    return [(a, baselines[a.block]) for a in arms if a.block in baselines and baselines[a.block] is not a]
 
-    What differs in one of the `separated` settings is never compared. With `code` "any", runs that differ in nothing
-    but seed and code belong together.
+
+def planned_arms(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that a sweep planned."""
+    return [arm for arm in arms if any(run.overrides for run in arm.runs)]
+
+
+def choose_baseline(
+    arms: Sequence[Arm], named: str | None, declared: object, planned: Sequence[Arm], key: str = "baseline"
+) -> str:
+    """The name of the baseline: the one that was named, else declared, else multi_head, else the first of the plan.
+
+    Raises UsageError if the one that was named is not there, or if nobody planned anything and there is no multi_head.
     """
-    groups = groups_of(experiment.runs)
-    if not groups:
-        raise UsageError(f"experiment ({experiment.folder}) holds no run with a readable {CONFIG}")
-    remarks = codes.remarks(groups, code)
-    if code == "any":
-        groups = codes.across_codes(groups)
-    tuned = _labelled(_arms(groups, experiment, lower_is_better, alpha))
-    name = baseline or _usual_baseline(experiment, tuned)
-    chosen = _named(tuned, name)
-    if not chosen:
-        single = _labelled([Arm(g.variant, g.variant, g.folder, g.settings, g.runs) for g in groups])
-        chosen = _named(single, name)
-        tuned = single if chosen else tuned
-    if not chosen:
-        known = sorted({c.variant for c in tuned} | {c.label for c in tuned})
-        raise UsageError(
-            f"baseline ({name}) is not in this experiment{nearest(name, known)} (choose from: {', '.join(known)})"
-        )
-    design = _placed(tuned, chosen, name, separated)
-    return replace(design, remarks=[*design.remarks, *remarks])
-
-
-def _arms(groups: Sequence[Group], experiment: Experiment, lower_is_better: bool, alpha: float) -> list[Arm]:
-    """Configurations that differ in their learning rate alone are one arm."""
-    arms = []
-    for members in apart_by_rate(groups):
-        by_rate: dict[float, Group] = {float(g.settings[RATE]): g for g in members if RATE in g.settings}
-        if len(by_rate) < 2 or len(by_rate) < len(members):
-            arms += [_single(g, experiment, lower_is_better, alpha) for g in members]
-            continue
-        curve = fit_lr_curve({rate: g.results for rate, g in by_rate.items()}, lower_is_better, alpha)
-        arms.append(_tuned(by_rate[curve.chosen], curve))
-    return arms
-
-
-def _single(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> Arm:
-    """A configuration at one learning rate, which another experiment may have chosen."""
-    if group.tuned is not None:
-        return _tuned(group, rates_elsewhere(group, experiment, lower_is_better, alpha))
-    return Arm(group.variant, group.variant, group.folder, group.settings, group.runs)
-
-
-def _tuned(group: Group, curve: LRCurve) -> Arm:
-    kept = [run for run in group.runs if run.seed not in curve.tuning_seeds]
-    settings = {key: value for key, value in group.settings.items() if key != RATE}  # tuned: no setting to compare
-    return Arm(group.variant, group.variant, group.folder, settings, kept, curve)
-
-
-def _labelled(arms: Sequence[Arm]) -> list[Arm]:
-    """Give arms of one variant labels that say in which settings they differ."""
-    labelled = []
-    for arm in arms:
-        alike = [c for c in arms if c.variant == arm.variant]
-        keys = differing([c.settings for c in alike])
-        words = [f"{key}={shown(arm.settings.get(key))}" for key in keys]
-        if len(alike) > 1 and not words:
-            words = [arm.folder.rpartition("-")[2]]
-        labelled.append(_with(arm, label=" ".join([arm.variant, *words])))
-    return labelled
-
-
-def _usual_baseline(experiment: Experiment, arms: Sequence[Arm]) -> str:
-    """The baseline that the sweep declared, or multi_head, or the first that was planned."""
-    declared = experiment.declared.get("baseline")
-    if isinstance(declared, str) and _named(arms, declared):
+    variants, labels = (list(dict.fromkeys(names)) for names in zip(*((a.variant, a.label) for a in arms), strict=True))
+    if named is not None:
+        if not arms_called(arms, named):
+            options = sorted({*variants, *labels})
+            options = options if len(options) > 1 else [arm.folder for arm in arms]
+            raise UsageError(
+                f"{key} ({named}) is not in this experiment{nearest(named, options)} (choose from: "
+                f"{', '.join(options)})"
+            )
+        return named
+    if isinstance(declared, str) and arms_called(arms, declared):
         return declared
-    variants = [c.variant for c in arms]
+    if len(variants) == 1:
+        return planned[0].folder if planned else variants[0]
     if USUAL_BASELINE in variants:
         return USUAL_BASELINE
-    first = next((run for run in experiment.runs if run.overrides and run.variant in variants), None)
-    if first is not None:
-        return first.variant
-    if len(set(variants)) == 1:
-        return variants[0]
-    raise UsageError(
-        f"baseline must be named, as there is no {USUAL_BASELINE} here: {', '.join(sorted(set(variants)))}"
-    )
+    if planned:
+        return planned[0].variant
+    raise UsageError(f"{key} must be named, as there is no {USUAL_BASELINE} here: {', '.join(sorted(variants))}")
 
 
-def _named(arms: Sequence[Arm], name: str) -> list[Arm]:
+def arms_called(arms: Sequence[Arm], name: str) -> list[Arm]:
     """The arms that a name may mean: a label, a folder, its hashes, the config's hash alone, or a variant."""
-    for called in ("label", "folder", "hashes", "hash", "variant"):
-        if found := [c for c in arms if _called(c, called) == name]:
-            return found
-    return []
-
-
-def _called(arm: Arm, by: str) -> str:
-    hashes = arm.folder.rpartition("-")[2]
-    names = {"label": arm.label, "folder": arm.folder, "hashes": hashes, "variant": arm.variant}
-    return names.get(by, hashes.partition(".")[0])
-
-
-def _placed(arms: Sequence[Arm], baselines: Sequence[Arm], name: str, separated: Sequence[str]) -> BlockDesign:
-    """Several arms that the baseline's name fits are baselines of blocks, told apart by size, data and so on."""
-    keys = [key for key in differing([c.settings for c in baselines]) if not key.startswith(OF_THE_VARIANT)]
-    modes = [key for key in MODES if len({repr(c.settings.get(key)) for c in arms}) > 1]
-    keys = [*modes, *(key for key in keys if key not in modes)]  # what was matched differently is never compared
-    for alike in changing([c.settings for c in arms]):
-        texts = [key for key in alike if key.startswith(("data.", "tokenizer."))]
-        if {*separated} & {*alike} and not {*keys} & {*alike}:
-            keys.append(texts[0])
-
-    def block(arm: Arm) -> tuple[tuple[str, Any], ...]:
-        return tuple((key, arm.settings.get(key)) for key in keys)
-
-    placed = [_with(c, block=block(c)) for c in arms]
-    names = {c.folder for c in baselines}
-    found: dict[tuple[tuple[str, Any], ...], Arm] = {}
-    for arm in placed:
-        if arm.folder in names and found.setdefault(arm.block, arm) is not arm:
-            labels = ", ".join(repr(c.label) for c in baselines)
-            raise UsageError(f"baseline ({name}) may mean {labels}; name one, in quotes")
-    alone = [c.label for c in placed if c.block not in found]
-    why = (
-        " (a result on another text or in other tokens is not compared)"
-        if {*separated} & {*_hidden(keys, placed)}
-        else ""
+    ways: tuple[Callable[[Arm], str], ...] = (
+        *(lambda arm: arm.label, lambda arm: arm.folder, _hashes),
+        *(lambda arm: _hashes(arm).partition(".")[0], lambda arm: arm.variant),
     )
-    remarks = [f"without a baseline of the same {', '.join(keys)}{why}: {', '.join(alone)}"] if alone else []
-    if len(found) > 1:  # the block has a column of its own
-        placed = [_with(c, label=_without(c.label, keys)) for c in placed]
-        found = {c.block: c for c in placed if c.folder in names}
-    return BlockDesign(sorted(placed, key=lambda c: c.folder not in names), found, remarks)
+    return next((alike for way in ways if (alike := [arm for arm in arms if way(arm) == name])), [])
 
 
-def _hidden(keys: Sequence[str], arms: Sequence[Arm]) -> list[str]:
-    """All settings that change together with one of these."""
-    return [key for alike in changing([c.settings for c in arms]) if {*keys} & {*alike} for key in alike]
+def _hashes(arm: Arm) -> str:
+    return arm.folder.rpartition("-")[2]
+
+
+def pair_with_baselines(arms: Arms, name: str, separated: Sequence[str]) -> BlockDesign:
+    """Every arm with its baseline: the arms of that name, each the baseline of a block, told apart by size, data and so
+    on. Arms that differ in one of the `separated` settings are never compared."""
+    members, baselines = arms.arms, arms_called(arms.arms, name)
+    if not baselines:
+        members, baselines = arms.single_rates, arms_called(arms.single_rates, name)
+    keys = _keys_of_blocks(members, baselines)
+    together = changing([arm.settings for arm in members])
+    apart = [_text_key(alike) for alike in together if {*separated} & {*alike} and not {*keys} & {*alike}]
+    if apart:
+        pairs = _pairs(*_in_blocks(members, baselines, name, keys))
+        incomparable = [(a, b) for a, b in pairs if any(a.settings.get(key) != b.settings.get(key) for key in apart)]
+    else:
+        incomparable = []
+    keys = [*keys, *apart]
+    members, by_block = _in_blocks(members, baselines, name, keys)
+    remarks = list(arms.remarks)
+    if alone := [arm.label for arm in members if arm.block not in by_block]:
+        by_text = any({*keys} & {*alike} and {*separated} & {*alike} for alike in together)
+        why = " (a result on another text or in other tokens is not compared)" if by_text else ""
+        remarks.insert(0, f"without a baseline of the same {', '.join(keys)}{why}: {', '.join(alone)}")
+    if len(by_block) > 1:  # the block has a column of its own
+        folders = {arm.folder for arm in by_block.values()}
+        members = [replace(arm, label=_without(arm.label, keys)) for arm in members]
+        by_block = {arm.block: arm for arm in members if arm.folder in folders}
+    first = {arm.folder for arm in by_block.values()}
+    return BlockDesign(sorted(members, key=lambda arm: arm.folder not in first), by_block, remarks, incomparable)
+
+
+def _keys_of_blocks(arms: Sequence[Arm], baselines: Sequence[Arm]) -> list[str]:
+    """The settings that make a block: those in which baselines differ, and how budgets were matched, for what was
+    matched differently is never compared."""
+    keys = [key for key in differing([arm.settings for arm in baselines]) if not key.startswith(OF_THE_VARIANT)]
+    modes = [key for key in MODES if len({repr(arm.settings.get(key)) for arm in arms}) > 1]
+    return [*modes, *(key for key in keys if key not in modes)]
+
+
+def _text_key(alike: Sequence[str]) -> str:
+    """Of settings that change together the one that is shown of a text or its tokens."""
+    return next(key for key in alike if key.startswith(("data.", "tokenizer.")))
+
+
+def _in_blocks(
+    arms: Sequence[Arm], baselines: Sequence[Arm], name: str, keys: Sequence[str]
+) -> tuple[list[Arm], dict[Block, Arm]]:
+    """The arms in their blocks, and the baseline of each block; refuses two baselines in one."""
+    folders = {arm.folder for arm in baselines}
+    members = [replace(arm, block=tuple((key, arm.settings.get(key)) for key in keys)) for arm in arms]
+    by_block: dict[Block, Arm] = {}
+    for arm in members:
+        if arm.folder in folders and by_block.setdefault(arm.block, arm) is not arm:
+            labels = ", ".join(repr(baseline.label) for baseline in baselines)
+            raise UsageError(f"baseline ({name}) may mean {labels}; name one, in quotes")
+    return members, by_block
 
 
 def _without(label: str, keys: Sequence[str]) -> str:
     return " ".join(word for word in label.split(" ") if word.partition("=")[0] not in keys)
 
 
-def _with(arm: Arm, **changes: Any) -> Arm:
-    return Arm(**{**arm.__dict__, **changes})
+def needs_bytes(metric: str, pairs: Iterable[tuple[Arm, Arm]]) -> bool:
+    """Whether some pairs cut the same validation text into other tokens, and bits per byte can compare them."""
+    if metric != PER_TOKEN:
+        return False
+    cut_otherwise = [pair for pair in pairs if _differ(pair, TOKENIZER) and not _differ(pair, JUDGED_BY)]
+    runs = [run for pair in cut_otherwise for arm in pair for run in arm.finished.values()]
+    return bool(runs) and all(isinstance(run.summary.get("val_bits_per_byte"), int | float) for run in runs)
+
+
+def _differ(pair: tuple[Arm, Arm], key: str) -> bool:
+    return pair[0].settings.get(key) != pair[1].settings.get(key)
+
+
+def labelled(arms: Sequence[Arm]) -> list[Arm]:
+    """Give arms of one variant labels that say in which settings they differ."""
+    relabelled = []
+    for arm in arms:
+        alike = [other for other in arms if other.variant == arm.variant]
+        names = [f"{key}={shown(arm.settings.get(key))}" for key in differing([other.settings for other in alike])]
+        if len(alike) > 1 and not names:
+            names = [_hashes(arm)]
+        relabelled.append(replace(arm, label=" ".join([arm.variant, *names])))
+    return relabelled
 
 
 def shown(value: Any) -> str:

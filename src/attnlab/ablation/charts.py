@@ -87,7 +87,7 @@ def learning_curves(pairs: Sequence[tuple[Arm, Arm]], metric: str, alpha: float)
 
 
 def differences(
-    comparisons: Sequence[Comparison], metric: str, alpha: float, bands: Sequence[float | None]
+    comparisons: Sequence[Comparison[Arm]], metric: str, alpha: float, bands: Sequence[float | None]
 ) -> Picture | None:
     """The forest plot: a dot per seed, the mean with its interval, and the noise of the baseline against itself."""
     shown = [(c, b) for c, b in zip(comparisons, bands, strict=True) if c.n]

@@ -62,11 +62,11 @@ def remarks(groups: Sequence[Group], code: str) -> list[str]:
     """What is to be said of the code: which of it is unknown, and where one configuration was run by several."""
     ended = [run for group in groups for run in group.results.values()]
     unknown = sum(run.code is None for run in ended)
-    told = [f"which code made {unknown} of {len(ended)} runs is unknown: they have no {CODE_FILE}"] if unknown else []
+    lines = [f"which code made {unknown} of {len(ended)} runs is unknown: they have no {CODE_FILE}"] if unknown else []
     for alike in alike_but_for_code(groups):
         if len(alike) > 1:
             codes = [group.code or {} for group in alike]
             names = sorted({name for one in codes for name in changed(one, codes[-1])})
             how = "averaged (code=any)" if code == "any" else "not averaged (code=any does)"
-            told.append(f"{alike[0].variant} was trained by {len(alike)} codes ({in_a_line(names)}): {how}")
-    return told
+            lines.append(f"{alike[0].variant} was trained by {len(alike)} codes ({in_a_line(names)}): {how}")
+    return lines

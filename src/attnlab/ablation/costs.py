@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnlab.ablation import charts
 from attnlab.ablation.arms import Arm
 from attnlab.ablation.comparison import Comparison
+from attnlab.ablation.document import Block, some, table
+from attnlab.ablation.format import number
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
 from attnlab.ablation.statistics import t_interval
@@ -36,6 +39,17 @@ MEASURED = {"tokens/s": "tokens_per_second", "peak memory of the run": "run_memo
 PICTURED = ("forward FLOPs", "state bytes")
 
 
+def cost(report: Report) -> list[Block]:
+    """The section of a report: what was measured and how, a table, and a picture of the metric against each cost."""
+    shown = costs(report)
+    if not shown:
+        return []
+    columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
+    rows = [[c.label, c.setting, number(c.mean), *c.cells] for c in shown]
+    picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
+    return [measuring(report), table(columns, rows, "Means over seeds"), *some(picture)]
+
+
 def costs(report: Report) -> list[ArmCost]:
     """The cost of every arm, baselines first; what is compared is said relative to the baseline of its block."""
     compared = {id(c.arm): c for c in report.comparisons}
@@ -43,7 +57,7 @@ def costs(report: Report) -> list[ArmCost]:
     return [_cost(c, compared.get(id(c)), level) for c in report.design.arms if c.finished]
 
 
-def _cost(arm: Arm, comparison: Comparison | None, level: float) -> ArmCost:
+def _cost(arm: Arm, comparison: Comparison[Arm] | None, level: float) -> ArmCost:
     counted = {name: _mean(arm, path) for name, path in COUNTED.items()}
     cells = []
     for name, value in counted.items():
@@ -64,7 +78,7 @@ def _mean(arm: Arm, path: tuple[str, ...]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def _measured(arm: Arm, comparison: Comparison | None, key: str, level: float) -> str:
+def _measured(arm: Arm, comparison: Comparison[Arm] | None, key: str, level: float) -> str:
     """Mean and spread of what was measured, and how it compares with the baseline, by seeds that ran side by side."""
     numbers = [x for run in arm.finished.values() if (x := _positive(run, key)) is not None]
     if not numbers:
@@ -74,7 +88,7 @@ def _measured(arm: Arm, comparison: Comparison | None, key: str, level: float) -
     return mean if comparison is None else f"{mean} ({_ratio(comparison, key, level)})"
 
 
-def _ratio(comparison: Comparison, key: str, level: float) -> str:
+def _ratio(comparison: Comparison[Arm], key: str, level: float) -> str:
     """By how much a measured cost is more or less than the baseline's, as an interval; never a number without one."""
     ours, theirs = comparison.arm.finished, comparison.baseline.finished
     seeds = [seed for seed in comparison.seeds if _side_by_side(ours[seed], theirs[seed])]

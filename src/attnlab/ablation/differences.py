@@ -6,8 +6,7 @@ from typing import Any
 from attnlab.ablation.arms import Arm, shown
 from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.document import Block, table
-from attnlab.ablation.groups import ATTENTION, CODE, FROM_SUMMARY, changing, spelling
-from attnlab.ablation.lr_curve import RATE
+from attnlab.ablation.groups import ATTENTION, CODE, FROM_SUMMARY, RATE, changing, spelling
 from attnlab.code import in_a_line
 
 # Should be the same for all runs that are compared; the keys are those of summary.json.
@@ -26,11 +25,11 @@ CONDITIONS = {
 STATED_ELSEWHERE = ("data_sha256", "tokenizer_sha256")  # settings, and what differs in them is named as such
 
 
-def unequal_conditions(comparison: Comparison) -> list[str]:
+def unequal_conditions(comparison: Comparison[Arm]) -> list[str]:
     """The conditions in which the runs of a comparison differ, in a few words each."""
     sides = (comparison.arm.finished, comparison.baseline.finished)
     summaries = [runs[seed].summary for seed in comparison.seeds for runs in sides]
-    words = []
+    names = []
     for key, name in CONDITIONS.items():
         values = list({repr(summary.get(key)): summary.get(key) for summary in summaries}.values())
         if len(values) < 2 or key in STATED_ELSEWHERE:
@@ -39,10 +38,10 @@ def unequal_conditions(comparison: Comparison) -> list[str]:
         if key == "versions" and len(versions) == len(values):
             packages = dict.fromkeys(package for value in versions for package in value)
             kinds = {package: dict.fromkeys(str(value.get(package)) for value in versions) for package in packages}
-            words += [f"{package} {' and '.join(kind)}" for package, kind in kinds.items() if len(kind) > 1]
+            names += [f"{package} {' and '.join(kind)}" for package, kind in kinds.items() if len(kind) > 1]
         else:
-            words.append(name)
-    return words
+            names.append(name)
+    return names
 
 
 def beside_the_variants(arms: Sequence[Arm]) -> list[list[str]]:
@@ -52,7 +51,7 @@ def beside_the_variants(arms: Sequence[Arm]) -> list[list[str]]:
     return [keys for keys in together if keys]
 
 
-def _settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def _settings(arms: Sequence[Arm]) -> list[Mapping[str, Any]]:
     return [c.settings for c in arms]
 
 
@@ -91,7 +90,7 @@ def _values(key: str, arms: Sequence[Arm]) -> str:
 
 
 def _names(arms: Sequence[Arm]) -> str:
-    return ", ".join(" ".join(filter(None, (c.label, c.setting))) for c in arms)
+    return ", ".join(c.title for c in arms)
 
 
 def _setting(arm: Arm, key: str) -> str:
@@ -102,15 +101,15 @@ def _setting(arm: Arm, key: str) -> str:
 
 
 def unnamed_differences(arm: Arm, baseline: Arm) -> list[str]:
-    """In which settings a arm differs from its baseline, besides what its name tells, its attention is, matching
+    """In which settings an arm differs from its baseline, besides what its name tells, its attention is, matching
     moved or tuning chose: one remark for each."""
     match: Mapping[str, Any] = next(
         (run.summary["match"] for run in arm.runs if isinstance(run.summary.get("match"), Mapping)), {}
     )
-    told = {word.partition("=")[0] for word in f"{arm.label} {arm.setting}".split()}
-    told |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
-    told |= {RATE} if arm.lr_curve is not None or baseline.lr_curve is not None else set()
-    keys = [key for keys in changing([baseline.settings, arm.settings]) for key in keys if key not in told]
+    stated = {word.partition("=")[0] for word in f"{arm.label} {arm.setting}".split()}
+    stated |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
+    stated |= {RATE} if arm.lr_curve is not None or baseline.lr_curve is not None else set()
+    keys = [key for keys in changing([baseline.settings, arm.settings]) for key in keys if key not in stated]
     modules = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
     settings = [
         f"{key} ({_setting(arm, key)}, not {_setting(baseline, key)})"

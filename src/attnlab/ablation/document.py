@@ -35,6 +35,11 @@ class Lines:
 Block = str | Table | Picture | Lines
 
 
+def some(block: Block | None) -> list[Block]:
+    """The block, if there is one."""
+    return [] if block is None else [block]
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading and what stands below it; a text is one paragraph."""
@@ -54,8 +59,8 @@ class Document:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
     """A table whose columns of figures are found by what stands in them; a column without content is left out."""
-    kept = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
-    columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    shown_columns = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in shown_columns], [[row[i] for i in shown_columns] for row in rows]
     numbers = frozenset(
         i for i in range(len(columns)) if rows and all(_is_figure(row[i]) for row in rows if row[i] not in ("", "none"))
     )

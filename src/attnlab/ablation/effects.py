@@ -44,10 +44,10 @@ class Effects(NamedTuple):
 
 def factorial(arms: Sequence[Arm], baseline: Arm, alpha: float) -> Effects | None:
     """The effects, if some arm differs from the baseline in two factors or more; else there is nothing to add."""
-    words, together = _words(arms)
+    levels_by_factor, together = _factors(arms)
     first = arms.index(baseline)
-    table = {factor: list(dict.fromkeys([each[first], *each])) for factor, each in words.items()}
-    rows = [{factor: each[i] for factor, each in words.items()} for i in range(len(arms))]
+    table = {factor: list(dict.fromkeys([each[first], *each])) for factor, each in levels_by_factor.items()}
+    rows = [{factor: each[i] for factor, each in levels_by_factor.items()} for i in range(len(arms))]
     apart = [sum(row[factor] != levels[0] for factor, levels in table.items()) for row in rows]
     if len(table) < 2 or max(apart) < 2:
         return None
@@ -67,10 +67,10 @@ def factorial(arms: Sequence[Arm], baseline: Arm, alpha: float) -> Effects | Non
     return Effects(table, together, seeds, effects, aliased)
 
 
-def _words(arms: Sequence[Arm]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _factors(arms: Sequence[Arm]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Every factor and the level of each arm; factors that always change together count once, and the others of
     them stand in the second dict, under the one that counts."""
-    found: dict[tuple[int, ...], tuple[str, list[str]]] = {}
+    factors: dict[tuple[int, ...], tuple[str, list[str]]] = {}
     together: dict[str, list[str]] = {}
     typed = [c.variant.split("+") for c in arms]
     places = zip(*typed, strict=True) if len({len(each) for each in typed}) == 1 else ()
@@ -78,17 +78,17 @@ def _words(arms: Sequence[Arm]) -> tuple[dict[str, list[str]], dict[str, list[st
     keys = [key for keys in changing([c.settings for c in arms]) for key in keys]
     for factor in dict.fromkeys(factor_of(key, arms) for key in keys):
         if factor is not None:
-            words = [level_of(c, factor) for c in arms]
-            partition = _partition(words)
-            if partition in found:
-                together.setdefault(found[partition][0], []).append(factor)
-            found.setdefault(partition, (factor, called.get(partition, words)))
-    return {factor: words for partition, (factor, words) in found.items() if any(partition)}, together
+            each_level = [level_of(c, factor) for c in arms]
+            partition = _partition(each_level)
+            if partition in factors:
+                together.setdefault(factors[partition][0], []).append(factor)
+            factors.setdefault(partition, (factor, called.get(partition, each_level)))
+    return {factor: each_level for partition, (factor, each_level) in factors.items() if any(partition)}, together
 
 
-def _partition(words: Sequence[str]) -> tuple[int, ...]:
-    """Which words are equal, whatever they are."""
-    return tuple(words.index(word) for word in words)
+def _partition(levels: Sequence[str]) -> tuple[int, ...]:
+    """Which levels are equal, whatever they are called."""
+    return tuple(levels.index(level) for level in levels)
 
 
 def factor_of(key: str, arms: Sequence[Arm]) -> str | None:
@@ -111,7 +111,7 @@ def factor_of(key: str, arms: Sequence[Arm]) -> str | None:
 
 
 def level_of(arm: Arm, factor: str) -> str:
-    """What a arm holds at a factor, in a few words."""
+    """What an arm holds at a factor, in a few words."""
     if factor == "attention":
         return arm.variant.partition("+")[0]
     if "/" not in factor and factor != "position":

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from attnlab.ablation.arms import Arm
 from attnlab.ablation.differences import CONDITIONS, beside_the_variants
 from attnlab.ablation.document import Block, table
-from attnlab.ablation.groups import changing
-from attnlab.ablation.lr_curve import RATE
+from attnlab.ablation.groups import RATE, changing
 from attnlab.ablation.reading import Run
 from attnlab.ablation.report import Report
 
@@ -36,9 +35,9 @@ def fairness(report: Report) -> Fairness:
         runs = [run for c in members for run in c.finished.values()]
         where = f" ({baseline.setting})" if baseline.setting else ""
         for key, name in CONDITIONS.items():
-            found = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
-            if len(found) > 1:
-                problems.append(f"not the same for all compared runs{where}: {name} ({_some(found.values())})")
+            values = {repr(run.summary.get(key)): run.summary.get(key) for run in runs}
+            if len(values) > 1:
+                problems.append(f"not the same for all compared runs{where}: {name} ({_some(values.values())})")
         steps = {int(run.summary["step"]) for run in runs}
         if len(steps) > 1:
             problems.append(f"not the same for all compared runs{where}: steps ({_some(sorted(steps))})")
@@ -69,8 +68,8 @@ def _mode_of(report: Report, baseline: Arm) -> str:
 
 
 def _some(values: Iterable[Any]) -> str:
-    words = [_brief(value) for value in values]
-    return ", ".join(words[:4]) + (", ..." if len(words) > 4 else "")
+    texts = [_brief(value) for value in values]
+    return ", ".join(texts[:4]) + (", ..." if len(texts) > 4 else "")
 
 
 def _brief(value: Any) -> str:
@@ -80,19 +79,27 @@ def _brief(value: Any) -> str:
     return text[:12] if len(text) >= 40 and text.isalnum() else text
 
 
+def notes(report: Report) -> list[str]:
+    """What a reader must know besides the verdicts, a line each."""
+    together = [keys for keys in beside_the_variants(report.design.arms) if len(keys) > 1]
+    settings = [f"{keys[0]} changes together with {', '.join(keys[1:])}" for keys in together]
+    uncounted = [report.looks.problem] if report.looks.problem else []
+    return [*uncounted, *report.experiment.problems, *report.design.remarks, *fairness(report).problems, *settings]
+
+
 def held_equal(report: Report) -> list[Block]:
     """What matching moved, and what it left between a variant and its budget."""
     rows = []
     for c in report.design.arms:
-        found = next((run.summary["match"] for run in c.runs if _is_match(run.summary.get("match"))), None)
-        if found is None:
+        match = next((run.summary["match"] for run in c.runs if _is_match(run.summary.get("match"))), None)
+        if match is None:
             continue
-        moved = ", ".join(f"{key} {_as_typed(old)} to {_as_typed(new)}" for key, (old, new) in found["moved"].items())
+        moved = ", ".join(f"{key} {_as_typed(old)} to {_as_typed(new)}" for key, (old, new) in match["moved"].items())
         beside = ", ".join(
-            f"{name} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in found["beside"].items() if base
+            f"{name} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in match["beside"].items() if base
         )
-        figures = [f"{found['budget']:,.8g}", f"{found['got']:,.8g}", f"{found['left_percent']:+.3f} %"]
-        rows.append([c.label, c.setting, found["unit"], found["to"], *figures, moved or "nothing", beside])
+        figures = [f"{match['budget']:,.8g}", f"{match['got']:,.8g}", f"{match['left_percent']:+.3f} %"]
+        rows.append([c.label, c.setting, match["unit"], match["to"], *figures, moved or "nothing", beside])
     columns = ["variant", "setting", "held equal", "to", "budget", "has", "left", "moved", "not matched"]
     return [table(columns, rows, "Counted before training, on the models that were trained")] if rows else []
 
@@ -145,8 +152,8 @@ def limits(report: Report) -> str:
 
 
 def _span(runs: Iterable[Run], key: str) -> str:
-    found = [run.summary[key] for run in runs if isinstance(run.summary.get(key), int | float)]
-    if not found:
+    numbers = [run.summary[key] for run in runs if isinstance(run.summary.get(key), int | float)]
+    if not numbers:
         return "an unknown number of"
-    low, high = min(found), max(found)
+    low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnlab.ablation.lr_curve import RATE
 from attnlab.ablation.reading import Run
 from attnlab.keys import one_spelling, settings_of
 from attnlab.store.status import ENDED
 
+RATE = "optimizer.lr"
 ELSEWHERE = ("variant", "seed", "data.path")  # a field of a run, or what stands in a hash of its own
 # What the machine and the files decide, by the keys of summary.json.
 FROM_SUMMARY = {

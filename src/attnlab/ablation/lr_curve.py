@@ -15,7 +15,6 @@ from attnlab.ablation.reading import Run
 from attnlab.ablation.statistics import Interval, t_interval
 from attnlab.store.status import Status
 
-RATE = "optimizer.lr"
 FEWEST_RATES = 4  # below, the grid says little about where the best rate is
 ENOUGH_FOR_A_PARABOLA = 3
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import yaml
 
 from attnlab.ablation.codes import is_code, of_latest_code
-from attnlab.ablation.groups import Group, apart_by_rate, differing, groups_of
-from attnlab.ablation.lr_curve import RATE, LRCurve, fit_lr_curve
-from attnlab.ablation.reading import Experiment, read_experiment
-from attnlab.errors import AttnlabError, UsageError
+from attnlab.ablation.groups import RATE, Group, apart_by_rate, differing, groups_of
+from attnlab.ablation.lr_curve import LRCurve, fit_lr_curve
+from attnlab.ablation.reading import Experiment
+from attnlab.errors import UsageError
 from attnlab.files import write_atomically
 from attnlab.rules import shown
 
@@ -32,7 +32,7 @@ class TunedVariant(NamedTuple):
 
 def read_tuning(experiment: Experiment, lower_is_better: bool, alpha: float) -> list[TunedVariant]:
     """The curve of every variant. Refuses a grid with holes: a mean over fewer seeds is no point of a curve."""
-    found = []
+    curves: list[tuple[Group, LRCurve]] = []
     holes: list[str] = []
     groups = groups_of(experiment.runs)
     latest = of_latest_code(groups, besides=RATE)
@@ -48,31 +48,31 @@ def read_tuning(experiment: Experiment, lower_is_better: bool, alpha: float) -> 
             ]
         if len(by_rate) > 1 and seeds:
             runs = {rate: group.results for rate, group in by_rate.items()}
-            rates = fit_lr_curve(runs, lower_is_better, alpha, all_choose=True)
-            if (
-                rates.fitted is not None
-                and rates.proposal == rates.best
-                and f"{rates.fitted:.3g}" != f"{rates.best:.3g}"
-            ):
-                doubt = (
-                    f"the lowest point of the parabola ({rates.fitted:.3g}) is not near the best rate, which is taken"
-                )
-                rates = rates._replace(remarks=[*rates.remarks, doubt])
+            curve = fit_lr_curve(runs, lower_is_better, alpha, all_choose=True)
+            remarks = [*curve.remarks, *_doubts(curve)]
             if members[0].variant in older:
-                rates = rates._replace(remarks=[*rates.remarks, "what other code made before is left out"])
-            found.append((members[0], rates))
+                remarks.append("what other code made before is left out")
+            curves.append((members[0], curve._replace(remarks=remarks)))
     if holes:
         more = f" and {len(holes) - MOST_NAMED} more" if len(holes) > MOST_NAMED else ""
         raise UsageError(
             f"experiment ({experiment.folder}) lacks {', '.join(holes[:MOST_NAMED])}{more}: the command that made it "
             "runs what is missing"
         )
-    if not found:
+    if not curves:
         raise UsageError(
             f"experiment ({experiment.folder}) holds no variant at several learning rates; to make them: attnlab tune "
             f"{experiment.folder} rates=3e-4,1e-3,3e-3,1e-2 seeds=100-102 attention=multi_head,linear"
         )
-    return [TunedVariant(group.variant, _apart(group, [g for g, _ in found]), group, rates) for group, rates in found]
+    firsts = [group for group, _ in curves]
+    return [TunedVariant(group.variant, _apart(group, firsts), group, curve) for group, curve in curves]
+
+
+def _doubts(curve: LRCurve) -> list[str]:
+    """Whether the parabola points elsewhere than the rate that is taken."""
+    if curve.fitted is None or curve.proposal != curve.best or f"{curve.fitted:.3g}" == f"{curve.best:.3g}":
+        return []
+    return [f"the lowest point of the parabola ({curve.fitted:.3g}) is not near the best rate, which is taken"]
 
 
 def _apart(group: Group, all_groups: Sequence[Group]) -> dict[str, object]:
@@ -117,35 +117,39 @@ def write(experiment: Experiment, variants: Sequence[TunedVariant]) -> Path:
     return path
 
 
-def rates_elsewhere(group: Group, experiment: Experiment, lower_is_better: bool, alpha: float) -> LRCurve:
-    """The curve that chose the rate of these runs, from the tuning experiment that they name."""
-    assert group.tuned is not None
-    rate = float(group.settings[RATE])
-    seeds = sorted(run.seed for run in group.runs if run.seed is not None)
-    named = Path(group.tuned)
-    places = (named, named.parent, experiment.folder.path.parent / named.name)  # the folder, its file, or moved along
-    place = next((p for p in places if p.is_dir()), named)
-    try:
-        entries = read_tuning(read_experiment(place, experiment.metric), lower_is_better, alpha)
-    except AttnlabError as error:
-        return _without_curve(rate, seeds, group.tuned, f"tuned elsewhere, and no curve can be shown: {error}")
-    alike = [entry for entry in entries if entry.variant == group.variant]
+class Tuning(NamedTuple):
+    """A tuning experiment as it was read."""
+
+    folder: Path
+    variants: list[TunedVariant]
+
+
+def curve_of(group: Group, tuning: Tuning) -> LRCurve:
+    """The curve that chose the rate of these runs, of the variant of the tuning experiment that is most like them."""
+    rate, seeds = float(group.settings[RATE]), _seeds(group)
+    alike = [each for each in tuning.variants if each.variant == group.variant]
     if not alike:
-        return _without_curve(rate, seeds, group.tuned, f"{place} holds no curve of {group.variant}")
-    entry = min(alike, key=lambda entry: len(_changed(entry.group, group)))
-    r, remarks = entry.lr_curve, list(entry.lr_curve.remarks)
-    if rate != r.proposal:
-        remarks.append(f"the final seeds ran at {rate:g}, but {place} says {r.proposal:g}")
-    if changed := _changed(entry.group, group):
+        return without_curve(group, f"{tuning.folder} holds no curve of {group.variant}")
+    nearest = min(alike, key=lambda each: len(_changed(each.group, group)))
+    curve, remarks = nearest.lr_curve, list(nearest.lr_curve.remarks)
+    if rate != curve.proposal:
+        remarks.append(f"the final seeds ran at {rate:g}, but {tuning.folder} says {curve.proposal:g}")
+    if changed := _changed(nearest.group, group):
         remarks.append(f"tuned at other settings: {'; '.join(changed[:MOST_NAMED])}")
-    if both := sorted({*seeds} & {*r.tuning_seeds}):
+    if both := sorted({*seeds} & {*curve.tuning_seeds}):
         remarks.append(f"seeds {', '.join(map(str, both))} had chosen the rate and are left out")
-    final = [seed for seed in seeds if seed not in r.tuning_seeds]
-    return r._replace(chosen=rate, final_seeds=final, remarks=remarks, source=group.tuned)
+    final = [seed for seed in seeds if seed not in curve.tuning_seeds]
+    return curve._replace(chosen=rate, final_seeds=final, remarks=remarks, source=group.tuned or "")
 
 
-def _without_curve(rate: float, seeds: list[int], source: str, remark: str) -> LRCurve:
-    return LRCurve([], [], seeds, rate, rate, None, None, [remark], source)
+def without_curve(group: Group, remark: str) -> LRCurve:
+    """What is known of a rate whose tuning runs cannot be shown."""
+    rate = float(group.settings[RATE])
+    return LRCurve([], [], _seeds(group), rate, rate, None, None, [remark], group.tuned or "")
+
+
+def _seeds(group: Group) -> list[int]:
+    return sorted(run.seed for run in group.runs if run.seed is not None)
 
 
 def _changed(there: Group, here: Group) -> list[str]:

@@ -36,7 +36,7 @@ class MeanMaps(NamedTuple):
 
 def mean_maps(arm: Arm) -> MeanMaps | None:
     """The mean map of every layer of a variant on the probe sentence; None if none of its runs has one."""
-    found, problems = [], []
+    probes, problems = [], []
     for run in list(arm.finished.values())[:MOST_SEEDS]:
         try:
             check_files(run.path, digests_in(run.summary), LAST_MAPS)
@@ -48,9 +48,9 @@ def mean_maps(arm: Arm) -> MeanMaps | None:
             problems.append(f"{run.name}: {error}")
             continue
         if sentences:
-            found.append(sentences[0])
-    first = found[0] if found else None
-    alike = [s for s in found if first is not None and s.tokens == first.tokens and len(s.layers) == len(first.layers)]
+            probes.append(sentences[0])
+    first = probes[0] if probes else None
+    alike = [s for s in probes if first is not None and s.tokens == first.tokens and len(s.layers) == len(first.layers)]
     if first is None or not any(layer.weights is not None for layer in first.layers):
         return None
     layers: list[np.ndarray | None] = []

@@ -97,15 +97,15 @@ def _report_command(report: Report) -> list[str]:
     terms = (report.baseline.label, report.experiment.metric, margin, alpha, family, report.solved_at)
     values = dict(zip(KEYS, terms, strict=True))
     chosen = [term.name for term in report.terms if term.change and not term.forced]
-    words = [
+    typed = [
         f"{name}={','.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()
         if name in chosen
     ]
-    words += ["code=any"] if report.code == "any" else []
+    typed += ["code=any"] if report.code == "any" else []
     beside = Path(sys.executable).with_name("attnlab")
     program = str(beside) if beside.exists() else "attnlab"
-    return [shlex.join([program, "report", str(report.experiment.folder.path.resolve()), *words])]
+    return [shlex.join([program, "report", str(report.experiment.folder.path.resolve()), *typed])]
 
 
 def _packages(runs: list[Run]) -> list[list[str]]:

@@ -42,7 +42,7 @@ def over_tasks(design: BlockDesign, lower_is_better: bool, alpha: float) -> list
         by_label.setdefault(arm.label, {})[arm.block] = arm
     reference = {block: np.array([r.final for r in c.finished.values()]) for block, c in baselines.items()}
     theirs = [scores / scores.mean() for scores in reference.values()]
-    found = []
+    aggregates = []
     for label, on in by_label.items():
         if not all(block in on and on[block].finished for block in reference):
             continue
@@ -51,8 +51,8 @@ def over_tasks(design: BlockDesign, lower_is_better: bool, alpha: float) -> list
             for block, scores in reference.items()
         ]
         itself = all(on[block] is baselines[block] for block in reference)
-        found.append(_aggregate(label, ours, None if itself else theirs, -1 if lower_is_better else 1, alpha))
-    return found
+        aggregates.append(_aggregate(label, ours, None if itself else theirs, -1 if lower_is_better else 1, alpha))
+    return aggregates
 
 
 def _aggregate(
@@ -83,7 +83,7 @@ class Solved(NamedTuple):
 
 def solved(arms: Sequence[Arm], at_least: float, alpha: float) -> list[Solved]:
     """Seeds that end at `at_least` or above. A run that diverged did not solve the task, at whatever step."""
-    found = []
+    rows = []
     for arm in arms:
         curves = [run.curve for run in arm.finished.values() if run.curve is not None]
         diverged = [run for run in arm.runs if run.status == Status.DIVERGED]
@@ -94,5 +94,5 @@ def solved(arms: Sequence[Arm], at_least: float, alpha: float) -> list[Solved]:
         first = [float(curve.steps[curve.values >= at_least][0]) for curve in ends]
         longest = max((float(curve.steps[-1]) for curve in curves), default=0.0)
         never = [float(c.steps[-1]) for c in curves if c.values[-1] < at_least] + [longest for _ in diverged]
-        found.append(Solved(arm, len(ends), n, wilson(len(ends), n, alpha), median_steps(first, never)))
-    return found
+        rows.append(Solved(arm, len(ends), n, wilson(len(ends), n, alpha), median_steps(first, never)))
+    return rows

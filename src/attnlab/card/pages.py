@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from attnlab.ablation.document import Document, Picture, Section, table, to_html
-from attnlab.ablation.terminal import draw as print_table
+from attnlab.ablation.tables import draw as print_table
 from attnlab.card.battery import CONTROLS, FACTORS, Result, above, best_control
 from attnlab.card.picture import draw, figures_of, floor_of, shown
 from attnlab.files import write_atomically

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attnlab.ablation import statistics
-from attnlab.ablation.arms import USUAL_BASELINE
-from attnlab.ablation.comparison import lower_is_better
-from attnlab.ablation.lr_curve import RATE
-from attnlab.ablation.report import METRIC_OF_TASKS, USUAL_METRIC, Options, analyse
-from attnlab.ablation.terminal import publish
+from attnlab.ablation import exact_tests
+from attnlab.ablation.arms import arm_of_runs, choose_baseline
+from attnlab.ablation.groups import RATE
+from attnlab.ablation.metric_names import lower_is_better
+from attnlab.ablation.publish import publish
+from attnlab.ablation.report import analyse
+from attnlab.ablation.settings import METRIC_OF_TASKS, USUAL_METRIC, Options
+from attnlab.ablation.statistics import bad_runs_not_excluded
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.rules import nearest
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.preregistration import Preregistration, write
 from attnlab.sweep.planned import PlannedRun
@@ -25,16 +26,12 @@ def check(runs: Sequence[PlannedRun]) -> None:
 
 def settings(runs: Sequence[PlannedRun]) -> Mapping[str, Any]:
     """What the report of a sweep goes by; it is the same for all runs."""
-    found = dict(runs[0].job.config["report"])
-    if found["metric"] is None:
+    given = dict(runs[0].job.config["report"])
+    if given["metric"] is None:
         solvable = all(run.facts["solved_at"] is not None for run in runs)
-        found["metric"] = METRIC_OF_TASKS if solvable else USUAL_METRIC
-    if lower_is_better(found["metric"]) is None:
-        raise UsageError(
-            f"report.metric ({found['metric']}) must end in a word that says which way is better: loss, bits_per_byte, "
-            "perplexity, error, seconds, bytes, accuracy, recall, exact_match or tokens_per_second"
-        )
-    return found
+        given["metric"] = METRIC_OF_TASKS if solvable else USUAL_METRIC
+    lower_is_better(given["metric"], key="report.metric")
+    return given
 
 
 def baseline_of(runs: Sequence[PlannedRun]) -> str:
@@ -42,22 +39,11 @@ def baseline_of(runs: Sequence[PlannedRun]) -> str:
 
     A variant by its name; where runs of one variant differ in something else, a setting by its folder.
     """
-    variants = list(dict.fromkeys(run.identity.variant for run in runs))
-    folders = list(dict.fromkeys(run.identity.name for run in runs))
+    variants = {run.identity.name: run.identity.variant for run in runs}
+    arms = [arm_of_runs(variant, folder, {}, ()) for folder, variant in variants.items()]
+    declared = (run.identity.name for run in runs if any(job.is_baseline for job in (run.job, *run.same_as)))
     named = runs[0].job.config["report"]["baseline"]
-    if named is not None and named not in {*variants, *folders}:
-        known = variants if len(variants) > 1 else folders
-        raise UsageError(
-            f"report.baseline ({named}) is not in this sweep{nearest(named, known)} (choose from: {', '.join(known)})"
-        )
-    if named is not None:
-        return str(named)
-    for run in runs:
-        if any(job.is_baseline for job in (run.job, *run.same_as)):
-            return run.identity.name
-    if len(variants) == 1:
-        return folders[0]
-    return USUAL_BASELINE if USUAL_BASELINE in variants else variants[0]
+    return choose_baseline(arms, named, next(declared, None), arms, key="report.baseline")
 
 
 def preregister(runs: Sequence[PlannedRun]) -> None:
@@ -123,13 +109,13 @@ def prospects(runs: Sequence[PlannedRun]) -> list[str]:
             continue
         m, n = len(seeds), max(map(len, seeds.values()))
         alpha = given["alpha"] / given["looks"] / m
-        fewest = statistics.fewest_seeds(alpha)
+        fewest = exact_tests.fewest_seeds(alpha)
         about = f"{folder}: {m} variant{'s' * (m > 1)} against {baseline}, {n} seed{'s' * (n > 1)}"
-        if statistics.exact_test(n, alpha) is None:
+        if exact_tests.exact_test(n, alpha) is None:
             lines.append(f"{about}: no verdict is possible; {fewest} seeds are the fewest")
         else:
-            pairs = statistics.fewest_seeds(alpha, test=statistics.SIGN_FLIPS)
-            bad = statistics.bad_runs_not_excluded(n, given["alpha"])
+            pairs = exact_tests.fewest_seeds(alpha, test=exact_tests.SIGN_FLIPS)
+            bad = bad_runs_not_excluded(n, given["alpha"])
             lines.append(
                 f"{about}: verdicts are possible (from {fewest} seeds on, by pairs from {pairs}); if none of the runs "
                 f"is bad, up to {100 * bad:.0f} % of all may be"
@@ -145,14 +131,14 @@ def report(runs: Sequence[PlannedRun]) -> None:
         if not settings(members)["at_end"]:
             continue
         try:
-            found = analyse(folder.path, Options(code=members[0].job.config["code"]))
-            if not found.comparisons:
+            outcome = analyse(folder.path, Options(code=members[0].job.config["code"]))
+            if not outcome.comparisons:
                 raise UsageError(
-                    "; ".join([f"there is nothing to hold against {found.baseline.label}", *found.design.remarks])
+                    "; ".join([f"there is nothing to hold against {outcome.baseline.label}", *outcome.design.remarks])
                 )
-            if all(c.n < 2 for c in found.comparisons):
+            if all(c.n < 2 for c in outcome.comparisons):
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()
-            publish(found, None, board=True)
+            publish(outcome, None, tensorboard=True)
         except AttnlabError as error:
             print(f"no report: {error} (attnlab report {folder} can be asked at any time)")

@@ -16,16 +16,16 @@ from attnlab.store.names import EVENTS
 LINES = ("mean", "low", "high")
 
 
-def write_board(folder: Path, arms: Sequence[Arm], metric: str, alpha: float) -> None:
+def write_event_files(folder: Path, arms: Sequence[Arm], metric: str, alpha: float) -> None:
     """Write <folder>/<variant>/{mean,low,high}/, what was there from an earlier report replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     for arm in arms:
         steps, values = band(arm, alpha)
-        name = re.sub(r"[^\w.+=,-]+", "_", " ".join(filter(None, (arm.label, arm.setting))))
+        name = re.sub(r"[^\w.+=,-]+", "_", arm.title)
         for line, numbers in zip(LINES, values, strict=True):
-            place = folder / name / line
-            place.mkdir(parents=True)
-            with (place / f"{EVENTS}0.report").open("wb") as file:
+            path = folder / name / line
+            path.mkdir(parents=True)
+            with (path / f"{EVENTS}0.report").open("wb") as file:
                 writer = RecordWriter(file)
                 writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
                 for step, number in zip(steps, numbers, strict=True):
