@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attnlab.ablation.verdicts import verdict as verdict
     from attnlab.data.tokenizers import Tokenizer
     from attnlab.model import GPT
@@ -17,6 +19,24 @@ def __getattr__(name: str) -> Any:
 
         return verdict
     raise AttributeError(f"module 'attnlab' has no attribute {name!r}")
+
+
+def train(
+    overrides: Sequence[str] = (),
+    *,
+    callbacks: Sequence[Any] = (),
+    loggers: Sequence[Any] = (),
+    config_dirs: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Train one model and return its summary: `attnlab.train(["attention=gqa", "trainer.max_steps=200"])`.
+
+    `overrides` are the words of the command line; `callbacks` and `loggers`, made for Lightning, come to those of the
+    config. A callback counts as changing the result, so that the run is another one, unless it has an attribute
+    `watches` that is True. A run that was cut off goes on, and a finished one returns at once.
+    """
+    from attnlab.main_job import train_one
+
+    return train_one(overrides, callbacks=callbacks, loggers=loggers, config_dirs=config_dirs)
 
 
 def load(

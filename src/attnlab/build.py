@@ -13,7 +13,7 @@ import torch
 from attnlab.attention.base import Attention, AttentionFactory
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.code import note_sources
-from attnlab.config import allowed_packages, check_targets
+from attnlab.config import allowed_below, allowed_packages, check_targets
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
@@ -87,7 +87,16 @@ def made(config: Config, group: str, kind: Any = None) -> Any:
     kind = SLOTS.get(group, kind)
     if kind is not None and not (isinstance(node, Mapping) and "_target_" in node):
         raise UsageError(f"{group} ({shown(node)}) must hold settings with a _target_")
-    return _built(_planned(node, group, Any if kind is None else kind, allowed_packages(config)))
+    return built(_planned(node, group, Any if kind is None else kind, allowed_packages(config)))
+
+
+def chosen(config: Config, group: str, kind: Any) -> dict[str, Factory]:
+    """What the options of logger= or callbacks= describe, by name; each class is found and judged, none constructed."""
+    nodes = config.get(group) or {}
+    check_targets({group: nodes, "allow_targets": config.get("allow_targets", [])})
+    allowed = allowed_below(group, allowed_packages(config))
+    settings = {name: {k: v for k, v in node.items() if k != "watches"} for name, node in nodes.items()}
+    return {name: _planned(node, f"{group}.{name}", kind, allowed) for name, node in settings.items()}
 
 
 def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> Any:
@@ -112,14 +121,14 @@ def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> 
     return (Factory if partial else _Once)(target, settings, key)
 
 
-def _built(plan: Any) -> Any:
+def built(plan: Any) -> Any:
     """What was planned, with the objects that are built at once."""
     if isinstance(plan, list):
-        return [_built(value) for value in plan]
+        return [built(value) for value in plan]
     if isinstance(plan, dict):
-        return {name: _built(value) for name, value in plan.items()}
+        return {name: built(value) for name, value in plan.items()}
     if isinstance(plan, Factory):
-        plan.settings = {name: _built(value) for name, value in plan.settings.items()}
+        plan.settings = {name: built(value) for name, value in plan.settings.items()}
     return plan() if isinstance(plan, _Once) else plan
 
 

@@ -284,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         end_at_signals()
         if sys.argv[1:2] == ["train"]:  # a program of its own, whose command line Hydra reads
-            os.execv(sys.executable, [sys.executable, "-m", "attnlab.train", *sys.argv[2:]])
+            os.execv(sys.executable, [sys.executable, "-m", "attnlab.main_job", *sys.argv[2:]])
     from attnlab.complaints import one_line_errors  # only now: Hydra takes a second to import
 
     words = list(sys.argv[1:] if argv is None else argv)

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError
-from attnlab.keys import leaves
+from attnlab.keys import leaves, without_watchers
 
 # What every run uses besides the classes of its config.
 STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.opening")
@@ -32,6 +33,7 @@ NOT_FOLLOWED = ("attnlab",)  # its __init__ offers `load`, which no run uses
 LIBRARIES = tuple({f"{Path(path).resolve()}{os.sep}" for path in sysconfig.get_paths().values()})
 INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 NO_MATTER = ("ctx", "kind", "type_comment")  # fields of a syntax tree that follow from others, or do nothing
+HANDED_OVER = re.compile(r"callbacks\.[^.]+\.class")  # the class of a callback that stands in no YAML file
 MOST_NAMED = 4
 
 
@@ -53,8 +55,11 @@ class Code(NamedTuple):
 
 def code_of(config: Mapping[str, Any], allowed: Sequence[str]) -> Code:
     """The code that a run of this config executes; its classes have been imported. `allowed` are package names."""
+    settings = leaves(without_watchers(config))
     names = [
-        value for key, value in leaves(dict(config)) if key.endswith("_target_") and not key.startswith("baseline")
+        str(value)
+        for key, value in settings
+        if (key.endswith("_target_") and not key.startswith("baseline")) or HANDED_OVER.fullmatch(key)
     ]
     homes = [name.rpartition(".")[0] for name in names] + [home for name in names if (home := _home(name))]
     modules = _closure([*STEP, *homes], {"attnlab", *allowed})

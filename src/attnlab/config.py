@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab import moved
@@ -26,6 +26,7 @@ from attnlab.files import expand_path
 from attnlab.guard import check_references, from_environment, guarded
 from attnlab.keys import (
     APPENDED,
+    LISTS,
     config_dir,
     fixed_keys,
     how_to_choose,
@@ -46,10 +47,12 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
     "data": ("attnlab.data.",),
     "tokenizer": ("attnlab.data.",),
     "optimizer": ("attnlab.training.optimizer.",),
+    "logger": ("attnlab.training.recorders.",),
+    "callbacks": ("attnlab.training.callbacks.",),
 }
 SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
 OF_BASELINE = ("model.", "attention.")
-SETTING = re.compile(rf"({'|'.join(GROUPS)})[.][\w.]+=")  # words that set what an option brings along
+SETTING = re.compile(rf"({'|'.join((*GROUPS, *LISTS))})[.][\w.]+=")  # words that set what an option brings along
 OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
 Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -57,12 +60,20 @@ DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> dict[str, Any]:
     """What `python train.py OVERRIDES` would run with: the checked config as plain dicts. Imports no torch."""
+    return compose_job(overrides, config_dirs)[0]
+
+
+def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> tuple[dict[str, Any], str]:
+    """The checked config of a job, and the name of its variant."""
     from hydra import compose, initialize_config_dir
 
     folders = ",".join(f"file://{Path(folder).absolute()}" for folder in config_dirs)
     searched = [f"hydra.searchpath=[{folders}]"] if config_dirs else []
     with guarded(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return check(compose("train", overrides=[*overrides, *searched]), overrides, searched=searched)
+        cfg = compose("train", overrides=[*overrides, *searched], return_hydra_config=True)
+        with open_dict(cfg):
+            hydra = cfg.pop("hydra")
+        return check(cfg, overrides, searched=searched), variant_name(hydra)
 
 
 def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> dict[str, Any]:
@@ -109,6 +120,7 @@ def check(
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
         words = f"allow_targets=[{','.join(names)}]"
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {words}")
+    check_groups(plain)
     check_targets(plain)
     usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
     check_values(plain, usual, {_key(word): word.partition("=")[2] for word in overrides})
@@ -117,6 +129,7 @@ def check(
     for key in CLASSES:
         if f"{key}._target_" not in given:
             raise UsageError(f"{key} names no class: its YAML file needs a line _target_: package.module.Class")
+    check_lists(plain)
     name = plain["experiment_name"]
     # Letters of any script, with the marks that some of them are written with.
     if name.startswith(".") or not all(sign in "-_." or category(sign)[0] in "LMN" for sign in name):
@@ -141,6 +154,17 @@ def _expand_paths(plain: dict[str, Any]) -> None:
             plain[key] = str(expand_path(plain[key], key=key))
 
 
+def check_groups(plain: Mapping[str, Any]) -> None:
+    """Refuse groups that nothing reads; a number or a text may stand there for others to refer to."""
+    fixed, owners = fixed_keys(), {key.rpartition(".")[0] for key in CLASSES} - {""}
+    groups = {key.partition(".")[0] for key in fixed} | {*GROUPS, *LISTS, *APPENDED}
+    below = [f"{owner}.{name}" for owner in owners for name in plain[owner]]
+    for path in [name for name, node in plain.items() if isinstance(node, Mapping) and name not in groups] + [
+        path for path in below if path not in CLASSES
+    ]:
+        raise UsageError(unknown_key(path, fixed | groups | set(CLASSES)))
+
+
 def check_keys(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
     """Refuse keys that are not among the usual ones, except where a class will judge its arguments."""
     fixed = fixed_keys()
@@ -159,6 +183,19 @@ def check_keys(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
         new.add(path)
     for path in sorted(fixed - set(given)):
         raise UsageError(f"{path} is missing: it can be set, but not left out")
+
+
+def check_lists(plain: Mapping[str, Any]) -> None:
+    """Refuse options of logger= and callbacks= that do not stand below a name, each with its class."""
+    for group in LISTS:
+        for name, node in (plain.get(group) or {}).items():
+            if not (isinstance(node, Mapping) and "_target_" in node):
+                raise UsageError(
+                    f"{group}.{name} ({shown(node)}) must hold settings with a _target_: a YAML file of {group}/ "
+                    "begins with a name, and its settings stand below it"
+                )
+            if not isinstance(node.get("watches", True), bool):
+                raise UsageError(f"{group}.{name}.watches ({shown(node['watches'])}) must be true or false")
 
 
 def check_values(
@@ -196,6 +233,11 @@ def allowed_packages(plain: Mapping[str, Any]) -> tuple[str, ...]:
     return ("attnlab", *names)
 
 
+def allowed_below(group: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """The packages whose classes may stand below a group: those of Lightning, too, below logger and callbacks."""
+    return (*allowed, "lightning") if group in LISTS else allowed
+
+
 def check_targets(plain: Mapping[str, Any]) -> None:
     """A config may only name classes of attnlab and of the packages in allow_targets: nothing else is imported.
 
@@ -216,7 +258,7 @@ def check_targets(plain: Mapping[str, Any]) -> None:
         if (now := moved.current(value)) != value:
             raise UsageError(f"{path} ({value}) has moved: write {now}")
         package, owner = value.split(".")[0], path.removeprefix("baseline.").partition(".")[0]
-        if package not in allowed:
+        if package not in allowed_below(owner, allowed):
             raise UsageError(
                 f"{path} ({value}) is not allowed: a config may only name classes of {', '.join(allowed)}; "
                 f"if you trust {package!r}, add allow_targets=[{','.join([*allowed[1:], package])}]"

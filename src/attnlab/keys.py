@@ -18,6 +18,7 @@ from attnlab.moved import first_name
 from attnlab.rules import nearest_key
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
+LISTS = ("logger", "callbacks")  # groups of which any number is chosen, each option below a name of its own
 # Where results go, what is drawn of them, how often they are saved and how they are judged changes no result.
 NOT_RESULTS = (
     "experiment_name",
@@ -96,6 +97,17 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
+def without_watchers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without loggers, and without callbacks that say `watches: true`: what they do changes no result."""
+    callbacks = {
+        name: node
+        for name, node in (config.get("callbacks") or {}).items()
+        if not (isinstance(node, Mapping) and node.get("watches") is True)
+    }
+    rest = {key: value for key, value in config.items() if key not in LISTS}
+    return {**rest, **({"callbacks": callbacks} if callbacks else {})}
+
+
 def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[str, Any]:
     """The settings that a result depends on, by dotted key; `besides` are patterns of others to leave out."""
     dropped = [*NOT_RESULTS, *besides]
@@ -104,7 +116,7 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     secret = config.get("environment") or {}
     found = [
         (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
-        for key, value in leaves({key: value for key, value in config.items() if key != "environment"})
+        for key, value in leaves({k: v for k, v in without_watchers(config).items() if k != "environment"})
     ]
     return {key: stable(key, value) for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
 

@@ -109,7 +109,7 @@ RULES: Table = (
     ("code", CODE),
     ("resume_from", MAYBE_TEXT),
     ("paths.*", TEXT),
-    ("maps.steps", Rule(int, least=2, most=60)),
+    ("maps.steps", Rule(int, least=0, most=60)),
     ("maps.probe", MAYBE_TEXT),
     ("maps.prompt", MAYBE_TEXT),
     ("sample.prompt", MAYBE_TEXT),

@@ -82,7 +82,7 @@ def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides
     words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
     words.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
     words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
-    command = [sys.executable, "-m", "attnlab.train", "-m", *words]
+    command = [sys.executable, "-m", "attnlab.main_job", "-m", *words]
     print(f"attnlab train -m {shlex.join(words)}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code in STOPPED:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,11 @@ def tiny(folder: Path, *words: str) -> list[str]:
     return [*TINY, f"data.path={text}", f"paths.runs={folder / 'runs'}", f"paths.cache={folder / 'cache'}", *words]
 
 
-def run_here(folder: Path, *words: str, variant: str = "multi_head") -> dict[str, Any]:
+def run_here(
+    folder: Path, *words: str, variant: str = "multi_head", config_dirs: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Run in this process; returns the summary."""
-    return run(compose_config(tiny(folder, f"attention={variant}", *words)), variant=variant)
+    return run(compose_config(tiny(folder, f"attention={variant}", *words), config_dirs), variant=variant)
 
 
 def command(folder: Path, *words: str, kill: tuple[str, int] | None = None) -> list[str]:

@@ -128,6 +128,8 @@ def train(content: dict[str, Any], say: Say) -> dict[str, Any]:
 class Reporter(L.Callback):
     """Tells how far a run is, a few times a second: the step, the last step, and the latest validation loss."""
 
+    watches = True
+
     def __init__(self, say: Say) -> None:
         self.say, self.said = say, 0.0
 

@@ -1,6 +1,7 @@
 """What happens beside the training itself: timing, samples of text, checkpoints at step boundaries."""
 
 import gc
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.errors import Stopped
+from attnlab.errors import Stopped, UsageError
 from attnlab.generation import generate
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
@@ -132,9 +133,14 @@ class Samples(TimedCallback):
     ) -> None:
         self._write_if_due(trainer, pl_module)
 
-    def _write_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last text, where a callback has ended the run before its time."""
+        if self.steps:
+            self._write_if_due(trainer, pl_module, last=True)
+
+    def _write_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         step = trainer.global_step
-        if step not in self.steps or step <= self.last_step or not trainer.is_global_zero:
+        if not (last or step in self.steps) or step <= self.last_step or not trainer.is_global_zero:
             return
         self.last_step = step
         with self.timed():
@@ -162,6 +168,7 @@ class Checkpoints(TimedCallback):
         self.saved = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        check_states(trainer)
         self.wish.install()  # once more: Lightning has put its own handlers in place
         self.saved = trainer.global_step  # just loaded, or nothing to lose yet
 
@@ -173,6 +180,7 @@ class Checkpoints(TimedCallback):
         step, stop = trainer.global_step, self._stopping(trainer)
         if step != self.saved and (stop or step % self.every == 0):
             self.save(trainer)
+            recorder_of(trainer).commit()
         if stop:
             code = self.wish.exit_code if self.wish.signal is not None else 143
             raise Stopped(f"stopped after step {step} of {trainer.max_steps}; the same command continues", code)
@@ -209,15 +217,31 @@ class Checkpoints(TimedCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         del checkpoint["loops"]
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["stopped"] = trainer.should_stop  # by a callback: the run has come to its end
         checkpoint["beside"] = recorder_of(trainer).digests()  # goes into the manifest
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        trainer.should_stop = checkpoint.get("stopped", False)
         step, loop = checkpoint["global_step"], trainer.fit_loop.epoch_loop
         batches = step * trainer.accumulate_grad_batches
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
         loop._batches_that_stepped = step
         for state in ("ready", "started", "processed", "completed"):
             setattr(loop.batch_progress.total, state, batches)
+
+
+def check_states(trainer: L.Trainer) -> None:
+    """Refuse a callback whose state a checkpoint could not give back: it would be lost when the run is killed."""
+    for callback in _callbacks(trainer):
+        file = io.BytesIO()
+        try:
+            torch.save(callback.state_dict(), file)
+            torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+        except Exception as error:  # whatever pickle makes of it
+            raise UsageError(
+                f"callbacks: the state of {type(callback).__name__} must be numbers, text and tensors, in lists and "
+                "dictionaries, or a run that is killed could not go on with it"
+            ) from error
 
 
 def network(pl_module: L.LightningModule) -> GPT:

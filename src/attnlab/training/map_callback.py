@@ -88,6 +88,10 @@ class LogMaps(TimedCallback):
         """The maps after an update, if this is one of the steps for it."""
         self._log_if_due(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last maps, where a callback has ended the run before its time."""
+        self._log_if_due(trainer, pl_module, last=True)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the maps of the best step so far."""
         if trainer.sanity_checking or trainer.global_step == 0 or not trainer.is_global_zero:
@@ -113,17 +117,17 @@ class LogMaps(TimedCallback):
         self.last_step, self.best = state_dict["last_step"], state_dict["best"]
         self.births, self.seconds = dict(state_dict["births"]), state_dict["seconds"]
 
-    def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         # With accumulated gradients several batches end at the same step; only the first of them is after the update.
         step = trainer.global_step
-        if step not in self.steps or step <= self.last_step or not trainer.is_global_zero:
+        if not (last or step in self.steps) or step <= self.last_step or not trainer.is_global_zero:
             return
         first, self.last_step = self.last_step < 0, step
         with self.timed():
             maps = self._maps(step, pl_module)
             self._log_numbers(recorder_of(trainer), network(pl_module), maps[0], step)
             self._log_pictures(recorder_of(trainer), maps, step, first)
-            if step == self.steps[-1]:
+            if last or step == self.steps[-1]:
                 self._keep(self.folder.last_maps, step, maps)
 
     def _maps(self, step: int, pl_module: L.LightningModule) -> list[list[LayerMap]]:

@@ -16,7 +16,6 @@ from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compiled
 from attnlab.training.optimizer import Recipe
-from attnlab.training.recorders.recorder import recorder_of
 from attnlab.training.scoring import by_row, numbers, tally
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
@@ -174,7 +173,8 @@ class LanguageModel(L.LightningModule):
         Lightning's own `log` counts one less, and takes most of a millisecond for each number.
         """
         self.latest.update(numbers)
-        recorder_of(self.trainer).scalars(numbers, self.trainer.global_step)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(numbers), self.trainer.global_step)
 
     def _factor(self, step: int) -> float:
         return self.recipe.factor(step, self.trainer.max_steps)

@@ -1,10 +1,12 @@
 """What is known before a run's folder is touched: every check of classes, devices and files, and which run it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.build import check_construction, made
+import lightning as L
+
+from attnlab.build import Factory, check_construction, made
 from attnlab.code import Code, code_of, note_sources
 from attnlab.config import allowed_packages
 from attnlab.data.material import Material
@@ -12,9 +14,10 @@ from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.files import check_writable
-from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe
+from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.run_folder import RunFolder
+from attnlab.training.callback_group import with_callbacks
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,
@@ -27,6 +30,7 @@ from attnlab.training.hardware import (
 from attnlab.training.identity import Identity, identify
 from attnlab.training.matching import Place, matched
 from attnlab.training.optimizer import Recipe
+from attnlab.training.recorders.tracker import chosen_loggers
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
 from attnlab.tuned import at_tuned_rate
 
@@ -54,9 +58,11 @@ class Prepared(NamedTuple):
     code: Code
     folder: RunFolder
     fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms, or are on
+    loggers: Mapping[str, Factory]
+    callbacks: Sequence[L.Callback]  # of the config and those handed over
 
 
-def prepare(config: dict[str, Any], variant: str) -> Prepared:
+def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callback] = ()) -> Prepared:
     """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
     trainer = config["trainer"]
     note_sources()
@@ -67,6 +73,8 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     cache = Path(config["paths"]["cache"])
     check_memory(check_construction(config).n_parameters, accelerator)
     recipe: Recipe = made(config, "optimizer", Recipe)
+    loggers = chosen_loggers(config)
+    config, callbacks = with_callbacks(config, handed_over)
     source, vocabulary = made(config, "data"), made(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
         raise UsageError(
@@ -77,8 +85,10 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
     splits.check_context(config["model"]["context"])
-    for name, text in probes(config, tokenizer, splits):
-        check_probe(name, text, tokenizer, config["model"]["context"])
+    if config["maps"]["steps"]:
+        map_steps(trainer["max_steps"], config["maps"]["steps"])
+        for name, text in probes(config, tokenizer, splits):
+            check_probe(name, text, tokenizer, config["model"]["context"])
     sample_prompt(config, tokenizer, splits)
     source_hash = _source_hash(RunFolder(Path(config["resume_from"]))) if config["resume_from"] else None
     experiment = ExperimentFolder(runs / config["experiment_name"])
@@ -106,7 +116,7 @@ def prepare(config: dict[str, Any], variant: str) -> Prepared:
     computes = PLAIN if computes_the_same(config, plain(config)) else None
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
     fairness = {key: found for key, found in terms if found}
-    return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness)
+    return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness, loggers, callbacks)
 
 
 def _sizes(config: Mapping[str, Any]) -> Sizes:

@@ -4,7 +4,6 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
 
 from attnlab.build import build_model
 from attnlab.code import changed, changes_since, in_a_line
@@ -37,6 +37,7 @@ from attnlab.training.module import LanguageModel
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
+from attnlab.training.recorders.run_recorders import start_anew, trackers_of, writes_events
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.report import to_yaml
 from attnlab.training.sameness import in_words
@@ -52,12 +53,14 @@ def run(
     *,
     variant: str,
     callbacks: Sequence[L.Callback] = (),
+    loggers: Sequence[Logger] = (),
     planned: Mapping[str, str] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` only watch. `planned` is the
+    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` and
+    `loggers` come to those of the config. `planned` is the
     code (module -> hash) that a sweep goes by, so that all its runs execute the same, and `beside` is the
     command that started them and how many at once. Raises UsageError for what cannot
     work, FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
@@ -66,7 +69,7 @@ def run(
     process = rank(config["trainer"]["devices"])
     rank_zero_only.rank = process  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
     with failures():
-        prepared = prepare(config, variant)
+        prepared = prepare(config, variant, callbacks)
         if planned is not None and (names := changed(prepared.code.modules, planned)):
             raise AttnlabError(
                 f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
@@ -75,14 +78,14 @@ def run(
         prepared.fairness["beside"] = dict(beside or alone())
         with stop_wish() as wish:
             if process:
-                return _train(prepared, callbacks, wish)  # the first process owns the folder and has made it ready
+                return _train(prepared, loggers, wish)  # the first process owns the folder and has made it ready
             with prepared.folder.lock():
                 if config["overwrite"]:
-                    prepared.folder.clear()
+                    start_anew(prepared.folder)
                 done = prepared.folder.read_summary()
                 if done.get("status") == Status.FINISHED:
                     return _again(prepared, done)
-                return _train(prepared, callbacks, wish)
+                return _train(prepared, loggers, wish)
 
 
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
         note(f"note: {what} by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -> dict[str, Any]:
+def _train(prepared: Prepared, loggers: Sequence[Logger], wish: StopWish) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     meter = Meter(prepared.machine.accelerator)
@@ -158,20 +161,24 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
         eval_seed=config["streams"]["eval"],
     )
     wish.obey("stopped before the first step")
-    recorders = Recorders([])
+    recorders, board = Recorders([]), None
     if not _is_worker(prepared):
+        trackers = trackers_of(prepared, loggers)
         _open_folder(prepared, step)
         if digests is not None:
             folder.trim_events(digests)
-        table, board = MetricsRecorder(folder), TensorBoardRecorder(folder, resume_at=step)
-        recorders = Recorders([table, board], step, table.resume_at(step, rows_from, digests))
+        table = MetricsRecorder(folder)
+        board = TensorBoardRecorder(folder, resume_at=step) if writes_events(prepared) else None
+        recorded = table.resume_at(step, rows_from, digests)
+        recorders = Recorders([table, *([] if board is None else [board]), trackers], step, recorded)
     samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
     progress = Progress(speed, bar=config["trainer"]["progress"])
-    trainer = make_trainer(prepared, wish, recorders, [speed, maps, samples, progress, *watching])
+    ours = [speed, *([] if maps is None else [maps]), samples, progress]
+    trainer = make_trainer(prepared, wish, recorders, [*ours, *prepared.callbacks])
     status, reaches = Status.FAILED, list[Reach]()
-    with closing(recorders):
+    try:
         try:
-            if not _is_worker(prepared) and not board.digests():  # those of an earlier part have the settings
+            if board is not None and not board.digests():  # those of an earlier part have the settings
                 board.show_settings(stored(prepared), model, hyperparameters(prepared, model))
             if step is None:
                 trainer.validate(module, data, verbose=False)
@@ -183,6 +190,13 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
                     wish.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
                 recorders.scalars(logged(reaches), trainer.global_step)
+            if config["match"] is not None and trainer.global_step < trainer.max_steps:
+                raise UsageError(
+                    f"match ({config['match']}) brings runs to the same budget, and a callback ended this one after "
+                    f"step {trainer.global_step} of {trainer.max_steps}: leave one of them out"
+                )
+            recorders.save()
+            recorders.commit()
             status = Status.FINISHED
         except Diverged:
             status = Status.DIVERGED
@@ -193,6 +207,8 @@ def _train(prepared: Prepared, watching: Sequence[L.Callback], wish: StopWish) -
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
                 folder.write_summary(summary, recorders.digests())
+    finally:
+        recorders.close("success" if status == Status.FINISHED else "failed")
     if not trainer.is_global_zero:
         return {}
     tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
@@ -339,7 +355,9 @@ def _samples(prepared: Prepared) -> Samples:
     )
 
 
-def _maps(prepared: Prepared) -> LogMaps:
+def _maps(prepared: Prepared) -> LogMaps | None:
+    if not prepared.config["maps"]["steps"]:
+        return None
     return LogMaps(
         probes(prepared.config, prepared.tokenizer, prepared.splits),
         prepared.tokenizer,

@@ -8,6 +8,7 @@ from attnlab.data.task import Task
 from attnlab.keys import without_secrets
 from attnlab.model import GPT
 from attnlab.store.status import Status
+from attnlab.training.callback_group import weights_evaluated
 from attnlab.training.callbacks import Speed
 from attnlab.training.extrapolation import Reach
 from attnlab.training.extrapolation import stored as stored_reaches
@@ -68,7 +69,7 @@ def summarise(
     started: datetime,
     seconds: float,
     speed: Speed,
-    maps: LogMaps,
+    maps: LogMaps | None,
     meter: Meter,
     reaches: Sequence[Reach] = (),
 ) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def summarise(
         "code": prepared.identity.code,
         "seed": prepared.identity.seed,
         "step": max((row.step for row in rows), default=0),
+        "max_steps": config["trainer"]["max_steps"],  # more than step where a callback ended the run
+        "weights": weights_evaluated(prepared.callbacks),
         "val_loss": last.get("val/loss"),
         "val_bits_per_byte": last.get("val/bits_per_byte"),
         "best_val_loss": best[0],
@@ -105,8 +108,8 @@ def summarise(
         "tokens": speed.tokens,
         "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
         "train_seconds": speed.seconds,
-        "map_seconds": maps.seconds,
-        "births": maps.births,
+        "map_seconds": 0.0 if maps is None else maps.seconds,
+        "births": {} if maps is None else maps.births,
         "seconds": seconds,
         "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),  # of the whole process
         "run_memory_bytes": meter.memory_bytes(),

@@ -60,7 +60,7 @@ class MetricsRecorder(Recorder):
         """What the file holds now, by size and SHA-256."""
         return {METRICS: {"size": self._size, "sha256": self._sha256.hexdigest()}}
 
-    def close(self) -> None:
+    def close(self, status: str = "success") -> None:
         self.save()
 
 

@@ -34,12 +34,15 @@ class Recorder:
     def save(self) -> None:
         """Put what waits where it outlives the process."""
 
+    def commit(self) -> None:
+        """A checkpoint holds all that was recorded so far, and every step of it is complete."""
+
     def digests(self) -> dict[str, dict[str, Any]]:
         """The files of the run's folder that this recorder appends to, as they are now, by size (and SHA-256)."""
         return {}
 
-    def close(self) -> None:
-        """Nothing more comes."""
+    def close(self, status: str = "success") -> None:
+        """Nothing more comes; `status` is success or failed."""
 
 
 class Recorders(Recorder, Logger):
@@ -82,12 +85,16 @@ class Recorders(Recorder, Logger):
         for recorder in self.recorders:
             recorder.save()
 
+    def commit(self) -> None:
+        for recorder in self.recorders:
+            recorder.commit()
+
     def digests(self) -> dict[str, dict[str, Any]]:
         return {name: digest for recorder in self.recorders for name, digest in recorder.digests().items()}
 
-    def close(self) -> None:
+    def close(self, status: str = "success") -> None:
         for recorder in self.recorders:
-            recorder.close()
+            recorder.close(status)
 
     # What Lightning, and callbacks written for it, call.
 

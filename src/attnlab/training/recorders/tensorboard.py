@@ -89,7 +89,7 @@ class TensorBoardRecorder(Recorder):
         """The event files of all parts, by their sizes."""
         return {path.name: {"size": path.stat().st_size} for path in RunFolder(self.folder).event_files()}
 
-    def close(self) -> None:
+    def close(self, status: str = "success") -> None:
         if self._file is not None:
             self._file.close()
 
