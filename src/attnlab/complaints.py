@@ -22,7 +22,7 @@ from attnlab.config import explain_value
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.files import file_failure
 from attnlab.guard import guarded
-from attnlab.keys import config_dir, groups, nodes, options, search_folders, unknown_key
+from attnlab.keys import LISTS, config_dir, groups, nodes, options, search_folders, unknown_key
 from attnlab.machine import check_words, open_streams
 from attnlab.rules import as_typed, nearest
 
@@ -212,6 +212,8 @@ def _explain_main(words: Sequence[str], name: str) -> str:
 
 def _explain_several(words: Sequence[str], word: str) -> str:
     key, _, value = word.partition("=")
+    if key.lstrip("+") in LISTS:
+        return f"{key}= got several names ({value}): write {key}=[{value}] to have them all"
     if key.lstrip("+").partition("@")[0] in groups():
         return f"{key}= got several names ({value}): add -m to run each"
     return f"{key}= got several values ({value}): add -m to run each, or write one text as {as_typed(key, value)}"

@@ -99,13 +99,12 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def without_watchers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without loggers, and without callbacks that say `watches: true`: what they do changes no result."""
-    callbacks = {
-        name: node
-        for name, node in (config.get("callbacks") or {}).items()
-        if not (isinstance(node, Mapping) and node.get("watches") is True)
-    }
-    rest = {key: value for key, value in config.items() if key not in LISTS}
-    return {**rest, **({"callbacks": callbacks} if callbacks else {})}
+    rest = {key: value for key, value in config.items() if key != "logger"}
+    if isinstance(nodes := rest.pop("callbacks", None), Mapping):
+        nodes = {
+            n: node for n, node in nodes.items() if not (isinstance(node, Mapping) and node.get("watches") is True)
+        }
+    return {**rest, **({"callbacks": nodes} if nodes else {})}
 
 
 def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[str, Any]:

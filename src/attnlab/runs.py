@@ -24,7 +24,7 @@ from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.files import parse_yaml, read_file
 from attnlab.guard import check_references
-from attnlab.keys import settings_of
+from attnlab.keys import settings_of, without_watchers
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
 from attnlab.moved import with_current_targets
@@ -64,7 +64,7 @@ def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> dict[str, 
     groups = ("model", "attention", "position", "streams")
     if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
         raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
-    config = {**with_current_targets(config), "allow_targets": list(allow_targets)}
+    config = {**with_current_targets(without_watchers(config)), "allow_targets": list(allow_targets)}
     check_targets(config)
     try:
         check_values(config)

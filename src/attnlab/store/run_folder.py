@@ -59,6 +59,7 @@ class RunFolder:
         self.last_maps = self.path / LAST_MAPS
         self.prompt_maps = self.maps / "prompt"  # the folder that `attnlab maps` writes
         self.head_ablation = self.maps / "head_ablation.json"  # what `attnlab ablate_heads` measured
+        self.trackers = self.path / "trackers.json"  # what W&B, MLflow and the like have got of it
         self.lock_file = self.path / ".lock"  # held by the process that works here
 
     def __str__(self) -> str:
