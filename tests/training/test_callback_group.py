@@ -84,16 +84,16 @@ def test_summary(tmp_path: Path) -> None:
 
 def test_identity(tmp_path: Path) -> None:
     """A callback handed over makes another run by its class, its values and its code; one that watches makes none."""
-    words = [*tiny(tmp_path, *QUICK), "trainer.max_steps=4"]
+    overrides = [*tiny(tmp_path, *QUICK), "trainer.max_steps=4"]
     watch = Watch()
-    plain = attnlab.train(words, callbacks=[watch])
+    plain = attnlab.train(overrides, callbacks=[watch])
     assert watch.steps == [0, 1, 2, 3]
-    assert attnlab.train(words)["hash"] == plain["hash"], "and is finished"
-    halved = attnlab.train(words, callbacks=[Halve()])
-    later = attnlab.train(words, callbacks=[Halve(first=2)])
+    assert attnlab.train(overrides)["hash"] == plain["hash"], "and is finished"
+    halved = attnlab.train(overrides, callbacks=[Halve()])
+    later = attnlab.train(overrides, callbacks=[Halve(first=2)])
     assert len({plain["hash"], halved["hash"], later["hash"]}) == 3
     assert len({plain["val_loss"], halved["val_loss"], later["val_loss"]}) == 3
-    again = attnlab.train(words, callbacks=[Halve()])
+    again = attnlab.train(overrides, callbacks=[Halve()])
     assert again["started"] == halved["started"]
     folders = list((tmp_path / "runs" / "default").glob("multi_head-*/seed_0"))
     modules = [set((read_code(folder) or {})["modules"]) for folder in folders]
@@ -101,7 +101,7 @@ def test_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("callbacks", "words", "message"),
+    ("callbacks", "overrides", "message"),
     [
         ([EarlyStopping("val/loss")], ["match=params"], r"match \(params\).*callbacks\.EarlyStopping.*leave one"),
         ([ModelCheckpoint()], [], r"callbacks \(ModelCheckpoint\).*checkpoint"),
@@ -110,10 +110,10 @@ def test_identity(tmp_path: Path) -> None:
         ([Stops()], ["match=params"], r"match \(params\).*after step 5 of 12"),
     ],
 )
-def test_refused(callbacks: list[L.Callback], words: list[str], message: str, tmp_path: Path) -> None:
+def test_refused(callbacks: list[L.Callback], overrides: list[str], message: str, tmp_path: Path) -> None:
     """What cannot work is one line."""
     with pytest.raises(UsageError, match=message):
-        attnlab.train([*tiny(tmp_path, *QUICK), *words], callbacks=callbacks)
+        attnlab.train([*tiny(tmp_path, *QUICK), *overrides], callbacks=callbacks)
 
 
 def test_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +122,13 @@ def test_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("whole", "cut"):
         folder = tmp_path / name
         folder.mkdir()
-        words = tiny(folder, *QUICK)
+        overrides = tiny(folder, *QUICK)
         if name == "cut":
             with monkeypatch.context() as patch:
                 patch.setattr(Halve, "on_train_batch_end", dies_at_8, raising=False)
                 with pytest.raises(Killed):
-                    attnlab.train(words, callbacks=[Halve()])
-        attnlab.train(words, callbacks=[Halve()])
+                    attnlab.train(overrides, callbacks=[Halve()])
+        attnlab.train(overrides, callbacks=[Halve()])
         results.append(content(folder))
     assert results[0] == results[1]
 

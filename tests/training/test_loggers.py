@@ -26,11 +26,11 @@ QUICK = (
 )
 
 
-def words(folder: Path, *more: str, fails_at: int = -1) -> list[str]:
-    """The words of a tiny run with a logger of the user's, by YAML alone."""
-    place = folder / "yaml" / "logger"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "file.yaml").write_text(
+def overrides(folder: Path, *more: str, fails_at: int = -1) -> list[str]:
+    """A tiny run with a logger of the user's, by YAML alone."""
+    yaml = folder / "yaml" / "logger"
+    yaml.mkdir(parents=True, exist_ok=True)
+    (yaml / "file.yaml").write_text(
         "file:\n  _target_: tests.training.spies.FileLogger\n"
         f"  path: {folder}/tracked\n  id: '{{id}}'\n  fails_at: {fails_at}\n"
     )
@@ -38,7 +38,7 @@ def words(folder: Path, *more: str, fails_at: int = -1) -> list[str]:
 
 
 def train(folder: Path, *more: str, fails_at: int = -1) -> dict[str, Any]:
-    return run_here(folder, *words(folder, *more, fails_at=fails_at), config_dirs=[folder / "yaml"])
+    return run_here(folder, *overrides(folder, *more, fails_at=fails_at), config_dirs=[folder / "yaml"])
 
 
 def tracked(folder: Path) -> list[dict[str, Any]]:
@@ -53,8 +53,8 @@ def test_no_result() -> None:
     """Loggers enter no identity, and neither does that there are none; the hash of a plain run is what it was."""
     plain = settings_of(compose_config([]), besides=())
     assert not [key for key in plain if key.startswith(("logger", "callbacks"))]
-    for word in ("logger=[]", "logger=[tensorboard,wandb,mlflow,trackio]", "callbacks=device_stats"):
-        assert settings_of(compose_config([word]), besides=()) == plain
+    for override in ("logger=[]", "logger=[tensorboard,wandb,mlflow,trackio]", "callbacks=device_stats"):
+        assert settings_of(compose_config([override]), besides=()) == plain
     assert settings_of(compose_config(["callbacks=early_stopping"]), besides=()) != plain
 
 
@@ -137,11 +137,11 @@ def test_refused(text: str, message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "default").exists() or not list((tmp_path / "runs" / "default").glob("multi*"))
 
 
-@pytest.mark.parametrize("word", ["+loger=x", "+position/more=x", "+notes={a: 1}"])
-def test_unknown_group(word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("override", ["+loger=x", "+position/more=x", "+notes={a: 1}"])
+def test_unknown_group(override: str, tmp_path: Path) -> None:
     """A group that nothing reads is refused as a key is, also where a YAML file of the user's brings it along."""
     for group in ("loger", "position/more"):
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / group / "x.yaml").write_text("a: 1\n")
     with pytest.raises(UsageError, match=r"^(loger|position\.more|notes) is not a key of the config"):
-        compose_config([word], [tmp_path])
+        compose_config([override], [tmp_path])

@@ -32,8 +32,8 @@ def held(name: str, folder: Path) -> Held:
 
 def count(runs: Held, run: str, step: int, tags: Any) -> None:
     for tag in tags:
-        place = runs.setdefault(run, {})
-        place[step, tag] = place.get((step, tag), 0) + 1
+        times = runs.setdefault(run, {})
+        times[step, tag] = times.get((step, tag), 0) + 1
 
 
 def in_wandb(folder: Path) -> Held:
@@ -100,14 +100,14 @@ def test_killed(name: str, moment: tuple[str, int], tmp_path: Path, monkeypatch:
     assert run_there(tmp_path, f"logger={name}", kill=moment).returncode == -9
     done = run_there(tmp_path, f"logger={name}")
     assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
-    ((_, place),) = held(name, tmp_path).items()
+    ((_, times),) = held(name, tmp_path).items()
     rows = {(row.step, row.metric) for row in read_metrics(folder_of(tmp_path))}
     assert (folder_of(tmp_path) / METRICS).exists() and len(rows) > 200
-    assert {pair for pair in rows if place.get(pair) != 1} == set()
-    assert any("d_model" in tag or tag == "model" for step, tag in place if step == -1)
+    assert {pair for pair in rows if times.get(pair) != 1} == set()
+    assert any("d_model" in tag or tag == "model" for step, tag in times if step == -1)
     if name != "mlflow":  # whose pictures and texts are files
-        others = {pair for pair, times in place.items() if times > 1 and pair[0] >= 0}
-        assert others == set() and (24, "sample") in place and (24, "attention/layer_00") in place
+        others = {pair for pair, n in times.items() if n > 1 and pair[0] >= 0}
+        assert others == set() and (24, "sample") in times and (24, "attention/layer_00") in times
     else:
         assert len(list((tmp_path / "runs" / "mlflow").rglob("step_00000024.md"))) == 1
 
@@ -118,8 +118,17 @@ def test_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not names:
         needs(TRACKERS[0])
     monkeypatch.setenv("TRACKIO_DIR", f"{tmp_path}/trackio")
-    words = tiny(tmp_path, f"logger=[{','.join(names)}]", "seed=0,1,2,3", "attention=multi_head,gqa", "maps.steps=0")
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, "report.at_end=false", "hydra.launcher.n_jobs=4"]
+    overrides = tiny(
+        tmp_path, f"logger=[{','.join(names)}]", "seed=0,1,2,3", "attention=multi_head,gqa", "maps.steps=0"
+    )
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        *overrides,
+        "report.at_end=false",
+        "hydra.launcher.n_jobs=4",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10 * HANG, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     logs = [path.read_text() for path in (tmp_path / "runs" / "default" / "logs").glob("*.log")]
@@ -127,7 +136,7 @@ def test_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names:
         runs = held(name, tmp_path)
         assert len(runs) == 8, name
-        configs = {tuple(sorted(tag for step, tag in place if step == -1)) for place in runs.values()}
+        configs = {tuple(sorted(tag for step, tag in times if step == -1)) for times in runs.values()}
         assert len(configs) <= 2, "the settings of multi_head, and those of gqa"
-        for place in runs.values():
-            assert all(place.get((step, "train/loss")) == 1 for step in range(1, 25)), name
+        for times in runs.values():
+            assert all(times.get((step, "train/loss")) == 1 for step in range(1, 25)), name
