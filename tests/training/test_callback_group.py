@@ -13,10 +13,11 @@ from tests.training.spies import Halve, Hoards, Killed, Stops, Watch
 
 import attnlab
 import attnlab.training.run
-from attnlab.code import read_code
 from attnlab.errors import UsageError
 from attnlab.inspection.records import load_maps
-from attnlab.training.checkpoint import CheckpointFolder, network_weights
+from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.store.run_folder import RunFolder
+from attnlab.training.checkpoint import network_weights
 
 QUICK = (
     "trainer.max_steps=12",
@@ -32,7 +33,7 @@ AVERAGING = ("callbacks=weight_averaging", "callbacks.weight_averaging.decay=0.8
 def content(folder: Path) -> tuple[Any, ...]:
     """Everything that a run comes to, but for seconds."""
     run = folder_of(folder)
-    rows = [row for row in read_metrics(run) if not row.metric.startswith("perf/")]
+    rows = [row for row in RunFolder(run).read_metrics() if not row.metric.startswith("perf/")]
     checkpoint, _ = CheckpointFolder(run / "checkpoints").newest()
     assert checkpoint is not None
     weights = {name: tensor.tolist() for name, tensor in network_weights(checkpoint).items()}
@@ -96,7 +97,7 @@ def test_identity(tmp_path: Path) -> None:
     again = attnlab.train(overrides, callbacks=[Halve()])
     assert again["started"] == halved["started"]
     folders = list((tmp_path / "runs" / "default").glob("multi_head-*/seed_0"))
-    modules = [set((read_code(folder) or {})["modules"]) for folder in folders]
+    modules = [set((RunFolder(folder).read_code() or {})["modules"]) for folder in folders]
     assert sum("tests.training.spies" in names for names in modules) == 2
 
 

@@ -13,8 +13,9 @@ from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.inspection.records import read_records
 from attnlab.keys import settings_of
-from attnlab.training.checkpoint import CheckpointFolder
-from attnlab.training.recorders.tracker import NOTES
+from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.store.names import EVENTS
+from attnlab.store.run_folder import RunFolder
 
 QUICK = (
     "trainer.max_steps=10",
@@ -79,7 +80,7 @@ def test_killed(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     train(tmp_path)
     pairs = numbers(tmp_path)
     assert len(pairs) == len(set(pairs))
-    assert set(pairs) == {(row.step, row.metric) for row in read_metrics(folder_of(tmp_path))}
+    assert set(pairs) == {(row.step, row.metric) for row in RunFolder(folder_of(tmp_path)).read_metrics()}
     configs = [line for line in tracked(tmp_path) if "config" in line]
     assert len(configs) == 1 and configs[0]["config"]["model"]["d_model"] == 32
     assert len({line["id"] for line in tracked(tmp_path)}) == 1
@@ -101,7 +102,7 @@ def test_anew(tmp_path: Path) -> None:
     train(tmp_path)
     train(tmp_path, "overwrite=true")
     ids = [line["id"] for line in tracked(tmp_path) if "config" in line]
-    assert len(set(ids)) == 2 and (folder_of(tmp_path) / NOTES).exists()
+    assert len(set(ids)) == 2 and RunFolder(folder_of(tmp_path)).trackers.exists()
 
 
 @pytest.mark.parametrize(("more", "events", "maps"), [("maps.steps=3", True, True), ("maps.steps=0", False, False)])
@@ -112,7 +113,7 @@ def test_event_files(more: str, events: bool, maps: bool, tmp_path: Path) -> Non
     assert bool(list(folder.glob(f"{EVENTS}*"))) is events
     assert bool(list(read_records(folder))) is maps and (folder / "maps" / "last.safetensors").exists() is maps
     assert summary["status"] == "finished" and summary["weights"] == "raw"
-    assert {row.metric for row in read_metrics(folder)} >= {"val/loss", "train/loss"}
+    assert {row.metric for row in RunFolder(folder).read_metrics()} >= {"val/loss", "train/loss"}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from tests.limits import HANG
 from tests.training.launch import ROOT, folder_of, run_there, tiny
 
-from attnlab.files import METRICS
-from attnlab.training.metrics import read_metrics
+from attnlab.store.names import METRICS
+from attnlab.store.run_folder import RunFolder
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 Held = dict[str, dict[tuple[int, str], int]]  # by run: how often each (step, tag) stands there; key "" counts configs
@@ -101,7 +101,7 @@ def test_killed(name: str, moment: tuple[str, int], tmp_path: Path, monkeypatch:
     done = run_there(tmp_path, f"logger={name}")
     assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
     ((_, times),) = held(name, tmp_path).items()
-    rows = {(row.step, row.metric) for row in read_metrics(folder_of(tmp_path))}
+    rows = {(row.step, row.metric) for row in RunFolder(folder_of(tmp_path)).read_metrics()}
     assert (folder_of(tmp_path) / METRICS).exists() and len(rows) > 200
     assert {pair for pair in rows if times.get(pair) != 1} == set()
     assert any("d_model" in tag or tag == "model" for step, tag in times if step == -1)

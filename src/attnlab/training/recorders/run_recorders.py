@@ -2,17 +2,18 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
 from attnlab.build import Factory
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.prepare import Prepared
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.recorders.tracker import LOCK, Notes, Trackers
+from attnlab.training.recorders.tracker import Notes, Trackers
 from attnlab.training.summary import stored
 
 
@@ -41,13 +42,13 @@ def trackers_of(prepared: Prepared, handed_over: Sequence[Logger] = ()) -> Track
         "folder": str(prepared.folder),
     }
     settings = {**stored(prepared), "hash": identity.hash8, "code": identity.code}
-    return Trackers(prepared.folder, factories, fields, settings, Path(config["paths"]["runs"]) / LOCK)
+    return Trackers(prepared.folder, factories, fields, settings, Path(config["paths"]["runs"]) / ".trackers.lock")
 
 
-def start_anew(folder: Path, clear: Callable[[Path], None]) -> None:
+def start_anew(folder: RunFolder) -> None:
     """Clear the folder of a run that had trackers such that they take what comes for another run."""
     notes = Notes(folder)
-    clear(folder)
+    folder.clear()
     if notes.content:
         notes.content = {"attempt": notes.attempt + 1}
         notes.write()

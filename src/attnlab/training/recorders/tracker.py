@@ -5,11 +5,9 @@ was killed goes on in its trackers where its checkpoint does, and each number st
 is noted in trackers.json. A tracker that fails says so once and is left alone; the run goes on.
 """
 
-import fcntl
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +17,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from attnlab.build import Factory, built, chosen
 from attnlab.errors import UsageError
-from attnlab.files import METRICS, named, parse_json, read_file, write_json
+from attnlab.files import exclusive, named, parse_json, read_file, write_json
 from attnlab.inspection.records import PLUGIN, decode
-from attnlab.training.metrics import EVENTS, read_metrics
+from attnlab.store.names import METRICS
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.terminal import say
 
-NOTES, LOCK = "trackers.json", ".trackers.lock"
 FIELD = re.compile(r"\{(\w+)\}")
 FIELDS = ("id", "given_id", "name", "variant", "experiment", "seed", "hash", "folder")
 EXTRAS = {"text": "texts", "image": "pictures", "map": "maps"}  # what a recorder may be unable to hold
@@ -77,8 +75,8 @@ def chosen_loggers(config: Mapping[str, Any]) -> dict[str, Factory]:
 class Notes:
     """trackers.json: of each tracker the id it gave the run and the last step it got; and how often the run began."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NOTES
+    def __init__(self, folder: RunFolder) -> None:
+        self.path = folder.trackers
         try:
             content = parse_json(read_file(self.path))
         except (OSError, ValueError):
@@ -131,7 +129,7 @@ class Trackers(Recorder):
 
     def __init__(
         self,
-        folder: Path,
+        folder: RunFolder,
         factories: Mapping[str, Factory | Logger | Recorder],
         fields: Mapping[str, Any],
         settings: Mapping[str, Any],
@@ -155,8 +153,8 @@ class Trackers(Recorder):
         note = self.notes.of(name)
         is_new = not note
         try:
-            with _alone(lock):  # the first one makes the tables of a database
-                tracker = _made(name, factory, {**fields, "given_id": note.get("id")})
+            with exclusive(lock):  # the first one makes the tables of a database
+                tracker = _built(name, factory, {**fields, "given_id": note.get("id")})
                 note |= {"id": tracker.given_id(), "hash": fields["id"]}
             held = tracker.last_step()
             self.last[name] = note.get("step", -1) if held is None else held
@@ -166,7 +164,7 @@ class Trackers(Recorder):
         except UsageError:
             raise
         except Exception as error:  # whatever another package does must not stop a run
-            _lament(name, error)
+            _say_failed(name, error)
             return
         self.notes.write()
         self.trackers[name] = tracker
@@ -196,7 +194,7 @@ class Trackers(Recorder):
             act(self.trackers[name])
         except Exception as error:  # as above
             del self.trackers[name]
-            _lament(name, error)
+            _say_failed(name, error)
 
     def _steps(self) -> dict[int, Step]:
         """What was recorded since the last call, by step."""
@@ -205,11 +203,11 @@ class Trackers(Recorder):
         def at(step: int) -> Step:
             return steps.setdefault(step, Step({}, {}, {}, []))
 
-        rows = read_metrics(self.folder)
+        rows = self.folder.read_metrics()
         for row in rows[self._read.get(METRICS, 0) :]:
             at(row.step).scalars[row.metric] = row.value
         self._read[METRICS] = len(rows)
-        for path in sorted(self.folder.glob(f"{EVENTS}*.0")):
+        for path in self.folder.event_files():
             for event in self._events(path):
                 for value in event.summary.value:
                     plugin = value.metadata.plugin_data.plugin_name
@@ -234,18 +232,17 @@ class Trackers(Recorder):
                 self._read[path.name] = file.tell()
 
 
-def _made(name: str, factory: Factory | Logger | Recorder, fields: Mapping[str, Any]) -> Tracker:
+def _built(name: str, factory: Factory | Logger | Recorder, fields: Mapping[str, Any]) -> Tracker:
+    logger: Any = factory
     if isinstance(factory, Factory):
-        factory = type(factory)(factory.target, _filled(factory.settings, fields, factory.key), factory.key)
+        settings = _filled(factory.settings, fields, factory.key)
         try:
-            made = built(factory)
+            logger = built(type(factory)(factory.target, settings, factory.key))
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"logger={name} needs a package that is not installed ({error}): pip install 'attnlab[{name}]'"
             ) from error
-    else:
-        made = factory
-    return made if isinstance(made, Tracker) else Tracker(made)
+    return logger if isinstance(logger, Tracker) else Tracker(logger)
 
 
 def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:
@@ -265,15 +262,6 @@ def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:
     return fields[whole[1]] if whole else FIELD.sub(lambda match: str(fields[match[1]]), node)
 
 
-def _lament(name: str, error: Exception) -> None:
+def _say_failed(name: str, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     say(f"warning: logger {name} failed ({reason}); the run goes on without it, and {METRICS} has every number")
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
