@@ -26,7 +26,11 @@ QUICK = (
     "trainer.precision=fp32",
     "maps.steps=3",
 )
-STOPPING = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.3")
+STOPPING = (  # nothing is that much better, so the third validation is the last
+    "callbacks=early_stopping",
+    "callbacks.early_stopping.patience=2",
+    "callbacks.early_stopping.min_delta=100",
+)
 AVERAGING = ("callbacks=weight_averaging", "callbacks.weight_averaging.decay=0.8")
 
 
@@ -75,7 +79,7 @@ def test_summary(tmp_path: Path) -> None:
     stopped.mkdir()
     averaged.mkdir()
     summary = run_here(stopped, *QUICK, *STOPPING)
-    assert (summary["weights"], summary["max_steps"]) == ("raw", 12) and summary["step"] < 12
+    assert (summary["weights"], summary["max_steps"], summary["step"]) == ("raw", 12, 9)
     assert content(stopped)[2] == summary["step"], "the last maps are those of the last step"
     summary = run_here(averaged, *QUICK, *AVERAGING)
     assert (summary["weights"], summary["max_steps"], summary["step"]) == ("averaged", 12, 12)

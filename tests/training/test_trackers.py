@@ -38,14 +38,13 @@ def count(runs: Held, run: str, step: int, tags: Any) -> None:
 
 def in_wandb(folder: Path) -> Held:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
+
+    from attnlab.training.recorders.wandb import records_in
 
     runs: Held = {}
     for file in sorted(folder.glob("runs/*/*/*/wandb/offline-run-*/run-*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
         run = file.stem.removeprefix("run-")
-        while (data := store.scan_data()) is not None:
+        for data in records_in(file.read_bytes()):
             record = Record.FromString(data)
             row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             if row:

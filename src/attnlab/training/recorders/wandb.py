@@ -4,7 +4,8 @@ import html
 import io
 import json
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from PIL import Image
 from attnlab.training.recorders.tracker import Tracker
 
 STEP = "trainer/global_step"  # where Lightning's logger puts the step
+HEAD_BYTES, BLOCK_BYTES, CHUNK_HEAD_BYTES = 7, 2**15, 7
+WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # what a chunk is of its record
 
 
 class WandbRecorder(Tracker):
@@ -68,18 +71,24 @@ class WandbRecorder(Tracker):
 def steps_in(file: Path) -> list[int]:
     """The steps of the rows in one of W&B's own files, as far as it was written."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, steps = DataStore(), list[int]()
-    store.open_for_scan(str(file))
-    while True:
-        try:
-            data = store.scan_data()
-        except (AssertionError, OSError):  # cut off in the middle of a record
-            return steps
-        if data is None:
-            return steps
-        record = Record.FromString(data)
-        for item in record.history.item:
-            if item.key == STEP or list(item.nested_key) == [STEP]:
-                steps.append(int(json.loads(item.value_json)))
+    rows = [Record.FromString(data).history.item for data in records_in(file.read_bytes())]
+    items = [item for row in rows for item in row if STEP in (item.key, "/".join(item.nested_key))]
+    return [int(json.loads(item.value_json)) for item in items]
+
+
+def records_in(data: bytes) -> Iterator[bytes]:
+    """The records of such a file: LevelDB's log format, after a head of its own. One that is cut off is left out."""
+    start, record = HEAD_BYTES, b""
+    while start + CHUNK_HEAD_BYTES <= len(data):
+        room = BLOCK_BYTES - start % BLOCK_BYTES
+        if room < CHUNK_HEAD_BYTES:  # filled up with zeros
+            start += room
+            continue
+        length, kind = struct.unpack_from("<4xHB", data, start)
+        start += CHUNK_HEAD_BYTES + length
+        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or start > len(data):
+            return
+        record = (b"" if kind in (WHOLE, FIRST) else record) + data[start - length : start]
+        if kind in (WHOLE, LAST):
+            yield record
