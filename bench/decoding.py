@@ -67,7 +67,7 @@ def kinds(name: str) -> Iterator[tuple[str, int, int]]:
     for placed in placed_layers(subject_of(name, [f"model.n_layers={DEPTH}"])):
         layer, shapes = placed.layer, [parameter.shape for parameter in placed.layer.parameters()]
         modules = [type(module) for module in layer.modules()]
-        kind = (*modules, *shapes, layer.growth, layer.reads, layer.pairs(CONTEXT))
+        kind = (*modules, *shapes, layer.traits, layer.pairs(CONTEXT))
         if kind not in seen:
             seen.add(kind)
             yield placed.label.rstrip(": "), layer.layer, len(placed.below)
@@ -131,7 +131,8 @@ def measured(name: str, label: str, index: int, n_below: int, options: argparse.
             if probe * (length / before) ** 2 > SLOWEST:
                 raise TooMuch(f"one token after {before} takes {probe:.2g} s already")
             decoder = Decoder(name, index, n_below, length)
-            growth = "below" if decoder.top.reads and decoder.top.growth == "constant" else decoder.top.growth
+            traits = decoder.top.traits
+            growth = "below" if traits.reads and traits.growth == "constant" else traits.growth
             decoder.read(length - WARM - options.tokens, options.budget)
             before, probe = length, min(decoder.step(1) for _ in range(WARM))
             ready[length] = decoder

@@ -26,6 +26,7 @@ from attnlab.attention.normalizer import Sink
 from attnlab.attention.score import SoftCap
 from attnlab.build import attention_factory
 from attnlab.config import compose_config
+from attnlab.options import part
 
 HEADS, WIDTH, WINDOW = 4, 64, 256
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
@@ -76,7 +77,7 @@ def plain(length: int) -> Work:
     return work
 
 
-def windowed(length: int, mask: Callable[[], Mask], **options: Any) -> Work:
+def windowed(length: int, mask: Mask, **options: Any) -> Work:
     return mixing(MultiHeadAttention(HEADS * WIDTH, n_heads=HEADS, mask=mask, **options), length)
 
 
@@ -89,11 +90,11 @@ def shipped(length: int, name: str) -> Work:
 
 SIDES: dict[str, Callable[[int], Work]] = {
     "causal SDPA": plain,
-    "window as a mask": partial(windowed, mask=WindowAsMask),
-    "window in blocks": partial(windowed, mask=partial(Window, WINDOW)),
-    "with 4 sinks": partial(windowed, mask=partial(WindowSinks, WINDOW, 4)),
-    "with a learned sink": partial(windowed, mask=partial(Window, WINDOW), normalizer=Sink),
-    "with a cap": partial(windowed, mask=partial(Window, WINDOW), score={"cap": SoftCap}),
+    "window as a mask": partial(windowed, mask=part(WindowAsMask)),
+    "window in blocks": partial(windowed, mask=part(Window, window=WINDOW)),
+    "with 4 sinks": partial(windowed, mask=part(WindowSinks, window=WINDOW, sinks=4)),
+    "with a learned sink": partial(windowed, mask=part(Window, window=WINDOW), normalizer=Sink),
+    "with a cap": partial(windowed, mask=part(Window, window=WINDOW), score={"cap": SoftCap}),
     "linear, in chunks": partial(shipped, name="linear"),
     "gated_delta, in chunks": partial(shipped, name="gated_delta"),
 }

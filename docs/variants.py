@@ -105,8 +105,8 @@ def row(file: Path) -> Row:
         " ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers) or "none",
         deviations(file, layers),
         options(config["attention"]),
-        " or ".join(dict.fromkeys(layer.map_kind for layer in layers)).replace("_", "-"),
-        " or ".join(dict.fromkeys(layer.growth for layer in layers)),
+        " or ".join(dict.fromkeys(layer.traits.map_kind for layer in layers)).replace("_", "-"),
+        " or ".join(dict.fromkeys(layer.traits.growth for layer in layers)),
         tuple(total(layers, (pattern * n_layers)[:n_layers], length) for length in LENGTHS),
         n_layers,
     )
@@ -117,7 +117,7 @@ def total(layers: list[Attention], names: list[str], length: int) -> Cost:
     known: dict[str, Cost] = {}
     costs = []
     for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
-        key = name if not any(layer.reads for layer in layers) else str(i)
+        key = name if not any(layer.traits.reads for layer in layers) else str(i)
         if key not in known:
             known[key] = layer.cost(length, layers[:i])
         costs.append(known[key])
@@ -131,9 +131,9 @@ def family(layer: Attention, config: object) -> str:
     """Where a variant stands on the page."""
     if isinstance(layer, HeadWrapper) or (isinstance(config, dict) and "pattern" in config):
         return FAMILIES[2]
-    if not layer.learns_recall or not (layer.reads_positions or isinstance(layer, SoftmaxAttention)):
+    if not layer.traits.learns_recall or not (layer.traits.reads_positions or isinstance(layer, SoftmaxAttention)):
         return FAMILIES[3]
-    return FAMILIES[0] if isinstance(layer, SoftmaxAttention) or layer.growth == "linear" else FAMILIES[1]
+    return FAMILIES[0] if isinstance(layer, SoftmaxAttention) or layer.traits.growth == "linear" else FAMILIES[1]
 
 
 FORMULA = re.compile(

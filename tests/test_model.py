@@ -113,28 +113,28 @@ def test_no_logit_depends_on_a_later_token() -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "d_model"])
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_model_without_size_is_refused(name: str, size: int) -> None:
-    with pytest.raises(UsageError, match=rf"^model\.{name} \({size}\) must be at least 1$"):
+    with pytest.raises(UsageError, match=rf"^{name} \({size}\) must be a whole number of at least 1$"):
         gpt(**{name: size})
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
 def test_dropout_that_drops_everything_or_less_than_nothing_is_refused(dropout: float) -> None:
-    with pytest.raises(UsageError, match=rf"^model\.dropout \({dropout}\) must be in \[0, 1\)$"):
+    with pytest.raises(UsageError, match=rf"^dropout \({dropout}\) must be a number of at least 0, below 1$"):
         gpt(dropout=dropout)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan")])
 def test_an_mlp_without_width_is_refused(ratio: float) -> None:
-    with pytest.raises(UsageError, match=rf"^model\.mlp_ratio \({ratio}\) must be greater than 0$"):
+    with pytest.raises(UsageError, match=rf"^mlp_ratio \({ratio}\) must be a number above 0$"):
         gpt(mlp_ratio=ratio)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("norm", "batch", ["layer", "rms"]),
+        ("norm", "batch", ["rms", "layer"]),
         ("mlp", "tanh", ["gelu", "relu2", "swiglu"]),
-        ("init", "xavier", ["fan_in", "gpt2"]),
+        ("init", "xavier", ["gpt2", "fan_in"]),
     ],
 )
 def test_an_unknown_kind_is_refused_with_those_there_are(
@@ -143,7 +143,7 @@ def test_an_unknown_kind_is_refused_with_those_there_are(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # else annotations catch it before the model
     with pytest.raises(UsageError) as error:
         gpt(**{key: value})
-    assert str(error.value) == f"model.{key} ({value}) must be one of {allowed}"
+    assert str(error.value) == f"{key} ({value}) must be {' | '.join(allowed)}"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_every_layer_gives_its_map_its_kind_and_the_lengths_of_its_values(name: 
     maps = model.attention_maps(x)
     assert len(maps) == LAYERS
     for made, block in zip(maps, model.layers, strict=True):
-        assert made.kind == block.attention.map_kind
+        assert made.kind == block.attention.traits.map_kind
         assert made.weights is not None and made.value_norm is not None
         assert made.weights.shape[0] == 2 and made.weights.shape[2:] == (7, 7)
         assert made.value_norm.shape == (*made.weights.shape[:2], 7)

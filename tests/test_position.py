@@ -134,8 +134,8 @@ def test_precisions_do_not_share_a_table() -> None:
     ("options", "message"),
     [
         ({"head_dim": 7}, "position=rope turns pairs, so the width of a head (7) must be even"),
-        ({"base": 0.0}, "position.inside.base (0.0) must be greater than 0"),
-        ({"base": -3.0}, "position.inside.base (-3.0) must be greater than 0"),
+        ({"base": 0.0}, "base (0.0) must be a number above 0"),
+        ({"base": -3.0}, "base (-3.0) must be a number above 0"),
     ],
 )
 def test_a_rotation_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

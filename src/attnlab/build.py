@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import torch
 
@@ -19,12 +19,12 @@ from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 from attnlab.model import GPT
+from attnlab.options import PER_LAYER, OptionError, check, options_of, settable
 from attnlab.position import Embedding, Position
-from attnlab.rules import Rule, nearest, shown
+from attnlab.rules import nearest, shown
 
 Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")
-PER_LAYER = ", so that each layer gets one of its own"
 note_sources()  # of what the imports above have brought
 FUNCTIONS = "attnlab.attention."  # where a `_target_` may name a function; elsewhere in attnlab only classes
 SLOTS: dict[str, Any] = {  # what each group of the config is; a slot below it is what its owner's constructor says
@@ -51,11 +51,10 @@ class Factory:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self.target(*args, **self.settings, **kwargs)
-        except UsageError as error:
-            name = str(error).partition(" ")[0]
-            if name not in self.settings or name == "n_heads":  # the heads are model.n_heads, as a rule
-                raise
-            raise UsageError(f"{self.key}.{error}") from error
+        except OptionError as error:
+            raise UsageError(str(error.below(self.key))) from error
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"{self.key}: {_one_line(error)}") from error
         except TypeError as error:
@@ -111,13 +110,17 @@ def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> 
     if not isinstance(partial, bool):
         raise UsageError(f"{key}._partial_ ({shown(partial)}) must be true or false")
     _check_slot(target, partial, annotation, key, node["_target_"])
-    parameters = _parameters(target)
+    options = options_of(target)
     settings = {
-        name: _planned(value, f"{key}.{name}", parameters.get(name, Any), allowed)
+        name: _planned(value, f"{key}.{name}", options[name].type if options and name in options else Any, allowed)
         for name, value in node.items()
         if name not in KEYWORDS
     }
-    _check_settings(target, settings, key)
+    if options is not None:
+        try:
+            check(settable(options), settings, node["_target_"].rpartition(".")[2])
+        except OptionError as error:
+            raise UsageError(str(error.below(key))) from error
     return (Factory if partial else _Once)(target, settings, key)
 
 
@@ -130,32 +133,6 @@ def built(plan: Any) -> Any:
     if isinstance(plan, Factory):
         plan.settings = {name: built(value) for name, value in plan.settings.items()}
     return plan() if isinstance(plan, _Once) else plan
-
-
-def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
-    """What a class or function takes by name, each with its annotation; Any where nobody knows.
-
-    A class that hands `**settings` on takes what its base takes, and an argument without an annotation is what the
-    base says of one by that name.
-    """
-    mro = target.__mro__[:-1] if inspect.isclass(target) else ()
-    known: dict[str, Any] = {}
-    for function in [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls)] or [target]:
-        for parameter in _signature(function):
-            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                unknown = parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)
-                if known.get(parameter.name, Any) is Any:
-                    known[parameter.name] = Any if unknown else parameter.annotation
-    return known
-
-
-def _signature(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    for evaluated in (True, False):  # some annotations only a type checker understands
-        try:
-            return list(inspect.signature(function, eval_str=evaluated).parameters.values())
-        except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
-            continue
-    return []
 
 
 def _element(annotation: Any) -> Any:
@@ -230,49 +207,6 @@ def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
     return found
 
 
-def _check_settings(target: Callable[..., Any], settings: Mapping[str, Any], key: str) -> None:
-    """Refuse what the class takes no argument for, and what its annotations rule out."""
-    try:
-        parameters = inspect.signature(target, eval_str=True).parameters
-    except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
-        return  # annotations that only a type checker understands
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for name, value in settings.items():
-        if name not in parameters:
-            kind = getattr(target, "__name__", str(target))
-            raise UsageError(
-                f"{key}.{name} ({shown(value)}) is not an option: {kind} has none called {name!r}"
-                f"{nearest(name, parameters)}"
-            )
-        if complaint := _misfit(f"{key}.{name}", value, parameters[name].annotation):
-            raise UsageError(complaint)
-
-
-def _misfit(key: str, value: Any, annotation: Any) -> str:
-    """Why a setting cannot be what its annotation says; nothing if it can, or if nobody knows."""
-    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if kind in (Union, UnionType):
-        complaints = [_misfit(key, value, one) for one in inner]
-        return "" if "" in complaints else complaints[0]
-    if kind is NoneType:
-        return "" if value is None else f"{key} ({shown(value)}) must be null"
-    if kind in (int, float, bool, str):
-        return "" if Rule(kind).accepts(value) else f"{key} ({shown(value)}) must be {Rule(kind)}"
-    if kind is Literal:
-        return "" if value in inner else f"{key} ({shown(value)}) must be {' | '.join(map(shown, inner))}"
-    if kind is Callable and not isinstance(value, Factory):
-        plain = value is None or isinstance(value, str | int | float | list | dict)
-        what = f"({shown(value)}) must hold settings with a _target_" if plain else "needs _partial_: true"
-        return f"{key} {what}{PER_LAYER}"
-    if kind is Mapping:
-        if not isinstance(value, Mapping):
-            return f"{key} ({shown(value)}) must hold settings by name"
-        complaints = [_misfit(f"{key}.{name}", v, inner[1]) for name, v in value.items()] if inner else []
-        return next((complaint for complaint in complaints if complaint), "")
-    return ""
-
-
 def attention_factory(config: Config) -> AttentionFactory:
     """The factory of the attention, called once per layer as factory(d_model, layer=, n_layers=, context=)."""
     factory: AttentionFactory = made(config, "attention")
@@ -296,6 +230,8 @@ def build_model(config: Config, vocab_size: int) -> GPT:
             seed=made(config, "streams.init"),
             **sizes,
         )
+    except OptionError as error:
+        raise UsageError(str(error.below("model"))) from error
     except TypeError as error:
         if "argument" not in str(error):
             raise

@@ -7,7 +7,7 @@ before any data is read.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -36,7 +36,9 @@ from attnlab.keys import (
     search_folders,
     unknown_key,
 )
-from attnlab.rules import CLASS_RULES, RULES, Rule, nearest, refusal, rule_for, shown
+from attnlab.options import Option, OptionError, not_an_option, options_of, settable
+from attnlab.rules import RULES, Rule, nearest, refusal, rule_for, shown
+from attnlab.skeleton import Skeletons
 from attnlab.tuned import at_tuned_rate
 
 GROUPS = ("model", "position", "attention", "data", "tokenizer", "optimizer", "trainer")  # one option of each
@@ -50,6 +52,7 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
     "logger": ("attnlab.training.recorders.",),
     "callbacks": ("attnlab.training.callbacks.",),
 }
+MODEL = "attnlab.model.GPT"  # whose options are the settings of the group model
 SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
 OF_BASELINE = ("model.", "attention.")
 SETTING = re.compile(rf"({'|'.join((*GROUPS, *LISTS))})[.][\w.]+=")  # words that set what an option brings along
@@ -202,14 +205,18 @@ def check_values(
     plain: Mapping[str, Any], usual: Mapping[str, Any] | None = None, typed: Mapping[str, str] | None = None
 ) -> None:
     """Refuse values that break a rule, or that are of another type than the usual ones; `typed` are words by key."""
+    declared = dict(_declared(plain, usual or {}))
     for path, value, owner in nodes(plain):
         default = None if usual is None else usual.get(path)
         if isinstance(value, Mapping) and (default is None or isinstance(default, Mapping)):
             continue
         if isinstance(default, Mapping):
             raise UsageError(f"{path} ({shown(value)}) must hold settings, not a value{how_to_choose(path)}")
-        ours = not owner or owner.startswith("attnlab.")
-        rule = rule_for(path, RULES) or (rule_for(path, CLASS_RULES) if ours else None)
+        if (option := declared.get(path)) is not None and (problem := option.problem(value)) is not None:
+            raise OptionError(path, value, problem, (typed or {}).get(path))
+        if option is not None and option.rules:
+            continue
+        rule, ours = rule_for(path, RULES), not owner or owner.startswith("attnlab.")
         if rule is None and ours and type(default) in (int, float, bool, str) and default != "???":
             rule = Rule(type(default))
         elif rule is None and type(default) in (int, float):  # of a class of the user's, which may take more than this
@@ -218,6 +225,26 @@ def check_values(
             raise UsageError(refusal(path, value, rule, (typed or {}).get(path)))
         if rule is None and isinstance(default, list) and not isinstance(value, list):
             raise UsageError(f"{path} ({shown(value)}) must be a list, such as {path}=[a,b]")
+
+
+def _declared(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, Option]]:
+    """(dotted key, option) of every setting that goes to a class, as the class declares it, without importing it.
+
+    Refuses a setting that its class does not have, unless the class itself was typed, which may be the wrong one. What
+    cannot be read is judged when it is made.
+    """
+    reader = Skeletons(*allowed_packages(plain))
+    model = settable(options_of(reader.find(MODEL)) or {})
+    yield from ((f"model.{name}", option) for name, option in model.items())
+    for path, node, _ in nodes(plain):
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        if not isinstance(target, str) or (options := options_of(reader.find(target))) is None:
+            continue
+        settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+        options = settable(options)
+        yield from ((f"{path}.{name}", options[name]) for name in settings if name in options)
+        if unknown := [name for name in settings if name not in options and usual.get(f"{path}._target_") == target]:
+            raise not_an_option(options, unknown[0], settings[unknown[0]], target.rpartition(".")[2]).below(path)
 
 
 def allowed_packages(plain: Mapping[str, Any]) -> tuple[str, ...]:

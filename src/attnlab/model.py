@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
 from attnlab.errors import UsageError
 from attnlab.norm import RMSNorm
+from attnlab.options import Count, Fraction, Positive, checked
 from attnlab.position import Embedding
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -103,40 +104,26 @@ class GPT(nn.Module):
     factory(d_model=, context=). `tie` uses the embedding matrix as the head (arXiv 1608.05859).
     """
 
+    @checked
     def __init__(
         self,
         *,
-        vocab_size: int,
-        context: int,
-        n_layers: int,
-        d_model: int,
+        vocab_size: Count,
+        context: Count,
+        n_layers: Count,
+        d_model: Count,
         attention: AttentionFactory,
         embed: Callable[..., Embedding] = Embedding,
         norm: NormKind = "layer",
         mlp: MLPKind = "relu2",
-        mlp_ratio: float = 4.0,
+        mlp_ratio: Positive = 4.0,
         bias: bool = False,
         tie: bool = True,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         init: InitKind = "gpt2",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"vocab_size": vocab_size, "context": context, "n_layers": n_layers, "d_model": d_model}
-        for name, size in sizes.items():
-            if size < 1:
-                raise UsageError(f"model.{name} ({size}) must be at least 1")
-        if not 0 <= dropout < 1:
-            raise UsageError(f"model.dropout ({dropout}) must be in [0, 1)")
-        if not mlp_ratio > 0:
-            raise UsageError(f"model.mlp_ratio ({mlp_ratio}) must be greater than 0")
-        for name, value, kinds in (
-            ("norm", norm, NORMS),
-            ("mlp", mlp, ACTIVATIONS),
-            ("init", init, get_args(InitKind)),
-        ):
-            if value not in kinds:
-                raise UsageError(f"model.{name} ({value}) must be one of {sorted(kinds)}")
         self.vocab_size, self.context = vocab_size, context
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.embed = embed(d_model=d_model, context=context)
@@ -144,7 +131,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList()
         for layer in range(n_layers):
             mixer = attention(d_model, layer=layer, n_layers=n_layers, context=context)
-            if not mixer.causal:
+            if not mixer.traits.causal:
                 raise UsageError(
                     f"attention of layer {layer} ({type(mixer).__name__}) reads later tokens, so a language model "
                     "could read the answer; set attention.causal=true"
@@ -183,11 +170,8 @@ class GPT(nn.Module):
             for block in self.layers:
                 mixer, normed = block.attention, block.norm_attention(x)
                 before = Shared(shared)  # looking must not publish anything twice
-                maps.append(
-                    AttentionMap(
-                        mixer.weights(normed, Shared(before)), mixer.map_kind, mixer.value_norms(normed, Shared(before))
-                    )
-                )
+                weights, norms = mixer.weights(normed, Shared(before)), mixer.value_norms(normed, Shared(before))
+                maps.append(AttentionMap(weights, mixer.traits.map_kind, norms))
                 x = block(x, shared)
         return maps
 

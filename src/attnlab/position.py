@@ -1,6 +1,7 @@
 """Where a token stands: embeddings added at the model's entrance, and hooks used inside attention."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -8,20 +9,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, OptionError, Positive, given, option
+from attnlab.rules import Rule
 
 
-class Position(nn.Module):
+class Position(Configurable, nn.Module):
     """Position information used inside attention; this base does nothing, which is NoPE (arXiv 2305.19466).
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
     "rotate" (turn queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
     """
 
-    hooks: frozenset[str] = frozenset()
+    hooks = frozenset[str]()
 
-    def __init__(self, *, head_dim: int, n_heads: int, context: int) -> None:
-        super().__init__()
-        self.head_dim, self.n_heads, self.context = head_dim, n_heads, context
+    head_dim: Count = given(doc="Width of what is turned.")
+    n_heads: Count = given(doc="Query heads.")
+    context: Count = given(doc="Tokens that the model is made for.")
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         """Turn queries that stand at positions start .. start + n."""
@@ -51,20 +54,15 @@ class RoPE(Position):
 
     hooks = frozenset({"rotate"})
 
-    def __init__(
-        self, *, head_dim: int, n_heads: int, context: int, base: float = 10000.0, fraction: float = 1.0
-    ) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
-        if head_dim % 2 and (fraction == 1 or head_dim == 1):
+    base: Positive = option(default=10000.0, doc="How slowly the slowest pair turns: the base of the powers.")
+    fraction: Annotated[float, Rule(float, above=0, most=1)] = option(default=1.0, doc="Share of the coordinates.")
+
+    def setup(self) -> None:
+        if self.head_dim % 2 and (self.fraction == 1 or self.head_dim == 1):
             name = type(self).__name__.lower()
-            raise UsageError(f"position={name} turns pairs, so the width of a head ({head_dim}) must be even")
-        if base <= 0:
-            raise UsageError(f"position.inside.base ({base}) must be greater than 0")
-        if not 0 < fraction <= 1:
-            raise UsageError(f"position.inside.fraction ({fraction}) must be greater than 0 and at most 1")
-        self.base = base
+            raise UsageError(f"position={name} turns pairs, so the width of a head ({self.head_dim}) must be even")
         # 0.58 * 100 is 57.99999999999999 in floating point, and means 58.
-        self.width = max(2, int(head_dim * fraction + 1e-9) // 2 * 2)
+        self.width = max(2, int(self.head_dim * self.fraction + 1e-9) // 2 * 2)
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def turns(self, length: int, like: Tensor) -> Float[Tensor, "n pair 2"]:
@@ -118,28 +116,17 @@ class YaRN(RoPE):
     pair's number between the rounded numbers of the two betas; here, as in the paper, the ramp is over r.
     """
 
-    def __init__(
-        self,
-        *,
-        head_dim: int,
-        n_heads: int,
-        context: int,
-        base: float = 10000.0,
-        factor: float = 4.0,
-        original_context: int = 256,
-        beta_fast: float = 32.0,
-        beta_slow: float = 1.0,
-    ) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context, base=base)
-        if factor < 1:
-            raise UsageError(f"position.inside.factor ({factor}) must be at least 1")
-        if original_context < 1:
-            raise UsageError(f"position.inside.original_context ({original_context}) must be at least 1")
-        if not beta_slow < beta_fast:
-            raise UsageError(f"position.inside.beta_fast ({beta_fast}) must be greater than beta_slow ({beta_slow})")
-        self.factor, self.original_context = factor, original_context
-        self.beta_fast, self.beta_slow = beta_fast, beta_slow
-        self.sharpness = 0.1 * math.log(factor) + 1
+    withdrawn = {"fraction"}
+    factor: Annotated[float, Rule(float, least=1)] = option(default=4.0, doc="How many times longer texts are.")
+    original_context: Count = option(default=256, doc="Tokens of the texts that the model was trained on.")
+    beta_fast: float = option(default=32.0, doc="Pairs with more turns in the original context are kept.")
+    beta_slow: float = option(default=1.0, doc="Pairs with fewer turns are slowed down by the whole factor.")
+
+    def setup(self) -> None:
+        super().setup()
+        if not self.beta_slow < self.beta_fast:
+            raise OptionError("beta_fast", self.beta_fast, f"must be greater than beta_slow ({self.beta_slow})")
+        self.sharpness = 0.1 * math.log(self.factor) + 1
 
     def speeds(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
         speed = super().speeds(pair)
@@ -162,21 +149,9 @@ class XPos(RoPE):
     no product of a query and a key, but what is cached.
     """
 
-    def __init__(
-        self,
-        *,
-        head_dim: int,
-        n_heads: int,
-        context: int,
-        base: float = 10000.0,
-        gamma: float = 0.4,
-        scale: float = 512.0,
-    ) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context, base=base)
-        for name, value in (("gamma", gamma), ("scale", scale)):
-            if value <= 0:
-                raise UsageError(f"position.inside.{name} ({value}) must be greater than 0")
-        self.gamma, self.scale = gamma, scale
+    withdrawn = {"fraction"}
+    gamma: Positive = option(default=0.4, doc="How little the fastest pair fades.")
+    scale: Positive = option(default=512.0, doc="Tokens over which pairs fade.")
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         turned = super().rotate(x, start)
@@ -226,26 +201,24 @@ class T5Bias(Position):
     """
 
     hooks = frozenset({"bias"})
-    buckets: Tensor
 
-    def __init__(
-        self, *, head_dim: int, n_heads: int, context: int, n_buckets: int = 32, max_distance: int = 128
-    ) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
-        if n_buckets < 2 or n_buckets % 2:
-            raise UsageError(f"position.inside.n_buckets ({n_buckets}) must be even and at least 2")
-        exact = n_buckets // 2
+    n_buckets: Annotated[int, Rule(int, least=2)] = option(default=32, doc="Distances that are told apart; even.")
+    max_distance: Count = option(default=128, doc="Distance from which all share a bucket.")
+
+    def setup(self) -> None:
+        self.buckets: Tensor
+        n_buckets, max_distance, exact = self.n_buckets, self.max_distance, self.n_buckets // 2
+        if n_buckets % 2:
+            raise OptionError("n_buckets", n_buckets, "must be even")
         if max_distance <= exact:
-            raise UsageError(
-                f"position.inside.max_distance ({max_distance}) must be greater than half of n_buckets ({exact})"
-            )
+            raise OptionError("max_distance", max_distance, f"must be greater than half of n_buckets ({exact})")
         wide = [
             exact + math.floor(math.log(n / exact) / math.log(max_distance / exact) * exact)
             for n in range(exact, max_distance)
         ]
         of_distance = [*range(exact), *(min(bucket, n_buckets - 1) for bucket in wide), n_buckets - 1]
         self.register_buffer("buckets", torch.tensor(of_distance), persistent=False)
-        self.table = nn.Embedding(n_buckets, n_heads)
+        self.table = nn.Embedding(n_buckets, self.n_heads)
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         distance = (q_pos[:, None] - k_pos[None, :]).clamp(0, self.buckets.numel() - 1)
@@ -268,10 +241,9 @@ class Kerple(Position):
 
     hooks = frozenset({"bias"})
 
-    def __init__(self, *, head_dim: int, n_heads: int, context: int) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
-        self.strength = nn.Parameter(torch.full((n_heads,), softplus_inverse(1.0)))
-        self.rate = nn.Parameter(torch.full((n_heads,), softplus_inverse(1.0)))
+    def setup(self) -> None:
+        self.strength = nn.Parameter(torch.full((self.n_heads,), softplus_inverse(1.0)))
+        self.rate = nn.Parameter(torch.full((self.n_heads,), softplus_inverse(1.0)))
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         distance = (q_pos[:, None] - k_pos[None, :]).clamp(min=0)  # what a mask hides must have a logarithm, too
@@ -292,14 +264,13 @@ class FIRE(Position):
 
     hooks = frozenset({"bias"})
 
-    def __init__(self, *, head_dim: int, n_heads: int, context: int, hidden: int = 32) -> None:
-        super().__init__(head_dim=head_dim, n_heads=n_heads, context=context)
-        if hidden < 1:
-            raise UsageError(f"position.inside.hidden ({hidden}) must be at least 1")
+    hidden: Count = option(default=32, doc="Width of the network.")
+
+    def setup(self) -> None:
         self.rate = nn.Parameter(torch.tensor(softplus_inverse(0.1)))
         self.threshold = nn.Parameter(torch.tensor(softplus_inverse(1.0)))  # in quarters of the context
-        self.to_hidden = nn.Linear(1, hidden)
-        self.to_bias = nn.Linear(hidden, n_heads, bias=False)
+        self.to_hidden = nn.Linear(1, self.hidden)
+        self.to_bias = nn.Linear(self.hidden, self.n_heads, bias=False)
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         distance = (q_pos[:, None] - k_pos[None, :]).clamp(min=0)  # what a mask hides must have a logarithm, too
@@ -309,17 +280,17 @@ class FIRE(Position):
         return self.to_bias(F.silu(self.to_hidden(part[..., None]))).movedim(-1, 0)
 
 
-class Embedding(nn.Module):
+class Embedding(Configurable, nn.Module):
     """Position information added to the token embeddings; this base adds nothing.
 
     Built once per model as factory(d_model=, context=). `limit` is the number of positions it knows, None if any.
     """
 
-    limit: int | None = None
+    d_model: Count = given(doc="Width of the model.")
+    context: Count = given(doc="Tokens that the model is made for.")
 
-    def __init__(self, *, d_model: int, context: int) -> None:
-        super().__init__()
-        self.d_model, self.context = d_model, context
+    def setup(self) -> None:
+        self.limit: int | None = None
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
         return x
@@ -328,10 +299,9 @@ class Embedding(nn.Module):
 class LearnedEmbedding(Embedding):
     """Adds one trained vector per position, as in GPT-2; it knows no position beyond the model's context."""
 
-    def __init__(self, *, d_model: int, context: int) -> None:
-        super().__init__(d_model=d_model, context=context)
-        self.limit = context
-        self.table = nn.Embedding(context, d_model)
+    def setup(self) -> None:
+        self.limit = self.context
+        self.table = nn.Embedding(self.context, self.d_model)
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
         if start + x.size(1) > self.context:
@@ -348,10 +318,10 @@ class SinusoidalEmbedding(Embedding):
     Even coordinates 2i hold sin(p / 10000^(2i/c)), odd ones the cosine; any position is known.
     """
 
-    def __init__(self, *, d_model: int, context: int) -> None:
-        super().__init__(d_model=d_model, context=context)
-        if d_model % 2:
-            raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({d_model}) must be even")
+    def setup(self) -> None:
+        super().setup()
+        if self.d_model % 2:
+            raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({self.d_model}) must be even")
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
         place = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")

@@ -10,8 +10,6 @@ from attnlab.errors import UsageError
 
 SOFTMAX = '''"""NAME: softmax attention with a rule of your own for who is read, and how much."""
 
-from typing import Any
-
 from attnlab.attention.base import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from jaxtyping import Bool, Float, Int
@@ -26,11 +24,14 @@ class CLASS(MultiHeadAttention):
     Source: not written yet; arXiv and the number of the paper.
     """
 
-    def __init__(self, d_model: int, **settings: Any) -> None:
-        super().__init__(d_model, **settings)  # refuses settings that it does not know
-        self.fused = False  # a fused kernel would not ask the methods below
-        # Parameters of yours go here: nn.Linear and nn.Parameter. A setting of yours becomes an argument, and a line
-        # of the YAML.
+    # An option of yours is a line here, with what it may hold (attnlab.options), its default and a sentence, and a line
+    # of the YAML: block: Count = option(default=16, doc="Tokens of a block.")
+
+    fusable = False  # a fused kernel would not ask the methods below
+
+    def setup(self) -> None:
+        super().setup()
+        # Parameters of yours go here: nn.Linear and nn.Parameter. All options are set: self.n_heads, self.block.
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         """Which keys (columns, at positions k_pos; -1 is an empty place) each query (rows, at q_pos) may read."""
@@ -51,54 +52,73 @@ class CLASS(MultiHeadAttention):
 RECURRENT = '''"""NAME: a memory of fixed size with a rule of your own for how it is written and read."""
 
 import torch
-from attnlab.attention.base import Heads, full_precision
-from attnlab.attention.recurrent import RecurrentAttention, RecurrentState
+from attnlab.attention.base import Heads, Traits, full_precision, join_heads
+from attnlab.attention.projection import QKV
+from attnlab.attention.state import StateAttention
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class CLASS(RecurrentAttention):
+class CLASS(StateAttention):
     """Write here in a sentence what the memory keeps, and what that is good for.
 
-    S_t = S_{t-1} + k_t v_t^T, o_t = S_t^T q_t. Write your rule as such a formula.
+    S_t = S_{t-1} + k_t v_t^T, o_t = S_t^T q_t / t. Write your rule as such a formula.
 
     Source: not written yet; arXiv and the number of the paper.
     """
 
-    # `map_kind` follows from the YAML (attention/feature_map, attention/output_norm). Once your rule can give a token
-    # a weight below 0 say here: map_kind = "signed".
+    # An option of yours is a line here, with what it may hold (attnlab.options), its default and a sentence, and a line
+    # of the YAML: chunk: Count = option(default=64, doc="Tokens of a chunk.")
 
-    def scan(self, heads: Heads, state: RecurrentState) -> tuple[Float[Tensor, "b h t v"], RecurrentState]:
+    traits = Traits(map_kind="signed", growth="constant")  # weights of any sign; what decoding keeps does not grow
+
+    def setup(self) -> None:
+        super().setup()
+        # Parameters go here. All options are set: self.d_model, self.n_heads, self.head_dim.
+        self.qkv = QKV(self)
+        self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+        """Queries, keys and values of tokens that stand at positions start, start + 1, ..."""
+        q, k, v, extra = self.qkv(x, tail)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
+
+    def empty(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
+        """The memory before the first token."""
+        return self.zeros(batch, self.n_heads, self.head_dim, value_dim)
+
+    def scan(
+        self, heads: Heads, memory: Float[Tensor, "b h d v"], start: int
+    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
         """Write each token into the memory and read it: training, maps and decoding all come through here.
 
         Must be linear in the values, and go on from the memory it is given. A loop over tokens is slow but plain; the
         rules of attnlab.attention.scan do the same in chunks.
         """
-        matrix, work = state.matrix, state.matrix.dtype  # float32 at least: sums over many tokens need it
-        with full_precision(matrix.device):
-            q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
-            read = [q[:, :, :0] @ matrix]  # what no tokens read
+        work = memory.dtype  # float32 at least: sums over many tokens need it
+        with full_precision(memory.device):
+            q, k, v = (part.to(work) for part in heads[:3])
+            read = [q[:, :, :0] @ memory]  # what no tokens read
             for i in range(q.size(2)):
                 # MARKED: writes all tokens from i on, later ones too, so that `causality` is broken. It should read:
                 # now = slice(i, i + 1)
                 now = slice(i, None)
-                matrix = matrix + k[:, :, now].mT @ v[:, :, now]
-                read.append(q[:, :, i : i + 1] @ matrix)
-            o = self.output_norm.divide(torch.cat(read, dim=2)).to(heads.v.dtype)
-            seen = state.seen + q.size(2)
-            return o, RecurrentState(matrix, heads.extra.get("tail"), seen, state.scale)
+                memory = memory + k[:, :, now].mT @ v[:, :, now]
+                read.append(q[:, :, i : i + 1] @ memory / (start + i + 1))
+            return torch.cat(read, dim=2).to(heads.v.dtype), memory
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        """Join the heads, and lead back to the model."""
+        return self.to_out(join_heads(o))
 '''
 
 PLAIN = '''"""NAME: attention of your own with everything written out, from projections to decoding."""
 
-from collections.abc import Callable
-
 import torch
-from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, join_heads, split_heads
+from attnlab.attention.base import HeadedAttention, Heads, Traits, join_heads, split_heads
 from attnlab.attention.cache import Cache
 from attnlab.attention.mask import Causal
 from attnlab.attention.shared import Shared
-from attnlab.position import Position
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -111,24 +131,22 @@ class CLASS(HeadedAttention):
     Source: not written yet; arXiv and the number of the paper.
     """
 
-    map_kind: MapKind = "probability"  # rows of the map sum to 1; also sub_probability, nonnegative, signed
-    growth: Growth = "linear"  # of what decoding keeps; also window, constant
+    # An option of yours is a line here, with what it may hold (attnlab.options), its default and a sentence, and a line
+    # of the YAML: block: Count = option(default=16, doc="Tokens of a block.")
+
+    withdrawn = {"n_kv_heads", "value_dim"}  # inherited options that mean nothing here
+
+    # Rows of the map sum to 1; also sub_probability, nonnegative, signed. What decoding keeps grows linearly; also
+    # window, constant.
+    traits = Traits(map_kind="probability", growth="linear")
     hooks = frozenset({"rotate"})  # what `project` asks of a position; without it say hooks = frozenset()
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        position: Callable[..., Position] = Position,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(d_model, n_heads=n_heads, layer=layer, n_layers=n_layers)
-        self.position = self.honoured(position, context)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(d_model, self.d_out, bias=False) for _ in range(3))
-        self.to_out = nn.Linear(self.d_out, d_model, bias=False)
+    def setup(self) -> None:
+        super().setup()
+        # Parameters go here. All options are set: self.d_model, self.n_heads, self.head_dim.
+        width = self.n_heads * self.head_dim
+        self.to_q, self.to_k, self.to_v = (nn.Linear(self.d_model, width, bias=False) for _ in range(3))
+        self.to_out = nn.Linear(width, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         """Queries, keys and values of tokens that stand at positions start, start + 1, ..."""
@@ -178,11 +196,6 @@ _target_: NAME.CLASS
 """
 
 RECURRENT_YAML = """# A memory of fixed size with a rule of its own for writing and reading.
-defaults:
-  - feature_map: elu
-  - output_norm: sum
-  - gate: none
-  - _self_
 _target_: NAME.CLASS
 _partial_: true
 n_heads: ${model.n_heads}

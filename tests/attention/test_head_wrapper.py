@@ -71,7 +71,7 @@ def test_pairs_are_counted_only_where_every_head_has_some(name: str) -> None:
 
 
 def test_a_layer_knows_no_more_positions_than_its_heads_and_jumps_where_one_does() -> None:
-    assert side_by_side(BESIDE["log_linear"]).limit == T and side_by_side(BESIDE["uniform"]).limit is None
+    assert side_by_side(BESIDE["log_linear"]).traits.limit == T and side_by_side(BESIDE["uniform"]).traits.limit is None
     cog = HeadWrapper(
         C,
         n_heads=2,
@@ -81,7 +81,7 @@ def test_a_layer_knows_no_more_positions_than_its_heads_and_jumps_where_one_does
             "cog": partial(MultiHeadAttention, n_heads=1, normalizer=Cog),
         },
     )
-    assert cog.jumps and not side_by_side(BESIDE["uniform"]).jumps
+    assert cog.traits.jumps and not side_by_side(BESIDE["uniform"]).traits.jumps
 
 
 def test_the_cost_of_a_layer_whose_heads_know_few_positions_is_measured() -> None:

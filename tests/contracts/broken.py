@@ -1,6 +1,7 @@
 """Variants that are broken on purpose, each to fail one law each, and the means to bring any class before the laws."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from attnlab.attention.feature_map import RandomFeatures
 from attnlab.attention.mask import Mask, Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
-from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.recurrent import Matrix, RecurrentAttention
 from attnlab.attention.score import SoftCap
 from attnlab.build import embedding_factory, made
 from attnlab.config import compose_config
@@ -217,7 +218,9 @@ class KeepsThePrompt(RecurrentAttention):
 class ClaimsWindow(MultiHeadAttention):
     """State growth: says that its state is bounded, and keeps every row."""
 
-    growth = "window"
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, growth="window")
 
 
 class SilentlyExplicit(Softmax):
@@ -258,8 +261,9 @@ class ForgottenNumber(MultiHeadAttention):
 class CoarseMemory(RecurrentAttention):
     """Half precision: the memory is kept in the type of the weights."""
 
-    def matrix(self, batch: int, value_dim: int) -> Tensor:
-        return super().matrix(batch, value_dim).to(self.anchor.dtype)
+    def empty(self, batch: int, value_dim: int) -> Matrix:
+        memory = super().empty(batch, value_dim)
+        return memory._replace(matrix=memory.matrix.to(self.anchor.dtype))
 
 
 class LosesDigits(MultiHeadAttention):
@@ -272,9 +276,9 @@ class LosesDigits(MultiHeadAttention):
 class JumpsOverLostDigits(LosesDigits):
     """Half precision: says that it jumps, which excuses a few outputs and not all of them."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.jumps = True
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, jumps=True)
 
 
 class LeavesTheRange(RandomFeatures):
@@ -316,7 +320,9 @@ class DoesNotLearn(MultiHeadAttention):
 class FalselyModest(MultiHeadAttention):
     """Learns: says that it cannot."""
 
-    learns_recall = False
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, learns_recall=False)
 
 
 class Undocumented(MultiHeadAttention):

@@ -1,5 +1,6 @@
 """Every law is failed by a variant made for it, says how, and lets the sound variants pass."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,7 +82,7 @@ class ReadsBelow(MultiHeadAttention):
 
     def __init__(self, d_model: int, **settings: Any) -> None:
         super().__init__(d_model, **settings)
-        self.reads = ("v",) if self.layer else ()
+        self.traits = replace(self.traits, reads=("v",) if self.layer else ())
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.layer == 0:

@@ -71,7 +71,7 @@ def test_every_class_is_reached_by_a_yaml(family: type) -> None:
 def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_only() -> None:
     for name, cls in (("self", SelfAttention), ("simple", SimpleAttention)):
         layer = subject_of(name, ["attention.causal=false"]).layer(0)
-        assert type(layer) is cls and type(layer.mask) is Full and not layer.causal
+        assert type(layer) is cls and type(layer.mask) is Full and not layer.traits.causal
         assert type(shipped(name).layer(0).mask) is Causal  # type: ignore[union-attr]
         with pytest.raises(UsageError, match=r"reads later tokens.*set attention\.causal=true"):
             subject_of(name, ["attention.causal=false"]).gpt(2)

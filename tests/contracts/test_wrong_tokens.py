@@ -9,7 +9,7 @@ import torch
 from tests.contracts.cases import NAMES, sampled, shipped
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention
+from attnlab.attention.base import Attention, Traits
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.contract.base import D_MODEL
@@ -53,7 +53,7 @@ def test_unbatched_hint() -> None:
 class Sum(Attention):
     """A mixer of somebody else's, without a weight that would notice."""
 
-    map_kind, growth = "nonnegative", "constant"
+    traits = Traits("nonnegative", "constant")
 
     def forward(self, x: Tensor, shared: Any = None) -> Tensor:
         return x.cumsum(dim=-2)

@@ -93,7 +93,7 @@ def test_a_text_of_one_long_character_cannot_be_cut() -> None:
 def test_a_fraction_that_leaves_a_part_empty_is_refused(fraction: float, file: Path) -> None:
     with pytest.raises(UsageError) as error:
         File(str(file), val_fraction=fraction)
-    assert str(error.value) == f"data.val_fraction ({fraction}) must be a number above 0 and below 1"
+    assert str(error.value) == f"val_fraction ({str(fraction).lower()}) must be a number above 0, below 1"
 
 
 # What is text
@@ -212,7 +212,7 @@ def test_stories_with_another_hash_are_refused(file: Path) -> None:
 
 
 def test_stories_need_a_path() -> None:
-    with pytest.raises(UsageError, match=r"^data\.path \(null\) must name a text file$"):
+    with pytest.raises(UsageError, match=r"^path \(\) must be text that is not empty$"):
         Stories("")
 
 

@@ -134,8 +134,8 @@ def inner_model(layer: Attention, i: Tensors) -> Tensors:
     rate = i["rate"].expand(BATCH, H, T, 1)
     heads = Heads(*(head_first(i[n]) for n in "qkv"), {"rate": rate})
     start = torch.cat([i["h"], i["hb"]], dim=-2)
-    empty = layer.untrained(BATCH)
-    o, inner = layer.read(heads, empty._replace(weight=start, update=torch.zeros_like(start)))
+    empty = layer.empty(BATCH, D)
+    o, inner = layer.scan(heads, empty._replace(weight=start, update=torch.zeros_like(start)), 0)
     return {"y": inner.weight, "last": o[:, :, -1:]}
 
 

@@ -262,7 +262,7 @@ def test_every_variant_trains_draws_decodes_and_loads(variant: str, tmp_path: Pa
     assert summary["status"] == "finished" and np.isfinite(summary["val_loss"])
     folder = folder_of(tmp_path, variant)
     model, tokenizer = attnlab.load(folder)
-    drawn = {i for i, block in enumerate(model.layers) if block.attention.map_kind != "none"}
+    drawn = {i for i, block in enumerate(model.layers) if block.attention.traits.map_kind != "none"}
     assert {r.layer for r in read_records(folder)} == drawn == (set() if variant == "ttt" else {0, 1})
     ids = torch.tensor([tokenizer.encode("8 times 15")])
     with torch.no_grad():

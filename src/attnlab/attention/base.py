@@ -9,6 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from attnlab.attention.cost import Cost, measure
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, Natural, OptionError, given, option, slot
 from attnlab.position import Position
 
 MapKind = Literal["probability", "sub_probability", "nonnegative", "signed", "none"]
@@ -34,20 +36,17 @@ class Heads(NamedTuple):
     extra: dict[str, Tensor]  # gates, decays, write strengths, the tail of a short convolution
 
 
-class Attention(nn.Module, ABC):
-    """A causal sequence mixer: y[:, i] is a function of x[:, : i + 1] and of nothing else.
+@dataclass(frozen=True)
+class Traits:
+    """What a layer is, as the laws, the pictures and the model need to know it.
 
-    The laws (checked for every configuration by tests/contracts): output shape; causality; the map reproduces the
-    output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
-    of a batch do not see each other; `cost` is what is counted; the state grows as `growth` says.
-    Tokens of another shape or type than the layer was built for are refused by every method that takes some.
-
-    `causal` is False only for the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is
-    False for a control, which cannot learn to look something up; then a law asserts that it indeed cannot.
-    `reads_positions` is False where weights do not come from queries and keys, so that nothing could be rotated or
-    biased: such a layer takes no `position`. `jumps` is True where the rule is not continuous, so that rounding moves
-    a few outputs far: then bfloat16 is held to be near on average. `reads` names what a layer needs of those below it,
-    as they publish it. `limit` is the number of positions it knows, None if any.
+    `map_kind` says what the weights of its map are, `growth` how what decoding keeps grows. `causal` is False only for
+    the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is False for a control, which
+    cannot learn to look something up; then a law asserts that it indeed cannot. `reads_positions` is False where
+    weights do not come from queries and keys, so that nothing could be rotated or biased: such a layer takes no
+    `position`. `jumps` is True where the rule is not continuous, so that rounding moves a few outputs far: then
+    bfloat16 is held to be near on average. `reads` names what a layer needs of those below it, as they publish it.
+    `limit` is the number of positions it knows, None if any.
     """
 
     map_kind: MapKind
@@ -59,17 +58,45 @@ class Attention(nn.Module, ABC):
     reads: tuple[str, ...] = ()
     limit: int | None = None
 
-    def __init__(self, d_model: int, *, d_out: int | None = None, layer: int = 0, n_layers: int = 1) -> None:
-        super().__init__()
-        for name, size in (("d_model", d_model), ("d_out", d_out), ("n_layers", n_layers)):
-            if size is not None and size < 1:
-                raise UsageError(f"{name} ({size}) must be at least 1")
-        self.d_model, self.d_out = d_model, d_out or d_model
-        self.layer, self.n_layers = layer, n_layers
+    def __or__(self, other: "Traits") -> "Traits":
+        """What two attentions side by side are together: of maps and states, the kind that is true of both."""
+        kinds: list[MapKind] = ["none", "signed", "nonnegative", "sub_probability", "probability"]
+        growths: list[Growth] = ["linear", "window", "constant"]
+        return Traits(
+            min(self.map_kind, other.map_kind, key=kinds.index),
+            min(self.growth, other.growth, key=growths.index),
+            self.causal and other.causal,
+            self.learns_recall or other.learns_recall,
+            self.reads_positions or other.reads_positions,
+            self.jumps or other.jumps,
+            tuple(dict.fromkeys(self.reads + other.reads)),
+            min((limit for limit in (self.limit, other.limit) if limit is not None), default=None),
+        )
+
+
+class Attention(Configurable, nn.Module, ABC):
+    """A causal sequence mixer: y[:, i] is a function of x[:, : i + 1] and of nothing else.
+
+    The laws (checked for every configuration by tests/contracts): output shape; causality; the map reproduces the
+    output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
+    of a batch do not see each other; `cost` is what is counted; the state grows as `traits.growth` says.
+    Tokens of another shape or type than the layer was built for are refused by every method that takes some.
+
+    A subclass says what it is in `traits`, once for the class or in `setup`.
+    """
+
+    d_model: Count = given(kw_only=False, doc="Width of the input.")
+    d_out: Count = given(default=None, null="d_model", doc="Width of the output.")
+    layer: Natural = given(default=0, doc="Which layer this is, from 0.")
+    n_layers: Count = given(default=1, doc="How many layers there are.")
+    context: Count = given(default=1024, doc="Tokens that the model is made for.")
+
+    def setup(self) -> None:
+        self.traits: Traits
+        self.anchor: Tensor
+        self.d_out = self.d_out or self.d_model
         # Tells dtype and device even where a variant has no parameters.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
-
-    anchor: Tensor
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -149,45 +176,39 @@ class HeadedAttention(Attention, ABC):
     identity as values gives the map A of o = A v: the picture is computed by the code that trains.
     """
 
-    hooks: frozenset[str] = frozenset()  # which hooks of a Position this family can honour: "rotate", "bias"
+    n_heads: Count = option(doc="Query heads.")
+    n_kv_heads: Count = option(
+        default=None, null="n_heads", doc="Heads of keys and values, each read by several queries."
+    )
+    head_dim: Count = option(default=None, null="d_model / n_heads", doc="Width of a query and of a key in each head.")
+    value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
+    position: Position = slot(default=Position, doc="Position information inside attention.")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        n_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        value_dim: int | None = None,
-        d_out: int | None = None,
-        layer: int = 0,
-        n_layers: int = 1,
-    ) -> None:
-        super().__init__(d_model, d_out=d_out, layer=layer, n_layers=n_layers)
-        kv = n_heads if n_kv_heads is None else n_kv_heads
-        for name, count in (("n_heads", n_heads), ("n_kv_heads", kv), ("head_dim", head_dim), ("value_dim", value_dim)):
-            if count is not None and count < 1:
-                raise UsageError(f"{name} ({count}) must be at least 1")
-        if head_dim is None and self.d_out % n_heads:
-            fits = [n for n in range(1, min(self.d_out, 64) + 1) if self.d_out % n == 0]
-            raise UsageError(f"n_heads ({n_heads}) must divide d_model ({self.d_out}); try n_heads in {fits}")
-        if n_heads % kv:
-            fits = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
-            raise UsageError(f"n_kv_heads ({kv}) must divide n_heads ({n_heads}); try n_kv_heads in {fits}")
-        self.n_heads, self.n_kv_heads = n_heads, kv
-        self.head_dim = self.d_out // n_heads if head_dim is None else head_dim
-        self.value_dim = self.head_dim if value_dim is None else value_dim
+    hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
 
-    def honoured(self, position: Callable[..., Position], context: int) -> Position:
+    def setup(self) -> None:
+        super().setup()
+        self.n_kv_heads = self.n_kv_heads or self.n_heads
+        if not self.head_dim and self.d_out % self.n_heads:
+            raise indivisible(self.n_heads, self.d_out)
+        if self.n_heads % self.n_kv_heads:
+            fits = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
+            problem = f"must divide n_heads ({self.n_heads}); try n_kv_heads in {fits}"
+            raise OptionError("n_kv_heads", self.n_kv_heads, problem)
+        self.head_dim = self.head_dim or self.d_out // self.n_heads
+        self.value_dim = self.value_dim or self.head_dim
+        self.position = self.build_position(head_dim=self.head_dim)
+
+    def build_position(self, head_dim: int) -> Position:
         """Build the position, or refuse it if it needs a hook that this family does not have."""
-        made = position(head_dim=self.head_dim, n_heads=self.n_heads, context=context)
-        if missing := made.hooks - self.hooks:
+        position: Position = self.build("position", head_dim=head_dim, n_heads=self.n_heads, context=self.context)
+        if missing := position.hooks - self.hooks:
             raise UsageError(
-                f"position.inside ({type(made).__name__}) works through {' and '.join(sorted(missing))}, but "
+                f"position.inside ({type(position).__name__}) works through {' and '.join(sorted(missing))}, but "
                 f"{type(self).__name__} offers only {' and '.join(sorted(self.hooks)) or 'no hook'}: "
                 "choose another position= (learned, sinusoidal and none, which act outside the layers, always fit)"
             )
-        return made
+        return position
 
     @abstractmethod
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
@@ -222,6 +243,12 @@ class HeadedAttention(Attention, ABC):
         with evaluating(self):
             v = self.share(self.project(x), Shared() if shared is None else shared).v
         return per_query_head(v.norm(dim=-1), self.n_heads)
+
+
+def indivisible(n_heads: int, width: int) -> UsageError:
+    """Heads that do not divide a width, and which would."""
+    fits = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
+    return UsageError(f"n_heads ({n_heads}) must divide d_model ({width}); try n_heads in {fits}")
 
 
 def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:

@@ -1,7 +1,5 @@
 """Sparse by contents, block by block: each query looks at whole blocks of keys that match it on average."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -11,6 +9,7 @@ from attnlab.attention.base import Heads, per_query_head
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
+from attnlab.options import Count, option
 
 
 def own_block(q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], block: int) -> Bool[Tensor, "t s"]:
@@ -63,14 +62,15 @@ class BlockTopKAttention(MultiHeadAttention):
     in float32, which is a jump in the output.
     """
 
-    def __init__(self, d_model: int, *, block: int = 16, topk: int = 3, **options: Any) -> None:
-        super().__init__(d_model, **options)
-        for name, size in (("block", block), ("topk", topk)):
-            if size < 1:
-                raise UsageError(f"{name} ({size}) must be at least 1")
+    block: Count = option(default=16, doc="Tokens of a block.")
+    topk: Count = option(default=3, doc="Past blocks that a query reads, beside its own.")
+
+    fusable = False
+
+    def setup(self) -> None:
+        super().setup()
         if type(self.mask) is not Causal:
             raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: blocks are chosen from all")
-        self.block, self.topk, self.fused = block, topk, False
 
     @torch.no_grad()
     def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b h t s"]:

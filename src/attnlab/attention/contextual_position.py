@@ -9,6 +9,7 @@ from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.score import Pairs, Score, refuse_gaps
 from attnlab.errors import UsageError
+from attnlab.options import Count, option
 
 
 class CoPE(Score):
@@ -26,12 +27,11 @@ class CoPE(Score):
     fusable = False
     reads_keys = True
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, p_max: int = 15) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if p_max < 1:
-            raise UsageError(f"p_max ({p_max}) must be at least 1")
-        self.p_max = p_max
-        self.table = nn.Embedding(p_max + 1, head_dim)
+    p_max: Count = option(default=15, doc="The farthest position that is told apart.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.table = nn.Embedding(self.p_max + 1, self.head_dim)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("cope", mask)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import full_precision
-from attnlab.errors import UsageError
+from attnlab.options import OptionError
 
 
 class ShortConv(nn.Module):
@@ -21,7 +21,8 @@ class ShortConv(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         if width < 2:
-            raise UsageError(f"conv ({width}) must be 0 (none) or at least 2: a width of 1 sees only the token itself")
+            problem = "must be 0 (none) or at least 2: a width of 1 sees only the token itself"
+            raise OptionError("conv", width, problem)
         self.width = width
         self.weight = nn.Parameter(torch.empty(channels, width))
         nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))

@@ -69,7 +69,7 @@ def tensor_bytes(state: Any) -> int:
 
 def measure(layer: "Attention", seq_len: int, below: Sequence["Attention"] = ()) -> Cost:
     """Count what `layer` costs at `seq_len` tokens, on a copy that holds no numbers; layers `below` only publish."""
-    *under, twin = (copy.deepcopy(one).to("meta").eval() for one in (*(below if layer.reads else ()), layer))
+    *under, twin = (copy.deepcopy(one).to("meta").eval() for one in (*(below if layer.traits.reads else ()), layer))
     x = torch.empty(1, seq_len, layer.d_model, dtype=twin.anchor.dtype, device="meta")
 
     def stepped(new: Tensor, states: list[Any]) -> tuple[Shared, list[Any]]:
@@ -85,7 +85,7 @@ def measure(layer: "Attention", seq_len: int, below: Sequence["Attention"] = ())
     with torch.no_grad():
         filled, _ = start(seq_len, seq_len)
         # One more token; where no more positions are known, the last one.
-        room = min(seq_len + 1, layer.limit or seq_len + 1)
+        room = min(seq_len + 1, layer.traits.limit or seq_len + 1)
         context, states = start(room - 1, room)
         published, whole = stepped(x[:, :1], states)[0], Shared()
         for one in under:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, given, option
 from attnlab.position import alibi_slopes, softplus_inverse
 
 
@@ -25,7 +26,7 @@ def first_steps(n: int) -> Float[Tensor, " n"]:
     return torch.tensor([softplus_inverse(step) for step in np.logspace(-1, -3, n)])
 
 
-class Decay(nn.Module):
+class Decay(Configurable, nn.Module):
     """Gives the log of a_t in S_t = a_t S_{t-1} + ...; this base never forgets (a = 1).
 
     `scale_keys` is for a decay that also says how strongly a token is written.
@@ -34,8 +35,9 @@ class Decay(nn.Module):
 
     per_channel = False
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__()
+    d_model: Count = given(doc="Width of the model.")
+    n_heads: Count = given(doc="Heads.")
+    head_dim: Count = given(doc="Width of a query and of a key.")
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         """Refuse a combination that makes no sense."""
@@ -50,10 +52,6 @@ class Decay(nn.Module):
 
 class FixedDecay(Decay):
     """Each head fades at its own constant rate: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
-
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.n_heads = n_heads
 
     def rates(self, n_heads: int) -> list[float]:
         """The log of a_h for each head."""
@@ -84,11 +82,10 @@ class ScalarDecay(Decay):
     (arXiv 2405.21060). Where we differ: it draws them at random; here they are spaced evenly, the same for all seeds.
     """
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.to_decay = nn.Linear(d_model, n_heads, bias=False)
-        self.log_rate = nn.Parameter(first_rates(n_heads))
-        self.bias = nn.Parameter(first_steps(n_heads))
+    def setup(self) -> None:
+        self.to_decay = nn.Linear(self.d_model, self.n_heads, bias=False)
+        self.log_rate = nn.Parameter(first_rates(self.n_heads))
+        self.bias = nn.Parameter(first_steps(self.n_heads))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return (-self.log_rate.exp() * self.steps(x)).transpose(1, 2)
@@ -125,14 +122,12 @@ class ChannelDecay(Decay):
     per_channel = True
     slowness = 16.0
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if rank < 1:
-            raise UsageError(f"attention.decay.rank ({rank}) must be at least 1")
-        self.head_dim = head_dim
-        self.to_rank = nn.Linear(d_model, rank, bias=False)
-        self.to_decay = nn.Linear(rank, n_heads * head_dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(n_heads, head_dim))
+    rank: Count = option(default=16, doc="Numbers at which the two matrices meet.")
+
+    def setup(self) -> None:
+        self.to_rank = nn.Linear(self.d_model, self.rank, bias=False)
+        self.to_decay = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.n_heads, self.head_dim))
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         if feature_map.width != self.head_dim:
@@ -157,10 +152,10 @@ class KimiDecay(ChannelDecay):
     A and b start as they do in the scalar decay, evenly spaced over heads, and over heads and channels.
     """
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 16) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim, rank=rank)
-        self.log_rate = nn.Parameter(first_rates(n_heads))
-        self.bias = nn.Parameter(first_steps(n_heads * head_dim).unflatten(0, (n_heads, -1)))
+    def setup(self) -> None:
+        super().setup()
+        self.log_rate = nn.Parameter(first_rates(self.n_heads))
+        self.bias = nn.Parameter(first_steps(self.n_heads * self.head_dim).unflatten(0, (self.n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
         return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))

@@ -1,20 +1,16 @@
 """The difference of two attention maps, in which what both see cancels."""
 
 import math
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, MapKind, join_heads, split_heads
-from attnlab.attention.mask import Causal, Mask
-from attnlab.attention.normalizer import Normalizer, Softmax
-from attnlab.attention.score import Score
+from attnlab.attention.base import Heads, join_heads, split_heads
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm
-from attnlab.position import Position
 
 
 class DifferentialAttention(SoftmaxAttention):
@@ -27,51 +23,24 @@ class DifferentialAttention(SoftmaxAttention):
     Source: arXiv 2410.05258. Where we differ: the four vectors of lambda start at 0.1, not at random.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        d_out: int | None = None,
-        position: Callable[..., Position] = Position,
-        mask: Callable[[], Mask] = Causal,
-        score: Mapping[str, Callable[..., Score]] | None = None,
-        normalizer: Callable[..., Normalizer] = Softmax,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        width = d_out or d_model
-        if n_heads < 2 or n_heads % 2 or width % n_heads:
-            raise UsageError(f"n_heads ({n_heads}) must be even and divide d_model ({width}): maps come in pairs")
-        super().__init__(
-            d_model,
-            n_heads=n_heads // 2,
-            head_dim=width // n_heads,
-            value_dim=2 * width // n_heads,
-            d_out=d_out,
-            position=position,
-            mask=mask,
-            score=score,
-            normalizer=normalizer,
-            dropout=dropout,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
+    withdrawn = {"n_kv_heads", "head_dim"}
+    fusable = False
+
+    def setup(self) -> None:
+        width = self.d_out or self.d_model
+        if self.n_heads % 2 or width % self.n_heads:
+            raise UsageError(f"n_heads ({self.n_heads}) must be even and divide d_model ({width}): maps come in pairs")
+        self.n_heads, self.head_dim = self.n_heads // 2, width // self.n_heads
+        self.value_dim = 2 * self.head_dim
+        super().setup()
         if self.carries:
             raise UsageError("attention/score must not hold a link that carries numbers: keys come in pairs here")
-        self.fused = False
-        self.to_q, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
-        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        self.traits = replace(self.traits, map_kind="signed")
+        self.to_q, self.to_k, self.to_v = (nn.Linear(self.d_model, width, bias=False) for _ in range(3))
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * self.layer)
         self.lambda_q, self.lambda_k = (nn.Parameter(torch.full((2, self.head_dim), 0.1)) for _ in range(2))
         self.norm = HeadNorm(self.value_dim)
         self.to_out = nn.Linear(width, self.d_out, bias=False)
-
-    @property
-    def map_kind(self) -> MapKind:  # type: ignore[override]
-        return "signed"
 
     @property
     def key_width(self) -> int:

@@ -1,11 +1,14 @@
 """Sparse rules: scores far enough below the best one weigh exactly nothing."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnlab.attention.normalizer import Normalizer
-from attnlab.errors import UsageError
+from attnlab.options import option
+from attnlab.rules import Rule
 
 
 def below_best(scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
@@ -47,14 +50,12 @@ class Entmax(Normalizer):
     map_kind = "probability"
     steps = 10
 
-    def __init__(self, *, n_heads: int, alpha: float = 1.5) -> None:
-        super().__init__(n_heads=n_heads)
-        if not 1.05 <= alpha <= 2:
-            raise UsageError(
-                f"attention.normalizer.alpha ({alpha}) must be in [1.05, 2]; for 1, which is the softmax itself, use "
-                "attention/normalizer=softmax"
-            )
-        self.alpha, self.power = alpha, 1 / (alpha - 1)
+    alpha: Annotated[float, Rule(float, least=1.05, most=2)] = option(
+        default=1.5, doc="From near softmax to 2, which is sparsemax; for 1 use attention/normalizer=softmax."
+    )
+
+    def setup(self) -> None:
+        self.power = 1 / (self.alpha - 1)
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         z = below_best((self.alpha - 1) * scores, visible)

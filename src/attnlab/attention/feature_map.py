@@ -6,10 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.log_scale import RISE, exceeds
-from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, given, option
 
 
-class FeatureMap(nn.Module):
+class FeatureMap(Configurable, nn.Module):
     """Applied to queries and keys alike; this base leaves them as they are.
 
     `positive`: every product phi(q) . phi(k) is > 0; `unit`: features have length one; `width`: how many there are.
@@ -20,10 +20,11 @@ class FeatureMap(nn.Module):
     unit = False
     exponential = False
 
-    def __init__(self, *, head_dim: int) -> None:
-        super().__init__()
-        self.width = head_dim
-        self.query_scale = head_dim**-0.5
+    head_dim: Count = given(doc="Width of a query and of a key.")
+
+    def setup(self) -> None:
+        self.width = self.head_dim
+        self.query_scale = self.head_dim**-0.5
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
         return x
@@ -92,10 +93,9 @@ class Taylor(FeatureMap):
 
     positive = True
 
-    def __init__(self, *, head_dim: int) -> None:
-        super().__init__(head_dim=head_dim)
-        self.width = 1 + head_dim + head_dim * (head_dim + 1) // 2
-        self.shrink = head_dim**-0.25
+    def setup(self) -> None:
+        self.width = 1 + self.head_dim + self.head_dim * (self.head_dim + 1) // 2
+        self.shrink = self.head_dim**-0.25
         self.query_scale = 1.0
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
@@ -115,12 +115,12 @@ class RandomFeatures(FeatureMap):
     """
 
     positive = exponential = True
-    directions: Tensor
 
-    def __init__(self, *, head_dim: int, features: int = 64) -> None:
-        super().__init__(head_dim=head_dim)
-        if features < 1:
-            raise UsageError(f"attention.feature_map.features ({features}) must be at least 1")
+    features: Count = option(default=64, doc="Random directions.")
+
+    def setup(self) -> None:
+        features, head_dim = self.features, self.head_dim
+        self.directions: Tensor
         self.width = features
         self.shrink = head_dim**-0.25
         self.query_scale = 1.0

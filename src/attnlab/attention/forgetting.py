@@ -9,6 +9,7 @@ from attnlab.attention.base import running_sum
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.options import option
 
 
 class Forget(Score):
@@ -29,10 +30,12 @@ class Forget(Score):
     fusable = False
     carries = 1
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, start: float = 2.0) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.to_forget = nn.Linear(d_model, n_heads, bias=False)
-        self.bias = nn.Parameter(torch.full((n_heads,), start))
+    start: float = option(default=2.0, doc="The initial b_h of all heads.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.to_forget = nn.Linear(self.d_model, self.n_heads, bias=False)
+        self.bias = nn.Parameter(torch.full((self.n_heads,), self.start))
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("forget", mask)

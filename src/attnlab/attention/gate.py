@@ -5,16 +5,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.options import Configurable, Count, given
 
-class Gate(nn.Module):
+
+class Gate(Configurable, nn.Module):
     """Multiplies what heads bring home by something read off the token itself; this base leaves it alone.
 
     Built per layer as factory(d_model=, n_heads=, value_dim=). `project` sees the token early, `forward` acts in
     `merge` and sees the token's own value, so a gate changes no map.
     """
 
-    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
-        super().__init__()
+    d_model: Count = given(doc="Width of the model.")
+    n_heads: Count = given(doc="Query heads.")
+    value_dim: Count = given(doc="Width of a value in each head.")
 
     def project(self, x: Float[Tensor, "b t c"]) -> Tensor | None:
         return None
@@ -28,9 +31,8 @@ class Gate(nn.Module):
 class Headwise(Gate):
     """One gate per head and token: o_h * sigmoid(w_h . x). Source: arXiv 2505.06708."""
 
-    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, value_dim=value_dim)
-        self.to_gate = nn.Linear(d_model, n_heads, bias=False)
+    def setup(self) -> None:
+        self.to_gate = nn.Linear(self.d_model, self.n_heads, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t 1"]:
         return self.to_gate(x).transpose(1, 2)[..., None]
@@ -45,10 +47,8 @@ class Headwise(Gate):
 class Elementwise(Headwise):
     """One gate per coordinate of each head: o * sigmoid(W x). Source: arXiv 2505.06708."""
 
-    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
-        Gate.__init__(self, d_model=d_model, n_heads=n_heads, value_dim=value_dim)
-        self.n_heads = n_heads
-        self.to_gate = nn.Linear(d_model, n_heads * value_dim, bias=False)
+    def setup(self) -> None:
+        self.to_gate = nn.Linear(self.d_model, self.n_heads * self.value_dim, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t v"]:
         return self.to_gate(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -70,9 +70,8 @@ class Exclusive(Gate):
     Source: arXiv 2603.09078. Where we differ: alpha, which is 1 there, starts at 1 and is learned per head.
     """
 
-    def __init__(self, *, d_model: int, n_heads: int, value_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, value_dim=value_dim)
-        self.alpha = nn.Parameter(torch.ones(n_heads))
+    def setup(self) -> None:
+        self.alpha = nn.Parameter(torch.ones(self.n_heads))
 
     def forward(
         self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]

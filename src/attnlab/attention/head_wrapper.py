@@ -1,13 +1,15 @@
 """Several attentions side by side on one layer."""
 
+import functools
+import operator
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, AttentionFactory, Growth, MapKind, Shared, State
-from attnlab.errors import UsageError
+from attnlab.attention.base import Attention, AttentionFactory, Shared, State, indivisible
+from attnlab.options import Count, OptionError, Text, option, slot
 
 
 def by_name(pattern: str, kinds: Mapping[str, AttentionFactory]) -> list[AttentionFactory]:
@@ -15,7 +17,7 @@ def by_name(pattern: str, kinds: Mapping[str, AttentionFactory]) -> list[Attenti
     names = pattern.split()
     unknown = sorted(set(names) - set(kinds))
     if unknown or not names:
-        raise UsageError(f"attention.pattern ({pattern!r}) may only hold names of attention.kinds: {sorted(kinds)}")
+        raise OptionError("pattern", repr(pattern), f"may only hold names of attention.kinds: {sorted(kinds)}")
     return [kinds[name] for name in names]
 
 
@@ -28,36 +30,20 @@ class HeadWrapper(Attention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.6.1.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        pattern: str,
-        kinds: Mapping[str, AttentionFactory],
-        d_out: int | None = None,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(d_model, d_out=d_out, layer=layer, n_layers=n_layers)
-        if n_heads < 1 or self.d_out % n_heads:
-            fits = [n for n in range(1, min(self.d_out, 64) + 1) if self.d_out % n == 0]
-            raise UsageError(f"n_heads ({n_heads}) must divide d_model ({self.d_out}); try n_heads in {fits}")
-        self.n_heads = n_heads
-        chosen = by_name(pattern, kinds)
+    n_heads: Count = option(doc="Places for heads.")
+    pattern: Text = option(doc="Names of kinds, one for each place, repeated until they are full.")
+    kinds: dict[str, Attention] = slot(doc="The attentions that the pattern names.")
+
+    def setup(self) -> None:
+        super().setup()
+        if self.d_out % self.n_heads:
+            raise indivisible(self.n_heads, self.d_out)
+        chosen = by_name(self.pattern, self._slots["kinds"])
+        sizes = {"d_out": self.d_out // self.n_heads, "layer": self.layer, "n_layers": self.n_layers}
         self.heads = nn.ModuleList(
-            chosen[i % len(chosen)](
-                d_model, d_out=self.d_out // n_heads, layer=layer, n_layers=n_layers, context=context
-            )
-            for i in range(n_heads)
+            chosen[i % len(chosen)](self.d_model, context=self.context, **sizes) for i in range(self.n_heads)
         )
-        self.causal = all(head.causal for head in self.parts)
-        self.learns_recall = any(head.learns_recall for head in self.parts)
-        self.reads_positions = any(head.reads_positions for head in self.parts)
-        self.jumps = any(head.jumps for head in self.parts)
-        self.limit = min((head.limit for head in self.parts if head.limit is not None), default=None)
-        self.reads = tuple(dict.fromkeys(name for head in self.parts for name in head.reads))
+        self.traits = functools.reduce(operator.or_, (head.traits for head in self.parts))
 
     @property
     def parts(self) -> list[Attention]:
@@ -68,19 +54,6 @@ class HeadWrapper(Attention):
         """Each head, and what it and those in its place share from layer to layer."""
         whole = Shared() if shared is None else shared
         return [(head, whole.part(place)) for place, head in enumerate(self.parts)]
-
-    @property
-    def map_kind(self) -> MapKind:  # type: ignore[override]
-        """The narrowest kind that is true of every head."""
-        kinds = {head.map_kind for head in self.parts}
-        ordered: list[MapKind] = ["none", "signed", "nonnegative", "sub_probability", "probability"]
-        return next(kind for kind in ordered if kind in kinds)
-
-    @property
-    def growth(self) -> Growth:  # type: ignore[override]
-        growths = {head.growth for head in self.parts}
-        ordered: list[Growth] = ["linear", "window", "constant"]
-        return next(growth for growth in ordered if growth in growths)
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
         return torch.cat([head(x, own) for head, own in self.records(shared)], dim=-1)
@@ -113,7 +86,7 @@ class HeadWrapper(Attention):
 def layered(
     d_model: int,
     *,
-    pattern: str,
+    pattern: Text,
     kinds: Mapping[str, AttentionFactory],
     layer: int = 0,
     n_layers: int = 1,

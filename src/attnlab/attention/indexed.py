@@ -1,7 +1,5 @@
 """Sparse by contents, token by token: a small indexer picks the keys that attention reads."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -14,6 +12,7 @@ from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.errors import UsageError
+from attnlab.options import Count, option
 
 
 class IndexedAttention(MultiHeadAttention):
@@ -34,20 +33,20 @@ class IndexedAttention(MultiHeadAttention):
     Decoding keeps the indexer's keys beside the others: each key head's row carries an equal share of them.
     """
 
-    def __init__(
-        self, d_model: int, *, topk: int = 64, index_heads: int = 4, index_dim: int = 16, **options: Any
-    ) -> None:
-        super().__init__(d_model, **options)
-        for name, size in (("topk", topk), ("index_heads", index_heads), ("index_dim", index_dim)):
-            if size < 1:
-                raise UsageError(f"{name} ({size}) must be at least 1")
+    topk: Count = option(default=64, doc="Keys that a query reads.")
+    index_heads: Count = option(default=4, doc="Query heads of the indexer.")
+    index_dim: Count = option(default=16, doc="Width of the indexer's queries and keys.")
+
+    fusable = False
+
+    def setup(self) -> None:
+        super().setup()
         if type(self.mask) is not Causal:
             raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: keys are chosen from all")
-        self.topk, self.index_heads, self.index_dim, self.fused = topk, index_heads, index_dim, False
-        self.index_share = -(-index_dim // self.n_kv_heads)  # numbers that each key head's row carries, rounded up
-        self.to_index_q = nn.Linear(d_model, index_heads * index_dim, bias=False)
-        self.to_index_k = nn.Linear(d_model, index_dim, bias=False)
-        self.to_index_w = nn.Linear(d_model, index_heads, bias=False)
+        self.index_share = -(-self.index_dim // self.n_kv_heads)  # numbers in each key head's row, rounded up
+        self.to_index_q = nn.Linear(self.d_model, self.index_heads * self.index_dim, bias=False)
+        self.to_index_k = nn.Linear(self.d_model, self.index_dim, bias=False)
+        self.to_index_w = nn.Linear(self.d_model, self.index_heads, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         heads = super().project(x, start, tail)

@@ -1,21 +1,16 @@
 """Layers that use what an earlier layer published: its values, or its keys and values."""
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Growth, Heads, Shared
+from attnlab.attention.base import Heads, Shared
 from attnlab.attention.cache import Cache, KeysValues
-from attnlab.attention.gate import Gate
-from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.multi_head import MultiHeadAttention
-from attnlab.attention.normalizer import Normalizer, Softmax
 from attnlab.attention.softmax import SoftmaxState
-from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.options import Count, option
 
 
 class ValueResidualAttention(MultiHeadAttention):
@@ -27,10 +22,10 @@ class ValueResidualAttention(MultiHeadAttention):
     Source: arXiv 2410.17897. Where we differ: its two shares are learned apart, here they sum to one.
     """
 
-    def __init__(self, d_model: int, *, layer: int = 0, **options: Any) -> None:
-        super().__init__(d_model, layer=layer, **options)
-        self.reads = ("first values",) if layer else ()
-        self.own = nn.Parameter(torch.tensor(0.5)) if layer else None
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, reads=("first values",) if self.layer else ())
+        self.own = nn.Parameter(torch.tensor(0.5)) if self.layer else None
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.own is None:
@@ -48,56 +43,21 @@ class CrossLayerAttention(MultiHeadAttention):
     Source: Cross-Layer Attention, arXiv 2405.12981.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        n_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        every: int = 2,
-        position: Callable[..., Position] = Position,
-        mask: Callable[[], Mask] = Causal,
-        normalizer: Callable[..., Normalizer] = Softmax,
-        gate: Callable[..., Gate] = Gate,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        if every < 1:
-            raise UsageError(f"every ({every}) must be at least 1: each so many layers make keys and values")
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            d_out=d_out,
-            position=position,
-            mask=mask,
-            normalizer=normalizer,
-            gate=gate,
-            dropout=dropout,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
-        self.makes = layer % every == 0
-        if not self.makes:
-            self.reads = ("keys and values",)
-            del self.qkv.to_k, self.qkv.to_v
+    withdrawn = {"qkv_bias", "out_bias", "conv", "score"}
+    every: Count = option(default=2, doc="Of how many layers one makes keys and values.")
 
-    @property
-    def growth(self) -> Growth:  # type: ignore[override]
-        return super().growth if self.makes else "constant"
+    def setup(self) -> None:
+        super().setup()
+        self.makes = self.layer % self.every == 0
+        if not self.makes:
+            self.traits = replace(self.traits, growth="constant", reads=("keys and values",))
+            del self.qkv.to_k, self.qkv.to_v
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         if self.makes:
             return super().project(x, start, tail)
         q = self.position.rotate(self.qkv.queries(x), start)
-        extra = {} if (gate := self.gate.project(x)) is None else {"gate": gate}
-        return Heads(q, q[:, :0], q[:, :0], extra)
+        return Heads(q, q[:, :0], q[:, :0], self.gates(x))
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.makes:

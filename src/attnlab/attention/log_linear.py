@@ -1,29 +1,20 @@
 """Log-linear attention: a few memories of growing age, so that what is recent is kept apart from what is old."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, full_precision, join_heads, running_sum
+from attnlab.attention.base import Heads, Traits, full_precision, join_heads, running_sum
 from attnlab.attention.decay import Decay
 from attnlab.attention.projection import QKV
-from attnlab.attention.shared import Shared
+from attnlab.attention.state import StateAttention
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm
-from attnlab.position import Position, softplus_inverse
+from attnlab.options import slot
+from attnlab.position import softplus_inverse
 
 ONE = softplus_inverse(1.0)
-
-
-class LevelState(NamedTuple):
-    """What `step` keeps: one memory per level as the next token finds it, in float32 at least, and the tokens seen."""
-
-    memory: Float[Tensor, "b h l d v"]
-    seen: int
 
 
 def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[Tensor, "*t s"]:
@@ -32,7 +23,7 @@ def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[T
     return sum(((differ >> bit) > 0).long() for bit in range(n_levels))  # type: ignore[return-value]
 
 
-class LogLinearAttention(HeadedAttention):
+class LogLinearAttention(StateAttention):
     """Linear attention that sorts the past into about log2(t) stretches, each twice as long, and rates each apart.
 
     A_ij = lambda_i^level(i,j) * a_{j+1} ... a_i * q_i . k_j / sqrt(d), lambda = softplus of a linear map of x_i, one
@@ -44,51 +35,27 @@ class LogLinearAttention(HeadedAttention):
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """
 
-    hooks = frozenset({"rotate"})
-    map_kind: MapKind = "signed"
-    growth: Growth = "constant"
-    limit: int
+    decay: Decay = slot(default=Decay, doc="How much of the memory remains at each token.")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        value_dim: int | None = None,
-        d_out: int | None = None,
-        decay: Callable[..., Decay] = Decay,
-        position: Callable[..., Position] = Position,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            head_dim=head_dim,
-            value_dim=value_dim,
-            d_out=d_out,
-            layer=layer,
-            n_layers=n_layers,
-        )
-        self.limit, self.n_levels = context, (context - 1).bit_length() + 1
-        self.position = self.honoured(position, context)
-        self.qkv = QKV(self, bias=False, conv=0)
-        self.decay = decay(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim)
+    def setup(self) -> None:
+        super().setup()
+        self.n_levels = (self.context - 1).bit_length() + 1
+        self.traits = Traits("signed", "constant", limit=self.context)
+        self.qkv = QKV(self)
+        self.decay = self.build("decay", d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
         if self.decay.per_channel:
             raise UsageError(
                 f"attention/decay ({type(self.decay).__name__}) must be one number per head and token for "
                 "attention=log_linear, which writes the fading of its whole map out: use none, fixed or scalar"
             )
-        self.to_level = nn.Linear(d_model, n_heads * self.n_levels, bias=False)
+        self.to_level = nn.Linear(self.d_model, self.n_heads * self.n_levels, bias=False)
         self.output_norm = HeadNorm(self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+        self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        if start + x.size(1) > self.limit:
+        if start + x.size(1) > self.context:
             raise UsageError(
-                f"attention=log_linear has levels for {self.limit} positions (model.context), "
+                f"attention=log_linear has levels for {self.context} positions (model.context), "
                 f"not {start + x.size(1)}; use attention=linear for longer texts"
             )
         q, k, v, extra = self.qkv(x, tail)
@@ -114,17 +81,19 @@ class LogLinearAttention(HeadedAttention):
             rating = heads.extra["level"].to(work).gather(-1, level.expand(*q.shape[:2], -1, -1))
             return (q @ k.mT) * fade * rating @ v
 
-    def recall(self, heads: Heads, state: LevelState) -> tuple[Float[Tensor, "b h t v"], LevelState]:
+    def recall(
+        self, heads: Heads, memory: Float[Tensor, "b h l d v"], start: int
+    ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h l d v"]]:
         """What they read of the memories, and the memories as the token after them finds them.
 
         A stretch moves up where a bit above its own has turned since: seen from i it is at the higher of its level and
         the bits of i xor the tokens seen.
         """
-        memory, work, t = state.memory, state.memory.dtype, heads.q.size(2)
+        work, t = memory.dtype, heads.q.size(2)
         with full_precision(memory.device):
             q, k, v = (p.to(work) for p in heads[:3])
             age = running_sum(heads.extra["log_decay"])
-            pos = torch.arange(state.seen, state.seen + t + 1, device=q.device)
+            pos = torch.arange(start, start + t + 1, device=q.device)
             stretch = torch.arange(self.n_levels, device=q.device)
             turned = levels(pos[:, None], pos[:1], self.n_levels)
             level = torch.maximum(turned, stretch).clamp(max=self.n_levels - 1)  # past the end nothing reads
@@ -136,22 +105,20 @@ class LogLinearAttention(HeadedAttention):
             written = (own[..., None] * left[..., None, :]).flatten(-2).mT @ v
             whole = age[:, :, -1, None, None, None].to(work).exp()
             memory = written.view_as(memory).index_add(2, level[-1], memory * whole)
-            return o, LevelState(memory, state.seen + t)
+            return o, memory
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return self.to_out(join_heads(self.output_norm(o)))
 
-    def init_state(self, batch: int, max_len: int) -> LevelState:
-        work = torch.promote_types(self.anchor.dtype, torch.float32)
-        shape = (batch, self.n_heads, self.n_levels, self.head_dim, self.value_dim)
-        return LevelState(self.anchor.new_zeros(shape, dtype=work), 0)
+    def empty(self, batch: int, value_dim: int) -> Float[Tensor, "b h l d v"]:
+        """One matrix per level."""
+        return self.zeros(batch, self.n_heads, self.n_levels, self.head_dim, value_dim)
 
-    def step(
-        self, x: Float[Tensor, "b n c"], state: LevelState, shared: Shared | None = None
-    ) -> tuple[Float[Tensor, "b n o"], LevelState]:
-        heads = self.project(x, state.seen)
-        if not x.size(1):
-            return self.merge(heads.v, heads), state
-        earlier, state = self.recall(heads, state)
-        o = earlier + self.among(heads, state.seen - x.size(1))
-        return self.merge(o.to(heads.v.dtype), heads), state
+    def scan(
+        self, heads: Heads, memory: Float[Tensor, "b h l d v"], start: int
+    ) -> tuple[Float[Tensor, "b h n v"], Float[Tensor, "b h l d v"]]:
+        """Decoding: what tokens read of the memories, and of each other."""
+        if not heads.v.size(2):
+            return heads.v, memory
+        earlier, memory = self.recall(heads, memory, start)
+        return (earlier + self.among(heads, start)).to(heads.v.dtype), memory

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, option
 
 
-class Mask(nn.Module):
+class Mask(Configurable, nn.Module):
     """A rule over absolute positions. `kept` is how many keys a later query may still read; None means all of them.
 
     A mask whose `kept` is a number also says, in `held`, which position each of that many slots stores while decoding:
@@ -19,9 +19,11 @@ class Mask(nn.Module):
 
     causal = True
     contiguous = True
-    kept: int | None = None
-    band: int | None = None
     sinks = 0
+
+    def setup(self) -> None:
+        self.kept: int | None = None
+        self.band: int | None = None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         raise NotImplementedError
@@ -50,24 +52,32 @@ class Full(Mask):
         return torch.ones(q_pos.numel(), k_pos.numel(), dtype=torch.bool, device=q_pos.device)
 
 
-class Window(Mask):
+class Windowed(Mask):
+    """What masks with a window share."""
+
+    window: Count = option(kw_only=False, doc="Latest keys that a query may read, its own included.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.band = self.window
+
+
+class Window(Windowed):
     """The last `window` keys, the token itself included: i - window < j <= i.
 
     Source: Longformer, arXiv 2004.05150. Decoding keeps a ring of `window` rows.
     """
 
-    def __init__(self, window: int) -> None:
-        super().__init__()
-        if window < 1:
-            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
-        self.window = self.kept = self.band = window
+    def setup(self) -> None:
+        super().setup()
+        self.kept = self.window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & (distance < self.window)
 
 
-class WindowSinks(Mask):
+class WindowSinks(Windowed):
     """The last `window` keys and the first `sinks` tokens, where softmax heads park the weight they have no use for.
 
     Visible_ij = (j <= i) and (i - j < window or j < sinks). Decoding keeps sinks + window rows: one for each sink, and
@@ -79,14 +89,11 @@ class WindowSinks(Mask):
 
     contiguous = False
 
-    def __init__(self, window: int, sinks: int) -> None:
-        super().__init__()
-        if window < 1:
-            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
-        if sinks < 1:
-            raise UsageError(f"sinks ({sinks}) must be at least 1; without sinks, choose attention/mask=window")
-        self.window = self.band = window
-        self.sinks, self.kept = sinks, sinks + window
+    sinks: Count = option(kw_only=False, doc="First tokens that every query may read.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.kept = self.sinks + self.window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
@@ -107,11 +114,10 @@ class Chunked(Mask):
     permutations; Llama 4 alternates such layers with full ones. Decoding keeps a ring of `chunk` rows.
     """
 
-    def __init__(self, chunk: int) -> None:
-        super().__init__()
-        if chunk < 1:
-            raise UsageError(f"chunk ({chunk}) must be at least 1")
-        self.chunk = self.kept = self.band = chunk
+    chunk: Count = option(kw_only=False, doc="Tokens of a chunk.")
+
+    def setup(self) -> None:
+        self.kept = self.band = self.chunk
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         same = q_pos[:, None] // self.chunk == k_pos[None, :] // self.chunk
@@ -125,39 +131,31 @@ class Strided(Mask):
     its two patterns in one head. Two layers reach every token. Decoding keeps all rows: each is read again.
     """
 
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        if stride < 1:
-            raise UsageError(f"stride ({stride}) must be at least 1")
-        self.stride = stride
+    stride: Count = option(kw_only=False, doc="Of the older keys one in so many is read; so many of the latest are.")
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & ((distance < self.stride) | (distance % self.stride == 0))
 
 
-class Dilated(Mask):
+class Dilated(Windowed):
     """Every `dilation`-th of the last keys, `window` of them, so that a few keys reach far.
 
     Visible_ij = (0 <= i - j < window * dilation) and (i - j) % dilation = 0. Source: Longformer, arXiv 2004.05150.
     Decoding keeps a ring of (window - 1) * dilation + 1 rows.
     """
 
-    def __init__(self, window: int, dilation: int) -> None:
-        super().__init__()
-        if window < 1:
-            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
-        if dilation < 1:
-            raise UsageError(f"dilation ({dilation}) must be at least 1")
-        self.window, self.dilation = window, dilation
-        self.kept = self.band = (window - 1) * dilation + 1
+    dilation: Count = option(kw_only=False, doc="Distance from one key to the next.")
+
+    def setup(self) -> None:
+        self.kept = self.band = (self.window - 1) * self.dilation + 1
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & (distance < self.window * self.dilation) & (distance % self.dilation == 0)
 
 
-class LocalGlobal(Mask):
+class LocalGlobal(Windowed):
     """The last `window` keys, and global tokens, one in `every`, which read all and are read by all later ones.
 
     Visible_ij = (j <= i) and (i - j < window or j % every = 0 or i % every = 0). Source: the window and the global
@@ -165,13 +163,10 @@ class LocalGlobal(Mask):
     global token reads them.
     """
 
-    def __init__(self, window: int, every: int) -> None:
-        super().__init__()
-        if window < 1:
-            raise UsageError(f"window ({window}) must be at least 1: it counts the token itself")
-        if every < 1:
-            raise UsageError(f"every ({every}) must be at least 1")
-        self.window, self.every = window, every
+    every: Count = option(kw_only=False, doc="One token in so many is global.")
+
+    def setup(self) -> None:
+        Mask.setup(self)  # a global token reads all
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         i, j = q_pos[:, None], k_pos[None, :]

@@ -10,6 +10,7 @@ from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.score import Pairs, Score, refuse_gaps, snake
 from attnlab.errors import UsageError
+from attnlab.options import Count, option
 
 
 class MultiToken(Score):
@@ -27,14 +28,14 @@ class MultiToken(Score):
     fusable = False
     reads_keys = makes_scores = True
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, queries: int = 6, keys: int = 11) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        for name, size in (("queries", queries), ("keys", keys)):
-            if size < 1:
-                raise UsageError(f"{name} ({size}) must be at least 1")
-        self.carries, self.queries, self.later = head_dim, queries, keys // 2
-        kernel = torch.zeros(n_heads, queries, keys)
-        kernel[:, 0, keys - 1 - self.later] = 1.0
+    queries: Count = option(default=6, doc="Queries that a score is made of, the latest ones.")
+    keys: Count = option(default=11, doc="Keys that a score is made of, around its own.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.carries, self.later = self.head_dim, self.keys // 2
+        kernel = torch.zeros(self.n_heads, self.queries, self.keys)
+        kernel[:, 0, self.keys - 1 - self.later] = 1.0
         self.kernel = nn.Parameter(kernel)  # [head, a, keys from earlier to later]
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
@@ -42,20 +43,20 @@ class MultiToken(Score):
         reach = self.queries + self.later
         if mask.kept is not None and mask.kept < reach:
             raise UsageError(
-                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.kernel.size(-1)}) must fit "
+                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.keys}) must fit "
                 f"into the {mask.kept} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
                 "or a longer window"
             )
         if not bool(self.used(mask).all()):
             raise UsageError(
-                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.kernel.size(-1)}) looks at "
+                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.keys}) looks at "
                 f"neighbouring keys, of which attention/mask={snake(mask)} never shows some together: choose fewer of "
                 "them, or attention/mask=causal or window"
             )
 
     def used(self, mask: Mask) -> Bool[Tensor, "queries keys"]:
         """Which numbers of the kernel ever meet a score: query i sees key j and the key b before it, a queries ago."""
-        keys = self.kernel.size(-1)
+        keys = self.keys
         pos = torch.arange(4 * (self.queries + keys), device="cpu")  # where a model is built without numbers, too
         visible, both = mask.visible(pos, pos), []
         for c in range(keys):
@@ -85,6 +86,6 @@ class MultiToken(Score):
                 rows.append((asked[:, :, first : first + t] @ keys * pairs.scale).masked_fill(~shown, 0.0))
             # (b, h, a, t, s) -> (b * t, h * a, s): a convolution along the keys, in which each head reads its own rows
             lines = torch.stack(rows, dim=2).permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)
-            earlier = self.kernel.size(-1) - 1 - self.later
+            earlier = self.keys - 1 - self.later
             lines = F.conv1d(F.pad(lines, (earlier, self.later)), self.kernel.to(scores.dtype), groups=self.n_heads)
         return lines.unflatten(0, (-1, t)).transpose(1, 2)

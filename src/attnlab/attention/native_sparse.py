@@ -1,19 +1,18 @@
 """Three sparse views of the past at once: summaries of blocks, the best blocks in full, and the latest tokens."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, MapKind, join_heads, per_query_head
+from attnlab.attention.base import Heads, join_heads, per_query_head
 from attnlab.attention.block_topk import best_blocks, over_tokens, own_block
 from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.options import Count, option
 
 
 class NativeSparseAttention(SoftmaxAttention):
@@ -34,50 +33,23 @@ class NativeSparseAttention(SoftmaxAttention):
     Decoding keeps all keys and values and pools anew.
     """
 
+    withdrawn = {"mask", "score", "normalizer"}
+    block: Count = option(default=16, doc="Tokens of a block.")
+    topn: Count = option(default=2, doc="Past blocks that a query reads in full.")
+    window: Count = option(default=32, doc="Latest tokens that a query reads, its own included.")
+
     hooks = frozenset({"rotate"})
+    fusable = False
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        n_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        block: int = 16,
-        topn: int = 2,
-        window: int = 32,
-        position: Callable[..., Position] = Position,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            d_out=d_out,
-            position=position,
-            dropout=dropout,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
-        for name, size in (("block", block), ("topn", topn)):
-            if size < 1:
-                raise UsageError(f"{name} ({size}) must be at least 1")
-        self.block, self.topn, self.latest, self.fused = block, topn, Window(window), False
-        self.qkv = QKV(self, bias=False, conv=0)
-        self.pool_k = nn.Parameter(torch.zeros(self.n_kv_heads, block))
-        self.pool_v = nn.Parameter(torch.zeros(self.n_kv_heads, block))
-        self.to_gates = nn.Linear(d_model, 3 * n_heads, bias=False)
-        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
-
-    @property
-    def map_kind(self) -> MapKind:  # type: ignore[override]
-        return "nonnegative"
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, map_kind="nonnegative")
+        self.latest = Window(self.window)
+        self.qkv = QKV(self)
+        self.pool_k = nn.Parameter(torch.zeros(self.n_kv_heads, self.block))
+        self.pool_v = nn.Parameter(torch.zeros(self.n_kv_heads, self.block))
+        self.to_gates = nn.Linear(self.d_model, 3 * self.n_heads, bias=False)
+        self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)

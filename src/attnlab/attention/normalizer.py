@@ -1,15 +1,16 @@
 """How scores become weights. No rule here reads the length of the whole input: that would not be causal."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import MapKind
+from attnlab.options import Configurable, Count, given
 
 
-class Normalizer(nn.Module):
+class Normalizer(Configurable, nn.Module):
     """Turns scores into weights that are 0 where a key is not visible.
 
     Keys stand in the order of their positions. Built per layer as factory(n_heads=). `fusable` says that this is the
@@ -18,11 +19,8 @@ class Normalizer(nn.Module):
 
     fusable = False
     jumps = False
-    map_kind: MapKind
-
-    def __init__(self, *, n_heads: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
+    map_kind: ClassVar[MapKind]
+    n_heads: Count = given(doc="Query heads.")
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         raise NotImplementedError
@@ -103,9 +101,8 @@ class Sink(Normalizer):
 
     map_kind = "sub_probability"
 
-    def __init__(self, *, n_heads: int) -> None:
-        super().__init__(n_heads=n_heads)
-        self.logit = nn.Parameter(torch.zeros(n_heads))
+    def setup(self) -> None:
+        self.logit = nn.Parameter(torch.zeros(self.n_heads))
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return softmax_with_sink(scores, visible, self.logit.to(scores.dtype)[:, None, None])

@@ -8,9 +8,10 @@ from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm
+from attnlab.options import Configurable, Count, given
 
 
-class OutputNorm(nn.Module):
+class OutputNorm(Configurable, nn.Module):
     """Leaves the output as it is; subclasses divide inside the map or normalise each head after it.
 
     `widen` and `divide` act around the scan and belong to the map; `forward` acts after it, in `merge`.
@@ -19,8 +20,7 @@ class OutputNorm(nn.Module):
     divides = False
     extra_columns = 0
 
-    def __init__(self, *, value_dim: int) -> None:
-        super().__init__()
+    value_dim: Count = given(doc="Width of a value in each head.")
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         """Refuse a combination that makes no sense."""
@@ -62,9 +62,8 @@ class SumNorm(OutputNorm):
 class RMSOutputNorm(OutputNorm):
     """Gives each head's output unit root-mean-square, with a learned gain: rms(o) * g, after the map."""
 
-    def __init__(self, *, value_dim: int) -> None:
-        super().__init__(value_dim=value_dim)
-        self.norm = HeadNorm(value_dim)
+    def setup(self) -> None:
+        self.norm = HeadNorm(self.value_dim)
 
     def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         return self.norm(o)

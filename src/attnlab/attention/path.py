@@ -9,7 +9,7 @@ from attnlab.attention.base import full_precision, split_heads
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.score import Pairs, Score, refuse_gaps
-from attnlab.errors import UsageError
+from attnlab.options import Count, option
 
 
 class Path(Score):
@@ -31,13 +31,14 @@ class Path(Score):
     fusable = False
     reads_keys = makes_scores = True
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, rank: int = 32) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if rank < 1:
-            raise UsageError(f"rank ({rank}) must be at least 1")
-        self.carries = head_dim + 1
-        self.to_low, self.to_w = nn.Linear(d_model, rank, bias=False), nn.Linear(rank, n_heads * head_dim, bias=False)
-        self.to_beta = nn.Linear(d_model, n_heads)
+    rank: Count = option(default=32, doc="Numbers through which the directions are made.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.carries = self.head_dim + 1
+        self.to_low = nn.Linear(self.d_model, self.rank, bias=False)
+        self.to_w = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
+        self.to_beta = nn.Linear(self.d_model, self.n_heads)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("path", mask)

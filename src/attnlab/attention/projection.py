@@ -14,7 +14,7 @@ class QKV(nn.Module):
     three was not measurably faster.
     """
 
-    def __init__(self, layer: HeadedAttention, *, bias: bool, conv: int) -> None:
+    def __init__(self, layer: HeadedAttention, *, bias: bool = False, conv: int = 0) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = layer.n_heads, layer.n_kv_heads
         widths = (layer.n_heads * layer.head_dim, layer.n_kv_heads * layer.head_dim, layer.n_kv_heads * layer.value_dim)

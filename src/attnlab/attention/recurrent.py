@@ -1,49 +1,37 @@
 """The recurrent family: a matrix per head that is faded, written and read, in place of a cache that grows."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnlab.attention.base import (
-    Growth,
-    HeadedAttention,
-    Heads,
-    MapKind,
-    Shared,
-    evaluating,
-    full_precision,
-    join_heads,
-)
+from attnlab.attention.base import Heads, MapKind, Shared, Traits, evaluating, full_precision, join_heads
 from attnlab.attention.decay import Decay
 from attnlab.attention.feature_map import FeatureMap
-from attnlab.attention.gate import Gate
 from attnlab.attention.log_scale import exceeds, rescaled
+from attnlab.attention.output import GatedOutput
 from attnlab.attention.output_norm import OutputNorm
 from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
+from attnlab.attention.state import StateAttention
 from attnlab.attention.write import Write
-from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.options import Count, Natural, OptionError, option, slot
 
 
-class RecurrentState(NamedTuple):
-    """What `step` keeps: one matrix per head (float32 at least), the tail of the short convolution, tokens seen.
+class Matrix(NamedTuple):
+    """What is kept of the tokens: one matrix per head, in float32 at least.
 
     `w` is the width of a value, plus one where a sum of weights rides along. `scale` is the logarithm of the unit of
     each row of the matrix, where features are exponentials.
     """
 
     matrix: Float[Tensor, "b h d w"]
-    tail: Tensor | None
-    seen: int
     scale: Float[Tensor, "b h d"] | None = None
 
 
-class RecurrentAttention(HeadedAttention):
+class RecurrentAttention(GatedOutput, StateAttention):
     """Writes each token into a fixed-size memory and reads it back: S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t.
 
     Slots: `feature_map` (what becomes of q and k), `decay` (a_t), `write` (u_t: add or delta rule), `output_norm`,
@@ -58,69 +46,38 @@ class RecurrentAttention(HeadedAttention):
     writes).
     """
 
-    hooks = frozenset({"rotate"})
-    growth: Growth = "constant"
+    conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")
+    feature_map: FeatureMap = slot(default=FeatureMap, doc="What becomes of queries and keys before they meet.")
+    decay: Decay = slot(default=Decay, doc="How much of the memory remains at each token.")
+    write: Write = slot(default=Write, doc="What is added to the memory: the value, or its correction.")
+    output_norm: OutputNorm = slot(default=OutputNorm, doc="What keeps the output in bounds.")
+    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    writes: Count = option(default=1, doc="Corrections of the memory per token.")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        value_dim: int | None = None,
-        d_out: int | None = None,
-        conv: int = 0,
-        feature_map: Callable[..., FeatureMap] = FeatureMap,
-        decay: Callable[..., Decay] = Decay,
-        write: Callable[..., Write] = Write,
-        output_norm: Callable[..., OutputNorm] = OutputNorm,
-        gate: Callable[..., Gate] = Gate,
-        position: Callable[..., Position] = Position,
-        chunk: int = 64,
-        writes: int = 1,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            head_dim=head_dim,
-            value_dim=value_dim,
-            d_out=d_out,
-            layer=layer,
-            n_layers=n_layers,
-        )
-        if writes < 1:
-            raise UsageError(f"attention.writes ({writes}) must be at least 1")
-        self.chunk, self.writes, self.n_memories = chunk, writes, n_heads
-        self.position = self.honoured(position, context)
+    def setup(self) -> None:
+        super().setup()
+        self.n_memories, d_model = self.n_heads, self.d_model
         # One query for all writes of a memory; from here on a head is a write.
-        self.n_kv_heads = n_heads * writes
-        self.qkv = QKV(self, bias=False, conv=conv)
+        self.n_kv_heads = self.n_heads * self.writes
+        self.qkv = QKV(self, conv=self.conv)
         self.n_heads = self.n_kv_heads
-        self.feature_map = feature_map(head_dim=self.head_dim)
-        self.decay = decay(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim)
-        self.write = write(d_model=d_model, n_heads=self.n_heads)
-        self.output_norm = output_norm(value_dim=self.value_dim)
-        self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+        self.feature_map = self.build("feature_map", head_dim=self.head_dim)
+        self.decay = self.build("decay", d_model=d_model, n_heads=self.n_memories, head_dim=self.head_dim)
+        self.write = self.build("write", d_model=d_model, n_heads=self.n_heads)
+        self.output_norm = self.build("output_norm", value_dim=self.value_dim)
+        self.build_output(self.n_memories)
         # A division by the sum of weights takes out what features were divided by.
         self.log_scaled = self.feature_map.exponential and self.output_norm.divides
         self.decay.check(self.feature_map, self.write)
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
-        if writes > 1 and not self.write.erases:
-            raise UsageError(
-                f"attention.writes ({writes}) must be 1 unless each write corrects the one before, and attention/write "
-                f"({type(self.write).__name__}) does not: use attention/write=delta"
-            )
-
-    @property
-    def map_kind(self) -> MapKind:  # type: ignore[override]
-        if self.write.erases or not self.feature_map.positive:
-            return "signed"
-        return "probability" if self.output_norm.divides else "nonnegative"
+        if self.writes > 1 and not self.write.erases:
+            problem = "must be 1 unless each write corrects the one before, and attention/write "
+            problem += f"({type(self.write).__name__}) does not: use attention/write=delta"
+            raise OptionError("writes", self.writes, problem)
+        kind: MapKind = "probability" if self.output_norm.divides else "nonnegative"
+        signed = self.write.erases or not self.feature_map.positive
+        self.traits = Traits("signed" if signed else kind, "constant")
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
@@ -131,29 +88,29 @@ class RecurrentAttention(HeadedAttention):
             extra["log_q"], extra["log_k"] = self.feature_map.query_logs(q), self.feature_map.logs(k) + strength.log()
         else:
             q, k = self.feature_map(q), self.feature_map(k)
-        for name, part in (("log_decay", self.decay), ("beta", self.write), ("gate", self.gate)):
-            if (made := part.project(x)) is not None:
-                extra[name] = made
+        for name, part in (("log_decay", self.decay), ("beta", self.write)):
+            if (value := part.project(x)) is not None:
+                extra[name] = value
+        extra |= self.gates(x)
         return Heads(q * self.feature_map.query_scale, self.decay.scale_keys(k, x), v, extra)
 
-    def scan(self, heads: Heads, state: RecurrentState) -> tuple[Float[Tensor, "b h t v"], RecurrentState]:
+    def scan(self, heads: Heads, memory: Matrix, start: int) -> tuple[Float[Tensor, "b h t v"], Matrix]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
-        matrix, scale = state.matrix, state.scale
+        matrix, scale = memory
         if not heads.v.size(2):
-            return heads.v, RecurrentState(matrix, heads.extra.get("tail"), state.seen, scale)
+            return heads.v, memory
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
             decay, beta = (
-                made.to(work) if (made := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
+                part.to(work) if (part := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
             )
             if scale is not None:
                 q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads.extra)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             o = o[:, :, self.writes - 1 :: self.writes]
-            after = RecurrentState(matrix, heads.extra.get("tail"), state.seen + heads.v.size(2), scale)
-            return self.output_norm.divide(o).to(heads.v.dtype), after
+            return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
 
     def in_range(
         self, q: Tensor, k: Tensor, decay: Tensor | None, matrix: Tensor, scale: Tensor, extra: dict[str, Tensor]
@@ -179,20 +136,13 @@ class RecurrentAttention(HeadedAttention):
             decay = torch.stack([decay] + [torch.zeros_like(decay)] * (self.writes - 1), dim=3).flatten(2, 3)
         return q.repeat_interleave(self.writes, dim=2), k, v, decay, beta
 
-    def empty(self, batch: int, value_dim: int) -> RecurrentState:
-        """What is kept before the first token."""
-        matrix = self.matrix(batch, value_dim)
-        scale = torch.full_like(matrix[..., 0], -torch.inf) if self.log_scaled else None
-        return RecurrentState(matrix, self.qkv.empty_tail(batch), 0, scale)
-
-    def matrix(self, batch: int, value_dim: int) -> Float[Tensor, "b h d w"]:
-        """An empty memory, in float32 at least however the model is stored."""
-        dtype = torch.promote_types(self.anchor.dtype, torch.float32)
+    def empty(self, batch: int, value_dim: int) -> Matrix:
         width = value_dim + self.output_norm.extra_columns
-        return self.anchor.new_zeros(batch, self.n_memories, self.feature_map.width, width, dtype=dtype)
+        matrix = self.zeros(batch, self.n_memories, self.feature_map.width, width)
+        return Matrix(matrix, torch.full_like(matrix[..., 0], -torch.inf) if self.log_scaled else None)
 
-    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
-        return self.scan(heads, self.empty(heads.v.size(0), heads.v.size(-1)))[0]
+    def empty_tail(self, batch: int) -> Tensor | None:
+        return self.qkv.empty_tail(batch)
 
     @torch.no_grad()
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
@@ -210,13 +160,3 @@ class RecurrentAttention(HeadedAttention):
         o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
         own = heads.v[:, self.writes - 1 :: self.writes]  # the value that was written last
         return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), own)))
-
-    def init_state(self, batch: int, max_len: int) -> RecurrentState:
-        return self.empty(batch, self.value_dim)
-
-    def step(
-        self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
-    ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
-        heads = self.share(self.project(x, state.seen, state.tail), Shared() if shared is None else shared)
-        o, state = self.scan(heads, state)
-        return self.merge(o, heads), state

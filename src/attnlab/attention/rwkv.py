@@ -7,21 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import (
-    Growth,
-    HeadedAttention,
-    Heads,
-    MapKind,
-    Shared,
-    full_precision,
-    join_heads,
-    running_sum,
-    split_heads,
-)
-from attnlab.attention.recurrent import RecurrentState
+from attnlab.attention.base import Heads, Traits, full_precision, join_heads, running_sum, split_heads
 from attnlab.attention.scan import chunks, faded_products
-from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.attention.state import StateAttention
+from attnlab.options import Count, option
 
 SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor e^(-e^(-1/2)) = 0.545 per token
 MIXED = ("r", "k", "v", "w", "a", "g")  # what is read off a token and the one before it, each in its own shares
@@ -86,7 +75,7 @@ class LowRank(nn.Module):
         return y if self.bias is None else (y + self.bias).to(torch.promote_types(y.dtype, torch.float32))
 
 
-class RWKV7Attention(HeadedAttention):
+class RWKV7Attention(StateAttention):
     """Each token fades the memory row by row, takes out a share of what it finds under one key, and adds its value.
 
     S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T r_t, where n = (xi * k) / |xi * k| is the key
@@ -101,30 +90,16 @@ class RWKV7Attention(HeadedAttention):
     norm of the heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
     """
 
-    hooks = frozenset({"rotate"})
-    map_kind: MapKind = "signed"
-    growth: Growth = "constant"
+    withdrawn = {"value_dim"}
+    rank: Count = option(default=32, doc="Numbers through which the low-rank maps go.")
+    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        rank: int = 32,
-        chunk: int = 64,
-        position: Callable[..., Position] = Position,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
-        for name, size in (("rank", rank), ("chunk", chunk)):
-            if size < 1:
-                raise UsageError(f"attention.{name} ({size}) must be at least 1")
-        self.chunk, self.position = chunk, self.honoured(position, context)
-        d, width = self.head_dim, n_heads * self.head_dim
+    traits = Traits("signed", "constant")
+
+    def setup(self) -> None:
+        super().setup()
+        d_model, n_heads, d, rank = self.d_model, self.n_heads, self.head_dim, self.rank
+        width = n_heads * d
         # From the token before alone to the token alone, over the channels.
         self.shares = nn.ParameterDict({name: nn.Parameter(torch.linspace(1, 0, d_model)) for name in MIXED})
         self.to_r, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
@@ -139,7 +114,7 @@ class RWKV7Attention(HeadedAttention):
         self.to_out = nn.Linear(width, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        before = self.empty_tail(x) if tail is None else tail.to(x.dtype)
+        before = x.new_zeros(x.size(0), 1, self.d_model) if tail is None else tail.to(x.dtype)
         seen = torch.cat([before, x], dim=1)
         change = seen[:, :-1] - x
         mixed = {name: x + change * share.to(x.dtype) for name, share in self.shares.items()}
@@ -159,29 +134,23 @@ class RWKV7Attention(HeadedAttention):
         }
         return Heads(r, k * (1 + self.alpha * (rate - 1)), v, extra)
 
-    def empty_tail(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b 1 c"]:
-        """What stands before the first token."""
-        return x.new_zeros(x.size(0), 1, self.d_model)
+    def empty_tail(self, batch: int) -> Float[Tensor, "b 1 c"]:
+        return self.anchor.new_zeros(batch, 1, self.d_model)
+
+    def empty(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
+        return self.zeros(batch, self.n_heads, self.head_dim, value_dim)
 
     def scan(
-        self, heads: Heads, state: Float[Tensor, "b h d v"]
+        self, heads: Heads, memory: Float[Tensor, "b h d v"], start: int
     ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         with full_precision(heads.q.device):
             q, k, v, fade, removal, rate = (
-                part.to(state.dtype)
+                part.to(memory.dtype)
                 for part in (*heads[:3], *(heads.extra[name] for name in ("log_decay", "removal", "rate")))
             )
-            o, state = erase_and_write(q, k, v, fade, removal, rate, state, self.chunk)
-            return o.to(heads.v.dtype), state
-
-    def memory(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
-        """An empty memory, in float32 at least however the model is stored."""
-        dtype = torch.promote_types(self.anchor.dtype, torch.float32)
-        return self.anchor.new_zeros(batch, self.n_heads, self.head_dim, value_dim, dtype=dtype)
-
-    def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
-        return self.scan(heads, self.memory(heads.v.size(0), heads.v.size(-1)))[0]
+            o, memory = erase_and_write(q, k, v, fade, removal, rate, memory, self.chunk)
+            return o.to(heads.v.dtype), memory
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         work = heads.k.dtype
@@ -189,14 +158,3 @@ class RWKV7Attention(HeadedAttention):
         own = (heads.q.to(work) * heads.k * self.rho).sum(dim=-1, keepdim=True) * heads.v
         gate = heads.extra["gate"]
         return self.to_out(join_heads(normed + own).to(gate.dtype) * gate)
-
-    def init_state(self, batch: int, max_len: int) -> RecurrentState:
-        tail = self.anchor.new_zeros(batch, 1, self.d_model)
-        return RecurrentState(self.memory(batch, self.value_dim), tail, 0)
-
-    def step(
-        self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
-    ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
-        heads = self.project(x, state.seen, state.tail)
-        o, matrix = self.scan(heads, state.matrix)
-        return self.merge(o, heads), RecurrentState(matrix, heads.extra["tail"], state.seen + x.size(1))

@@ -1,7 +1,7 @@
 """What happens to q . k before the normaliser. Several options form a chain, whose order is fixed by `order`."""
 
 import re
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.errors import UsageError
 from attnlab.norm import RMSNorm
+from attnlab.options import Configurable, Count, Positive, given, option
 
 
 class Pairs(NamedTuple):
@@ -25,7 +26,7 @@ class Pairs(NamedTuple):
     scale: float
 
 
-class Score(nn.Module):
+class Score(Configurable, nn.Module):
     """One link of the chain; this base changes nothing.
 
     Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
@@ -39,15 +40,17 @@ class Score(nn.Module):
 
     order = 0
     fusable = True
-    scale: float | None = None
     carries = 0
     reads_keys = False
     makes_scores = False
-    map_kind: MapKind | None = None
+    map_kind: ClassVar[MapKind | None] = None
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__()
-        self.d_model, self.n_heads, self.head_dim = d_model, n_heads, head_dim
+    d_model: Count = given(doc="Width of the model.")
+    n_heads: Count = given(doc="Query heads.")
+    head_dim: Count = given(doc="Width of a query and of a key.")
+
+    def setup(self) -> None:
+        self.scale: float | None = None
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         """Refuse a combination that makes no sense."""
@@ -98,17 +101,17 @@ def refuse_gaps(score: str, mask: Mask) -> None:
 class Scaled(Score):
     """Divides by sqrt(d) times a temperature, so that scores keep their spread as heads grow (arXiv 1706.03762)."""
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, temperature: float = 1.0) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if temperature <= 0:
-            raise UsageError(f"temperature ({temperature}) must be greater than 0")
-        self.scale = head_dim**-0.5 / temperature
+    temperature: Positive = option(default=1.0, doc="What scores are divided by, beside sqrt(d).")
+
+    def setup(self) -> None:
+        self.scale = self.head_dim**-0.5 / self.temperature
 
 
 class Unscaled(Score):
     """Leaves q . k as it is: the chapter's first example."""
 
-    scale = 1.0
+    def setup(self) -> None:
+        self.scale = 1.0
 
 
 class QKNorm(Score):
@@ -122,9 +125,9 @@ class QKNorm(Score):
 
     order = 10
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
+    def setup(self) -> None:
+        super().setup()
+        self.q_norm, self.k_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
 
     def prepare(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
@@ -139,11 +142,7 @@ class SoftCap(Score):
     order = 20
     fusable = False
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, cap: float = 50.0) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if cap <= 0:
-            raise UsageError(f"cap ({cap}) must be greater than 0")
-        self.cap = cap
+    cap: Positive = option(default=50.0, doc="What no score exceeds.")
 
     def apply_scores(
         self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
@@ -164,11 +163,11 @@ class SSMax(Score):
     order = 15
     fusable = False
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int, start: float = 0.2) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        if start <= 0:
-            raise UsageError(f"start ({start}) must be greater than 0")
-        self.gain = nn.Parameter(torch.full((n_heads,), start))
+    start: Positive = option(default=0.2, doc="The initial s_h of all heads.")
+
+    def setup(self) -> None:
+        super().setup()
+        self.gain = nn.Parameter(torch.full((self.n_heads,), self.start))
 
     def apply_scores(
         self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None

@@ -25,9 +25,9 @@ class Selective(Score):
     fusable = False
     reads_keys = True
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.carries = -(-head_dim // n_heads)
+    def setup(self) -> None:
+        super().setup()
+        self.carries = -(-self.head_dim // self.n_heads)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("selective", mask)

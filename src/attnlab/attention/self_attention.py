@@ -1,7 +1,5 @@
 """One head with trainable queries, keys and values: the chapter's second and third examples."""
 
-from collections.abc import Callable
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,7 +7,7 @@ from attnlab.attention.base import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.position import Position
+from attnlab.options import option
 
 
 class SelfAttention(SoftmaxAttention):
@@ -21,31 +19,14 @@ class SelfAttention(SoftmaxAttention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", sections 3.4 and 3.5.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        d_out: int | None = None,
-        causal: bool = True,
-        qkv_bias: bool = False,
-        dropout: float = 0.0,
-        position: Callable[..., Position] = Position,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=1,
-            d_out=d_out,
-            mask=Causal if causal else Full,
-            dropout=dropout,
-            position=position,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
-        self.qkv = QKV(self, bias=qkv_bias, conv=0)
+    withdrawn = {"n_heads", "n_kv_heads", "head_dim", "mask", "score", "normalizer"}
+    causal: bool = option(default=True, doc="Whether a token sees no later ones.")
+    qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
+
+    def setup(self) -> None:
+        self.n_heads, self._slots["mask"] = 1, Causal if self.causal else Full
+        super().setup()
+        self.qkv = QKV(self, bias=self.qkv_bias)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)

@@ -1,6 +1,6 @@
 """Self-attention without trainable weights: the chapter's first example."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +9,7 @@ from attnlab.attention.base import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.score import Unscaled
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.position import Position
+from attnlab.options import option
 
 
 class SimpleAttention(SoftmaxAttention):
@@ -21,28 +21,14 @@ class SimpleAttention(SoftmaxAttention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
     """
 
-    learns_recall = False  # there is nothing to learn where to look with
+    withdrawn = {"d_out", "n_heads", "n_kv_heads", "head_dim", "mask", "score", "normalizer", "dropout"}
+    causal: bool = option(default=True, doc="Whether a token sees no later ones.")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        causal: bool = True,
-        position: Callable[..., Position] = Position,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=1,
-            mask=Causal if causal else Full,
-            score={"unscaled": Unscaled},
-            position=position,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
+    def setup(self) -> None:
+        self.n_heads, self._slots["mask"] = 1, Causal if self.causal else Full
+        self._slots["score"] = {"unscaled": Unscaled}
+        super().setup()
+        self.traits = replace(self.traits, learns_recall=False)  # there is nothing to learn where to look with
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         alone = x[:, None]

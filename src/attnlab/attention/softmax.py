@@ -1,6 +1,6 @@
 """The softmax family: project -> score -> normalise -> mix -> merge, with a slot for every choice."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.attention.banded import Blocks
-from attnlab.attention.base import Growth, HeadedAttention, Heads, MapKind, Shared, full_precision
+from attnlab.attention.base import HeadedAttention, Heads, Shared, Traits, full_precision
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.normalizer import Normalizer, Softmax
 from attnlab.attention.score import Pairs, Score
 from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.options import Fraction, option, slot
 
 SHARP = 50.0  # scores from which gradients of torch's fused kernel on a CPU are off by a few parts in ten thousand
 
@@ -39,75 +39,48 @@ class SoftmaxAttention(HeadedAttention):
     Source: arXiv 1706.03762.
     """
 
+    withdrawn = {"value_dim"}
+    mask: Mask = slot(default=Causal, doc="Which keys a query may read.")
+    score: dict[str, Score] = slot(default={}, doc="Changes to the scores by name, a chain.")
+    normalizer: Normalizer = slot(default=Softmax, doc="How scores become weights.")
+    dropout: Fraction = option(default=0.0, doc="Share of the weights that is dropped while training.")
+
     hooks = frozenset({"rotate", "bias"})
+    fusable = True  # False where a subclass changes what the fused kernel computes, which then is never asked
     kernel_dtype = torch.float32  # in which the fused kernel trains on a CPU where all around it is bfloat16
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        n_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        value_dim: int | None = None,
-        d_out: int | None = None,
-        position: Callable[..., Position] = Position,
-        mask: Callable[[], Mask] = Causal,
-        score: Mapping[str, Callable[..., Score]] | None = None,
-        normalizer: Callable[..., Normalizer] = Softmax,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            value_dim=value_dim,
-            d_out=d_out,
-            layer=layer,
-            n_layers=n_layers,
-        )
-        if not 0 <= dropout < 1:
-            raise UsageError(f"dropout ({dropout}) must be in [0, 1)")
-        self.dropout = dropout
-        self.position = self.honoured(position, context)
-        self.mask = mask()
-        links = [link(d_model=d_model, n_heads=n_heads, head_dim=self.head_dim) for link in (score or {}).values()]
-        links.sort(key=lambda link: link.order)
-        self.score = nn.ModuleList(links)
-        self.normalizer = normalizer(n_heads=n_heads)
-        scales = {type(link).__name__: link.scale for link in links if link.scale is not None}
+    def setup(self) -> None:
+        super().setup()
+        self.mask = self.build("mask")
+        links = self.build("score", d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
+        chain: list[Score] = sorted(links.values(), key=lambda link: link.order)
+        self.add_module("score", nn.ModuleList(chain))
+        self.normalizer = self.build("normalizer", n_heads=self.n_heads)
+        scales = {type(link).__name__: link.scale for link in self.chain if link.scale is not None}
         if len(scales) > 1:
             names = " and ".join(scales)
             raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
-        if len(makers := [type(link).__name__ for link in links if link.makes_scores]) > 1:
+        if len(makers := [type(link).__name__ for link in self.chain if link.makes_scores]) > 1:
             raise UsageError(
                 f"attention/score holds {' and '.join(makers)}, which both make the scores; keep one of them"
             )
         self.scale = next(iter(scales.values()), self.head_dim**-0.5)
-        self.fused = self.normalizer.fusable and all(link.fusable for link in links)
-        for link in links:
+        self.fused = self.fusable and self.normalizer.fusable and all(link.fusable for link in self.chain)
+        for link in self.chain:
             link.check(self.mask, self.normalizer)
-        self.carries = sum(link.carries for link in links)
-        self.causal = self.mask.causal
-        self.jumps = self.normalizer.jumps
+        self.carries = sum(link.carries for link in self.chain)
+        self.traits = Traits(
+            map_kind=next((link.map_kind for link in self.chain if link.map_kind), self.normalizer.map_kind),
+            growth="linear" if self.mask.kept is None else "window",
+            causal=self.mask.causal,
+            jumps=self.normalizer.jumps,
+        )
         self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
     @property
     def chain(self) -> list[Score]:
         """The links of the score chain, in the order in which they act."""
         return list(self.score)  # type: ignore[arg-type]
-
-    @property
-    def map_kind(self) -> MapKind:  # type: ignore[override]
-        return next((link.map_kind for link in self.chain if link.map_kind), self.normalizer.map_kind)
-
-    @property
-    def growth(self) -> Growth:  # type: ignore[override]
-        return "linear" if self.mask.kept is None else "window"
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
@@ -268,7 +241,7 @@ class SoftmaxAttention(HeadedAttention):
     def selected(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Bool[Tensor, "b h t s"] | None:
-        """Which of the visible keys a rule that looks at the contents leaves; None leaves all. Needs `fused` False."""
+        """Which of the visible keys a rule that looks at the contents leaves, None for all; with `fusable` False."""
         return None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:

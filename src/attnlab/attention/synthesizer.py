@@ -1,6 +1,7 @@
 """Attention without queries and keys: the scores are learned, or made of the query's token alone."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Growth, Heads, full_precision, split_heads
+from attnlab.attention.base import Heads, full_precision, split_heads
 from attnlab.attention.controls import ValuesOnlyAttention
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
@@ -30,22 +31,9 @@ class Synthesizer(ValuesOnlyAttention, ABC):
     Source: arXiv 2005.00743.
     """
 
-    growth: Growth = "linear"
-    limit: int
-
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers)
-        self.limit = context
+    def setup(self) -> None:
+        super().setup()
+        self.traits = replace(self.traits, growth="linear", limit=self.context)
 
     @abstractmethod
     def synthesized(self, x: Float[Tensor, "b n c"], start: int) -> Float[Tensor, "b h n s"]:
@@ -53,9 +41,9 @@ class Synthesizer(ValuesOnlyAttention, ABC):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         n = x.size(1)
-        if start + n > self.limit:
+        if start + n > self.context:
             raise UsageError(
-                f"a synthesizer knows {self.limit} positions (model.context), not {start + n}; "
+                f"a synthesizer knows {self.context} positions (model.context), not {start + n}; "
                 "use another attention= for longer texts"
             )
         q_pos = torch.arange(start, start + n, device=x.device)
@@ -94,22 +82,10 @@ class DenseSynthesizer(Synthesizer):
     a gradient.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers, context=context
-        )
-        self.to_hidden = nn.Linear(d_model, n_heads * self.head_dim)
-        self.to_scores = nn.ModuleList(nn.Linear(self.head_dim, context, bias=False) for _ in range(n_heads))
+    def setup(self) -> None:
+        super().setup()
+        self.to_hidden = nn.Linear(self.d_model, self.n_heads * self.head_dim)
+        self.to_scores = nn.ModuleList(nn.Linear(self.head_dim, self.context, bias=False) for _ in range(self.n_heads))
 
     def synthesized(self, x: Float[Tensor, "b n c"], start: int) -> Float[Tensor, "b h n s"]:
         hidden = split_heads(F.gelu(self.to_hidden(x)), self.n_heads)
@@ -126,22 +102,11 @@ class RandomSynthesizer(Synthesizer):
     at random numbers.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model, n_heads=n_heads, head_dim=head_dim, d_out=d_out, layer=layer, n_layers=n_layers, context=context
-        )
+    def setup(self) -> None:
+        super().setup()
+        context = self.context
         # Rows 1, 2, ... of the lower triangle one after the other: entries above it would never be trained.
-        self.table = nn.Parameter(torch.zeros(n_heads, context * (context + 1) // 2 - 1))
+        self.table = nn.Parameter(torch.zeros(self.n_heads, context * (context + 1) // 2 - 1))
 
     def synthesized(self, x: Float[Tensor, "b n c"], start: int) -> Float[Tensor, "b h n s"]:
         n = x.size(1)

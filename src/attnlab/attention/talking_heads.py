@@ -22,9 +22,9 @@ class TalkingHeads(Score):
     fusable = False
     map_kind = "signed"
 
-    def __init__(self, *, d_model: int, n_heads: int, head_dim: int) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        self.before, self.after = nn.Parameter(torch.eye(n_heads)), nn.Parameter(torch.eye(n_heads))
+    def setup(self) -> None:
+        super().setup()
+        self.before, self.after = nn.Parameter(torch.eye(self.n_heads)), nn.Parameter(torch.eye(self.n_heads))
 
     def apply_scores(
         self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None

@@ -1,20 +1,16 @@
 """Queries, keys and values as sums of products, a factor over heads times a factor over width."""
 
-from collections.abc import Callable, Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared, join_heads
+from attnlab.attention.base import Heads, Shared
 from attnlab.attention.cache import Cache, KeysValues
-from attnlab.attention.gate import Gate
-from attnlab.attention.mask import Causal, Mask
-from attnlab.attention.normalizer import Normalizer, Softmax
+from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.errors import UsageError
-from attnlab.position import Position
+from attnlab.options import Count, option
 
 
 class Product(nn.Module):
@@ -43,7 +39,7 @@ class Product(nn.Module):
         return (a.permute(0, 2, 3, 1).to(b.dtype) @ b.transpose(1, 2)).transpose(1, 2) / self.rank
 
 
-class TensorProductAttention(SoftmaxAttention):
+class TensorProductAttention(GatedOutput, SoftmaxAttention):
     """Writes the queries, keys and values of all heads as sums of few products, of which decoding keeps the factors.
 
     k = 1/R_k * A_k(x)^T rotate(B_k(x)), v = 1/R_v * A_v(x)^T B_v(x), and q as k, with A of R by heads and B of R by
@@ -52,66 +48,30 @@ class TensorProductAttention(SoftmaxAttention):
     Source: arXiv 2501.06425.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        q_rank: int = 6,
-        k_rank: int = 2,
-        v_rank: int = 2,
-        position: Callable[..., Position] = Position,
-        mask: Callable[[], Mask] = Causal,
-        score: Mapping[str, Callable[..., Score]] | None = None,
-        normalizer: Callable[..., Normalizer] = Softmax,
-        gate: Callable[..., Gate] = Gate,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            head_dim=head_dim,
-            d_out=d_out,
-            position=position,
-            mask=mask,
-            score=score,
-            normalizer=normalizer,
-            dropout=dropout,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
-        for name, rank in (("q_rank", q_rank), ("k_rank", k_rank), ("v_rank", v_rank)):
-            if rank < 1:
-                raise UsageError(f"{name} ({rank}) must be at least 1")
+    withdrawn = {"n_kv_heads"}
+    q_rank: Count = option(default=6, doc="Products that the queries are a sum of.")
+    k_rank: Count = option(default=2, doc="Products that the keys are a sum of.")
+    v_rank: Count = option(default=2, doc="Products that the values are a sum of.")
+
+    def setup(self) -> None:
+        super().setup()
         for link in self.chain:
             if type(link).prepare is not Score.prepare or link.carries:
                 raise UsageError(
                     f"attention/score ({type(link).__name__}) must not change or extend keys: tensor product attention "
                     "keeps only their factors; remove that link"
                 )
-        self.q = Product(d_model, n_heads=n_heads, width=self.head_dim, rank=q_rank)
-        self.k = Product(d_model, n_heads=n_heads, width=self.head_dim, rank=k_rank)
-        self.v = Product(d_model, n_heads=n_heads, width=self.value_dim, rank=v_rank)
-        self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+        self.q = Product(self.d_model, n_heads=self.n_heads, width=self.head_dim, rank=self.q_rank)
+        self.k = Product(self.d_model, n_heads=self.n_heads, width=self.head_dim, rank=self.k_rank)
+        self.v = Product(self.d_model, n_heads=self.n_heads, width=self.value_dim, rank=self.v_rank)
+        self.build_output(self.n_heads)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         (q_a, q_b), (k_a, k_b), (v_a, v_b) = self.q(x), self.k(x), self.v(x)
         q_b, k_b = self.position.rotate(q_b, start), self.position.rotate_keys(k_b, start)
         q, k, v = self.q.product(q_a, q_b), self.k.product(k_a, k_b), self.v.product(v_a, v_b)
         extra = {"k_a": k_a, "k_b": k_b, "v_a": v_a, "v_b": v_b}
-        if (gate := self.gate.project(x)) is not None:
-            extra["gate"] = gate
-        return Heads(q, k, v, extra)
-
-    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), heads.v)))
+        return Heads(q, k, v, extra | self.gates(x))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         """Room for the factors alone: those of the keys where keys would stand, those of the values likewise."""

@@ -1,22 +1,17 @@
 """One projection that serves as keys and as values."""
 
-from collections.abc import Callable, Mapping
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared, join_heads, per_query_head, split_heads
+from attnlab.attention.base import Heads, Shared, split_heads
 from attnlab.attention.cache import Cache, KeysValues
-from attnlab.attention.gate import Gate
-from attnlab.attention.mask import Causal, Mask
-from attnlab.attention.normalizer import Normalizer, Softmax
+from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.errors import UsageError
-from attnlab.position import Position
 
 
-class TiedAttention(SoftmaxAttention):
+class TiedAttention(GatedOutput, SoftmaxAttention):
     """Uses one vector per token and head as both its key and its value, so that decoding keeps half as much.
 
     v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are turned on reading.
@@ -25,39 +20,8 @@ class TiedAttention(SoftmaxAttention):
     have norms of their own, and scores are not divided by sqrt(d).
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        n_heads: int,
-        n_kv_heads: int | None = None,
-        head_dim: int | None = None,
-        d_out: int | None = None,
-        position: Callable[..., Position] = Position,
-        mask: Callable[[], Mask] = Causal,
-        score: Mapping[str, Callable[..., Score]] | None = None,
-        normalizer: Callable[..., Normalizer] = Softmax,
-        gate: Callable[..., Gate] = Gate,
-        dropout: float = 0.0,
-        layer: int = 0,
-        n_layers: int = 1,
-        context: int = 1024,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            d_out=d_out,
-            position=position,
-            mask=mask,
-            score=score,
-            normalizer=normalizer,
-            dropout=dropout,
-            layer=layer,
-            n_layers=n_layers,
-            context=context,
-        )
+    def setup(self) -> None:
+        super().setup()
         if self.mask.kept is not None:
             raise UsageError(
                 f"attention/mask ({type(self.mask).__name__}) must keep every row: tied attention turns its keys on "
@@ -69,20 +33,13 @@ class TiedAttention(SoftmaxAttention):
                     f"attention/score ({type(link).__name__}) must not change or extend keys: tied attention keeps "
                     "values alone and makes keys of them on reading; remove that link"
                 )
-        self.to_q = nn.Linear(d_model, n_heads * self.head_dim, bias=False)
-        self.to_kv = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
-        self.gate = gate(d_model=d_model, n_heads=n_heads, value_dim=self.value_dim)
-        self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
+        self.to_q = nn.Linear(self.d_model, self.n_heads * self.head_dim, bias=False)
+        self.to_kv = nn.Linear(self.d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.build_output(self.n_heads)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, v = split_heads(self.to_q(x), self.n_heads), split_heads(self.to_kv(x), self.n_kv_heads)
-        gate = self.gate.project(x)
-        extra = {} if gate is None else {"gate": gate}
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, extra)
-
-    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        v = per_query_head(heads.v, self.n_heads)
-        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), v)))
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, self.gates(x))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         cache = Cache.empty(

@@ -1,19 +1,23 @@
 """How a token is written into the memory of a recurrent layer."""
 
+from typing import Annotated
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, given, option
+from attnlab.rules import Rule
 
 
-class Write(nn.Module):
+class Write(Configurable, nn.Module):
     """Adds the value under its key, whatever is stored there already: S + k v^T."""
 
     erases = False
 
-    def __init__(self, *, d_model: int, n_heads: int) -> None:
-        super().__init__()
+    d_model: Count = given(doc="Width of the model.")
+    n_heads: Count = given(doc="Writes per token.")
 
     def check(self, feature_map: FeatureMap) -> None:
         """Refuse a combination that makes no sense."""
@@ -31,14 +35,12 @@ class DeltaWrite(Write):
 
     erases = True
 
-    def __init__(self, *, d_model: int, n_heads: int, beta_max: float = 1.0) -> None:
-        super().__init__(d_model=d_model, n_heads=n_heads)
-        if not 0 < beta_max <= 2:
-            raise UsageError(
-                f"attention.write.beta_max ({beta_max}) must be in (0, 2]: the memory would grow without bound"
-            )
-        self.beta_max = beta_max
-        self.to_beta = nn.Linear(d_model, n_heads, bias=False)
+    beta_max: Annotated[float, Rule(float, above=0, most=2)] = option(
+        default=1.0, doc="The largest strength of a write; beyond 2 the memory would grow without bound."
+    )
+
+    def setup(self) -> None:
+        self.to_beta = nn.Linear(self.d_model, self.n_heads, bias=False)
 
     def check(self, feature_map: FeatureMap) -> None:
         if not feature_map.unit:

@@ -51,7 +51,7 @@ def cost(subject: Subject) -> None:
                     f"{placed.label}FLOPs do not grow from T={a} to T={b}: forward {costs[a].forward_flops} to "
                     f"{costs[b].forward_flops}, decode {costs[a].decode_flops} to {costs[b].decode_flops}"
                 )
-            if placed.layer.growth == "linear" and costs[a].decode_flops == costs[b].decode_flops:
+            if placed.layer.traits.growth == "linear" and costs[a].decode_flops == costs[b].decode_flops:
                 raise LawBroken(
                     f"{placed.label}the state grows, but a token costs {costs[a].decode_flops} FLOPs at T={a} and T={b}"
                 )
@@ -72,7 +72,7 @@ def _pairs_cover_the_map(placed: Placed, t: int, pairs: int | None, label: str) 
 def state_growth(subject: Subject) -> None:
     """What decoding keeps is constant, bounded by a window, or linear in the tokens seen, as `growth` says."""
     for placed in placed_layers(subject):
-        growth, reach = placed.layer.growth, placed.reach()
+        growth, reach = placed.layer.traits.growth, placed.reach()
         lengths = (reach, 2 * reach, 3 * reach) if growth == "window" else (1, 21, 41, 61)
         held = [bytes_held(placed.state_after(t, [t], torch.float64)) for t in lengths]
         steps = {b - a for a, b in itertools.pairwise(held)}

@@ -24,7 +24,7 @@ def map_(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
 
 
 def _map_holds(layer: Attention, x: Tensor, shared: Shared, label: str) -> None:
-    kind = layer.map_kind
+    kind = layer.traits.map_kind
     if kind not in get_args(MapKind):
         raise LawBroken(f"map_kind is {kind!r}, not one of {', '.join(get_args(MapKind))}")
     a = layer.weights(x, Shared(shared))
@@ -111,7 +111,7 @@ def _model_shows_every_map(subject: Subject) -> None:
     usual = model(seen)
     maps = model.attention_maps(seen)
     for i, (block, shown) in enumerate(zip(model.layers, maps, strict=True)):
-        label, kind = f"layer {i} of a GPT: ", block.attention.map_kind
+        label, kind = f"layer {i} of a GPT: ", block.attention.traits.map_kind
         if shown.kind != kind or (shown.weights is None) != (kind == "none"):
             raise LawBroken(
                 f"{label}map_kind is {kind!r}, shown is {'no map' if shown.weights is None else shown.kind}"

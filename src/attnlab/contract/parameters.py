@@ -96,7 +96,7 @@ def half_precision(subject: Subject) -> None:
     """
     for placed in placed_layers(subject, torch.float32):
         half = copy.deepcopy(placed).to(torch.bfloat16)
-        near = _near_on_average if placed.layer.jumps else _near
+        near = _near_on_average if placed.layer.traits.jumps else _near
         exact = copy.deepcopy(half).to(torch.float32)  # the same rounded weights: arithmetic alone is judged
         for t in (7, LONG):
             x = tokens(BATCH, t, dtype=torch.bfloat16)
@@ -110,7 +110,7 @@ def half_precision(subject: Subject) -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = exact(x.float()).float().square().sum()
             _finite_gradients(exact, loss, f"{placed.label}T={t}, autocast")
-        if placed.layer.growth == "constant":
+        if placed.layer.traits.growth == "constant":
             _memory_is_float32(half, torch.bfloat16, f"{placed.label}bfloat16")
             with torch.autocast("cpu", torch.bfloat16):
                 _memory_is_float32(exact, torch.float32, f"{placed.label}autocast")

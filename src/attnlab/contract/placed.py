@@ -84,7 +84,7 @@ class Placed(nn.Module):
         The last is past every chunk and, for a window, past its wrap-around and, where the context allows it, past the
         length from which its map is computed in blocks: four windows, with their sinks.
         """
-        if self.layer.growth != "window":
+        if self.layer.traits.growth != "window":
             return *SHORT, LONG
         reach = self.reach()
         return *SHORT, max(LONG, 2 * reach + 3, min(4 * reach + 19, CONTEXT))

@@ -6,12 +6,16 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from attnlab.data.cache import fetch, sha256_of
 from attnlab.errors import UsageError
 from attnlab.files import expand_path, read_file
+from attnlab.options import Text, checked
+from attnlab.rules import Rule
 
 CHAPTER_SENTENCE = "Your journey starts with one step."  # the example of "Coding Attention Mechanisms"
+Share = Annotated[float, Rule(float, above=0, below=1)]
 LEAST_BYTES = 2  # of each part: one token to read and one to predict
 
 
@@ -99,9 +103,8 @@ def read(path: Path, source: str) -> bytes:
 class Source(ABC):
     """Where a corpus comes from. Building one is cheap and checks the settings; `load` reads or fetches the text."""
 
-    def __init__(self, val_fraction: float = 0.1) -> None:
-        if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
-            raise UsageError(f"data.val_fraction ({val_fraction}) must be a number above 0 and below 1")
+    @checked
+    def __init__(self, val_fraction: Share = 0.1) -> None:
         self.val_fraction = float(val_fraction)
 
     @abstractmethod
@@ -112,7 +115,7 @@ class Source(ABC):
 class File(Source):
     """Any UTF-8 text file of yours, named by `data.path`."""
 
-    def __init__(self, path: str | None = None, val_fraction: float = 0.1) -> None:
+    def __init__(self, path: Text | None = None, val_fraction: Share = 0.1) -> None:
         super().__init__(val_fraction)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file")
@@ -130,10 +133,9 @@ class Stories(Source):
     starts from anywhere. `sha256`, if given, must be that of the file.
     """
 
-    def __init__(self, path: str = "data/stories.txt", val_fraction: float = 0.1, sha256: str | None = None) -> None:
+    @checked
+    def __init__(self, path: Text = "data/stories.txt", val_fraction: Share = 0.1, sha256: str | None = None) -> None:
         super().__init__(val_fraction)
-        if not path:
-            raise UsageError("data.path (null) must name a text file")
         self.path, self.sha256 = expand_path(path, key="data.path"), sha256
 
     def load(self) -> Corpus:

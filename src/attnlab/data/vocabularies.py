@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from attnlab.data.cache import cached, fetch, sha256_of
 from attnlab.data.corpus import Corpus
 from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically
+from attnlab.options import checked
+from attnlab.rules import Rule
 
 N_BYTES = 256
 BYTES_PER_ID = 256  # a vocabulary sized to its corpus has about one id per so many training bytes ...
@@ -79,12 +81,8 @@ class BPE(Vocabulary):
     more; a number that the text cannot fill is refused.
     """
 
-    def __init__(self, n_vocab: int | None = None) -> None:
-        if n_vocab is not None and (isinstance(n_vocab, bool) or not isinstance(n_vocab, int) or n_vocab <= N_BYTES):
-            raise UsageError(
-                f"tokenizer.n_vocab ({n_vocab}) must be null or a whole number of at least {N_BYTES + 1}: "
-                f"{N_BYTES} bytes and one merge"
-            )
+    @checked  # 256 bytes and one merge at least
+    def __init__(self, n_vocab: Annotated[int, Rule(int, least=N_BYTES + 1)] | None = None) -> None:
         self.n_vocab = n_vocab
 
     def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:

@@ -50,7 +50,7 @@ def training_flops(model: GPT) -> int:
 
 def state_bytes(model: GPT) -> int:
     """Bytes that decoding keeps after model.context tokens, all layers together."""
-    constant = all(block.attention.growth == "constant" for block in model.layers)
+    constant = all(block.attention.traits.growth == "constant" for block in model.layers)
     ids = torch.zeros(1, 1 if constant else model.context, dtype=torch.long, device="meta")
     model.eval()
     with torch.no_grad():

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attnlab.model import GPT
+from attnlab.options import Configurable, Fraction, NonNegative, Positive, option
+from attnlab.rules import Rule
 
 Decay = Literal["linear", "cosine", "constant"]
+Betas = Annotated[Sequence[float], Rule(float, least=0, below=1, length=2)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Configurable):
     """What every optimizer shares: the peak rate, its course over the run, weight decay and gradient clipping.
 
     The rate rises linearly over the first `warmup_fraction` of all steps and then falls. It comes to
@@ -22,12 +23,12 @@ class Recipe:
     `grad_clip` bounds the L2 norm of all gradients together; null does not.
     """
 
-    lr: float
-    weight_decay: float
-    warmup_fraction: float
-    decay: Decay
-    final_lr_fraction: float
-    grad_clip: float | None
+    lr: Positive = option(doc="Peak learning rate.")
+    weight_decay: NonNegative = option(doc="What weights lose per step, times the learning rate.")
+    warmup_fraction: Fraction = option(doc="Share of all steps in which the rate rises.")
+    decay: Decay = option(doc="How the rate falls after that.")
+    final_lr_fraction: Annotated[float, Rule(float, least=0, most=1)] = option(doc="Last rate, as a part of the peak.")
+    grad_clip: Positive | None = option(doc="Bound of the L2 norm of all gradients; null: none.")
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         """The optimizer of all trainable parameters of a model."""
@@ -45,7 +46,6 @@ class Recipe:
         return self.final_lr_fraction + (1 - self.final_lr_fraction) * left
 
 
-@dataclass(frozen=True, kw_only=True)
 class AdamW(Recipe):
     """AdamW for everything; weight decay acts on all parameters with two axes or more, not on those with one.
 
@@ -55,7 +55,7 @@ class AdamW(Recipe):
     Source: arXiv 1711.05101.
     """
 
-    betas: Sequence[float]
+    betas: Betas = option(doc="How much of the old means of gradients and of their squares remains.")
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -67,7 +67,6 @@ class AdamW(Recipe):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Muon(Recipe):
     """Muon for the matrices inside the blocks, AdamW at `adamw_lr` for embeddings, head, gains and the rest.
 
@@ -75,9 +74,9 @@ class Muon(Recipe):
     Source: K. Jordan and others, "Muon" (2024), and arXiv 2502.16982; the implementation is torch's own.
     """
 
-    momentum: float
-    adamw_lr: float
-    betas: Sequence[float]
+    momentum: Fraction = option(doc="How much of the last update goes on.")
+    adamw_lr: Positive = option(doc="Peak learning rate of what Muon does not train.")
+    betas: Betas = option(doc="How much of the old means of gradients and of their squares remains.")
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         matrices = matrices_of(model)

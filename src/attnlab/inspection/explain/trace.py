@@ -245,7 +245,7 @@ def slots(layer: Attention) -> Iterator[tuple[str, str]]:
     seen: set[type] = {type(layer)}
     for module in layer.modules():
         kind = type(module)
-        base = kind.__bases__ == (nn.Module,) and bool(kind.__subclasses__())  # such as Gate: it leaves all as it is
+        base = nn.Module in kind.__bases__ and bool(kind.__subclasses__())  # such as Gate: it leaves all as it is
         if kind in seen or base or not kind.__module__.startswith("attnlab") or not kind.__doc__:
             continue
         seen.add(kind)
