@@ -1,6 +1,9 @@
 """Writes docs/variants.md and the table of README.md from the configs and classes: python docs/variants.py"""
 
+import importlib
+import inspect
 import itertools
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from attnlab import attention
 from attnlab.attention.base import Attention
 from attnlab.attention.cost import Cost
 from attnlab.attention.head_wrapper import HeadWrapper
@@ -21,6 +25,8 @@ from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.build import attention_factory
 from attnlab.config import compose_config, config_dir
 from attnlab.keys import sentence
+from attnlab.options import REQUIRED, Configurable, settable
+from attnlab.rules import shown
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "variants.md", ROOT / "README.md"
@@ -244,6 +250,29 @@ def options(config: dict[str, object]) -> str:
     return " ".join(own) or "slots only"
 
 
+def option_table() -> Iterator[str]:
+    """Rows of every option that a class of attention/ or position.py declares, as the class declares it."""
+    names = sorted(module.name for module in pkgutil.iter_modules(attention.__path__))
+    homes = [f"attnlab.attention.{name}" for name in names] + ["attnlab.position"]
+    for module in map(importlib.import_module, homes):
+        for kind in vars(module).values():
+            if not (inspect.isclass(kind) and issubclass(kind, Configurable) and kind.__module__ == module.__name__):
+                continue
+            bases = [f"`{base.__name__}`" for base in kind.__bases__ if issubclass(base, Configurable)]
+            gone = [f"`{name}`" for name in sorted(vars(kind).get("withdrawn", ()))]
+            about = ", ".join(b for b in bases if b != "`Configurable`") + (f", without {', '.join(gone)}" * bool(gone))
+            first = f"`{kind.__name__}`" + (f" ({about})" if about else "")
+            own = settable(vars(kind)["_declared"])
+            for name, o in own.items():
+                default = "required" if o.default is REQUIRED else getattr(o.default, "__name__", shown(o.default))
+                null = f" ({o.null})" if o.null else ""
+                allowed = o.allowed.replace("|", "\\|")
+                yield f"| {first} | `{name}` | {allowed} | {default}{null} | {o.doc} |"
+                first = ""
+            if gone and not own:
+                yield f"| {first} | | | | |"
+
+
 def short(number: float) -> str:
     """1234567 -> 1.2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -295,6 +324,17 @@ def page(all_rows: list[Row]) -> str:
         told = [r for r in all_rows if r.family == name and r.deviations]
         lines += ["", "Where they differ from their sources:", ""] if told else []
         lines += [f"- `{r.name}` ({r.papers}): {' '.join(r.deviations)}" for r in told]
+    lines += [
+        "",
+        "## Options",
+        "",
+        "As the classes declare them, which is also what `help(CLASS)` prints. A class has those of the classes in "
+        "brackets, too. A slot holds a class with its settings.",
+        "",
+        "| class | option | may hold | default | what it is |",
+        "|---|---|---|---|---|",
+        *option_table(),
+    ]
     lines += ["", "## Slots", ""]
     for slot in sorted(p for p in (config_dir() / "attention").iterdir() if p.is_dir()):
         names = ", ".join(f"`{file.stem}`" for file in sorted(slot.glob("*.yaml")))

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, AttentionFactory, Heads, Shared
+from attnlab.attention.base import Attention, AttentionFactory, Shared
 from attnlab.attention.cost import Cost
 from attnlab.attention.decay import FixedDecay, ScalarDecay
 from attnlab.attention.feature_map import EluPlusOne, UnitLength
 from attnlab.attention.gate import Elementwise, Headwise, Swish
 from attnlab.attention.head_wrapper import HeadWrapper, layered
+from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, AttentionFactory, MapKind, Shared, State, evaluating
+from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
+from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
 from attnlab.norm import RMSNorm
 from attnlab.options import Count, Fraction, Positive, checked

@@ -74,15 +74,20 @@ class Option:
         """What is wrong with a value; None if nothing is, or if only the class can tell."""
         if self.rules:
             return None if any(rule.accepts(value) for rule in self.rules) else self.rules[0]
-        if value is None:
-            optional = self.default is None or {NoneType, Any} & {*_members(self.type)}
-            return None if optional else "must not be null"
+        if value is None and (self.default is None or {NoneType, Any} & {*_members(self.type)}):
+            return None
         return _misfit(value, self.type)
 
+    @property
+    def allowed(self) -> str:
+        """What may stand here, in words; empty if only the class can tell."""
+        return " or ".join(map(str, self.rules)) or self.is_slot * (
+            "a class" if get_origin(self.type) is Callable else "classes by name"
+        )
+
     def __str__(self) -> str:
-        kind = " or ".join(map(str, self.rules)) or ("a class" if self.is_slot else "")
         default = getattr(self.default, "__name__", shown(self.default))
-        parts = [kind, "required" if self.default is REQUIRED else f"default {default}"]
+        parts = [self.allowed, "required" if self.default is REQUIRED else f"default {default}"]
         return f"{', '.join(filter(None, parts))}{f' ({self.null})' if self.null else ''}. {self.doc}".strip()
 
 
@@ -204,7 +209,7 @@ def _constructor(cls: type) -> Callable[..., None]:
         values = dict(zip(in_order, args, strict=False)) | settings
         check(taken, values, type(self).__name__)
         if missing := [name for name, o in taken.items() if o.default is REQUIRED and name not in values]:
-            allowed = " or ".join(map(str, taken[missing[0]].rules)) or "it"
+            allowed = taken[missing[0]].allowed or "it"
             raise OptionError(missing[0], REQUIRED, f"is missing: {type(self).__name__} needs {allowed}")
         super(Configurable, self).__init__()
         values = {name: None if o.default is REQUIRED else o.default for name, o in every.items()} | values

@@ -10,7 +10,7 @@ from attnlab.errors import UsageError
 
 SOFTMAX = '''"""NAME: softmax attention with a rule of your own for who is read, and how much."""
 
-from attnlab.attention.base import Heads
+from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -52,7 +52,9 @@ class CLASS(MultiHeadAttention):
 RECURRENT = '''"""NAME: a memory of fixed size with a rule of your own for how it is written and read."""
 
 import torch
-from attnlab.attention.base import Heads, Traits, full_precision, join_heads
+from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.precision import full_precision
+from attnlab.attention.traits import Traits
 from attnlab.attention.projection import QKV
 from attnlab.attention.state import StateAttention
 from jaxtyping import Float
@@ -115,7 +117,9 @@ class CLASS(StateAttention):
 PLAIN = '''"""NAME: attention of your own with everything written out, from projections to decoding."""
 
 import torch
-from attnlab.attention.base import HeadedAttention, Heads, Traits, join_heads, split_heads
+from attnlab.attention.base import HeadedAttention
+from attnlab.attention.heads import Heads, join_heads, split_heads
+from attnlab.attention.traits import Traits
 from attnlab.attention.cache import Cache
 from attnlab.attention.mask import Causal
 from attnlab.attention.shared import Shared

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnlab.attention.base import Heads
 from attnlab.attention.block_topk import best
 from attnlab.attention.decay import ChannelDecay, Decay, ScalarDecay, StepDecay
 from attnlab.attention.feature_map import EluPlusOne, FeatureMap, RandomFeatures, Taylor
 from attnlab.attention.forgetting import Forget
+from attnlab.attention.heads import Heads
 from attnlab.attention.log_linear import LogLinearAttention
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Sigmoid, Softmax, Softpick

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.attention.base import join_heads
+from attnlab.attention.heads import join_heads
 from attnlab.attention.rwkv import RWKV7Attention, erase_and_write
 from attnlab.attention.scan import token_loop
 from attnlab.errors import UsageError

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnlab.attention.base import Attention, Heads
+from attnlab.attention.base import Attention
 from attnlab.attention.block_topk import BlockTopKAttention, best
+from attnlab.attention.heads import Heads
 from attnlab.attention.indexed import IndexedAttention
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Heads, Shared, State
+from attnlab.attention.base import Attention, Shared, State
 from attnlab.attention.cost import Cost
 from attnlab.attention.feature_map import RandomFeatures
+from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Mask, Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1

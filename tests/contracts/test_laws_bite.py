@@ -9,8 +9,9 @@ from tests.contracts.breaches import BREACHES, LINEAR, PLAIN
 from tests.contracts.broken import Unused, subject_from
 from torch import Tensor
 
-from attnlab.attention.base import Heads, Shared
+from attnlab.attention.base import Shared
 from attnlab.attention.head_wrapper import layered
+from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.recurrent import RecurrentAttention

@@ -9,9 +9,10 @@ import torch
 from tests.contracts.cases import NAMES, sampled, shipped
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Traits
+from attnlab.attention.base import Attention
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
+from attnlab.attention.traits import Traits
 from attnlab.contract.base import D_MODEL
 from attnlab.errors import UsageError
 

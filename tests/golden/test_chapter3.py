@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Heads
+from attnlab.attention.base import Attention
 from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.score import Unscaled
 from attnlab.attention.self_attention import SelfAttention

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.attention.base import Heads
+from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
 from attnlab.inspection.maps import check_probe, collect, map_steps

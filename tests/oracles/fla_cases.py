@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from tests.oracles.case import BATCH, WIDTH, Case, Recording, Tensors, coarse, generator, in_double, recorded
 from torch import Tensor
 
-from attnlab.attention.base import Attention, Heads
+from attnlab.attention.base import Attention
+from attnlab.attention.heads import Heads
 
 T, H, D = 8, 4, 4
 LEVELS = 4  # of 8 tokens

@@ -11,7 +11,8 @@ from tests.oracles.mappings import latent
 from tests.oracles.softmax_cases import huggingface
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Heads, join_heads, split_heads
+from attnlab.attention.base import Attention
+from attnlab.attention.heads import Heads, join_heads, split_heads
 
 GATED_DELTA = {
     "linear_num_value_heads": 4,

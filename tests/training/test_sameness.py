@@ -8,7 +8,7 @@ import torch
 from tests.training.launch import run_here
 from torch import Tensor
 
-from attnlab.attention.base import Heads
+from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.config import compose_config
 from attnlab.training.sameness import computes_the_same, plain

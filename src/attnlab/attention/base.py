@@ -5,73 +5,25 @@ step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `
 `v` value width per head. Layout is (b, h, t, d) everywhere.
 """
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
+from attnlab.attention.heads import Heads, indivisible, per_query_head
 from attnlab.attention.shared import Shared
+from attnlab.attention.tokens import checks_tokens
+from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, Natural, OptionError, given, option, slot
 from attnlab.position import Position
 
-MapKind = Literal["probability", "sub_probability", "nonnegative", "signed", "none"]
-Growth = Literal["constant", "window", "linear"]
 State = Any  # nested tuples of tensors and ints; only the variant that made it looks inside
-
-
-class Heads(NamedTuple):
-    """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need."""
-
-    q: Float[Tensor, "b h t d"]
-    k: Float[Tensor, "b g s d"]
-    v: Float[Tensor, "b g s v"]
-    extra: dict[str, Tensor]  # gates, decays, write strengths, the tail of a short convolution
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What a layer is, as the laws, the pictures and the model need to know it.
-
-    `map_kind` says what the weights of its map are, `growth` how what decoding keeps grows. `causal` is False only for
-    the worked example of the first chapter; a GPT refuses such a layer. `learns_recall` is False for a control, which
-    cannot learn to look something up; then a law asserts that it indeed cannot. `reads_positions` is False where
-    weights do not come from queries and keys, so that nothing could be rotated or biased: such a layer takes no
-    `position`. `jumps` is True where the rule is not continuous, so that rounding moves a few outputs far: then
-    bfloat16 is held to be near on average. `reads` names what a layer needs of those below it, as they publish it.
-    `limit` is the number of positions it knows, None if any.
-    """
-
-    map_kind: MapKind
-    growth: Growth
-    causal: bool = True
-    learns_recall: bool = True
-    reads_positions: bool = True
-    jumps: bool = False
-    reads: tuple[str, ...] = ()
-    limit: int | None = None
-
-    def __or__(self, other: "Traits") -> "Traits":
-        """What two attentions side by side are together: of maps and states, the kind that is true of both."""
-        kinds: list[MapKind] = ["none", "signed", "nonnegative", "sub_probability", "probability"]
-        growths: list[Growth] = ["linear", "window", "constant"]
-        return Traits(
-            min(self.map_kind, other.map_kind, key=kinds.index),
-            min(self.growth, other.growth, key=growths.index),
-            self.causal and other.causal,
-            self.learns_recall or other.learns_recall,
-            self.reads_positions or other.reads_positions,
-            self.jumps or other.jumps,
-            tuple(dict.fromkeys(self.reads + other.reads)),
-            min((limit for limit in (self.limit, other.limit) if limit is not None), default=None),
-        )
 
 
 class Attention(Configurable, nn.Module, ABC):
@@ -102,7 +54,7 @@ class Attention(Configurable, nn.Module, ABC):
         super().__init_subclass__(**settings)
         for name in ("forward", "weights", "step", "value_norms"):
             if name in vars(cls):
-                setattr(cls, name, _checks_tokens(vars(cls)[name]))
+                setattr(cls, name, checks_tokens(vars(cls)[name]))
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
@@ -139,29 +91,6 @@ class Attention(Configurable, nn.Module, ABC):
         `below` are the layers under it, needed where it `reads` what they publish; their own cost is not counted.
         """
         return measure(self, seq_len, below)
-
-
-def _checks_tokens(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, behind a look at its tokens: some layers would turn wrong ones into wrong outputs in silence."""
-
-    @functools.wraps(method)
-    def checked(self: Attention, x: Any, *rest: Any, **settings: Any) -> Any:
-        if not isinstance(x, Tensor) or x.ndim != 3 or x.size(-1) != self.d_model:
-            given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise UsageError(
-                f"{type(self).__name__} takes a tensor of shape (batch, tokens, {self.d_model}), not {given}"
-                + ("; x[None] is a batch of one" if isinstance(x, Tensor) and x.ndim == 2 else "")
-            )
-        dtype = self.anchor.dtype
-        if x.dtype != dtype and not (x.is_floating_point() and _autocasts(x.device)):
-            raise UsageError(f"{type(self).__name__} computes in {dtype}, not in {x.dtype}: convert x or the layer")
-        return method(self, x, *rest, **settings)
-
-    return checked
-
-
-def _autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 AttentionFactory = Callable[..., Attention]
@@ -245,27 +174,6 @@ class HeadedAttention(Attention, ABC):
         return per_query_head(v.norm(dim=-1), self.n_heads)
 
 
-def indivisible(n_heads: int, width: int) -> UsageError:
-    """Heads that do not divide a width, and which would."""
-    fits = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
-    return UsageError(f"n_heads ({n_heads}) must divide d_model ({width}); try n_heads in {fits}")
-
-
-def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:
-    """(b, t, h * d) -> (b, h, t, d)."""
-    return y.unflatten(-1, (n, -1)).transpose(1, 2)
-
-
-def join_heads(o: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t hd"]:
-    """(b, h, t, d) -> (b, t, h * d)."""
-    return o.transpose(1, 2).flatten(2)
-
-
-def per_query_head(x: Shaped[Tensor, "b g *rest"], n_heads: int) -> Shaped[Tensor, "b h *rest"]:
-    """What each query head reads of the key/value heads; where each has one of its own, nothing is copied."""
-    return x if x.size(1) == n_heads else x.repeat_interleave(n_heads // x.size(1), dim=1)
-
-
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Switch dropout off inside the block, and put the module's mode back afterwards."""
@@ -276,14 +184,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in was:
             m.training = training
-
-
-def running_sum(x: Tensor, dim: int = -1) -> Tensor:
-    """Running sums in float64, of which differences are taken: in float32 they lose a digit where sums are ten times as
-    long. An Apple GPU has no float64."""
-    return x.cumsum(dim, dtype=x.dtype if x.device.type == "mps" else torch.float64)
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off inside the block: for sums kept in float32, and for kernels that are slow in bfloat16."""
-    return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attnlab.attention.base import Heads, per_query_head
+from attnlab.attention.heads import Heads, per_query_head
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import full_precision
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.precision import full_precision
 from attnlab.attention.score import Pairs, Score, refuse_gaps
 from attnlab.errors import UsageError
 from attnlab.options import Count, option

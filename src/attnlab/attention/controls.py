@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import HeadedAttention, Heads, Traits, join_heads, split_heads
+from attnlab.attention.base import HeadedAttention
 from attnlab.attention.convolution import ShortConv
+from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.state import StateAttention
+from attnlab.attention.traits import Traits
 from attnlab.options import option
 from attnlab.rules import NATURAL
 

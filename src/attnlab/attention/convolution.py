@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import full_precision
+from attnlab.attention.precision import full_precision
 from attnlab.options import OptionError
 
 

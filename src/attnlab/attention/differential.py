@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, join_heads, split_heads
+from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import running_sum
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.precision import running_sum
 from attnlab.attention.score import Pairs, Score, refuse_gaps
 from attnlab.options import option
 

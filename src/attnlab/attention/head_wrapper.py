@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, AttentionFactory, Shared, State, indivisible
+from attnlab.attention.base import Attention, AttentionFactory, Shared, State
+from attnlab.attention.heads import indivisible
 from attnlab.options import Count, OptionError, Text, option, slot
 
 

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared, full_precision, split_heads
+from attnlab.attention.base import Shared
 from attnlab.attention.block_topk import best
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.precision import full_precision
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.errors import UsageError
 from attnlab.options import Count, option

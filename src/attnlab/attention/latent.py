@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared, split_heads
+from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache
+from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState

@@ -5,10 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Traits, full_precision, join_heads, running_sum
 from attnlab.attention.decay import Decay
+from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
 from attnlab.attention.state import StateAttention
+from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.norm import HeadNorm
 from attnlab.options import slot

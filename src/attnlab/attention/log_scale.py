@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import running_sum
+from attnlab.attention.precision import running_sum
 
 RISE = 100.0  # in nats; float32 holds e^-87 to e^88, of which sums and a value of ten thousand take their part
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import Heads
+from attnlab.attention.heads import Heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import full_precision
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.precision import full_precision
 from attnlab.attention.score import Pairs, Score, refuse_gaps, snake
 from attnlab.errors import UsageError
 from attnlab.options import Count, option

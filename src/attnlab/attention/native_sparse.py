@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, join_heads, per_query_head
 from attnlab.attention.block_topk import best_blocks, over_tokens, own_block
+from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention

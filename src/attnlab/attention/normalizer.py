@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import MapKind
+from attnlab.attention.traits import MapKind
 from attnlab.options import Configurable, Count, given
 
 

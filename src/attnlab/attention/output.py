@@ -5,8 +5,9 @@ from abc import ABC
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import HeadedAttention, Heads, join_heads, per_query_head
+from attnlab.attention.base import HeadedAttention
 from attnlab.attention.gate import Gate
+from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.options import slot
 
 

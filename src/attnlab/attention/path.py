@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import full_precision, split_heads
+from attnlab.attention.heads import split_heads
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.precision import full_precision
 from attnlab.attention.score import Pairs, Score, refuse_gaps
 from attnlab.options import Count, option
 

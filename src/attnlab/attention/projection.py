@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import HeadedAttention, split_heads
+from attnlab.attention.base import HeadedAttention
 from attnlab.attention.convolution import ShortConv
+from attnlab.attention.heads import split_heads
 
 
 class QKV(nn.Module):

@@ -7,15 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import Heads, MapKind, Shared, Traits, evaluating, full_precision, join_heads
+from attnlab.attention.base import Shared, evaluating
 from attnlab.attention.decay import Decay
 from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.log_scale import exceeds, rescaled
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.output_norm import OutputNorm
+from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.state import StateAttention
+from attnlab.attention.traits import MapKind, Traits
 from attnlab.attention.write import Write
 from attnlab.options import Count, Natural, OptionError, option, slot
 

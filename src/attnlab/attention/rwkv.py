@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Traits, full_precision, join_heads, running_sum, split_heads
+from attnlab.attention.heads import Heads, join_heads, split_heads
+from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.scan import chunks, faded_products
 from attnlab.attention.state import StateAttention
+from attnlab.attention.traits import Traits
 from attnlab.options import Count, option
 
 SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor e^(-e^(-1/2)) = 0.545 per token

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import running_sum
+from attnlab.attention.precision import running_sum
 
 Matrix = Float[Tensor, "b h d v"]
 BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.base import MapKind
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
 from attnlab.norm import RMSNorm
 from attnlab.options import Configurable, Count, Positive, given, option

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import full_precision
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.precision import full_precision
 from attnlab.attention.score import Pairs, Score, refuse_gaps
 
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import Heads, join_heads
+from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention

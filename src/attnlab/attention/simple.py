@@ -5,7 +5,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import Heads, join_heads
+from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.score import Unscaled
 from attnlab.attention.softmax import SoftmaxAttention

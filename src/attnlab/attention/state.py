@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import HeadedAttention, Heads, Shared
+from attnlab.attention.base import HeadedAttention, Shared
+from attnlab.attention.heads import Heads
 
 Memory = Any  # a tensor, or nested tuples of tensors; only the variant that made it looks inside
 

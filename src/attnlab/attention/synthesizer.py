@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, full_precision, split_heads
 from attnlab.attention.controls import ValuesOnlyAttention
+from attnlab.attention.heads import Heads, split_heads
+from attnlab.attention.precision import full_precision
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import full_precision
+from attnlab.attention.precision import full_precision
 from attnlab.attention.score import Pairs, Score
 
 

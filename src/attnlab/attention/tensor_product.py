@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Shared
+from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.heads import Heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState

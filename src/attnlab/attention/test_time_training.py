@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Heads, Traits, full_precision, join_heads
+from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
 from attnlab.attention.shared import Shared
 from attnlab.attention.state import RecurrentState, StateAttention
+from attnlab.attention.traits import Traits
 from attnlab.options import Count, Positive, option
 
 EPS = 1e-6  # added to the variance of an inner prediction, as in the paper's code

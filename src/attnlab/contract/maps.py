@@ -6,8 +6,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, HeadedAttention, MapKind, Shared
+from attnlab.attention.base import Attention, HeadedAttention, Shared
 from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.attention.traits import MapKind
 from attnlab.contract.base import BATCH, LONG, SAME, UNTOUCHED, LawBroken, Skipped, Subject, cuttings, gap, ids, tokens
 from attnlab.contract.placed import Placed, placed_layers
 from attnlab.contract.sequence import stack

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attnlab.attention.base import Attention, HeadedAttention, Heads, evaluating
+from attnlab.attention.base import Attention, HeadedAttention, evaluating
 from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.attention.heads import Heads
 from attnlab.model import GPT
 
 Batch = tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, HeadedAttention, Heads, evaluating
+from attnlab.attention.base import Attention, HeadedAttention, evaluating
 from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.attention.heads import Heads
 from attnlab.attention.score import Score
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention

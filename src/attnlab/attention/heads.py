@@ -1,0 +1,38 @@
+"""Queries, keys and values of several heads."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from attnlab.errors import UsageError
+
+
+class Heads(NamedTuple):
+    """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need."""
+
+    q: Float[Tensor, "b h t d"]
+    k: Float[Tensor, "b g s d"]
+    v: Float[Tensor, "b g s v"]
+    extra: dict[str, Tensor]  # gates, decays, write strengths, the tail of a short convolution
+
+
+def indivisible(n_heads: int, width: int) -> UsageError:
+    """Heads that do not divide a width, and which would."""
+    fits = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
+    return UsageError(f"n_heads ({n_heads}) must divide d_model ({width}); try n_heads in {fits}")
+
+
+def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:
+    """(b, t, h * d) -> (b, h, t, d)."""
+    return y.unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def join_heads(o: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t hd"]:
+    """(b, h, t, d) -> (b, t, h * d)."""
+    return o.transpose(1, 2).flatten(2)
+
+
+def per_query_head(x: Shaped[Tensor, "b g *rest"], n_heads: int) -> Shaped[Tensor, "b h *rest"]:
+    """What each query head reads of the key/value heads; where each has one of its own, nothing is copied."""
+    return x if x.size(1) == n_heads else x.repeat_interleave(n_heads // x.size(1), dim=1)
