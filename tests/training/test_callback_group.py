@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from attnlab.training.metrics import read_metrics
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tests.training.launch import folder_of, run_here, tiny
 from tests.training.spies import Halve, Hoards, Killed, Stops, Watch

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attnlab.training.metrics import EVENTS, read_metrics
 from tests.training.launch import folder_of, run_here
 from tests.training.spies import FileLogger, Killed
 
