@@ -29,8 +29,8 @@ class HeadNorm(RMSNorm):
     """RMSNorm over the channels of each head's output, whose gain starts at 0.1.
 
     An output of size 1 goes through `to_out` into a residual stream whose token embeddings start at 0.02, and drowns
-    them: for hundreds of steps the model learns to undo that. Where we differ: published gains start at 1; this one is
-    learned, too, so only the beginning differs.
+    them: for hundreds of steps the model learns to undo that. Where we differ: gains of the norm over heads start at
+    0.1, published ones at 1; they are learned, so only the beginning differs.
     """
 
     def reset_parameters(self) -> None:

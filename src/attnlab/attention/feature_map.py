@@ -63,8 +63,8 @@ class EluPlusOne(FeatureMap):
 class UnitLength(FeatureMap):
     """Scales queries and keys to length one, which keeps the delta rule stable: x / |x|.
 
-    Source: arXiv 2406.06484. Where we differ: its code (flash-linear-attention) divides by sqrt(|x|^2 + 1e-6); here a
-    length counts as it is, down to 1e-12.
+    Source: arXiv 2406.06484. Where we differ: flash-linear-attention divides queries and keys by sqrt(|x|^2 + 1e-6);
+    here a length counts as it is, down to 1e-12.
     """
 
     unit = True

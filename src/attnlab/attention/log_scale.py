@@ -57,6 +57,7 @@ def rescaled(
     return Rescaled((log_q + after - best).exp(), (log_k - after).exp(), log_decay, memory, after[:, :, -1].clone())
 
 
+@torch.compiler.disable  # its answer is a number, at which the compiler would stop with a warning
 @torch.no_grad()
 def exceeds(x: Tensor, bound: float) -> bool:
     """Whether any number is above the bound; on a copy that holds no numbers, none is."""

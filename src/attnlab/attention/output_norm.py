@@ -39,7 +39,7 @@ class SumNorm(OutputNorm):
     """Divides by the sum of the weights, so that they sum to one: o = S^T q / z^T q, z = sum of keys.
 
     The sum rides along as one more value column that holds ones. Source: arXiv 2006.16236. Where we differ: the
-    code of that paper adds 1e-6 to the sum.
+    code of arXiv 2006.16236 adds 1e-6 to the sum.
     """
 
     divides = True

@@ -119,8 +119,8 @@ class QKNorm(Score):
 
     q = rms(q) * g_q, k = rms(k) * g_k, per head.
 
-    Source: arXiv 2010.04245. Where we differ: there queries and keys have length one, and one learned factor of all
-    scores stands for 1 / sqrt(d); a norm with gains is how later models do it, as arXiv 2302.05442 with LayerNorm.
+    Source: arXiv 2010.04245. Where we differ: in arXiv 2010.04245 queries and keys have length one, and one learned
+    factor of all scores stands for 1 / sqrt(d); later models have norms with gains, arXiv 2302.05442 a LayerNorm.
     """
 
     order = 10
