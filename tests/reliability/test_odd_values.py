@@ -17,7 +17,7 @@ FORMS = {
     "config.yaml": (yaml.safe_load, lambda content: yaml.safe_dump(content, sort_keys=False)),
     "summary.json": (json.loads, json.dumps),
 }
-SAMPLE = 15  # cases of the fast part
+SAMPLE = 10  # cases of the fast part
 
 
 @pytest.fixture(scope="module")

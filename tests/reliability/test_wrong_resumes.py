@@ -94,7 +94,7 @@ def in_its_place(folder: Path, config: dict[str, Any]) -> str:
     before = dict(files_below(target))
     trouble = refusal(config)
     after = {name: data for name, data in files_below(target) if name != ".lock"}
-    shutil.rmtree(target.parent)
+    shutil.rmtree(target if target.parent == source.parent else target.parent)  # another seed lies beside it
     return trouble or (
         "" if after == {name: data for name, data in before.items() if name != ".lock"} else "it is changed"
     )
@@ -134,7 +134,7 @@ def another(folder: Path, damage: Callable[[Path], Any]) -> str:
     return trouble
 
 
-@pytest.mark.parametrize("n", [10, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [6, pytest.param(None, marks=pytest.mark.slow)])
 def test_wrong_resumes(finished: Path, n: int | None) -> None:
     """Every setting that matters changed, and checkpoints of others: refused in one line, and what is there stays."""
     whole = list(cases(finished))
