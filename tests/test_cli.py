@@ -188,7 +188,7 @@ def copy(run: Path, to: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "piece"),
     [
-        ("a: [", "config.yaml cannot be read: "),
+        ("a: [", "config.yaml is not YAML ("),
         ("hello", "config.yaml is not the config of a run"),
         ("", "config.yaml is not the config of a run"),
         ({"model": None}, "config.yaml is not the config of a run"),

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,12 +21,10 @@ from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import parse_yaml, read_file
 from attnlab.guard import check_references
 from attnlab.keys import settings_of, without_watchers
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
-from attnlab.moved import with_current_targets
 from attnlab.rules import shown
 from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
@@ -56,15 +53,10 @@ def find_run(path: os.PathLike[str] | str) -> RunFolder:
 
 def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
     """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
-    path = run.config
-    try:
-        config = parse_yaml(read_file(path).decode())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    path, config = run.config, {**without_watchers(run.read_config()), "allow_targets": list(allow_targets)}
     groups = ("model", "attention", "position", "streams")
-    if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
+    if not all(isinstance(config.get(group), dict) for group in groups):
         raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
-    config = {**with_current_targets(without_watchers(config)), "allow_targets": list(allow_targets)}
     check_targets(config)
     try:
         check_values(config)

@@ -13,17 +13,16 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 
 from attnlab import moved
 from attnlab.errors import UsageError
-from attnlab.files import MOST_BYTES, parse_json, parse_yaml, read_file
+from attnlab.files import MOST_BYTES, parse_json, read_file
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import digests_in, is_sealed
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.names import CONFIG, MANIFEST, METRICS, SEED, SUMMARY
-from attnlab.store.run_folder import RunFolder, group_name, seed_in, seed_name
+from attnlab.store.run_folder import RunFolder, group_name, parse_config, seed_in, seed_name
 from attnlab.store.status import Status
 
 UNPLANNED = "what is counted is what was found, not what was planned"
@@ -286,15 +285,10 @@ def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[s
         return {}
     shared = SEED_LINES.sub(r"\1: 0", text)
     if shared not in known:
-        try:
-            content = parse_yaml(shared)
-        except yaml.YAMLError as error:
-            raise Damaged(folder.path, f"{CONFIG} is not YAML ({one_line(error)})") from error
-        if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
-            raise Damaged(folder.path, f"{CONFIG} is not the config of a run")
+        content = parse_config(folder.path, shared)
         if wrong := _misfit(content, OF_CONFIG):
             raise Damaged(folder.path, f"{CONFIG}: {wrong}")
-        known[shared] = moved.with_current_targets(content)
+        known[shared] = content
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
     settings = {key: value for key, value in known[shared].items() if key != "streams"}

@@ -10,11 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from attnlab.errors import Locked
-from attnlab.files import exclusive, is_owned, named, parse_json, read_file, tidy, write_atomically, write_json, writing
-from attnlab.moved import with_current_keys
+from attnlab.files import (
+    exclusive,
+    is_owned,
+    named,
+    parse_json,
+    parse_yaml,
+    read_file,
+    tidy,
+    write_atomically,
+    write_json,
+    writing,
+)
+from attnlab.moved import with_current_keys, with_current_targets
 from attnlab.store.checkpoints import CheckpointFolder
-from attnlab.store.damage import Damaged, one_line
+from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
 from attnlab.store.metrics import STEP, Row, read_metrics
 from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
@@ -89,6 +102,10 @@ class RunFolder:
         return sorted(self.path.glob(f"{EVENTS}*"))
 
     # What it says.
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings that it ran with. Raises Damaged."""
+        return parse_config(self.path, read_text(self.config))
 
     def read_summary(self) -> dict[str, Any]:
         """What the run came to; empty if it has no summary yet, or one that is damaged or was changed."""
@@ -211,6 +228,19 @@ class RunFolder:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+def parse_config(folder: Path, text: str | None) -> dict[str, Any]:
+    """The settings that the text of a run's config holds, its classes by their names of today. Raises Damaged."""
+    if text is None:
+        raise Damaged(folder, f"no {CONFIG}")
+    try:
+        content = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise Damaged(folder, f"{CONFIG} is not YAML ({one_line(error)})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
+        raise Damaged(folder, f"{CONFIG} is not the config of a run")
+    return dict(with_current_targets(content))
 
 
 def lacks_lengths(summary: Mapping[str, Any], factors: Sequence[int]) -> bool:
