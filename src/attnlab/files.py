@@ -1,14 +1,13 @@
-"""Files that are written whole or not at all, read within bounds, and owned by one process."""
+"""Files that are written whole or not at all, and read within bounds."""
 
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -207,51 +206,3 @@ def check_writable(folder: Path, *, key: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(dict(content), indent=2) + "\n").encode(), key="paths.runs")
-
-
-@contextmanager
-def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Own a lock file, made if it is not there, while the block runs; gives its handle.
-
-    The kernel frees it when the process ends, however it ends. Raises BlockingIOError where another owner is not to
-    be waited for.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def lock_of(path: Path) -> Path:
-    """The lock file of those who write a file."""
-    return path.with_name(f".{path.stem}.lock")
-
-
-def make_once(path: Path, make: Callable[[], Any], *, key: str) -> Any:
-    """What a JSON file holds, which is made if it is not there: of several processes that need it at once, by one.
-
-    Raises a ValueError if it holds no JSON; `key` is the setting to name if it cannot be written.
-    """
-    with writing(path, key=key):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(lock_of(path)):
-            if not path.exists():
-                write_atomically(path, json.dumps(make()).encode(), key=key)
-            return parse_json(read_file(path))
-
-
-def is_owned(path: Path) -> bool:
-    """Whether a process owns a lock file."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False

@@ -118,7 +118,7 @@ def test_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(37, "No locks available")
 
     add_seeds(tmp_path, 0, 6)
-    monkeypatch.setattr("attnlab.files.fcntl.flock", refuse)
+    monkeypatch.setattr("attnlab.store.locks.fcntl.flock", refuse)
     report = analyse(tmp_path)
     assert report.comparisons[0].word == "worse"
     assert "this look could not be counted: cannot write" in str(document(report))

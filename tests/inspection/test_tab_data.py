@@ -23,7 +23,7 @@ from werkzeug.test import Client
 from attnlab.inspection.metrics import BIRTH, attention_entropy, diversity, first_token_mass, shares
 from attnlab.inspection.records import Record, encode, half, record_summary
 from attnlab.inspection.tab.plugin import AttentionTab
-from attnlab.inspection.tab.series import Damaged, checked, shrink
+from attnlab.inspection.tab.series import DamagedRecord, checked, shrink
 
 
 class Reply(NamedTuple):
@@ -218,7 +218,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_damaged_record_is_named_and_the_others_are_shown(tmp_path: Path, name: str) -> None:
     parts, reason = BROKEN[name]
-    with pytest.raises(Damaged, match=reason):
+    with pytest.raises(DamagedRecord, match=reason):
         checked(list(parts))
     with SummaryWriter(str(tmp_path / "a")) as writer:
         writer.file_writer.add_summary(as_summary(parts), 0)

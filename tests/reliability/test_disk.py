@@ -13,7 +13,7 @@ from tests.reliability.disk import Disk, failing
 from tests.training.launch import folder_of, run_here, write_text
 
 from attnlab.errors import AttnlabError
-from attnlab.store.metrics import read_metrics
+from attnlab.store.metrics_csv import read_metrics
 from attnlab.training.checkpoint import load_checkpoint
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)

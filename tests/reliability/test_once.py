@@ -12,7 +12,7 @@ import attnlab.training.extrapolation
 import attnlab.training.run
 from attnlab.ablation.reading import read_experiment
 from attnlab.errors import NoUsableCheckpoint, UsageError
-from attnlab.store.metrics import read_metrics
+from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 
 

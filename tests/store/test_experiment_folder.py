@@ -7,6 +7,7 @@ import pytest
 
 from attnlab.errors import UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.manifest import Manifest
 from attnlab.store.preregistration import Preregistration, read, write
 from attnlab.store.status import Status
 
@@ -38,7 +39,7 @@ def test_runs(tmp_path: Path) -> None:
 
 def test_manifest(tmp_path: Path) -> None:
     """What other commands have planned stays, and a status is kept as its word; what is no entry is dropped."""
-    manifest = ExperimentFolder(tmp_path / "e").manifest
+    manifest = Manifest(tmp_path / "e" / "manifest.json")
     assert manifest.read() == {"experiment": "e", "runs": []}
     manifest.plan([entry(0), entry(1)], {"command": "one"})
     manifest.plan([entry(2)], {"command": "two"})

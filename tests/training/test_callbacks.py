@@ -30,7 +30,7 @@ from attnlab.data.tokenizers import CharTokenizer
 from attnlab.errors import Stopped
 from attnlab.generation import generate
 from attnlab.store.checkpoints import CheckpointFolder
-from attnlab.store.metrics import read_metrics
+from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import Checkpoints, Samples, Speed, TimedCallback, network
 from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint

@@ -14,7 +14,7 @@ from attnlab.data.batches import TokenSplits
 from attnlab.data.tasks.icl_bigram import ICLBigram
 from attnlab.errors import UsageError
 from attnlab.model import GPT
-from attnlab.store.metrics import read_metrics
+from attnlab.store.metrics_csv import read_metrics
 from attnlab.training.extrapolation import check_lengths, extrapolate
 
 CONTEXT = 8

@@ -14,7 +14,7 @@ from tests.training.fits import language_model, tiny_data, trainer_like_a_run
 
 from attnlab.errors import UsageError
 from attnlab.store.damage import Damaged
-from attnlab.store.metrics import COLUMNS, Row, read_metrics
+from attnlab.store.metrics_csv import COLUMNS, Row, read_metrics
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder

@@ -30,7 +30,7 @@ from attnlab.data.task import Task
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.recall import Recall
 from attnlab.errors import Diverged
-from attnlab.store.metrics import Row, read_metrics
+from attnlab.store.metrics_csv import Row, read_metrics
 from attnlab.training.module import LanguageModel, reseed
 from attnlab.training.recorders.metrics import MetricsRecorder
 

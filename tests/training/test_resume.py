@@ -15,7 +15,7 @@ from tests.training.launch import STEPS, command, environment, folder_of, run_he
 from attnlab.errors import NoUsableCheckpoint, UsageError
 from attnlab.inspection.records import load_maps
 from attnlab.store.checkpoints import CheckpointFolder
-from attnlab.store.metrics import Row, read_metrics
+from attnlab.store.metrics_csv import Row, read_metrics
 from attnlab.training.checkpoint import load_checkpoint
 
 VARIANTS = ("multi_head", "gated_delta")

@@ -22,7 +22,7 @@ from attnlab.data.batches import IGNORED, validation_batch
 from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
 from attnlab.files import write_json
 from attnlab.inspection.records import load_maps, read_records
-from attnlab.store.metrics import read_metrics
+from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.run import run

@@ -13,23 +13,13 @@ from typing import Any
 import yaml
 
 from attnlab.errors import Locked
-from attnlab.files import (
-    exclusive,
-    is_owned,
-    named,
-    parse_json,
-    parse_yaml,
-    read_file,
-    tidy,
-    write_atomically,
-    write_json,
-    writing,
-)
+from attnlab.files import named, parse_json, parse_yaml, read_file, tidy, write_atomically, write_json, writing
 from attnlab.moved import with_current_keys, with_current_targets
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
-from attnlab.store.metrics import STEP, Row, read_metrics
+from attnlab.store.locks import exclusive, is_owned
+from attnlab.store.metrics_csv import STEP, Row, read_metrics
 from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
 
 WHOLE = (CONFIG, CODE, LAST_MAPS)  # written at once; metrics.csv only grows, and a killed command leaves more
@@ -135,7 +125,7 @@ class RunFolder:
         return dict(content)
 
     def read_metrics(self, digests: Digests = {}, most: int | None = None) -> list[Row]:  # noqa: B006
-        """Every number, in the order in which they were written; see `attnlab.store.metrics.read_metrics`."""
+        """Every number, in the order in which they were written; see `attnlab.store.metrics_csv.read_metrics`."""
         return read_metrics(self.path, digests, most)
 
     def check(self, summary: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.errors import UsageError
-from attnlab.files import make_once
 from attnlab.machine import cores
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.locks import make_once
 
 CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 
 from attnlab.errors import UsageError
-from attnlab.files import make_once
 from attnlab.model import GPT
+from attnlab.store.locks import make_once
 from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
 from attnlab.training.head_sizes import at, by_heads, sizes
 

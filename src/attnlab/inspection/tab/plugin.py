@@ -18,7 +18,7 @@ from werkzeug import wrappers
 from attnlab.inspection.metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import PLUGIN, SAMPLES
 from attnlab.inspection.tab.series import (
-    Damaged,
+    DamagedRecord,
     NotThere,
     Place,
     Series,
@@ -50,7 +50,7 @@ def answer(handler: Handler) -> "WSGIApplication":
             content, kind = handler(context, experiment, request)
         except NotThere as error:
             return http_util.Respond(request, {"error": str(error.args[0])}, "application/json", code=404)
-        except (Damaged, ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
+        except (DamagedRecord, ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
             text = f"this record is damaged: {' '.join(str(error).split())[:200]}"
             return http_util.Respond(request, {"error": text}, "application/json", code=422)
         return http_util.Respond(request, content, kind)

@@ -36,7 +36,7 @@ class NotThere(LookupError):
     """No such run, sentence, layer or step."""
 
 
-class Damaged(ValueError):
+class DamagedRecord(ValueError):
     """A record that cannot be what attnlab wrote; the message says why."""
 
 
@@ -62,44 +62,44 @@ class Shown(NamedTuple):
 
 
 def verified(parts: list[bytes]) -> dict[str, Any]:
-    """The header in the parts of a string tensor; Damaged if they are not what `encode` writes."""
+    """The header in the parts of a string tensor; DamagedRecord if they are not what `encode` writes."""
     if len(parts) != 2:
-        raise Damaged(f"it has {len(parts)} parts, not 2")
+        raise DamagedRecord(f"it has {len(parts)} parts, not 2")
     try:
         said = parse_json(parts[0])
     except ValueError as error:
-        raise Damaged("its header is not JSON") from error
+        raise DamagedRecord("its header is not JSON") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise Damaged(f"it is not in format {FORMAT}")
+        raise DamagedRecord(f"it is not in format {FORMAT}")
     shape, tokens = said.get("shape"), said.get("tokens")
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
-        raise Damaged(f"its shape is {shape}")
+        raise DamagedRecord(f"its shape is {shape}")
     if not isinstance(said.get("kind"), str) or said["kind"] not in KINDS:
-        raise Damaged(f"its kind is {said.get('kind')}")
+        raise DamagedRecord(f"its kind is {said.get('kind')}")
     heads, t, s = shape
     if not (isinstance(tokens, list) and len(tokens) == s == t and all(isinstance(token, str) for token in tokens)):
-        raise Damaged("its tokens do not fit its shape")
+        raise DamagedRecord("its tokens do not fit its shape")
     if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - said.keys()):
-        raise Damaged(f"its header lacks {', '.join(lacking)}")
+        raise DamagedRecord(f"its header lacks {', '.join(lacking)}")
     texts, numbers = (said["probe"], said["text"]), (said["step"], said["layer"])
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise Damaged("its step, layer, probe or text is of another type")
+        raise DamagedRecord("its step, layer, probe or text is of another type")
     per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(said.get("layout")), 0)
     count = heads * (per_head + (s if said.get("value_norm") else 0))
     if not per_head or count > MOST_NUMBERS:
-        raise Damaged(f"its layout is {said.get('layout')} with {count} numbers")
+        raise DamagedRecord(f"its layout is {said.get('layout')} with {count} numbers")
     try:
         inflate = zlib.decompressobj()
         size = len(inflate.decompress(parts[1], 2 * count + 1))
     except zlib.error as error:
-        raise Damaged("its numbers are damaged") from error
+        raise DamagedRecord("its numbers are damaged") from error
     if size != 2 * count or not inflate.eof:
-        raise Damaged(f"it holds {size} bytes of numbers instead of {2 * count}")
+        raise DamagedRecord(f"it holds {size} bytes of numbers instead of {2 * count}")
     return said
 
 
 def checked(parts: list[bytes]) -> Record:
-    """The record in the parts of a string tensor; Damaged if they are not what `encode` writes."""
+    """The record in the parts of a string tensor; DamagedRecord if they are not what `encode` writes."""
     verified(parts)
     return decode(*parts)
 

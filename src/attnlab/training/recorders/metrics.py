@@ -10,7 +10,7 @@ from typing import Any
 
 from attnlab.files import named, write_atomically
 from attnlab.store.digests import Digests, read_checked
-from attnlab.store.metrics import COLUMNS, Row
+from attnlab.store.metrics_csv import COLUMNS, Row
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder

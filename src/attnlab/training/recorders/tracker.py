@@ -17,8 +17,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from attnlab.build import Factory, built, chosen
 from attnlab.errors import UsageError
-from attnlab.files import exclusive, named, parse_json, read_file, write_json
+from attnlab.files import named, parse_json, read_file, write_json
 from attnlab.inspection.records import PLUGIN, decode
+from attnlab.store.locks import exclusive
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder
