@@ -64,7 +64,7 @@ def test_names(tmp_path: Path) -> None:
     assert sorted(path.relative_to(folder.path).as_posix() for path in [*paths, folder.checkpoints.file(7)]) == [
         *(".lock", "checkpoints/step_00000007.ckpt", "code.json", "config.yaml", "maps", "maps/best.safetensors"),
         *("maps/head_ablation.json", "maps/last.safetensors", "maps/prompt", "metrics.csv", "summary.json"),
-        "tokenizer.json",
+        *("tokenizer.json", "trackers.json"),
     ]
     assert folder.name == "multi_head-01234567.89ab/seed_3" and folder.code_digits == "89ab"
 
