@@ -50,7 +50,7 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
     "tokenizer": ("attnlab.data.",),
     "optimizer": ("attnlab.training.optimizer.",),
     "logger": ("attnlab.training.recorders.",),
-    "callbacks": ("attnlab.training.callbacks.",),
+    "callbacks": (),
 }
 MODEL = "attnlab.model.GPT"  # whose options are the settings of the group model
 SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
@@ -295,7 +295,7 @@ def check_targets(plain: Mapping[str, Any]) -> None:
         if package == "attnlab" and not value.startswith(HOMES[owner]):
             raise UsageError(
                 f"{path} ({value}) is not allowed: a setting of {owner} names classes of "
-                f"{' and '.join(home.rstrip('.') for home in HOMES[owner])}"
+                f"{' and '.join(home.rstrip('.') for home in HOMES[owner]) or 'other packages'}"
             )
 
 

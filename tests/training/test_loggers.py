@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.launch import folder_of, run_here
+from tests.training.launch import folder_of, run_here, tiny
 from tests.training.spies import FileLogger, Killed
 
+import attnlab
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
 from attnlab.inspection.records import read_records
@@ -96,6 +97,13 @@ def test_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(step for step, _ in numbers(tmp_path)) == 1
 
 
+def test_handed_over(tmp_path: Path) -> None:
+    """attnlab.train takes loggers as they are, beside those of the config."""
+    attnlab.train([*tiny(tmp_path, *QUICK), "maps.steps=0"], loggers=[FileLogger(f"{tmp_path}/tracked", id="mine")])
+    assert set(numbers(tmp_path)) == {(row.step, row.metric) for row in RunFolder(folder_of(tmp_path)).read_metrics()}
+    assert {line["id"] for line in tracked(tmp_path)} == {"mine"}
+
+
 def test_anew(tmp_path: Path) -> None:
     """overwrite=true is another run for a tracker that goes by ids."""
     train(tmp_path)
@@ -123,8 +131,12 @@ def test_event_files(more: str, events: bool, maps: bool, tmp_path: Path) -> Non
             r"logger\.x\.save_dir.*\{id\}",
         ),
         ("x:\n  _target_: lightning.pytorch.loggers.CSVLogger\n  save_dir: a\n  nmae: b\n", r"logger\.x\.nmae.*'name'"),
-        ("x:\n  _target_: lightning.pytorch.callbacks.Timer\n", r"logger\.x\._target_.*Logger or Recorder"),
+        ("x:\n  _target_: lightning.pytorch.callbacks.Timer\n", r"logger\.x\._target_.*Logger or Tracker"),
         ("_target_: lightning.pytorch.loggers.CSVLogger\n", r"logger\._target_ .* begins with a name"),
+        (
+            "x:\n  _target_: attnlab.training.recorders.tensorboard.TensorBoardRecorder\n  suffix: b\n",
+            r"x\.suffix is not",
+        ),
         ("x:\n  _target_: os.system\n", r"logger\.x\._target_ \(os\.system\) is not allowed"),
     ],
 )

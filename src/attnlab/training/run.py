@@ -39,6 +39,7 @@ from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.run_recorders import start_anew, trackers_of, writes_events
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
+from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.report import to_yaml
 from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopWish, stop_wish
@@ -53,7 +54,7 @@ def run(
     *,
     variant: str,
     callbacks: Sequence[L.Callback] = (),
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[Logger | Tracker] = (),
     planned: Mapping[str, str] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
         note(f"note: {what} by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, loggers: Sequence[Logger], wish: StopWish) -> dict[str, Any]:
+def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWish) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     meter = Meter(prepared.machine.accelerator)

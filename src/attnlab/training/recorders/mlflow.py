@@ -28,6 +28,10 @@ class MlflowRecorder(Tracker):
         self.client, self.run_id = logger.experiment, str(logger.version)
         self.client.update_run(self.run_id, status="RUNNING")  # a run that goes on had ended
 
+    def config(self, settings: Mapping[str, Any]) -> None:
+        if not self.client.get_run(self.run_id).data.params:  # they never change
+            super().config(settings)
+
     def scalars(self, numbers: Mapping[str, float], step: int) -> None:
         items = list(numbers.items())
         for first in range(0, len(items), MOST_AT_ONCE):

@@ -13,7 +13,7 @@ from attnlab.store.run_folder import RunFolder
 from attnlab.training.prepare import Prepared
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.recorders.tracker import Notes, Trackers
+from attnlab.training.recorders.tracker import Notes, Tracker, Trackers
 from attnlab.training.summary import stored
 
 
@@ -24,10 +24,10 @@ def writes_events(prepared: Prepared) -> bool:
     return ours or bool(prepared.config["maps"]["steps"])
 
 
-def trackers_of(prepared: Prepared, handed_over: Sequence[Logger] = ()) -> Trackers:
+def trackers_of(prepared: Prepared, handed_over: Sequence[Logger | Tracker] = ()) -> Trackers:
     """The trackers of a run, ready to go on where they are."""
     config, identity = prepared.config, prepared.identity
-    factories: dict[str, Factory | Logger | Recorder] = {
+    factories: dict[str, Factory | Logger | Tracker] = {
         **{n: f for n, f in prepared.loggers.items() if f.target is not TensorBoardRecorder},
         **{f"{type(logger).__name__}_{i}": logger for i, logger in enumerate(handed_over, start=1)},
     }

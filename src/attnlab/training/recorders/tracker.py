@@ -23,6 +23,7 @@ from attnlab.store.locks import exclusive
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.recorder import Recorder
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.terminal import say
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -64,8 +65,10 @@ class Tracker(Recorder):
 
 def chosen_loggers(config: Mapping[str, Any]) -> dict[str, Factory]:
     """What makes each logger that logger= names; refused if its package is not installed, or a placeholder unknown."""
-    factories = chosen(config, "logger", Logger | Recorder)
+    factories = chosen(config, "logger", Logger | Tracker | TensorBoardRecorder)
     for name, factory in factories.items():
+        if factory.target is TensorBoardRecorder and factory.settings:
+            raise UsageError(f"{factory.key}.{next(iter(factory.settings))} is not an option: {factory.key} has none")
         package = getattr(factory.target, "package", None)
         if package is not None and find_spec(package) is None:
             raise UsageError(f"logger={name} needs {package}, which is not installed: pip install 'attnlab[{name}]'")
@@ -131,7 +134,7 @@ class Trackers(Recorder):
     def __init__(
         self,
         folder: RunFolder,
-        factories: Mapping[str, Factory | Logger | Recorder],
+        factories: Mapping[str, Factory | Logger | Tracker],
         fields: Mapping[str, Any],
         settings: Mapping[str, Any],
         lock: Path,
@@ -146,7 +149,7 @@ class Trackers(Recorder):
     def _start(
         self,
         name: str,
-        factory: Factory | Logger | Recorder,
+        factory: Factory | Logger | Tracker,
         fields: Mapping[str, Any],
         settings: Mapping[str, Any],
         lock: Path,
@@ -159,7 +162,7 @@ class Trackers(Recorder):
                 note |= {"id": tracker.given_id(), "hash": fields["id"]}
             held = tracker.last_step()
             self.last[name] = note.get("step", -1) if held is None else held
-            if not note.get("config"):
+            if not note.get("config") or type(tracker) is not Tracker:  # one of ours takes the same settings again
                 tracker.config(settings)
             note |= {"config": True, "step": self.last[name]}
         except UsageError:
@@ -233,7 +236,7 @@ class Trackers(Recorder):
                 self._read[path.name] = file.tell()
 
 
-def _built(name: str, factory: Factory | Logger | Recorder, fields: Mapping[str, Any]) -> Tracker:
+def _built(name: str, factory: Factory | Logger | Tracker, fields: Mapping[str, Any]) -> Tracker:
     logger: Any = factory
     if isinstance(factory, Factory):
         settings = _filled(factory.settings, fields, factory.key)
