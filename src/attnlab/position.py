@@ -1,7 +1,7 @@
 """Where a token stands: embeddings added at the model's entrance, and hooks used inside attention."""
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ class Position(Configurable, nn.Module):
     "rotate" (turn queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
     """
 
+    seams: ClassVar[tuple[str, ...]] = ("rotate", "bias")
     hooks = frozenset[str]()
 
     head_dim: Count = given(doc="Width of what is turned.")

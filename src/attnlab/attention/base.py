@@ -8,7 +8,7 @@ step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -113,6 +113,7 @@ class HeadedAttention(Attention, ABC):
     value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
     position: Position = slot(default=Position, doc="Position information inside attention.")
 
+    seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
 
     def setup(self) -> None:

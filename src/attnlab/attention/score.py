@@ -38,6 +38,7 @@ class Score(Configurable, nn.Module):
     sets `map_kind`.
     """
 
+    seams: ClassVar[tuple[str, ...]] = ("prepare", "apply_scores", "apply_weights")
     order = 0
     fusable = True
     carries = 0

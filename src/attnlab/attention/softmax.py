@@ -38,6 +38,7 @@ class SoftmaxAttention(MaskedAttention):
     score: dict[str, Score] = slot(default={}, doc="Changes to the scores by name, a chain.")
     normalizer: Normalizer = slot(default=Softmax, doc="How scores become weights.")
 
+    seams = (*MaskedAttention.seams, "visible", "selected", "scores", "explicit_weights")
     hooks = frozenset({"rotate", "bias"})
     fusable = True  # False where a subclass changes what the fused kernel computes, which then is never asked
 

@@ -1,7 +1,7 @@
 """What a head is good for: the loss without it, which a pretty map does not tell."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnlab.attention.base import Attention, HeadedAttention, evaluating
 from attnlab.attention.head_wrapper import HeadWrapper
-from attnlab.attention.heads import Heads
+from attnlab.attention.seams import covered
 from attnlab.model import GPT
 
 Batch = tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]
@@ -33,22 +33,9 @@ def headed_parts(mixer: Attention) -> list[HeadedAttention]:
     return [mixer] if isinstance(mixer, HeadedAttention) else []
 
 
-@contextmanager
-def between_map_and_merge(part: HeadedAttention, change: "Change") -> Iterator[None]:
-    """Inside the block, `change` acts on what each head gives, (b, h, t, v), before it is merged with the others.
-
-    The class is left as it is: the instance gets a `merge` of its own for that time.
-    """
-    merge = part.merge
-
-    def changed(o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
-        return merge(change(o), heads)
-
-    object.__setattr__(part, "merge", changed)
-    try:
-        yield
-    finally:
-        object.__delattr__(part, "merge")
+def between_map_and_merge(part: HeadedAttention, change: "Change") -> AbstractContextManager[None]:
+    """Inside the block, `change` acts on what each head gives, (b, h, t, v), before it is merged with the others."""
+    return covered(part, "merge", lambda merge: lambda o, heads: merge(change(o), heads))
 
 
 class Change:

@@ -1,10 +1,12 @@
 """Writing down what the methods of a layer are given and what they return, while the layer itself runs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from torch import nn
+
+from attnlab.attention.seams import covered
 
 
 class Call(NamedTuple):
@@ -18,27 +20,18 @@ class Call(NamedTuple):
 
 @contextmanager
 def watched(seams: Sequence[tuple[nn.Module, str]]) -> Iterator[list[Call]]:
-    """Inside the block, each call of a named method is appended to the list; nothing else changes.
-
-    A method is covered by one of the object's own for that time, which calls it.
-    """
+    """Inside the block, each call of a seam is appended to the list; nothing else changes."""
     calls: list[Call] = []
-    chosen = list(dict.fromkeys(seams))
 
-    def cover(module: nn.Module, name: str) -> None:
-        original = getattr(module, name)
-
-        def recording(*arguments: Any, **keywords: Any) -> Any:
-            result = original(*arguments, **keywords)
+    def recording(module: nn.Module, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            result = method(*arguments, **keywords)
             calls.append(Call(module, name, arguments, result))
             return result
 
-        vars(module)[name] = recording
+        return recorded
 
-    for module, name in chosen:
-        cover(module, name)
-    try:
+    with ExitStack() as stack:
+        for module, name in dict.fromkeys(seams):
+            stack.enter_context(covered(module, name, lambda method, m=module, n=name: recording(m, n, method)))
         yield calls
-    finally:
-        for module, name in chosen:
-            del vars(module)[name]
