@@ -1,4 +1,7 @@
-"""How long the command line takes to answer, in seconds: python bench/start_up.py [--rounds N]"""
+"""How long the command line takes to answer, and how many modules it imports: python bench/start_up.py [--rounds N]
+
+Seconds stand beside those of `python -c "import torch"`, taken in turn with them: the ratio says more than the seconds.
+"""
 
 import argparse
 import statistics
@@ -9,29 +12,52 @@ import time
 from pathlib import Path
 
 TRAIN = Path(__file__).parents[1] / "train.py"
+ATTNLAB = "from attnlab.cli import main; main()"
+COUNT = (
+    "import atexit, sys; atexit.register(lambda: print(len(sys.modules), 'torch' in sys.modules, file=sys.stderr)); "
+)
+RUN_TRAIN = f"import runpy; sys.argv[0] = {str(TRAIN)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+COMMANDS = ("ablate_heads", "card", "check", "evaluate", "explain", "generate", "maps", "new", "report", "tune")
 CASES = {
-    "--help": (["--help"], 1.0),
-    "--cfg job": (["--cfg", "job"], 1.0),
-    "a mistyped name": (["attention=multi_haed"], 1.0),
-    "a mistyped key": (["model.n_layer=3"], 1.0),
-    "a mistyped number": (["trainer.max_steps=ten"], 1.0),
-    "an impossible construction": (["model.n_heads=5"], 6.0),
+    "train.py --help": (RUN_TRAIN, "--help"),
+    "train.py --cfg job": (RUN_TRAIN, "--cfg", "job"),
+    "a mistyped name": (RUN_TRAIN, "attention=multi_haed"),
+    "a mistyped key": (RUN_TRAIN, "model.n_layer=3"),
+    "a mistyped number": (RUN_TRAIN, "trainer.max_steps=ten"),
+    "attnlab --help": (ATTNLAB, "--help"),
+    **{f"attnlab {name} --help": (ATTNLAB, name, "--help") for name in COMMANDS},
+    "explain, mistyped name": (ATTNLAB, "explain", "attention=multi_haed"),
+    "check, mistyped name": (ATTNLAB, "check", "attention=multi_haed"),
+    "an impossible construction": (RUN_TRAIN, "model.n_heads=5"),
+    "explain": (ATTNLAB, "explain", "attention=simple"),
+    "check, one law": (ATTNLAB, "check", "attention=multi_head", "laws=shape"),
 }
+
+
+def seconds(folder: str, *words: str) -> tuple[float, str]:
+    """How long a command takes, and the last line of what it says to standard error."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", *words], cwd=folder, capture_output=True, text=True, check=False)
+    return time.perf_counter() - started, (done.stderr.splitlines() or [""])[-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{'case':28}{'best':>8}{'median':>8}{'aim':>7}")
+    print(f"{'case':32}{'best, s':>9}{'/ torch':>9}{'modules':>9}  torch")
     with tempfile.TemporaryDirectory() as folder:
-        for name, (words, aim) in CASES.items():
-            taken = []
+        for name, (code, *words) in CASES.items():
+            own, torch, line = [], [], ""
             for _ in range(options.rounds):
-                started = time.perf_counter()
-                subprocess.run([sys.executable, str(TRAIN), *words], cwd=folder, capture_output=True, check=False)
-                taken.append(time.perf_counter() - started)
-            print(f"{name:28}{min(taken):8.2f}{statistics.median(taken):8.2f}{aim:7.1f}")
+                taken, line = seconds(folder, COUNT + code, *words)
+                own.append(taken)
+                torch.append(seconds(folder, "import torch")[0])
+            count, with_torch = line.split()
+            ratio = statistics.median(a / b for a, b in zip(own, torch, strict=True))
+            print(
+                f"{name:32}{min(own):9.2f}{ratio:9.2f}{count:>9}  {'yes' if with_torch == 'True' else 'no'}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests import house
 from tests.limits import HANG
 from tests.training.launch import folder_of, run_here, unseal
 
 import attnlab.generation
 import attnlab.runs
-from attnlab.cli import COMMANDS, main, parsed, usage
+from attnlab.cli import main
+from attnlab.cli._arguments import COMMANDS, REQUIRED, command, parsed, usage
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.errors import UsageError
 from attnlab.runs import load
@@ -53,28 +55,33 @@ def typed(*words: str) -> int:
 def test_words_become_arguments_of_their_types() -> None:
     words = ["run=a/b=c", 'prompt=it\'s 5, "so"', "tokens=7", "temperature=1", "top_k=null", "top_p=0.5", "seed=3"]
     assert parsed("generate", words) == {
-        "run": "a/b=c",
+        "run": Path("a/b=c"),
         "prompt": 'it\'s 5, "so"',
         "tokens": 7,
         "temperature": 1.0,
         "top_k": None,
         "top_p": 0.5,
         "seed": 3,
-        "allow_targets": "",
+        "allow_targets": (),
         "code": "same",
         "limits": True,
     }
 
 
 def test_what_is_left_out_is_as_usual() -> None:
-    usual = {key: a.default for key, a in COMMANDS["generate"].arguments.items() if a.default is not ...}
-    assert parsed("generate", NEEDED) == {"run": "r", "prompt": "p", **usual}
+    defaults = {key: a.default for key, a in command("generate").arguments.items() if a.default is not REQUIRED}
+    assert parsed("generate", NEEDED) == {"run": Path("r"), "prompt": "p", **defaults}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_what_is_usual_keeps_its_own_rule(command: str) -> None:
-    for key, (rule, default, meaning) in COMMANDS[command].arguments.items():
-        assert default is ... or rule.accepts(default), key
+@pytest.mark.parametrize("name", COMMANDS)
+def test_default_keeps_rule(name: str) -> None:
+    """A default is a value that could be typed, and every key says what it means."""
+    about = command(name)
+    assert about.about and about.function.__module__ == f"attnlab.cli.{name}"
+    for key, (rule, kind, default, meaning) in about.arguments.items():
+        assert (
+            default is REQUIRED or kind is tuple or rule.accepts(str(default) if kind is Path and default else default)
+        ), key
         assert meaning
 
 
@@ -111,18 +118,18 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str], words: list
     assert typed(*words) == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: attnlab COMMAND key=value ...")
-    assert all(f"attnlab {name}" in out and command.about in out for name, command in COMMANDS.items())
+    assert all(f"attnlab {name}" in out and command(name).about in out for name in COMMANDS)
 
 
-def test_help_of_a_command_lists_its_keys_with_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("generate", "run=nowhere", "--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "usage: attnlab generate key=value ...   (write a text with a trained model)"
-    assert [line.split()[0] for line in lines[2:]] == list(COMMANDS["generate"].arguments)
-    assert lines[2].endswith("(text that is not empty; needed)")
-    assert "  tokens         how many tokens to write (a whole number of at least 1; usually 200)" in lines
-    assert any(line.endswith("(null or a number above 0, at most 1; usually null)") for line in lines)
-    assert lines[-2].endswith("(same | any; usually same)") and "'" not in usage("generate")
+    assert lines[0] == "usage: attnlab generate key=value ...   (Write a text with a trained model)"
+    assert [line.split()[0] for line in lines[2:]] == list(command("generate").arguments)
+    assert lines[2].endswith("(text that is not empty; required)")
+    assert "  tokens         how many tokens to write (a whole number of at least 1; default: 200)" in lines
+    assert any(line.endswith("(null or a number above 0, at most 1; default: null)") for line in lines)
+    assert lines[-2].endswith("(same | any; default: same)") and "'" not in usage("generate")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_help_of_a_command_lists_its_keys_with_what_is_usual(capsys: pytest.Capt
     [
         (
             ["generat"],
-            "error: attnlab generat is not a command; did you mean 'generate'? (choose from: train, generate",
+            "error: attnlab generat is not a command; did you mean 'generate'? (choose from: ablate_heads, card",
         ),
         (["--foo"], "error: attnlab --foo is not a command"),
         (["generate", "tokens=0"], "error: tokens (0) must be"),
@@ -363,3 +370,60 @@ def test_train(tmp_path: Path) -> None:
         )
         assert done.returncode == code and told in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# What a command imports
+
+
+def imported_by(name: str) -> set[str]:
+    """Every module of attnlab that a command may import, within functions too."""
+    modules, waiting, reached = house.modules(), [f"attnlab.cli.{name}"], set[str]()
+    while waiting:
+        if (module := waiting.pop()) not in reached:
+            reached.add(module)
+            waiting += house.imports(modules[module], modules.keys())
+    return reached
+
+
+@pytest.mark.parametrize("name", ["check", "explain", "generate", "maps"])
+def test_no_lightning(name: str) -> None:
+    """What reads and draws needs nothing that trains."""
+    reached = imported_by(name)
+    assert "attnlab.model" in reached
+    assert not [module for module in reached if re.search(r"^\s*(import|from) lightning", source(module), re.MULTILINE)]
+
+
+def source(module: str) -> str:
+    path = house.SRC / module.replace(".", "/")
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+STARTED = """
+import sys
+before = len(sys.modules)
+from attnlab.cli import main
+try:
+    main()
+finally:
+    heavy = [name for name in ("torch", "hydra", "numpy", "omegaconf") if name in sys.modules]
+    print(len(sys.modules) - before, *heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "most", "heavy"),
+    [
+        ("--help", 170, []),
+        ("explain --help", 170, []),
+        ("generate run=r tokens=0", 170, []),
+        ("report --foo", 170, []),
+        ("explain attention=gqaa", 420, ["hydra", "omegaconf"]),
+        ("check attention=gqa attention.n_head=2", 420, ["hydra", "omegaconf"]),
+    ],
+)
+def test_start_up(words: str, most: int, heavy: list[str]) -> None:
+    """Help and slips are answered after few imports, and never after torch's."""
+    start = [sys.executable, "-c", STARTED, *words.split()]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=HANG, check=False)
+    count, *names = done.stdout.splitlines()[-1].split()
+    assert int(count) <= most and set(names) <= set(heavy), done.stdout + done.stderr

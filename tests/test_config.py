@@ -16,7 +16,7 @@ from hydra.types import RunMode
 
 import attnlab.sweep.sweeper
 import attnlab.training.run
-from attnlab.cli import parsed
+from attnlab.cli._arguments import parsed
 from attnlab.config import compose_config, for_each_job, with_plus
 from attnlab.data.corpus import File
 from attnlab.errors import UsageError
@@ -379,7 +379,7 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = compose_config(["paths.runs='~/r'", "paths.cache='~/c'", "resume_from='~/r/x'"])
     assert (config["paths"]["runs"], config["paths"]["cache"]) == (f"{tmp_path}/r", f"{tmp_path}/c")
     assert config["resume_from"] == f"{tmp_path}/r/x" and config["paths"]["data"] == "data"
-    assert parsed("maps", ["run=~/r", "prompt=~"])["run"] == f"{tmp_path}/r"
+    assert parsed("maps", ["run=~/r", "prompt=~"])["run"] == tmp_path / "r"
     with pytest.raises(UsageError, match=r"^paths\.runs \(~nobody_here/x\) begins with the home folder of a user who"):
         compose_config(["paths.runs='~nobody_here/x'"])
     with pytest.raises(UsageError, match=r"^data\.path \(~nobody_here/x\) begins with the home folder of a user who"):

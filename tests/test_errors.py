@@ -16,7 +16,7 @@ import torch
 from tests.limits import HANG
 
 import attnlab.training.run
-from attnlab.complaints import one_line_errors
+from attnlab.cli._exits import one_line_errors
 from attnlab.errors import Diverged, Locked, NoUsableCheckpoint, Stopped, UsageError
 
 TRAIN = Path(__file__).parents[1] / "train.py"

@@ -10,7 +10,8 @@ import pytest
 from tests.limits import HANG
 from tests.training.launch import environment, folder_of, tiny
 
-from attnlab.cli import main, parsed
+from attnlab.cli import main
+from attnlab.cli._arguments import parsed
 from attnlab.contract import LAWS
 from attnlab.errors import UsageError
 from attnlab.scaffold import KINDS, next_commands, write
@@ -128,7 +129,8 @@ def test_the_laws_name_causality_first_and_then_hold(
 
 
 def test_a_name_may_come_with_its_key_or_bare() -> None:
-    assert parsed("new", ["mine"]) == parsed("new", ["name=mine"]) == {"name": "mine", "folder": ".", "kind": "softmax"}
+    chosen = {"name": "mine", "folder": Path("."), "kind": "softmax"}
+    assert parsed("new", ["mine"]) == parsed("new", ["name=mine"]) == chosen
     for words, line in (
         ([], "attnlab new needs NAME"),
         (["mine", "yours"], "'yours' is not an argument of attnlab new"),

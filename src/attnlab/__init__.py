@@ -32,11 +32,26 @@ def train(
 
     `overrides` are the words of the command line; `callbacks` and `loggers`, made for Lightning, come to those of the
     config. A callback counts as changing the result, so that the run is another one, unless it has an attribute
-    `watches` that is True. A run that was cut off goes on, and a finished one returns at once.
+    `watches` that is True. A run that was cut off goes on, and a finished one returns at once. Raises UsageError for
+    what was typed wrongly.
     """
-    from attnlab.main_job import train_one
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    return train_one(overrides, callbacks=callbacks, loggers=loggers, config_dirs=config_dirs)
+    from attnlab.complaints import explain
+    from attnlab.config import compose_job, with_plus
+    from attnlab.errors import UsageError
+    from attnlab.machine import alone
+
+    typed = with_plus(list(overrides))
+    try:
+        config, variant = compose_job(typed, config_dirs)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error, typed)) from error
+    with alone(config["trainer"]["devices"]):
+        from attnlab.training.run import run
+
+    return run(config, variant=variant, callbacks=callbacks, loggers=loggers)
 
 
 def load(

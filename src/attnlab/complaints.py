@@ -1,121 +1,104 @@
-"""Turns every refusal into one line and the right exit code, Hydra's own among them."""
+"""Turns every refusal of Hydra and of what it is made of into one line that says what is allowed."""
 
-import argparse
-import os
+import io
 import re
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config import explain_value
-from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.files import file_failure
-from attnlab.guard import guarded
-from attnlab.keys import LISTS, config_dir, groups, nodes, options, search_folders, unknown_key
-from attnlab.machine import check_words, open_streams
+from attnlab.config import compose_config, explain_value, with_plus
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.keys import LISTS, config_dir, groups, nodes, options, search_folders, searching, unknown_key
 from attnlab.rules import as_typed, nearest
 
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
+NAME = re.compile(r"[^\W\d][\w./-]*")
+CHAPTER_POSITION = "position=none"  # the worked example has no positions
 
 
-@contextmanager
-def job_errors() -> Iterator[None]:
-    """Run one job: what goes wrong in a single one ends the command, and in one of a sweep it is an AttnlabError.
+class ComposedVariant(NamedTuple):
+    """A variant by its name, what was set besides, the folders it was looked for in, and the config that it gives."""
 
-    A wish to stop is no error, and ends the command at once.
+    name: str
+    overrides: tuple[str, ...]
+    folders: tuple[Path, ...]
+    config: dict[str, Any]
+
+
+def compose_variant(
+    attention: str,
+    folder: Path | str | None,
+    packages: Sequence[str],
+    overrides: Sequence[str],
+    command: str,
+) -> ComposedVariant:
+    """The variant of this name with these settings, from our YAML files and those of a folder of the user's.
+
+    What Hydra refuses is told as `train` would tell it. Imports no torch.
     """
-    single = HydraConfig.get().mode == RunMode.RUN
-    try:
-        with _as_attnlab_errors():
-            yield
-    except AttnlabError as error:
-        if single or isinstance(error, Stopped):
-            _end(str(error), error.exit_code)  # Hydra would print a line of its own for an error that it sees
-        raise
-
-
-@contextmanager
-def _as_attnlab_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        _end_unheard()
-    except AttnlabError:
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(explain(error, sys.argv[1:])) from error
-    except OSError as error:
-        raise file_failure(error) from error
-    except Exception as error:
-        traceback.print_exc()  # a fault of the code, not of what was typed
-        raise AttnlabError(f"{type(error).__name__}: {error} (where, is told above)") from error
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the program with one line and the right exit code where attnlab or the machine refuses something."""
-    open_streams()
-    try:
+    folders = () if folder is None else (Path(folder),)
+    if folder is not None:
+        _refuse_folder(Path(folder), attention)
+    if packages and folder is not None and (home := str(Path(folder).resolve().parent)) not in sys.path:
+        sys.path.append(home)  # beside its configs, where `attnlab new` puts a class; last, so that it hides nothing
+    settings = (*with_plus(overrides), f"allow_targets=[{','.join(packages)}]")
+    with searching(folders):
+        if not NAME.fullmatch(attention):
+            raise UsageError(f"attention ({attention}) must be one of: {', '.join(options('attention'))}")
         try:
-            check_words()
-            yield
-        finally:
-            _flush()
-    except AttnlabError as error:
-        _end(str(error), error.exit_code)
-    except (HydraException, OmegaConfBaseException) as error:
-        _end(explain(error), UsageError.exit_code)
-    except KeyboardInterrupt:
-        _end("stopped by Ctrl-C", 130)
-    except BrokenPipeError:
-        _end_unheard()
-    except OSError as error:
-        failure = file_failure(error)
-        _end(str(failure), failure.exit_code)
+            config = compose_config([f"attention={attention}", *settings], folders)
+        except AttnlabError:
+            raise
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+            words = [f"attention={attention}", *settings[:-1]]
+            raise UsageError(explain(error, words, f"{command} takes one")) from error
+    return ComposedVariant(attention, settings, folders, config)
 
 
-@contextmanager
-def hydra_explained(words: Sequence[str]) -> Iterator[None]:
-    """Run Hydra on what was typed: whatever it refuses becomes a UsageError; faults of jobs do not come as far."""
-    _refuse_repetitions(words)
-    usual, full = argparse.ArgumentParser.error, os.environ.get("HYDRA_FULL_ERROR", "0")
-    argparse.ArgumentParser.error = _refuse_flag  # type: ignore[method-assign,assignment]  # Hydra leaves no other way
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own page
-    try:
-        with guarded():
-            yield
-    except (AttnlabError, BrokenPipeError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and not isinstance(error, HydraException):
-            raise  # standard output
-        if full == "1":
-            traceback.print_exc()
-        raise UsageError(explain(error, words)) from error
-    finally:
-        argparse.ArgumentParser.error = usual  # type: ignore[method-assign]
-        os.environ["HYDRA_FULL_ERROR"] = full
+def compose_for_chapter(
+    name: str, folder: Path | str | None, packages: Sequence[str], overrides: Sequence[str]
+) -> ComposedVariant:
+    """A variant as `explain` takes it: without positions, as the chapter's sentence has none, unless they are set."""
+    words = [] if any(word.startswith("position=") for word in overrides) else [CHAPTER_POSITION]
+    return compose_variant(name, folder, packages, [*words, *overrides], "attnlab explain")
 
 
-def _refuse_flag(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    left = message.removeprefix("unrecognized arguments: ").split()
+def _refuse_folder(folder: Path, attention: str) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"config_dir ({folder}) is not a folder")
+    if unreadable := sorted(set(str(folder.absolute())) & set(",[]{}'\"$")):
+        raise UsageError(f"config_dir ({folder}) lies where Hydra cannot look: its path holds {' '.join(unreadable)}")
+    own, ours = (root / "attention" / f"{attention}.yaml" for root in (folder, config_dir()))
+    if own.is_file() and ours.is_file() and not own.samefile(ours):
+        raise UsageError(f"attention ({attention}) is shipped with attnlab, which would hide {own}: rename yours")
+
+
+def refuse_flags(words: Sequence[str]) -> None:
+    """Refuse the flags that Hydra's own parser would refuse with a page of usage."""
+    with redirect_stderr(io.StringIO()) as page:
+        try:
+            _, left = get_args_parser().parse_known_args(list(words))
+        except SystemExit as refused:
+            if not refused.code:
+                raise  # --version
+            left, message = [], page.getvalue().rpartition("error: ")[2].strip()
+        else:
+            message = f"unrecognized arguments: {' '.join(left)}" if left else ""
     if left and "=" in left[0] and not left[0].startswith("-"):
         raise UsageError(f"settings must stand together, before or behind all flags; a flag cuts off {' '.join(left)}")
-    raise UsageError(f"{message} (see: python train.py --help; settings are written key=value, without dashes)")
+    if message:
+        raise UsageError(f"{message} (see: python train.py --help; settings are written key=value, without dashes)")
 
 
-def _refuse_repetitions(words: Sequence[str]) -> None:
+def refuse_repetitions(words: Sequence[str]) -> None:
     """A key that is given twice is a slip: only one of both could count."""
     given: dict[str, str] = {}
     for word in words:
@@ -127,33 +110,11 @@ def _refuse_repetitions(words: Sequence[str]) -> None:
         given[key] = word
 
 
-def _flush() -> None:
-    """Write what waits for standard output; what cannot be written is dropped, for Python tries again when it ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+def explain(error: Exception, words: Sequence[str] = (), several: str = "add -m to run each") -> str:
+    """The complaint of Hydra, or of what it is made of, in one line that says what is allowed.
 
-
-def _print_error(message: str) -> None:
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))  # a name may hold escape codes
-    print(f"error: {line}", file=sys.stderr)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    _print_error(message)
-    sys.exit(code)
-
-
-def _end_unheard() -> NoReturn:
-    """End because nobody reads what is written any more, as in `python train.py | head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
-    sys.exit(BROKEN_PIPE)
-
-
-def explain(error: Exception, words: Sequence[str] = ()) -> str:
-    """The complaint of Hydra, or of what it is made of, in one line that says what is allowed."""
+    `words` are what was typed, and `several` is what to do with several values of one key.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return _explain_word(error.override)
@@ -170,8 +131,9 @@ def explain(error: Exception, words: Sequence[str] = ()) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return _explain_option(words, group, name, error.options)
     for pattern, say in PHRASES:
-        if found := re.search(pattern, text):
-            return say(words, *found.groups())
+        if match := re.search(pattern, text):
+            more = (several,) if say is _explain_several else ()
+            return str(say(words, *match.groups(), *more))
     if not text and error.__cause__ is not None:
         text = " ".join(str(error.__cause__).split())
     elif error.__cause__ is not None:
@@ -210,13 +172,13 @@ def _explain_main(words: Sequence[str], name: str) -> str:
     return f"--config-name ({name}) does not exist in {' or '.join(str(folder) for folder in search_folders())}"
 
 
-def _explain_several(words: Sequence[str], word: str) -> str:
+def _explain_several(words: Sequence[str], word: str, several: str) -> str:
     key, _, value = word.partition("=")
     if key.lstrip("+") in LISTS:
         return f"{key}= got several names ({value}): write {key}=[{value}] to have them all"
     if key.lstrip("+").partition("@")[0] in groups():
-        return f"{key}= got several names ({value}): add -m to run each"
-    return f"{key}= got several values ({value}): add -m to run each, or write one text as {as_typed(key, value)}"
+        return f"{key}= got several names ({value}): {several}"
+    return f"{key}= got several values ({value}): {several}, or write one text as {as_typed(key, value)}"
 
 
 def _explain_key(words: Sequence[str], key: str, rest: str) -> str:

@@ -5,13 +5,13 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
 
 from attnlab.files import parse_yaml, read_file
 from attnlab.moved import first_name
@@ -49,19 +49,33 @@ def config_dir() -> Path:
 
 def search_folders() -> list[Path]:
     """The folders YAML files are looked for in: ours, and those of the user."""
-    typed = [Path(folder) for folder in _config_dirs(sys.argv)]
-    if GlobalHydra.instance().is_initialized():
-        path: ConfigSearchPath = GlobalHydra.instance().config_loader().get_search_path()
-        typed += [Path(e.path.removeprefix("file://")) for e in path.get_path() if e.path and "pkg://" not in e.path]
-    return list(dict.fromkeys(folder.absolute() for folder in (config_dir(), *typed) if folder.is_dir()))
+    folders = [config_dir(), *_searched]
+    hydra = sys.modules.get("hydra.core.global_hydra")  # it takes long to import, and where it is not, it searches none
+    if hydra is not None and hydra.GlobalHydra.instance().is_initialized():
+        path = hydra.GlobalHydra.instance().config_loader().get_search_path().get_path()
+        folders += [Path(e.path.removeprefix("file://")) for e in path if e.path and "pkg://" not in e.path]
+    return list(dict.fromkeys(folder.absolute() for folder in folders if folder.is_dir()))
 
 
-def _config_dirs(argv: Sequence[str]) -> Iterator[str]:
-    for i, word in enumerate(argv):
-        if word.startswith(("--config-dir=", "-cd=")):
-            yield word.partition("=")[2]
-        elif word in ("--config-dir", "-cd") and i + 1 < len(argv):
-            yield argv[i + 1]
+_searched: list[Path] = []  # the folders of the innermost `searching`
+
+
+@contextmanager
+def searching(folders: Iterable[Path]) -> Iterator[None]:
+    """Inside the block, options are looked for in these folders, too, before Hydra is told of them and after."""
+    before = _searched[:]
+    _searched[:] = folders
+    try:
+        yield
+    finally:
+        _searched[:] = before
+
+
+def config_dirs(words: Sequence[str]) -> list[Path]:
+    """The folders that were typed behind --config-dir."""
+    folders = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    folders += [folder for flag, folder in pairwise(words) if flag in ("--config-dir", "-cd")]
+    return [Path(folder) for folder in folders]
 
 
 def groups() -> list[str]:

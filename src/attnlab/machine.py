@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from attnlab.errors import UsageError
@@ -39,9 +39,10 @@ def wait_politely() -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Hide the number that a launcher gave this process: as any but the first, Lightning would write nothing."""
-    hidden = {name: os.environ.pop(name) for name in RANKS if name in os.environ}
+def alone(devices: int = 1) -> Iterator[None]:
+    """Hide the number that a launcher gave this process: as any but the first, Lightning would write nothing. Where
+    one process is not all, it stays."""
+    hidden = {name: os.environ.pop(name) for name in RANKS if devices == 1 and name in os.environ}
     try:
         yield
     finally:
@@ -80,9 +81,9 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def check_words() -> None:
+def check_words(words: Sequence[str]) -> None:
     """Refuse words of the command line that are no text, such as Chinese where the locale is ASCII's."""
-    for word in sys.argv[1:]:
+    for word in words:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UsageError(
                 f"cannot read {word!a}: it is not text in the encoding of the locale "

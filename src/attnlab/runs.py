@@ -22,6 +22,8 @@ from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.guard import check_references
+from attnlab.inspection.maps import check_prompt, collect
+from attnlab.inspection.prompt_maps import PromptMaps, chosen
 from attnlab.keys import settings_of, without_watchers
 from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
@@ -32,6 +34,7 @@ from attnlab.store.run_folder import RunFolder, seed_name
 from attnlab.training.checkpoint import load_checkpoint, weights_in
 
 AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
+MOST_MAP_TOKENS = 512  # a map holds tokens^2 weights for each head
 CACHE = Path(".cache/attnlab")  # where paths.cache usually is; only read
 
 
@@ -242,3 +245,21 @@ def material_of(folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Seque
     if known is not None and known != material.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
     return material
+
+
+def maps_of(
+    run: os.PathLike[str] | str,
+    prompt: str,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    allow_targets: Sequence[str] = (),
+    code: str = "same",
+    limits: bool = True,
+) -> PromptMaps:
+    """The maps of a text by the newest checkpoint of a run; of the layers and heads that are named, or of all."""
+    home = find_run(run)
+    model, tokenizer = load(home, allow_targets=allow_targets, code=code, limits=limits)
+    ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_MAP_TOKENS)
+    layer_maps = chosen(collect(model, ids), layers, heads)
+    return PromptMaps(home.name, newest_step(home, limits=limits), prompt, labels, layer_maps)

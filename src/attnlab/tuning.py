@@ -1,4 +1,4 @@
-"""`attnlab tune`: runs every variant at the same learning rates, widens the grid where the best lies at its edge, and
+"""Choosing learning rates: runs every variant at the same ones, widens the grid where the best lies at its edge, and
 writes a rate for each variant."""
 
 import shlex
@@ -29,10 +29,9 @@ WIDTH_OF_A_COLUMN = 14  # of a table that goes into a file or a pipe
 SOME_FAILED, STOPPED = 1, (130, 143)
 
 
-def tune(experiment: str, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
+def tune(folder: Path, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
     """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
     lower = lower_is_better(metric)
-    folder = Path(experiment)
     wanted = numbers(rates or USUAL_RATES)
     chosen = whole_numbers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if overrides or rates:
@@ -82,7 +81,7 @@ def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides
     words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
     words.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
     words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
-    command = [sys.executable, "-m", "attnlab.main_job", "-m", *words]
+    command = [sys.executable, "-m", "attnlab.cli.train", "-m", *words]
     print(f"attnlab train -m {shlex.join(words)}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code in STOPPED:

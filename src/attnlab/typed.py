@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
-MODULES = (f"attnlab{os.sep}main_job.py", f"attnlab{os.sep}train.py")  # the second of runs from before
+MODULES = tuple(f"attnlab{os.sep}{path}" for path in (f"cli{os.sep}train.py", "train.py"))  # the second until 2026
 FOR_MANY = ("-m", "--multirun")
 
 
@@ -38,7 +38,7 @@ def in_shell(command: Mapping[str, Any], words: Sequence[str] | None = None) -> 
     many."""
     program, *typed_words = command["argv"]
     # As a file, a module of a package would have its neighbours hide modules of Python's own.
-    start = ["-m", "attnlab.main_job"] if program.endswith(MODULES) else [program]
+    start = ["-m", "attnlab.cli.train"] if program.endswith(MODULES) else [program]
     argv = [*start, *(typed_words if words is None else [*_flags(typed_words), *words])]
     path = [f"PYTHONPATH={shlex.quote(command['pythonpath'])}"] if command["pythonpath"] else []
     return " ".join([*path, shlex.join([command["python"], *argv])])

@@ -109,11 +109,11 @@ ALLOWED = {
     "ablation": {"inspection", "keys", "rules", "errors", "files", "store", "code", "typed"},
 }
 FORBIDDEN = {
-    "contract": {"data", "inspection", "training", "runs", "cli", "commands"},
+    "contract": {"data", "inspection", "training", "runs", "cli"},
     "config": {"attention", "position", "model", "data", "inspection", "training", "contract"},
     "build": {"inspection", "training", "contract"},
     "generation": {"training", "inspection", "contract", "config", "build"},
-    "training": {"contract", "cli", "commands", "sweep", "card"},
+    "training": {"contract", "cli", "sweep", "card"},
 }
 FOREIGN = {
     "attention": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},

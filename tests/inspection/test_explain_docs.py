@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from docs.worked_examples import COMMANDS, OF_A_RUN, PICTURES, written
 
-from attnlab.cli import parsed
+from attnlab.cli._arguments import parsed
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "explain.md").read_text(encoding="utf-8")

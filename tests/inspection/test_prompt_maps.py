@@ -17,8 +17,7 @@ from attnlab.cli import main
 from attnlab.errors import UsageError
 from attnlab.inspection.map_page.page import page
 from attnlab.inspection.prompt_maps import Heads, PromptMaps, load_prompt_maps, save_prompt_maps
-from attnlab.mapping import maps_of
-from attnlab.runs import load
+from attnlab.runs import load, maps_of
 
 CHROMIUM = shutil.which("chromium")
 PROMPT = "A <b>text</b>, its own."

@@ -83,11 +83,10 @@ def test_launchers_variables_run(tmp_path: Path) -> None:
 # Streams
 
 
-def test_words_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_are_no_text() -> None:
     """Chinese on the command line of an ASCII locale is refused with the remedy."""
-    monkeypatch.setattr(sys, "argv", ["train.py", "experiment_name=\udce5\udcae"])
     with pytest.raises(UsageError, match=r"^cannot read 'experiment_name=.*PYTHONUTF8=1"):
-        check_words()
+        check_words(["experiment_name=\udce5\udcae"])
 
 
 @pytest.mark.parametrize(

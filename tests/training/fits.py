@@ -14,7 +14,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.data.batches import TokenSplits
 from attnlab.data.datamodule import TextDataModule
 from attnlab.model import GPT
-from attnlab.training.checkpoint import VerifiedCheckpointIO
+from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import AdamW, Recipe
 from attnlab.training.recorders.recorder import Recorder, Recorders

@@ -33,7 +33,8 @@ from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import Checkpoints, Samples, Speed, TimedCallback, network
-from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint
+from attnlab.training.checkpoint import load_checkpoint
+from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder

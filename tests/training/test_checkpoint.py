@@ -14,7 +14,8 @@ import torch
 from attnlab.errors import FileFailure, NoUsableCheckpoint, UsageError
 from attnlab.store.checkpoints import MANIFEST, CheckpointFolder
 from attnlab.store.damage import Damaged
-from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint
+from attnlab.training.checkpoint import load_checkpoint
+from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 
 OLD, NEW = "step_00000005.ckpt", "step_00000010.ckpt"
 

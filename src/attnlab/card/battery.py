@@ -120,7 +120,7 @@ def results(
     *,
     folder: Path,
     overrides: Sequence[str] = (),
-    config_dirs: Sequence[str] = (),
+    config_dirs: Sequence[Path | str] = (),
 ) -> Iterator[Result]:
     """Train each variant, or control, on each cell, cell by cell, and yield what comes of it.
 

@@ -7,7 +7,7 @@ for verdict in examine(subject_of("multi_head")):
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from attnlab.contract.base import Law, LawBroken, Skipped, Subject, one_line, subject_of
+from attnlab.contract.base import Law, LawBroken, Skipped, Subject, one_line, subject_from, subject_of
 from attnlab.contract.costs import cost, state_growth
 from attnlab.contract.documentation import explains_itself
 from attnlab.contract.extremes import extreme_inputs
@@ -17,7 +17,18 @@ from attnlab.contract.parameters import half_precision, no_dead_parameter, repro
 from attnlab.contract.position_law import every_position
 from attnlab.contract.sequence import batch_independence, causality, decode, shape
 
-__all__ = ["LAWS", "Law", "LawBroken", "Skipped", "Subject", "Verdict", "examine", "judge", "subject_of"]
+__all__ = [
+    "LAWS",
+    "Law",
+    "LawBroken",
+    "Skipped",
+    "Subject",
+    "Verdict",
+    "examine",
+    "judge",
+    "subject_from",
+    "subject_of",
+]
 
 LAWS: dict[str, Law] = {
     "shape": shape,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, AttentionFactory
 from attnlab.build import attention_factory, embedding_factory
+from attnlab.complaints import ComposedVariant
 from attnlab.config import compose_config, config_dir
 from attnlab.errors import AttnlabError
 from attnlab.model import GPT, generator_for
@@ -76,16 +77,21 @@ Law = Callable[[Subject], Skipped | None]
 def subject_of(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> Subject:
     """The subject behind `attention=NAME`, ours or one in a folder of the user's."""
     config = compose_config([f"attention={name}", *overrides], config_dirs)
-    roots = [*map(Path, config_dirs), config_dir()]
-    files = [root / "attention" / f"{name}.yaml" for root in roots]
+    return subject_from(ComposedVariant(name, tuple(overrides), tuple(map(Path, config_dirs)), config))
+
+
+def subject_from(variant: ComposedVariant) -> Subject:
+    """The subject behind a variant that has been composed."""
+    name, overrides, folders, config = variant
+    files = [root / "attention" / f"{name}.yaml" for root in (*folders, config_dir())]
     return Subject(
         name=name,
         factory=attention_factory(config),
         config=config,
-        rebuild=lambda more: subject_of(name, [*overrides, *more], config_dirs),
+        rebuild=lambda more: subject_of(name, [*overrides, *more], folders),
         embed=embedding_factory(config),
         yaml=next((file for file in files if file.is_file()), None),
-        position_names=positions(config_dirs),
+        position_names=positions(folders),
     )
 
 

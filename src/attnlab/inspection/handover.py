@@ -1,7 +1,7 @@
 """The maps of a text in the shape that BertViz and CircuitsVis take, for those who know these views.
 
     from attnlab.inspection.handover import for_bertviz, for_circuitsvis
-    from attnlab.mapping import maps_of
+    from attnlab.runs import maps_of
 
     maps = maps_of("runs/default/multi_head-1a2b3c4d/seed_0", "Nobody opens the box.")
     bertviz.head_view(**for_bertviz(maps))  # or model_view

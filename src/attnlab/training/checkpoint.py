@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from attnlab.errors import UsageError
 from attnlab.store.checkpoints import CheckpointFolder
@@ -65,19 +64,3 @@ def weights_in(checkpoint: Mapping[str, Any], path: Path) -> dict[str, torch.Ten
 def network_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """The parameters of the network in a checkpoint, by their names in a GPT."""
     return weights_in(load_checkpoint(path), Path(path))
-
-
-class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's way of reading and writing files, by way of a CheckpointFolder."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        file, beside = io.BytesIO(), checkpoint.pop("beside", {})
-        torch.save(checkpoint, file)
-        path = Path(path)
-        CheckpointFolder(path.parent).write(path.name, checkpoint["global_step"], file.getvalue(), beside)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load_checkpoint(path, map_location or "cpu")
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)

@@ -25,7 +25,8 @@ from attnlab.store.digests import Digests
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import ENDED, Status
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
-from attnlab.training.checkpoint import VerifiedCheckpointIO, load_checkpoint, network_weights
+from attnlab.training.checkpoint import load_checkpoint, network_weights
+from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.console import Progress, say_where_to_look, tell
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name

@@ -30,7 +30,6 @@ FOCUS = "journey"
 SEED = 123  # of the weights, unless the chapter shows a variant with another
 CONTEXT = 64  # positions that a layer is built for
 WIDTH = len(VECTORS[0])
-POSITION = "position=none"  # the chapter knows no positions
 
 
 class Stop(NamedTuple):

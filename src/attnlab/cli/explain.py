@@ -1,0 +1,143 @@
+"""`attnlab explain`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from attnlab.cli._arguments import ConfigDir, Limits, Range, RunCode, VariantPackages
+from attnlab.errors import UsageError
+from attnlab.files import check_writable, write_atomically
+from attnlab.limits import limited
+
+if TYPE_CHECKING:
+    from attnlab.inspection.explain.compare import Pairing
+    from attnlab.inspection.explain.steps import Explanation
+
+
+def explain(
+    *overrides: Annotated[
+        str, "any setting of train.py, such as attention.window=2, position=rope or attention/mask=window"
+    ],
+    attention: Annotated[str | None, "the variant; left out: the whole chapter, from simple to many heads"] = None,
+    run: Annotated[Path | None, "the folder of a run, to explain a layer that was trained"] = None,
+    prompt: Annotated[str | None, "the text it is to read"] = None,
+    against: Annotated[str | None, "another variant, to see what this one changes"] = None,
+    token: Annotated[str | None, "the token to follow, by its text or number; left out: journey, or the last"] = None,
+    layer: Annotated[int | None, Range(least=0), "which layer of the model"] = None,
+    seed: Annotated[int | None, Range(least=0), "draws the weights; left out: the chapter's"] = None,
+    init: Annotated[Literal["linear", "uniform"] | None, "how they are drawn; left out: as the chapter"] = None,
+    folder: Annotated[Path, "where the page and the pictures go"] = Path("explained"),
+    tensorboard: Annotated[Path | None, "a folder of logs that gets the pictures, too"] = None,
+    config_dir: ConfigDir = None,
+    allow_targets: VariantPackages = (),
+    code: RunCode = "same",
+    limits: Limits = True,
+) -> None:
+    """Show step by step what an attention layer does: numbers, pictures and a page."""
+    _refuse(attention, run, prompt, against, seed, init, overrides)
+    check_writable(folder, key="folder")
+    if tensorboard is not None:
+        check_writable(tensorboard, key="tensorboard")
+    started, pairing = time.perf_counter(), None
+    with limited(limits and run is not None):
+        if run is not None and prompt is not None:
+            from attnlab.inspection.explain.example import explained_run
+            from attnlab.runs import find_run, load
+
+            trained = find_run(run)
+            model, tokenizer = load(trained, allow_targets=allow_targets, code=code, limits=limits)
+            name = trained.name.replace("/", "-")
+            examples = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
+        elif attention is None:
+            from attnlab.explaining import tour
+
+            name, examples = "chapter", tour()
+        else:
+            from attnlab.complaints import compose_for_chapter
+
+            names = [attention] if against is None else [attention, against]
+            variants = [compose_for_chapter(each, config_dir, allow_targets, overrides) for each in names]
+            from attnlab.explaining import explanations  # only now: torch takes seconds to import
+            from attnlab.inspection.explain.compare import Pairing
+
+            examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
+            name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None
+        _write(name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started)
+
+
+def _write(
+    name: str,
+    examples: "Sequence[Explanation]",
+    pairing: "Pairing | None",
+    folder: Path,
+    tensorboard: Path | None,
+    started: float,
+) -> None:
+    """Print the examples, write the page and the pictures, and say where they are."""
+    from rich.console import Console
+
+    from attnlab.inspection.explain.page import page
+    from attnlab.inspection.explain.pictures import draw_step
+    from attnlab.inspection.explain.terminal import show
+    from attnlab.inspection.figures import to_png
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    for example in examples:
+        show(example, console, pairing)
+    home = folder / name.replace("/", "-")
+    text = page(f"attention: {name}", examples, pairing)
+    write_atomically(home / "index.html", text.encode(errors="replace"), key="folder")
+    for number, example in enumerate(examples):
+        for index, step in enumerate(example.steps):
+            first = f"{number}_{example.name}_" if len(examples) > 1 else ""
+            file = f"{first}{index:02d}_{step.key.replace('.', '_').replace('@', '_')}.png"
+            picture = draw_step(step, example.tokens, example.heading)
+            write_atomically(home / file, to_png(picture), key="folder")
+    if tensorboard is not None:
+        _log(tensorboard, examples)
+    seconds = time.perf_counter() - started
+    console.print(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)")
+    if tensorboard is not None:
+        console.print(f"wrote the pictures for TensorBoard, too: tensorboard --logdir {tensorboard}")
+
+
+def _refuse(
+    attention: str | None,
+    run: Path | None,
+    prompt: str | None,
+    against: str | None,
+    seed: int | None,
+    init: str | None,
+    overrides: Sequence[str],
+) -> None:
+    if (run is None) != (prompt is None):
+        given, needed = ("prompt", "run") if run is None else ("run", "prompt")
+        raise UsageError(f"{given} needs {needed}=...: a text is explained with the layer of a trained run")
+    for key, value in (("attention", attention), ("against", against), ("seed", seed), ("init", init)):
+        if run is not None and value is not None:
+            raise UsageError(f"{key} ({value}) must be left out with run: its model is trained already")
+    if run is not None and overrides:
+        raise UsageError(f"{overrides[0]} must be left out with run: its settings are in its folder")
+    if attention is None and run is None and (against is not None or overrides):
+        word = f"against={against}" if against is not None else overrides[0]
+        raise UsageError(f"{word} needs attention=...: without it the whole chapter is explained")
+
+
+def _log(folder: Path, examples: "Sequence[Explanation]") -> None:
+    """The pictures as images of TensorBoard: explain/VARIANT/00_inputs and so on."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    from attnlab.inspection.explain.pictures import draw_step
+    from attnlab.inspection.figures import to_png
+    from attnlab.inspection.records import image_summary
+
+    writer = EventFileWriter(str(folder))
+    for example in examples:
+        for index, step in enumerate(example.steps):
+            picture = draw_step(step, example.tokens, example.heading)
+            summary = image_summary(f"explain/{example.name}/{index:02d}_{step.key}", to_png(picture))
+            writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
+    writer.close()

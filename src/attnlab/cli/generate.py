@@ -1,0 +1,45 @@
+"""`attnlab generate`."""
+
+import codecs
+import sys
+from typing import Annotated
+
+from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
+from attnlab.errors import UsageError
+from attnlab.limits import limited
+from attnlab.rules import MOST_SEED
+
+
+def generate(
+    *,
+    run: Run,
+    prompt: Annotated[str, "how the text begins"],
+    tokens: Annotated[int, Range(least=1), "how many tokens to write"] = 200,
+    temperature: Annotated[float, Range(least=0), "0 takes the likeliest token, 1 follows the model"] = 0.8,
+    top_k: Annotated[int | None, Range(least=1), "choose among the k likeliest tokens; null: all"] = 50,
+    top_p: Annotated[float | None, Range(above=0, most=1), "choose among those that make up this probability"] = None,
+    seed: Annotated[int, Range(least=0, most=MOST_SEED), "the same seed writes the same text"] = 0,
+    allow_targets: RunPackages = (),
+    code: RunCode = "same",
+    limits: Limits = True,
+) -> None:
+    """Write a text with a trained model."""
+    import torch
+
+    from attnlab import generation, runs
+
+    with limited(limits):
+        model, tokenizer = runs.load(run, allow_targets=allow_targets, code=code, limits=limits)
+        try:
+            ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
+        except UsageError as error:
+            raise UsageError(f"prompt: {error}") from error
+        new = generation.generate(
+            model, ids, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
+        sys.stdout.write(prompt)
+        for token in new:
+            sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
+            sys.stdout.flush()
+        sys.stdout.write(decoder.decode(b"", final=True) + "\n")
