@@ -58,8 +58,8 @@ def compose_variant(
         except AttnlabError:
             raise
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-            words = [f"attention={attention}", *settings[:-1]]
-            raise UsageError(explain(error, words, f"{command} takes one")) from error
+            typed = [f"attention={attention}", *settings[:-1]]
+            raise UsageError(explain(error, typed, f"{command} takes one")) from error
     return ComposedVariant(attention, settings, folders, config)
 
 
@@ -67,8 +67,8 @@ def compose_for_chapter(
     name: str, folder: Path | str | None, packages: Sequence[str], overrides: Sequence[str]
 ) -> ComposedVariant:
     """A variant as `explain` takes it: without positions, as the chapter's sentence has none, unless they are set."""
-    words = [] if any(word.startswith("position=") for word in overrides) else [CHAPTER_POSITION]
-    return compose_variant(name, folder, packages, [*words, *overrides], "attnlab explain")
+    position = [] if any(each.startswith("position=") for each in overrides) else [CHAPTER_POSITION]
+    return compose_variant(name, folder, packages, [*position, *overrides], "attnlab explain")
 
 
 def _refuse_folder(folder: Path, attention: str) -> None:
@@ -81,11 +81,11 @@ def _refuse_folder(folder: Path, attention: str) -> None:
         raise UsageError(f"attention ({attention}) is shipped with attnlab, which would hide {own}: rename yours")
 
 
-def refuse_flags(words: Sequence[str]) -> None:
+def refuse_flags(argv: Sequence[str]) -> None:
     """Refuse the flags that Hydra's own parser would refuse with a page of usage."""
     with redirect_stderr(io.StringIO()) as page:
         try:
-            _, left = get_args_parser().parse_known_args(list(words))
+            _, left = get_args_parser().parse_known_args(list(argv))
         except SystemExit as refused:
             if not refused.code:
                 raise  # --version

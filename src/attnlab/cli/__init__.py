@@ -12,20 +12,21 @@ from attnlab.signals import end_at_signals
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; ends the program with the exit code of what went wrong."""
-    if argv is None:
+    in_shell = argv is None
+    if in_shell:
         end_at_signals()
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["train"]:  # a program of its own, whose command line Hydra reads
-        os.execv(sys.executable, [sys.executable, "-m", "attnlab.cli.train", *words[1:]])
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["train"]:  # a program of its own, whose command line Hydra reads
+        os.execv(sys.executable, [sys.executable, "-m", "attnlab.cli.train", *argv[1:]])
     wait_politely()
-    with one_line_errors(words if argv is None else ()), alone():
-        if not words or words[0] in ("-h", "--help", "help"):
+    with one_line_errors(argv if in_shell else ()), alone():
+        if not argv or argv[0] in ("-h", "--help", "help"):
             print(usage())
-        elif words[0] == "--version":
+        elif argv[0] == "--version":
             from importlib.metadata import version
 
             print(f"attnlab {version('attnlab')}")
-        elif {"-h", "--help"} & {*words[1:]}:
-            print(usage(words[0]))
+        elif {"-h", "--help"} & {*argv[1:]}:
+            print(usage(argv[0]))
         else:
-            run(words[0], words[1:])
+            run(argv[0], argv[1:])

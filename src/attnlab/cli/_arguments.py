@@ -94,30 +94,30 @@ def _argument(annotation: Any, default: Any) -> Argument:
     return Argument(Rule(held, **bounds._asdict(), choices=choices, optional=optional), kind, default, meaning)
 
 
-def run(name: str, words: Sequence[str]) -> None:
+def run(name: str, argv: Sequence[str]) -> None:
     """Run a command with the arguments that were typed."""
-    arguments, (_, function, _, bare, _) = parsed(name, words), command(name)
+    arguments, (_, function, _, bare, _) = parsed(name, argv), command(name)
     others = arguments.pop(OVERRIDES, ())
     first = [arguments.pop(bare)] if bare else []
     function(*first, *others, **arguments)
 
 
-def parsed(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a command from words such as top_k=5; refuses unknown keys and values out of range."""
+def parsed(name: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a command from texts such as top_k=5; refuses unknown keys and values out of range."""
     _, _, arguments, bare, others = command(name)
     typed: dict[str, str] = {}
     overrides: dict[str, str] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if bare and bare not in typed and not equals and not word.startswith("-"):
-            key, equals, text = bare, "=", word
+    for token in argv:
+        key, equals, text = token.partition("=")
+        if bare and bare not in typed and not equals and not token.startswith("-"):
+            key, equals, text = bare, "=", token
         if others and equals and key not in arguments and not key.startswith("-"):
-            if overrides.setdefault(key.lstrip("+"), word) != word:
-                raise _twice(key, overrides[key.lstrip("+")], word)
+            if overrides.setdefault(key.lstrip("+"), token) != token:
+                raise _twice(key, overrides[key.lstrip("+")], token)
             continue
         if not equals or key not in arguments:
             raise UsageError(
-                f"{word!r} is not an argument of attnlab {name}{nearest(key, arguments)} (write key=value; "
+                f"{token!r} is not an argument of attnlab {name}{nearest(key, arguments)} (write key=value; "
                 f"keys: {', '.join(arguments)})"
             )
         if key in typed:
@@ -166,8 +166,8 @@ def usage(name: str | None = None) -> str:
     first = f"{bare.upper()} " if bare else ""
     lines = [f"usage: attnlab {name} {first}key=value ...   ({described.about})", ""]
     for key, (rule, _, default, meaning) in arguments.items():
-        told = "required" if default is REQUIRED else f"default: {_shown(default)}"
-        lines.append(f"  {key:14s} {meaning} ({rule}; {told})")
+        standing = "required" if default is REQUIRED else f"default: {_shown(default)}"
+        lines.append(f"  {key:14s} {meaning} ({rule}; {standing})")
     return "\n".join([*lines, *([f"  {'KEY=VALUE':14s} {others}"] if others else [])])
 
 

@@ -14,13 +14,13 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
 
 
 @contextmanager
-def one_line_errors(words: Sequence[str] = ()) -> Iterator[None]:
-    """End the program with one line and the right exit code where attnlab or the machine refuses something; `words`
+def one_line_errors(argv: Sequence[str] = ()) -> Iterator[None]:
+    """End the program with one line and the right exit code where attnlab or the machine refuses something; `argv`
     are what was typed."""
     open_streams()
     try:
         try:
-            check_words(words)
+            check_words(argv)
             yield
         finally:
             _flush()

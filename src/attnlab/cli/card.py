@@ -39,6 +39,6 @@ def card(
         rows.append(result)
         print(line(result), flush=True)
     show(rows, Console())
-    words = [f"attention={','.join(attention)}", *([f"cells={','.join(cells)}"] if cells else []), *settings]
-    for path in save(rows, folder, f"attnlab card {shlex.join(words)}"):
+    argv = [f"attention={','.join(attention)}", *([f"cells={','.join(cells)}"] if cells else []), *settings]
+    for path in save(rows, folder, f"attnlab card {shlex.join(argv)}"):
         print(f"wrote {path}")

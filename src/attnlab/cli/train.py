@@ -21,12 +21,12 @@ WIDTH = 100  # of the help
 
 
 def main() -> None:
-    """What the three commands do with the words that were typed."""
+    """What the three commands do with what was typed."""
     end_at_signals()  # before anything takes time
     wait_politely()
-    words = sys.argv[1:]
-    with one_line_errors(words):
-        train(*words)
+    argv = sys.argv[1:]
+    with one_line_errors(argv):
+        train(*argv)
 
 
 def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None:
@@ -62,7 +62,7 @@ def usage() -> str:
     return "\n".join([*lines, "KEYS     any key that --cfg job shows, such as trainer.max_steps=100 or seed=1"])
 
 
-def _hand_to_hydra(words: Sequence[str]) -> None:
+def _hand_to_hydra(argv: Sequence[str]) -> None:
     """Compose the config, check it, and hand it to `attnlab.training.run`."""
     import hydra
 
@@ -71,20 +71,20 @@ def _hand_to_hydra(words: Sequence[str]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
     def job(cfg: "DictConfig") -> float | None:
-        with _job_errors(words):
+        with _job_errors(argv):
             config = check_job(cfg)
             with alone(config["trainer"]["devices"]):
                 from attnlab.training.run import run  # only now: torch takes seconds to import
 
             return run(config, variant=variant_name()).get("val_loss")
 
-    with _explained(words):
-        sys.argv[1:] = words  # hydra.main takes no words: it reads them here
+    with _explained(argv):
+        sys.argv[1:] = argv  # hydra.main takes no arguments: it reads them here
         job()
 
 
 @contextlib.contextmanager
-def _job_errors(words: Sequence[str]) -> Iterator[None]:
+def _job_errors(argv: Sequence[str]) -> Iterator[None]:
     """Run one job: what goes wrong in a single one ends the command, and in one of a sweep it is an AttnlabError.
 
     A request to stop is no error, and ends the command at once.
@@ -94,7 +94,7 @@ def _job_errors(words: Sequence[str]) -> Iterator[None]:
 
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        with _as_attnlab_errors(words):
+        with _as_attnlab_errors(argv):
             yield
     except AttnlabError as error:
         if single or isinstance(error, Stopped):
@@ -103,7 +103,7 @@ def _job_errors(words: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_attnlab_errors(words: Sequence[str]) -> Iterator[None]:
+def _as_attnlab_errors(argv: Sequence[str]) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -116,7 +116,7 @@ def _as_attnlab_errors(words: Sequence[str]) -> Iterator[None]:
     except AttnlabError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(explain(error, words)) from error
+        raise UsageError(explain(error, argv)) from error
     except OSError as error:
         raise file_failure(error) from error
     except Exception as error:
@@ -125,15 +125,15 @@ def _as_attnlab_errors(words: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(words: Sequence[str]) -> Iterator[None]:
+def _explained(argv: Sequence[str]) -> Iterator[None]:
     """Run Hydra on what was typed: whatever it refuses becomes a UsageError; faults of jobs do not come as far."""
     from hydra.errors import HydraException
 
     from attnlab.complaints import explain, refuse_flags, refuse_repetitions
     from attnlab.guard import guarded
 
-    refuse_repetitions(words)
-    refuse_flags(words)
+    refuse_repetitions(argv)
+    refuse_flags(argv)
     full = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own page
     try:
@@ -146,7 +146,7 @@ def _explained(words: Sequence[str]) -> Iterator[None]:
             raise  # standard output
         if full == "1":
             traceback.print_exc()
-        raise UsageError(explain(error, words)) from error
+        raise UsageError(explain(error, argv)) from error
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full
 
