@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -33,5 +34,5 @@ def watched(seams: Sequence[tuple[nn.Module, str]]) -> Iterator[list[Call]]:
 
     with ExitStack() as stack:
         for module, name in dict.fromkeys(seams):
-            stack.enter_context(covered(module, name, lambda method, m=module, n=name: recording(m, n, method)))
+            stack.enter_context(covered(module, name, partial(recording, module, name)))
         yield calls
