@@ -201,6 +201,8 @@ class RunFolder:
     def trim_events(self, digests: Digests) -> None:
         """Cut event files to what they held when the digests were taken: TensorBoard shows what comes again once."""
         for path in self.event_files():
+            if path.name.endswith(f".{self.head_ablation.stem}"):  # of a command, beside those of training
+                continue
             size = digests.get(path.name, {}).get("size", 0)
             if not size:
                 path.unlink()

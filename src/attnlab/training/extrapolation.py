@@ -129,7 +129,8 @@ def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str,
     table.resume_at(step, digests=digests)
     rows = {row.metric: row.value for row in folder.read_metrics() if row.step == step}
     new = {name: value for name, value in logged(reaches).items() if rows.get(name) != value}
-    with closing(Recorders([table, TensorBoardRecorder(folder, resume_at=step)])) as recorders:
+    boards = [TensorBoardRecorder(folder, resume_at=step)] if folder.event_files() else []
+    with closing(Recorders([table, *boards])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
     known = summary.get("extrapolation")
