@@ -23,6 +23,8 @@ QUICK = (
     "trainer.val_every=3",
     "trainer.checkpoint_every=5",
     "trainer.precision=fp32",
+    "model.n_layers=1",
+    "sample.steps=0",
     "maps.steps=3",
 )
 STOPPING = (  # nothing is that much better, so the third validation is the last
@@ -43,8 +45,15 @@ def content(folder: Path) -> tuple[Any, ...]:
     return rows, weights, load_maps(run / "maps" / "last.safetensors").step
 
 
-@pytest.mark.parametrize("callbacks", [STOPPING, AVERAGING], ids=["stopping", "averaging"])
-@pytest.mark.parametrize("moment", ["checkpoint", "summary"])
+@pytest.mark.parametrize(
+    ("callbacks", "moment"),
+    [
+        pytest.param(STOPPING, "summary", id="stopping-summary"),
+        pytest.param(AVERAGING, "checkpoint", id="averaging-checkpoint"),
+        pytest.param(STOPPING, "checkpoint", id="stopping-checkpoint", marks=pytest.mark.slow),
+        pytest.param(AVERAGING, "summary", id="averaging-summary", marks=pytest.mark.slow),
+    ],
+)
 def test_killed(callbacks: tuple[str, ...], moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was killed comes to what one comes to that nobody disturbed, bit for bit."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -120,6 +129,7 @@ def test_refused(callbacks: list[L.Callback], overrides: list[str], message: str
         attnlab.train([*tiny(tmp_path, *QUICK), *overrides], callbacks=callbacks)
 
 
+@pytest.mark.slow
 def test_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a user's own callback is in the checkpoint: what it does later depends on it."""
     results = []

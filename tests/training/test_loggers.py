@@ -22,6 +22,8 @@ QUICK = (
     "trainer.val_every=4",
     "trainer.checkpoint_every=4",
     "trainer.precision=fp32",
+    "model.n_layers=1",
+    "sample.steps=0",
     "maps.steps=3",
     "evaluation.lengths=[2]",
 )
@@ -59,7 +61,7 @@ def test_no_result() -> None:
     assert settings_of(compose_config(["callbacks=early_stopping"]), besides=()) != plain
 
 
-@pytest.mark.parametrize("moment", ["write", "feed"])
+@pytest.mark.parametrize("moment", ["write", pytest.param("feed", marks=pytest.mark.slow)])
 def test_killed(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a checkpoint was written, or while a step was handed over: one id, and each number once."""
     usual = CheckpointFolder.write
@@ -104,6 +106,7 @@ def test_handed_over(tmp_path: Path) -> None:
     assert {line["id"] for line in tracked(tmp_path)} == {"mine"}
 
 
+@pytest.mark.slow
 def test_anew(tmp_path: Path) -> None:
     """overwrite=true is another run for a tracker that goes by ids."""
     train(tmp_path)
