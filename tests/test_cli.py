@@ -113,6 +113,13 @@ def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
     assert str(error.value).startswith(line)
 
 
+def test_empty_list() -> None:
+    """A list may be empty where that is the default, and nowhere else."""
+    with pytest.raises(UsageError, match=r"^lengths \(\) must be text that is not empty"):
+        parsed("evaluate", ["run=r", "lengths="])
+    assert parsed("check", ["attention=x", "laws="])["laws"] == ()
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert typed(*words) == 0

@@ -88,7 +88,7 @@ def _argument(annotation: Any, default: Any) -> Argument:
         (kind,) = (each for each in get_args(kind) if each is not type(None))
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     kind = str if choices else get_origin(kind) or kind
-    if kind in (str, Path) and default != "" and not choices:
+    if kind in (str, Path, tuple) and default not in ("", ()) and not choices:
         bounds = bounds._replace(least=1)
     held = str if kind in (Path, tuple) else kind
     return Argument(Rule(held, **bounds._asdict(), choices=choices, optional=optional), kind, default, meaning)
