@@ -12,12 +12,12 @@ import pytest
 from tests.ablation.folders import write_arm, write_run
 
 from attnlab.ablation.content import document
-from attnlab.ablation.costs import costs
+from attnlab.ablation.cost_comparison import costs
 from attnlab.ablation.publish import write
 from attnlab.ablation.report import Report, analyse
+from attnlab.ablation.report_text import beside_the_table
 from attnlab.ablation.settings import Options
 from attnlab.ablation.tables import verdicts_table
-from attnlab.ablation.terminal import beside_the_table
 from attnlab.errors import UsageError
 from attnlab.store import preregistration
 from attnlab.store.experiment_folder import ExperimentFolder

@@ -17,7 +17,7 @@ from tests.ablation.folders import write_arm
 
 from attnlab.ablation import exact_tests, statistics
 from attnlab.ablation.arms import Arm, BlockDesign, arm_of_runs
-from attnlab.ablation.compare import compare
+from attnlab.ablation.compare_arms import compare
 from attnlab.ablation.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules
 from attnlab.ablation.content import document
 from attnlab.ablation.publish import write

@@ -11,7 +11,7 @@ from tests.ablation.folders import write_arm, write_run
 from tests.ablation.test_level import ALPHA, DECISIVE, RULES, TOLERANCE, design
 
 from attnlab.ablation.arms import Arm
-from attnlab.ablation.compare import compare
+from attnlab.ablation.compare_arms import compare
 from attnlab.ablation.comparison import Comparison
 from attnlab.ablation.content import document
 from attnlab.ablation.publish import write

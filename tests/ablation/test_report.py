@@ -138,7 +138,7 @@ def test_different_conditions_are_pointed_out(tmp_path: Path) -> None:
 
 def test_nothing_of_torch_is_needed_to_read_a_report() -> None:
     code = (
-        "import sys, attnlab.ablation.report, attnlab.ablation.content, attnlab.ablation.terminal; "
+        "import sys, attnlab.ablation.report, attnlab.ablation.content, attnlab.ablation.report_text; "
         "sys.exit(', '.join({'torch', 'lightning', 'statsmodels'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -57,7 +57,7 @@ def learning_curves(pairs: Sequence[tuple[Arm, Arm]], metric: str, alpha: float)
     steps = np.concatenate([curve.steps for curve in runs]).astype(float)
     parts = []
     for i, ((arm, baseline), (x, y)) in enumerate(zip(drawn, corners, strict=True)):
-        across = svg.Axis(0.0, max(1.0, float(steps.max())), x, x + PANEL_WIDTH)
+        across = svg.PlotAxis(0.0, max(1.0, float(steps.max())), x, x + PANEL_WIDTH)
         up = svg.axis(list(top_of_all), y + PANEL_HEIGHT, y)
         parts.append(svg.x_ticks(across, y + PANEL_HEIGHT, y))
         parts.append(svg.y_ticks(up, x, x + PANEL_WIDTH, svg.short if i % PANELS_IN_A_ROW == 0 else lambda _: ""))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from attnlab.ablation import power, statistics
 from attnlab.ablation.power import MOST_SEEDS, Seeds
 from attnlab.ablation.samples import Bounds, Sample
-from attnlab.ablation.statistics import Interval, Pairing
+from attnlab.ablation.statistics import Interval, SeedPairing
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL, NOT_ASKED = "better", "worse", "equivalent", "cannot tell", "not in the family"
 ENOUGH_FOR_A_SPREAD = 6  # seeds; below, what would be needed is known as a range at best
@@ -57,7 +57,7 @@ class Comparison(Generic[A]):
     lost_seeds: list[int]  # planned, and without a result on one side at least
     differences: Float[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
-    pairing: Pairing
+    pairing: SeedPairing
     verdict: str = CANNOT_TELL
     mean: float | None = None
     sd: float | None = None

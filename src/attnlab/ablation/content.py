@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from attnlab.ablation import charts, experiment_sections, verdict_sections
 from attnlab.ablation.arms import Arm
-from attnlab.ablation.costs import cost
+from attnlab.ablation.cost_comparison import cost
 from attnlab.ablation.declared import exploratory
 from attnlab.ablation.differences import settings_that_differ
 from attnlab.ablation.document import Document, Lines, Section, Table, some

@@ -21,7 +21,7 @@ from attnlab.ablation.statistics import Interval, holm, t_interval, t_p
 CLASS = "attention._target_"
 
 
-class Effect(NamedTuple):
+class FactorEffect(NamedTuple):
     """One main effect or interaction over seeds, in the metric's unit."""
 
     name: str
@@ -38,7 +38,7 @@ class Effects(NamedTuple):
     levels: dict[str, list[str]]
     together: dict[str, list[str]]  # factor -> others that always change with it: an effect is that of all of them
     seeds: list[int]
-    effects: list[Effect]
+    effects: list[FactorEffect]
     aliased: list[str]  # pairs of choices that this design cannot tell from what else is in the table
 
 
@@ -61,7 +61,7 @@ def factorial(arms: Sequence[Arm], baseline: Arm, alpha: float) -> Effects | Non
     low, high = t_interval(coefficients, alpha)
     p = [float(x) for x in t_p(coefficients)]
     effects = [
-        Effect(name, kind, float(c.mean()), Interval(float(a), float(b)), raw, corrected)
+        FactorEffect(name, kind, float(c.mean()), Interval(float(a), float(b)), raw, corrected)
         for (name, kind), c, a, b, raw, corrected in zip(names, coefficients, low, high, p, holm(p), strict=True)
     ]
     return Effects(table, together, seeds, effects, aliased)

@@ -17,8 +17,8 @@ from attnlab.ablation.event_files import write_event_files
 from attnlab.ablation.groups import changing
 from attnlab.ablation.power import Seeds
 from attnlab.ablation.report import Report
+from attnlab.ablation.report_text import show
 from attnlab.ablation.statistics import bad_runs_not_excluded
-from attnlab.ablation.terminal import show
 from attnlab.errors import UsageError
 from attnlab.files import write_atomically, writing
 from attnlab.store.experiment_folder import ExperimentFolder

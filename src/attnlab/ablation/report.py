@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attnlab.ablation import preregister
+from attnlab.ablation.aggregates import Aggregate, Solved, over_tasks, solved
 from attnlab.ablation.arms import (
     USUAL_BASELINE,
     Arm,
@@ -19,7 +20,7 @@ from attnlab.ablation.arms import (
     pair_with_baselines,
     planned_arms,
 )
-from attnlab.ablation.compare import compare
+from attnlab.ablation.compare_arms import compare
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, noise_floor
 from attnlab.ablation.declared import Term, exploratory, terms_of
 from attnlab.ablation.differences import unequal_conditions, unnamed_differences
@@ -29,7 +30,6 @@ from attnlab.ablation.looks import Looks, take_look
 from attnlab.ablation.metric_names import IN_BYTES, is_share, lower_is_better, separated
 from attnlab.ablation.reading import Experiment, read_experiment
 from attnlab.ablation.settings import Options, Settings, resolve, solved_from
-from attnlab.ablation.tasks import Aggregate, Solved, over_tasks, solved
 from attnlab.errors import UsageError
 from attnlab.store.names import METRICS
 from attnlab.store.preregistration import Preregistration, PreregistrationCheck, read

@@ -97,7 +97,7 @@ def noise_band(baseline: Float[np.ndarray, " n"], seeds: int, alpha: float) -> f
     return critical_t(n, alpha / 2) * float(baseline.std(ddof=1)) * math.sqrt(2 / seeds)
 
 
-class Pairing(NamedTuple):
+class SeedPairing(NamedTuple):
     """What sharing seeds bought: the correlation of paired runs, and the share of the variance of a difference that it
     removed (negative if pairing added to it); None where a side does not vary."""
 
@@ -105,13 +105,13 @@ class Pairing(NamedTuple):
     variance_removed: float | None
 
 
-def pairing(variant: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"]) -> Pairing:
+def pairing(variant: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"]) -> SeedPairing:
     """The correlation r of paired runs, and 1 - var(a - b) / (var(a) + var(b))."""
     apart = float(variant.var(ddof=1) + baseline.var(ddof=1))
     if min(float(np.ptp(variant)), float(np.ptp(baseline))) == 0 or apart == 0:
-        return Pairing(None, None)
+        return SeedPairing(None, None)
     r = float(np.corrcoef(variant, baseline)[0, 1])
-    return Pairing(r, 1 - float((variant - baseline).var(ddof=1)) / apart)
+    return SeedPairing(r, 1 - float((variant - baseline).var(ddof=1)) / apart)
 
 
 def bca_interval(d: Float[np.ndarray, " n"], alpha: float) -> Interval:

@@ -25,7 +25,7 @@ def colour(name: str) -> str:
     return f"var(--{name}, {COLOURS[name]})"
 
 
-class Axis(NamedTuple):
+class PlotAxis(NamedTuple):
     """Maps numbers to pixels, straight or by their logarithm."""
 
     low: float
@@ -55,15 +55,15 @@ class Axis(NamedTuple):
         return [t for t in found if self.low <= t * (1 + 1e-9) and t <= self.high * (1 + 1e-9)]
 
 
-def axis(values: Sequence[float], start: float, end: float, *, log: bool = False, pad: float = 0.06) -> Axis:
+def axis(values: Sequence[float], start: float, end: float, *, log: bool = False, pad: float = 0.06) -> PlotAxis:
     """An axis that holds all values with some room around them."""
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(finite), max(finite)
     if log:
         room = max(1.15, (high / low) ** pad)
-        return Axis(low / room, high * room, start, end, True)
+        return PlotAxis(low / room, high * room, start, end, True)
     room = (high - low) * pad or abs(high) * 0.05 or 1.0
-    return Axis(low - room, high + room, start, end)
+    return PlotAxis(low - room, high + room, start, end)
 
 
 def short(value: float) -> str:
@@ -121,7 +121,7 @@ def drawing(width: float, height: float, parts: Sequence[str], *, label: str) ->
     )
 
 
-def x_ticks(across: Axis, y: float, top: float, show: Callable[[float], str] = short, n: int = 4) -> str:
+def x_ticks(across: PlotAxis, y: float, top: float, show: Callable[[float], str] = short, n: int = 4) -> str:
     """Numbers below a panel, with thin lines through it."""
     parts = []
     for tick in across.ticks(n):
@@ -130,7 +130,7 @@ def x_ticks(across: Axis, y: float, top: float, show: Callable[[float], str] = s
     return "".join(parts)
 
 
-def y_ticks(up: Axis, x: float, right: float, show: Callable[[float], str] = short, n: int = 4) -> str:
+def y_ticks(up: PlotAxis, x: float, right: float, show: Callable[[float], str] = short, n: int = 4) -> str:
     """Numbers at the left of a panel, with thin lines through it."""
     parts = []
     for tick in up.ticks(n):

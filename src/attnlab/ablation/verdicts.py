@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from attnlab.ablation.compare import compare
+from attnlab.ablation.compare_arms import compare
 from attnlab.ablation.comparison import Comparison, NoiseFloor, Rules, noise_floor
 from attnlab.ablation.samples import Bounds, Sample
 from attnlab.ablation.tables import draw, verdicts_table

@@ -25,7 +25,7 @@ from attnlab.ablation.comparison import (
     SolvedCounts,
 )
 from attnlab.ablation.samples import PlannedPairs, Sample, paired_seeds, values
-from attnlab.ablation.statistics import Interval, Pairing
+from attnlab.ablation.statistics import Interval, SeedPairing
 
 
 def compare(pairs: Sequence[tuple[A, A]], rules: Rules) -> list[Comparison[A]]:
@@ -55,7 +55,7 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
     a, b = values(arm, seeds), values(baseline, seeds)
     d, n = a - b, len(seeds) + len(lost)
     empty = Comparison(
-        *(arm, baseline, seeds, lost, d, a, Pairing(None, None)),
+        *(arm, baseline, seeds, lost, d, a, SeedPairing(None, None)),
         alpha=alpha,
         interval_alpha=rules.alpha,
         margin=rules.margin,
