@@ -240,7 +240,8 @@ def _declared(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tu
         target = node.get("_target_") if isinstance(node, Mapping) else None
         if not isinstance(target, str) or (options := options_of(reader.find(target))) is None:
             continue
-        settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+        apart = ("_target_", "_partial_", *(["watches"] if path.startswith("callbacks.") else []))
+        settings = {name: value for name, value in node.items() if name not in apart}
         options = settable(options)
         yield from ((f"{path}.{name}", options[name]) for name in settings if name in options)
         if unknown := [name for name in settings if name not in options and usual.get(f"{path}._target_") == target]:

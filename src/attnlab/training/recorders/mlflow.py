@@ -23,8 +23,7 @@ class MlflowRecorder(Tracker):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)  # every table that it makes is a line
-        logger = MLFlowLogger(**settings)
-        super().__init__(logger)
+        self.logger = logger = MLFlowLogger(**settings)
         self.client, self.run_id = logger.experiment, str(logger.version)
         self.client.update_run(self.run_id, status="RUNNING")  # a run that goes on had ended
 

@@ -34,11 +34,10 @@ EXTRAS = {"text": "texts", "image": "pictures", "map": "maps"}  # what a recorde
 class Tracker(Recorder):
     """A logger made for Lightning as a recorder: it holds settings and numbers. A subclass may hold more.
 
-    What is handed over between two calls of `save` is of one step.
+    Its maker sets `logger`. What is handed over between two calls of `save` is of one step.
     """
 
-    def __init__(self, logger: Logger) -> None:
-        self.logger = logger
+    logger: Logger
 
     def config(self, settings: Mapping[str, Any]) -> None:
         self.logger.log_hyperparams(dict(settings))
@@ -246,7 +245,11 @@ def _built(name: str, factory: Factory | Logger | Tracker, fields: Mapping[str, 
             raise UsageError(
                 f"logger={name} needs a package that is not installed ({error}): pip install 'attnlab[{name}]'"
             ) from error
-    return logger if isinstance(logger, Tracker) else Tracker(logger)
+    if isinstance(logger, Tracker):
+        return logger
+    tracker = Tracker()
+    tracker.logger = logger
+    return tracker
 
 
 def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:

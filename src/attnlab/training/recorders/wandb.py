@@ -30,8 +30,7 @@ class WandbRecorder(Tracker):
 
     def __init__(self, **settings: Any) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline is offline
-        logger = WandbLogger(**settings)
-        super().__init__(logger)
+        self.logger = logger = WandbLogger(**settings)
         self._row: dict[str, Any] = {}
         import wandb
 
