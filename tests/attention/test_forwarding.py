@@ -1,4 +1,4 @@
-"""How much of attention/ hands options on, and how long its files are, counted: python -m tests.attention.test_forwarding"""
+"""How much of attention/ hands options on, and how long its files are: python -m tests.attention.test_forwarding"""
 
 import ast
 from collections.abc import Iterator
@@ -38,7 +38,15 @@ def test_length() -> None:
 
 
 def test_counting() -> None:
-    source = "class A(B):\n    withdrawn = {'x'}\n    def __init__(self, a,\n        **more):\n        super().__init__(\n a)\n"
+    lines = (
+        "class A(B):",
+        "    withdrawn = {'x'}",
+        "    def __init__(self, a,",
+        "        **b):",
+        "        super().__init__(",
+        "a)",
+    )
+    source = "\n".join(lines)
     assert forwarding(source) == {2, 3, 4, 5, 6}
 
 
