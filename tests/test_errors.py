@@ -20,9 +20,16 @@ from attnlab.cli._exits import one_line_errors
 from attnlab.errors import Diverged, Locked, NoUsableCheckpoint, Stopped, UsageError
 
 TRAIN = Path(__file__).parents[1] / "train.py"
+CONFIGS = TRAIN.parent / "configs"
 SEED = "a whole number of at least 0, at most 1e+18"
 TINY = "model.n_layers=1 model.d_model=16 model.n_heads=2 model.context=16"
 SHORT = "trainer.max_steps=2 maps.steps=2 sample.steps=1 sample.tokens=4 batch_size=2"
+
+
+def choices(group: str) -> str:
+    """How a message lists the options of a group."""
+    return f"(choose from: {', '.join(sorted(file.stem for file in (CONFIGS / group).glob('*.yaml')))})"
+
 
 # What is typed (FILES stands for the folder of the fixture), then pieces of the one line that answers.
 NAMES = [
@@ -31,10 +38,10 @@ NAMES = [
     ("attention=", "attention= does not exist (choose from: "),
     ("position=ropee", "position=ropee does not exist; did you mean 'rope'?"),
     ("data=shakespeare", "data=shakespeare does not exist; did you mean 'tiny_shakespeare'?"),
-    ("tokenizer=gpt3", "did you mean 'gpt2'? (choose from: bpe, byte, char, cl100k_base, gpt2, o200k_base, task)"),
-    ("optimizer=adam", "did you mean 'adamw'? (choose from: adamw, muon)"),
-    ("trainer=tpu", "trainer=tpu does not exist", "choose from: cpu, ddp, gpu"),
-    ("model=tny", "model=tny does not exist; did you mean 'tiny'? (choose from: nano, small, tiny)"),
+    ("tokenizer=gpt3", f"did you mean 'gpt2'? {choices('tokenizer')}"),
+    ("optimizer=adam", f"did you mean 'adamw'? {choices('optimizer')}"),
+    ("trainer=tpu", "trainer=tpu does not exist", choices("trainer")),
+    ("model=tny", f"model=tny does not exist; did you mean 'tiny'? {choices('model')}"),
     (
         "attention/mask=windw",
         "attention/mask=windw does not exist; did you mean 'window'? (choose from: causal, chunked, ",

@@ -1,34 +1,37 @@
 """Positions with variants: which pairs are refused, and what the every_position law does not ask."""
 
+import importlib
 from itertools import product
 
 import pytest
 import torch
 from tests.contracts.cases import NAMES, sampled, shipped
 
-from attnlab.contract import judge, subject_of
+from attnlab.contract import Subject, judge, subject_of
 from attnlab.contract.base import CONTEXT, ids, positions
 from attnlab.contract.sequence import stack
 from attnlab.errors import UsageError
 
-# A bias is added to scores, and a layer with a memory has none; nor has one that scores in three ways. Of the layers
-# that differ only those are asked whose kinds all take a position of their own or the model's.
-MEMORIES = {"based", "delta_net", "delta_product", "gated_delta", "gla", "kda", "lightning", "linear", "log_linear"}
-MEMORIES |= {"mamba2", "performer", "retention", "rwkv7", "ttt"}
-BIASES = ("alibi", "fire", "kerple", "t5")
-REFUSED = set(product((*MEMORIES, "nsa"), BIASES))
+
+def lacks_hook(subject: Subject) -> bool:
+    """Whether a position needs what the class of a variant does not offer. Mixtures leave it to their kinds."""
+    position = hooks(subject.config["position"]["inside"]["_target_"])
+    offered = hooks(subject.config["attention"]["_target_"])
+    return bool(offered and position - offered)
 
 
-def test_the_positions_are_those_that_have_a_yaml() -> None:
-    named = "alibi fire kerple learned none rope rope_partial sinusoidal t5 xpos yarn"
-    assert positions() == tuple(named.split())
+def hooks(target: str) -> frozenset[str]:
+    """What the class of a position asks for, or that of a variant offers; none of what builds other layers."""
+    module, _, name = target.rpartition(".")
+    named: frozenset[str] = getattr(getattr(importlib.import_module(module), name), "hooks", frozenset())
+    return named
 
 
 @pytest.mark.parametrize(("name", "position"), sampled(product(NAMES, positions()), every=40))
 def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_named(name: str, position: str) -> None:
     """One pair in 40, drawn by a hash of its names, is built always; all of them with the slow tests."""
     subject = subject_of(name, [f"position={position}"])
-    if (name, position) not in REFUSED:
+    if not lacks_hook(subject):
         assert len(subject.gpt(2).blocks) == 2
         return
     with pytest.raises(
