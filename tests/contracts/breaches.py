@@ -37,6 +37,7 @@ from tests.contracts.broken import (
     SilentlyExplicit,
     StaleBytes,
     StaleCost,
+    StatesFormula,
     TurnedNorms,
     Undocumented,
     UnfusableCap,
@@ -50,6 +51,7 @@ from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.score import Scaled
 from attnlab.contract import LAWS, Subject
 
 
@@ -129,6 +131,11 @@ BREACHES: dict[str, Breach] = {
     ),
     "does not learn": Breach("learns", "right after 1000 steps", made_of(DoesNotLearn)),
     "falsely modest": Breach("learns", "learns_recall is False, but", made_of(FalselyModest)),
+    "other temperature": Breach(
+        "stated_formula",
+        "T=2: forward differs from formula by",
+        made_of(StatesFormula, ["position=none"], score={"scaled": partial(Scaled, temperature=1.01)}),
+    ),
     "undocumented": Breach("explains_itself", "Undocumented has no docstring", made_of(Undocumented)),
     "no source": Breach("explains_itself", "names no source", made_of(NoSource)),
 }

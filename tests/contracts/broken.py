@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, Shared, State
 from attnlab.attention.cost import Cost
 from attnlab.attention.feature_map import RandomFeatures
-from attnlab.attention.heads import Heads
+from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.mask import Mask, Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
@@ -87,6 +87,18 @@ class LeakAfterTheMap(MultiHeadAttention):
 
     def merge(self, o: Tensor, heads: Heads) -> Tensor:
         return super().merge(o + 1e-6 * heads.v.mean(dim=2, keepdim=True), heads)
+
+
+class StatesFormula(MultiHeadAttention):
+    """Stated formula: attention without positions, written plainly; another temperature breaks it and no other law."""
+
+    def formula(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(linear(x), self.n_heads) for linear in (self.qkv.to_q, self.qkv.to_k, self.qkv.to_v))
+        rows = []
+        for i in range(x.size(1)):
+            weights = (q[:, :, i : i + 1] @ k[:, :, : i + 1].mT / self.head_dim**0.5).softmax(dim=-1)
+            rows.append(weights @ v[:, :, : i + 1])
+        return self.to_out(torch.cat(rows, dim=2).transpose(1, 2).flatten(2))
 
 
 class LeakInTraining(MultiHeadAttention):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.contracts.breaches import BREACHES, LINEAR, PLAIN
-from tests.contracts.broken import Unused, subject_from
+from tests.contracts.broken import StatesFormula, Unused, subject_from
 from torch import Tensor
 
 from attnlab.attention.base import Shared
@@ -57,10 +57,11 @@ def test_positions_fall_only_with_what_they_run_anew(name: str) -> None:
         PLAIN(),
         PLAIN(mask=partial(Window, 4)),
         PLAIN(dropout=0.3),
+        subject_from(StatesFormula, ["position=none"]),
         PLAIN(score={"softcap": partial(SoftCap, cap=0.1)}),
         subject_from(RecurrentAttention, **LINEAR),
     ],
-    ids=["plain", "window", "dropout", "softcap", "linear"],
+    ids=["plain", "window", "dropout", "formula", "softcap", "linear"],
 )
 def test_the_sound_twins_of_the_broken_variants_break_nothing(twin: Subject) -> None:
     assert [v for v in examine(twin, [law for law in LAWS if law not in APART]) if v.outcome == "broken"] == []

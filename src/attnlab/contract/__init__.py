@@ -11,6 +11,7 @@ from attnlab.contract.base import Law, LawBroken, Skipped, Subject, one_line, su
 from attnlab.contract.costs import cost, state_growth
 from attnlab.contract.documentation import explains_itself
 from attnlab.contract.extremes import extreme_inputs
+from attnlab.contract.formula import stated_formula
 from attnlab.contract.learning import learns
 from attnlab.contract.maps import fused_equals_explicit, map_
 from attnlab.contract.parameters import half_precision, no_dead_parameter, reproducible
@@ -45,6 +46,7 @@ LAWS: dict[str, Law] = {
     "extreme_inputs": extreme_inputs,
     "every_position": every_position,
     "learns": learns,
+    "stated_formula": stated_formula,
     "explains_itself": explains_itself,
 }
 
