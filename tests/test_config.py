@@ -223,7 +223,6 @@ def test_every_rule_is_about_a_key_that_exists(shipped: dict[str, Any], pattern:
         ),
         (["attention/score=[qk_norm,softcap]", "attention.score.softcap.cap=9"], "attention.score.softcap.cap", 9),
         (["attention=mqa", "attention/mask=window", "attention.mask.window=3"], "attention.mask.window", 3),
-        (["+attention.anything=3"], "attention.anything", 3),  # its constructor will judge it
         (["maps.prompt='Nobody, said she, opens it.'"], "maps.prompt", "Nobody, said she, opens it."),
         (["tokenizer.n_vocab=null"], "tokenizer.n_vocab", None),
         (["trainer.threads=2"], "trainer.threads", 2),
@@ -285,7 +284,8 @@ def test_a_file_of_ones_own_cannot_misspell_a_key_or_forget_one(mine: Path) -> N
     ("words", "line"),
     [
         (["attention.out_bias=5"], "attention.out_bias (5) must be true or false"),
-        (["data.path=5"], "data.path (5) must be null or text"),
+        (["data.path=5"], "data.path (5) must be text that is not empty"),
+        (["+attention.anything=3"], "attention.anything (3) is not an option: MultiHeadAttention has none called"),
         (["allow_targets=x y"], "allow_targets (x y) must be a list of names of packages: allow_targets=[x,y]"),
         (["~model.dropout"], "attention.dropout: "),
         (["+a.b=1"], "a is not a key of the config"),

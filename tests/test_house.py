@@ -4,9 +4,9 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 30_367,
+    "lines of src, pages included": 30_452,
     "forwarding lines in attention/": 2,
-    "longest file of attention/": 186,
+    "longest file of attention/": 187,
     "modules at the top level": 25,
     "rooms": 35,
     "imports between rooms": 177,

@@ -123,7 +123,7 @@ def check(
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
         words = f"allow_targets=[{','.join(names)}]"
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {words}")
-    check_groups(plain)
+    check_groups(plain, overrides)
     check_targets(plain)
     usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
     check_values(plain, usual, {_key(word): word.partition("=")[2] for word in overrides})
@@ -157,12 +157,16 @@ def _expand_paths(plain: dict[str, Any]) -> None:
             plain[key] = str(expand_path(plain[key], key=key))
 
 
-def check_groups(plain: Mapping[str, Any]) -> None:
-    """Refuse groups that nothing reads; a number or a text may stand there for others to refer to."""
+def check_groups(plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse groups that are typed and that nothing reads, such as +notes=mine.
+
+    A number or a text may stand there for others to refer to, and so may what a file of a user's own holds.
+    """
+    typed = {_key(word).partition("/")[0].partition("@")[0] for word in overrides}
     fixed, owners = fixed_keys(), {key.rpartition(".")[0] for key in CLASSES} - {""}
     groups = {key.partition(".")[0] for key in fixed} | {*GROUPS, *LISTS, *APPENDED}
     below = [f"{owner}.{name}" for owner in owners for name in plain[owner]]
-    for path in [name for name, node in plain.items() if isinstance(node, Mapping) and name not in groups] + [
+    for path in [name for name, node in plain.items() if isinstance(node, Mapping) and name in typed - groups] + [
         path for path in below if path not in CLASSES
     ]:
         raise UsageError(unknown_key(path, fixed | groups | set(CLASSES)))

@@ -31,7 +31,9 @@ class Rule:
     def accepts(self, value: Any) -> bool:
         """Whether the value may stand here; a whole number may stand for a number, but infinity and nan may not."""
         if self.length is not None:
-            return isinstance(value, list) and len(value) == self.length and all(self._accepts(v) for v in value)
+            return (
+                isinstance(value, list | tuple) and len(value) == self.length and all(self._accepts(v) for v in value)
+            )
         return self.optional if value is None else self._accepts(value)
 
     def _accepts(self, value: Any) -> bool:

@@ -45,7 +45,7 @@ def entries(folder: Path) -> dict[str, dict[str, object]]:
 
 def tune(folder: Path, **changes: object) -> dict[str, dict[str, object]]:
     settings = {"metric": "val/loss", "rates": "", "seeds": "100,101", "extend": 2, "overrides": ()}
-    tuning.tune(str(folder), **{**settings, **changes})  # type: ignore[arg-type]
+    tuning.tune(folder, **{**settings, **changes})  # type: ignore[arg-type]
     return entries(folder)
 
 
@@ -160,7 +160,7 @@ def test_the_settings_tell_variants_of_one_name_apart(tmp_path: Path) -> None:
         for rate in RATES:
             settings = {"optimizer.lr": rate, "model.d_model": width}
             write_run(tmp_path / "t", "multi_head", 100, bowl(rate, at), settings=settings)
-    tuning.tune(str(tmp_path / "t"), "val/loss", "", "100", 0, ())
+    tuning.tune(tmp_path / "t", "val/loss", "", "100", 0, ())
     words = f"tuned={tmp_path / 't'}"
     for width, at in ((64, 1e-3), (128, 3e-3)):
         config, _ = at_tuned_rate(compose_config([words, f"model.d_model={width}"]), "multi_head")

@@ -138,7 +138,7 @@ def test_entmax_finds_the_threshold_of_long_and_crowded_rows() -> None:
 
 @pytest.mark.parametrize("alpha", [1.0, 2.1])
 def test_an_alpha_outside_its_range_is_refused(alpha: float) -> None:
-    with pytest.raises(UsageError, match=rf"attention\.normalizer\.alpha \({alpha}\) must be in \[1\.05, 2\]"):
+    with pytest.raises(UsageError, match=rf"alpha \({alpha}\) must be a number of at least 1\.05, at most 2"):
         Entmax(n_heads=1, alpha=alpha)
 
 

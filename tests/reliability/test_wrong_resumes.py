@@ -86,7 +86,7 @@ def refusal(config: dict[str, Any]) -> str:
 
 def in_its_place(folder: Path, config: dict[str, Any]) -> str:
     """Ask for a run in whose folder lie the checkpoints of the one that is finished."""
-    target, source = prepare(config, "multi_head").folder, folder_of(folder)
+    target, source = prepare(config, "multi_head").folder.path, folder_of(folder)
     if target == source:
         return "it is the same run"
     shutil.copytree(source, target)

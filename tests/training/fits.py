@@ -1,7 +1,6 @@
 """Tiny models, recipes and data, and a Trainer put together as a run does it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,41 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.data.batches import TokenSplits
 from attnlab.data.datamodule import TextDataModule
 from attnlab.model import GPT
+from attnlab.options import Fraction, NonNegative, Positive, option
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
-from attnlab.training.optimizer import AdamW, Recipe
+from attnlab.training.optimizer import AdamW, Decay, Recipe
 from attnlab.training.recorders.recorder import Recorder, Recorders
 
 VOCAB, CONTEXT = 17, 8
-ADAMW = AdamW(
-    lr=0.01,
-    weight_decay=0.1,
-    warmup_fraction=0.25,
-    decay="cosine",
-    final_lr_fraction=0.1,
-    grad_clip=1.0,
-    betas=(0.9, 0.99),
-)
 
 
-@dataclass(frozen=True, kw_only=True)
+def adamw(**changes: Any) -> AdamW:
+    """A recipe with every setting, some of them changed."""
+    settings: dict[str, Any] = {
+        "lr": 0.01,
+        "weight_decay": 0.1,
+        "warmup_fraction": 0.25,
+        "decay": "cosine",
+        "final_lr_fraction": 0.1,
+        "grad_clip": 1.0,
+        "betas": (0.9, 0.99),
+    }
+    return AdamW(**settings | changes)
+
+
+ADAMW = adamw()
+
+
 class Descent(Recipe):
     """Plain gradient descent at a constant rate: linear in the gradients, so that rounding stays rounding."""
 
-    lr: float = 0.1
-    weight_decay: float = 0.0
-    warmup_fraction: float = 0.0
-    decay: str = "constant"
-    final_lr_fraction: float = 1.0
-    grad_clip: float | None = None
+    lr: Positive = option(default=0.1)
+    weight_decay: NonNegative = option(default=0.0)
+    warmup_fraction: Fraction = option(default=0.0)
+    decay: Decay = option(default="constant")
+    final_lr_fraction: Positive = option(default=1.0)
+    grad_clip: Positive | None = option(default=None)
 
     def optimizer(self, model: GPT) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=self.lr)

@@ -31,6 +31,7 @@ EXPECTED_NOT_RESULTS = {
     "experiment_name",
     "match_to",  # without a match= it says nothing
     "tuned",  # its rate is optimizer.lr
+    "logger.tensorboard._target_",
     "report.baseline",
     "report.metric",
     "report.margin",

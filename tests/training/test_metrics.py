@@ -14,6 +14,7 @@ from tests.training.fits import language_model, tiny_data, trainer_like_a_run
 
 from attnlab.errors import UsageError
 from attnlab.store.damage import Damaged
+from attnlab.store.digests import digest
 from attnlab.store.metrics_csv import COLUMNS, Row, read_metrics
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
@@ -227,7 +228,7 @@ def test_resumed_hooks(tmp_path: Path) -> None:
     """A hook that runs again at the step of a checkpoint records nothing twice, in metrics.csv and TensorBoard."""
     for again in (False, True):
         rows, board = MetricsRecorder(tmp_path), TensorBoardRecorder(tmp_path, resume_at=4 if again else None)
-        digests = {METRICS: {"size": (tmp_path / METRICS).stat().st_size}} if again else None
+        digests = {METRICS: digest((tmp_path / METRICS).read_bytes())} if again else None
         recorders = Recorders([rows, board], 4, rows.resume_at(4 if again else None, digests=digests))
         recorders.log_metrics({"memory": 4.0}, 4)
         recorders.log_metrics({"memory": 4.5, "val/loss": 2.0}, 4)

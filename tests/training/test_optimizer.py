@@ -1,6 +1,5 @@
 """Learning-rate schedules by hand, weight decay by group, and two optimizers that are one."""
 
-import dataclasses
 import io
 import math
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.training.fits import ADAMW, CONTEXT, VOCAB, tiny_model
+from tests.training.fits import ADAMW, CONTEXT, VOCAB, adamw, tiny_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -36,7 +35,7 @@ MUON = Muon(
 
 def schedule(max_steps: int, **changes: Any) -> list[float]:
     """The factor of every update, and the one after the last."""
-    recipe = dataclasses.replace(ADAMW, **changes)
+    recipe = adamw(**changes)
     return [recipe.factor(step, max_steps) for step in range(max_steps + 1)]
 
 

@@ -20,7 +20,7 @@ from attnlab.ablation.report import Report
 from attnlab.ablation.report_text import show
 from attnlab.ablation.statistics import bad_runs_not_excluded
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically, writing
+from attnlab.files import tidy, write_atomically, writing
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 
@@ -55,6 +55,8 @@ def write(report: Report, document: Document, folder: Path, *, tensorboard: bool
     }
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
     pages |= {f"pictures/{picture.name}.svg": picture.svg for picture in pictures}
+    for part in (folder, folder / "pictures"):
+        tidy(part)
     for name, text in pages.items():
         write_atomically(folder / name, text.encode(), key="out")
     if tensorboard:
