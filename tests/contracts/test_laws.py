@@ -40,8 +40,8 @@ ONE_IN = {
     "cost": 9,
     "half_precision": 5,
     "extreme_inputs": 25,
-    "learns": 9,
-    "every_position": 25,
+    "learns": 15,
+    "every_position": 50,
 }
 
 

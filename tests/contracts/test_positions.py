@@ -27,7 +27,7 @@ def hooks(target: str) -> frozenset[str]:
     return named
 
 
-@pytest.mark.parametrize(("name", "position"), sampled(product(NAMES, positions()), every=40))
+@pytest.mark.parametrize(("name", "position"), sampled(product(NAMES, positions()), every=80))
 def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_named(name: str, position: str) -> None:
     """One pair in 40, drawn by a hash of its names, is built always; all of them with the slow tests."""
     subject = subject_of(name, [f"position={position}"])

@@ -60,7 +60,7 @@ def breaches(name: str, *overrides: str) -> dict[str, str]:
     return {v.law: v.detail for v in verdicts if v.outcome == "broken"}
 
 
-@pytest.mark.parametrize("option", sampled(singles(SOFTMAX), every=30))
+@pytest.mark.parametrize("option", sampled(singles(SOFTMAX), every=60))
 def test_softmax_attention_keeps_the_laws_with_every_option(option: str) -> None:
     assert breaches("multi_head", option) == {}
 
@@ -80,7 +80,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=200, always=REFUSED))
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=400, always=REFUSED))
 def test_softmax_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
     if words := REFUSED.get((one, other)):
         with pytest.raises(UsageError, match=words):
@@ -185,12 +185,12 @@ def keeps_the_laws_or_is_refused(*overrides: str) -> None:
         breaches("linear", *chosen)
 
 
-@pytest.mark.parametrize("option", sampled(singles(RECURRENT), every=30))
+@pytest.mark.parametrize("option", sampled(singles(RECURRENT), every=60))
 def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_option(option: str) -> None:
     keeps_the_laws_or_is_refused(option)
 
 
-@pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=200, always=ONE_OF_EACH))
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=400, always=ONE_OF_EACH))
 def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
     keeps_the_laws_or_is_refused(one, other)
 
