@@ -4,7 +4,7 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 30_454,
+    "lines of src, pages included": 30_451,
     "forwarding lines in attention/": 2,
     "longest file of attention/": 187,
     "modules at the top level": 25,

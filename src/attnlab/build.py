@@ -70,9 +70,8 @@ class _Once(Factory):
 def made(config: Config, group: str, kind: Any = None) -> Any:
     """What a group of the config describes: an object, or a factory if it says `_partial_`.
 
-    `kind` is what it must be, of groups that are not in SLOTS.
-
-    Every class is found and held against the slot that it stands in before any of them is constructed.
+    `kind` is what it must be, of groups that are not in SLOTS. Every class is found and held against the slot that it
+    stands in before any of them is constructed.
     """
     here = str(Path.cwd())
     if config.get("allow_targets") and here not in sys.path:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
+from tests.inspection.event_records import read_records
 from torch.utils.tensorboard import SummaryWriter
 
 from attnlab.errors import UsageError
@@ -24,7 +25,6 @@ from attnlab.inspection.records import (
     half,
     image_summary,
     load_maps,
-    read_records,
     record_summary,
     save_maps,
     tensorboard_command,

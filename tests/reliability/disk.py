@@ -1,16 +1,21 @@
 """A disk that fails at a chosen operation: every open, write, fsync, rename, unlink and so on below one folder."""
 
 import builtins
+import errno
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from attnlab.errors import AttnlabError
+
 BY_PATH = ("open", "unlink", "remove", "mkdir", "rmdir", "truncate", "replace", "rename")
 BY_HANDLE = ("fsync", "write", "pwrite", "ftruncate")
+ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)
+Case = tuple[int, int, bool]  # the operation that fails, the error, and whether it is the only one
 
 
 class Disk:
@@ -85,3 +90,29 @@ def failing(disk: Disk) -> Iterator[None]:
     finally:
         for patch in patches:
             patch.stop()
+
+
+def every_case(operations: int) -> list[Case]:
+    """Each operation fails, with one error after the other: for this one alone, and from then on."""
+    return [(at, ERRORS[at % len(ERRORS)], once) for at in range(operations) for once in (True, False)]
+
+
+def trouble(disk: Disk, work: Callable[[], object], *, exit_codes: Collection[int], told: str = "") -> str:
+    """What is wrong with how some work ends while its disk fails, or with the same work once the disk is mended.
+
+    It may end well, or in one line with one of these exit codes, which holds `told`. Nothing if all is as it should be.
+    """
+    assert disk.at is not None
+    try:
+        with failing(disk):
+            work()
+    except AttnlabError as error:
+        if "\n" in str(error) or told not in str(error) or error.exit_code not in exit_codes:
+            return f"{disk.operations[disk.at]}: {error.exit_code}: {error}"
+    except (Exception, SystemExit) as error:
+        return f"{disk.operations[disk.at]}: {type(error).__name__}: {error}"
+    try:
+        work()
+    except AttnlabError as error:
+        return f"{disk.operations[disk.at]}: not continued: {error}"
+    return ""

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tests.reliability import SMALL
-from tests.reliability.disk import Disk, failing
+from tests.reliability.disk import ERRORS, Case, Disk, every_case, failing, trouble
 from tests.training.launch import folder_of, run_here, write_text
 
-from attnlab.errors import AttnlabError
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.training.checkpoint import load_checkpoint
 
-ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)
 TINY = ("model.n_layers=1", *SMALL, "evaluation.lengths=[2]")
 
 
@@ -56,32 +54,22 @@ def survives(folder: Path, at: int, number: int, *, once: bool, whole: dict[str,
     """What is wrong with a run whose disk fails and is mended; nothing if all is as it should be."""
     write_text(folder)
     disk = Disk(folder, at, number, once=once)
-    try:
-        with failing(disk):
-            train(folder)
-    except AttnlabError as error:
-        if "\n" in str(error) or str(folder) not in str(error) or error.exit_code not in (1, 2, 5):
-            return f"{disk.operations[at]}: {error.exit_code}: {error}"
-    except Exception as error:
-        return f"{disk.operations[at]}: {type(error).__name__}: {error}"
-    try:
-        train(folder)
-    except AttnlabError as error:
-        return f"{disk.operations[at]}: not continued: {error}"
+    if wrong := trouble(disk, lambda: train(folder), exit_codes=(1, 2, 5), told=str(folder)):
+        return wrong
     for part, value in content(folder_of(folder)).items():
         if value != whole[part]:
             return f"{disk.operations[at]}: other {part}"
     return ""
 
 
-def faults(tmp_path: Path, cases: list[tuple[int, int, bool]], whole: dict[str, Any]) -> list[str]:
+def faults(tmp_path: Path, cases: list[Case], whole: dict[str, Any]) -> list[str]:
     troubles = []
     for at, number, once in cases:
         folder = tmp_path / "run"
         folder.mkdir()
         name = errno.errorcode[number]
-        if trouble := survives(folder, at, number, once=once, whole=whole):
-            troubles.append(f"{name} at {trouble}")
+        if wrong := survives(folder, at, number, once=once, whole=whole):
+            troubles.append(f"{name} at {wrong}")
         shutil.rmtree(folder)
     return troubles
 
@@ -97,7 +85,7 @@ def test_disk_fails_sample(whole: tuple[dict[str, Any], int], tmp_path: Path) ->
 @pytest.mark.slow
 def test_disk_fails_anywhere(whole: tuple[dict[str, Any], int], tmp_path: Path) -> None:
     """Every operation of a run fails once: with one error after the other, for this one and from then on."""
-    cases = [(at, ERRORS[at % len(ERRORS)], once) for at in range(whole[1]) for once in (True, False)]
+    cases = every_case(whole[1])
     troubles = faults(tmp_path, cases, whole[0])
     print(f"{len(cases) - len(troubles)} of {len(cases)} injected errors: one line, and the same command went on")
     assert troubles == []

@@ -17,19 +17,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from tests.ablation.folders import write_arm
 from tests.reliability import SMALL
-from tests.reliability.disk import Disk, failing
+from tests.reliability.disk import Case, Disk, every_case, failing, trouble
 from tests.reliability.strangers import files_below, typed
-from tests.reliability.test_disk import ERRORS, content
+from tests.reliability.test_disk import content
 from tests.training.launch import write_text
 
 from attnlab.config import config_dir, guarded
-from attnlab.errors import AttnlabError
 from attnlab.files import failures
 from attnlab.sweep import job, sweeper
 from attnlab.sweep.pool import Event, Pool
 from attnlab.sweep.worker import _answer
 
-Case = tuple[int, int, bool]  # which operation, with which error, that one alone or all from there on
 WORDS = ("data=file", "tokenizer=byte", "model.n_layers=1", "model.n_heads=2", *SMALL, "seed=0,1")
 
 
@@ -109,18 +107,8 @@ def trouble_of_sweep(folder: Path, case: Case, whole: dict[str, Any]) -> str:
     at, number, once = case
     write_text(folder)
     disk = Disk(folder, at, number, once=once)
-    try:
-        with failing(disk):
-            sweep(folder)
-    except AttnlabError as error:
-        if "\n" in str(error) or error.exit_code not in (1, 2):
-            return f"{disk.operations[at]}: {error.exit_code}: {error}"
-    except BaseException as error:
-        return f"{disk.operations[at]}: {type(error).__name__}: {error}"
-    try:
-        sweep(folder)
-    except AttnlabError as error:
-        return f"{disk.operations[at]}: not gone on with: {error}"
+    if wrong := trouble(disk, lambda: sweep(folder), exit_codes=(1, 2)):
+        return wrong
     after = outcome(folder)
     return "".join(f"{disk.operations[at]}: other {part}" for part in whole if after.get(part) != whole[part])
 
@@ -130,14 +118,14 @@ def faults_of_sweep(tmp_path: Path, cases: list[Case], whole: dict[str, Any]) ->
     for case in cases:
         folder = tmp_path / "sweep"
         folder.mkdir()
-        if trouble := trouble_of_sweep(folder, case, whole):
-            faults.append(f"{errno.errorcode[case[1]]} at {trouble}")
+        if wrong := trouble_of_sweep(folder, case, whole):
+            faults.append(f"{errno.errorcode[case[1]]} at {wrong}")
         shutil.rmtree(folder)
     return faults
 
 
 def cases_of(operations: int, n: int | None) -> list[Case]:
-    whole = [(at, ERRORS[at % len(ERRORS)], once) for at in range(operations) for once in (True, False)]
+    whole = every_case(operations)
     return whole if n is None else random.Random(operations).sample(whole, n)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.inspection.event_records import read_records
 from tests.training.launch import folder_of, run_here, tiny
 from tests.training.spies import FileLogger, Killed
 
 import attnlab
 from attnlab.config import compose_config
 from attnlab.errors import UsageError
-from attnlab.inspection.records import read_records
 from attnlab.keys import settings_of
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.names import EVENTS

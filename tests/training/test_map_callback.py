@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.contracts.cases import NAMES, sampled, shipped
+from tests.inspection.event_records import read_records
 from tests.inspection.test_maps import Letters
 from torch import Tensor
 
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
 from attnlab.inspection.maps import collect
-from attnlab.inspection.records import load_maps, read_records
+from attnlab.inspection.records import load_maps
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder
 from attnlab.training import map_callback

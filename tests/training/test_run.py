@@ -13,6 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tests.inspection.event_records import read_records
 from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny, unseal
 
 import attnlab
@@ -21,7 +22,7 @@ from attnlab.config import compose_config, config_dir
 from attnlab.data.batches import IGNORED, validation_batch
 from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
 from attnlab.files import write_json
-from attnlab.inspection.records import load_maps, read_records
+from attnlab.inspection.records import load_maps
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint

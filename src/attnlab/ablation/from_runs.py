@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnlab.ablation import codes
 from attnlab.ablation.arms import Arm, Arms, arm_of_runs, labelled
-from attnlab.ablation.groups import RATE, Group, apart_by_rate, groups_of
+from attnlab.ablation.groups import RATE, Group, apart_by_rate, groups_by_rate, groups_of
 from attnlab.ablation.lr_curve import LRCurve, fit_lr_curve
 from attnlab.ablation.lr_tuning import Tuning, curve_of, read_tuning, without_curve
 from attnlab.ablation.reading import Experiment, read_experiment
@@ -28,7 +28,7 @@ def arms_of(experiment: Experiment, lower_is_better: bool, alpha: float, code: s
     tunings = {group.tuned: _tuning(group.tuned, experiment, lower_is_better, alpha) for group in groups if group.tuned}
     arms = []
     for members in apart_by_rate(groups):
-        by_rate: dict[float, Group] = {float(g.settings[RATE]): g for g in members if RATE in g.settings}
+        by_rate = groups_by_rate(members)
         if len(by_rate) < 2 or len(by_rate) < len(members):
             arms += [_single(group, tunings) for group in members]
             continue

@@ -131,6 +131,11 @@ def apart_by_rate(groups: Sequence[Group]) -> list[list[Group]]:
     return list(arms.values())
 
 
+def groups_by_rate(groups: Sequence[Group]) -> dict[float, Group]:
+    """Configurations by their learning rate; those that tell none are left out."""
+    return {float(group.settings[RATE]): group for group in groups if RATE in group.settings}
+
+
 def spelling(value: Any) -> str:
     """A value as it is compared."""
     return repr(one_spelling(value))

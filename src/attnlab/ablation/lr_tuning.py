@@ -10,7 +10,7 @@ from typing import NamedTuple
 import yaml
 
 from attnlab.ablation.codes import is_code, of_latest_code
-from attnlab.ablation.groups import RATE, Group, apart_by_rate, differing, groups_of
+from attnlab.ablation.groups import RATE, Group, apart_by_rate, differing, groups_by_rate, groups_of
 from attnlab.ablation.lr_curve import LRCurve, fit_lr_curve
 from attnlab.ablation.reading import Experiment
 from attnlab.errors import UsageError
@@ -38,7 +38,7 @@ def read_tuning(experiment: Experiment, lower_is_better: bool, alpha: float) -> 
     latest = of_latest_code(groups, besides=RATE)
     older = {group.variant for group in groups if group.folder not in {each.folder for each in latest}}
     for members in apart_by_rate(latest):
-        by_rate = {float(group.settings[RATE]): group for group in members if RATE in group.settings}
+        by_rate = groups_by_rate(members)
         seeds = sorted({seed for group in members for seed in group.results})
         for rate, group in sorted(by_rate.items()):
             lost = {run.seed: f"{run.status} {run.reason}".strip() for run in group.runs if run.seed is not None}

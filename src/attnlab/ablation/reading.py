@@ -288,8 +288,8 @@ def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[s
         content = parse_config(folder.path, shared)
         if wrong := _misfit(content, OF_CONFIG):
             raise Damaged(folder.path, f"{CONFIG}: {wrong}")
-        if content["attention"] == {} or (content.get("optimizer") or {}).get("lr", 0) is None:
-            raise Damaged(folder.path, f"{CONFIG} lacks the settings of attention or optimizer.lr")
+        if (content.get("optimizer") or {}).get("lr", 0) is None:
+            raise Damaged(folder.path, f"{CONFIG}: optimizer.lr is null")
         known[shared] = content
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}

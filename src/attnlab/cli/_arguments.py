@@ -8,6 +8,7 @@ The key of a parameter before the `*` may be left out. `*overrides` takes every 
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -64,6 +65,7 @@ class Command(NamedTuple):
         return (self.function.__doc__ or "").split("\n")[0].rstrip(".")
 
 
+@cache
 def command(name: str) -> Command:
     """The command of this name; refuses what is none."""
     if name not in COMMANDS:

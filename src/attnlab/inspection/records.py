@@ -18,7 +18,7 @@ import shlex
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ from jaxtyping import Float, Float16
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -36,7 +35,6 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from attnlab.errors import UsageError
 from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.inspection.colours import KINDS
-from attnlab.store.run_folder import RunFolder
 
 PLUGIN = "attention"
 FORMAT = 1
@@ -153,18 +151,6 @@ def image_summary(tag: str, png: bytes) -> Summary:
     width, height = Image.open(io.BytesIO(png)).size
     picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=picture)])
-
-
-def read_records(folder: Path | str) -> Iterator[Record]:
-    """Every map record in the event files of a run's folder, in the order they were written.
-
-    A run that was killed and resumed may hold a step twice, with equal numbers.
-    """
-    for path in RunFolder(Path(folder)).event_files():
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == PLUGIN:
-                    yield decode(*value.tensor.string_val)
 
 
 def save_maps(path: Path | str, sentences: Sequence[Sentence], *, step: int, run: str) -> None:

@@ -79,3 +79,8 @@ def seal(content: Mapping[str, Any]) -> str:
 def is_sealed(summary: Mapping[str, Any]) -> bool:
     """Whether a summary tells its own SHA-256: those of older runs do not, and what they say is not checked."""
     return "sha256" in summary
+
+
+def was_changed(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary that tells its SHA-256 says something else than when it was written."""
+    return is_sealed(summary) and summary["sha256"] != seal(summary)

@@ -17,7 +17,7 @@ from attnlab.files import named, parse_json, parse_yaml, read_file, tidy, write_
 from attnlab.moved import with_current_keys, with_current_targets
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line, read_text
-from attnlab.store.digests import Digests, check_files, digest, digests_in, is_sealed, seal
+from attnlab.store.digests import Digests, check_files, digest, digests_in, seal, was_changed
 from attnlab.store.locks import exclusive, is_owned
 from attnlab.store.metrics_csv import STEP, Row, read_metrics
 from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
@@ -103,7 +103,7 @@ class RunFolder:
             content = parse_json(read_file(self.summary))
         except (OSError, ValueError):
             return {}
-        if not isinstance(content, dict) or (is_sealed(content) and content["sha256"] != seal(content)):
+        if not isinstance(content, dict) or was_changed(content):
             return {}
         return with_current_keys(content)
 
@@ -132,7 +132,7 @@ class RunFolder:
         """Raises Damaged if the summary is not what was written, or the config, the code and the rows are not."""
         if not summary and self.summary.exists():
             raise Damaged(self.path, f"{SUMMARY} is damaged")
-        if is_sealed(summary) and summary["sha256"] != seal(summary):
+        if was_changed(summary):
             raise Damaged(self.path, f"{SUMMARY} was changed after it was written (its SHA-256 differs)")
         digests = digests_in(summary)
         if "files" in summary and METRICS not in digests:
@@ -230,7 +230,8 @@ def parse_config(folder: Path, text: str | None) -> dict[str, Any]:
         content = parse_yaml(text)
     except yaml.YAMLError as error:
         raise Damaged(folder, f"{CONFIG} is not YAML ({one_line(error)})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("attention"), dict):
+    attention = content.get("attention") if isinstance(content, dict) else None
+    if not isinstance(attention, dict) or not attention:
         raise Damaged(folder, f"{CONFIG} is not the config of a run")
     return dict(with_current_targets(content))
 

@@ -1,0 +1,21 @@
+"""The map records of a run, as TensorBoard reads them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from attnlab.inspection.records import PLUGIN, Record, decode
+from attnlab.store.run_folder import RunFolder
+
+
+def read_records(folder: Path | str) -> Iterator[Record]:
+    """Every map record in the event files of a run's folder, in the order they were written.
+
+    A run that was killed and resumed may hold a step twice, with equal numbers.
+    """
+    for path in RunFolder(Path(folder)).event_files():
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == PLUGIN:
+                    yield decode(*value.tensor.string_val)
