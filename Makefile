@@ -17,7 +17,7 @@ test-all: $(VENV)/.all  ## every test, the long ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-oracles: $(VENV)/.oracle  ## run other people's code again, and compare ours with it
-	$(BIN)/python -m pytest -m "" tests/oracles tests/inspection/test_handover.py $(ARGS)
+	$(BIN)/python -m pytest -m "" tests/oracles tests/inspection/test_export.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

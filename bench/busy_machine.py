@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from attnlab.machine import SPINS
+from attnlab.machine.environment import SPINS
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 SPINNING = "300000"

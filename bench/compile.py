@@ -15,8 +15,8 @@ import yardstick
 from slots import interval
 
 from attnlab.build import build_model
-from attnlab.config import compose_config
-from attnlab.keys import options as names_of
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import options as names_of
 from attnlab.training.compiled import compiled
 
 SIZE = ["model.n_heads=4", "model.d_model=128", "model.context=64", "model.dropout=0.0"]

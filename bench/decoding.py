@@ -24,9 +24,9 @@ from attnlab.attention.cache import Cache
 from attnlab.attention.cost import tensor_bytes
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.build import attention_factory
-from attnlab.config import compose_config, config_dir
-from attnlab.contract.base import CONTEXT, subject_of
-from attnlab.contract.placed import placed_layers
+from attnlab.config.compose import compose_config, config_dir
+from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.subject import CONTEXT, subject_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "decoding.md"
 D_MODEL, HEADS, PIECE, DEPTH = 128, 4, 256, 8  # eight layers show the longest pattern of the presets

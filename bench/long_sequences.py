@@ -25,7 +25,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink
 from attnlab.attention.score import SoftCap
 from attnlab.build import attention_factory
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.options import part
 
 HEADS, WIDTH, WINDOW = 4, 64, 256

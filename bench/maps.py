@@ -13,7 +13,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training.run import run
 
 USUAL = (600, 12)  # steps, and map steps among them

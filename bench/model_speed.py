@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from yardstick import PlainGPT, stepper
 
+from attnlab.attention.embedding import Embedding, LearnedEmbedding
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.position import Position
+from attnlab.attention.rotary import RoPE
 from attnlab.model import GPT
-from attnlab.position import Embedding, LearnedEmbedding, Position, RoPE
 from attnlab.training.hardware import has_native_bfloat16
 
 SHAPES = ((4, 4, 128, 12, 64), (6, 6, 384, 8, 256))

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training import callbacks
 from attnlab.training.run import run
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
 from attnlab.build import attention_factory
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 
 SIZES = ((128, 64, 12), (256, 256, 4), (512, 1024, 1))  # width, tokens, rows
 HEADS = 4

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training import run as training
 from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder

@@ -12,11 +12,11 @@ from docs.variants import ROOT, picture_of
 from jaxtyping import Float
 from PIL import Image
 
-from attnlab.config import compose_config
-from attnlab.files import write_atomically
+from attnlab.config.compose import compose_config
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.maps import collect
 from attnlab.runs import load
+from attnlab.store.files import write_atomically
 from attnlab.training.prepare import prepare
 from attnlab.training.run import run
 

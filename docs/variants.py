@@ -23,10 +23,10 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import Scaled
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.build import attention_factory
-from attnlab.config import compose_config, config_dir
-from attnlab.keys import sentence
+from attnlab.config.compose import compose_config, config_dir
+from attnlab.config.keys import sentence
 from attnlab.options import REQUIRED, Configurable, settable
-from attnlab.rules import shown
+from attnlab.options.rules import shown
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "variants.md", ROOT / "README.md"
@@ -251,9 +251,9 @@ def options(config: dict[str, object]) -> str:
 
 
 def option_table() -> Iterator[str]:
-    """Rows of every option that a class of attention/ or position.py declares, as the class declares it."""
+    """Rows of every option that a class of attention/ declares, as the class declares it."""
     names = sorted(module.name for module in pkgutil.iter_modules(attention.__path__))
-    homes = [f"attnlab.attention.{name}" for name in names] + ["attnlab.position"]
+    homes = [f"attnlab.attention.{name}" for name in names] + ["attnlab.attention.position"]
     for module in map(importlib.import_module, homes):
         for kind in vars(module).values():
             if not (inspect.isclass(kind) and issubclass(kind, Configurable) and kind.__module__ == module.__name__):

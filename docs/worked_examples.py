@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from docs.variants import ROOT
 
 from attnlab.cli import main as attnlab
-from attnlab.files import write_atomically
+from attnlab.store.files import write_atomically
 
 FOLDER = ROOT / "docs" / "explained"
 ALONE = ("gqa", "mla", "gated", "differential", "nsa", "cross_layer", "head_mix", "linear", "gated_delta", "ttt")

@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 SRC, TESTS = ROOT / "src", ROOT / "tests"
 PAGES = (".html", ".css", ".js")
 BANNED = ("found", "made", "said", "kept", "known", "place", "seen", "words", "wanted", "told")
-SCHEMA = ("attnlab.config", "attnlab.rules", "attnlab.keys")  # where a config may be read by the text of its keys
+SCHEMA = (
+    "attnlab.config.compose",
+    "attnlab.options.rules",
+    "attnlab.config.keys",
+)  # where a config may be read by the text of its keys
 FILES_OF_A_RUN = (
     *("config.yaml", "summary.json", "metrics.csv", "code.json", "tokenizer.json", "manifest.json", "heads.json"),
     *("best.safetensors", "last.safetensors", ".lock", "events.out.tfevents.", "preregistration.json"),

@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 from attnlab import build
+from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.position_bias import ALiBi
 from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, made
-from attnlab.config import check_targets, compose_config
+from attnlab.config.compose import check_targets, compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
-from attnlab.position import ALiBi, LearnedEmbedding, RoPE
 from attnlab.training.optimizer import Recipe
 
 VOCAB = 19
@@ -223,7 +225,7 @@ FOREIGN = [
     ("attention.x", "attnlab.attention.mask.Causal"),  # no argument of that name
     ("attention.n_heads", "attnlab.attention.mask.Causal"),
     ("attention.mask", "attnlab.attention.gate.Gate"),
-    ("attention.mask", "attnlab.position.RoPE"),
+    ("attention.mask", "attnlab.attention.rotary.RoPE"),
     ("attention.mask", "attnlab.attention.base.split_heads"),
     ("attention.mask", "ours.Runs"),
     ("attention.mask", "ours.runs"),
@@ -231,7 +233,7 @@ FOREIGN = [
     ("attention", "ours.runs"),
     ("attention", "ours.Late"),
     ("position.inside", "ours.Mine"),
-    ("position.embed", "attnlab.position.RoPE"),
+    ("position.embed", "attnlab.attention.rotary.RoPE"),
     ("data", "attnlab.data.vocabularies.BPE"),
     ("tokenizer", "attnlab.data.corpus.PythonDocs"),
     ("optimizer", "ours.Runs"),

@@ -8,7 +8,7 @@ from docs.variants import FAMILIES, PAGE, README, WRITTEN, Row, page, picture_of
 from PIL import Image
 from torch import nn
 
-from attnlab.config import config_dir
+from attnlab.config.compose import config_dir
 
 NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import AttentionFactory
+from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
 from attnlab.generation import choose, generate
 from attnlab.model import GPT
-from attnlab.position import LearnedEmbedding, RoPE
 
 VOCAB, CONTEXT = 17, 8
 multi_head = partial(MultiHeadAttention, n_heads=2, position=RoPE)

@@ -4,20 +4,20 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 30_451,
-    "forwarding lines in attention/": 2,
+    "lines of src, pages included": 30_510,
+    "forwarding lines in attention/": 4,
     "longest file of attention/": 187,
-    "modules at the top level": 25,
-    "rooms": 35,
-    "imports between rooms": 177,
-    "floors of rooms": 11,
+    "modules at the top level": 5,
+    "rooms": 19,
+    "imports between rooms": 100,
+    "floors of rooms": 8,
     "circles of rooms": 0,
     "circles of modules": 0,
     "config keys read by their text": 198,
-    "rooms that name a file of a run": 2,
+    "rooms that name a file of a run": 1,
     "modules that no test imports": 55,
     "class names that stand twice": 4,
-    "module names that stand twice": 8,
+    "module names that stand twice": 0,
     "`found` bound": 72,
     "`made` bound": 22,
     "`said` bound": 8,
@@ -29,18 +29,8 @@ AT_MOST = {
     "`wanted` bound": 25,
     "`told` bound": 3,
 }
-# Names that stand twice, until one of each is called something else.
+# Names of classes that stand twice, until one of each is called something else.
 CLASSES_TWICE = {"Heads", "Place", "Score", "Step"}
-MODULES_TWICE = {
-    "base",
-    "cache",
-    "maps",
-    "memory",
-    "metrics",
-    "page",
-    "report",
-    "terminal",
-}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +56,7 @@ def test_one_name_one_class() -> None:
 
 def test_one_name_one_module() -> None:
     """A module name says which module it is, wherever it lies."""
-    assert set(house.repeated_modules()) <= MODULES_TWICE
+    assert house.repeated_modules() == []
 
 
 def test_figures_count() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, AttentionFactory, Shared
 from attnlab.attention.cost import Cost
 from attnlab.attention.decay import FixedDecay, ScalarDecay
+from attnlab.attention.embedding import Embedding, LearnedEmbedding, SinusoidalEmbedding
 from attnlab.attention.feature_map import EluPlusOne, UnitLength
 from attnlab.attention.gate import Elementwise, Headwise, Swish
 from attnlab.attention.head_wrapper import HeadWrapper, layered
@@ -21,14 +22,15 @@ from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink
 from attnlab.attention.output_norm import RMSOutputNorm, SumNorm
+from attnlab.attention.position_bias import ALiBi
 from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import QKNorm
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import DeltaWrite
 from attnlab.errors import UsageError
 from attnlab.model import GPT, MLP, NORMS, MLPKind, generator_for
-from attnlab.position import ALiBi, Embedding, LearnedEmbedding, RoPE, SinusoidalEmbedding
 
 VOCAB, CONTEXT, LAYERS, WIDTH = 13, 11, 3, 12
 

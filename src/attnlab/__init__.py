@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attnlab.ablation.verdicts import verdict as verdict
+    from attnlab.analysis.verdicts import verdict as verdict
     from attnlab.data.tokenizers import Tokenizer
     from attnlab.model import GPT
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """`attnlab.verdict`, imported where it is used: it needs no torch, and nothing else needs SciPy."""
     if name == "verdict":
-        from attnlab.ablation.verdicts import verdict
+        from attnlab.analysis.verdicts import verdict
 
         return verdict
     raise AttributeError(f"module 'attnlab' has no attribute {name!r}")
@@ -38,10 +38,10 @@ def train(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from attnlab.complaints import explain
-    from attnlab.config import compose_job, with_plus
+    from attnlab.config.compose import compose_job, with_plus
+    from attnlab.config.messages import explain
     from attnlab.errors import UsageError
-    from attnlab.machine import alone
+    from attnlab.machine.environment import alone
 
     typed = with_plus(list(overrides))
     try:

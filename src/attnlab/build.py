@@ -11,17 +11,18 @@ from typing import Any, Union, get_args, get_origin
 import torch
 
 from attnlab.attention.base import Attention, AttentionFactory
+from attnlab.attention.embedding import Embedding
+from attnlab.attention.position import Position
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.code import note_sources
-from attnlab.config import allowed_below, allowed_packages, check_targets
+from attnlab.config.code import note_sources
+from attnlab.config.compose import allowed_below, allowed_packages, check_targets
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.options import PER_LAYER, OptionError, check, options_of, settable
-from attnlab.position import Embedding, Position
-from attnlab.rules import nearest, shown
+from attnlab.options.rules import nearest, shown
 
 Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")

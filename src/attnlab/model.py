@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
+from attnlab.attention.embedding import Embedding
+from attnlab.attention.norm import RMSNorm
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
 from attnlab.options import Count, Fraction, Positive, checked
-from attnlab.position import Embedding
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "rms": RMSNorm,

@@ -14,20 +14,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.attention.cost import tensor_bytes
 from attnlab.build import build_model, made
-from attnlab.code import changes_since, code_of, in_a_line
-from attnlab.config import allowed_packages, check_targets, check_values
-from attnlab.data.cache import offline
+from attnlab.config.code import changes_since, code_of, in_a_line
+from attnlab.config.compose import allowed_packages, check_targets, check_values
+from attnlab.config.guard import check_references
+from attnlab.config.keys import settings_of, without_watchers
+from attnlab.data.download import offline
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.guard import check_references
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, chosen
-from attnlab.keys import settings_of, without_watchers
-from attnlab.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
+from attnlab.machine.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
-from attnlab.rules import shown
+from attnlab.options.rules import shown
 from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
 from attnlab.store.run_folder import RunFolder, seed_name

@@ -47,7 +47,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs of a sweeper that is not ours and return what each came to."""
-        from attnlab.sweep.drive import pool_for
+        from attnlab.sweep.executor import pool_for
         from attnlab.sweep.sweeper import launch_here
 
         assert self.config is not None and self.hydra_context is not None
@@ -64,7 +64,7 @@ class DesignSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep that was typed."""
-        from attnlab.files import failures
+        from attnlab.store.files import failures
         from attnlab.sweep.sweeper import sweep
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None

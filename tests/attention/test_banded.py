@@ -20,14 +20,16 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.multi_token import MultiToken
 from attnlab.attention.normalizer import Sink, Softmax1
 from attnlab.attention.path import Path
+from attnlab.attention.position import Position
+from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import SoftCap, SSMax
 from attnlab.attention.selective import Selective
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.stick_breaking import StickBreaking
-from attnlab.contract import judge, subject_of
-from attnlab.contract.base import SAME, gap
 from attnlab.errors import UsageError
-from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias
+from attnlab.laws import judge, subject_of
+from attnlab.laws.subject import SAME, gap
 
 C, HEADS = 24, 4
 BANDS: dict[str, tuple[Callable[[], Mask], int]] = {

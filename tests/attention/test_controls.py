@@ -10,9 +10,9 @@ from torch import Tensor
 from attnlab.attention.base import Attention
 from attnlab.attention.controls import FrozenQKAttention, IdentityAttention, UniformAttention
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.synthesizer import DenseSynthesizer, RandomSynthesizer
 from attnlab.errors import UsageError
-from attnlab.position import RoPE
 
 WIDTH, HEADS, T, CONTEXT = 24, 4, 13, 17
 A = TypeVar("A", bound=Attention)

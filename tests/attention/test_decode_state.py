@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 
 from attnlab.attention.base import Attention
 from attnlab.build import attention_factory
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 
 C, H, D, T = 48, 6, 8, 37  # width, heads, width of a head, tokens
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.log_linear import LogLinearAttention, levels
+from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
-from attnlab.position import RoPE
 
 WIDTH, HEADS, T = 24, 4, 32
 same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnlab.attention import recurrent
 from attnlab.attention.base import Attention
 from attnlab.attention.scan import token_loop
-from attnlab.contract import subject_of
-from attnlab.contract.base import D_MODEL, tokens
+from attnlab.laws import subject_of
+from attnlab.laws.subject import D_MODEL, tokens
 
 # Test-time training cuts a text as its option says, into small mini-batches; here as long as the others' chunks.
 OPTIONS = {"ttt": ["attention.minibatch=64"]}

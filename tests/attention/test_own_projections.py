@@ -13,10 +13,11 @@ from attnlab.attention.differential import DifferentialAttention
 from attnlab.attention.gate import Elementwise
 from attnlab.attention.latent import LatentAttention
 from attnlab.attention.mask import Window
+from attnlab.attention.norm import EPS
+from attnlab.attention.position_bias import ALiBi
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import QKNorm, SoftCap
 from attnlab.errors import UsageError
-from attnlab.norm import EPS
-from attnlab.position import ALiBi, RoPE
 
 WIDTH, HEADS, T, CONTEXT = 24, 4, 13, 17
 A = TypeVar("A", bound=Attention)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.position import Position
+from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias
+from attnlab.attention.rotary import RoPE, XPos, YaRN
 from attnlab.errors import UsageError
-from attnlab.position import FIRE, ALiBi, Kerple, Position, RoPE, T5Bias, XPos, YaRN
 
 HEADS, T = 3, 11
 CLOSE = {"rtol": 0, "atol": 1e-10}

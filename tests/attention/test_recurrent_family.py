@@ -17,8 +17,8 @@ from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.write import DeltaWrite
-from attnlab.contract.base import BATCH, D_MODEL, SAME, gap, perturbed, tokens
 from attnlab.errors import UsageError
+from attnlab.laws.subject import BATCH, D_MODEL, SAME, gap, perturbed, tokens
 
 T, HEADS, WIDTH = 21, 4, 6
 

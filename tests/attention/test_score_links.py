@@ -18,9 +18,9 @@ from attnlab.attention.path import Path
 from attnlab.attention.score import Pairs, Score, SSMax
 from attnlab.attention.selective import Selective
 from attnlab.attention.talking_heads import TalkingHeads
-from attnlab.contract import subject_of
-from attnlab.contract.base import perturbed
 from attnlab.errors import UsageError
+from attnlab.laws import subject_of
+from attnlab.laws.subject import perturbed
 from attnlab.model import generator_for
 
 C, H, D, T, SCALE = 12, 3, 5, 11, 0.7

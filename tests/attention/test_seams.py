@@ -10,13 +10,15 @@ from torch import nn
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.differential import DifferentialAttention
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.position import Position
+from attnlab.attention.position_bias import ALiBi
 from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import QKNorm, Score
 from attnlab.attention.seams import covered
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.talking_heads import TalkingHeads
-from attnlab.inspection.explain.watch import watched
-from attnlab.position import ALiBi, Position, RoPE
+from attnlab.explain.record_calls import watched
 
 X = torch.randn(1, 5, 8)
 LINKS = {"norm": QKNorm, "talk": TalkingHeads}

@@ -14,8 +14,8 @@ from attnlab.attention.indexed import IndexedAttention
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.native_sparse import NativeSparseAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
-from attnlab.position import RoPE
 
 WIDTH, HEADS, T = 24, 4, 23
 same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64

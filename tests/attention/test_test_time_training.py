@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnlab.attention.position import Position
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.test_time_training import EPS, TTTAttention
 from attnlab.errors import UsageError
-from attnlab.position import Position, RoPE
 
 WIDTH, HEADS, T = 24, 4, 23
 same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64

@@ -9,11 +9,11 @@ from torch import Tensor
 from attnlab.attention.base import Attention
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import QKNorm
 from attnlab.attention.tensor_product import TensorProductAttention
 from attnlab.attention.tied import TiedAttention
 from attnlab.errors import UsageError
-from attnlab.position import RoPE
 
 D, H, W, T = 24, 4, 6, 7
 same = partial(torch.testing.assert_close, rtol=0, atol=1e-10)

@@ -9,10 +9,10 @@ import attnlab.card.battery
 from attnlab.build import made
 from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, chosen_cells, results
 from attnlab.card.pages import against_controls, line, save
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.data.task import Task
 from attnlab.errors import UsageError
-from attnlab.training.terminal import note, say
+from attnlab.training.notes import note, say
 
 TASK = {
     "bounds": {"floor": {"accuracy": 0.25, "loss": 1.4}, "ceiling": {"accuracy": 1.0, "loss": 0.0}},

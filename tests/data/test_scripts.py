@@ -8,7 +8,7 @@ import pytest
 from tests.training.launch import TINY, folder_of
 
 from attnlab.cli import main
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.data.corpus import CHAPTER_SENTENCE, Corpus, File
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from attnlab.build import made
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import config_dir
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
@@ -29,7 +30,6 @@ from attnlab.data.tasks.s5 import S5
 from attnlab.data.tasks.selective_copy import SelectiveCopy
 from attnlab.data.tokenizers import from_json
 from attnlab.errors import UsageError
-from attnlab.keys import config_dir
 
 # Each solver answers after a prefix of a row, from the names of its tokens alone. It is asked only where an answer is
 # wanted, and told nothing else.

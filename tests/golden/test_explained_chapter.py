@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.explaining import tour, variant
-from attnlab.inspection.explain.steps import Explanation
+from attnlab.explain.explanations import tour, variant
+from attnlab.explain.steps import Explanation
 
 GOLDEN = json.loads((Path(__file__).parent / "chapter3.json").read_text(encoding="utf-8"))
 ENTRIES: dict[str, dict[str, Any]] = GOLDEN["entries"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.build import build_model, made
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS, VOCABULARY, BATCH, CONTEXT = 10, 64, 4, 24

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.contracts.cases import NAMES
+from tests.laws.cases import NAMES
 
-from attnlab.contract import subject_of
-from attnlab.contract.base import LONG, ids, perturbed
+from attnlab.laws import subject_of
+from attnlab.laws.subject import LONG, ids, perturbed
 
 FILE = Path(__file__).with_name("variants.json")
 START = 1e-6  # start values are float32, rounded alike everywhere; their sums are float64

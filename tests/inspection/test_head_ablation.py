@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import options
 from attnlab.inspection.head_ablation import ablate, headed_parts, loss_of
 from attnlab.inspection.maps import collect
-from attnlab.keys import options
 from attnlab.model import GPT
 
 VOCAB, CONTEXT, HEADS = 11, 12, 2

@@ -124,7 +124,7 @@ def test_a_variant_that_draws_random_numbers_disturbs_no_stream_either() -> None
 
 def test_inspection_needs_neither_lightning_nor_hydra_nor_training() -> None:
     code = (
-        "import sys, attnlab.inspection.maps, attnlab.inspection.records, attnlab.inspection.metrics\n"
+        "import sys, attnlab.inspection.maps, attnlab.inspection.records, attnlab.inspection.head_metrics\n"
         "print([m for m in ('lightning', 'hydra', 'attnlab.training', 'attnlab.data') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -133,7 +133,7 @@ def test_inspection_needs_neither_lightning_nor_hydra_nor_training() -> None:
 
 def test_pictures_numbers_and_records_need_no_torch() -> None:
     code = (
-        "import sys, attnlab.inspection.figures, attnlab.inspection.records, attnlab.inspection.metrics\n"
+        "import sys, attnlab.inspection.figures, attnlab.inspection.records, attnlab.inspection.head_metrics\n"
         "print('torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

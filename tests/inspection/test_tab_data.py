@@ -20,7 +20,7 @@ from tests.inspection.tab_server import TOKENS, record, weights_of, write_run
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
-from attnlab.inspection.metrics import BIRTH, attention_entropy, diversity, first_token_mass, shares
+from attnlab.inspection.head_metrics import BIRTH, attention_entropy, diversity, first_token_mass, shares
 from attnlab.inspection.records import Record, encode, half, record_summary
 from attnlab.inspection.tab.plugin import AttentionTab
 from attnlab.inspection.tab.series import DamagedRecord, checked, shrink

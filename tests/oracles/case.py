@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from attnlab.attention.base import Attention
 from attnlab.attention.shared import Shared
 from attnlab.build import attention_factory
-from attnlab.config import config_dir
+from attnlab.config.compose import config_dir
 
 FOLDER = Path(__file__).parent / "recorded"
 BATCH, LENGTH, WIDTH, CONTEXT = 2, 9, 16, 32

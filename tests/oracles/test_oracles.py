@@ -9,8 +9,8 @@ from tests.oracles.case import FOLDER, Case, load
 from tests.oracles.record import CASES, DOCS, row
 from torch import Tensor
 
-from attnlab.keys import options
-from attnlab.norm import RMSNorm
+from attnlab.attention.norm import RMSNorm
+from attnlab.config.keys import options
 
 # Ours alone decides these, or the oracle's rule lends them no gradient.
 NO_GRADIENT = {"fla_dsa": {"q_idx", "k_idx", "w_idx"}, "fla_ttt": {"q", "w", "b"}}

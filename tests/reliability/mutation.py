@@ -131,7 +131,7 @@ def _set(node: ast.AST, name: str, value: object) -> None:
 
 def files() -> list[Path]:
     """The files whose faults are drawn: those of the variants and of positions."""
-    return sorted([*(PACKAGE / "attention").glob("*.py"), PACKAGE / "position.py"])
+    return sorted((PACKAGE / "attention").glob("*.py"))
 
 
 def drawn(n: int, seed: int) -> list[Fault]:
@@ -185,7 +185,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
 def numbers(name: str) -> list[torch.Tensor]:
     """Everything a variant computes for fixed inputs in float64: logits, gradients, maps, and logits by decoding."""
-    from attnlab.contract.base import ids, perturbed, subject_of
+    from attnlab.laws.subject import ids, perturbed, subject_of
 
     subject = subject_of(name)
     model = subject.gpt(subject.depth).double().eval()
@@ -234,7 +234,7 @@ def judged(fault: Fault, reference: Path, variants: Sequence[str]) -> str:
     import pytest
 
     for kind, words in (
-        ("lattice", ["tests/contracts/test_lattice.py"]),
+        ("lattice", ["tests/laws/test_lattice.py"]),
         ("oracle", ["tests/oracles/test_oracles.py"]),
     ):
         if pytest.main([*words, *ALONE]):
@@ -260,7 +260,7 @@ def changes(name: str, reference: Path) -> bool:
 
 def broken_law(name: str) -> str | None:
     """The first law that a variant breaks."""
-    from attnlab.contract import LAWS, judge, subject_of
+    from attnlab.laws import LAWS, judge, subject_of
 
     subject = subject_of(name)
     laws = [*ORDER, *(law for law in LAWS if law not in ORDER)]
@@ -299,9 +299,9 @@ def users(file: str, closures: dict[str, list[str]]) -> list[str]:
 
 def prepare(reference: Path) -> str:
     """Write down the numbers of every variant, and which modules each executes."""
-    from attnlab.code import code_of
-    from attnlab.config import config_dir
-    from attnlab.contract.base import subject_of
+    from attnlab.config.code import code_of
+    from attnlab.config.compose import config_dir
+    from attnlab.laws.subject import subject_of
 
     closures = {}
     for file in sorted((config_dir() / "attention").glob("*.yaml")):

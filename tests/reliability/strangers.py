@@ -12,7 +12,7 @@ import yaml
 from tests.reliability import SMALL
 
 from attnlab.cli import main
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.run import run

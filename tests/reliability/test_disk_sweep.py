@@ -15,16 +15,16 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from tests.ablation.folders import write_arm
+from tests.analysis.folders import write_arm
 from tests.reliability import SMALL
 from tests.reliability.disk import Case, Disk, every_case, failing, trouble
 from tests.reliability.strangers import files_below, typed
 from tests.reliability.test_disk import content
 from tests.training.launch import write_text
 
-from attnlab.config import config_dir, guarded
-from attnlab.files import failures
-from attnlab.sweep import job, sweeper
+from attnlab.config.compose import config_dir, guarded
+from attnlab.store.files import failures
+from attnlab.sweep import sweeper, worker_tasks
 from attnlab.sweep.pool import Event, Pool
 from attnlab.sweep.worker import _answer
 
@@ -47,7 +47,7 @@ class HerePool(Pool):
         return not self.waiting
 
     def give(self, task: int, kind: str, content: Any) -> None:
-        self.waiting.append(Event(task, *_answer(job.TASKS[kind], content, lambda *_: None)))
+        self.waiting.append(Event(task, *_answer(worker_tasks.TASKS[kind], content, lambda *_: None)))
 
     def events(self, seconds: float) -> Iterator[Event]:
         while self.waiting:

@@ -12,7 +12,7 @@ import pytest
 from tests.training.launch import STEPS, folder_of, tiny
 from tests.training.test_resume import assert_identical
 
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.run import run
 

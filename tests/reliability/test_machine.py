@@ -11,7 +11,7 @@ from tests.reliability.test_disk import TINY
 from tests.training.launch import ROOT, tiny
 
 from attnlab.errors import UsageError
-from attnlab.machine import alone, check_words, rank
+from attnlab.machine.environment import alone, check_words, rank
 
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -132,7 +132,7 @@ def test_signal_waits_for_a_file(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 from attnlab import files
-from attnlab.signals import end_at_signals
+from attnlab.machine.signals import end_at_signals
 end_at_signals()
 flush = os.fsync
 def fsync(handle):

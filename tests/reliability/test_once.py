@@ -10,7 +10,7 @@ from tests.training.launch import folder_of, run_here, write_text
 
 import attnlab.training.extrapolation
 import attnlab.training.run
-from attnlab.ablation.reading import read_experiment
+from attnlab.analysis.reading import read_experiment
 from attnlab.errors import NoUsableCheckpoint, UsageError
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import attnlab.training.run
-from attnlab.config import compose_config
-from attnlab.keys import groups, leaves, options
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import groups, leaves, options
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 SMALL = ["model=tiny", "model.context=16", "batch_size=2", "trainer.max_steps=2", "maps.steps=2", "sample.tokens=2"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ablation.folders import write_arm
+from tests.analysis.folders import write_arm
 from tests.reliability.strangers import (
     COMMANDS,
     Damage,
@@ -36,8 +36,8 @@ from tests.reliability.strangers import (
 )
 from tests.training.launch import unseal
 
-from attnlab import limits
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.machine import limits
 
 T, PARTIAL = "_target_", {"_partial_": True}
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

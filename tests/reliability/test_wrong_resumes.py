@@ -12,7 +12,7 @@ from tests.reliability import SMALL
 from tests.reliability.strangers import checkpoint, files_below
 from tests.training.launch import folder_of, write_text
 
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.errors import AttnlabError
 from attnlab.training.checkpoint import CheckpointFolder
 from attnlab.training.prepare import prepare

@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from attnlab.config import compose_config, config_dir, guarded
+from attnlab.config.compose import compose_config, config_dir, guarded
 from attnlab.errors import UsageError
 from attnlab.sweep.jobs import ONE_THREAD, Composer
 

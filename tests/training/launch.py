@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.limits import HANG
 
-from attnlab.config import compose_config
-from attnlab.files import parse_json, read_file
+from attnlab.config.compose import compose_config
+from attnlab.store.files import parse_json, read_file
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.run import run
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attnlab.build import build_model
-from attnlab.config import compose_config
-from attnlab.keys import options
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import options
 
 SIZES = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.context=128", "model.dropout=0.0")
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}  # of float32: fused kernels add in another order

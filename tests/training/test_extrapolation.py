@@ -9,7 +9,7 @@ import torch
 from tests.training.launch import folder_of, run_here
 
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.data.batches import TokenSplits
 from attnlab.data.tasks.icl_bigram import ICLBigram
 from attnlab.errors import UsageError

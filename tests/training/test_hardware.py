@@ -13,7 +13,7 @@ from tests.training.launch import folder_of, run_here
 
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training import hardware

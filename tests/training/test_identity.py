@@ -17,9 +17,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnlab.code import Code
-from attnlab.config import compose_config, config_dir
-from attnlab.keys import leaves
+from attnlab.config.code import Code
+from attnlab.config.compose import compose_config, config_dir
+from attnlab.config.keys import leaves
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 

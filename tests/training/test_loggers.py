@@ -10,9 +10,9 @@ from tests.training.launch import folder_of, run_here, tiny
 from tests.training.spies import FileLogger, Killed
 
 import attnlab
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import settings_of
 from attnlab.errors import UsageError
-from attnlab.keys import settings_of
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.names import EVENTS
 from attnlab.store.run_folder import RunFolder

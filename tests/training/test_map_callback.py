@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.contracts.cases import NAMES, sampled, shipped
 from tests.inspection.event_records import read_records
 from tests.inspection.test_maps import Letters
+from tests.laws.cases import NAMES, sampled, shipped
 from torch import Tensor
 
 from attnlab.attention.multi_head import MultiHeadAttention

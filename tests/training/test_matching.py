@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnlab.attention.base import Shared
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.identity import identify

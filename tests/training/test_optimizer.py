@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from attnlab.build import build_model, made
-from attnlab.config import compose_config, config_dir
+from attnlab.config.compose import compose_config, config_dir
 from attnlab.model import GPT
 from attnlab.training.optimizer import Muon, MuonWithAdamW, Recipe, matrices_of
 

@@ -11,7 +11,7 @@ import torch
 from tests.training.launch import tiny
 from torch import Tensor
 
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training.run import run
 
 # No update moves anything, so that what is seen depends on the streams alone.

@@ -17,12 +17,12 @@ from tests.inspection.event_records import read_records
 from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny, unseal
 
 import attnlab
-from attnlab.code import Code
-from attnlab.config import compose_config, config_dir
+from attnlab.config.code import Code
+from attnlab.config.compose import compose_config, config_dir
 from attnlab.data.batches import IGNORED, validation_batch
 from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
-from attnlab.files import write_json
 from attnlab.inspection.records import load_maps
+from attnlab.store.files import write_json
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training.sameness import computes_the_same, plain
 
 LONG = ("model.context=128",)  # beyond each window, chunk and number of chosen keys

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
 from attnlab.attention.heads import Heads, indivisible, per_query_head
+from attnlab.attention.position import Position
 from attnlab.attention.shared import Shared
 from attnlab.attention.tokens import checks_tokens
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, Natural, OptionError, given, option, slot
-from attnlab.position import Position
 
 State = Any  # nested tuples of tensors and ints; only the variant that made it looks inside
 

@@ -14,7 +14,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.options import option
-from attnlab.rules import NATURAL
+from attnlab.options.rules import NATURAL
 
 
 class ValuesOnlyAttention(HeadedAttention):

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.position_bias import alibi_slopes, softplus_inverse
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, given, option
-from attnlab.position import alibi_slopes, softplus_inverse
 
 
 # By Python's logarithms: torch's in float32 differ in their last digit from processor to processor.

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.heads import Heads, join_heads, split_heads
+from attnlab.attention.norm import HeadNorm
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
-from attnlab.norm import HeadNorm
 
 
 class DifferentialAttention(SoftmaxAttention):

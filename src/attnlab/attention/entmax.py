@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attnlab.attention.normalizer import Normalizer
 from attnlab.options import option
-from attnlab.rules import Rule
+from attnlab.options.rules import Rule
 
 
 def below_best(scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:

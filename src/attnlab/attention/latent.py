@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache
 from attnlab.attention.heads import Heads, split_heads
+from attnlab.attention.norm import RMSNorm
 from attnlab.attention.output import GatedOutput
+from attnlab.attention.position import Position
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
 from attnlab.options import Count, OptionError, option
-from attnlab.position import Position
-from attnlab.rules import NATURAL
+from attnlab.options.rules import NATURAL
 
 
 class LatentAttention(GatedOutput, SoftmaxAttention):

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from attnlab.attention.decay import Decay
 from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.norm import HeadNorm
+from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
-from attnlab.norm import HeadNorm
 from attnlab.options import slot
-from attnlab.position import softplus_inverse
 
 ONE = softplus_inverse(1.0)
 

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.norm import HeadNorm
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
-from attnlab.norm import HeadNorm
 from attnlab.options import Configurable, Count, given
 
 

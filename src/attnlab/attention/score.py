@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.mask import Mask
+from attnlab.attention.norm import RMSNorm
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
-from attnlab.norm import RMSNorm
 from attnlab.options import Configurable, Count, Positive, given, option
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, given, option
-from attnlab.rules import Rule
+from attnlab.options.rules import Rule
 
 
 class Write(Configurable, nn.Module):

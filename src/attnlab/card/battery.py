@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.config import OF_ATTENTION, compose_config, with_plus
+from attnlab.config.compose import OF_ATTENTION, compose_config, with_plus
+from attnlab.config.keys import options
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.keys import options
-from attnlab.rules import nearest
+from attnlab.options.rules import nearest
 from attnlab.training.run import run
 
 GROUP = "card"

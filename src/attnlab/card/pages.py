@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from attnlab.ablation.document import Document, Picture, Section, table, to_html
-from attnlab.ablation.tables import draw as print_table
+from attnlab.analysis.report.document import Document, Picture, Section, table, to_html
+from attnlab.analysis.report.tables import draw as print_table
 from attnlab.card.battery import CONTROLS, FACTORS, Result, above, best_control
 from attnlab.card.picture import draw, figures_of, floor_of, shown
-from attnlab.files import write_atomically
+from attnlab.store.files import write_atomically
 
 LIMITS = (
     "One seed, one learning rate and a minute or so for each cell, in a model of two layers: a failure says that a "

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from attnlab.cli._arguments import run, usage
 from attnlab.cli._exits import one_line_errors
-from attnlab.machine import alone, wait_politely
-from attnlab.signals import end_at_signals
+from attnlab.machine.environment import alone, wait_politely
+from attnlab.machine.signals import end_at_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:

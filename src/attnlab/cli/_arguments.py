@@ -15,8 +15,8 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from attnlab.errors import UsageError
-from attnlab.files import expand_path
-from attnlab.rules import Rule, nearest, refusal, shown
+from attnlab.options.rules import Rule, nearest, refusal, shown
+from attnlab.store.files import expand_path
 
 COMMANDS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 REQUIRED = inspect.Parameter.empty

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.files import file_failure
-from attnlab.machine import check_words, open_streams
+from attnlab.machine.environment import check_words, open_streams
+from attnlab.store.files import file_failure
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
 
@@ -32,7 +32,7 @@ def one_line_errors(argv: Sequence[str] = ()) -> Iterator[None]:
         end_unheard()
     except Exception as error:
         if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-            from attnlab.complaints import explain  # Hydra takes long to import, and is there by now
+            from attnlab.config.messages import explain  # Hydra takes long to import, and is there by now
 
             end(explain(error), UsageError.exit_code)
         if not isinstance(error, OSError):

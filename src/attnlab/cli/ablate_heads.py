@@ -5,7 +5,7 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
 from attnlab.errors import UsageError
-from attnlab.limits import limited
+from attnlab.machine.limits import limited
 
 
 def ablate_heads(

@@ -21,7 +21,7 @@ def card(
 
     from attnlab.card.battery import CONTROLS, chosen_cells, results
     from attnlab.card.pages import line, save, show
-    from attnlab.files import check_writable
+    from attnlab.store.files import check_writable
 
     chosen = chosen_cells(cells)
     if not attention:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import ConfigDir, VariantPackages
 from attnlab.errors import UsageError
-from attnlab.rules import nearest
+from attnlab.options.rules import nearest
 
 if TYPE_CHECKING:
-    from attnlab.contract import Subject, Verdict
+    from attnlab.laws import Subject, Verdict
 
 
 def check(
@@ -22,11 +22,11 @@ def check(
     laws: Annotated[tuple[str, ...], "which laws, such as causality,decode; left out: all"] = (),
 ) -> None:
     """Judge a variant by the laws that every variant obeys; exit code 1 if one is broken."""
-    from attnlab.complaints import compose_variant
+    from attnlab.config.messages import compose_variant
 
     variant = compose_variant(attention, config_dir, allow_targets, overrides, "attnlab check")
-    from attnlab.contract import LAWS, judge, subject_from  # only now: torch takes seconds
-    from attnlab.contract.base import D_MODEL
+    from attnlab.laws import LAWS, judge, subject_from  # only now: torch takes seconds
+    from attnlab.laws.subject import D_MODEL
 
     for law in laws:
         if law not in LAWS:
@@ -59,7 +59,7 @@ def _refuse_sizes(subject: "Subject") -> None:
     """Refuse what a constructor refuses; left to the laws, it would read as a law that is broken."""
     import torch
 
-    from attnlab.contract.base import CONTEXT, D_MODEL
+    from attnlab.laws.subject import CONTEXT, D_MODEL
 
     own, note = int(subject.config["model"]["d_model"]), ""
     try:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
-from attnlab.limits import limited
+from attnlab.machine.limits import limited
 
 
 def evaluate(

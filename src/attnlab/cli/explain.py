@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnlab.cli._arguments import ConfigDir, Limits, Range, RunCode, VariantPackages
 from attnlab.errors import UsageError
-from attnlab.files import check_writable, write_atomically
-from attnlab.limits import limited
+from attnlab.machine.limits import limited
+from attnlab.store.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from attnlab.inspection.explain.compare import Pairing
-    from attnlab.inspection.explain.steps import Explanation
+    from attnlab.explain.compare import Pairing
+    from attnlab.explain.steps import Explanation
 
 
 def explain(
@@ -43,7 +43,7 @@ def explain(
     started, pairing = time.perf_counter(), None
     with limited(limits and run is not None):
         if run is not None and prompt is not None:
-            from attnlab.inspection.explain.example import explained_run
+            from attnlab.explain.example import explained_run
             from attnlab.runs import find_run, load
 
             trained = find_run(run)
@@ -51,16 +51,16 @@ def explain(
             name = trained.name.replace("/", "-")
             examples = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
         elif attention is None:
-            from attnlab.explaining import tour
+            from attnlab.explain.explanations import tour
 
             name, examples = "chapter", tour()
         else:
-            from attnlab.complaints import compose_for_chapter
+            from attnlab.config.messages import compose_for_chapter
 
             names = [attention] if against is None else [attention, against]
             variants = [compose_for_chapter(each, config_dir, allow_targets, overrides) for each in names]
-            from attnlab.explaining import explanations  # only now: torch takes seconds to import
-            from attnlab.inspection.explain.compare import Pairing
+            from attnlab.explain.compare import Pairing
+            from attnlab.explain.explanations import explanations  # only now: torch takes seconds to import
 
             examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
             name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None
@@ -78,9 +78,9 @@ def _write(
     """Print the examples, write the page and the pictures, and say where they are."""
     from rich.console import Console
 
-    from attnlab.inspection.explain.page import page
-    from attnlab.inspection.explain.pictures import draw_step
-    from attnlab.inspection.explain.terminal import show
+    from attnlab.explain.html import page
+    from attnlab.explain.pictures import draw_step
+    from attnlab.explain.terminal import show
     from attnlab.inspection.figures import to_png
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -130,7 +130,7 @@ def _log(folder: Path, examples: "Sequence[Explanation]") -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    from attnlab.inspection.explain.pictures import draw_step
+    from attnlab.explain.pictures import draw_step
     from attnlab.inspection.figures import to_png
     from attnlab.inspection.records import image_summary
 

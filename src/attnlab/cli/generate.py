@@ -6,8 +6,8 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
 from attnlab.errors import UsageError
-from attnlab.limits import limited
-from attnlab.rules import MOST_SEED
+from attnlab.machine.limits import limited
+from attnlab.options.rules import MOST_SEED
 
 
 def generate(

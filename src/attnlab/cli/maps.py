@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
-from attnlab.limits import limited
-from attnlab.rules import whole_numbers
+from attnlab.machine.limits import limited
+from attnlab.options.rules import whole_numbers
 
 HIGHEST = 9999  # number of a layer or a head that may be typed
 
@@ -26,11 +26,11 @@ def maps(
         key: None if text is None else whole_numbers(key, text, most=HIGHEST, like="0,2 or 1-3")
         for key, text in (("layers", layers), ("heads", heads))
     }
-    from attnlab.files import check_writable, write_atomically
     from attnlab.inspection.figures import draw_layer, to_png
     from attnlab.inspection.map_page.page import page
     from attnlab.inspection.prompt_maps import save_prompt_maps
     from attnlab.runs import find_run, maps_of
+    from attnlab.store.files import check_writable, write_atomically
 
     home = folder if folder is not None else find_run(run).prompt_maps
     with limited(limits):

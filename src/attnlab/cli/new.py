@@ -13,7 +13,7 @@ def new(
     ] = "softmax",
 ) -> None:
     """Write the skeleton of a variant of your own: a class and its YAML."""
-    from attnlab.scaffold import next_commands, write
+    from attnlab.cli._scaffold import next_commands, write
 
     for path in write(name, str(folder), kind):
         print(f"wrote {path}")

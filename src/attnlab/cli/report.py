@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from attnlab.cli._arguments import Limits, Range
-from attnlab.limits import limited
+from attnlab.machine.limits import limited
 
 
 def report(
@@ -26,9 +26,9 @@ def report(
     limits: Limits = True,
 ) -> None:
     """Compare the variants of an experiment with a baseline and say what the seeds can tell."""
-    from attnlab.ablation.publish import publish
-    from attnlab.ablation.report import analyse
-    from attnlab.ablation.settings import Options
+    from attnlab.analysis.analyse import analyse
+    from attnlab.analysis.report.publish import publish
+    from attnlab.analysis.settings import Options
 
     with limited(limits):
         content = analyse(experiment, Options(baseline, metric, margin, alpha, family, solved, code))

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._exits import end, end_unheard, one_line_errors
+from attnlab.config.keys import config_dirs, groups, options, searching
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.files import file_failure
-from attnlab.keys import config_dirs, groups, options, searching
-from attnlab.machine import alone, wait_politely
-from attnlab.signals import end_at_signals
+from attnlab.machine.environment import alone, wait_politely
+from attnlab.machine.signals import end_at_signals
+from attnlab.store.files import file_failure
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,7 +35,7 @@ def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None
         if {"-h", "--help"} & {*overrides}:
             print(usage())
             return
-        from attnlab.config import for_each_job, with_plus  # only now: Hydra takes long to import
+        from attnlab.config.compose import for_each_job, with_plus  # only now: Hydra takes long to import
 
         _hand_to_hydra(for_each_job(with_plus(overrides)))
 
@@ -66,8 +66,8 @@ def _hand_to_hydra(argv: Sequence[str]) -> None:
     """Compose the config, check it, and hand it to `attnlab.training.run`."""
     import hydra
 
-    from attnlab.config import check_job, variant_name
-    from attnlab.keys import config_dir
+    from attnlab.config.compose import check_job, variant_name
+    from attnlab.config.keys import config_dir
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
     def job(cfg: "DictConfig") -> float | None:
@@ -107,7 +107,7 @@ def _as_attnlab_errors(argv: Sequence[str]) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from attnlab.complaints import explain
+    from attnlab.config.messages import explain
 
     try:
         yield
@@ -129,8 +129,8 @@ def _explained(argv: Sequence[str]) -> Iterator[None]:
     """Run Hydra on what was typed: whatever it refuses becomes a UsageError; faults of jobs do not come as far."""
     from hydra.errors import HydraException
 
-    from attnlab.complaints import explain, refuse_flags, refuse_repetitions
-    from attnlab.guard import guarded
+    from attnlab.config.guard import guarded
+    from attnlab.config.messages import explain, refuse_flags, refuse_repetitions
 
     refuse_repetitions(argv)
     refuse_flags(argv)

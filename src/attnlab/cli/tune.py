@@ -17,6 +17,6 @@ def tune(
     metric: Annotated[str, "the metric that is compared"] = "val/loss",
 ) -> None:
     """Choose a learning rate for each variant, on seeds that take no part in the verdict."""
-    from attnlab.tuning import tune as tune_rates
+    from attnlab.sweep.tuning import tune as tune_rates
 
     tune_rates(experiment, metric, rates, seeds, extend, overrides)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
-from attnlab.data.cache import sha256_of
 from attnlab.data.corpus import Corpus
+from attnlab.data.download import sha256_of
 from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
+from attnlab.store.files import write_atomically
 
 PROBE_TOKENS = 32  # of the validation text, of which maps are taken by default: enough to read, quick to draw
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from attnlab.data.cache import fetch, sha256_of
+from attnlab.data.download import fetch, sha256_of
 from attnlab.errors import UsageError
-from attnlab.files import expand_path, read_file
 from attnlab.options import Text, checked
-from attnlab.rules import Rule
+from attnlab.options.rules import Rule
+from attnlab.store.files import expand_path, read_file
 
 CHAPTER_SENTENCE = "Your journey starts with one step."  # the example of "Coding Attention Mechanisms"
 Share = Annotated[float, Rule(float, above=0, below=1)]

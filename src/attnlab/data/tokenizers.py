@@ -15,9 +15,9 @@ import regex
 import tiktoken
 from jaxtyping import Int32
 
-from attnlab.data.cache import sha256_of
+from attnlab.data.download import sha256_of
 from attnlab.errors import UsageError
-from attnlab.files import MOST_BYTES, parse_json, read_file, write_atomically
+from attnlab.store.files import MOST_BYTES, parse_json, read_file, write_atomically
 
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 MOST_PATTERN = 1000  # characters of the rule that cuts a text

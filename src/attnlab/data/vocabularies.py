@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from attnlab.data.cache import cached, fetch, sha256_of
 from attnlab.data.corpus import Corpus
+from attnlab.data.download import cached, fetch, sha256_of
 from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json
 from attnlab.errors import UsageError
-from attnlab.files import write_atomically
 from attnlab.options import checked
-from attnlab.rules import Rule
+from attnlab.options.rules import Rule
+from attnlab.store.files import write_atomically
 
 N_BYTES = 256
 BYTES_PER_ID = 256  # a vocabulary sized to its corpus has about one id per so many training bytes ...

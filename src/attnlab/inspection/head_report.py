@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from attnlab.files import write_atomically
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_ablation import Effect
-from attnlab.inspection.metrics import SILENCED_MEAN, SILENCED_ZERO
+from attnlab.inspection.head_metrics import SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import load_maps
+from attnlab.store.files import write_atomically
 from attnlab.store.run_folder import RunFolder
 
 FORMAT = 1

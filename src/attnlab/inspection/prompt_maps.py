@@ -10,8 +10,8 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, write_atomically
 from attnlab.inspection.records import LayerMap, read_tensors
+from attnlab.store.files import parse_json, write_atomically
 
 FORMAT = "attnlab prompt maps 1"
 

@@ -33,8 +33,8 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.inspection.colours import KINDS
+from attnlab.store.files import parse_json, read_file, write_atomically
 
 PLUGIN = "attention"
 FORMAT = 1

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import NoUsableCheckpoint
-from attnlab.files import parse_json, read_file, write_atomically
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests, check_files, digest, parse_digests, read_checked
+from attnlab.store.files import parse_json, read_file, write_atomically
 from attnlab.store.names import MANIFEST, METRICS
 
 KEEP = 2  # the newest may be the one that a dying disk spoiled

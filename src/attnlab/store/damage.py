@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from attnlab.errors import UsageError
-from attnlab.files import read_file
+from attnlab.store.files import read_file
 
 
 class Damaged(UsageError):

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnlab.files import read_file
-from attnlab.moved import with_first_keys
 from attnlab.store.damage import Damaged, one_line
+from attnlab.store.files import read_file
+from attnlab.store.moved import with_first_keys
 from attnlab.store.names import METRICS
 
 Digests = Mapping[str, Mapping[str, Any]]  # {name: {"size", and "sha256" but of event files, which are only cut back}}

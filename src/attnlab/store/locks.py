@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attnlab.files import parse_json, read_file, write_atomically, writing
+from attnlab.store.files import parse_json, read_file, write_atomically, writing
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_json, writing
+from attnlab.store.files import parse_json, read_file, write_json, writing
 from attnlab.store.locks import exclusive, lock_of
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before

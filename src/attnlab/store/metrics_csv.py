@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from attnlab import moved
-from attnlab.files import read_file
+from attnlab.store import moved
 from attnlab.store.damage import Damaged, one_line
 from attnlab.store.digests import Digests
+from attnlab.store.files import read_file
 from attnlab.store.names import METRICS
 
 COLUMNS = ("step", "metric", "value")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError
-from attnlab.files import parse_json, read_file, write_json
 from attnlab.store.digests import seal
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.files import parse_json, read_file, write_json
 from attnlab.store.names import SEED
 
 

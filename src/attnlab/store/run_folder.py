@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from attnlab.errors import Locked
-from attnlab.files import named, parse_json, parse_yaml, read_file, tidy, write_atomically, write_json, writing
-from attnlab.moved import with_current_keys, with_current_targets
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import Digests, check_files, digest, digests_in, seal, was_changed
+from attnlab.store.files import named, parse_json, parse_yaml, read_file, tidy, write_atomically, write_json, writing
 from attnlab.store.locks import exclusive, is_owned
 from attnlab.store.metrics_csv import STEP, Row, read_metrics
+from attnlab.store.moved import with_current_keys, with_current_targets
 from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
 
 WHOLE = (CONFIG, CODE, LAST_MAPS)  # written at once; metrics.csv only grows, and a killed command leaves more

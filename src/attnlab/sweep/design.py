@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError
-from attnlab.rules import nearest, shown
+from attnlab.options.rules import nearest, shown
 
 KINDS = ("grid", "add_one", "drop_one", "factorial")
 KEYS = ("design", "settings", "axes", "generators", "seeds")

@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.complaints import explain
-from attnlab.config import Usual, check_job, variant_name
+from attnlab.config.compose import Usual, check_job, variant_name
+from attnlab.config.messages import explain
 from attnlab.errors import AttnlabError, UsageError
 
 # A key with dots names no group: such a word chooses no file, and changes one value of what is composed without it.

@@ -12,21 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.status import Status
 from attnlab.sweep.design import Design, Point, read_design
-from attnlab.sweep.drive import (
-    by_job,
-    drive,
-    finish,
-    fit_to_machine,
-    pool_for,
-    refuse,
-    show,
-    sum_up,
-    write_plan,
-)
+from attnlab.sweep.executor import by_job, drive, finish, fit_to_machine, pool_for, refuse, show, sum_up, write_plan
 from attnlab.sweep.jobs import Composer, Job, Refusal
-from attnlab.sweep.planned import PlannedRun, compare, estimate, runs_of
+from attnlab.sweep.plan import PlannedRun, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
-from attnlab.sweep.verdict import baseline_of, by_experiment, check, preregister, prospects, report
+from attnlab.sweep.reporting import baseline_of, by_experiment, check, preregister, prospects, report
 
 OF_THE_SWEEP = ("sweep", "plan", "preregister")  # keys that no job has
 Split = Callable[[list[Any]], list[list[str]]]  # from parsed overrides to the words of every job

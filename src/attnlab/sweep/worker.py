@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from attnlab.errors import AttnlabError, Diverged, Locked, Stopped
-from attnlab.files import failures
-from attnlab.machine import alone, open_streams
+from attnlab.machine.environment import alone, open_streams
+from attnlab.store.files import failures
 from attnlab.sweep.pool import PATIENCE
 
 KINDS = {Diverged: "diverged", Locked: "locked", Stopped: "stopped"}
@@ -27,14 +27,14 @@ def work(descriptor: int) -> None:
     threading.Thread(target=_listen, args=(link, tasks), daemon=True).start()
     open_streams()
     with alone():
-        from attnlab.code import note_sources
-        from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
+        from attnlab.config.code import note_sources
+        from attnlab.sweep import worker_tasks  # torch and Lightning: seconds, while the command is composing
 
     note_sources()  # a file may change before the first task comes
     while True:
         kind, content = tasks.get()
         try:
-            answer = _answer(job.TASKS[kind], content, lambda *words: link.send(("progress", words)))
+            answer = _answer(worker_tasks.TASKS[kind], content, lambda *words: link.send(("progress", words)))
         except KeyboardInterrupt:
             answer = ("stopped", "stopped by Ctrl-C")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a job has made of it

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attnlab.model import GPT
-from attnlab.training.terminal import say
+from attnlab.training.notes import say
 
 
 def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Speed
-from attnlab.training.terminal import say
+from attnlab.training.notes import say
 
 RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.errors import UsageError
-from attnlab.machine import cores
+from attnlab.machine.environment import cores
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.locks import make_once
 

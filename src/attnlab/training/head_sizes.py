@@ -4,8 +4,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attnlab.config.keys import nodes
 from attnlab.errors import UsageError
-from attnlab.keys import nodes
 from attnlab.training.budget import GRAIN, TOLERANCE, counted
 
 

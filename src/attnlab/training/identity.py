@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.code import Code, changes_since, in_a_line
-from attnlab.keys import one_spelling, settings_of, stable
+from attnlab.config.code import Code, changes_since, in_a_line
+from attnlab.config.keys import one_spelling, settings_of, stable
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.run_folder import RunFolder, group_name
 from attnlab.store.status import ENDED, Status
@@ -22,7 +22,7 @@ class Identity(NamedTuple):
     variant: str
     seed: int
     fingerprint: dict[str, Any]  # every setting that changes the result, with content hashes in place of paths
-    code: str  # the hash of `attnlab.code.Code`
+    code: str  # the hash of `attnlab.config.code.Code`
 
     @property
     def hash8(self) -> str:

@@ -10,8 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UsageError
 from attnlab.inspection.figures import draw_layer, to_png
-from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
-from attnlab.inspection.metrics import (
+from attnlab.inspection.head_metrics import (
     BIRTH,
     ENTROPY,
     INDUCTION,
@@ -21,6 +20,7 @@ from attnlab.inspection.metrics import (
     repeated_sequence,
     uniform_causal_entropy,
 )
+from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder

@@ -127,7 +127,7 @@ def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str,
 def _slope(config: Mapping[str, Any], mode: str) -> int:
     """What one more hidden unit of the MLP adds to the count, all layers together: measured on the MLP alone."""
     plain = {"_target_": "attnlab.attention.controls.IdentityAttention", "_partial_": True, "n_heads": 1}
-    embed = {"_target_": "attnlab.position.Embedding", "_partial_": True}
+    embed = {"_target_": "attnlab.attention.embedding.Embedding", "_partial_": True}
     bare = {**config, "attention": plain, "position": {"embed": embed, "inside": config["position"]["inside"]}}
     one, two = (counted(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
     return (two - one) // GRAIN

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.model import GPT
 from attnlab.options import Configurable, Fraction, NonNegative, Positive, option
-from attnlab.rules import Rule
+from attnlab.options.rules import Rule
 
 Decay = Literal["linear", "cosine", "constant"]
 Betas = Annotated[Sequence[float], Rule(float, least=0, below=1, length=2)]

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from attnlab.build import Factory, check_construction, made
-from attnlab.code import Code, code_of, note_sources
-from attnlab.config import allowed_packages
+from attnlab.config.code import Code, code_of, note_sources
+from attnlab.config.compose import allowed_packages
+from attnlab.config.tuned_lr import at_tuned_rate
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
-from attnlab.files import check_writable
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.callback_group import with_callbacks
 from attnlab.training.extrapolation import check_lengths
@@ -32,7 +33,6 @@ from attnlab.training.matching import Place, matched
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
-from attnlab.tuned import at_tuned_rate
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
 

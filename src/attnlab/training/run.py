@@ -14,38 +14,38 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
 from attnlab.build import build_model
-from attnlab.code import changed, changes_since, in_a_line
+from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import AttnlabError, Diverged, UsageError
-from attnlab.files import failures
-from attnlab.machine import rank
+from attnlab.machine.environment import rank
 from attnlab.model import GPT
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests
+from attnlab.store.files import failures
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import ENDED, Status
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import load_checkpoint, network_weights
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.console import Progress, say_where_to_look, tell
+from attnlab.training.description import to_yaml
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences, earlier
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
-from attnlab.training.memory import Meter, alone
 from attnlab.training.module import LanguageModel
+from attnlab.training.notes import note, say
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.run_recorders import start_anew, trackers_of, writes_events
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
-from attnlab.training.report import to_yaml
 from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopWish, stop_wish
 from attnlab.training.summary import hyperparameters, stored, summarise
-from attnlab.training.terminal import note, say
+from attnlab.training.usage import Meter, alone
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -61,10 +61,10 @@ def run(
 ) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` and `loggers` come to those
-    of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the same;
-    `beside` is the command that started them and how many at once. Raises UsageError for what cannot work, FileFailure,
-    Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
+    `config` has passed `attnlab.config.compose.check`; `variant` names its attention; `callbacks` and `loggers` come to
+    those of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the
+    same; `beside` is the command that started them and how many at once. Raises UsageError for what cannot work,
+    FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
     process = rank(config["trainer"]["devices"])

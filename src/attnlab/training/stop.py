@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from attnlab.errors import Stopped
-from attnlab.signals import EXIT_CODES, ignored
+from attnlab.machine.signals import EXIT_CODES, ignored
 
 
 class StopWish:

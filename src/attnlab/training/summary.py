@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from attnlab.config.keys import without_secrets
 from attnlab.data.task import Task
-from attnlab.keys import without_secrets
 from attnlab.model import GPT
 from attnlab.store.status import Status
 from attnlab.training.callback_group import weights_evaluated
 from attnlab.training.callbacks import Speed
+from attnlab.training.description import environment
 from attnlab.training.extrapolation import Reach
 from attnlab.training.extrapolation import stored as stored_reaches
 from attnlab.training.hardware import device_name
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.memory import Meter, peak_bytes
 from attnlab.training.prepare import Prepared
-from attnlab.training.report import environment
 from attnlab.training.scoring import ACCURACY, ERROR, by_slice
+from attnlab.training.usage import Meter, peak_bytes
 
 
 def stored(prepared: Prepared) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
-from attnlab.inspection.metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
+from attnlab.inspection.head_metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import PLUGIN, SAMPLES
 from attnlab.inspection.tab.series import (
     DamagedRecord,

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from tensorboard.context import RequestContext
 from tensorboard.data.provider import DataProvider, RunTagFilter
 
-from attnlab.files import parse_json
 from attnlab.inspection.colours import KINDS
 from attnlab.inspection.figures import largest_of
-from attnlab.inspection.metrics import head_metrics
+from attnlab.inspection.head_metrics import head_metrics
 from attnlab.inspection.records import FORMAT, PLUGIN, Record, decode, encode
+from attnlab.store.files import parse_json
 
 TAG = re.compile(r"maps/(?P<sentence>.+)/layer_(?P<layer>[0-9]{1,9})")
 HEAD_SCALAR = re.compile(r"(?P<metric>.+)/L(?P<layer>[0-9]{1,9})H(?P<head>[0-9]{1,9})")

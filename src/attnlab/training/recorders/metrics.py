@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnlab.files import named, write_atomically
 from attnlab.store.digests import Digests, read_checked
+from attnlab.store.files import named, write_atomically
 from attnlab.store.metrics_csv import COLUMNS, Row
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder

@@ -19,14 +19,14 @@ from torch.utils.tensorboard._proto_graph import node_proto
 from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
 from attnlab.attention.base import evaluating
-from attnlab.files import named
-from attnlab.inspection.metrics import DIVERSITY, PER_HEAD
+from attnlab.inspection.head_metrics import DIVERSITY, PER_HEAD
 from attnlab.inspection.records import Record, image_summary, record_summary
 from attnlab.model import GPT
+from attnlab.store.files import named
 from attnlab.store.names import EVENTS
 from attnlab.store.run_folder import RunFolder
+from attnlab.training.description import cost_table, to_yaml
 from attnlab.training.recorders.recorder import Recorder, as_code
-from attnlab.training.report import cost_table, to_yaml
 
 GRAPH_TOKENS = 8
 FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")

@@ -17,14 +17,14 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from attnlab.build import Factory, built, chosen
 from attnlab.errors import UsageError
-from attnlab.files import named, parse_json, read_file, write_json
 from attnlab.inspection.records import PLUGIN, decode
+from attnlab.store.files import named, parse_json, read_file, write_json
 from attnlab.store.locks import exclusive
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
+from attnlab.training.notes import say
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.terminal import say
 
 FIELD = re.compile(r"\{(\w+)\}")
 FIELDS = ("id", "given_id", "name", "variant", "experiment", "seed", "hash", "folder")

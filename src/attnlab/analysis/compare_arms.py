@@ -1,0 +1,165 @@
+"""From the numbers of arms to a verdict for each.
+
+Two tests have to agree: the paired t test, and an exact test chosen by the number of seeds before any result is known
+(`exact_tests.exact_test`). The larger p of the two, corrected over the declared family, decides between better, worse
+and neither. Where it decides nothing, both tests put one-sided to both ends of a margin that was fixed beforehand may
+say equivalent. Where runs are lost, a verdict holds only if it survives their worst case. For a task that is solved or
+not, Fisher's exact test on the seeds that solved it decides instead. All else is "cannot tell", which is the answer to
+expect from few seeds.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attnlab.analysis import exact_tests, statistics
+from attnlab.analysis.comparison import (
+    BETTER,
+    CANNOT_TELL,
+    EQUIVALENT,
+    NOT_ASKED,
+    WORSE,
+    A,
+    Comparison,
+    Rules,
+    SolvedCounts,
+)
+from attnlab.analysis.samples import PlannedPairs, Sample, paired_seeds, values
+from attnlab.analysis.statistics import Interval, SeedPairing
+
+
+def compare(pairs: Sequence[tuple[A, A]], rules: Rules) -> list[Comparison[A]]:
+    """Every arm against its baseline, with a verdict; the family is all of them or those named."""
+    asked = [i for i, (arm, _) in enumerate(pairs) if not rules.family or arm.names & {*rules.family}]
+    m = len(asked)  # a comparison without a result was asked, too
+    measured = [_measure(arm, baseline, rules, rules.level / max(1, m)) for arm, baseline in pairs]
+    p, q = [measured[i].deciding_p for i in asked], [measured[i].equivalence_p for i in asked]
+    corrected = _correct([*p, *q] if rules.margin is not None else p, m)
+    judged = [replace(c, verdict=NOT_ASKED) for c in measured]
+    for row, i in enumerate(asked):
+        holm_q = corrected[m + row] if rules.margin is not None else None
+        judged[i] = _judge(replace(measured[i], holm_p=corrected[row], holm_equivalence_p=holm_q), rules)
+    return judged
+
+
+def _correct(p: Sequence[float | None], variants: int) -> list[float | None]:
+    """Holm over those that have a result, in a family of all. With a margin two questions are asked of each variant:
+    that there is no difference, and that there is one as large as the margin. At most one of the two is true."""
+    corrected = statistics.holm([x for x in p if x is not None], len(p), variants)
+    return [None if x is None else corrected.pop(0) for x in p]
+
+
+def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
+    """All numbers of one comparison, before correction and verdict."""
+    seeds, lost = paired_seeds(arm, baseline, is_planned=rules.is_planned)
+    a, b = values(arm, seeds), values(baseline, seeds)
+    d, n = a - b, len(seeds) + len(lost)
+    empty = Comparison(
+        *(arm, baseline, seeds, lost, d, a, SeedPairing(None, None)),
+        alpha=alpha,
+        interval_alpha=rules.alpha,
+        margin=rules.margin,
+        fewest_seeds=exact_tests.fewest_seeds(alpha),
+        exploratory=rules.look > rules.looks,
+        last_look=rules.look >= rules.looks,
+    )
+    if len(seeds) < 2:
+        return replace(empty, mean=float(d[0]) if seeds else None)
+    low, high = statistics.t_interval(d, rules.alpha)
+    mean, p = float(d.mean()), float(statistics.t_p(d))
+    measured = replace(
+        empty,
+        pairing=statistics.pairing(a, b),
+        mean=mean,
+        sd=float(d.std(ddof=1)),
+        interval=Interval(float(low), float(high)),
+        p=p,
+    )
+    whole = sorted({*seeds, *lost})
+    pairs = PlannedPairs(values(arm, whole), values(baseline, whole), rules.bounds)
+    at = _solved_at(arm, baseline, rules)
+    if at is not None:
+        return _compare_solved(measured, pairs, at, alpha)
+    test, one_sided = exact_tests.exact_test(n, alpha), exact_tests.exact_test(n, alpha, 1)
+    q = None if rules.margin is None else pairs.equivalence_p(rules.margin, one_sided)
+    if test is None:
+        return replace(measured, deciding_p=1.0, equivalence_p=q)
+    exact_p = exact_tests.exact_p(a, b, test)
+    return replace(
+        measured,
+        exact_test=test,
+        exact_p=exact_p,
+        smallest_exact_p=exact_tests.smallest_p(test, n),
+        deciding_p=max(p, exact_p, pairs.worst_p(mean, test) if lost else 0.0),
+        equivalence_p=q,
+    )
+
+
+def _solved_at(arm: Sample, baseline: Sample, rules: Rules) -> float | None:
+    """From which share the task counts as solved, if it is one that is solved or not."""
+    if rules.bounds is None:
+        return None
+    declared = (rules.solved_at, arm.solved_at, baseline.solved_at)
+    return next((at for at in declared if at is not None), None)
+
+
+def _compare_solved(measured: Comparison[A], pairs: PlannedPairs, at: float, alpha: float) -> Comparison[A]:
+    """The same comparison by how many seeds solved the task: Fisher's test, in the worst case of the lost runs."""
+    n, margin = len(pairs.ours), measured.margin
+    low, high = pairs.ends()
+    ends = [pairs.solved(at, end) for end in (low, high)]  # lost runs of ours as unsolved, and as solved
+    both = PlannedPairs(measured.values, measured.values - measured.differences, pairs.bounds).solved(at, low)
+    more = both[0] > both[1]
+    ours, theirs = ends[0] if more else ends[1]
+    survives = both[0] != both[1] and ours != theirs and (ours > theirs) == more
+    possible = exact_tests.smallest_p(exact_tests.PERMUTATIONS, n)
+    p = exact_tests.fisher_p(ours, theirs, n) if survives else 1.0
+    q = None if margin is None else max(exact_tests.share_equivalence_p(a, b, n, margin) for a, b in ends)
+    unsolved = int((pairs.ours >= at).sum()), int((pairs.theirs >= at).sum())
+    return replace(
+        measured,
+        solved=SolvedCounts(at, *unsolved, n),
+        exact_test="Fisher" if possible <= alpha else None,
+        exact_p=p,
+        smallest_exact_p=possible,
+        deciding_p=p,
+        equivalence_p=q,
+    )
+
+
+def decide(improved: bool, p: float | None, equivalence_p: float | None, alpha: float) -> str:
+    """The word, from the corrected p of both questions."""
+    if p is not None and p <= alpha:
+        return BETTER if improved else WORSE
+    return EQUIVALENT if equivalence_p is not None and equivalence_p <= alpha else CANNOT_TELL
+
+
+def _judge(c: Comparison[A], rules: Rules) -> Comparison[A]:
+    """The verdict, and what else is to be said."""
+    if c.solved is not None:
+        improved = c.solved.ours > c.solved.theirs
+    else:
+        improved = c.mean is not None and (c.mean < 0) == rules.lower_is_better
+    verdict, remarks = decide(improved, c.holm_p, c.holm_equivalence_p, rules.level), []
+    if c.solved is not None:
+        remarks.append(f"solved by {c.solved.ours} seeds against {c.solved.theirs} (at {c.solved.at:g})")
+    if c.lost_seeds:
+        remarks.append(_lost(c, verdict))
+    if c.n < 2:
+        remarks.append("no seed in common with the baseline" if not c.seeds else "one seed says nothing of chance")
+    elif not c.differences.any():
+        remarks.append("the same numbers as the baseline in every seed")
+    within = verdict in (BETTER, WORSE) and rules.margin is not None and c.solved is None
+    if within and c.mean is not None and rules.margin is not None and abs(c.mean) < rules.margin:
+        remarks.append(f"a difference, but within the margin of {rules.margin:g}")
+    return replace(c, verdict=verdict, remarks=tuple(remarks))
+
+
+def _lost(c: Comparison[A], verdict: str) -> str:
+    """How many pairs are lost, by what became of the runs, and what that did to the verdict."""
+    fates: list[str] = []
+    for side in (c.arm, c.baseline):
+        fate = Counter(side.lost.get(seed, "never begun") for seed in c.lost_seeds if seed not in side.results)
+        fates += [f"{count} of {side.label} {what}" for what, count in fate.items()]
+    summary = f"{len(c.lost_seeds)} of {c.planned} seeds are lost ({', '.join(fates)})"
+    return f"{summary}; the verdict holds in their worst case" if verdict != CANNOT_TELL else summary

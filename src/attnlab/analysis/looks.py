@@ -1,0 +1,67 @@
+"""How often an experiment was looked at: each look at other runs than before is another chance to be fooled.
+
+A look is told by the runs that were planned, not by time: asking again shows what was seen before, and runs that were
+lost and are completed had counted at their worst. Added seeds or variants make another look. `report.looks`, set before
+the first run, says how many looks are judged, each at alpha / looks (Bonferroni, so that seeds may be added as the
+results suggest); later ones are exploratory. The count stands in manifest.json.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from attnlab.analysis.reading import Experiment
+from attnlab.errors import AttnlabError
+from attnlab.store.status import Status
+
+
+class Looks(NamedTuple):
+    """Which look this is, how many were declared, and those before it, in words."""
+
+    number: int
+    declared: int
+    earlier: list[str]
+    problem: str = ""  # why this one could not be counted
+
+    def __str__(self) -> str:
+        before = f" Before: {'; '.join(self.earlier)}." if self.earlier else ""
+        if self.number > self.declared:
+            return (
+                f"This is look {self.number} at this experiment, and verdicts are judged in {self.declared} "
+                f"(report.looks, before the first run): they are exploratory.{before}"
+            )
+        if self.declared == 1:
+            return "This look is the one that is judged: with seeds or variants added, verdicts are exploratory."
+        rest = "; seeds may be added for the next one" if self.number < self.declared else ""
+        return f"Look {self.number} of {self.declared}, each of which is judged at alpha/{self.declared}{rest}.{before}"
+
+
+def take_look(experiment: Experiment) -> Looks:
+    """Count this look in the experiment's manifest; where that cannot be written, say so."""
+    runs = sorted({run.name for run in experiment.runs if run.seed is not None and run.status != Status.REFUSED})
+    seeds = len({run.seed for run in experiment.runs if run.seed is not None})
+    entry = {
+        "set": hashlib.sha256("\n".join(runs).encode()).hexdigest(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "runs": len(runs),
+        "seeds": seeds,
+    }
+    manifest, problem = experiment.folder.manifest, ""
+    try:
+        entries = manifest.count_look(entry)
+    except AttnlabError as error:
+        problem = f"this look could not be counted: {error}"
+        entries = manifest.looks()
+        entries += [] if any(e["set"] == entry["set"] for e in entries) else [entry]
+    number = 1 + next(i for i, e in enumerate(entries) if e["set"] == entry["set"])
+    earlier = [f"{e.get('at')} ({e.get('runs')} runs, {e.get('seeds')} seeds)" for e in entries[: number - 1]]
+    return Looks(number, _declared(experiment), earlier, problem)
+
+
+def _declared(experiment: Experiment) -> int:
+    """What the configs of the runs that started first say."""
+    started = [(str(run.summary.get("started", "")), run.config.get("report")) for run in experiment.runs if run.config]
+    first = min((when for when, _ in started), default="")
+    looks = [report.get("looks") for when, report in started if when == first and isinstance(report, Mapping)]
+    return min((n for n in looks if isinstance(n, int) and n >= 1), default=1)

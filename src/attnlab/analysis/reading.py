@@ -1,0 +1,344 @@
+"""The runs of an experiment, read from their folders alone. What is damaged is named and counted, never left out.
+
+`manifest.json`, if a sweep wrote one, is a list of entries (or an object with such a list under "runs", and what else
+the sweep declared beside it): {"folder", "variant", "overrides", "seed", "status": planned | running | finished |
+failed | diverged | refused, "reason", "log"}. It says what was planned; what became of a run, its folder says.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from attnlab.errors import UsageError
+from attnlab.store import moved
+from attnlab.store.damage import Damaged, one_line, read_text
+from attnlab.store.digests import digests_in, is_sealed
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.files import MOST_BYTES, parse_json, read_file
+from attnlab.store.names import CONFIG, MANIFEST, METRICS, SEED, SUMMARY
+from attnlab.store.run_folder import RunFolder, group_name, parse_config, seed_in, seed_name
+from attnlab.store.status import Status
+
+UNPLANNED = "what is counted is what was found, not what was planned"
+WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED)  # what a manifest may say then
+NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
+SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
+SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
+MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that are told one by one
+MOST_NUMBER = 10**18
+# What the values of the files are, by dotted key, where the report goes by them; the rest is shown, if at all, as text.
+NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
+TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
+OF_SUMMARY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
+    **dict.fromkeys(("seed", "step"), (int,)),
+    **dict.fromkeys(
+        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "unigram_loss"),
+        NUMBERS,
+    ),
+    **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
+    **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
+}
+OF_CONFIG: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
+    **dict.fromkeys(("report", "environment"), SETTINGS),
+    **dict.fromkeys(("match", "match_to", "tuned", "resume_from"), NAMES),
+    **{f"report.{key}": kind for key, kind in TERMS.items()},
+    "report.looks": (int,),
+    "optimizer.lr": NUMBERS,
+}
+OF_ENTRY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),
+    "overrides": (list, str),
+    "levels": SETTINGS,
+    "seed": (int,),
+}
+OF_MANIFEST: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("experiment", "command", "match"), NAMES),
+    **dict.fromkeys(("design", "first"), SETTINGS),
+    **{f"{above}{key}": kind for above in ("", "design.", "first.") for key, kind in TERMS.items()},
+}
+
+
+class Curve(NamedTuple):
+    """A metric over the steps of a run, each step once, in order."""
+
+    steps: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it stands on disk. `group` is the folder of all seeds of one configuration, `variant`-`hash`."""
+
+    path: Path
+    group: str
+    variant: str
+    seed: int | None
+    status: Status
+    reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    curve: Curve | None = None
+    overrides: tuple[str, ...] = ()
+    code: Mapping[str, str] | None = field(default=None, repr=False)  # module -> hash; None where that is unknown
+
+    @property
+    def name(self) -> str:
+        """The folder, from the experiment's on."""
+        return f"{self.group}/{seed_name(self.seed)}" if self.seed is not None else self.group
+
+    @property
+    def final(self) -> float:
+        """The metric after the last step."""
+        assert self.curve is not None, "only finished runs have a final value"
+        return float(self.curve.values[-1])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every run below runs/<experiment>, and what the sweep that made them declared."""
+
+    folder: ExperimentFolder
+    metric: str
+    runs: list[Run]
+    declared: dict[str, Any]  # what manifest.json holds beside its list of runs
+    problems: list[str]
+    is_planned: bool = False  # whether manifest.json lists runs, so that what was planned is known
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.resolve().name
+
+
+def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
+    """Read all runs of an experiment and one metric of each. Raises UsageError if there is nothing to read."""
+    experiment = ExperimentFolder(Path(folder))
+    if not experiment.path.is_dir():
+        raise UsageError(
+            f"experiment ({experiment}) must be a folder of runs, such as runs/default: there is no such folder"
+        )
+    entries, declared, problems = _manifest(experiment)
+    is_planned = bool(entries)
+    configs: dict[str, Mapping[str, Any]] = {}
+    found: dict[tuple[str, str], Run] = {}
+    for run in experiment.runs():
+        key = (run.path.parent.name, run.path.name)
+        found[key] = _read_run(run, metric, configs, entries.pop(key, {}))
+    runs = [*found.values(), *(_absent(experiment.path, key, entry) for key, entry in entries.items())]
+    if not runs:
+        hint = _hint(experiment.path)
+        raise UsageError(
+            f"experiment ({experiment}) holds no runs: it must hold folders such as NAME/{seed_name(0)}{hint}"
+        )
+    unchecked = sum(run.status == Status.FINISHED and not is_sealed(run.summary) for run in runs)
+    if unchecked:
+        problems.append(f"{unchecked} runs are from before {SUMMARY} held digests of all files: they are not checked")
+    return Experiment(experiment, metric, runs, declared, problems, is_planned)
+
+
+def _hint(folder: Path) -> str:
+    """Where the runs may be, if the folder given is one too high or too deep."""
+    if RunFolder(folder).config.is_file():
+        return f"; for the experiment that this run belongs to, give {folder.parent.parent}"
+    if next(folder.glob(f"{SEED}*/{CONFIG}"), None):
+        return f"; for the experiment that these runs belong to, give {folder.parent}"
+    deeper = sorted({path.parents[2].name for path in folder.glob(f"*/*/{SEED}*/{CONFIG}")})
+    return f"; name one of {', '.join(str(folder / name) for name in deeper[:6])}" if deeper else ""
+
+
+def _manifest(experiment: ExperimentFolder) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any], list[str]]:
+    """The entries of manifest.json by folder, what it declares beside them, and what is wrong with it."""
+    try:
+        content = parse_json(read_file(experiment.manifest.path))
+    except FileNotFoundError:
+        return {}, {}, [f"no {MANIFEST}: {UNPLANNED}"]
+    except (OSError, ValueError) as error:
+        return {}, {}, [f"{MANIFEST} cannot be read ({one_line(error)}): which runs were planned is not known"]
+    rows = content.get("runs") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or len(rows) > MOST_RUNS:
+        return {}, {}, [f"{MANIFEST} holds no list of runs, or a very long one: which runs were planned is not known"]
+    entries, problems = {}, []
+    if not rows:
+        problems.append(f"{MANIFEST} lists no runs: {UNPLANNED}")
+    for i, row in enumerate(rows):
+        wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) else ""
+        if wrong or not (isinstance(row, dict) and ("folder" in row or "variant" in row)):
+            problems.append(f"{MANIFEST}: entry {i} is not a run{f' ({wrong})' if wrong else ''}")
+            continue
+        variant, parts = str(row.get("variant")), PurePath(str(row.get("folder") or "")).parts[-2:]
+        entries[(parts[0], parts[1]) if len(parts) == 2 else (variant, f"entry_{i}")] = row
+    declared = {key: value for key, value in content.items() if key != "runs"} if isinstance(content, dict) else {}
+    while wrong := _misfit(declared, OF_MANIFEST):
+        problems.append(f"{MANIFEST}: {wrong}, and is not believed")
+        del declared[wrong.partition(" ")[0].partition(".")[0]]
+    if len(problems) > MOST_PROBLEMS:
+        problems = [*problems[:MOST_PROBLEMS], f"{MANIFEST}: and {len(problems) - MOST_PROBLEMS} further problems"]
+    return entries, declared, problems
+
+
+def _misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> str:
+    """Which key holds something else than it should; null may stand anywhere, true and false are no numbers."""
+    for key, kind in kinds.items():
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        strange = isinstance(value, str) and not _printable(value)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or strange):
+            return f"{key} is {str(value)[:40]!r}"
+        if isinstance(value, int) and abs(value) > MOST_NUMBER:
+            return f"{key} is beyond any count"
+    return ""
+
+
+def _printable(text: str) -> bool:
+    """Whether a text can be shown: one with control characters would change the terminal that it is shown in."""
+    return text.replace("\n", "").replace("\t", "").isprintable()
+
+
+def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
+    path = folder.path
+    group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), seed_in(path.name)
+    variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
+    run = Run(path, group, variant, seed, Status.DAMAGED, overrides=_overrides(entry))
+    try:
+        if seed is None:
+            raise Damaged(path, f"{path.name!r} is not {SEED}<number>")
+        if not path.is_dir():
+            raise Damaged(path, "not a folder")
+        if (foreign := path if path.is_symlink() else next(folder.foreign_entries(), None)) is not None:
+            raise Damaged(path, f"{foreign.name} is a device, a pipe or a link that leads out of the folder")
+        summary = _summary(folder)
+        if summary is not None:
+            folder.check(summary)
+        config = _config(folder, configs)
+        run = replace(run, config=config, code=_code(folder))
+        if summary is None:
+            return _without_summary(run, entry)
+        _check_belongs(folder, summary, group, seed)
+        run = replace(run, summary=summary, variant=str(summary["variant"]), config=config)
+        if summary["status"] == Status.DIVERGED:
+            return replace(run, status=Status.DIVERGED, reason=str(entry.get("reason") or f"at step {summary['step']}"))
+        if summary["status"] != Status.FINISHED:
+            return replace(run, status=Status.FAILED, reason=str(entry.get("reason") or summary["status"]))
+        if not config:
+            raise Damaged(path, f"no {CONFIG}")
+        curve = _curve(folder, metric, summary)
+        if not math.isfinite(curve.values[-1]):
+            reason = f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}"
+            return replace(run, status=Status.DIVERGED, reason=reason)
+        return replace(run, status=Status.FINISHED, curve=curve)
+    except Damaged as damage:
+        return replace(run, status=Status.DAMAGED, reason=damage.reason)
+    except OSError as error:
+        return replace(run, status=Status.DAMAGED, reason=one_line(error))
+
+
+def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    words = entry.get("overrides") or ()
+    return tuple(words.split()) if isinstance(words, str) else tuple(str(word) for word in words)
+
+
+def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run:
+    """A run that the manifest names and the disk does not hold."""
+    seed = entry.get("seed") if isinstance(entry.get("seed"), int) else seed_in(key[1])
+    status, reason = entry.get("status") or Status.PLANNED, str(entry.get("reason") or "")
+    if status not in WITHOUT_SUMMARY:
+        status, reason = Status.DAMAGED, f"{MANIFEST} says {status}, but there is no such folder"
+    variant = str(entry.get("variant") or key[0].rpartition("-")[0])
+    return Run(folder / key[0] / key[1], key[0], variant, seed, Status(status), reason, overrides=_overrides(entry))
+
+
+def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:
+    """A run that has not ended, or not in a way that it could tell of itself."""
+    if RunFolder(run.path).is_locked():
+        return replace(run, status=Status.RUNNING, reason="in work right now")
+    if entry.get("status") in WITHOUT_SUMMARY:
+        return replace(run, status=Status(entry["status"]), reason=str(entry.get("reason") or ""))
+    if entry.get("status") == Status.FINISHED:
+        return replace(run, status=Status.DAMAGED, reason=f"{MANIFEST} says finished, but there is no {SUMMARY}")
+    return replace(run, status=Status.UNFINISHED, reason="it was cut off; the same command goes on with it")
+
+
+def _code(folder: RunFolder) -> Mapping[str, str] | None:
+    """The hash of each module that made a run, all that it had where it was continued by other code."""
+    content = folder.read_code()
+    if content is None:
+        return None
+    hashes: dict[str, list[str]] = {}
+    for record in (content, *content.get("later", [])):
+        for name, digest in record["modules"].items():
+            hashes.setdefault(name, []).append(digest)
+    return {name: "+".join(dict.fromkeys(digests)) for name, digests in hashes.items()}
+
+
+def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The config of a run; those of one group differ in their seeds alone and are parsed once."""
+    text = read_text(folder.config)
+    if text is None:
+        return {}
+    shared = SEED_LINES.sub(r"\1: 0", text)
+    if shared not in known:
+        content = parse_config(folder.path, shared)
+        if wrong := _misfit(content, OF_CONFIG):
+            raise Damaged(folder.path, f"{CONFIG}: {wrong}")
+        if (content.get("optimizer") or {}).get("lr", 0) is None:
+            raise Damaged(folder.path, f"{CONFIG}: optimizer.lr is null")
+        known[shared] = content
+    seeds = dict(SEED_LINE.findall(text))
+    apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
+    settings = {key: value for key, value in known[shared].items() if key != "streams"}
+    return {**settings, **({"streams": apart} if apart else {})}  # a stream that follows the seed is no setting
+
+
+def _summary(folder: RunFolder) -> dict[str, Any] | None:
+    text = read_text(folder.summary)
+    if text is None:
+        return None
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise Damaged(folder.path, f"{SUMMARY} is not JSON ({one_line(error)})") from error
+    content = moved.with_current_keys(content) if isinstance(content, dict) else content
+    missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
+    if missing:
+        raise Damaged(folder.path, f"{SUMMARY} lacks {', '.join(missing)}")
+    if wrong := _misfit(content, OF_SUMMARY):
+        raise Damaged(folder.path, f"{SUMMARY}: {wrong}")
+    if lacking := [key for key in NEEDED if content[key] is None]:
+        raise Damaged(folder.path, f"{SUMMARY}: {lacking[0]} is null")
+    return dict(content)
+
+
+def _check_belongs(folder: RunFolder, summary: Mapping[str, Any], group: str, seed: int) -> None:
+    """A folder that was copied or renamed tells of another run."""
+    if summary["seed"] != seed:
+        raise Damaged(folder.path, f"{SUMMARY} is that of seed {summary['seed']}")
+    variant, asked = summary["variant"], summary["hash"]
+    # In the names of older runs the code is not.
+    name = group_name(variant, asked, str(summary["code"])) if "code" in summary else f"{variant}-{asked}"
+    if name != group:
+        raise Damaged(folder.path, f"{SUMMARY} is that of {name}")
+
+
+def _curve(folder: RunFolder, metric: str, summary: Mapping[str, Any]) -> Curve:
+    """One metric of a finished run, from metrics.csv; what was written twice for a step counts as written last."""
+    rows = folder.read_metrics(digests_in(summary), MOST_BYTES)
+    if (last_step := max((row.step for row in rows), default=0)) < summary["step"]:
+        raise Damaged(folder.path, f"{METRICS} ends at step {last_step} of {summary['step']}")
+    values = {row.step: row.value for row in rows if row.metric == metric}
+    if not values:
+        raise Damaged(folder.path, f"{METRICS} has no {metric}")
+    steps = sorted(values)
+    curve = Curve(np.array(steps, dtype=np.int64), np.array([values[step] for step in steps], dtype=np.float64))
+    loss = summary.get("val_loss")
+    if metric == "val/loss" and loss is not None and not np.array_equal(float(loss), curve.values[-1], equal_nan=True):
+        reason = f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {loss}"
+        raise Damaged(folder.path, reason)
+    return curve

@@ -1,0 +1,1 @@
+"""A report as pages, pictures and tables."""

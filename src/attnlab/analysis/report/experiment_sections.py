@@ -1,0 +1,117 @@
+"""The sections of a report about its experiment: runs, learning rates, effects, tasks and maps."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from attnlab.analysis.analyse import Report
+from attnlab.analysis.report import charts, mean_maps
+from attnlab.analysis.report.document import Block, Lines, some, table
+from attnlab.analysis.report.format import MOST_LISTED, number, p_value, span
+from attnlab.store.status import Status
+
+
+def runs(report: Report) -> list[Block]:
+    runs = report.experiment.runs
+    counts = Counter(run.status for run in runs)
+    by_status = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    blocks: list[Block] = [f"{len(runs)} runs: {by_status}."]
+    lost = [run for run in runs if run.status != Status.FINISHED]
+    if lost:
+        rows = [[run.name, run.status, run.reason or "no reason known"] for run in lost[:MOST_LISTED]]
+        more = f" (the first {MOST_LISTED} of {len(lost)}; all are in runs.csv)" if len(lost) > MOST_LISTED else ""
+        blocks.append(table(["run", "status", "reason"], rows, f"Without a result{more}"))
+    return blocks
+
+
+def preregistration(report: Report) -> list[Block]:
+    assert report.preregistration is not None
+    registered, digest, created, deviations = report.preregistration
+    outcome = "Deviations:" if deviations else "No deviations."
+    binds = (
+        "It was written before preregistrations named the configs of runs, and binds none of them."
+        if registered.runs is None
+        else f"It binds the configs of {len(registered.runs)} runs, by their hashes."
+    )
+    text = (
+        f"Written {created}, SHA-256 {digest}: “{registered.hypothesis}” Metric {registered.metric}, baseline "
+        f"{registered.baseline}, margin {registered.margin if registered.margin is not None else 'none'}, alpha "
+        f"{registered.alpha:g}, {len(registered.seeds)} seeds, family {', '.join(registered.family)}. {binds} {outcome}"
+    )
+    return [text, *([Lines("\n".join(deviations))] if deviations else [])]
+
+
+def learning_rates(report: Report) -> list[Block]:
+    tuned = [(c, c.lr_curve) for c in report.design.arms if c.lr_curve is not None]
+    if not tuned:
+        return []
+    rows = []
+    for c, r in tuned:
+        rows.append(
+            [
+                *(c.label, c.setting, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
+                *(f"{r.chosen:g}", number(r.sensitivity), r.source, _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
+                "; ".join(r.remarks),
+            ]
+        )
+    columns = ["variant", "setting", "rates tried", "best", "parabola", "compared at", "sensitivity"]
+    columns += ["tuned in", "tuning seeds"]
+    caption = (
+        "A learning rate per variant, chosen on the tuning seeds, compared on the final seeds. Sensitivity is the "
+        "mean over the grid of min(loss, loss before training) less the best"
+    )
+    picture = charts.lr_curves([(c.label, r) for c, r in tuned], report.experiment.metric)
+    return [table([*columns, "final seeds", "remarks"], rows, caption), *some(picture)]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "") if seeds else "none"
+
+
+def effects(report: Report) -> list[Block]:
+    effects = report.effects
+    if effects is None:
+        return []
+    percent = f"{100 * (1 - report.rules.alpha):g} %"
+    rows = [
+        [e.name, e.kind, number(e.mean, signed=True), span(e.interval), p_value(e.p), p_value(e.holm_p)]
+        for e in effects.effects
+    ]
+    names = {factor: " with ".join([factor, *effects.together.get(factor, [])]) for factor in effects.levels}
+    factors = "; ".join(f"{names[factor]}: {', '.join(levels)}" for factor, levels in effects.levels.items())
+    text = (
+        f"Factors: {factors}. A main effect is what a choice does on the average over the others; an interaction is "
+        "by how much the effect of one choice changes where the other is made, too. Fitted for each of "
+        f"{len(effects.seeds)} seeds; p by the t test alone, Holm over this table."
+    )
+    blocks: list[Block] = [text, table(["effect", "kind", "mean", f"{percent} t interval", "p", "Holm p"], rows)]
+    if effects.aliased:
+        blocks.append(
+            "This design cannot tell these from the effects above, which hold only as far as these are nil: "
+            + "; ".join(effects.aliased)
+            + "."
+        )
+    return blocks
+
+
+def aggregate(report: Report) -> list[Block]:
+    if not report.aggregates:
+        return []
+    rows = [
+        [
+            *(a.label, str(a.tasks), str(a.runs), number(a.iqm), span(a.iqm_interval, signed=False)),
+            *(number(a.improvement), span(a.improvement_interval, signed=False)),
+        ]
+        for a in report.aggregates
+    ]
+    columns = ["variant", "tasks", "runs", "IQM", "interval", "probability of improvement", "interval"]
+    caption = (
+        f"Scores are {report.experiment.metric} over the baseline's mean on the same task "
+        f"({'below' if report.rules.lower_is_better else 'above'} 1 is better). IQM: the mean of the middle half. "
+        "Intervals: stratified percentile bootstrap, too narrow for few seeds"
+    )
+    return [table(columns, rows, caption)]
+
+
+def maps(report: Report) -> list[Block]:
+    picture, problems = mean_maps.picture([c for c in report.design.arms if c.finished])
+    return [*some(picture), *([Lines("\n".join(problems[:MOST_LISTED]))] if problems else [])]

@@ -1,0 +1,59 @@
+"""Embeddings of positions, added to those of the tokens at the model's entrance."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnlab.errors import UsageError
+from attnlab.options import Configurable, Count, given
+
+
+class Embedding(Configurable, nn.Module):
+    """Position information added to the token embeddings; this base adds nothing.
+
+    Built once per model as factory(d_model=, context=). `limit` is the number of positions it knows, None if any.
+    """
+
+    d_model: Count = given(doc="Width of the model.")
+    context: Count = given(doc="Tokens that the model is made for.")
+
+    def setup(self) -> None:
+        self.limit: int | None = None
+
+    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
+        return x
+
+
+class LearnedEmbedding(Embedding):
+    """Adds one trained vector per position, as in GPT-2; it knows no position beyond the model's context."""
+
+    def setup(self) -> None:
+        self.limit = self.context
+        self.table = nn.Embedding(self.context, self.d_model)
+
+    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
+        if start + x.size(1) > self.context:
+            raise UsageError(
+                f"position=learned knows {self.context} positions (model.context), not {start + x.size(1)}; "
+                "use position=rope for longer texts"
+            )
+        return x + self.table.weight[start : start + x.size(1)]
+
+
+class SinusoidalEmbedding(Embedding):
+    """Adds fixed sines and cosines of geometrically spaced wavelengths (arXiv 1706.03762, section 3.5).
+
+    Even coordinates 2i hold sin(p / 10000^(2i/c)), odd ones the cosine; any position is known.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        if self.d_model % 2:
+            raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({self.d_model}) must be even")
+
+    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
+        place = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")
+        pair = torch.arange(self.d_model // 2, dtype=torch.float64, device="cpu")
+        angles = place[:, None] * 10000.0 ** (-2 * pair / self.d_model)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+        return x + waves.to(x.device, x.dtype)

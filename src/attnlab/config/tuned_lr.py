@@ -1,0 +1,90 @@
+"""A learning rate for each variant, as `attnlab tune` found it: read from tuned.yaml of a tuning experiment.
+
+variants:
+  - variant: linear
+    settings: {}            # what sets it apart from others of the name, if there are several
+    optimizer: AdamW
+    lr: 0.00218             # what tuned= takes
+    seeds: [100, 101, 102]  # that chose it, and that no final run may use
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnlab.config.keys import leaves, stable
+from attnlab.errors import UsageError
+from attnlab.options.rules import nearest, shown
+from attnlab.store.experiment_folder import ExperimentFolder
+
+OPTIMIZER = "optimizer._target_"
+NEEDED = ("variant", "settings", "optimizer", "lr", "seeds")
+
+
+def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config at the rate that was tuned for its variant, and what summary.json says of it; tuned=null does nothing.
+
+    Refuses variants that were not tuned, and seeds that took part in the choice: on them it looks better than it is.
+    """
+    if config["tuned"] is None:
+        return config, {}
+    place, entries, digest = read(config["tuned"])
+    flat = dict(leaves(config))
+    named = [entry for entry in entries if entry["variant"] == variant]
+    fitting = [e for e in named if all(stable(k, flat.get(k)) == stable(k, v) for k, v in e["settings"].items())]
+    if not named:
+        known = [entry["variant"] for entry in entries]
+        raise UsageError(
+            f"tuned ({place}) holds no rate for {variant}{nearest(variant, known)} (it has: {', '.join(known)}); run "
+            "attnlab tune with it, too"
+        )
+    if len(fitting) != 1:
+        keys = dict.fromkeys(f"{k}={shown(v)}" for entry in named for k, v in entry["settings"].items())
+        raise UsageError(f"tuned ({place}) holds {variant} at other settings than these: {', '.join(keys)}")
+    entry = fitting[0]
+    if stable(OPTIMIZER, config["optimizer"]["_target_"]) != stable(OPTIMIZER, entry["optimizer"]):
+        raise UsageError(f"tuned ({place}) was made with {entry['optimizer']}: a rate of it is none of {_name(config)}")
+    for key, seed in {"seed": config["seed"], **{f"streams.{k}": v for k, v in config["streams"].items()}}.items():
+        if seed in entry["seeds"]:
+            chose = ", ".join(map(str, entry["seeds"]))
+            raise UsageError(
+                f"{key} ({seed}) is one of the seeds that chose the learning rate ({chose} in {place}): final runs "
+                "need others"
+            )
+    found = {**config, "optimizer": {**config["optimizer"], "lr": float(entry["lr"])}}
+    return found, {"experiment": config["tuned"], "sha256": digest, **entry}
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    return str(config["optimizer"]["_target_"])
+
+
+def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
+    """Where the file is, the entries of its variants, and the SHA-256 of its bytes."""
+    place = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
+    try:
+        data = place.read_bytes()
+        content = yaml.safe_load(data)
+    except OSError as error:
+        raise UsageError(
+            f"tuned ({tuned}) must be the folder of an experiment with a {place.name}: {error.strerror}; attnlab tune "
+            f"{tuned} writes it"
+        ) from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"tuned ({place}) is not YAML: {' '.join(str(error).split())[:120]}") from error
+    entries = content.get("variants") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
+        raise UsageError(f"tuned ({place}) must hold a list variants, each with {', '.join(NEEDED)}")
+    return place, entries, hashlib.sha256(data).hexdigest()
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or any(key not in entry for key in NEEDED):
+        return False
+    rate, seeds = entry["lr"], entry["seeds"]
+    return (
+        isinstance(rate, int | float) and rate > 0 and isinstance(seeds, list) and isinstance(entry["settings"], dict)
+    )

@@ -1,0 +1,112 @@
+"""What a worked example is made of: a variant on the chapter's sentence, or a layer of a trained run on any text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.attention.base import Attention, evaluating
+from attnlab.attention.shared import Shared
+from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.errors import UsageError
+from attnlab.explain.chapter import FOCUS, SEED, TOKENS, Built
+from attnlab.explain.steps import Explanation, Step
+from attnlab.explain.trace import dropped, paragraphs, slots, trace, vectors
+from attnlab.inspection.maps import Labeller, check_prompt
+from attnlab.model import GPT
+from attnlab.options.rules import nearest
+
+
+def explained(name: str, built: Built, *, token: str | None) -> Explanation:
+    """The worked example of the last of these layers on the chapter's sentence."""
+    layer, shared = built.layers[-1], Shared()
+    with torch.no_grad():
+        for below in built.layers[:-1]:
+            below(built.x, shared)
+    steps = trace(layer, built.x, shared)
+    if isinstance(layer, SoftmaxAttention) and layer.dropout and not layer.traits.reads:
+        at = 1 + max(i for i, step in enumerate(steps) if step.part == "weights")
+        steps.insert(at, dropped(layer, built.x, SEED))
+    notes = list(built.notes)
+    if layer.traits.reads:
+        notes.append("the layers below are given the same input, so that there is something to read from them")
+    return _explanation(name, f"attention={name}", layer, steps, list(TOKENS), token or FOCUS, notes)
+
+
+def explained_run(
+    name: str, model: GPT, tokenizer: Labeller, prompt: str, *, layer: int | None, token: str | None
+) -> Explanation:
+    """The worked example of one layer of a trained model on a text."""
+    index = 0 if layer is None else layer
+    if index >= len(model.layers):
+        raise UsageError(f"layer ({index}) must be below the number of layers of the run ({len(model.layers)})")
+    ids, labels = check_prompt(prompt, tokenizer, model.context)
+    mixer = model.layers[index].attention
+    seen: dict[str, Tensor] = {}
+    shared = Shared()
+
+    def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
+        seen["x"] = given[0]
+        shared.update(given[1])
+
+    def embedded(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        seen["embedded"] = made
+
+    hooks = [mixer.register_forward_pre_hook(at_entrance), model.embed.register_forward_hook(embedded)]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(torch.tensor([ids]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    steps = trace(mixer, seen["x"], shared)
+    text = "What the model's first block is given: a learned vector per token, and its position where one is added."
+    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, seen["embedded"][:, None]))
+    steps[1] = replace(steps[1], title=f"Input of layer {index}", text="After the blocks below and a norm.")
+    heading = f"{name}, layer {index} of {len(model.layers)}"
+    return _explanation(name, heading, mixer, steps, labels, token, [f"the text: {prompt}"])
+
+
+def _explanation(
+    name: str,
+    heading: str,
+    layer: Attention,
+    steps: list[Step],
+    tokens: list[str],
+    token: str | None,
+    notes: list[str],
+) -> Explanation:
+    about, linear = paragraphs(layer), any(step.part == "weights" for step in steps)
+    if not linear:
+        notes.append(
+            "there is no attention map: the output is not a weighted sum of values, so what is shown is what the "
+            "layer remembers and what it gives out"
+        )
+    focus, settings = followed(tokens, token), dict(settings_of(layer))
+    return Explanation(name, heading, about, list(slots(layer)), tokens, focus, steps, linear, notes, settings)
+
+
+def settings_of(layer: Attention) -> Iterator[tuple[str, str]]:
+    """The class of a layer and of each of its parts, and their plain settings, by dotted name."""
+    for path, module in layer.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            yield path or "class", type(module).__name__
+            for name, value in vars(module).items():
+                if type(value) in (bool, int, float, str) and name not in ("training", "layer", "n_layers"):
+                    yield f"{path}.{name}".lstrip("."), str(value)
+
+
+def followed(tokens: Sequence[str], token: str | None) -> int:
+    """The place of the token to follow: by its text or its number; the last one if none is named."""
+    if token is None:
+        return len(tokens) - 1
+    texts = [text.strip() for text in tokens]
+    if token.strip() in texts:
+        return texts.index(token.strip())
+    if token.isdigit() and int(token) < len(tokens):
+        return int(token)
+    raise UsageError(
+        f"token ({token}) is not among the tokens{nearest(token, texts)} (they are {', '.join(texts[:12])}"
+        f"{', ...' if len(texts) > 12 else ''}; a number from 0 to {len(tokens) - 1} names one, too)"
+    )

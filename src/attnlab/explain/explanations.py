@@ -1,0 +1,81 @@
+"""Worked examples of variants: on the chapter's sentence, with the chapter's numbers where it has them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from attnlab.build import Factory
+from attnlab.config.keys import sentence
+from attnlab.config.messages import ComposedVariant, compose_for_chapter
+from attnlab.errors import UsageError
+from attnlab.explain import chapter
+from attnlab.explain.compare import Pairing
+from attnlab.explain.example import explained
+from attnlab.explain.steps import Explanation
+from attnlab.laws import subject_from
+
+
+def tour() -> list[Explanation]:
+    """The chapter from its first example to several heads: each of its variants, in its order."""
+    return [replace(variant(name), heading=stop.heading) for name, stop in chapter.STOPS.items()]
+
+
+def variant(name: str, **settings: Any) -> Explanation:
+    """The worked example of a variant on the chapter's sentence; settings as of the command (see `explanations`)."""
+    return _composed([name], **settings)[0]
+
+
+def compared(name: str, against: str, **settings: Any) -> Pairing:
+    """A variant and another one in the same sizes, with the same numbers in every matrix that both have."""
+    one, other = _composed([name, against], **settings)
+    return Pairing(one, other)
+
+
+def _composed(
+    names: Sequence[str],
+    *,
+    config_dir: Path | str | None = None,
+    allow_targets: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> list[Explanation]:
+    variants = [compose_for_chapter(name, config_dir, allow_targets, overrides) for name in names]
+    return explanations(variants, overrides=overrides, **settings)
+
+
+def explanations(
+    variants: Sequence[ComposedVariant],
+    *,
+    token: str | None = None,
+    layer: int | None = None,
+    seed: int | None = None,
+    init: str | None = None,
+    overrides: Sequence[str] = (),
+) -> list[Explanation]:
+    """The worked examples of variants, with the same numbers in every matrix that all of them have.
+
+    `token` is the one to follow, `seed` and `init` draw the weights, and `overrides` are what was typed: where nothing
+    was, the chapter's own numbers are taken.
+    """
+    names = [each.name for each in variants]
+    subjects = [subject_from(each) for each in variants]
+    factories = [subject.factory for subject in subjects]
+    if not all(isinstance(factory, Factory) for factory in factories):
+        raise UsageError(f"attention ({names[0]}) must say _partial_: true")
+    typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
+    stops = [chapter.STOPS[name] for name in names if name in chapter.STOPS]
+    layers = chapter.build(
+        factories,  # type: ignore[arg-type]
+        n_layers=min(subject.depth for subject in subjects),
+        layer=layer,
+        stops=stops if len(stops) == len(names) else [],
+        seed=seed,
+        init=init,
+        typed=typed,
+    )
+    examples = [explained(name, built, token=token) for name, built in zip(names, layers, strict=True)]
+    texts = [sentence("attention", each.name, next(iter(each.folders), None)) for each in variants]
+    return [
+        replace(each, about=[*filter(None, [text]), *each.about]) for each, text in zip(examples, texts, strict=True)
+    ]

@@ -1,0 +1,68 @@
+"""The law about positions: each one is obeyed or refused by name, and none is taken in silence and ignored."""
+
+from collections.abc import Mapping
+
+import torch
+
+from attnlab.attention.embedding import Embedding
+from attnlab.attention.position import Position
+from attnlab.build import made
+from attnlab.errors import UsageError
+from attnlab.laws.map_law import map_
+from attnlab.laws.sequence import causality, decode, stack
+from attnlab.laws.subject import BATCH, SAME, SHORT, LawBroken, Skipped, Subject, gap, ids, one_line
+from attnlab.model import GPT
+
+
+def every_position(subject: Subject) -> Skipped | None:
+    """Every position= works through this variant (causality, decode, map) or is refused by name; none is ignored."""
+    if not subject.position_names:
+        return Skipped("there are no positions to try")
+    at = {name: subject.rebuild([f"position={name}"]) for name in sorted({*subject.position_names, "none"})}
+    plain = stack(at["none"])
+    for name, tried in at.items():
+        inside = type(_inside(tried))
+        try:
+            model = stack(tried)
+        except UsageError as error:
+            if "position" not in str(error) or not any(w in str(error) for w in (f"position={name}", inside.__name__)):
+                raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
+            continue
+        reads = any(block.attention.traits.reads_positions for block in model.layers) and not _says_none(tried)
+        if (reads and inside is not Position) or type(model.embed) is not Embedding:
+            _is_not_ignored(model, plain, name)
+        if tried.config["position"] == subject.config["position"]:
+            continue  # the laws under their own names judge it
+        for law in (causality, decode, map_):
+            try:
+                law(tried, SHORT)  # the whole model is tried at all lengths
+            except LawBroken as error:
+                raise LawBroken(f"position={name}: {law.__name__.strip('_')}: {error}") from error
+    return None
+
+
+def _says_none(subject: Subject) -> bool:
+    """Whether the YAML itself gives each kind of layer a position, none of which is the one that position= chooses."""
+    found, nodes = [], [subject.config.get("attention")]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Mapping):
+            found += [value for name, value in node.items() if name == "position"]
+            nodes += node.values()
+    return bool(found) and subject.config["position"]["inside"] not in found
+
+
+def _inside(subject: Subject) -> Position:
+    """The position of a layer, of any size: what is asked is which class it is."""
+    position: Position = made(subject.config, "position.inside")(head_dim=2, n_heads=1, context=2)
+    return position
+
+
+@torch.no_grad()
+def _is_not_ignored(model: GPT, plain: GPT, name: str) -> None:
+    seen = ids(BATCH, 7)
+    if (off := gap(model(seen), plain(seen))) <= SAME:
+        raise LawBroken(
+            f"position={name} changes nothing (T=7: {off:.1e} from position=none); the class must take a `position`, "
+            "and its YAML must say position: ${position.inside}"
+        )

@@ -1,0 +1,128 @@
+"""Every law is failed by a variant made for it, says how, and lets the sound variants pass."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from tests.laws.breaches import BREACHES, LINEAR, PLAIN
+from tests.laws.broken import StatesFormula, Unused, subject_from
+from torch import Tensor
+
+from attnlab.attention.base import Shared
+from attnlab.attention.head_wrapper import layered
+from attnlab.attention.heads import Heads
+from attnlab.attention.mask import Window
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.recurrent import RecurrentAttention
+from attnlab.attention.score import SoftCap
+from attnlab.laws import LAWS, LawBroken, Subject, examine, judge
+from attnlab.laws.subject import cuttings
+
+# Seconds long, or about the words of the class: only asked where that is the point.
+APART = {"every_position", "extreme_inputs", "learns", "explains_itself"}
+
+
+def test_every_law_has_a_variant_that_breaks_it() -> None:
+    assert {breach.law for breach in BREACHES.values()} == set(LAWS)
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_the_law_made_for_it_catches_the_fault_and_says_how(name: str) -> None:
+    breach = BREACHES[name]
+    with pytest.raises(LawBroken) as caught:
+        LAWS[breach.law](breach.subject())
+    assert breach.message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_no_other_law_is_broken_by_a_fault(name: str) -> None:
+    breach = BREACHES[name]
+    others = [law for law in LAWS if law not in APART | breach.also | {breach.law}]
+    broken = {v.law: v.detail for v in examine(breach.subject(), others) if v.outcome == "broken"}
+    assert broken == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, breach in BREACHES.items() if "every_position" not in breach.also])
+def test_positions_fall_only_with_what_they_run_anew(name: str) -> None:
+    breach = BREACHES[name]
+    assert (judge("every_position", breach.subject()).outcome == "broken") == (breach.law == "every_position")
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        PLAIN(),
+        PLAIN(mask=partial(Window, 4)),
+        PLAIN(dropout=0.3),
+        subject_from(StatesFormula, ["position=none"]),
+        PLAIN(score={"softcap": partial(SoftCap, cap=0.1)}),
+        subject_from(RecurrentAttention, **LINEAR),
+    ],
+    ids=["plain", "window", "dropout", "formula", "softcap", "linear"],
+)
+def test_the_sound_twins_of_the_broken_variants_break_nothing(twin: Subject) -> None:
+    assert [v for v in examine(twin, [law for law in LAWS if law not in APART]) if v.outcome == "broken"] == []
+
+
+def test_a_fault_in_a_later_layer_is_found_and_the_layer_named() -> None:
+    kinds = {"sound": MultiHeadAttention, "unused": Unused}
+
+    def mixed(d_model: int, **settings: Any) -> Any:
+        heads = settings.pop("n_heads"), settings.pop("position")
+        made = {k: lambda d, c=c, **s: c(d, n_heads=heads[0], position=heads[1], **s) for k, c in kinds.items()}
+        return layered(d_model, pattern="sound sound unused sound", kinds=made, **settings)
+
+    verdict = judge("no_dead_parameter", subject_from(mixed))
+    assert verdict.detail == "layer 2: temperature () does not enter the output"
+
+
+class ReadsBelow(MultiHeadAttention):
+    """Values of the first layer are added to those of later ones."""
+
+    def __init__(self, d_model: int, **settings: Any) -> None:
+        super().__init__(d_model, **settings)
+        self.traits = replace(self.traits, reads=("v",) if self.layer else ())
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        if self.layer == 0:
+            shared["v"] = heads.v
+            return heads
+        return heads._replace(v=heads.v + shared.read("v"))
+
+
+class ReadsBelowWrongly(ReadsBelow):
+    """The later layer takes the first layer's values from the wrong end."""
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        heads = super().share(heads, shared)
+        return heads if self.layer == 0 else heads._replace(v=heads.v + 1e-3 * shared.read("v").flip(2))
+
+
+SEAM = [law for law in LAWS if law not in APART]
+
+
+def test_a_layer_that_reads_another_is_judged_with_the_layers_below_it() -> None:
+    assert [v for v in examine(subject_from(ReadsBelow), SEAM) if v.outcome == "broken"] == []
+    verdict = judge("causality", subject_from(ReadsBelowWrongly))
+    assert verdict.detail.startswith("layer 1: T=2: changing the tokens from 1 on moves the output at 0 by")
+
+
+class Crashes(MultiHeadAttention):
+    def merge(self, o: Tensor, heads: Heads) -> Tensor:
+        raise RuntimeError("two\nlines")
+
+
+def test_a_variant_that_crashes_under_a_law_breaks_it() -> None:
+    verdict = judge("map", subject_from(Crashes))
+    assert (verdict.outcome, verdict.detail) == ("broken", "RuntimeError: two lines")
+    assert verdict.statement.startswith("The map reproduces the output")
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 67])
+def test_cuttings_cover_a_sequence_and_none_comes_twice(length: int) -> None:
+    cuts = cuttings(length)
+    assert {sum(cut) for cut in cuts} == {length} and all(min(cut) > 0 for cut in cuts)
+    assert len({tuple(cut) for cut in cuts}) == len(cuts)

@@ -1,0 +1,157 @@
+"""Every class is reached by a YAML, every YAML explains itself, and imports point one way."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import get_class, get_method
+from tests.laws.cases import NAMES, shipped
+
+import attnlab
+from attnlab.attention.base import Attention
+from attnlab.attention.decay import Decay
+from attnlab.attention.embedding import Embedding
+from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.gate import Gate
+from attnlab.attention.mask import Causal, Full, Mask, Windowed
+from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.output_norm import OutputNorm
+from attnlab.attention.position import Position
+from attnlab.attention.score import Score
+from attnlab.attention.self_attention import SelfAttention
+from attnlab.attention.simple import SimpleAttention
+from attnlab.attention.write import Write
+from attnlab.config.compose import config_dir, leaves
+from attnlab.errors import UsageError
+from attnlab.laws import subject_of
+
+SOURCE = Path(attnlab.__file__).parent
+FAMILIES = (Attention, Mask, Score, Normalizer, Gate, Decay, FeatureMap, Write, OutputNorm, Position, Embedding)
+# The bases that are no option themselves; the other bases are the option "none" or the plainest one.
+BASES = {Mask, Windowed, Score, Normalizer}
+YAMLS = sorted(p for group in ("attention", "position") for p in (config_dir() / group).rglob("*.yaml"))
+
+
+def modules(package: str) -> list[str]:
+    """A module and everything below it."""
+    found = importlib.import_module(package)
+    below = pkgutil.walk_packages(found.__path__, f"{package}.") if hasattr(found, "__path__") else ()
+    return [package, *(info.name for info in below)]
+
+
+def concrete(family: type) -> set[type]:
+    """Every class of a family, in attnlab.attention, that can be built."""
+    found = {
+        cls
+        for name in modules("attnlab.attention")
+        for cls in vars(importlib.import_module(name)).values()
+        if inspect.isclass(cls) and issubclass(cls, family) and cls.__module__.startswith("attnlab.")
+    }
+    return {cls for cls in found if not inspect.isabstract(cls)} - BASES
+
+
+def targets() -> set[Any]:
+    """Everything a YAML under attention/ or position/ names as its `_target_`, through the composed configs."""
+    named = set()
+    for text in (file.read_text(encoding="utf-8") for file in YAMLS):
+        named |= set(re.findall(r"_target_: (\S+)", text))
+    return {get_method(name) if name.split(".")[-1].islower() else get_class(name) for name in named}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_every_class_is_reached_by_a_yaml(family: type) -> None:
+    assert concrete(family) - targets() - {Full} == set()
+
+
+def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_only() -> None:
+    for name, cls in (("self", SelfAttention), ("simple", SimpleAttention)):
+        layer = subject_of(name, ["attention.causal=false"]).layer(0)
+        assert type(layer) is cls and type(layer.mask) is Full and not layer.traits.causal
+        assert type(shipped(name).layer(0).mask) is Causal  # type: ignore[union-attr]
+        with pytest.raises(UsageError, match=r"reads later tokens.*set attention\.causal=true"):
+            subject_of(name, ["attention.causal=false"]).gpt(2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
+    named = {str(value) for path, value in leaves(dict(shipped(name).config["attention"])) if path.endswith("_target_")}
+    built = {type(module) for block in shipped(name).gpt(8).blocks for module in block.modules()}
+    classes = {get_class(target) for target in named if not target.split(".")[-1].islower()}
+    assert classes <= built
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.relative_to(config_dir()).as_posix())
+def test_every_yaml_opens_with_a_sentence(file: Path) -> None:
+    assert re.match(r"# \S.*\.\n", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("cls", sorted({c for f in FAMILIES for c in concrete(f)} | BASES, key=lambda c: c.__name__))
+def test_every_class_says_what_it_does(cls: type) -> None:
+    text = vars(cls).get("__doc__") or ""
+    assert re.match(r"[A-Z].+?[.:;]", " ".join(text.split())), cls
+
+
+# What each part may import of attnlab beside itself, or what it may not.
+ALLOWED = {
+    "errors": set(),
+    "machine": {"errors"},
+    "options": {"errors"},
+    "attention": {"errors", "options"},
+    "model": {"attention", "errors", "options"},
+    "store": {"errors", "machine"},
+    "data": {"errors", "options", "store"},
+    "config": {"errors", "options", "store"},
+    "inspection": {"attention", "errors", "model", "store"},
+    "analysis": {"config", "errors", "inspection", "machine", "options", "store"},
+}
+FORBIDDEN = {
+    "laws": {"data", "inspection", "training", "runs", "cli"},
+    "build": {"inspection", "training", "laws"},
+    "generation": {"training", "inspection", "laws", "config", "build"},
+    "training": {"laws", "cli", "sweep", "card"},
+}
+FOREIGN = {
+    "attention": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},
+    "model": {"hydra", "omegaconf", "lightning", "tensorboard", "PIL"},
+    "inspection": {"hydra", "omegaconf", "lightning"},
+    "options": {"torch", "hydra", "omegaconf", "lightning", "tensorboard"},
+    "machine": {"torch", "hydra", "omegaconf", "lightning", "tensorboard"},
+    "config": {"torch", "lightning", "tensorboard"},
+    "analysis": {"torch", "hydra", "omegaconf", "lightning"},
+    "store": {"torch", "hydra", "omegaconf", "lightning", "tensorboard"},
+    "laws": {"pytest", "lightning", "tensorboard"},
+}
+
+
+def imported(part: str) -> Iterator[tuple[str, str]]:
+    """(file, module) for each import of a part, those inside functions too."""
+    single = SOURCE / f"{part}.py"
+    files = [single] if single.exists() else sorted((SOURCE / part).rglob("*.py"))
+    assert files, f"{part} is no part of attnlab"
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((file.name, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module, f"{file}: a relative import"
+                yield from ((file.name, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("part", [*ALLOWED, *FORBIDDEN])
+def test_imports_point_one_way(part: str) -> None:
+    own = {name.split(".")[1]: file for file, name in imported(part) if name.startswith("attnlab.")}
+    wrong = set(own) & FORBIDDEN[part] if part in FORBIDDEN else set(own) - ALLOWED[part] - {part}
+    assert {(own[name], name) for name in wrong} == set()
+
+
+@pytest.mark.parametrize("part", FOREIGN)
+def test_mathematics_knows_no_framework_and_checking_a_config_needs_no_torch(part: str) -> None:
+    wrong = {(file, name) for file, name in imported(part) if name.split(".")[0] in FOREIGN[part]}
+    wrong |= {(file, name) for file, name in imported(part) if name.startswith("torch.utils.tensorboard")}
+    assert wrong == set()

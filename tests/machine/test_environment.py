@@ -1,0 +1,47 @@
+"""Threads that wait for each other give way, unless the user has settled how they wait."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Both are refused by a layer that is built, so torch is at work by then.
+TRAIN = (str(ROOT / "train.py"), "model.n_heads=5")
+EXPLAIN = ("-c", "from attnlab.cli import main; main()", "explain", "attention=moba", "attention.topk=0")
+
+
+def told(words: tuple[str, ...], folder: Path, **settings: str) -> str:
+    """What OpenMP says of itself when a command makes torch load it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**kept, "OMP_DISPLAY_ENV": "VERBOSE", **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
+def spins(text: str) -> set[str]:
+    """How often a thread looks again before it gives way."""
+    found = set(re.findall(r"GOMP_SPINCOUNT = '(.+)'", text))
+    if not found:
+        pytest.skip("torch is not built with GNU's OpenMP here")
+    return found
+
+
+@pytest.mark.parametrize("words", [TRAIN, EXPLAIN], ids=["train", "attnlab"])
+def test_threads_of_a_command_do_not_spin_for_long(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert spins(told(words, tmp_path)) == {"10000"}
+
+
+@pytest.mark.parametrize("settled", [{"GOMP_SPINCOUNT": "77"}, {"OMP_WAIT_POLICY": "active"}])
+def test_what_the_user_has_settled_stays(settled: dict[str, str], tmp_path: Path) -> None:
+    (found,) = spins(told(EXPLAIN, tmp_path, **settled))
+    assert found == settled.get("GOMP_SPINCOUNT", found) != "10000"

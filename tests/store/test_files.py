@@ -1,0 +1,145 @@
+"""A file is there whole, or as it was before."""
+
+import errno
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.limits import HANG
+
+from attnlab.errors import FileFailure, UsageError
+from attnlab.store.files import check_writable, tidy, write_atomically
+
+
+def test_a_file_holds_what_was_written_and_nothing_stands_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.bin"
+    for data in (b"first", b"", b"\0\xff" * 1000):
+        write_atomically(path, data, key="paths.runs")
+        assert path.read_bytes() == data
+        assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("owner", "step"), [(Path, "open"), (os, "fsync"), (Path, "replace")])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    owner: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fails)
+        with pytest.raises(FileFailure, match=r"^cannot write .*file \(No space left on device\); paths\.cache says"):
+            write_atomically(path, b"new", key="paths.cache")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_data_and_folder_are_on_the_disk_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    usual_fsync, usual_replace = os.fsync, Path.replace
+
+    def fsync(handle: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "data")
+        usual_fsync(handle)
+
+    def replace(self: Path, target: Path) -> Path:
+        happened.append("rename")
+        return usual_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_atomically(tmp_path / "file", b"new", key="paths.runs")
+    assert happened == ["data", "rename", "folder"]
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    script = """
+import os, signal, sys
+from pathlib import Path
+from attnlab.store.files import write_atomically
+Path.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), b"new" * 10000, key="paths.runs")
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=HANG, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new", key="paths.runs")
+    assert path.read_bytes() == b"new", "what was left behind is in nobody's way"
+
+
+def test_leftovers_are_tidied(tmp_path: Path) -> None:
+    """What a write that was killed left behind goes; nothing else that begins with a dot does."""
+    names = [".metrics.csv.123.0123abcd", ".step_00000001.ckpt.9.deadbeef", ".lock", ".manifest.json", "metrics.csv"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    tidy(tmp_path)
+    tidy(tmp_path / "not there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path, size = tmp_path / "file", 1 << 16
+    write_atomically(path, b"a" * size, key="paths.runs")
+    writers = [threading.Thread(target=write_often, args=(path, letter * size)) for letter in (b"a", b"b", b"c")]
+    for writer in writers:
+        writer.start()
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        data = path.read_bytes()
+        assert len(data) == size
+        seen.add(data[:1])
+        assert data == data[:1] * size
+    assert seen <= {b"a", b"b", b"c"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_often(path: Path, data: bytes) -> None:
+    for _ in range(10):
+        write_atomically(path, data, key="paths.runs")
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file"
+
+
+def below_a_file(folder: Path) -> Path:
+    return a_file(folder) / "a" / "b"
+
+
+@pytest.mark.parametrize("place", [a_file, below_a_file])
+def test_a_place_that_is_no_folder_is_refused_by_key(place: Callable[[Path], Path], tmp_path: Path) -> None:
+    message = rf"^paths\.runs \(.*\) cannot be written: {re.escape(str(tmp_path))}/file is not a folder$"
+    with pytest.raises(UsageError, match=message):
+        check_writable(place(tmp_path), key="paths.runs")
+    if place is below_a_file:
+        with pytest.raises(FileFailure, match=r"^cannot write .*Not a directory.*paths\.runs says where it goes;"):
+            write_atomically(tmp_path / "file" / "a" / "b", b"", key="paths.runs")
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused_by_key_and_an_attempt_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deeper", key="paths.cache")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match=r"^paths\.cache \(/proc/new\) cannot be written: .* in /proc$"):
+        check_writable(Path("/proc/new"), key="paths.cache")  # not even root may
+
+
+def test_looking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "a" / "b", key="paths.runs")
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("relative/to/here"), key="paths.runs")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,96 @@
+"""What a plan costs itself: runs that do the same work are tried once, and all trials together have a bound.
+
+And which of its settings are the baseline.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from attnlab.config.compose import compose_config
+from attnlab.sweep.executor import show
+from attnlab.sweep.jobs import Job
+from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, compare, estimate
+from attnlab.sweep.pool import Event, Pool
+from attnlab.sweep.worker_tasks import TASKS
+from attnlab.training.identity import SEEDS, Identity
+
+
+class OnePool(Pool):
+    """Answers each question at once, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked: list[dict[str, Any]] = []
+        self.waiting: list[int] = []
+
+    @property
+    def free(self) -> bool:
+        return not self.waiting
+
+    def give(self, task: int, kind: str, content: Any) -> None:
+        self.asked.append(content)
+        self.waiting.append(task)
+
+    def events(self, seconds: float) -> Iterator[Event]:
+        while self.waiting:
+            task = self.waiting.pop()
+            yield Event(task, "done", {"seconds": 10.0 * (task + 1)})
+
+
+def run(parameters: int, rate: float) -> PlannedRun:
+    config = {"batch_size": 4, "model": {"context": 32}, "trainer": {"threads": 1, "precision": "auto"}, "rate": rate}
+    identity = Identity("multi_head", 0, {"parameters": parameters, "rate": rate}, "0" * 16)
+    return PlannedRun(
+        Job((), config, "multi_head", {}, False),
+        identity,
+        {"parameters": parameters, "forward_flops": 1, "train_flops": 1, "state_bytes": 1},
+    )
+
+
+def test_alike_runs_are_tried_once() -> None:
+    """LRCurve do not change how long a run takes; sizes do."""
+    pool = OnePool()
+    runs = [run(size, rate) for size in (1, 2) for rate in (0.1, 0.2, 0.3)]
+    estimate(runs, pool)
+    assert len(pool.asked) == 2
+    assert all(each.estimate is not None for each in runs)
+    assert len({each.estimate for each in runs[:3]}) == 1 != len({each.estimate for each in runs})
+
+
+def test_all_trials_together_have_a_bound() -> None:
+    """Five hundred kinds of runs are tried for a moment each."""
+    pool = OnePool()
+    estimate([run(size, 0.1) for size in range(500)], pool)
+    assert sum(each["seconds"] for each in pool.asked) <= PROBES_SECONDS * 1.001
+
+
+class Answering(OnePool):
+    """Answers as a worker does."""
+
+    def events(self, seconds: float) -> Iterator[Event]:
+        while self.waiting:
+            task = self.waiting.pop()
+            yield Event(task, "done", TASKS["same"](self.asked[-1], lambda *_: None))
+
+
+def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each attention is held once against that of the sweep's own baseline, at the same sizes, whatever its rate."""
+    pool, runs = Answering(), []
+    for variant, heads in (("multi_head", 2), ("gqa", 2), ("smollm3", 2), ("softcap", 2), ("gqa", 4), ("mqa", 4)):
+        for rate in (0.1, 0.2):
+            words = ("model=tiny", f"attention={variant}", f"model.n_heads={heads}", f"optimizer.lr={rate}")
+            identity = Identity(variant, 0, {**dict.fromkeys(SEEDS, 0), "words": words}, "0" * 16)
+            runs.append(
+                PlannedRun(Job(words, compose_config(words), variant, {}, False), identity, {}, " ".join(words[1:3]))
+            )
+    compare(runs, "gqa", pool)
+    assert len(pool.asked) == 4, "three at two heads, one at four"
+    assert {run.label for run in runs if run.same} == {
+        "attention=multi_head model.n_heads=2",
+        "attention=smollm3 model.n_heads=2",
+    }
+    show(runs, [], 1, costs=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "the same: " in line]
+    assert "smollm3 model.n_heads=2 each computes what gqa does at these sizes" in line
