@@ -100,7 +100,7 @@ class Decoder:
 
     def read(self, length: int, budget: float) -> None:
         """Take in a prompt of this length, or rows as such a prompt would leave them."""
-        keep_all = all(isinstance(layer, SoftmaxAttention) and layer.mask.kept is None for layer in self.layers)
+        keep_all = all(isinstance(layer, SoftmaxAttention) and layer.mask.cache_size is None for layer in self.layers)
         if keep_all and all(type(state) is SoftmaxState for state in self.states):
             self.states = [filled(state, length) for state in self.states]
             return
@@ -132,7 +132,7 @@ def measured(name: str, label: str, index: int, n_below: int, options: argparse.
                 raise TooMuch(f"one token after {before} takes {probe:.2g} s already")
             decoder = Decoder(name, index, n_below, length)
             traits = decoder.top.traits
-            growth = "below" if traits.reads and traits.growth == "constant" else traits.growth
+            growth = "below" if traits.requires and traits.growth == "constant" else traits.growth
             decoder.read(length - WARM - options.tokens, options.budget)
             before, probe = length, min(decoder.step(1) for _ in range(WARM))
             ready[length] = decoder

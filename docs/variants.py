@@ -123,7 +123,7 @@ def total(layers: list[Attention], names: list[str], length: int) -> Cost:
     known: dict[str, Cost] = {}
     costs = []
     for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
-        key = name if not any(layer.traits.reads for layer in layers) else str(i)
+        key = name if not any(layer.traits.requires for layer in layers) else str(i)
         if key not in known:
             known[key] = layer.cost(length, layers[:i])
         costs.append(known[key])
@@ -137,7 +137,7 @@ def family(layer: Attention, config: object) -> str:
     """Where a variant stands on the page."""
     if isinstance(layer, HeadWrapper) or (isinstance(config, dict) and "pattern" in config):
         return FAMILIES[2]
-    if not layer.traits.learns_recall or not (layer.traits.reads_positions or isinstance(layer, SoftmaxAttention)):
+    if not layer.traits.can_recall or not (layer.traits.uses_position or isinstance(layer, SoftmaxAttention)):
         return FAMILIES[3]
     return FAMILIES[0] if isinstance(layer, SoftmaxAttention) or layer.traits.growth == "linear" else FAMILIES[1]
 

@@ -84,7 +84,7 @@ def test_a_position_goes_to_the_layers_or_to_the_embeddings() -> None:
 
 def test_a_pattern_gives_each_layer_its_own_kind() -> None:
     model = build_model(composed("attention=hybrid", "attention.kinds.local.mask.window=3"), VOCAB)
-    kept = [layer.mask.kept for layer in layers(model) if isinstance(layer, MultiHeadAttention)]
+    kept = [layer.mask.cache_size for layer in layers(model) if isinstance(layer, MultiHeadAttention)]
     assert kept == [3, 3, 3, None]
 
 

@@ -457,7 +457,7 @@ def stepped(model: GPT, ids: Tensor, cuts: list[int]) -> Tensor:
     for part in ids.split(cuts, dim=1):
         logits, state = model.step(part, state)
         out.append(logits)
-    assert state.seen == ids.size(1)
+    assert state.length == ids.size(1)
     return torch.cat(out, dim=1)
 
 

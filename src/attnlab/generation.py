@@ -81,7 +81,7 @@ def _stream(
     text = prompt.tolist()
     state, new = model.init_state(1, model.context), text
     for _ in range(tokens):
-        if state.seen + len(new) > model.context:
+        if state.length + len(new) > model.context:
             new = text[-max(1, model.context // 2) :]
             state = model.init_state(1, model.context)
         with torch.inference_mode(), evaluating(model):

@@ -95,7 +95,7 @@ class ModelState(NamedTuple):
     """What decoding keeps: one state per layer, and how many tokens were seen."""
 
     layers: list[State]
-    seen: int
+    length: int
 
 
 class GPT(nn.Module):
@@ -182,11 +182,11 @@ class GPT(nn.Module):
 
     def step(self, ids: Int[Tensor, "b n"], state: ModelState) -> tuple[Float[Tensor, "b n vocab"], ModelState]:
         """The logits of n >= 1 more tokens, after those in `state`. The given state may be written into."""
-        x, shared, after = self.embed(self.embedding(ids), state.seen), Shared(), []
+        x, shared, after = self.embed(self.embedding(ids), state.length), Shared(), []
         for block, layer_state in zip(self.layers, state.layers, strict=True):
             x, layer_state = block.step(x, layer_state, shared)
             after.append(layer_state)
-        return self.head(self.norm(x)), ModelState(after, state.seen + ids.size(1))
+        return self.head(self.norm(x)), ModelState(after, state.length + ids.size(1))
 
     def cost(self, seq_len: int) -> Cost:
         """What the attention of all layers costs together."""

@@ -81,13 +81,13 @@ def test_a_mask_keeps_the_promise_of_its_band_and_promises_no_more(name: str) ->
     visible = make().visible(pos, pos)
     visible[:, : make().sinks] = False
     distances = (pos[:, None] - pos)[visible]
-    assert make().band == band == int(distances.max()) + 1
+    assert make().max_lookback == band == int(distances.max()) + 1
 
 
 @pytest.mark.parametrize("mask", [Causal(), Strided(4), LocalGlobal(3, 7)])
 def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
-    assert mask.band is None
-    assert Blocks.of(10_000, mask.band).n_blocks == 1
+    assert mask.max_lookback is None
+    assert Blocks.of(10_000, mask.max_lookback).n_blocks == 1
 
 
 @pytest.mark.parametrize("t", [65, 96, 97, 351])

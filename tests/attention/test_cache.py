@@ -30,7 +30,7 @@ def check_readable(at_hand: KeysValues, mask: Mask, first: int, n: int) -> None:
     """Each new query finds every key it may read exactly once, and beside each key its own position."""
     readable = mask.visible(torch.arange(first, first + n), at_hand.pos) & (at_hand.pos >= 0)
     for i, place in enumerate(range(first, first + n)):
-        wanted = range(0 if mask.kept is None else max(0, place - mask.kept + 1), place + 1)
+        wanted = range(0 if mask.cache_size is None else max(0, place - mask.cache_size + 1), place + 1)
         assert sorted(at_hand.pos[readable[i]].tolist()) == list(wanted)
     real = at_hand.pos >= 0
     for kept, sign in ((at_hand.k, 1), (at_hand.v, -1)):
@@ -43,11 +43,11 @@ def check_readable(at_hand: KeysValues, mask: Mask, first: int, n: int) -> None:
 
 def test_rows_are_allocated_once_for_the_longest_text() -> None:
     cache = empty(Causal(), 7, batch=4)
-    assert cache.k.shape == (4, HEADS, 7, D) and cache.v.shape == (4, HEADS, 7, V) and cache.seen == 0
+    assert cache.k.shape == (4, HEADS, 7, D) and cache.v.shape == (4, HEADS, 7, V) and cache.length == 0
     storage = cache.k.data_ptr(), cache.v.data_ptr()
     for start, n in ((0, 3), (3, 1), (4, 3)):
         _, cache = cache.append(*rows(start, n, batch=4), Causal())
-        assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.seen == start + n
+        assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.length == start + n
     assert torch.equal(cache.k, rows(0, 7, batch=4)[0]) and torch.equal(cache.v, rows(0, 7, batch=4)[1])
 
 
@@ -62,10 +62,10 @@ def test_what_is_at_hand_is_everything_so_far() -> None:
 def test_a_state_is_written_in_place() -> None:
     before = empty(Causal(), 3)
     before.append(*rows(0, 2), Causal())
-    assert before.seen == 0 and before.k[0, 0, :, 0].tolist() == [1, 2, 0]
+    assert before.length == 0 and before.k[0, 0, :, 0].tolist() == [1, 2, 0]
     ring = empty(Window(2), 3)
     ring.append(*rows(0, 3), Window(2))
-    assert ring.seen == 0 and ring.k[0, 0, :, 0].tolist() == [3, 2]
+    assert ring.length == 0 and ring.k[0, 0, :, 0].tolist() == [3, 2]
 
 
 @pytest.mark.parametrize(("held", "more", "total"), [(0, 5, 5), (3, 2, 5), (4, 1, 5), (4, 9, 13)])
@@ -93,7 +93,7 @@ def test_a_ring_has_as_many_rows_as_its_mask_keeps() -> None:
     [(0, [-1, -1, -1]), (1, [0, -1, -1]), (3, [0, 1, 2]), (4, [3, 1, 2]), (5, [3, 4, 2]), (300, [297, 298, 299])],
 )
 def test_a_position_lies_in_the_slot_of_its_remainder(seen: int, held: list[int]) -> None:
-    assert Window(3).held(seen, torch.device("cpu")).tolist() == held
+    assert Window(3).slot_positions(seen, torch.device("cpu")).tolist() == held
 
 
 def test_a_ring_keeps_the_last_rows_and_never_fills_up() -> None:
@@ -102,11 +102,11 @@ def test_a_ring_keeps_the_last_rows_and_never_fills_up() -> None:
     storage = cache.k.data_ptr(), cache.v.data_ptr()
     for start in range(20):
         _, cache = cache.append(*rows(start, 1), mask)
-        held = mask.held(start + 1, torch.device("cpu"))
+        held = mask.slot_positions(start + 1, torch.device("cpu"))
         assert torch.equal(cache.k[0, 1, :, 2], (held + 1).float()) and torch.equal(
             cache.v[0, 1, :, 4], -(held + 1).float()
         )
-    assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.seen == 20
+    assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.length == 20
 
 
 def test_what_a_step_read_is_not_changed_by_the_rows_it_wrote() -> None:
@@ -126,7 +126,7 @@ def test_however_a_text_is_cut_every_query_finds_its_keys(window: int, cuts: lis
             at_hand, cache = cache.append(*rows(start, n, batch=2), mask)
             check_readable(at_hand, mask, start, n)
             start += n
-        assert cache.seen == start
+        assert cache.length == start
 
 
 def test_rows_are_kept_in_the_type_of_the_cache() -> None:

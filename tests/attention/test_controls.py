@@ -52,7 +52,7 @@ def test_identity_with_a_convolution() -> None:
             y, state = layer.step(part, state)
             parts.append(y)
         same(torch.cat(parts, dim=1), layer(x))
-    assert layer.traits.learns_recall and not IdentityAttention(WIDTH, n_heads=HEADS).traits.learns_recall
+    assert layer.traits.can_recall and not IdentityAttention(WIDTH, n_heads=HEADS).traits.can_recall
 
 
 def test_uniform_is_the_average_so_far() -> None:

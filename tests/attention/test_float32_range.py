@@ -18,7 +18,7 @@ from attnlab.attention.normalizer import Normalizer, Sigmoid, Softmax, Softpick
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked
-from attnlab.attention.score import Pairs
+from attnlab.attention.score import ScoreContext
 
 DIGITS = 1e-6  # of float32: a dozen roundings of 6e-8
 
@@ -75,7 +75,7 @@ def test_long_sums_of_forget_gates() -> None:
     t, s = 8, 4096
     carried, scores = -3 * draw(1, 1, s, 1).abs(), torch.zeros(1, 1, t, s)
     pos = torch.arange(s)
-    pairs = Pairs(draw(1, 1, t, 4), draw(1, 1, s, 4), pos[-t:], pos, torch.ones(t, s, dtype=torch.bool), 1.0)
+    pairs = ScoreContext(draw(1, 1, t, 4), draw(1, 1, s, 4), pos[-t:], pos, torch.ones(t, s, dtype=torch.bool), 1.0)
     total = carried[0, 0, :, 0].double().cumsum(0)
     right = total[-t:, None] - total
     y = link.apply_scores(scores, pairs, carried)[0, 0].double()

@@ -81,7 +81,7 @@ def test_a_layer_knows_no_more_positions_than_its_heads_and_jumps_where_one_does
             "cog": partial(MultiHeadAttention, n_heads=1, normalizer=Cog),
         },
     )
-    assert cog.traits.jumps and not side_by_side(BESIDE["uniform"]).traits.jumps
+    assert cog.traits.discontinuous and not side_by_side(BESIDE["uniform"]).traits.discontinuous
 
 
 def test_the_cost_of_a_layer_whose_heads_know_few_positions_is_measured() -> None:

@@ -65,5 +65,5 @@ def test_maps_and_norms_read_the_same_place(look: Callable[..., Any]) -> None:
 
 def test_what_heads_read_is_what_their_layer_reads_so_that_its_cost_can_be_measured() -> None:
     below, above = layers()
-    assert (below.traits.reads, above.traits.reads) == ((), ("first values",))
+    assert (below.traits.requires, above.traits.requires) == ((), ("first values",))
     assert above.cost(T, [below]).pairs == T * (T + 1) // 2

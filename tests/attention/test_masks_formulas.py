@@ -49,12 +49,12 @@ def test_a_mask_says_the_same_of_any_cut_of_the_positions(name: str) -> None:
 def test_decoding_holds_every_key_that_a_later_query_reads(name: str) -> None:
     make, rule = RULES[name]
     mask = make()
-    assert mask.kept == KEPT[name]
-    if mask.kept is None:
+    assert mask.cache_size == KEPT[name]
+    if mask.cache_size is None:
         return
     for count in range(T):
-        held = [p for p in mask.held(count, torch.device("cpu")).tolist() if p >= 0]
-        assert len(set(held)) == len(held) == min(count, mask.kept)
+        held = [p for p in mask.slot_positions(count, torch.device("cpu")).tolist() if p >= 0]
+        assert len(set(held)) == len(held) == min(count, mask.cache_size)
         assert all(p < count for p in held)
         assert {j for j in range(count) if rule(count, j)} <= set(held), count
 
@@ -64,7 +64,7 @@ def test_a_slot_changes_only_to_a_new_token(name: str) -> None:
     mask = RULES[name][0]()
     for before in range(T):
         for after in range(before, T):
-            one, other = (mask.held(count, torch.device("cpu")) for count in (before, after))
+            one, other = (mask.slot_positions(count, torch.device("cpu")) for count in (before, after))
             assert ((one == other) | (other >= before)).all()
 
 
@@ -74,7 +74,7 @@ def test_a_mask_is_contiguous_where_every_token_between_a_key_and_the_query_is_h
     mask = make()
     between = True
     for count in range(T):
-        held = set(mask.held(count, torch.device("cpu")).tolist())
+        held = set(mask.slot_positions(count, torch.device("cpu")).tolist())
         oldest = min((j for j in range(count) if rule(count, j)), default=count)
         between &= set(range(oldest, count)) <= held
     assert mask.contiguous == between

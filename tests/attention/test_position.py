@@ -136,7 +136,7 @@ def test_precisions_do_not_share_a_table() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_dim": 7}, "position=rope turns pairs, so the width of a head (7) must be even"),
+        ({"head_dim": 7}, "position=rope rotates pairs, so the width of a head (7) must be even"),
         ({"base": 0.0}, "base (0.0) must be a number above 0"),
         ({"base": -3.0}, "base (-3.0) must be a number above 0"),
     ],

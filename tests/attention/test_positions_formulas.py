@@ -220,8 +220,8 @@ def test_the_fused_and_the_explicit_attention_agree_in_values_and_gradients(kind
     [
         (RoPE, {"fraction": 0.0}, r"fraction \(0\.0\) must be a number above 0, at most 1"),
         (RoPE, {"fraction": 1.5}, r"fraction \(1\.5\) must be"),
-        (RoPE, {"fraction": 0.5, "head_dim": 1}, r"position=rope turns pairs, so the width of a head \(1\) must"),
-        (YaRN, {"head_dim": 7}, r"position=yarn turns pairs, so the width of a head \(7\) must be even"),
+        (RoPE, {"fraction": 0.5, "head_dim": 1}, r"position=rope rotates pairs, so the width of a head \(1\) must"),
+        (YaRN, {"head_dim": 7}, r"position=yarn rotates pairs, so the width of a head \(7\) must be even"),
         (YaRN, {"factor": 0.5}, r"factor \(0\.5\) must be a number of at least 1"),
         (YaRN, {"original_context": 0}, r"original_context \(0\) must be a whole number of at least 1"),
         (YaRN, {"beta_fast": 1.0}, r"beta_fast \(1\.0\) must be greater than beta_slow \(1\.0\)"),

@@ -15,7 +15,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.multi_token import MultiToken
 from attnlab.attention.normalizer import Softmax
 from attnlab.attention.path import Path
-from attnlab.attention.score import Pairs, Score, SSMax
+from attnlab.attention.score import Score, ScoreContext, SSMax
 from attnlab.attention.selective import Selective
 from attnlab.attention.talking_heads import TalkingHeads
 from attnlab.errors import UsageError
@@ -41,22 +41,22 @@ def built(link: Link, **options: float) -> Score:
     return made
 
 
-def parts(mask: Mask, seed: str = "a") -> tuple[Tensor, Pairs]:
+def parts(mask: Mask, seed: str = "a") -> tuple[Tensor, ScoreContext]:
     """A batch of one: tokens, and what a link sees of them."""
     x, q, k = drawn(1, T, C, seed=seed + "x"), drawn(1, H, T, D, seed=seed + "q"), drawn(1, H, T, D, seed=seed + "k")
     pos = torch.arange(T)
-    return x, Pairs(q, k, pos, pos, mask.visible(pos, pos), SCALE)
+    return x, ScoreContext(q, k, pos, pos, mask.visible(pos, pos), SCALE)
 
 
-def applied(link: Score, x: Tensor, pairs: Pairs) -> Tensor:
+def applied(link: Score, x: Tensor, pairs: ScoreContext) -> Tensor:
     """What the link makes of the scaled scores; 0 where nothing is visible."""
-    carried = link.carry(pairs.q, pairs.k, x) if link.carries else None
+    carried = link.make_extras(pairs.q, pairs.k, x) if link.cached_extras else None
     scores = link.apply_scores(pairs.q @ pairs.k.mT * SCALE, pairs, carried)
     return scores.masked_fill(~pairs.visible, 0.0)
 
 
 @torch.no_grad()
-def by_pairs(rule: Callable[[int, int, int], Tensor | float], pairs: Pairs) -> Tensor:
+def by_pairs(rule: Callable[[int, int, int], Tensor | float], pairs: ScoreContext) -> Tensor:
     """A map from a rule for head h, query i and visible key j."""
     out = torch.zeros(1, H, T, T, dtype=torch.float64)
     for h, i, j in torch.cartesian_prod(torch.arange(H), torch.arange(T), torch.arange(T)).tolist():
@@ -123,7 +123,7 @@ def test_cope_adds_the_interpolated_row_of_the_counted_position(mask: Mask, p_ma
     same(applied(link, x, pairs), by_pairs(rule, pairs))
 
 
-def path_by_products(link: Path, x: Tensor, pairs: Pairs) -> Tensor:
+def path_by_products(link: Path, x: Tensor, pairs: ScoreContext) -> Tensor:
     w = link.to_w(link.to_low(x)).unflatten(-1, (H, D))
     w = w / w.square().sum(-1, keepdim=True).sqrt()
     beta = 2 / (1 + (-link.to_beta(x)).exp())
@@ -242,4 +242,4 @@ def test_a_preset_is_its_link_on_multi_head(name: str) -> None:
     link = "forget" if name == "fox" else name
     twin = subject_of("multi_head", [f"attention/score=[scaled,{link}]"]).layer(0)
     assert isinstance(twin, MultiHeadAttention)
-    assert [type(link) for link in made.chain] == [type(link) for link in twin.chain]
+    assert [type(link) for link in made.score_mods] == [type(link) for link in twin.score_mods]

@@ -107,7 +107,7 @@ def test_the_indexer_learns_as_if_its_rating_were_part_of_the_scores_and_changes
     heads = layer.project(x)
     rating = torch.stack([torch.stack([index(layer, x[0].detach(), t, s) for s in range(11)]) for t in range(11)])
     pos = torch.arange(11)
-    kept = layer.selected(heads, pos, pos) & layer.visible(pos, pos)
+    kept = layer.content_mask(heads, pos, pos) & layer.visible(pos, pos)
     scores = heads.q @ heads.k.mT * heads.q.size(-1) ** -0.5 + (rating - rating.detach())
     dense = layer.merge(scores.masked_fill(~kept, -torch.inf).softmax(dim=-1) @ heads.v, heads)
     names, wanted = zip(("x", x), *layer.named_parameters(), strict=True)

@@ -250,7 +250,7 @@ CONSTRUCTIONS = [
     ("attention.n_kv_heads=3", "attention.n_kv_heads (3) must divide n_heads (4); try n_kv_heads in [1, 2, 4]"),
     ("attention=gqa attention.n_kv_heads=8", "attention.n_kv_heads (8) must divide n_heads (4)"),
     ("attention=hybrid attention.kinds.local.n_kv_heads=3", "attention.kinds.local.n_kv_heads (3) must divide"),
-    ("attention.head_dim=7", "position=rope turns pairs, so the width of a head (7) must be even"),
+    ("attention.head_dim=7", "position=rope rotates pairs, so the width of a head (7) must be even"),
     ("attention.conv=1", "attention.conv (1) must be 0 (none) or at least 2"),
     (
         "attention=linear position=alibi",

@@ -162,7 +162,7 @@ class ShortRing(Window):
 
     def __init__(self, window: int) -> None:
         super().__init__(window)
-        self.kept = window - 2
+        self.cache_size = window - 2
 
 
 class Unused(MultiHeadAttention):
@@ -291,7 +291,7 @@ class JumpsOverLostDigits(LosesDigits):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, jumps=True)
+        self.traits = replace(self.traits, discontinuous=True)
 
 
 class LeavesTheRange(RandomFeatures):
@@ -335,7 +335,7 @@ class FalselyModest(MultiHeadAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, learns_recall=False)
+        self.traits = replace(self.traits, can_recall=False)
 
 
 class Undocumented(MultiHeadAttention):
@@ -362,4 +362,4 @@ class DropsARow(Window):
 
     def __init__(self, window: int) -> None:
         super().__init__(window)
-        self.kept = max(1, window - 2)
+        self.cache_size = max(1, window - 2)

@@ -147,7 +147,7 @@ def built(case: Case) -> Placed:
     ]
     for i, layer in enumerate(layers):
         perturbed(layer, seed=i)
-    return Placed(layers[-1], layers[:-1] if layers[-1].traits.reads else [], "").eval()
+    return Placed(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
 
 
 @torch.no_grad()

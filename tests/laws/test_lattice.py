@@ -467,7 +467,7 @@ def built(make: Make, layer: int, numbers: Numbers) -> Placed:
             here = named[name]
             new = value(here.clone(), layers[-1]) if callable(value) else torch.as_tensor(value, dtype=here.dtype)
             here.copy_(new.expand_as(here))
-    return Placed(layers[-1], layers[:-1] if layers[-1].traits.reads else [], "").eval()
+    return Placed(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
 
 
 @torch.no_grad()

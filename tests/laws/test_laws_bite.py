@@ -84,7 +84,7 @@ class ReadsBelow(MultiHeadAttention):
 
     def __init__(self, d_model: int, **settings: Any) -> None:
         super().__init__(d_model, **settings)
-        self.traits = replace(self.traits, reads=("v",) if self.layer else ())
+        self.traits = replace(self.traits, requires=("v",) if self.layer else ())
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.layer == 0:

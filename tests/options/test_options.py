@@ -45,7 +45,7 @@ def test_inherited() -> None:
     assert {"d_model", "causal", "dropout", "position"} <= names and not {"n_heads", "mask", "head_dim"} & names
     assert list(inspect.signature(WindowSinks).parameters) == ["window", "sinks"]
     layer = MultiHeadAttention(8, n_heads=2, mask=part(Window, window=3), conv=2)
-    assert (layer.n_kv_heads, layer.head_dim, layer.conv, layer.mask.kept) == (2, 4, 2, 3)
+    assert (layer.n_kv_heads, layer.head_dim, layer.conv, layer.mask.cache_size) == (2, 4, 2, 3)
 
 
 @pytest.mark.parametrize(

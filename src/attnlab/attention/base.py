@@ -88,7 +88,7 @@ class Attention(Configurable, nn.Module, ABC):
     def cost(self, seq_len: int, below: Sequence["Attention"] = ()) -> Cost:
         """What this layer costs at `seq_len` tokens, measured by running a copy that holds no numbers.
 
-        `below` are the layers under it, needed where it `reads` what they publish; their own cost is not counted.
+        `below` are the layers under it, needed where it `requires` what they publish; their own cost is not counted.
         """
         return measure(self, seq_len, below)
 

@@ -73,7 +73,7 @@ class BlockTopKAttention(MultiHeadAttention):
             raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: blocks are chosen from all")
 
     @torch.no_grad()
-    def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b h t s"]:
+    def content_mask(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b h t s"]:
         work = torch.promote_types(heads.q.dtype, torch.float32)
         whole = heads.k[:, :, : heads.k.size(2) // self.block * self.block].to(work)
         means = per_query_head(whole.unflatten(2, (-1, self.block)).mean(dim=3), self.n_heads)

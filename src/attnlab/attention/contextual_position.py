@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext, refuse_gaps
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
 
@@ -35,21 +35,22 @@ class CoPE(Score):
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("cope", mask)
-        if mask.kept is not None and mask.kept < 2 * self.p_max:  # gates near one half would never count to the end
+        if mask.cache_size is not None and mask.cache_size < 2 * self.p_max:  # gates of one half never count to the end
             raise UsageError(
                 f"attention/score=cope with p_max ({self.p_max}) must not count past half of the keys that "
-                f"attention/mask shows, {mask.kept} keys: choose p_max of at most {mask.kept // 2} or a longer window"
+                f"attention/mask shows, {mask.cache_size} keys: choose p_max of at most "
+                f"{mask.cache_size // 2} or a longer window"
             )
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
-        q, k = pairs.q.to(scores.dtype), pairs.k.to(scores.dtype)
-        earlier = (pairs.k_pos <= pairs.q_pos[:, None]) & (pairs.k_pos >= 0)  # hidden tokens in between count, too
+        q, k = ctx.q.to(scores.dtype), ctx.k.to(scores.dtype)
+        earlier = (ctx.k_pos <= ctx.q_pos[:, None]) & (ctx.k_pos >= 0)  # hidden tokens in between count, too
         with full_precision(scores.device):
-            gates = (q @ k.mT * pairs.scale).sigmoid().masked_fill(~earlier, 0.0)
-            at_whole = q @ self.table.weight.to(scores.dtype).T * pairs.scale  # (b, h, t, p_max + 1)
-        place = gates.flip(-1).cumsum(dim=-1).flip(-1).clamp(max=self.p_max)
-        below = place.detach().floor().clamp(max=self.p_max - 1).long()
+            gates = (q @ k.mT * ctx.scale).sigmoid().masked_fill(~earlier, 0.0)
+            at_whole = q @ self.table.weight.to(scores.dtype).T * ctx.scale  # (b, h, t, p_max + 1)
+        count = gates.flip(-1).cumsum(dim=-1).flip(-1).clamp(max=self.p_max)
+        below = count.detach().floor().clamp(max=self.p_max - 1).long()
         low, high = at_whole.gather(-1, below), at_whole.gather(-1, below + 1)
-        return scores + torch.lerp(low, high, place - below)
+        return scores + torch.lerp(low, high, count - below)

@@ -22,7 +22,7 @@ class ValuesOnlyAttention(HeadedAttention):
 
     withdrawn = {"n_kv_heads", "value_dim", "position"}
     hooks = frozenset[str]()
-    traits = Traits("probability", "constant", learns_recall=False, reads_positions=False)
+    traits = Traits("probability", "constant", can_recall=False, uses_position=False)
 
     def setup(self) -> None:
         super().setup()
@@ -50,7 +50,7 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, learns_recall=self.conv > 0)  # what stood beside a token is a key to it
+        self.traits = replace(self.traits, can_recall=self.conv > 0)  # what stood beside a token is a key to it
         self.conv = ShortConv(self.n_heads * self.value_dim, self.conv) if self.conv else None
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:

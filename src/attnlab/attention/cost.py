@@ -69,7 +69,7 @@ def tensor_bytes(state: Any) -> int:
 
 def measure(layer: "Attention", seq_len: int, below: Sequence["Attention"] = ()) -> Cost:
     """Count what `layer` costs at `seq_len` tokens, on a copy that holds no numbers; layers `below` only publish."""
-    *under, twin = (copy.deepcopy(one).to("meta").eval() for one in (*(below if layer.traits.reads else ()), layer))
+    *under, twin = (copy.deepcopy(one).to("meta").eval() for one in (*(below if layer.traits.requires else ()), layer))
     x = torch.empty(1, seq_len, layer.d_model, dtype=twin.anchor.dtype, device="meta")
 
     def stepped(new: Tensor, states: list[Any]) -> tuple[Shared, list[Any]]:

@@ -33,8 +33,8 @@ class DifferentialAttention(SoftmaxAttention):
         self.n_heads, self.head_dim = self.n_heads // 2, width // self.n_heads
         self.value_dim = 2 * self.head_dim
         super().setup()
-        if self.carries:
-            raise UsageError("attention/score must not hold a link that carries numbers: keys come in pairs here")
+        if self.cached_extras:
+            raise UsageError("attention/score must not cache numbers beside the keys: keys come in pairs here")
         self.traits = replace(self.traits, map_kind="signed")
         self.to_q, self.to_k, self.to_v = (nn.Linear(self.d_model, width, bias=False) for _ in range(3))
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * self.layer)
@@ -49,7 +49,7 @@ class DifferentialAttention(SoftmaxAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v = (split_heads(to(x), self.n_heads) for to in (self.to_q, self.to_k, self.to_v))
         halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)
-        qs, ks = zip(*(self.prepared(q, k, x, start, {}) for q, k in halves), strict=True)
+        qs, ks = zip(*(self.prepare_qk(q, k, x, start, {}) for q, k in halves), strict=True)
         return Heads(torch.cat(qs, dim=-1), torch.cat(ks, dim=-1), v, {})
 
     def explicit_weights(

@@ -52,8 +52,8 @@ class SinusoidalEmbedding(Embedding):
             raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({self.d_model}) must be even")
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
-        place = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")
+        position = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")
         pair = torch.arange(self.d_model // 2, dtype=torch.float64, device="cpu")
-        angles = place[:, None] * 10000.0 ** (-2 * pair / self.d_model)
+        angles = position[:, None] * 10000.0 ** (-2 * pair / self.d_model)
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
         return x + waves.to(x.device, x.dtype)

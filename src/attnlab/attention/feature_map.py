@@ -1,4 +1,4 @@
-"""What becomes of queries and keys before they meet in the memory of a recurrent layer."""
+"""Feature maps phi, applied to queries and keys of linear attention."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ class FeatureMap(Configurable, nn.Module):
     """Applied to queries and keys alike; this base leaves them as they are.
 
     `positive`: every product phi(q) . phi(k) is > 0; `unit`: features have length one; `width`: how many there are.
-    Where features may leave the range of float32, `exponential` is true, and the logarithms of them all are at hand.
+    Where features may leave the range of float32, `exponential` is true, and the logarithms of all are given, too.
     """
 
     positive = False

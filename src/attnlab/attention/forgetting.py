@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import running_sum
-from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext, refuse_gaps
 from attnlab.options import option
 
 
@@ -28,7 +28,7 @@ class Forget(Score):
 
     order = 30
     fusable = False
-    carries = 1
+    cached_extras = 1
 
     start: float = option(default=2.0, doc="The initial b_h of all heads.")
 
@@ -40,14 +40,14 @@ class Forget(Score):
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("forget", mask)
 
-    def carry(
+    def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
         work = torch.promote_types(x.dtype, torch.float32)
         return F.logsigmoid(self.to_forget(x).to(work) + self.bias.to(work)).mT[..., None]
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
         total = running_sum(carried[..., 0])

@@ -9,7 +9,7 @@ from attnlab.options import Configurable, Count, given
 
 
 class Gate(Configurable, nn.Module):
-    """Multiplies what heads bring home by something read off the token itself; this base leaves it alone.
+    """Multiplies each head's output by a gate computed from the token; this base leaves it alone.
 
     Built per layer as factory(d_model=, n_heads=, value_dim=). `project` sees the token early, `forward` acts in
     `merge` and sees the token's own value, so a gate changes no map.

@@ -54,7 +54,7 @@ class HeadWrapper(Attention):
     def records(self, shared: Shared | None) -> list[tuple[Attention, Shared]]:
         """Each head, and what it and those in its place share from layer to layer."""
         whole = Shared() if shared is None else shared
-        return [(head, whole.part(place)) for place, head in enumerate(self.parts)]
+        return [(head, whole.part(i)) for i, head in enumerate(self.parts)]
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
         return torch.cat([head(x, own) for head, own in self.records(shared)], dim=-1)
@@ -66,8 +66,8 @@ class HeadWrapper(Attention):
 
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
         norms = [head.value_norms(x, own) for head, own in self.records(shared)]
-        known = [norm for norm in norms if norm is not None]
-        return torch.cat(known, dim=1) if len(known) == len(norms) else None
+        own = [norm for norm in norms if norm is not None]
+        return torch.cat(own, dim=1) if len(own) == len(norms) else None
 
     def init_state(self, batch: int, max_len: int) -> State:
         return tuple(head.init_state(batch, max_len) for head in self.parts)
@@ -80,8 +80,8 @@ class HeadWrapper(Attention):
 
     def pairs(self, seq_len: int) -> int | None:
         """Pairs of all heads, divided by their number: what one reads on average; None where one of them has none."""
-        found = [p for p in (head.pairs(seq_len) for head in self.parts) if p is not None]
-        return sum(found) // len(found) if len(found) == len(self.parts) else None
+        counts = [p for p in (head.pairs(seq_len) for head in self.parts) if p is not None]
+        return sum(counts) // len(counts) if len(counts) == len(self.parts) else None
 
 
 def layered(

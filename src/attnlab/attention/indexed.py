@@ -70,7 +70,7 @@ class IndexedAttention(MultiHeadAttention):
             return (hits * w.mT[..., None]).sum(dim=1)
 
     @torch.no_grad()
-    def selected(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b 1 t s"]:
+    def content_mask(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b 1 t s"]:
         return best(self.index(heads)[:, None], self.visible(q_pos, k_pos), self.topk)
 
     def scores(
@@ -86,14 +86,14 @@ class IndexedAttention(MultiHeadAttention):
     def key_width(self) -> int:
         return super().key_width + self.index_share
 
-    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         share = F.pad(heads.extra["index_k"], (0, self.index_share * self.n_kv_heads - self.index_dim))
         rows = torch.cat([heads.k, split_heads(share, self.n_kv_heads).to(heads.k.dtype)], dim=-1)
-        return super().remember(heads._replace(k=rows), state, shared)
+        return super().update_cache(heads._replace(k=rows), state, shared)
 
-    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
-        carried = at_hand.k.size(-1) - self.head_dim - self.index_share
-        k, share, rest = at_hand.k.split([self.head_dim, self.index_share, carried], dim=-1)
+    def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
+        carried = visible_kv.k.size(-1) - self.head_dim - self.index_share
+        k, share, rest = visible_kv.k.split([self.head_dim, self.index_share, carried], dim=-1)
         index_k = share.transpose(1, 2).flatten(2)[..., : self.index_dim]
         heads = heads._replace(extra=heads.extra | {"index_k": index_k})
-        return super().recalled(heads, at_hand._replace(k=torch.cat([k, rest], dim=-1)))
+        return super().read_cache(heads, visible_kv._replace(k=torch.cat([k, rest], dim=-1)))

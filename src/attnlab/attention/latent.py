@@ -41,14 +41,14 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
 
     def setup(self) -> None:
         super().setup()
-        for link in self.chain:
-            if type(link).prepare is not Score.prepare or link.carries or link.reads_keys:
+        for mod in self.score_mods:
+            if type(mod).prepare is not Score.prepare or mod.cached_extras or mod.reads_keys:
                 raise UsageError(
-                    f"attention/score ({type(link).__name__}) must not read, change or extend keys: latent attention "
-                    "never makes them while decoding; remove that link"
+                    f"attention/score ({type(mod).__name__}) must not read, change or extend keys: latent attention "
+                    "never makes them while decoding; remove it"
                 )
         if not self.rope_dim:
-            self.traits = replace(self.traits, reads_positions=False)
+            self.traits = replace(self.traits, uses_position=False)
         self.kv_rank = self.kv_rank or max(1, self.d_model // 2)
         self.plain_dim = self.head_dim - self.rope_dim
         self.to_q_latent = nn.Linear(self.d_model, self.q_rank, bias=False) if self.q_rank else None
@@ -78,9 +78,9 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
         k, v = split_heads(self.to_k(c), self.n_heads), split_heads(self.to_v(c), self.n_heads)
         rows = c[:, None]
         if self.to_k_rotary is not None:
-            plain, turned = q.split([self.plain_dim, self.rope_dim], dim=-1)
+            plain, rotary = q.split([self.plain_dim, self.rope_dim], dim=-1)
             key = self.position.rotate_keys(self.to_k_rotary(x)[:, None], start)
-            q = torch.cat([plain, self.position.rotate(turned, start)], dim=-1)
+            q = torch.cat([plain, self.position.rotate(rotary, start)], dim=-1)
             k = torch.cat([k, key.expand(-1, self.n_heads, -1, -1)], dim=-1)
             rows = torch.cat([rows, key], dim=-1)
         return Heads(q, k, v, {"rows": rows} | self.gates(x))
@@ -93,15 +93,15 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
     def step(
         self, x: Float[Tensor, "b n c"], state: SoftmaxState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], SoftmaxState]:
-        seen = state.cache.seen
-        heads = self.project(x, seen)
+        start = state.cache.length
+        heads = self.project(x, start)
         rows = heads.extra["rows"]
-        at_hand, cache = state.cache.append(rows, rows[..., :0], self.mask)
+        visible_kv, cache = state.cache.append(rows, rows[..., :0], self.mask)
         up_k, up_v = (w.weight.unflatten(0, (self.n_heads, -1)) for w in (self.to_k, self.to_v))  # (h, d, rank)
-        plain, turned = heads.q.split([self.plain_dim, self.rope_dim], dim=-1)
-        q = torch.cat([plain.to(up_k.dtype) @ up_k, turned], dim=-1)
-        k = at_hand.k.to(q.dtype).expand(-1, self.n_heads, -1, -1)
-        latent = at_hand.k[..., : self.kv_rank].to(heads.v.dtype).expand(-1, self.n_heads, -1, -1)
-        q_pos = torch.arange(seen, seen + x.size(1), device=x.device)
-        o = self.attend(heads._replace(q=q, k=k, v=latent), q_pos, at_hand.pos) @ up_v.mT
+        plain, rotary = heads.q.split([self.plain_dim, self.rope_dim], dim=-1)
+        q = torch.cat([plain.to(up_k.dtype) @ up_k, rotary], dim=-1)
+        k = visible_kv.k.to(q.dtype).expand(-1, self.n_heads, -1, -1)
+        latent = visible_kv.k[..., : self.kv_rank].to(heads.v.dtype).expand(-1, self.n_heads, -1, -1)
+        q_pos = torch.arange(start, start + x.size(1), device=x.device)
+        o = self.attend(heads._replace(q=q, k=k, v=latent), q_pos, visible_kv.pos) @ up_v.mT
         return self.merge(o, heads), SoftmaxState(cache, None)

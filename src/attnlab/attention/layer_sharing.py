@@ -25,7 +25,7 @@ class ValueResidualAttention(MultiHeadAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, reads=("first values",) if self.layer else ())
+        self.traits = replace(self.traits, requires=("first values",) if self.layer else ())
         self.own = nn.Parameter(torch.tensor(0.5)) if self.layer else None
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
@@ -39,7 +39,7 @@ class CrossLayerAttention(MultiHeadAttention):
     """Only every n-th layer makes keys and values; those between look at the same ones: o_l = attend(q_l, K_m, V_m).
 
     m is the last layer before l whose number is a multiple of `every`. A layer that reads has queries of its own and
-    caches nothing. There is no score chain, since a link may change keys and a reader has none to change.
+    caches nothing. It takes no `score`, since a score modifier may change keys and a reader has none to change.
 
     Source: Cross-Layer Attention, arXiv 2405.12981.
     """
@@ -51,7 +51,7 @@ class CrossLayerAttention(MultiHeadAttention):
         super().setup()
         self.makes = self.layer % self.every == 0
         if not self.makes:
-            self.traits = replace(self.traits, growth="constant", reads=("keys and values",))
+            self.traits = replace(self.traits, growth="constant", requires=("keys and values",))
             del self.qkv.to_k, self.qkv.to_v
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
@@ -73,10 +73,10 @@ class CrossLayerAttention(MultiHeadAttention):
         nothing = self.anchor.new_zeros(batch, 0, 0, 0)
         return SoftmaxState(Cache(nothing, nothing, 0), None)
 
-    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         if self.makes:
-            at_hand, cache = super().remember(heads, state, shared)
-            shared["at hand"] = at_hand
-            return at_hand, cache
-        at_hand = shared.read("at hand")
-        return at_hand, state.cache._replace(seen=state.cache.seen + heads.q.size(2))
+            visible_kv, cache = super().update_cache(heads, state, shared)
+            shared["at hand"] = visible_kv
+            return visible_kv, cache
+        visible_kv = shared.read("at hand")
+        return visible_kv, state.cache._replace(length=state.cache.length + heads.q.size(2))

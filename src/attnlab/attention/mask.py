@@ -8,13 +8,13 @@ from attnlab.options import Configurable, Count, option
 
 
 class Mask(Configurable, nn.Module):
-    """A rule over absolute positions. `kept` is how many keys a later query may still read; None means all of them.
+    """A rule over absolute positions. `cache_size` is how many keys a later query may still read; None means all.
 
-    A mask whose `kept` is a number also says, in `held`, which position each of that many slots stores while decoding:
-    by default a ring, position p in slot p % kept. `contiguous` says that decoding has every token between a key that
-    a query can read and the query itself at hand, which some changes of scores need. `band` is a promise that no query
-    reads further back than the last `band` keys, its own included, but for the first `sinks` tokens, so that training
-    need not look there; None promises nothing.
+    A mask whose `cache_size` is a number also says, in `slot_positions`, which position each of that many slots stores
+    while decoding: by default a ring, position p in slot p % cache_size. `contiguous` says that decoding has every
+    token between a key that a query can read and the query itself, which some score modifiers need. `max_lookback` is a
+    promise that no query reads further back than that many last keys, its own included, but for the first `sinks`
+    tokens, so that training need not look there; None promises nothing.
     """
 
     causal = True
@@ -22,17 +22,17 @@ class Mask(Configurable, nn.Module):
     sinks = 0
 
     def setup(self) -> None:
-        self.kept: int | None = None
-        self.band: int | None = None
+        self.cache_size: int | None = None
+        self.max_lookback: int | None = None
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         raise NotImplementedError
 
-    def held(self, seen: int, device: torch.device) -> Int[Tensor, " slots"]:
-        """The position each slot stores after `seen` tokens, -1 where it is still empty."""
-        assert self.kept is not None
-        slot = torch.arange(self.kept, device=device)
-        latest = seen - 1 - (seen - 1 - slot) % self.kept
+    def slot_positions(self, length: int, device: torch.device) -> Int[Tensor, " slots"]:
+        """The position each slot stores after `length` tokens, -1 where it is still empty."""
+        assert self.cache_size is not None
+        slot = torch.arange(self.cache_size, device=device)
+        latest = length - 1 - (length - 1 - slot) % self.cache_size
         return torch.where(latest >= 0, latest, -1)
 
 
@@ -59,7 +59,7 @@ class Windowed(Mask):
 
     def setup(self) -> None:
         super().setup()
-        self.band = self.window
+        self.max_lookback = self.window
 
 
 class Window(Windowed):
@@ -70,7 +70,7 @@ class Window(Windowed):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = self.window
+        self.cache_size = self.window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
@@ -93,18 +93,18 @@ class WindowSinks(Windowed):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = self.sinks + self.window
+        self.cache_size = self.sinks + self.window
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & ((distance < self.window) | (k_pos < self.sinks))
 
-    def held(self, seen: int, device: torch.device) -> Int[Tensor, " slots"]:
+    def slot_positions(self, length: int, device: torch.device) -> Int[Tensor, " slots"]:
         """Slots 0 .. sinks store the sinks for good; the others are a ring of the tokens after them."""
         sink = torch.arange(self.sinks, device=device)
         slot = torch.arange(self.window, device=device)
-        latest = seen - 1 - (seen - 1 - self.sinks - slot) % self.window
-        return torch.cat([torch.where(sink < seen, sink, -1), torch.where(latest >= self.sinks, latest, -1)])
+        latest = length - 1 - (length - 1 - self.sinks - slot) % self.window
+        return torch.cat([torch.where(sink < length, sink, -1), torch.where(latest >= self.sinks, latest, -1)])
 
 
 class Chunked(Mask):
@@ -117,7 +117,7 @@ class Chunked(Mask):
     chunk: Count = option(kw_only=False, doc="Tokens of a chunk.")
 
     def setup(self) -> None:
-        self.kept = self.band = self.chunk
+        self.cache_size = self.max_lookback = self.chunk
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         same = q_pos[:, None] // self.chunk == k_pos[None, :] // self.chunk
@@ -148,7 +148,7 @@ class Dilated(Windowed):
     dilation: Count = option(kw_only=False, doc="Distance from one key to the next.")
 
     def setup(self) -> None:
-        self.kept = self.band = (self.window - 1) * self.dilation + 1
+        self.cache_size = self.max_lookback = (self.window - 1) * self.dilation + 1
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]

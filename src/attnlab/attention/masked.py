@@ -36,7 +36,7 @@ class MaskedAttention(HeadedAttention, ABC):
         super().setup()
         self.mask = self.build("mask")
         self.fused, self.scale = False, self.head_dim**-0.5
-        self.carries = 0  # numbers that each key carries along for each query head, in `extra`
+        self.cached_extras = 0  # numbers that each key carries along for each query head, in `extra`
         self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
     @abstractmethod
@@ -51,7 +51,7 @@ class MaskedAttention(HeadedAttention, ABC):
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
-        blocks = Blocks.of(heads.q.size(2), self.mask.band, self.mask.sinks)
+        blocks = Blocks.of(heads.q.size(2), self.mask.max_lookback, self.mask.sinks)
         if self.fused and (o := self._mix_fused(heads, blocks)) is not None:
             return o.to(heads.v.dtype)
         if blocks.n_blocks > 1:
@@ -64,7 +64,7 @@ class MaskedAttention(HeadedAttention, ABC):
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
             return self._kernel(q, k, v, None)
         if blocks.n_blocks == 1:
-            return self._kernel(q, k, v, self._kept(q, blocks))
+            return self._kernel(q, k, v, self._cached_mask(q, blocks))
         return self._attend_in_blocks(q, k, v, blocks)
 
     def attend(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t v"]:
@@ -79,7 +79,7 @@ class MaskedAttention(HeadedAttention, ABC):
     def attend_explicitly(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Float[Tensor, "b h t v"]:
-        """The same rule written out: scores, chain, position bias, normaliser, dropout, weighted sum."""
+        """The same rule written out: scores, their modifiers, position bias, normaliser, dropout, weighted sum."""
         if not q_pos.numel():
             return heads.v.new_zeros(*heads.q.shape[:3], heads.v.size(-1))
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
@@ -91,7 +91,7 @@ class MaskedAttention(HeadedAttention, ABC):
 
         def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
             extra = heads.extra
-            if self.carries:
+            if self.cached_extras:
                 extra = extra | {"carried": extra["carried"][:, :, k_pos]}
             q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
             return self.attend_explicitly(Heads(q, k, v, extra), q_pos, k_pos)
@@ -125,16 +125,16 @@ class MaskedAttention(HeadedAttention, ABC):
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
     ) -> Float[Tensor, "b h t v"] | None:
         """Where queries read the latest keys only, memory and time grow with the length, and not with its square."""
-        allowed = self._kept(q, blocks)
+        allowed = self._cached_mask(q, blocks)
         # One mask serves all rows of the batch; biases, which differ from head to head, are not copied for each row.
         rows = q.size(0) if allowed.size(1) == 1 else 1
-        done = []
+        outputs = []
         for some_q, some_k, some_v in zip(q.split(rows), k.split(rows), v.split(rows), strict=True):
             o = self._kernel(blocks.queries(some_q), blocks.keys(some_k), blocks.keys(some_v), allowed)
             if o is None:
                 return None
-            done.append(blocks.joined(o, rows))
-        return torch.cat(done)
+            outputs.append(blocks.joined(o, rows))
+        return torch.cat(outputs)
 
     def _kernel(
         self,
@@ -161,7 +161,7 @@ class MaskedAttention(HeadedAttention, ABC):
         return None if self._beyond_kernel(o) else o
 
     @torch.compiler.disable  # what is kept lies outside the compiled code
-    def _kept(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, " blocks #h t s"]:
+    def _cached_mask(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, " blocks #h t s"]:
         """`_allowed` of a whole sequence, kept for the next one of this length unless the position learns."""
         cuts = blocks.positions(like.device)
         if any(True for _ in self.position.parameters()):
@@ -177,8 +177,8 @@ class MaskedAttention(HeadedAttention, ABC):
 
         Booleans, or position biases with -inf where nothing is visible.
         """
-        found = []
+        masks = []
         for q_pos, k_pos in cuts:
             visible, bias = self.visible(q_pos, k_pos)[None], self.position.bias(q_pos, k_pos)
-            found.append(visible if bias is None else bias.to(dtype).masked_fill(~visible, -torch.inf))
-        return torch.stack(found)
+            masks.append(visible if bias is None else bias.to(dtype).masked_fill(~visible, -torch.inf))
+        return torch.stack(masks)

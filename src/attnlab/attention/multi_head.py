@@ -31,7 +31,7 @@ class MultiHeadAttention(GatedOutput, SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
-        q, k = self.prepared(q, k, x, start, extra)
+        q, k = self.prepare_qk(q, k, x, start, extra)
         return Heads(q, k, v, extra | self.gates(x))
 
     def empty_tail(self, batch: int) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Pairs, Score, refuse_gaps, snake
+from attnlab.attention.score import Score, ScoreContext, refuse_gaps, snake
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
 
@@ -18,7 +18,7 @@ class MultiToken(Score):
 
     score_ij = sum_{a,b} theta_h[a, b] s_{i-a, j-b}, s_ij = scale * q_i . k_j, over the `queries` last queries
     a = 0 ... and `keys` keys around j; s is taken as 0 where its key comes after its query or is hidden from query i.
-    theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other links.
+    theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other modifiers.
 
     Source: key-query convolution of multi-token attention, arXiv 2504.00927. Where we differ: its mixing of
     heads is attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
@@ -33,7 +33,7 @@ class MultiToken(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.carries, self.later = self.head_dim, self.keys // 2
+        self.cached_extras, self.later = self.head_dim, self.keys // 2
         kernel = torch.zeros(self.n_heads, self.queries, self.keys)
         kernel[:, 0, self.keys - 1 - self.later] = 1.0
         self.kernel = nn.Parameter(kernel)  # [head, a, keys from earlier to later]
@@ -41,11 +41,11 @@ class MultiToken(Score):
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("multi_token", mask)
         reach = self.queries + self.later
-        if mask.kept is not None and mask.kept < reach:
+        if mask.cache_size is not None and mask.cache_size < reach:
             raise UsageError(
                 f"attention/score=multi_token with queries ({self.queries}) and keys ({self.keys}) must fit "
-                f"into the {mask.kept} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
-                "or a longer window"
+                f"into the {mask.cache_size} keys that attention/mask shows, but reaches over {reach}: choose fewer of "
+                "them or a longer window"
             )
         if not bool(self.used(mask).all()):
             raise UsageError(
@@ -66,24 +66,24 @@ class MultiToken(Score):
         distance = torch.stack([(pos[:, None] - pos + keys - 1 - self.later - c) for c in range(keys)])
         return torch.stack([(torch.stack(both) & (distance >= a)).flatten(1).any(dim=1) for a in range(self.queries)])
 
-    def carry(
+    def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
         return q
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
         t, s = scores.shape[-2:]
-        keys, before = pairs.k.to(scores.dtype).mT, self.queries - 1
+        keys, before = ctx.k.to(scores.dtype).mT, self.queries - 1
         asked = F.pad(carried.to(scores.dtype), (0, 0, before, 0))  # before the first token nothing was asked
         rows = []
         with full_precision(scores.device):
             for a in range(self.queries):
                 first = before + s - t - a  # the queries' tokens are the last of the keys
-                shown = pairs.visible & (pairs.k_pos <= pairs.q_pos[:, None] - a)
-                rows.append((asked[:, :, first : first + t] @ keys * pairs.scale).masked_fill(~shown, 0.0))
+                shown = ctx.visible & (ctx.k_pos <= ctx.q_pos[:, None] - a)
+                rows.append((asked[:, :, first : first + t] @ keys * ctx.scale).masked_fill(~shown, 0.0))
             # (b, h, a, t, s) -> (b * t, h * a, s): a convolution along the keys, in which each head reads its own rows
             lines = torch.stack(rows, dim=2).permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)
             earlier = self.keys - 1 - self.later

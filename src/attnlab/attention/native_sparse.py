@@ -27,7 +27,7 @@ class NativeSparseAttention(SoftmaxAttention):
 
     Source: NSA, arXiv 2502.11089. Where we differ: the pooling is a weighted mean, not a network, blocks do not
     overlap, and the three branches share keys and values, so that one map over tokens says it all; keys are pooled
-    after positions have turned them; neither the first block nor the one before the query's own is always read; blocks
+    after positions have rotated them; neither the first block nor the one before the query's own is always read; blocks
     are ranked by A_c without its last digits, so that rounding errors choose nothing; the whole map is formed and then
     masked. In bfloat16 a near tie between blocks may fall otherwise than in float32, which is a jump in the output.
     Decoding keeps all keys and values and pools anew.
@@ -53,7 +53,7 @@ class NativeSparseAttention(SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, extra = self.qkv(x, tail)
-        q, k = self.prepared(q, k, x, start, extra)
+        q, k = self.prepare_qk(q, k, x, start, extra)
         gates = self.to_gates(x).unflatten(-1, (3, self.n_heads)).movedim(2, 0).mT[..., None]  # (3, b, h, t, 1)
         return Heads(q, k, v, extra | {"gates": gates})
 

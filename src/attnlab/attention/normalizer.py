@@ -14,11 +14,11 @@ class Normalizer(Configurable, nn.Module):
     """Turns scores into weights that are 0 where a key is not visible.
 
     Keys stand in the order of their positions. Built per layer as factory(n_heads=). `fusable` says that this is the
-    plain softmax of the fused kernel, `jumps` that weights are not continuous in the scores.
+    plain softmax of the fused kernel, `discontinuous` that weights are not continuous in the scores.
     """
 
     fusable = False
-    jumps = False
+    discontinuous = False
     map_kind: ClassVar[MapKind]
     n_heads: Count = given(doc="Query heads.")
 
@@ -165,7 +165,7 @@ class Cog(Normalizer):
     Source: cog attention, arXiv 2411.07176. Where we differ: its models keep the softmax in the first and last layers.
     """
 
-    jumps = True
+    discontinuous = True
     map_kind = "signed"
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:

@@ -9,7 +9,7 @@ from attnlab.attention.heads import split_heads
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext, refuse_gaps
 from attnlab.options import Count, option
 
 
@@ -18,7 +18,7 @@ class Path(Score):
 
     score_ij = scale * q_i . H_i H_{i-1} ... H_{j+1} k_j, H_l = I - beta_l w_l w_l^T: the delta rule's transitions as
     a position encoding. w_l has unit length and comes from x_l through `rank` numbers; beta_l = 2 sigmoid(u . x_l + b)
-    lies in (0, 2); with beta = 0 it is plain attention. It makes the scores anew, so it acts before every other link.
+    lies in (0, 2); with beta = 0 it is plain attention. It makes the scores anew, so it acts before the others.
 
     All products come from one triangular solve: column j of a holds what each later token takes from k_j,
     a_l = beta_l (w_l . k_j - sum_{j<m<l} w_l . w_m a_m), so that
@@ -36,7 +36,7 @@ class Path(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.carries = self.head_dim + 1
+        self.cached_extras = self.head_dim + 1
         self.to_low = nn.Linear(self.d_model, self.rank, bias=False)
         self.to_w = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
         self.to_beta = nn.Linear(self.d_model, self.n_heads)
@@ -44,7 +44,7 @@ class Path(Score):
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("path", mask)
 
-    def carry(
+    def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
         work = torch.promote_types(x.dtype, torch.float32)
@@ -52,14 +52,14 @@ class Path(Score):
         return torch.cat([w, 2 * self.to_beta(x).to(work).sigmoid().mT[..., None]], dim=-1)
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
-        q, k = pairs.q.to(scores.dtype), pairs.k.to(scores.dtype)
+        q, k = ctx.q.to(scores.dtype), ctx.k.to(scores.dtype)
         w, beta = carried.to(scores.dtype).split([self.head_dim, 1], dim=-1)
         with full_precision(scores.device):
             # Ones on the diagonal are implied. Rows of empty slots are 0 and take nothing.
             between, taken = (beta * (w @ w.mT)).tril(-1), (beta * (w @ k.mT)).tril(-1)
             taken = torch.linalg.solve_triangular(between, taken, upper=False, unitriangular=True)
-            seen = (q @ w.mT).tril(k.size(2) - q.size(2))  # the queries' tokens are the last of the keys
-            return (q @ k.mT - seen @ taken) * pairs.scale
+            q_w = (q @ w.mT).tril(k.size(2) - q.size(2))  # the queries' tokens are the last of the keys
+            return (q @ k.mT - q_w @ taken) * ctx.scale

@@ -12,22 +12,22 @@ class Position(Configurable, nn.Module):
     """Position information used inside attention; this base does nothing, which is NoPE (arXiv 2305.19466).
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
-    "rotate" (turn queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
+    "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("rotate", "bias")
     hooks = frozenset[str]()
 
-    head_dim: Count = given(doc="Width of what is turned.")
+    head_dim: Count = given(doc="Width of what is rotated.")
     n_heads: Count = given(doc="Query heads.")
     context: Count = given(doc="Tokens that the model is made for.")
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        """Turn queries that stand at positions start .. start + n."""
+        """Rotate queries that stand at positions start .. start + n."""
         return x
 
     def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        """Turn keys that stand at positions start .. start + n: as queries, unless a rule tells them apart."""
+        """Rotate keys that stand at positions start .. start + n: as queries, unless a rule tells them apart."""
         return self.rotate(x, start)
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:

@@ -50,7 +50,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
     """
 
     conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")
-    feature_map: FeatureMap = slot(default=FeatureMap, doc="What becomes of queries and keys before they meet.")
+    feature_map: FeatureMap = slot(default=FeatureMap, doc="The map phi of queries and keys.")
     decay: Decay = slot(default=Decay, doc="How much of the memory remains at each token.")
     write: Write = slot(default=Write, doc="What is added to the memory: the value, or its correction.")
     output_norm: OutputNorm = slot(default=OutputNorm, doc="What keeps the output in bounds.")

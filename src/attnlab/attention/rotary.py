@@ -14,32 +14,32 @@ from attnlab.options.rules import Rule
 
 
 class RoPE(Position):
-    """Turns pairs of neighbouring coordinates by an angle that grows with the position, so that scores see distances.
+    """Rotates pairs of neighbouring coordinates by an angle that grows with the position, so that scores see distances.
 
-    Pair i (coordinates 2i and 2i + 1) at position p turns by p * base^(-2i/d). This is the interleaved layout of the
-    paper; the half-split layout of some libraries pairs i with i + d/2, a permutation of the weights. The turn is one
-    complex product, in float32 at least, and the result is left in that type.
+    Pair i (coordinates 2i and 2i + 1) at position p rotates by p * base^(-2i/d). This is the interleaved layout of the
+    paper; the half-split layout of some libraries pairs i with i + d/2, a permutation of the weights. It is one complex
+    product, in float32 at least, and the result is left in that type.
 
-    With a `fraction` below 1 only the first coordinates turn (fraction * d, rounded down to an even number, at least 2;
-    that width is then the d of the formula), and the others match contents wherever they stand, as in GPT-NeoX.
+    With a `fraction` below 1 only the first coordinates rotate (fraction * d, rounded down to an even number, at least
+    2; that width is then the d of the formula), and the others match contents wherever they stand, as in GPT-NeoX.
 
-    Source: RoFormer, arXiv 2104.09864; partly turned heads: GPT-NeoX, arXiv 2204.06745.
+    Source: RoFormer, arXiv 2104.09864; partly rotated heads: GPT-NeoX, arXiv 2204.06745.
     """
 
     hooks = frozenset({"rotate"})
 
-    base: Positive = option(default=10000.0, doc="How slowly the slowest pair turns: the base of the powers.")
+    base: Positive = option(default=10000.0, doc="How slowly the slowest pair rotates: the base of the powers.")
     fraction: Annotated[float, Rule(float, above=0, most=1)] = option(default=1.0, doc="Share of the coordinates.")
 
     def setup(self) -> None:
         if self.head_dim % 2 and (self.fraction == 1 or self.head_dim == 1):
             name = type(self).__name__.lower()
-            raise UsageError(f"position={name} turns pairs, so the width of a head ({self.head_dim}) must be even")
+            raise UsageError(f"position={name} rotates pairs, so the width of a head ({self.head_dim}) must be even")
         # 0.58 * 100 is 57.99999999999999 in floating point, and means 58.
         self.width = max(2, int(self.head_dim * self.fraction + 1e-9) // 2 * 2)
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def turns(self, length: int, like: Tensor) -> Float[Tensor, "n pair 2"]:
+    def rotations(self, length: int, like: Tensor) -> Float[Tensor, "n pair 2"]:
         """Cosine and sine of the angles at positions 0 .. length, for the device and dtype of `like`."""
         table = self._tables.get((like.device, like.dtype))
         if table is None or table.size(0) < length:
@@ -48,28 +48,28 @@ class RoPE(Position):
 
     @torch.compiler.disable  # inside the compiled code it would be computed again for every head and row
     def _tabulate(self, length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "n pair 2"]:
-        with torch.inference_mode(False):  # what is kept must serve training, too
+        with torch.inference_mode(False):  # the table must serve training, too
             angles = self.angles(torch.arange(max(length, self.context), dtype=torch.float64, device="cpu"))
             table = torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).to(device, dtype)
         self._tables[device, dtype] = table
         return table
 
     def angles(self, pos: Float[Tensor, " n"]) -> Float[Tensor, "n pair"]:
-        """The angle by which each pair turns at each position."""
-        return pos[:, None] * self.speeds(torch.arange(self.width // 2, dtype=pos.dtype, device=pos.device))
+        """The angle by which each pair rotates at each position."""
+        return pos[:, None] * self.frequencies(torch.arange(self.width // 2, dtype=pos.dtype, device=pos.device))
 
-    def speeds(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
-        """By how much pair 0, 1, ... turns from one position to the next."""
+    def frequencies(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        """By how much pair 0, 1, ... rotates from one position to the next."""
         return self.base ** (-2 * pair / self.width)
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.width < self.head_dim:
-            return torch.cat([self._turned(x[..., : self.width], start), x[..., self.width :]], dim=-1)
-        return self._turned(x, start)
+            return torch.cat([self._rotate(x[..., : self.width], start), x[..., self.width :]], dim=-1)
+        return self._rotate(x, start)
 
-    def _turned(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
-        table = self.turns(start + x.size(2), x)[start:]
+    def _rotate(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
+        table = self.rotations(start + x.size(2), x)[start:]
         if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
             (a, b), (c, s) = x.unflatten(-1, (-1, 2)).unbind(-1), table.unbind(-1)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
@@ -82,7 +82,7 @@ class RoPE(Position):
 class YaRN(RoPE):
     """RoPE for texts `factor` times longer than a model was trained on: slow pairs are slowed down, fast ones are kept.
 
-    A pair of speed w_i makes r_i = original_context * w_i / (2 pi) turns in the original context. It turns by
+    A pair of frequency w_i makes r_i = original_context * w_i / (2 pi) turns in the original context. It rotates by
     w_i * (g_i + (1 - g_i) / factor) per position, where g_i = (r_i - beta_slow) / (beta_fast - beta_slow), held within
     0 and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
 
@@ -102,11 +102,11 @@ class YaRN(RoPE):
             raise OptionError("beta_fast", self.beta_fast, f"must be greater than beta_slow ({self.beta_slow})")
         self.sharpness = 0.1 * math.log(self.factor) + 1
 
-    def speeds(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
-        speed = super().speeds(pair)
-        turns = self.original_context * speed / (2 * math.pi)
-        kept = ((turns - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0, 1)
-        return speed * (kept + (1 - kept) / self.factor)
+    def frequencies(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        frequency = super().frequencies(pair)
+        rotations = self.original_context * frequency / (2 * math.pi)
+        ramp = ((rotations - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0, 1)
+        return frequency * (ramp + (1 - ramp) / self.factor)
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
         return super().rotate(x, start) * self.sharpness
@@ -128,16 +128,16 @@ class XPos(RoPE):
     scale: Positive = option(default=512.0, doc="Tokens over which pairs fade.")
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        turned = super().rotate(x, start)
-        return turned * self._faded(turned, start)
+        rotated = super().rotate(x, start)
+        return rotated * self._faded(rotated, start)
 
     def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        turned = super().rotate(x, start)
-        return turned / self._faded(turned, start)
+        rotated = super().rotate(x, start)
+        return rotated / self._faded(rotated, start)
 
     @torch.compiler.disable  # as for the angles
     def _faded(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n d"]:
         pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
         zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)
-        place = torch.arange(start, start + like.size(2), dtype=torch.float64, device=like.device)
-        return (zeta ** (place[:, None] / self.scale)).repeat_interleave(2, dim=-1).to(like.dtype)
+        position = torch.arange(start, start + like.size(2), dtype=torch.float64, device=like.device)
+        return (zeta ** (position[:, None] / self.scale)).repeat_interleave(2, dim=-1).to(like.dtype)

@@ -56,8 +56,8 @@ def erase_and_write(
     for i in range(q.size(2)):
         u = -fixed[:, :, i] - through[:, :, i] @ state
         out.append(of_values[:, :, i] @ v[:, :, i] + of_removals[:, :, i] @ u + read[:, :, i] @ state)
-        kept = state * fade_in[:, :, i, -1, :, None]
-        state = kept + (k * fade_out)[:, :, i].mT @ v[:, :, i] + (erase * fade_out)[:, :, i].mT @ u
+        decayed = state * fade_in[:, :, i, -1, :, None]
+        state = decayed + (k * fade_out)[:, :, i].mT @ v[:, :, i] + (erase * fade_out)[:, :, i].mT @ u
     return torch.stack(out, dim=2).flatten(2, 3)[:, :, :t], state
 
 
@@ -88,7 +88,7 @@ class RWKV7Attention(StateAttention):
 
     Source: RWKV-7, arXiv 2503.14456. Where we differ: values of the first layer are not mixed into those of later ones
     (that is attention=value_residual), all low-rank maps meet at `rank` numbers, initial values are spaced evenly and
-    alike in all layers, queries and keys may be turned by a position, and the feed-forward layer is the model's. The
+    alike in all layers, queries and keys may be rotated by a position, and the feed-forward layer is the model's. The
     norm of the heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
     """
 
@@ -117,8 +117,8 @@ class RWKV7Attention(StateAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         before = x.new_zeros(x.size(0), 1, self.d_model) if tail is None else tail.to(x.dtype)
-        seen = torch.cat([before, x], dim=1)
-        change = seen[:, :-1] - x
+        earlier = torch.cat([before, x], dim=1)
+        change = earlier[:, :-1] - x
         mixed = {name: x + change * share.to(x.dtype) for name, share in self.shares.items()}
         work = torch.promote_types(x.dtype, torch.float32)
         r, k, v, decay, rate = (
@@ -132,7 +132,7 @@ class RWKV7Attention(StateAttention):
             "removal": F.normalize(k * self.xi, dim=-1),
             "rate": rate,
             "gate": self.to_gate(mixed["g"]),
-            "tail": seen[:, -1:].clone(),
+            "tail": earlier[:, -1:].clone(),
         }
         return Heads(r, k * (1 + self.alpha * (rate - 1)), v, extra)
 

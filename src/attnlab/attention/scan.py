@@ -94,9 +94,9 @@ def chunked(
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
         system = (strength * faded_products(k, k, g)).tril(-1)
-        seen = k if fade_in is None else k * fade_in
+        decayed_k = k if fade_in is None else k * fade_in
         solved = torch.linalg.solve_triangular(
-            system, strength * torch.cat([v, seen], dim=-1), upper=False, unitriangular=True
+            system, strength * torch.cat([v, decayed_k], dim=-1), upper=False, unitriangular=True
         )
         new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
         v, states, state = _corrections(new, erase, write.mT, whole, state)
@@ -110,12 +110,12 @@ def _running_sum(
     if fade is None:
         after = torch.cat([state[:, :, None], written], dim=2).cumsum(dim=2)
         return after[:, :, :-1], after[:, :, -1].clone()  # what is kept must not keep all the others alive
-    found = []
+    states = []
     # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.
     for new, factor in zip(written.unbind(2), fade.unbind(2), strict=True):
-        found.append(state)
+        states.append(state)
         state = state * factor + new
-    return torch.stack(found, dim=2), state
+    return torch.stack(states, dim=2), state
 
 
 def _corrections(
@@ -127,12 +127,12 @@ def _corrections(
 ) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
     """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it."""
     fades = [None] * new.size(2) if fade is None else fade.unbind(2)
-    all_u, found = [], []
+    all_u, states = [], []
     for v, e, w, factor in zip(new.unbind(2), erase.unbind(2), write.unbind(2), fades, strict=True):
-        found.append(state)
+        states.append(state)
         all_u.append(u := v - e @ state)
         state = (state if factor is None else state * factor) + w @ u
-    return torch.stack(all_u, dim=2), torch.stack(found, dim=2), state
+    return torch.stack(all_u, dim=2), torch.stack(states, dim=2), state
 
 
 def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:

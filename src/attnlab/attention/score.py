@@ -1,4 +1,4 @@
-"""What happens to q . k before the normaliser. Several options form a chain, whose order is fixed by `order`."""
+"""Score modifiers: what happens to q . k before the normaliser. Several act in an order fixed by `order`."""
 
 import re
 from typing import ClassVar, NamedTuple
@@ -15,8 +15,8 @@ from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, Positive, given, option
 
 
-class Pairs(NamedTuple):
-    """What a link may look at beside the scores; keys stand in the order of their positions."""
+class ScoreContext(NamedTuple):
+    """What a score modifier may look at beside the scores; keys stand in the order of their positions."""
 
     q: Float[Tensor, "b h t d"]
     k: Float[Tensor, "b h s d"]
@@ -27,21 +27,21 @@ class Pairs(NamedTuple):
 
 
 class Score(Configurable, nn.Module):
-    """One link of the chain; this base changes nothing.
+    """A score modifier (the `score_mod` of FlexAttention); this base changes nothing.
 
     Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
-    nothing, so that the fused kernel can serve. At most one link of a chain may choose the `scale`; without one it is
-    1 / sqrt(d). `carries` is how many numbers each token's key carries along for this link and query head: `carry`
-    makes them, decoding keeps them beside the key. `reads_keys` says that `apply_scores` looks at the keys themselves,
-    which a family that never makes them while decoding must refuse. `makes_scores` says that it puts scores of its own
-    in the place of q . k, which at most one link of a chain may do. A link that turns weights into another kind of map
-    sets `map_kind`.
+    nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the `scale`, which is else
+    1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this modifier and query head:
+    `make_extras` makes them, decoding caches them beside the key. `reads_keys` says that `apply_scores` looks at the
+    keys themselves, which a family that never makes them while decoding must refuse. `makes_scores` says that it puts
+    scores of its own in the place of q . k, which at most one modifier of a layer may do. One that turns weights into
+    another kind of map sets `map_kind`.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("prepare", "apply_scores", "apply_weights")
     order = 0
     fusable = True
-    carries = 0
+    cached_extras = 0
     reads_keys = False
     makes_scores = False
     map_kind: ClassVar[MapKind | None] = None
@@ -59,17 +59,17 @@ class Score(Configurable, nn.Module):
     def prepare(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b g t d"]]:
-        """Change queries and keys as they are made, before positions turn them."""
+        """Change queries and keys as they are made, before positions rotate them."""
         return q, k
 
-    def carry(
+    def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
-        """What each token's key carries along, made after positions turned queries and keys."""
+        """What each token's key carries along, made after positions rotated queries and keys."""
         raise NotImplementedError
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         """Change the scaled scores, before position biases, masking and normalising."""
         return scores
@@ -146,7 +146,7 @@ class SoftCap(Score):
     cap: Positive = option(default=50.0, doc="What no score exceeds.")
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         return self.cap * (scores / self.cap).tanh()
 
@@ -158,7 +158,7 @@ class SSMax(Score):
     without it, attention to the best key fades as 1 / n. The first row has one key, so that ln(1) = 0 changes nothing.
 
     Source: scalable softmax, arXiv 2501.19399. `start` is the initial s_h: with 0.2, rows of e^5 = 148 keys start as
-    they are without this link.
+    they are without it.
     """
 
     order = 15
@@ -171,7 +171,7 @@ class SSMax(Score):
         self.gain = nn.Parameter(torch.full((self.n_heads,), self.start))
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
-        count = pairs.visible.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
+        count = ctx.visible.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
         return scores * self.gain[:, None, None].to(scores.dtype) * count.log()

@@ -7,7 +7,7 @@ from torch import Tensor
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Pairs, Score, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext, refuse_gaps
 
 
 class Selective(Score):
@@ -16,9 +16,9 @@ class Selective(Score):
     score_ij = score_ij - F_ij, F_ij = sum_{j<l<i} relu(s_lj), where s_lj = scale * q_l . k_j is the score of head 0.
     A token masks neither itself nor the first token, and only queries after it notice. No parameters.
 
-    Source: selective attention, arXiv 2410.02703. Where we differ: s_lj is the score before other links and position
+    Source: selective attention, arXiv 2410.02703. Where we differ: s_lj is the score before other changes and position
     biases. Decoding keeps the queries of head 0 (spread over the heads: head_dim numbers per token, rounded up to a
-    multiple of the heads) and forms F again at each step, which takes a product of all tokens at hand with all.
+    multiple of the heads) and forms F again at each step, which takes a product of all cached tokens with all.
     """
 
     order = 30
@@ -27,24 +27,24 @@ class Selective(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.carries = -(-self.head_dim // self.n_heads)
+        self.cached_extras = -(-self.head_dim // self.n_heads)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("selective", mask)
 
-    def carry(
+    def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
-        spread = F.pad(q[:, 0], (0, self.n_heads * self.carries - self.head_dim))
-        return spread.unflatten(-1, (self.n_heads, self.carries)).transpose(1, 2)
+        spread = F.pad(q[:, 0], (0, self.n_heads * self.cached_extras - self.head_dim))
+        return spread.unflatten(-1, (self.n_heads, self.cached_extras)).transpose(1, 2)
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
         queries = carried.transpose(1, 2).flatten(2)[..., : self.head_dim].to(scores.dtype)
         with full_precision(scores.device):
-            votes = F.relu(queries @ pairs.k[:, 0].to(scores.dtype).mT * pairs.scale).tril(-1)  # rows vote on columns
-        votes = votes.masked_fill(pairs.k_pos <= 0, 0.0)
+            votes = F.relu(queries @ ctx.k[:, 0].to(scores.dtype).mT * ctx.scale).tril(-1)  # rows vote on columns
+        votes = votes.masked_fill(ctx.k_pos <= 0, 0.0)
         masked = votes.cumsum(dim=1) - votes  # votes of the tokens before the query's own
         return scores - masked[:, None, masked.size(1) - scores.size(-2) :]

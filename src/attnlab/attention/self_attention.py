@@ -11,7 +11,7 @@ from attnlab.options import option
 
 
 class SelfAttention(SoftmaxAttention):
-    """One head asks with W_q, answers with W_k and hands over W_v: y = softmax(Q K^T / sqrt(d)) V.
+    """Single-head self-attention with learned W_q, W_k and W_v: y = softmax(Q K^T / sqrt(d)) V.
 
     No output projection, so the head is as wide as the output. `causal` False lets a token see later ones, as the
     chapter does at first; a language model needs True. `dropout` drops weights while training.

@@ -16,7 +16,7 @@ class Shared(dict[str, Any]):
             raise UsageError(f"a layer reads {name!r} but no earlier layer published it (published: {sorted(self)})")
         return self[name]
 
-    def part(self, place: int) -> "Shared":
+    def part(self, i: int) -> "Shared":
         """The record of one of several attentions side by side, which must not read what its neighbours publish."""
-        part: Shared = self.setdefault(f"place {place}", Shared())
+        part: Shared = self.setdefault(f"place {i}", Shared())
         return part

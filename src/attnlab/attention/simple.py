@@ -28,7 +28,7 @@ class SimpleAttention(SoftmaxAttention):
         self.n_heads, self._slots["mask"] = 1, Causal if self.causal else Full
         self._slots["score"] = {"unscaled": Unscaled}
         super().setup()
-        self.traits = replace(self.traits, learns_recall=False)  # there is nothing to learn where to look with
+        self.traits = replace(self.traits, can_recall=False)  # there is nothing to learn where to look with
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         alone = x[:, None]

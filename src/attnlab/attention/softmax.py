@@ -11,7 +11,7 @@ from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.heads import Heads
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer, Softmax
-from attnlab.attention.score import Pairs, Score
+from attnlab.attention.score import Score, ScoreContext
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import slot
@@ -27,7 +27,7 @@ class SoftmaxState(NamedTuple):
 class SoftmaxAttention(MaskedAttention):
     """Each query weighs the visible keys by how well they match it: o_i = sum_j normalise(q_i . k_j * scale) v_j.
 
-    Slots: `position` (rotate or bias), `mask` (who is visible), `score` (a chain of changes to the scores),
+    Slots: `position` (rotate or bias), `mask` (who is visible), `score` (modifiers of the scores),
     `normalizer` (scores to weights). A subclass writes `project` and `merge`. Where every slot allows it the fused
     kernel serves; the result is the same either way, which is a law.
 
@@ -35,53 +35,53 @@ class SoftmaxAttention(MaskedAttention):
     """
 
     withdrawn = {"value_dim"}
-    score: dict[str, Score] = slot(default={}, doc="Changes to the scores by name, a chain.")
+    score: dict[str, Score] = slot(default={}, doc="Modifiers of the scores, by name.")
     normalizer: Normalizer = slot(default=Softmax, doc="How scores become weights.")
 
-    seams = (*MaskedAttention.seams, "visible", "selected", "scores", "explicit_weights")
+    seams = (*MaskedAttention.seams, "visible", "content_mask", "scores", "explicit_weights")
     hooks = frozenset({"rotate", "bias"})
     fusable = True  # False where a subclass changes what the fused kernel computes, which then is never asked
 
     def setup(self) -> None:
         super().setup()
-        links = self.build("score", d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
-        chain: list[Score] = sorted(links.values(), key=lambda link: link.order)
-        self.add_module("score", nn.ModuleList(chain))
+        built = self.build("score", d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
+        mods: list[Score] = sorted(built.values(), key=lambda mod: mod.order)
+        self.add_module("score", nn.ModuleList(mods))
         self.normalizer = self.build("normalizer", n_heads=self.n_heads)
-        scales = {type(link).__name__: link.scale for link in self.chain if link.scale is not None}
+        scales = {type(mod).__name__: mod.scale for mod in self.score_mods if mod.scale is not None}
         if len(scales) > 1:
             names = " and ".join(scales)
             raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
-        if len(makers := [type(link).__name__ for link in self.chain if link.makes_scores]) > 1:
+        if len(makers := [type(mod).__name__ for mod in self.score_mods if mod.makes_scores]) > 1:
             raise UsageError(
                 f"attention/score holds {' and '.join(makers)}, which both make the scores; keep one of them"
             )
         self.scale = next(iter(scales.values()), self.head_dim**-0.5)
-        self.fused = self.fusable and self.normalizer.fusable and all(link.fusable for link in self.chain)
-        for link in self.chain:
-            link.check(self.mask, self.normalizer)
-        self.carries = sum(link.carries for link in self.chain)
+        self.fused = self.fusable and self.normalizer.fusable and all(mod.fusable for mod in self.score_mods)
+        for mod in self.score_mods:
+            mod.check(self.mask, self.normalizer)
+        self.cached_extras = sum(mod.cached_extras for mod in self.score_mods)
         self.traits = Traits(
-            map_kind=next((link.map_kind for link in self.chain if link.map_kind), self.normalizer.map_kind),
-            growth="linear" if self.mask.kept is None else "window",
+            map_kind=next((mod.map_kind for mod in self.score_mods if mod.map_kind), self.normalizer.map_kind),
+            growth="linear" if self.mask.cache_size is None else "window",
             causal=self.mask.causal,
-            jumps=self.normalizer.jumps,
+            discontinuous=self.normalizer.discontinuous,
         )
 
     @property
-    def chain(self) -> list[Score]:
-        """The links of the score chain, in the order in which they act."""
+    def score_mods(self) -> list[Score]:
+        """The score modifiers, in the order in which they act."""
         return list(self.score)  # type: ignore[arg-type]
 
     def explicit_weights(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Float[Tensor, "b h t s"]:
         """The weights that `attend_explicitly` gives to the values, before dropout; in float32 at least."""
-        visible, chosen = self.visible(q_pos, k_pos), self.selected(heads, q_pos, k_pos)
+        visible, chosen = self.visible(q_pos, k_pos), self.content_mask(heads, q_pos, k_pos)
         visible = visible if chosen is None else visible & chosen
         weights = self.normalizer(self.scores(heads, q_pos, k_pos, visible), visible)
-        for link in self.chain:
-            weights = link.apply_weights(weights)
+        for mod in self.score_mods:
+            weights = mod.apply_weights(weights)
         return weights
 
     def scores(
@@ -91,34 +91,36 @@ class SoftmaxAttention(MaskedAttention):
         k_pos: Int[Tensor, " s"],
         visible: Bool[Tensor, "*b t s"],
     ) -> Float[Tensor, "b h t s"]:
-        """Scaled scores after the chain and the position bias, before masking; in float32 at least."""
+        """Scaled scores after their modifiers and the position bias, before masking; in float32 at least."""
         work = torch.promote_types(heads.q.dtype, torch.float32)
         keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1).to(heads.q.dtype)
-        pairs, carried = Pairs(heads.q, keys, q_pos, k_pos, visible, self.scale), self._carried(heads)
+        ctx, carried = ScoreContext(heads.q, keys, q_pos, k_pos, visible, self.scale), self._carried(heads)
         scores = (heads.q @ keys.mT).to(work) * self.scale
-        for link in self.chain:
-            scores = link.apply_scores(scores, pairs, carried.get(link))
+        for mod in self.score_mods:
+            scores = mod.apply_scores(scores, ctx, carried.get(mod))
         bias = self.position.bias(q_pos, k_pos)
         return scores if bias is None else scores + bias.to(work)
 
     def _carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
-        """What the keys carry along for each link of the chain."""
-        links = [link for link in self.chain if link.carries]
-        if not links:
+        """What the keys carry along for each score modifier."""
+        mods = [mod for mod in self.score_mods if mod.cached_extras]
+        if not mods:
             return {}
-        parts = heads.extra["carried"][..., : self.carries].split([link.carries for link in links], dim=-1)
-        return dict(zip(links, parts, strict=True))
+        parts = heads.extra["carried"][..., : self.cached_extras].split([mod.cached_extras for mod in mods], dim=-1)
+        return dict(zip(mods, parts, strict=True))
 
-    def prepared(self, q: Tensor, k: Tensor, x: Tensor, start: int, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys after the chain's preparation and the position's rotation; notes what keys carry along."""
-        for link in self.chain:
-            q, k = link.prepare(q, k, x)
+    def prepare_qk(
+        self, q: Tensor, k: Tensor, x: Tensor, start: int, extra: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys, prepared by score modifiers and rotated by position; notes what keys carry along."""
+        for mod in self.score_mods:
+            q, k = mod.prepare(q, k, x)
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
-        if carried := [link.carry(q, k, x) for link in self.chain if link.carries]:
+        if carried := [mod.make_extras(q, k, x) for mod in self.score_mods if mod.cached_extras]:
             extra["carried"] = torch.cat(carried, dim=-1)
         return q, k
 
-    def selected(
+    def content_mask(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
     ) -> Bool[Tensor, "b h t s"] | None:
         """Which of the visible keys a rule that looks at the contents leaves, None for all; with `fusable` False."""
@@ -139,16 +141,16 @@ class SoftmaxAttention(MaskedAttention):
     @property
     def key_width(self) -> int:
         """Numbers cached per token and key head: the key, and what it carries along for each query head it serves."""
-        return self.head_dim + self.carries * (self.n_heads // self.n_kv_heads)
+        return self.head_dim + self.cached_extras * (self.n_heads // self.n_kv_heads)
 
     def empty_tail(self, batch: int) -> Tensor | None:
         """What a short convolution remembers before the first token; None without one."""
         return None
 
-    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        """Keep the new keys and values, and say which ones are at hand; a layer that reads another's keeps none."""
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+        """Cache the new keys and values, and say which ones are visible; a layer that reads another's caches none."""
         rows = heads.k
-        if self.carries:  # (b, h, n, e) -> (b, g, n, h / g * e), beside the key that it belongs to
+        if self.cached_extras:  # (b, h, n, e) -> (b, g, n, h / g * e), beside the key that it belongs to
             carried = heads.extra["carried"].unflatten(1, (self.n_kv_heads, -1)).transpose(2, 3).flatten(3)
             rows = torch.cat([rows, carried.to(rows.dtype)], dim=-1)
         return state.cache.append(rows, heads.v, self.mask)
@@ -157,21 +159,21 @@ class SoftmaxAttention(MaskedAttention):
         self, x: Float[Tensor, "b n c"], state: SoftmaxState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], SoftmaxState]:
         shared = Shared() if shared is None else shared
-        seen = state.cache.seen
-        heads = self.share(self.project(x, seen, state.tail), shared)
-        at_hand, cache = self.remember(heads, state, shared)
-        q_pos = torch.arange(seen, seen + x.size(1), device=x.device)
-        o = self.attend(self.recalled(heads, at_hand), q_pos, at_hand.pos)
+        start = state.cache.length
+        heads = self.share(self.project(x, start, state.tail), shared)
+        visible_kv, cache = self.update_cache(heads, state, shared)
+        q_pos = torch.arange(start, start + x.size(1), device=x.device)
+        o = self.attend(self.read_cache(heads, visible_kv), q_pos, visible_kv.pos)
         return self.merge(o, heads), SoftmaxState(cache, heads.extra.get("tail"))
 
-    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
-        """The new queries beside the keys and values at hand, and what these carry."""
+    def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
+        """The new queries beside the visible keys and values, and what these carry."""
         dtype, extra = heads.q.dtype, heads.extra
-        k = at_hand.k.to(dtype)
-        if self.carries:
+        k = visible_kv.k.to(dtype)
+        if self.cached_extras:
             k, carried = k.split([self.head_dim, k.size(-1) - self.head_dim], dim=-1)
-            extra = extra | {"carried": carried.unflatten(-1, (-1, self.carries)).transpose(2, 3).flatten(1, 2)}
-        return heads._replace(k=k, v=at_hand.v.to(heads.v.dtype), extra=extra)
+            extra = extra | {"carried": carried.unflatten(-1, (-1, self.cached_extras)).transpose(2, 3).flatten(1, 2)}
+        return heads._replace(k=k, v=visible_kv.v.to(heads.v.dtype), extra=extra)
 
     def pairs(self, seq_len: int) -> int | None:
         k_pos = torch.arange(seq_len)

@@ -18,7 +18,7 @@ class RecurrentState(NamedTuple):
 
     memory: Memory
     tail: Tensor | None
-    seen: int
+    length: int
 
 
 class StateAttention(HeadedAttention, ABC):
@@ -56,6 +56,6 @@ class StateAttention(HeadedAttention, ABC):
     def step(
         self, x: Float[Tensor, "b n c"], state: RecurrentState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
-        heads = self.share(self.project(x, state.seen, state.tail), Shared() if shared is None else shared)
-        o, memory = self.scan(heads, state.memory, state.seen)
-        return self.merge(o, heads), RecurrentState(memory, heads.extra.get("tail"), state.seen + x.size(1))
+        heads = self.share(self.project(x, state.length, state.tail), Shared() if shared is None else shared)
+        o, memory = self.scan(heads, state.memory, state.length)
+        return self.merge(o, heads), RecurrentState(memory, heads.extra.get("tail"), state.length + x.size(1))

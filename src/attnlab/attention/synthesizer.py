@@ -20,7 +20,7 @@ class SynthesizerState(NamedTuple):
     """What `step` keeps: the values so far in rows allocated once, and how many they are."""
 
     v: Float[Tensor, "b h rows v"]
-    seen: int
+    length: int
 
 
 class Synthesizer(ValuesOnlyAttention, ABC):
@@ -63,12 +63,12 @@ class Synthesizer(ValuesOnlyAttention, ABC):
     def step(
         self, x: Float[Tensor, "b n c"], state: SynthesizerState, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], SynthesizerState]:
-        heads, seen = self.project(x, state.seen), state.seen + x.size(1)
-        if seen > state.v.size(2):
-            raise UsageError(f"the decode state has room for max_len={state.v.size(2)} tokens, not {seen}")
-        state.v[:, :, state.seen : seen] = heads.v
-        o = self.mix(heads._replace(v=state.v[:, :, :seen].to(heads.v.dtype)))
-        return self.merge(o, heads), state._replace(seen=seen)
+        heads, length = self.project(x, state.length), state.length + x.size(1)
+        if length > state.v.size(2):
+            raise UsageError(f"the decode state has room for max_len={state.v.size(2)} tokens, not {length}")
+        state.v[:, :, state.length : length] = heads.v
+        o = self.mix(heads._replace(v=state.v[:, :, :length].to(heads.v.dtype)))
+        return self.merge(o, heads), state._replace(length=length)
 
     def pairs(self, seq_len: int) -> int | None:
         return seq_len * (seq_len + 1) // 2
@@ -112,6 +112,6 @@ class RandomSynthesizer(Synthesizer):
     def synthesized(self, x: Float[Tensor, "b n c"], start: int) -> Float[Tensor, "b h n s"]:
         n = x.size(1)
         i, j = torch.arange(start, start + n, device=x.device)[:, None], torch.arange(start + n, device=x.device)
-        place = i * (i + 1) // 2 + torch.minimum(i, j) - 1  # later positions read any entry, as they are cut
+        entry = i * (i + 1) // 2 + torch.minimum(i, j) - 1  # later positions read any entry, as they are cut
         table = F.pad(self.table, (1, 0))  # the first row's only score
-        return table[:, place + 1].expand(x.size(0), -1, -1, -1)
+        return table[:, entry + 1].expand(x.size(0), -1, -1, -1)

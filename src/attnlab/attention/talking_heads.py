@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Pairs, Score
+from attnlab.attention.score import Score, ScoreContext
 
 
 class TalkingHeads(Score):
@@ -27,7 +27,7 @@ class TalkingHeads(Score):
         self.before, self.after = nn.Parameter(torch.eye(self.n_heads)), nn.Parameter(torch.eye(self.n_heads))
 
     def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], pairs: Pairs, carried: Float[Tensor, "b h s e"] | None
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         return mixed_heads(self.before, scores)
 

@@ -56,11 +56,11 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
 
     def setup(self) -> None:
         super().setup()
-        for link in self.chain:
-            if type(link).prepare is not Score.prepare or link.carries:
+        for mod in self.score_mods:
+            if type(mod).prepare is not Score.prepare or mod.cached_extras:
                 raise UsageError(
-                    f"attention/score ({type(link).__name__}) must not change or extend keys: tensor product attention "
-                    "keeps only their factors; remove that link"
+                    f"attention/score ({type(mod).__name__}) must not change or extend keys: tensor product attention "
+                    "keeps only their factors; remove it"
                 )
         self.q = Product(self.d_model, n_heads=self.n_heads, width=self.head_dim, rank=self.q_rank)
         self.k = Product(self.d_model, n_heads=self.n_heads, width=self.head_dim, rank=self.k_rank)
@@ -81,13 +81,13 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
         )
         return SoftmaxState(cache, None)
 
-    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         e = heads.extra
         return state.cache.append(as_row(e["k_a"], e["k_b"]), as_row(e["v_a"], e["v_b"]), self.mask)
 
-    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
-        k = self.k.product(*from_row(at_hand.k.to(heads.q.dtype), self.k))
-        v = self.v.product(*from_row(at_hand.v.to(heads.v.dtype), self.v))
+    def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
+        k = self.k.product(*from_row(visible_kv.k.to(heads.q.dtype), self.k))
+        v = self.v.product(*from_row(visible_kv.v.to(heads.v.dtype), self.v))
         return heads._replace(k=k, v=v)
 
 

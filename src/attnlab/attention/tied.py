@@ -15,7 +15,7 @@ from attnlab.errors import UsageError
 class TiedAttention(GatedOutput, SoftmaxAttention):
     """Uses one vector per token and head as both its key and its value, so that decoding keeps half as much.
 
-    v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are turned on reading.
+    v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are rotated on reading.
 
     Source: Hugging Face, "Gemma 4 modeling code" (2026). Where we differ: there queries, keys and values
     have norms of their own, and scores are not divided by sqrt(d).
@@ -23,16 +23,16 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
 
     def setup(self) -> None:
         super().setup()
-        if self.mask.kept is not None:
+        if self.mask.cache_size is not None:
             raise UsageError(
-                f"attention/mask ({type(self.mask).__name__}) must keep every row: tied attention turns its keys on "
+                f"attention/mask ({type(self.mask).__name__}) must keep every row: tied attention rotates its keys on "
                 "reading, which counts positions from 0; choose attention/mask=causal"
             )
-        for link in self.chain:
-            if type(link).prepare is not Score.prepare or link.carries:
+        for mod in self.score_mods:
+            if type(mod).prepare is not Score.prepare or mod.cached_extras:
                 raise UsageError(
-                    f"attention/score ({type(link).__name__}) must not change or extend keys: tied attention keeps "
-                    "values alone and makes keys of them on reading; remove that link"
+                    f"attention/score ({type(mod).__name__}) must not change or extend keys: tied attention keeps "
+                    "values alone and makes keys of them on reading; remove it"
                 )
         self.to_q = nn.Linear(self.d_model, self.n_heads * self.head_dim, bias=False)
         self.to_kv = nn.Linear(self.d_model, self.n_kv_heads * self.head_dim, bias=False)
@@ -54,9 +54,9 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
         )
         return SoftmaxState(cache, None)
 
-    def remember(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         return state.cache.append(heads.v[..., :0], heads.v, self.mask)
 
-    def recalled(self, heads: Heads, at_hand: KeysValues) -> Heads:
-        v = at_hand.v.to(heads.v.dtype)
+    def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
+        v = visible_kv.v.to(heads.v.dtype)
         return heads._replace(k=self.position.rotate_keys(v).to(heads.q.dtype), v=v)

@@ -183,9 +183,9 @@ class CLASS(HeadedAttention):
         self, x: Float[Tensor, "b n c"], state: Cache, shared: Shared | None = None
     ) -> tuple[Float[Tensor, "b n o"], Cache]:
         """Mix n new tokens after those in the state; gives what `forward` gives for the whole sequence."""
-        heads = self.project(x, state.seen)
-        at_hand, state = state.append(heads.k, heads.v, Causal())
-        heads = heads._replace(k=at_hand.k.to(heads.k.dtype), v=at_hand.v.to(heads.v.dtype))
+        heads = self.project(x, state.length)
+        visible_kv, state = state.append(heads.k, heads.v, Causal())
+        heads = heads._replace(k=visible_kv.k.to(heads.k.dtype), v=visible_kv.v.to(heads.v.dtype))
         return self.merge(self.mix(heads), heads), state
 
     def pairs(self, seq_len: int) -> int:

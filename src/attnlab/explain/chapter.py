@@ -140,7 +140,7 @@ def _built(
         if init == "uniform":
             torch.manual_seed(seed)
             _draw_uniform(layers)
-    shown = next((i for i, one in enumerate(layers) if one.traits.reads), 0) if layer is None else layer
+    shown = next((i for i, one in enumerate(layers) if one.traits.requires), 0) if layer is None else layer
     x = inputs(d_model)
     shared = Shared()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from attnlab.explain.steps import Step
 
 def memory_steps(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) -> list[Step]:
     """The memory after each token and what the token wrote into it; nothing for a cache that grows with the text."""
-    if layer.traits.growth != "constant" or layer.traits.reads:
+    if layer.traits.growth != "constant" or layer.traits.requires:
         return []
     state, after = layer.init_state(1, x.size(1)), []
     before = dict(_tensors(state))

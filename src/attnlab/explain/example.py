@@ -25,11 +25,11 @@ def explained(name: str, built: Built, *, token: str | None) -> Explanation:
         for below in built.layers[:-1]:
             below(built.x, shared)
     steps = trace(layer, built.x, shared)
-    if isinstance(layer, SoftmaxAttention) and layer.dropout and not layer.traits.reads:
+    if isinstance(layer, SoftmaxAttention) and layer.dropout and not layer.traits.requires:
         at = 1 + max(i for i, step in enumerate(steps) if step.part == "weights")
         steps.insert(at, dropped(layer, built.x, SEED))
     notes = list(built.notes)
-    if layer.traits.reads:
+    if layer.traits.requires:
         notes.append("the layers below are given the same input, so that there is something to read from them")
     return _explanation(name, f"attention={name}", layer, steps, list(TOKENS), token or FOCUS, notes)
 

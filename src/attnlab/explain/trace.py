@@ -64,10 +64,10 @@ def _inner(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
 
 
 def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
-    links = [module for module in layer.modules() if isinstance(module, Score)]
+    mods = [module for module in layer.modules() if isinstance(module, Score)]
     changing = [(m, "forward") for n, m in layer.named_children() if n == TRANSFORMS[0]]
     changing += [(m, "rotate") for n, m in layer.named_children() if n == TRANSFORMS[1]]
-    changing += [(link, "prepare") for link in links]
+    changing += [(mod, "prepare") for mod in mods]
     with watched(changing) as calls:
         heads = layer.share(layer.project(x), Shared(shared))
     steps = _projections(x, heads, calls)
@@ -76,7 +76,7 @@ def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
     elif (weights := layer.weights(x, Shared(shared))) is not None:
         steps.append(_implied(weights))
     o = layer.mix(heads)
-    steps.append(vectors("context", "context", "Context vectors", "What each head brings home for each token.", o))
+    steps.append(vectors("context", "context", "Context vectors", "The output of each head for each token.", o))
     after = [(module, "forward") for module in layer.children() if not isinstance(module, nn.Linear)]
     with watched(after) as calls:
         layer.merge(o, heads)
@@ -123,11 +123,11 @@ def _same(call: Call) -> bool:
 
 
 def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
-    """Scores, what the chain does to them, masking, weights: one pass, or several where maps are combined."""
+    """Scores, their modifiers, masking, weights: one pass, or several where maps are combined."""
     pos = torch.arange(heads.q.size(2), device=heads.q.device)
-    seams: list[tuple[nn.Module, str]] = [(layer, name) for name in ("visible", "selected", "scores")]
+    seams: list[tuple[nn.Module, str]] = [(layer, name) for name in ("visible", "content_mask", "scores")]
     seams += [(layer.position, "bias"), (layer.normalizer, "forward")]
-    seams += [(link, name) for link in layer.chain for name in ("apply_scores", "apply_weights")]
+    seams += [(mod, name) for mod in layer.score_mods for name in ("apply_scores", "apply_weights")]
     with watched(seams) as calls:
         weights = layer.explicit_weights(heads, pos, pos)
     starts = [i for i, call in enumerate(calls) if call.name == "visible"]
@@ -175,7 +175,7 @@ def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str)
     if bias is not None:
         add("bias", "scores", f"Scores with {type(layer.position).__name__}", said(layer.position), scores)
     visible = by_name["visible"][0].result.expand(scores.shape)
-    chosen = next((call.result for call in by_name.get("selected", []) if call.result is not None), None)
+    chosen = next((call.result for call in by_name.get("content_mask", []) if call.result is not None), None)
     if chosen is not None:
         visible = visible & chosen
     hidden = ~visible[0].cpu().numpy()

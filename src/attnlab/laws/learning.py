@@ -35,7 +35,7 @@ def recall_batch(step: int, batch: int) -> tuple[Tensor, Tensor]:
 def learns(subject: Subject) -> None:
     """A small GPT with this variant solves a recall task in 1000 steps, unless the variant says that it cannot."""
     model = subject.gpt(stack_depth(subject), init="fan_in", tie=False, **SETTINGS)
-    claims = any(block.attention.traits.learns_recall for block in model.layers)
+    claims = any(block.attention.traits.can_recall for block in model.layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     right, step = 0.0, 0
     with seeded(0):

@@ -108,7 +108,7 @@ def half_precision(subject: Subject) -> None:
     """
     for placed in placed_layers(subject, torch.float32):
         half = copy.deepcopy(placed).to(torch.bfloat16)
-        near = _near_on_average if placed.layer.traits.jumps else _near
+        near = _near_on_average if placed.layer.traits.discontinuous else _near
         exact = copy.deepcopy(half).to(torch.float32)  # the same rounded weights: arithmetic alone is judged
         for t in (7, LONG):
             x = tokens(BATCH, t, dtype=torch.bfloat16)

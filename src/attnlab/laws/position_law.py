@@ -28,7 +28,7 @@ def every_position(subject: Subject) -> Skipped | None:
             if "position" not in str(error) or not any(w in str(error) for w in (f"position={name}", inside.__name__)):
                 raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
             continue
-        reads = any(block.attention.traits.reads_positions for block in model.layers) and not _says_none(tried)
+        reads = any(block.attention.traits.uses_position for block in model.layers) and not _says_none(tried)
         if (reads and inside is not Position) or type(model.embed) is not Embedding:
             _is_not_ignored(model, plain, name)
         if tried.config["position"] == subject.config["position"]:
