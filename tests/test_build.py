@@ -19,7 +19,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.position_bias import ALiBi
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
-from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, made
+from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, instantiate
 from attnlab.config.compose import check_targets, compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
@@ -162,12 +162,12 @@ def test_a_group_that_is_built_at_once_is_refused_in_its_own_words() -> None:
     config = composed()
     config["tokenizer"]["n_vocab"] = 3
     with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or a whole number"):
-        made(config, "tokenizer")
+        instantiate(config, "tokenizer")
     config["tokenizer"] = {"_target_": "attnlab.data.vocabularies.BPE", "vocab": 3}
     with pytest.raises(
         UsageError, match=r"^tokenizer\.vocab \(3\) is not an option: BPE has none called 'vocab'"
     ) as error:
-        made(config, "tokenizer")
+        instantiate(config, "tokenizer")
     assert "\n" not in str(error.value)
 
 
@@ -261,7 +261,7 @@ def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str
     }
     group = ".".join(slot.split(".")[:2]) if node == "position" else node
     with pytest.raises(UsageError) as error:
-        made(config, group, KINDS[group]) if group in KINDS else check_targets(config)
+        instantiate(config, group, KINDS[group]) if group in KINDS else check_targets(config)
     assert str(error.value).startswith(slot) and "\n" not in str(error.value)
     assert own == []
 

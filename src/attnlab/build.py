@@ -68,7 +68,7 @@ class _Once(Factory):
     """A class and its settings that are to become one object: what a `_target_` without `_partial_` gives."""
 
 
-def made(config: Config, group: str, kind: Any = None) -> Any:
+def instantiate(config: Config, group: str, kind: Any = None) -> Any:
     """What a group of the config describes: an object, or a factory if it says `_partial_`.
 
     `kind` is what it must be, of groups that are not in SLOTS. Every class is found and held against the slot that it
@@ -167,9 +167,9 @@ def _check_slot(target: Callable[..., Any], partial: bool, annotation: Any, key:
         return
     if fitting:
         raise UsageError(f"{key} needs _partial_: {shown(not partial)}" + PER_LAYER * (not partial))
-    wanted = " or ".join(dict.fromkeys(base.__name__ for base, _ in bases))
-    must = f"must name a subclass of {wanted}, or a function that says it returns one" if wanted else "names a class"
-    raise UsageError(f"{key}._target_ ({name}) {must}" + ("" if wanted else f", but {key} takes none"))
+    names = " or ".join(dict.fromkeys(base.__name__ for base, _ in bases))
+    must = f"must name a subclass of {names}, or a function that says it returns one" if names else "names a class"
+    raise UsageError(f"{key}._target_ ({name}) {must}" + ("" if names else f", but {key} takes none"))
 
 
 def _returned(function: Callable[..., Any]) -> Any:
@@ -181,41 +181,41 @@ def _returned(function: Callable[..., Any]) -> Any:
 
 def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
     """The class or function with this name, if it is defined in a package that may be used."""
-    place, _, last = name.rpartition(".")
-    is_new = place not in sys.modules
+    module_name, _, last = name.rpartition(".")
+    is_new = module_name not in sys.modules
     try:
-        module = importlib.import_module(place)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if not f"{place}.".startswith(f"{error.name}."):
+        if not f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(f"{key} ({name}) needs {error.name}, which is not installed") from error
-        hint = "" if place.startswith("attnlab") else ": install it, or start in the folder that holds it"
+        hint = "" if module_name.startswith("attnlab") else ": install it, or start in the folder that holds it"
         raise UsageError(f"{key} ({name}) does not exist: there is no module {error.name}{hint}") from error
     except Exception as error:
         raise UsageError(f"{key} ({name}) cannot be imported: {_one_line(error)}") from error
     if is_new:
         note_sources(allowed)
-    found = vars(module).get(last)
-    here = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == place]
-    if found is None:
-        raise UsageError(f"{key} ({name}) does not exist in {place}{nearest(last, here)}")
-    home = str(getattr(found, "__module__", None))
-    is_function = inspect.isfunction(found) and (not home.startswith("attnlab.") or home.startswith(FUNCTIONS))
-    if not (inspect.isclass(found) or is_function) or home.split(".")[0] not in allowed:
+    target = vars(module).get(last)
+    here = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module_name]
+    if target is None:
+        raise UsageError(f"{key} ({name}) does not exist in {module_name}{nearest(last, here)}")
+    home = str(getattr(target, "__module__", None))
+    is_function = inspect.isfunction(target) and (not home.startswith("attnlab.") or home.startswith(FUNCTIONS))
+    if not (inspect.isclass(target) or is_function) or home.split(".")[0] not in allowed:
         raise UsageError(f"{key} ({name}) is not a class of {' or '.join(allowed)}{nearest(last, here)}")
-    if inspect.isabstract(found):
+    if inspect.isabstract(target):
         raise UsageError(f"{key} ({name}) is abstract: name one of its subclasses")
-    return found
+    return target
 
 
 def attention_factory(config: Config) -> AttentionFactory:
     """The factory of the attention, called once per layer as factory(d_model, layer=, n_layers=, context=)."""
-    factory: AttentionFactory = made(config, "attention")
+    factory: AttentionFactory = instantiate(config, "attention")
     return factory
 
 
 def embedding_factory(config: Config) -> Callable[..., Embedding]:
     """The factory of what a position adds to the token embeddings."""
-    factory: Callable[..., Embedding] = made(config, "position.embed")
+    factory: Callable[..., Embedding] = instantiate(config, "position.embed")
     return factory
 
 
@@ -227,7 +227,7 @@ def build_model(config: Config, vocab_size: int) -> GPT:
             vocab_size=vocab_size,
             attention=attention_factory(config),
             embed=embedding_factory(config),
-            seed=made(config, "streams.init"),
+            seed=instantiate(config, "streams.init"),
             **sizes,
         )
     except OptionError as error:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.attention.cost import tensor_bytes
-from attnlab.build import build_model, made
+from attnlab.build import build_model, instantiate
 from attnlab.config.code import changes_since, code_of, in_a_line
 from attnlab.config.compose import allowed_packages, check_targets, check_values
 from attnlab.config.guard import check_references
@@ -180,8 +180,8 @@ def _of_another_run(
         {key: value for key, value in side.items() if str(key).startswith(AS_TYPED)}
         for side in (settings_of(config, besides=()), fingerprint)
     )
-    known = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
-    apart = [] if known == tokenizer.sha256 else [f"{folder.tokenizer.name} is not that of its training"]
+    trained_with = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
+    apart = [] if trained_with == tokenizer.sha256 else [f"{folder.tokenizer.name} is not that of its training"]
     for key in sorted({*settings, *theirs}):
         ours, other = (side.get(key, "absent") for side in (settings, theirs))
         if key.endswith("_target_"):  # a class may have moved
@@ -240,9 +240,9 @@ def material_of(folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Seque
     """
     config = _with_environment(read_config(folder, allow_targets))
     with offline():
-        material = reopen_material(made(config, "data"), tokenizer, CACHE)
-    known = folder.read_summary().get("data_sha256")
-    if known is not None and known != material.sha256:
+        material = reopen_material(instantiate(config, "data"), tokenizer, CACHE)
+    digest = folder.read_summary().get("data_sha256")
+    if digest is not None and digest != material.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
     return material
 

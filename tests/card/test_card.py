@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import attnlab.card.battery
-from attnlab.build import made
+from attnlab.build import instantiate
 from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, chosen_cells, results
 from attnlab.card.pages import against_controls, line, save
 from attnlab.config.compose import compose_config
@@ -23,7 +23,7 @@ TASK = {
 @pytest.mark.parametrize("cell", cells())
 def test_every_cell_can_be_composed_and_fits_its_rows(cell: str) -> None:
     config = compose_config([f"+card={cell}"])
-    source = made(config, "data")
+    source = instantiate(config, "data")
     if isinstance(source, Task):
         for factor in (1, *config["evaluation"]["lengths"]):
             source.check_context(factor * config["model"]["context"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.build import made
+from attnlab.build import instantiate
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import config_dir
 from attnlab.data.datamodule import TextDataModule
@@ -116,7 +116,7 @@ def composed_for(*words: str) -> dict[str, Any]:
 def task(name: str, **settings: int) -> tuple[Task, int]:
     """A shipped task, made anew with some settings changed, and the length of its rows."""
     config = composed_for(f"data={name}")
-    found = made({**config, "data": config["data"] | settings}, "data")
+    found = instantiate({**config, "data": config["data"] | settings}, "data")
     assert isinstance(found, Task)
     return found, config["model"]["context"]
 
@@ -223,7 +223,7 @@ def test_floor_answers_are_even(name: str) -> None:
 def test_floor_of_card(cell: str, least: float, predictors: set[str]) -> None:
     """What a mixer that chooses nothing learns (uniform attention: .556 and .427) is no mechanism, but the floor."""
     config = compose_config([f"+card={cell}"])
-    found = made(config, "data")
+    found = instantiate(config, "data")
     floor = found.floor(config["model"]["context"])
     assert least < floor.accuracy < least + 0.08 and floor.predictor in predictors
 

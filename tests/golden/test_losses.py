@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attnlab.build import build_model, made
+from attnlab.build import build_model, instantiate
 from attnlab.config.compose import compose_config
 
 FILE = Path(__file__).with_name("losses.json")
@@ -25,7 +25,7 @@ def losses(variant: str) -> list[float]:
     words = ["model.d_model=32", "model.n_layers=2", f"model.context={CONTEXT}", "model.dropout=0.0"]
     config = compose_config([f"attention={variant}", *words])
     model = build_model(config, VOCABULARY).double()
-    recipe = made(config, "optimizer")
+    recipe = instantiate(config, "optimizer")
     optimizer = recipe.optimizer(model)
     raw = np.random.Philox(key=7).random_raw(BATCH * (CONTEXT + 1)) % np.uint64(VOCABULARY)
     ids = torch.from_numpy(raw.astype(np.int64)).reshape(BATCH, CONTEXT + 1)

@@ -130,7 +130,7 @@ BREACHES: dict[str, Breach] = {
         "every_position", "position=alibi is refused without being named", made_of(RefusesWithoutName)
     ),
     "does not learn": Breach("learns", "right after 1000 steps", made_of(DoesNotLearn)),
-    "falsely modest": Breach("learns", "learns_recall is False, but", made_of(FalselyModest)),
+    "falsely modest": Breach("learns", "can_recall is False, but", made_of(FalselyModest)),
     "other temperature": Breach(
         "stated_formula",
         "T=2: forward differs from formula by",

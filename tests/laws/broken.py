@@ -18,7 +18,7 @@ from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
 from attnlab.attention.position import Position
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
 from attnlab.attention.score import SoftCap
-from attnlab.build import embedding_factory, made
+from attnlab.build import embedding_factory, instantiate
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.laws import Subject
@@ -32,7 +32,7 @@ def subject_from(make: Callable[..., Attention], overrides: Sequence[str] = (), 
     config = composed(tuple(overrides))
     return Subject(
         name=getattr(make, "__name__", "a variant"),
-        factory=partial(make, position=made(config, "position.inside"), **({"n_heads": 4} | options)),
+        factory=partial(make, position=instantiate(config, "position.inside"), **({"n_heads": 4} | options)),
         config=config,
         rebuild=lambda more: subject_from(make, [*overrides, *more], **options),
         embed=embedding_factory(config),

@@ -18,7 +18,7 @@ from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.identity import identify
-from attnlab.training.matching import Place, in_a_line, matched
+from attnlab.training.matching import TimingSite, in_a_line, matched
 
 SMALL = ("model.n_layers=2", "model.context=48")
 FIXED = {"data.sha256": "d" * 64}
@@ -30,7 +30,7 @@ def composed(*words: str) -> dict[str, Any]:
 
 
 def fitted(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return matched(composed(*words), Place("cpu", "fp32", 1, tmp_path))
+    return matched(composed(*words), TimingSite("cpu", "fp32", 1, tmp_path))
 
 
 def built(config: dict[str, Any], vocab_size: int = 11) -> GPT:
@@ -147,7 +147,7 @@ def test_words_of_the_variant_do_not_change_the_baseline(tmp_path: Path) -> None
 def test_matching_again_what_was_matched_changes_nothing(tmp_path: Path) -> None:
     for mode in ("params", "flops", "state"):
         config, told = fitted(tmp_path, "attention=mqa", f"match={mode}")
-        again, retold = matched(config, Place("cpu", "fp32", 1, tmp_path))
+        again, retold = matched(config, TimingSite("cpu", "fp32", 1, tmp_path))
         assert again == config and retold["got"] == told["got"] and retold["budget"] == told["budget"]
 
 

@@ -14,7 +14,7 @@ from tests.training.fits import ADAMW, CONTEXT, VOCAB, adamw, tiny_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from attnlab.build import build_model, made
+from attnlab.build import build_model, instantiate
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.model import GPT
 from attnlab.training.optimizer import Muon, MuonWithAdamW, Recipe, matrices_of
@@ -288,7 +288,7 @@ def test_every_shipped_optimizer_trains_every_parameter_of_every_variant(variant
         ]
     )
     model = build_model(config, VOCAB)
-    recipe: Recipe = made(config, "optimizer")
+    recipe: Recipe = instantiate(config, "optimizer")
     optimizer, scheduler = scheduled(model, recipe=recipe)
     listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(listed) == len(set(listed))
@@ -309,7 +309,7 @@ def test_what_decays(name: str, row: str) -> None:
     """Weight decay acts on parameters with two axes or more, rows for each head among them, and on no others."""
     config = compose_config([f"attention={name}", "model=tiny"])
     model = build_model(config, 64)
-    groups = made(config, "optimizer").optimizer(model).param_groups
+    groups = instantiate(config, "optimizer").optimizer(model).param_groups
     decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
     assert all(decays[id(p)] == (p.ndim > 1) for p in model.parameters())
     rows = [p for key, p in model.named_parameters() if key.endswith(f"attention.{row}")]

@@ -52,11 +52,11 @@ class Group:
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:
     """The runs by configuration; what has no readable config.yaml is left out."""
-    found: dict[str, list[Run]] = {}
+    by_folder: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.group, []).append(run)
+        by_folder.setdefault(run.group, []).append(run)
     groups = []
-    for folder, members in ((folder, part) for folder, whole in found.items() for part in _by_code(whole)):
+    for folder, members in ((folder, part) for folder, whole in by_folder.items() for part in _by_code(whole)):
         config = next((run.config for run in members if run.config), {})
         summary = next((run.summary for run in members if run.summary), {})
         settings = {key: _value(value) for key, value in settings_of(config, besides=ELSEWHERE).items()}

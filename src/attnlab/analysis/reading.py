@@ -127,11 +127,11 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     entries, declared, problems = _manifest(experiment)
     is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}
-    found: dict[tuple[str, str], Run] = {}
+    by_key: dict[tuple[str, str], Run] = {}
     for run in experiment.runs():
         key = (run.path.parent.name, run.path.name)
-        found[key] = _read_run(run, metric, configs, entries.pop(key, {}))
-    runs = [*found.values(), *(_absent(experiment.path, key, entry) for key, entry in entries.items())]
+        by_key[key] = _read_run(run, metric, configs, entries.pop(key, {}))
+    runs = [*by_key.values(), *(_absent(experiment.path, key, entry) for key, entry in entries.items())]
     if not runs:
         hint = _hint(experiment.path)
         raise UsageError(
@@ -241,8 +241,8 @@ def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, An
 
 
 def _overrides(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    words = entry.get("overrides") or ()
-    return tuple(words.split()) if isinstance(words, str) else tuple(str(word) for word in words)
+    overrides = entry.get("overrides") or ()
+    return tuple(overrides.split()) if isinstance(overrides, str) else tuple(str(word) for word in overrides)
 
 
 def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run:
@@ -278,22 +278,22 @@ def _code(folder: RunFolder) -> Mapping[str, str] | None:
     return {name: "+".join(dict.fromkeys(digests)) for name, digests in hashes.items()}
 
 
-def _config(folder: RunFolder, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def _config(folder: RunFolder, configs: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """The config of a run; those of one group differ in their seeds alone and are parsed once."""
     text = read_text(folder.config)
     if text is None:
         return {}
     shared = SEED_LINES.sub(r"\1: 0", text)
-    if shared not in known:
+    if shared not in configs:
         content = parse_config(folder.path, shared)
         if wrong := _misfit(content, OF_CONFIG):
             raise Damaged(folder.path, f"{CONFIG}: {wrong}")
         if (content.get("optimizer") or {}).get("lr", 0) is None:
             raise Damaged(folder.path, f"{CONFIG}: optimizer.lr is null")
-        known[shared] = content
+        configs[shared] = content
     seeds = dict(SEED_LINE.findall(text))
     apart = {name: int(value) for name, value in seeds.items() if name != "seed" and value != seeds.get("seed")}
-    settings = {key: value for key, value in known[shared].items() if key != "streams"}
+    settings = {key: value for key, value in configs[shared].items() if key != "streams"}
     return {**settings, **({"streams": apart} if apart else {})}  # a stream that follows the seed is no setting
 
 

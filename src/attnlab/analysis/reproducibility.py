@@ -60,10 +60,10 @@ def _commands(report: Report) -> list[str]:
     return lines
 
 
-def _threads(run: Run, words: list[str]) -> str:
+def _threads(run: Run, overrides: list[str]) -> str:
     """The number of threads belongs to a run, and where none was typed another machine may take another one."""
     threads = run.summary.get("threads")
-    if not isinstance(threads, int) or any(word.startswith("trainer.threads=") for word in words):
+    if not isinstance(threads, int) or any(word.startswith("trainer.threads=") for word in overrides):
         return ""
     return f" trainer.threads={threads}"
 

@@ -142,11 +142,11 @@ class Stories(Source):
         source = f"data.path ({self.path})"
         package = Path(__file__).parents[1]
         checkout = package.parents[1]
-        found = next(
+        path = next(
             (root / self.path for root in (Path(), checkout, package) if os.path.exists(root / self.path)),
             self.path,
         )
-        data = read(found, source)
+        data = read(path, source)
         if self.sha256 is not None:
             _check_sha256(data, self.sha256, source)
         return Corpus.from_bytes(self.path.stem, data, self.val_fraction, source=source, probe=CHAPTER_SENTENCE)
@@ -200,14 +200,14 @@ class Download(Source):
             _check_sha256(data, self.sha256, source)
         else:
             source = f"data={self.name}"
-            kept = self.folder / f"{self.name}.txt"
-            data = fetch(self.url, kept, self.sha256, who=source, otherwise="set data.path=FILE to a copy of it")
+            path = self.folder / f"{self.name}.txt"
+            data = fetch(self.url, path, self.sha256, who=source, otherwise="set data.path=FILE to a copy of it")
         return Corpus.from_bytes(self.name, data, self.val_fraction, source=source)
 
 
 def _check_sha256(data: bytes, expected: str, source: str) -> None:
-    found = sha256_of(data)
-    if found != expected:
+    got = sha256_of(data)
+    if got != expected:
         raise UsageError(
-            f"{source} has sha256 {found}, but data.sha256 is {expected}; to train on a text of your own, use data=file"
+            f"{source} has sha256 {got}, but data.sha256 is {expected}; to train on a text of your own, use data=file"
         )

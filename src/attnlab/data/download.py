@@ -67,9 +67,9 @@ def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: s
             error.close()  # it holds the connection
         reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise UsageError(f"{who}: could not fetch {_shown(url)} ({reason}); {remedy}") from error
-    found = sha256_of(data)
-    if found != sha256:
-        raise UsageError(f"{who}: {_shown(url)} answered with {len(data)} other bytes (sha256 {found}); {remedy}")
+    digest = sha256_of(data)
+    if digest != sha256:
+        raise UsageError(f"{who}: {_shown(url)} answered with {len(data)} other bytes (sha256 {digest}); {remedy}")
     write_atomically(path, data, key=key)
     return data
 

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int64, Integer, UInt64
 from attnlab.data.corpus import Corpus
 from attnlab.data.material import IGNORED, Batch, Material, SlicedBatch
 from attnlab.data.predictors import (
+    AnswerScore,
     Floor,
     Predictor,
     Rows,
-    Score,
     best_of,
     by_count,
     by_distance,
@@ -36,7 +36,7 @@ GAPS = tuple(f"gap_{1 << i}" for i in range(SLICES))  # gap_8: the answer stands
 PLACES = tuple(f"place_{1 << i}" for i in range(SLICES))  # place_8: the 8th to 15th place that is asked
 
 
-PERFECT = Score(1.0, 0.0)
+PERFECT = AnswerScore(1.0, 0.0)
 HELD_OUT = 1 / 8  # of all rows there can be, as their hash says: validation draws from these, training from the others
 PROBE, LEAST_ROWS = 512, 32  # rows drawn to see whether there are enough of them, and how many must differ on each side
 FRESH = 2048  # rows that a floor is fitted on, and as many that it is scored on
@@ -87,7 +87,7 @@ class Task(Material):
             self._floors[length] = best_of(self.predictors, fit, rows, self.answers)
         return self._floors[length]
 
-    def best(self, length: int, seed: int = 0) -> Score:
+    def best(self, length: int, seed: int = 0) -> AnswerScore:
         """The ceiling: what an exact solver reaches on the validation rows of a seed."""
         return PERFECT
 
@@ -117,8 +117,8 @@ class Task(Material):
 
     @property
     def sha256(self) -> str:
-        words = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows, "rows": "parted"}
-        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+        definition = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows, "rows": "parted"}
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
     def check_context(self, context: int) -> None:
         if context < self.shortest():
@@ -235,7 +235,7 @@ def blank(rows: int, length: int, fill: int = 0) -> Rows:
     return Rows(np.full(shape, fill, np.int64), np.full(shape, IGNORED, np.int64), np.zeros(shape, np.int64))
 
 
-def mean_score(log_probabilities: Float[np.ndarray, "n k"], answers: Int64[np.ndarray, " n"]) -> Score:
+def mean_score(log_probabilities: Float[np.ndarray, "n k"], answers: Int64[np.ndarray, " n"]) -> AnswerScore:
     """The score of saying these probabilities."""
     picked = np.take_along_axis(log_probabilities, answers[:, None], axis=1)
-    return Score(float((log_probabilities.argmax(axis=1) == answers).mean()), float(-picked.mean()))
+    return AnswerScore(float((log_probabilities.argmax(axis=1) == answers).mean()), float(-picked.mean()))

@@ -68,11 +68,11 @@ class Tokenizer(ABC):
 
     def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of a sequence of ids: a list, an array or a one-dimensional tensor."""
-        wanted = np.asarray(ids if isinstance(ids, Sequence) or hasattr(ids, "__array__") else list(ids))
-        wrong = wanted[(wanted < 0) | (wanted >= self.n_vocab)]
+        array = np.asarray(ids if isinstance(ids, Sequence) or hasattr(ids, "__array__") else list(ids))
+        wrong = array[(array < 0) | (array >= self.n_vocab)]
         if wrong.size:
             raise UsageError(f"token id {wrong[0]} is not in the vocabulary of {self.name} (0 .. {self.n_vocab - 1})")
-        return self._join(wanted)
+        return self._join(array)
 
     def _join(self, ids: np.ndarray) -> bytes:
         """The bytes of ids that are all within the vocabulary, those of many ids gathered at once."""

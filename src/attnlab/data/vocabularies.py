@@ -86,12 +86,12 @@ class BPE(Vocabulary):
         self.n_vocab = n_vocab
 
     def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
-        wanted = self.n_vocab or sized_to(len(corpus.train))
-        settings = f"{PATTERN}|{MIN_FREQUENCY}|{MAX_TOKEN_CHARACTERS}|{wanted}|{sha256_of(corpus.train)}"
+        size = self.n_vocab or sized_to(len(corpus.train))
+        settings = f"{PATTERN}|{MIN_FREQUENCY}|{MAX_TOKEN_CHARACTERS}|{size}|{sha256_of(corpus.train)}"
         path = Path(cache_dir) / "tokenizers" / f"bpe-{sha256_of(settings.encode())[:16]}.json"
         tokenizer = _kept(path)
         if tokenizer is None:
-            tokenizer = RankTokenizer("bpe", train_bpe(corpus.train_text, wanted), pattern=PATTERN)
+            tokenizer = RankTokenizer("bpe", train_bpe(corpus.train_text, size), pattern=PATTERN)
             write_atomically(path, tokenizer.to_json().encode(), key="paths.cache")
         if self.n_vocab is not None and tokenizer.n_vocab < self.n_vocab:
             raise UsageError(

@@ -65,12 +65,12 @@ def judge(name: str, subject: Subject) -> Verdict:
     law = LAWS[name]
     statement = (law.__doc__ or "").split("\n")[0]
     try:
-        found = law(subject)
+        skipped = law(subject)
     except LawBroken as error:
         return Verdict(name, statement, "broken", str(error))
     except Exception as error:  # whatever a stranger's code raises is the verdict on it
         return Verdict(name, statement, "broken", f"{type(error).__name__}: {one_line(error)}")
-    return Verdict(name, statement, "skipped", found.reason) if found else Verdict(name, statement, "kept", "")
+    return Verdict(name, statement, "skipped", skipped.reason) if skipped else Verdict(name, statement, "kept", "")
 
 
 def examine(subject: Subject, laws: Iterable[str] = tuple(LAWS)) -> Iterator[Verdict]:

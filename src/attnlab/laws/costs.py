@@ -85,5 +85,5 @@ def state_growth(subject: Subject) -> None:
         else:
             raise LawBroken(f"{placed.label}growth is {growth!r}, not one of constant, window, linear")
         if not holds:
-            seen = ", ".join(f"{b} bytes after {t}" for t, b in zip(lengths, held, strict=True))
-            raise LawBroken(f"{placed.label}growth is {growth!r}, but the state holds {seen} tokens")
+            sizes = ", ".join(f"{b} bytes after {t}" for t, b in zip(lengths, held, strict=True))
+            raise LawBroken(f"{placed.label}growth is {growth!r}, but the state holds {sizes} tokens")

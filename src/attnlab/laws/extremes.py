@@ -93,13 +93,13 @@ def rounded(x: Tensor, nearest: bool) -> Tensor:
 def results(placed: Placed, x: Tensor, mode: Choosing) -> dict[str, Tensor]:
     """Outputs and the gradient of the input, (n, t, c), and whatever gradients parameters get."""
     x = x.clone().requires_grad_()
-    wanted = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
     with mode:
         y = placed(x)
         loss = (y * tokens(1, LONG, seed=2, dtype=x.dtype)).sum()
         mode.back = True
-        slope, *found = torch.autograd.grad(loss, [x, *wanted.values()], allow_unused=True)
-    gradients = {f"the gradient of {name}": g for name, g in zip(wanted, found, strict=True) if g is not None}
+        slope, *slopes = torch.autograd.grad(loss, [x, *parameters.values()], allow_unused=True)
+    gradients = {f"the gradient of {name}": g for name, g in zip(parameters, slopes, strict=True) if g is not None}
     return {"forward": y.detach(), "the gradient of the input": slope} | gradients
 
 

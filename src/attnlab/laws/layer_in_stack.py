@@ -128,18 +128,18 @@ def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[
         perturbed(layer, seed=i)
         layer.eval()
     shared, x = _Watched(), tokens(1, 3, dtype=dtype)
-    found: dict[Any, Placed] = {}
+    layers_by_makeup: dict[Any, Placed] = {}
     for i, layer in enumerate(layers):
         shared.asked, before = set(), set(shared)
         with torch.no_grad():
             layer(x, shared)
         makeup = (tuple(_makeup(layer)), frozenset(shared.asked), frozenset(set(shared) - before))
         below = layers[:i] if shared.asked else []
-        found.setdefault(makeup, Placed(layer, below, f"layer {i}: "))
-    alone = len(found) == 1
-    for placed in found.values():
+        layers_by_makeup.setdefault(makeup, Placed(layer, below, f"layer {i}: "))
+    alone = len(layers_by_makeup) == 1
+    for placed in layers_by_makeup.values():
         placed.label = "" if alone else placed.label
-    return list(found.values())
+    return list(layers_by_makeup.values())
 
 
 def stack_depth(subject: Subject) -> int:

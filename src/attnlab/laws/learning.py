@@ -27,9 +27,9 @@ def recall_batch(step: int, batch: int) -> tuple[Tensor, Tensor]:
     keys = torch.rand(batch, KEYS, generator=draw).argsort(dim=1)[:, :PAIRS]
     values = torch.randint(VALUES, (batch, PAIRS), generator=draw)
     asked = torch.randint(PAIRS, (batch, ASKED), generator=draw)
-    seen = torch.cat([keys * VALUES + values, KEYS * VALUES + keys.gather(1, asked)], dim=1)
-    wanted = torch.cat([torch.full_like(keys, -100), values.gather(1, asked)], dim=1)
-    return seen, wanted
+    inputs = torch.cat([keys * VALUES + values, KEYS * VALUES + keys.gather(1, asked)], dim=1)
+    targets = torch.cat([torch.full_like(keys, -100), values.gather(1, asked)], dim=1)
+    return inputs, targets
 
 
 def learns(subject: Subject) -> None:
@@ -40,8 +40,8 @@ def learns(subject: Subject) -> None:
     right, step = 0.0, 0
     with seeded(0):
         for step in range(1, STEPS + 1):
-            seen, wanted = recall_batch(step, BATCH)
-            loss = F.cross_entropy(model(seen).flatten(0, 1), wanted.flatten(), ignore_index=-100)
+            inputs, targets = recall_batch(step, BATCH)
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-100)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -50,17 +50,17 @@ def learns(subject: Subject) -> None:
     if claims and right < SOLVED:
         raise LawBroken(
             f"recall of {PAIRS} pairs: {right:.0%} right after {step} steps, loss {loss.item():.2f} "
-            f"(needed {SOLVED:.0%}; guessing gives {1 / VALUES:.0%}); a control says learns_recall = False"
+            f"(needed {SOLVED:.0%}; guessing gives {1 / VALUES:.0%}); a control says can_recall = False"
         )
     if not claims and right >= SOLVED:
-        raise LawBroken(f"learns_recall is False, but {right:.0%} are right after {step} steps")
+        raise LawBroken(f"can_recall is False, but {right:.0%} are right after {step} steps")
 
 
 @torch.no_grad()
 def _share_right(model: torch.nn.Module) -> float:
-    seen, wanted = recall_batch(0, 256)
+    inputs, targets = recall_batch(0, 256)
     model.eval()
-    asked = wanted != -100
-    right = (model(seen).argmax(dim=-1) == wanted)[asked].double().mean()
+    asked = targets != -100
+    right = (model(inputs).argmax(dim=-1) == targets)[asked].double().mean()
     model.train()
     return float(right)

@@ -50,10 +50,10 @@ def _map_holds(layer: Attention, x: Tensor, shared: Shared, label: str) -> None:
 
 def _parts(module: nn.Module) -> list[Attention]:
     """The attentions nearest below a module, outermost first."""
-    found: list[Attention] = []
+    attentions: list[Attention] = []
     for child in module.children():
-        found += [child] if isinstance(child, Attention) else _parts(child)
-    return found
+        attentions += [child] if isinstance(child, Attention) else _parts(child)
+    return attentions
 
 
 def _kind_holds(a: Tensor, x: Tensor, kind: MapKind, label: str) -> None:
@@ -108,9 +108,9 @@ def _mode_is_left_alone(placed: Placed) -> None:
 @torch.no_grad()
 def _model_shows_every_map(subject: Subject) -> None:
     """A GPT shows one map per layer, and looking changes nothing."""
-    model, seen = stack(subject), ids(BATCH, 7)
-    usual = model(seen)
-    maps = model.attention_maps(seen)
+    model, x = stack(subject), ids(BATCH, 7)
+    usual = model(x)
+    maps = model.attention_maps(x)
     for i, (block, shown) in enumerate(zip(model.layers, maps, strict=True)):
         label, kind = f"layer {i} of a GPT: ", block.attention.traits.map_kind
         if shown.kind != kind or (shown.weights is None) != (kind == "none"):
@@ -118,9 +118,9 @@ def _model_shows_every_map(subject: Subject) -> None:
                 f"{label}map_kind is {kind!r}, shown is {'no map' if shown.weights is None else shown.kind}"
             )
         if shown.weights is not None:
-            _kind_holds(shown.weights, seen, kind, label)
-    if not torch.equal(model(seen), usual):
-        raise LawBroken(f"taking maps changes the output of the model by {gap(model(seen), usual):.1e}")
+            _kind_holds(shown.weights, x, kind, label)
+    if not torch.equal(model(x), usual):
+        raise LawBroken(f"taking maps changes the output of the model by {gap(model(x), usual):.1e}")
 
 
 def fused_equals_explicit(subject: Subject) -> Skipped | None:
@@ -164,6 +164,6 @@ def _gradients(placed: Placed, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     x = x.clone().requires_grad_()
     y = placed(x)
     loss = (y * tokens(x.size(0), x.size(1), seed=2)).sum()
-    wanted = {"x": x} | {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    return y.detach(), {name: g for name, g in zip(wanted, found, strict=True) if g is not None}
+    leaves = {"x": x} | {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return y.detach(), {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}

@@ -36,13 +36,13 @@ def no_dead_parameter(subject: Subject) -> Skipped | None:
     trainable = 0
     for placed in placed_layers(subject):
         y = placed(tokens(BATCH, FAR))
-        wanted = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
+        params = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
         tables = {f"{name}.weight" for name, m in placed.layer.named_modules() if isinstance(m, nn.Embedding)}
-        trainable += len(wanted)
-        if not wanted:
+        trainable += len(params)
+        if not params:
             continue
-        found = torch.autograd.grad((y * tokens(BATCH, FAR, seed=1)).sum(), list(wanted.values()), allow_unused=True)
-        for (name, parameter), grad in zip(wanted.items(), found, strict=True):
+        grads = torch.autograd.grad((y * tokens(BATCH, FAR, seed=1)).sum(), list(params.values()), allow_unused=True)
+        for (name, parameter), grad in zip(params.items(), grads, strict=True):
             if grad is None:
                 raise LawBroken(f"{placed.label}{name} {tuple(parameter.shape)} does not enter the output")
             if bad := int((~grad.isfinite()).sum()):
@@ -60,7 +60,7 @@ def no_dead_parameter(subject: Subject) -> Skipped | None:
 
 def reproducible(subject: Subject) -> None:
     """The same seed gives the same bits, in values and gradients, and a saved model is the model."""
-    depth, seen = stack_depth(subject), ids(BATCH, 7)
+    depth, x = stack_depth(subject), ids(BATCH, 7)
     models = []
     for drawn_before, seed in ((1, 5), (2, 5), (3, 6)):
         with seeded(drawn_before):
@@ -69,7 +69,7 @@ def reproducible(subject: Subject) -> None:
     for (name, a), b in zip(_numbers(one).items(), _numbers(same).values(), strict=True):
         if not torch.equal(a, b):
             raise LawBroken(f"{name} {tuple(a.shape)} starts from other numbers with the same seed: {gap(a, b):.1e}")
-    runs = [_training_step(model, seen) for model in (one, one, same)]
+    runs = [_training_step(model, x) for model in (one, one, same)]
     for run in runs[1:]:
         for name, a in runs[0].items():
             if not torch.equal(a, run[name]):
@@ -83,7 +83,7 @@ def reproducible(subject: Subject) -> None:
     except RuntimeError as error:
         raise LawBroken(f"a saved model cannot be loaded: {' '.join(str(error).split())}") from error
     with torch.no_grad():
-        a, b = one.eval()(seen), other.eval()(seen)
+        a, b = one.eval()(x), other.eval()(x)
     if not torch.equal(a, b):
         raise LawBroken(f"a saved and loaded model gives other outputs, T=7: {gap(a, b):.1e} (allowed 0)")
 
@@ -92,10 +92,10 @@ def _numbers(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-def _training_step(model: nn.Module, seen: Tensor) -> dict[str, Tensor]:
+def _training_step(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     model.train().zero_grad()
     with seeded(0):
-        logits = model(seen)
+        logits = model(x)
         logits.sum().backward()
     grads = {f"the gradient of {n}": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"the output": logits.detach()} | grads
@@ -147,9 +147,9 @@ def _near_on_average(y: Tensor, usual: Tensor, label: str) -> None:
 
 
 def _finite_gradients(placed: Placed, loss: Tensor, label: str) -> None:
-    wanted = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True) if wanted else ()
-    for name, grad in zip(wanted, found, strict=True):
+    params = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True) if params else ()
+    for name, grad in zip(params, grads, strict=True):
         if grad is not None and not grad.isfinite().all():
             raise LawBroken(f"{label}: {int((~grad.isfinite()).sum())} gradients of {name} are not finite")
 

@@ -6,7 +6,7 @@ import torch
 
 from attnlab.attention.embedding import Embedding
 from attnlab.attention.position import Position
-from attnlab.build import made
+from attnlab.build import instantiate
 from attnlab.errors import UsageError
 from attnlab.laws.map_law import map_
 from attnlab.laws.sequence import causality, decode, stack
@@ -43,25 +43,25 @@ def every_position(subject: Subject) -> Skipped | None:
 
 def _says_none(subject: Subject) -> bool:
     """Whether the YAML itself gives each kind of layer a position, none of which is the one that position= chooses."""
-    found, nodes = [], [subject.config.get("attention")]
+    positions, nodes = [], [subject.config.get("attention")]
     while nodes:
         node = nodes.pop()
         if isinstance(node, Mapping):
-            found += [value for name, value in node.items() if name == "position"]
+            positions += [value for name, value in node.items() if name == "position"]
             nodes += node.values()
-    return bool(found) and subject.config["position"]["inside"] not in found
+    return bool(positions) and subject.config["position"]["inside"] not in positions
 
 
 def _inside(subject: Subject) -> Position:
     """The position of a layer, of any size: what is asked is which class it is."""
-    position: Position = made(subject.config, "position.inside")(head_dim=2, n_heads=1, context=2)
+    position: Position = instantiate(subject.config, "position.inside")(head_dim=2, n_heads=1, context=2)
     return position
 
 
 @torch.no_grad()
 def _is_not_ignored(model: GPT, plain: GPT, name: str) -> None:
-    seen = ids(BATCH, 7)
-    if (off := gap(model(seen), plain(seen))) <= SAME:
+    x = ids(BATCH, 7)
+    if (off := gap(model(x), plain(x))) <= SAME:
         raise LawBroken(
             f"position={name} changes nothing (T=7: {off:.1e} from position=none); the class must take a `position`, "
             "and its YAML must say position: ${position.inside}"

@@ -51,11 +51,11 @@ def _shape(placed: Placed, batch: int, t: int) -> None:
     x = tokens(batch, t)
     before = x.clone()
     y, _ = placed.step(x, placed.init_state(batch, t))
-    for what, made in (("forward", placed(x)), ("step", y)):
-        if made.shape != x.shape:
-            raise LawBroken(f"{placed.label}{what} makes {tuple(made.shape)} of {tuple(x.shape)}")
-        if made.dtype != x.dtype:
-            raise LawBroken(f"{placed.label}{what} makes {made.dtype} of {x.dtype}")
+    for what, result in (("forward", placed(x)), ("step", y)):
+        if result.shape != x.shape:
+            raise LawBroken(f"{placed.label}{what} makes {tuple(result.shape)} of {tuple(x.shape)}")
+        if result.dtype != x.dtype:
+            raise LawBroken(f"{placed.label}{what} makes {result.dtype} of {x.dtype}")
     norms = placed.value_norms(x)
     if norms is not None and (norms.dim() != 3 or norms.size(0) != batch or norms.size(2) != t):
         raise LawBroken(f"{placed.label}value_norms makes {tuple(norms.shape)} of {tuple(x.shape)}, not (b, h, s)")
@@ -130,11 +130,11 @@ def decode(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
         )
     model = stack(subject)
     for t in (2, 3, 7, LONG):
-        seen = ids(BATCH, t)
-        usual = model(seen)
+        x = ids(BATCH, t)
+        usual = model(x)
         for cut in cuttings(t)[-1:] if t == LONG else cuttings(t):  # long and token by token: the layers saw it
             state, out = model.init_state(BATCH, t), []
-            for piece in seen.split(cut, dim=1):
+            for piece in x.split(cut, dim=1):
                 logits, state = model.step(piece, state)
                 out.append(logits)
             _cut_changes_nothing(torch.cat(out, dim=1), usual, cut, f"a GPT of {len(model.blocks)} layers, ")

@@ -131,15 +131,15 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 def cuttings(length: int) -> list[list[int]]:
     """Ways to cut a sequence: at once, token by token, one apart at either end, and raggedly."""
-    found = [[length], [1] * length, [1, length - 1], [length - 1, 1]]
+    cuts = [[length], [1] * length, [1, length - 1], [length - 1, 1]]
     sizes, ragged, left = (2, 1, 4, 1, 1, 9, 3, 30, 2, 5), [], length
     for i in range(length):
         ragged.append(min(sizes[i % len(sizes)], left))
         left -= ragged[-1]
         if not left:
             break
-    found.append(ragged)
-    return [cut for i, cut in enumerate(found) if all(cut) and cut not in found[:i]]
+    cuts.append(ragged)
+    return [cut for i, cut in enumerate(cuts) if all(cut) and cut not in cuts[:i]]
 
 
 def written(cut: Sequence[int]) -> str:

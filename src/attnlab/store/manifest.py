@@ -44,10 +44,10 @@ class Manifest:
         """List what is planned; what other commands have planned stays."""
         with self._owned():
             content = self.read()
-            known = {_key(entry): entry for entry in content["runs"]}
-            known |= {_key(entry): entry for entry in entries}
+            by_key = {_key(entry): entry for entry in content["runs"]}
+            by_key |= {_key(entry): entry for entry in entries}
             head = {key: value for key, value in content.items() if key != "runs"}
-            write_json(self.path, {**head, **about, "runs": list(known.values())})
+            write_json(self.path, {**head, **about, "runs": list(by_key.values())})
 
     def note(self, entry: Entry) -> None:
         """Say what has become of one entry."""
@@ -86,8 +86,8 @@ def _is_entry(entry: Any) -> bool:
     """Whether an entry of a file is one: what is none tells of no run, and is dropped."""
     if not isinstance(entry, dict):
         return False
-    words = entry.get("overrides", [])
-    return isinstance(words, list) and all(isinstance(word, str) for word in words)
+    overrides = entry.get("overrides", [])
+    return isinstance(overrides, list) and all(isinstance(word, str) for word in overrides)
 
 
 def _sound_looks(content: Mapping[str, Any]) -> list[Entry]:

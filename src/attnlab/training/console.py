@@ -48,11 +48,11 @@ class Progress(L.Callback):
     """
 
     def __init__(self, speed: Speed, *, bar: bool) -> None:
-        self.speed, self.wanted = speed, bar and sys.stderr.isatty()
+        self.speed, self.shows_bar = speed, bar and sys.stderr.isatty()
         self.bar: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.wanted and trainer.is_global_zero:
+        if self.shows_bar and trainer.is_global_zero:
             self.bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=False
             )
@@ -66,17 +66,17 @@ class Progress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        known = pl_module.latest
-        assert isinstance(known, dict)
+        metrics = pl_module.latest
+        assert isinstance(metrics, dict)
         step, width = trainer.global_step, len(str(trainer.max_steps))
-        parts = [f"step {step:{width}d}/{trainer.max_steps}", f"val/loss {known['val/loss']:.4f}"]
-        if "train/loss" in known:
-            parts.append(f"train/loss {known['train/loss']:.4f}")
+        parts = [f"step {step:{width}d}/{trainer.max_steps}", f"val/loss {metrics['val/loss']:.4f}"]
+        if "train/loss" in metrics:
+            parts.append(f"train/loss {metrics['train/loss']:.4f}")
         if self.speed.seconds:
             parts.append(f"{self.speed.tokens / self.speed.seconds:,.0f} tokens/s")
         say("  ".join(parts))
         if self.bar is not None:
-            self.bar.set_postfix_str(f"val/loss {known['val/loss']:.4f}", refresh=False)
+            self.bar.set_postfix_str(f"val/loss {metrics['val/loss']:.4f}", refresh=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()

@@ -50,10 +50,10 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions, and the commit of the code where it is a git checkout."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     commit, dirty = repository(Path(__file__).parent)
     return {
-        "versions": found,
+        "versions": versions,
         "git_commit": commit,
         "git_dirty": dirty,
         "platform": platform.platform(),

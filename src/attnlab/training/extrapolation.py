@@ -91,21 +91,21 @@ def _score(
             batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed)
             ids, targets = batch[0].to(device), batch[1].to(device)
             logits = model(ids)
-            for part, wanted in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
-                part[:3] += tally(logits, wanted, torch.zeros_like(wanted), 1)[0]
-                part[3:] += by_row(logits, wanted)
+            for part, part_targets in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
+                part[:3] += tally(logits, part_targets, torch.zeros_like(part_targets), 1)[0]
+                part[3:] += by_row(logits, part_targets)
     return sums[0], sums[1]
 
 
 def logged(reaches: Sequence[Reach]) -> dict[str, float]:
     """The scores as scalars, such as extrapolation_loss/x2."""
-    found = {}
+    scalars = {}
     for reach in reaches:
         for name in ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error"):
             value = getattr(reach, name)
             if value is not None:
-                found[f"extrapolation_{name}/x{reach.factor}"] = value
-    return found
+                scalars[f"extrapolation_{name}/x{reach.factor}"] = value
+    return scalars
 
 
 def stored(reaches: Sequence[Reach]) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str,
     with closing(Recorders([table, *boards])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
-    known = summary.get("extrapolation")
-    summary["extrapolation"] = {**(known if isinstance(known, dict) else {}), **stored(reaches)}
+    earlier = summary.get("extrapolation")
+    summary["extrapolation"] = {**(earlier if isinstance(earlier, dict) else {}), **stored(reaches)}
     folder.write_summary(summary, {**digests, **recorders.digests()})
     return summary
 

@@ -26,14 +26,14 @@ def at(config: Mapping[str, Any], key: str) -> Any:
 
 def put(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The config with these values at their dotted keys."""
-    found = copy.deepcopy(dict(config))
+    changed = copy.deepcopy(dict(config))
     for key, value in values.items():
         *path, last = key.split(".")
-        node = found
+        node = changed
         for part in path:
             node = node[part]
         node[last] = value
-    return found
+    return changed
 
 
 def by_heads(config: dict[str, Any], target: int) -> tuple[dict[str, Any], tuple[int, int]]:
@@ -45,19 +45,19 @@ def by_heads(config: dict[str, Any], target: int) -> tuple[dict[str, Any], tuple
     if not levers:
         raise UsageError(f"{name} has neither head_dim nor kv_rank, and nothing else may move; choose match=params")
     best: tuple[int, dict[str, Any]] = (counted(config, "state"), config)
-    seen = {best[0]}
+    tried = {best[0]}
     for heads in _head_counts(config["model"]["n_heads"]):
-        for size, found in _search(_with_heads(config, heads), levers, target):
-            seen.add(size)
+        for size, resized in _search(_with_heads(config, heads), levers, target):
+            tried.add(size)
             if abs(size - target) < abs(best[0] - target):
-                best = (size, found)
+                best = (size, resized)
         if abs(best[0] - target) <= TOLERANCE * target:
             break
-    if not max(seen):
+    if not max(tried):
         raise UsageError(f"{name} keeps nothing while decoding; choose match=params or match=tokens")
-    if not min(seen) <= target <= max(seen) and abs(best[0] - target) > TOLERANCE * target:
+    if not min(tried) <= target <= max(tried) and abs(best[0] - target) > TOLERANCE * target:
         raise UsageError(
-            f"{name} keeps {min(seen):,} to {max(seen):,} bytes, whatever its heads; match_to={config['match_to']} "
+            f"{name} keeps {min(tried):,} to {max(tried):,} bytes, whatever its heads; match_to={config['match_to']} "
             f"keeps {target:,}"
         )
     return best[1], (target, best[0])
@@ -77,9 +77,9 @@ def _search(config: dict[str, Any], levers: list[str], target: int) -> Iterator[
     """States around the target, with the configs that give them. The state grows with the size of a head."""
 
     def tried(size: int) -> tuple[int, dict[str, Any]] | None:
-        found = put(config, dict.fromkeys(levers, size))
+        resized = put(config, dict.fromkeys(levers, size))
         try:
-            return counted(found, "state"), found
+            return counted(resized, "state"), resized
         except (UsageError, ValueError):  # a size that a constructor refuses: odd, or not a multiple of something
             return None
 

@@ -30,7 +30,7 @@ from attnlab.training.head_sizes import at, by_heads, sizes
 NARROWEST = 8  # an MLP is not made narrower
 
 
-class Place(NamedTuple):
+class TimingSite(NamedTuple):
     """Where times are measured, and where they are kept so that every seed of a configuration gets the same sizes."""
 
     accelerator: str
@@ -39,7 +39,7 @@ class Place(NamedTuple):
     cache: Path
 
 
-def matched(config: dict[str, Any], place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+def matched(config: dict[str, Any], site: TimingSite) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config with the sizes that meet the budget, and what summary.json says of it; match=null changes nothing.
 
     Raises UsageError where nothing that may move can come to the budget.
@@ -49,31 +49,31 @@ def matched(config: dict[str, Any], place: Place) -> tuple[dict[str, Any], dict[
         return config, {}
     base = {**config, **config["baseline"]}
     if all(base[group] == config[group] for group in ("model", "attention")) or mode == "tokens":
-        ours, spent = config, _spent(base, mode, place)
+        ours, spent = config, _spent(base, mode, site)
     elif mode == "state":
         ours, spent = by_heads(config, counted(base, mode))
     elif mode == "time":
-        ours, spent = _by_time(config, base, place)
+        ours, spent = _by_time(config, base, site)
     else:
         ours, spent = _by_width(config, counted(base, mode), mode)
     target, got = spent
     moved = {key: [at(config, key), at(ours, key)] for key in sizes(ours) if at(config, key) != at(ours, key)}
     beside = {name: [counted(base, name), counted(ours, name)] for name in COUNTS if name != mode}
-    found = {"mode": mode, "to": config["match_to"], "unit": UNITS[mode], "budget": target, "got": got}
+    result = {"mode": mode, "to": config["match_to"], "unit": UNITS[mode], "budget": target, "got": got}
     left = {"left": got - target, "left_percent": 100 * (got / target - 1) if target else 0.0}
-    return ours, {**found, **left, "moved": moved, "mlp_width": _mlp_width(built(ours)), "beside": beside}
+    return ours, {**result, **left, "moved": moved, "mlp_width": _mlp_width(built(ours)), "beside": beside}
 
 
-def in_a_line(found: Mapping[str, Any]) -> str:
+def in_a_line(match: Mapping[str, Any]) -> str:
     """What was moved and what is left, for the person at the terminal."""
-    moved = ", ".join(f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in found["moved"].items())
+    moved = ", ".join(f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in match["moved"].items())
     beside = ", ".join(
-        f"{UNITS[name]} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in found["beside"].items() if base
+        f"{UNITS[name]} {100 * (ours / base - 1):+.2f} %" for name, (base, ours) in match["beside"].items() if base
     )
-    far = abs(found["left_percent"]) > 100 * TOLERANCE
+    far = abs(match["left_percent"]) > 100 * TOLERANCE
     return (
-        f"match={found['mode']} to {found['to']}: {moved or 'nothing had to move'} (MLP {found['mlp_width']} wide); "
-        f"{found['got']:,.6g} of {found['budget']:,.6g} {found['unit']}, left {found['left_percent']:+.3f} %"
+        f"match={match['mode']} to {match['to']}: {moved or 'nothing had to move'} (MLP {match['mlp_width']} wide); "
+        f"{match['got']:,.6g} of {match['budget']:,.6g} {match['unit']}, left {match['left_percent']:+.3f} %"
         f"{', MORE THAN 1 %' if far else ''}; not matched: {beside}"
     )
 
@@ -82,13 +82,13 @@ def _short(value: Any) -> str:
     return "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _spent(config: Mapping[str, Any], mode: str, place: Place) -> tuple[float, float]:
+def _spent(config: Mapping[str, Any], mode: str, site: TimingSite) -> tuple[float, float]:
     """What the baseline itself spends, twice: as its own budget."""
     if mode == "tokens":
         trainer = config["trainer"]
         sequences = config["batch_size"] * trainer["accumulate"] * trainer["max_steps"]
         return (sequences * config["model"]["context"],) * 2
-    return (_timed([config], place)[0] if mode == "time" else counted(config, mode),) * 2
+    return (_timed([config], site)[0] if mode == "time" else counted(config, mode),) * 2
 
 
 def _mlp_width(model: GPT) -> int:
@@ -99,9 +99,9 @@ def _with_width(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     """The config with an MLP of this hidden width."""
     model = config["model"]
     ratio = width / model["d_model"] * (1.5 if model["mlp"] == "swiglu" else 1.0)
-    found = {**config, "model": {**model, "mlp_ratio": ratio}}
-    assert _mlp_width(built(found)) == width, "the ratio gives another width than the one sought"
-    return found
+    widened = {**config, "model": {**model, "mlp_ratio": ratio}}
+    assert _mlp_width(built(widened)) == width, "the ratio gives another width than the one sought"
+    return widened
 
 
 def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str, Any], tuple[int, int]]:
@@ -119,9 +119,9 @@ def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str,
         )
     if width == own:
         return config, (target, here)
-    found = _with_width(config, width)
-    got = counted(found, mode)
-    return found, (target, got)
+    widened = _with_width(config, width)
+    got = counted(widened, mode)
+    return widened, (target, got)
 
 
 def _slope(config: Mapping[str, Any], mode: str) -> int:
@@ -149,23 +149,23 @@ def _nearest_width(own: int, ideal: float, whole: float) -> int | None:
 
 
 def _by_time(
-    config: dict[str, Any], base: Mapping[str, Any], place: Place
+    config: dict[str, Any], base: Mapping[str, Any], site: TimingSite
 ) -> tuple[dict[str, Any], tuple[float, float]]:
     """The hidden width with which a step takes as long as the baseline's. Measured once, then read from the cache."""
     parts = {group: [config[group], base[group]] for group in BUILT_FROM}
-    where = [place.accelerator, place.precision, place.threads, platform.node(), torch.__version__]
+    where = [site.accelerator, site.precision, site.threads, platform.node(), torch.__version__]
     key = hashlib.sha256(json.dumps([parts, config["batch_size"], where]).encode()).hexdigest()[:16]
-    file = place.cache / "match" / f"time-{key}.json"
-    width, target, got = make_once(file, lambda: _measured_width(config, base, place), key="paths.cache")
+    file = site.cache / "match" / f"time-{key}.json"
+    width, target, got = make_once(file, lambda: _measured_width(config, base, site), key="paths.cache")
     return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
 
 
-def _measured_width(config: dict[str, Any], base: Mapping[str, Any], place: Place) -> tuple[int, float, float]:
+def _measured_width(config: dict[str, Any], base: Mapping[str, Any], site: TimingSite) -> tuple[int, float, float]:
     """(width, seconds of the baseline, seconds of the variant): a line through two widths, corrected once."""
     own = _mlp_width(built(config))
     widths = [own, 2 * own]
     for _ in range(2):
-        target, one, two = _timed([base, *(_with_width(config, width) for width in widths)], place)
+        target, one, two = _timed([base, *(_with_width(config, width) for width in widths)], site)
         slope = (two - one) / (widths[1] - widths[0])
         ideal = widths[0] + (target - one) / slope if slope > 0 else own
         if ideal < NARROWEST:
@@ -175,10 +175,10 @@ def _measured_width(config: dict[str, Any], base: Mapping[str, Any], place: Plac
             )
         width = max(NARROWEST, round(ideal / GRAIN) * GRAIN)
         widths = [width, width + max(GRAIN, own)]
-    target, got = _timed([base, _with_width(config, width)], place)
+    target, got = _timed([base, _with_width(config, width)], site)
     return width, target, got
 
 
-def _timed(configs: list[Any], place: Place) -> list[float]:
-    models = [built(config, place.accelerator).train() for config in configs]
-    return step_seconds(models, configs[0]["batch_size"], bf16=place.precision == "bf16")
+def _timed(configs: list[Any], site: TimingSite) -> list[float]:
+    models = [built(config, site.accelerator).train() for config in configs]
+    return step_seconds(models, configs[0]["batch_size"], bf16=site.precision == "bf16")

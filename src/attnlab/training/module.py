@@ -76,8 +76,8 @@ class LanguageModel(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.step_ended:
             self._losses, self._shares = [], []
-        place = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
-        word = f"{self.noise_seed}/{place}".encode()
+        moment = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
+        word = f"{self.noise_seed}/{moment}".encode()
         reseed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"), self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -140,12 +140,12 @@ class LanguageModel(L.LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         ids, targets, *slices = batch
-        said = self(ids)
+        logits = self(ids)
         if slices:
-            self._answers += tally(said, targets, slices[0], len(self.slice_names))
-            self._rows += by_row(said, targets)
-        logits = said.flatten(0, 1).float()
-        nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+            self._answers += tally(logits, targets, slices[0], len(self.slice_names))
+            self._rows += by_row(logits, targets)
+        flat_logits = logits.flatten(0, 1).float()
+        nats = F.cross_entropy(flat_logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()
         self._tokens = self._tokens + (targets != IGNORED).sum().cpu()
 
@@ -154,18 +154,18 @@ class LanguageModel(L.LightningModule):
         if self.trainer.world_size > 1:
             totals = torch.as_tensor(self.all_gather(totals.to(self.device))).sum(dim=0)
         nats, tokens = totals.tolist()
-        found = {"val/loss": nats / tokens}
+        metrics = {"val/loss": nats / tokens}
         if self.val_scored_bytes is not None:
-            found["val/bits_per_byte"] = nats / math.log(2) / self.val_scored_bytes
+            metrics["val/bits_per_byte"] = nats / math.log(2) / self.val_scored_bytes
         if self.slice_names:
             sums = [self._answers, self._rows]
             if self.trainer.world_size > 1:  # MPS has no double, but no second device either
                 sums = [torch.as_tensor(self.all_gather(part.to(self.device))).sum(dim=0).cpu() for part in sums]
-            found |= numbers(sums[0], sums[1], self.slice_names)
-        self.record(found)
-        self.log_dict(found, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
-        if not math.isfinite(found["val/loss"]):  # the last update may be the one that spoils the weights
-            raise Diverged(f"step {self.trainer.global_step}: val/loss is {found['val/loss']:g} ({REMEDY})")
+            metrics |= numbers(sums[0], sums[1], self.slice_names)
+        self.record(metrics)
+        self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
+        if not math.isfinite(metrics["val/loss"]):  # the last update may be the one that spoils the weights
+            raise Diverged(f"step {self.trainer.global_step}: val/loss is {metrics['val/loss']:g} ({REMEDY})")
 
     def record(self, numbers: Mapping[str, float]) -> None:
         """Log numbers under the step they belong to: how many updates were made.

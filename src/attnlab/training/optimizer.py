@@ -136,8 +136,8 @@ def matrices_of(model: GPT) -> list[Tensor]:
 
 def _by_decay(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     decayed = [p for p in parameters if p.ndim >= 2]
-    kept = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    undecayed = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from attnlab.build import Factory, check_construction, made
+from attnlab.build import Factory, check_construction, instantiate
 from attnlab.config.code import Code, code_of, note_sources
 from attnlab.config.compose import allowed_packages
 from attnlab.config.tuned_lr import at_tuned_rate
@@ -29,7 +29,7 @@ from attnlab.training.hardware import (
     set_threads,
 )
 from attnlab.training.identity import Identity, identify
-from attnlab.training.matching import Place, matched
+from attnlab.training.matching import TimingSite, matched
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
@@ -72,10 +72,10 @@ def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callba
     config, tuned = at_tuned_rate(config, variant)
     cache = Path(config["paths"]["cache"])
     check_memory(check_construction(config).n_parameters, accelerator)
-    recipe: Recipe = made(config, "optimizer", Recipe)
+    recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
-    source, vocabulary = made(config, "data"), made(config, "tokenizer")
+    source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
     if config["batch_size"] % trainer["devices"]:
         raise UsageError(
             f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
@@ -95,7 +95,7 @@ def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callba
     kind = resolve_attention_dtype(trainer["attention_dtype"], precision, accelerator, _sizes(config), experiment)
     config = {**config, "trainer": {**trainer, "attention_dtype": kind}}
     machine = Machine(accelerator, precision, kind, threads)
-    config, match = matched(config, Place(accelerator, precision, threads, cache))
+    config, match = matched(config, TimingSite(accelerator, precision, threads, cache))
     if match:
         check_memory(check_construction(config).n_parameters, accelerator)
     resolved = {
@@ -115,7 +115,7 @@ def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callba
     folder = identity.folder(runs, config["experiment_name"])
     computes = PLAIN if computes_the_same(config, plain(config)) else None
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
-    fairness = {key: found for key, found in terms if found}
+    fairness = {key: report for key, report in terms if report}
     return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness, loggers, callbacks)
 
 

@@ -19,9 +19,9 @@ def tally(
 ) -> Float64[Tensor, "n 3"]:
     """For each of n slices: how many answers were wanted, how many were right, and the sum of their losses in nats."""
     asked = targets != IGNORED
-    said, wanted, group = logits[asked].float(), targets[asked], slices[asked]
-    nats = F.cross_entropy(said, wanted, reduction="none").double()
-    right = (said.argmax(dim=-1) == wanted).double()
+    asked_logits, labels, group = logits[asked].float(), targets[asked], slices[asked]
+    nats = F.cross_entropy(asked_logits, labels, reduction="none").double()
+    right = (asked_logits.argmax(dim=-1) == labels).double()
     parts = (torch.ones_like(nats), right, nats)
     sums = [torch.bincount(group, weights=part, minlength=n) for part in parts]
     return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in whole numbers
@@ -31,31 +31,31 @@ def by_row(logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"]) ->
     """How many rows ask for something, and sums over them: of squares of hits, of hits times answers, and of squares of
     answers. Answers of one row may be right or wrong together, so an error is counted by rows."""
     asked = targets != IGNORED
-    hits, wanted = ((asked & flag).sum(dim=1).double() for flag in (logits.argmax(dim=-1) == targets, asked))
-    return torch.stack([(wanted > 0).sum().double(), hits @ hits, hits @ wanted, wanted @ wanted]).cpu()
+    hits, asks = ((asked & flag).sum(dim=1).double() for flag in (logits.argmax(dim=-1) == targets, asked))
+    return torch.stack([(asks > 0).sum().double(), hits @ hits, hits @ asks, asks @ asks]).cpu()
 
 
-def error_of(accuracy: float, wanted: float, rows: Float64[Tensor, " 4"]) -> float:
+def error_of(accuracy: float, n_answers: float, rows: Float64[Tensor, " 4"]) -> float:
     """Half of the 95 % interval of an accuracy, for other rows of the same kind.
 
     1.96 standard errors of a ratio of sums over rows, which is the binomial one where each row asks once; at least
     3 / rows, for where all were right, up to so many may be wrong (the rule of three).
     """
     n, hits, both, squares = rows.tolist()
-    variance = (hits - 2 * accuracy * both + accuracy**2 * squares) / wanted**2
+    variance = (hits - 2 * accuracy * both + accuracy**2 * squares) / n_answers**2
     return max(1.96 * math.sqrt(max(variance, 0.0)), 3 / n)
 
 
 def numbers(totals: Float64[Tensor, "n 3"], rows: Float64[Tensor, " 4"], names: Sequence[str]) -> dict[str, float]:
     """What is logged of a tally: the accuracy in all and its error, and accuracy, loss and count of each slice."""
-    wanted, right, _ = totals.sum(dim=0).tolist()
-    found = {ACCURACY: right / wanted, ERROR: error_of(right / wanted, wanted, rows)}
+    n_answers, right, _ = totals.sum(dim=0).tolist()
+    metrics = {ACCURACY: right / n_answers, ERROR: error_of(right / n_answers, n_answers, rows)}
     for name, (count, hits, nats) in zip(names, totals.tolist(), strict=True):
         if count:
-            found[SLICE_ACCURACY + name] = hits / count
-            found[SLICE_LOSS + name] = nats / count
-            found[SLICE_COUNT + name] = count
-    return found
+            metrics[SLICE_ACCURACY + name] = hits / count
+            metrics[SLICE_LOSS + name] = nats / count
+            metrics[SLICE_COUNT + name] = count
+    return metrics
 
 
 def by_slice(logged: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -207,5 +207,5 @@ def _name(arm: Arm) -> str:
     return f"{arm.label}, {arm.setting}" if arm.setting else arm.label
 
 
-def _cut(words: str, most: int) -> str:
-    return words if len(words) <= most else words[: most - 1] + "…"
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -46,13 +46,13 @@ class PlotAxis(NamedTuple):
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             factors = (1,) if len(decades) > n + 1 else (1, 3) if len(decades) > 2 else (1, 2, 5)
-            found = [f * 10.0**d for d in decades for f in factors]
+            values = [f * 10.0**d for d in decades for f in factors]
         else:
             rough = (self.high - self.low) / n
             size = 10.0 ** math.floor(math.log10(rough))
             step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= rough)
-            found = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [t for t in found if self.low <= t * (1 + 1e-9) and t <= self.high * (1 + 1e-9)]
+            values = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [t for t in values if self.low <= t * (1 + 1e-9) and t <= self.high * (1 + 1e-9)]
 
 
 def axis(values: Sequence[float], start: float, end: float, *, log: bool = False, pad: float = 0.06) -> PlotAxis:
@@ -74,11 +74,11 @@ def short(value: float) -> str:
     return f"{round(value, 10):.6g}" if value else "0"
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start", role: str = "soft", size: int = 12) -> str:
+def text(x: float, y: float, content: str, *, anchor: str = "start", role: str = "soft", size: int = 12) -> str:
     """Words; `anchor` is start, middle or end."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour(role)}">'
-        f"{escape(words)}</text>"
+        f"{escape(content)}</text>"
     )
 
 

@@ -33,8 +33,8 @@ class Compression(Task):
         return 2
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        n, made = length // 2, blank(rows, length, ASK)
+        n, batch = length // 2, blank(rows, length, ASK)
         tokens = rng.integers(1, self.n_vocab, size=(rows, length - n))  # an odd row shows one more than it asks
-        made.inputs[:, :-n], made.targets[:, -n:] = tokens, tokens[:, :n]
-        made.slices[:, -n:] = magnitude(np.arange(1, n + 1))
-        return made
+        batch.inputs[:, :-n], batch.targets[:, -n:] = tokens, tokens[:, :n]
+        batch.slices[:, -n:] = magnitude(np.arange(1, n + 1))
+        return batch

@@ -44,7 +44,7 @@ class Counting(Task):
         return self.n_variables + 1
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        n, made, row = self.n_variables, blank(rows, length, PASS), np.arange(rows)
+        n, batch, row = self.n_variables, blank(rows, length, PASS), np.arange(rows)
         kind, idle = rng.random((rows, length)), rng.random((rows, length)) < self.passes
         variable = rng.integers(n, size=(rows, length))
         value, since = np.zeros((rows, n), np.int64), np.zeros((rows, n), np.int64)
@@ -58,7 +58,7 @@ class Counting(Task):
             value[row, name] = np.where(sets, 0, value[row, name] + raises)
             since[row, name] = np.where(sets, t, since[row, name])
             statement = np.select([sets, raises, asks], [1 + name, 1 + n + name, 1 + 2 * n + name], PASS)
-            made.inputs[:, t] = statement
-            made.targets[asks, t] = 1 + 3 * n + value[row, name][asks]
-            made.slices[asks, t] = magnitude(t - since[row, name][asks])
-        return made
+            batch.inputs[:, t] = statement
+            batch.targets[asks, t] = 1 + 3 * n + value[row, name][asks]
+            batch.slices[asks, t] = magnitude(t - since[row, name][asks])
+        return batch

@@ -41,7 +41,7 @@ class FuzzyRecall(Task):
         return 2 * (self.key_motif + self.value_motif)
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        every, made, end = np.arange(rows), blank(rows, length, PAD), np.zeros(rows, np.int64)
+        every, batch, end = np.arange(rows), blank(rows, length, PAD), np.zeros(rows, np.int64)
         # A motif has a number: its tokens, counted from 1, as the digits of a number that ends where it does.
         digits = (self.n_keys + 1) ** np.arange(self.key_motif)
         value_of = np.zeros((rows, (self.n_keys + 1) ** self.key_motif, self.value_motif), np.int64)
@@ -51,8 +51,8 @@ class FuzzyRecall(Task):
             last = end > length - 2 * room  # after this pair there may be no room for another
             key = (self._motifs(rng, rows, self.key_motif, self.n_keys) * digits).sum(axis=1)
             # The last pair repeats a key: the one that stands first in a random order of those that were shown.
-            seen = np.where(stood >= 0, rng.random(stood.shape), -1.0) if last.any() else stood
-            key = np.where(last, seen.argmax(axis=1), key)
+            order = np.where(stood >= 0, rng.random(stood.shape), -1.0) if last.any() else stood
+            key = np.where(last, order.argmax(axis=1), key)
             value = self._motifs(rng, rows, self.value_motif, self.n_values)
             before = stood[every, key]
             again = before >= 0
@@ -62,18 +62,18 @@ class FuzzyRecall(Task):
             start = end + (motif > 0).sum(axis=1) - 1  # where the first token of the value is asked
             for i in range(self.key_motif):
                 here = going & (motif[:, i] > 0)
-                made.inputs[here, end[here] + i] = motif[here, i]
+                batch.inputs[here, end[here] + i] = motif[here, i]
             for i in range(self.value_motif):
                 here = going & (value[:, i] > 0)
-                made.inputs[here, start[here] + 1 + i] = self.n_keys + value[here, i]
+                batch.inputs[here, start[here] + 1 + i] = self.n_keys + value[here, i]
                 asked = here & again
-                made.targets[asked, start[asked] + i] = self.n_keys + value[asked, i]
-                made.slices[asked, start[asked] + i] = magnitude(start[asked] - before[asked])
+                batch.targets[asked, start[asked] + i] = self.n_keys + value[asked, i]
+                batch.slices[asked, start[asked] + i] = magnitude(start[asked] - before[asked])
             stood[every, key] = start
             end = np.where(going, start + 1 + (value > 0).sum(axis=1), end)
             going &= ~last
         shift = (np.arange(length) - (length - end)[:, None]) % length  # the blanks at the end come to the beginning
-        return Rows(*(np.take_along_axis(part, shift, axis=1) for part in made))
+        return Rows(*(np.take_along_axis(part, shift, axis=1) for part in batch))
 
     @staticmethod
     def _motifs(rng: np.random.Generator, rows: int, longest: int, kinds: int) -> Int64[np.ndarray, "b n"]:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int64
 
-from attnlab.data.task import PLACES, Rows, Score, Task, blank, least, magnitude, mean_score
+from attnlab.data.task import PLACES, AnswerScore, Rows, Task, blank, least, magnitude, mean_score
 
 
 class ICLBigram(Task):
@@ -38,22 +38,22 @@ class ICLBigram(Task):
         for t in range(length):
             passed = steps[:, t, None] > cumulative[row, states[:, t]]
             states[:, t + 1] = passed.sum(axis=1).clip(max=k - 1)  # rounding may leave a sum below 1
-        made = blank(rows, length)
-        made.inputs[:], made.targets[:] = states[:, :-1], states[:, 1:]
-        made.slices[:] = magnitude(np.arange(1, length + 1))
-        return made
+        batch = blank(rows, length)
+        batch.inputs[:], batch.targets[:] = states[:, :-1], states[:, 1:]
+        batch.slices[:] = magnitude(np.arange(1, length + 1))
+        return batch
 
     def bayes(self, inputs: Int64[np.ndarray, "b t"]) -> Float[np.ndarray, "b t k"]:
         """The exact probabilities of the next state after each token of these rows, given what came before."""
         k, (rows, length) = self.n_states, inputs.shape
-        counts, said, row = np.ones((rows, k, k)), np.empty((rows, length, k)), np.arange(rows)
+        counts, probabilities, row = np.ones((rows, k, k)), np.empty((rows, length, k)), np.arange(rows)
         for t in range(length):
             if t:
                 counts[row, inputs[:, t - 1], inputs[:, t]] += 1
             here = counts[row, inputs[:, t]]
-            said[:, t] = here / here.sum(axis=1, keepdims=True)
-        return said
+            probabilities[:, t] = here / here.sum(axis=1, keepdims=True)
+        return probabilities
 
-    def best(self, length: int, seed: int = 0) -> Score:
+    def best(self, length: int, seed: int = 0) -> AnswerScore:
         rows = self.validation(length, seed)
         return mean_score(np.log(self.bayes(rows.inputs)).reshape(-1, self.n_states), rows.targets.reshape(-1))

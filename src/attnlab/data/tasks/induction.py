@@ -28,15 +28,15 @@ class Induction(Task):
         return 2 * self.n_questions + 2
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        made, row = blank(rows, length), np.arange(rows)[:, None]
-        made.inputs[:] = rng.integers(1, self.n_vocab, size=(rows, length))
+        batch, row = blank(rows, length), np.arange(rows)[:, None]
+        batch.inputs[:] = rng.integers(1, self.n_vocab, size=(rows, length))
         answer = rng.integers(1, self.n_vocab, size=(rows, 1))
         # Pairs (S, answer) never overlap: choose places among the pairs of neighbours, the last S apart.
         n, half = self.n_questions, (length - 1) // 2
         places = 2 * np.sort(distinct(rng, rows, n, half), axis=1)
-        made.inputs[row, places], made.inputs[row, places + 1] = 0, answer
-        made.inputs[:, -1] = 0
+        batch.inputs[row, places], batch.inputs[row, places + 1] = 0, answer
+        batch.inputs[:, -1] = 0
         asked = np.concatenate([places[:, 1:], np.full((rows, 1), length - 1)], axis=1)
-        made.targets[row, asked] = answer
-        made.slices[row, asked] = magnitude(asked - places[:, :1])
-        return made
+        batch.targets[row, asked] = answer
+        batch.slices[row, asked] = magnitude(asked - places[:, :1])
+        return batch

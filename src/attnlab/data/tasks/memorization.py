@@ -34,9 +34,9 @@ class Memorization(Task):
         return 2
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        n, made = length // 2, blank(rows, length)
+        n, batch = length // 2, blank(rows, length)
         keys = rng.integers(self.n_keys, size=(rows, n))
-        made.inputs[:, 0 : 2 * n : 2] = 1 + keys
-        made.targets[:, 1 : 2 * n : 2] = self.value_of[keys]
-        made.slices[:, 1 : 2 * n : 2] = magnitude(np.arange(1, n + 1))
-        return made
+        batch.inputs[:, 0 : 2 * n : 2] = 1 + keys
+        batch.targets[:, 1 : 2 * n : 2] = self.value_of[keys]
+        batch.slices[:, 1 : 2 * n : 2] = magnitude(np.arange(1, n + 1))
+        return batch

@@ -50,7 +50,7 @@ class MQAR(Task):
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         n = self.n_pairs
-        made = blank(rows, length)
+        batch = blank(rows, length)
         keys = 1 + distinct(rng, rows, n, self.n_keys)
         values = 1 + self.n_keys + distinct(rng, rows, n, self.n_vocab - 1 - self.n_keys)
         slots = (length - 2 * n) // 2
@@ -59,8 +59,8 @@ class MQAR(Task):
         slot = (rng.exponential(size=(rows, slots)) / weight).argsort(axis=1)[:, :n]
         asked, row = 2 * n + 2 * slot, np.arange(rows)[:, None]
         if self.random_non_queries:
-            made.inputs[:] = rng.integers(self.n_vocab, size=made.inputs.shape)
-        made.inputs[:, 0 : 2 * n : 2], made.inputs[:, 1 : 2 * n : 2] = keys, values
-        made.inputs[row, asked], made.targets[row, asked] = keys, values
-        made.slices[row, asked] = magnitude(asked - 2 * np.arange(n))
-        return made
+            batch.inputs[:] = rng.integers(self.n_vocab, size=batch.inputs.shape)
+        batch.inputs[:, 0 : 2 * n : 2], batch.inputs[:, 1 : 2 * n : 2] = keys, values
+        batch.inputs[row, asked], batch.targets[row, asked] = keys, values
+        batch.slices[row, asked] = magnitude(asked - 2 * np.arange(n))
+        return batch

@@ -35,15 +35,15 @@ class Needle(Task):
         return 3 * self.n_needles + 2
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        n, made, row = self.n_needles, blank(rows, length), np.arange(rows)[:, None]
-        made.inputs[:] = rng.integers(1, self.n_vocab, size=(rows, length))
+        n, batch, row = self.n_needles, blank(rows, length), np.arange(rows)[:, None]
+        batch.inputs[:] = rng.integers(1, self.n_vocab, size=(rows, length))
         # Notes are three tokens long: choose n places in a row that is shorter by two for each, and make room.
         free = length - 2 - 2 * n
         starts = np.sort(distinct(rng, rows, n, free), axis=1) + 2 * np.arange(n)
-        words, values = 1 + distinct(rng, rows, n, self.n_words), rng.integers(1, self.n_vocab, size=(rows, n))
-        made.inputs[row, starts], made.inputs[row, starts + 1], made.inputs[row, starts + 2] = MARK, words, values
+        keys, values = 1 + distinct(rng, rows, n, self.n_words), rng.integers(1, self.n_vocab, size=(rows, n))
+        batch.inputs[row, starts], batch.inputs[row, starts + 1], batch.inputs[row, starts + 2] = MARK, keys, values
         asked = rng.integers(n, size=(rows, 1))
-        made.inputs[:, -2] = MARK
-        made.inputs[:, -1:], made.targets[:, -1:] = words[row, asked], values[row, asked]
-        made.slices[:, -1:] = 10 * starts[row, asked] // length
-        return made
+        batch.inputs[:, -2] = MARK
+        batch.inputs[:, -1:], batch.targets[:, -1:] = keys[row, asked], values[row, asked]
+        batch.slices[:, -1:] = 10 * starts[row, asked] // length
+        return batch

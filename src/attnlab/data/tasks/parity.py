@@ -35,15 +35,15 @@ class Parity(Task):
         return SHORTEST + 1
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        made, row = blank(rows, length, PAD), np.arange(rows)
+        batch, row = blank(rows, length, PAD), np.arange(rows)
         bits = rng.integers(2, size=(rows, length))
         parity = bits.cumsum(axis=1) % 2
         if self.answer == "each":
-            made.inputs[:], made.targets[:] = ZERO + bits, ZERO + parity
-            made.slices[:] = magnitude(np.arange(1, length + 1))
-            return made
+            batch.inputs[:], batch.targets[:] = ZERO + bits, ZERO + parity
+            batch.slices[:] = magnitude(np.arange(1, length + 1))
+            return batch
         n = rng.integers(SHORTEST, length, size=rows)
-        made.inputs[:] = np.where(np.arange(length) < n[:, None], ZERO + bits, PAD)
-        made.inputs[row, n], made.targets[row, n] = ASK, ZERO + parity[row, n - 1]
-        made.slices[row, n] = magnitude(n)
-        return made
+        batch.inputs[:] = np.where(np.arange(length) < n[:, None], ZERO + bits, PAD)
+        batch.inputs[row, n], batch.targets[row, n] = ASK, ZERO + parity[row, n - 1]
+        batch.slices[row, n] = magnitude(n)
+        return batch

@@ -36,25 +36,25 @@ class Recall(Task):
         return 4
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        pairs, made = length // 2, blank(rows, length)
+        pairs, batch = length // 2, blank(rows, length)
         keys = rng.integers(self.n_keys, size=(rows, pairs))
         value_of = rng.integers(self.n_values, size=(rows, self.n_keys))
         noisy = rng.random((rows, pairs)) < self.noise
         # One pair at least is real, and the last repeats it.
-        row, kept = np.arange(rows), rng.integers(pairs - 1, size=rows)
-        noisy[row, kept], noisy[:, -1], keys[:, -1] = False, False, keys[row, kept]
+        row, repeated = np.arange(rows), rng.integers(pairs - 1, size=rows)
+        noisy[row, repeated], noisy[:, -1], keys[:, -1] = False, False, keys[row, repeated]
         values = np.take_along_axis(value_of, keys, axis=1)
         noise = self.n_keys + self.n_values + rng.integers(max(self.n_noise, 1), size=(rows, pairs, 2))
         start = length - 2 * pairs  # a row of odd length begins with a value too many
-        made.inputs[:, :start] = self.n_keys
-        made.inputs[:, start::2] = np.where(noisy, noise[..., 0], keys)
-        made.inputs[:, start + 1 :: 2] = np.where(noisy, noise[..., 1], self.n_keys + values)
+        batch.inputs[:, :start] = self.n_keys
+        batch.inputs[:, start::2] = np.where(noisy, noise[..., 0], keys)
+        batch.inputs[:, start + 1 :: 2] = np.where(noisy, noise[..., 1], self.n_keys + values)
         last = np.full((rows, self.n_keys), -1)
         for pair in range(pairs):
             key, real = keys[:, pair], ~noisy[:, pair]
             before, at = last[row, key], start + 2 * pair
             asked = real & (before >= 0)
-            made.targets[asked, at] = self.n_keys + values[asked, pair]
-            made.slices[asked, at] = magnitude(at - before[asked])
+            batch.targets[asked, at] = self.n_keys + values[asked, pair]
+            batch.slices[asked, at] = magnitude(at - before[asked])
             last[row[real], key[real]] = at
-        return made
+        return batch

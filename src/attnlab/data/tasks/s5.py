@@ -29,21 +29,19 @@ class S5(Task):
         if n_elements > MOST:
             raise UsageError(f"data.n_elements ({n_elements}) must be at most {MOST}: it takes n_elements! tokens")
         group = list(permutations(range(n_elements)))
-        super().__init__(
-            ["".join(str(place + 1) for place in one) for one in group], val_rows, answers=range(len(group))
-        )
+        super().__init__(["".join(str(i + 1) for i in one) for one in group], val_rows, answers=range(len(group)))
         self.n_elements = n_elements
         number = {one: i for i, one in enumerate(group)}
-        self.product = np.array([[number[tuple(b[place] for place in a)] for b in group] for a in group])  # a, then b
+        self.product = np.array([[number[tuple(b[i] for i in a)] for b in group] for a in group])  # a, then b
 
     def shortest(self) -> int:
         return 1
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        made = blank(rows, length)
-        made.inputs[:] = rng.integers(self.n_vocab, size=(rows, length))
-        made.targets[:, 0] = made.inputs[:, 0]
+        batch = blank(rows, length)
+        batch.inputs[:] = rng.integers(self.n_vocab, size=(rows, length))
+        batch.targets[:, 0] = batch.inputs[:, 0]
         for t in range(1, length):
-            made.targets[:, t] = self.product[made.targets[:, t - 1], made.inputs[:, t]]
-        made.slices[:] = magnitude(np.arange(1, length + 1))
-        return made
+            batch.targets[:, t] = self.product[batch.targets[:, t - 1], batch.inputs[:, t]]
+        batch.slices[:] = magnitude(np.arange(1, length + 1))
+        return batch

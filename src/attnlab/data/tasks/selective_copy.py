@@ -32,10 +32,10 @@ class SelectiveCopy(Task):
         return 2 * self.n_tokens
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
-        n, made = self.n_tokens, blank(rows, length, BLANK)
+        n, batch = self.n_tokens, blank(rows, length, BLANK)
         tokens = rng.integers(FIRST, self.n_vocab, size=(rows, n))
         places = np.sort(distinct(rng, rows, n, length - n), axis=1)
-        made.inputs[np.arange(rows)[:, None], places] = tokens
-        made.inputs[:, -n:], made.targets[:, -n:] = ASK, tokens
-        made.slices[:, -n:] = magnitude(np.arange(1, n + 1))
-        return made
+        batch.inputs[np.arange(rows)[:, None], places] = tokens
+        batch.inputs[:, -n:], batch.targets[:, -n:] = ASK, tokens
+        batch.slices[:, -n:] = magnitude(np.arange(1, n + 1))
+        return batch
