@@ -38,13 +38,13 @@ def test_sequential_colours_darken_all_the_way() -> None:
 
 def test_probabilities_are_placed_by_their_square_root() -> None:
     scale = scale_for("probability")
-    np.testing.assert_allclose(scale.place(np.array([0, 0.01, 0.25, 1.0, 7.0])), [0, 0.1, 0.5, 1, 1])
+    np.testing.assert_allclose(scale.normalize(np.array([0, 0.01, 0.25, 1.0, 7.0])), [0, 0.1, 0.5, 1, 1])
 
 
 def test_signed_weights_are_placed_evenly_around_the_middle() -> None:
     scale = scale_for("signed")
     weights = np.array([-20.0, -10, -0.3, 0, 0.3, 10, 20])
-    place = scale.place(weights)
+    place = scale.normalize(weights)
     np.testing.assert_allclose(place, -place[::-1])
     assert place[0] == -1 and place[3] == 0
     index = scale.index(weights).astype(int)

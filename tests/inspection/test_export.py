@@ -9,22 +9,22 @@ import pytest
 
 from attnlab.errors import UsageError
 from attnlab.inspection.export import ANGLE, for_bertviz, for_circuitsvis
-from attnlab.inspection.prompt_maps import Heads, PromptMaps
+from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 
 TOKENS = ["Your", "</script><b>", "\ud800", "it's"]
 RNG = np.random.default_rng(0)
 
 
-def heads(layer: int, numbers: list[int], kind: str = "probability") -> Heads:
+def heads(layer: int, numbers: list[int], kind: str = "probability") -> ChosenHeads:
     weights = np.tril(RNG.uniform(0.1, 1, size=(len(numbers), 4, 4)))
     if kind == "signed":
         weights = np.tril(RNG.normal(size=weights.shape)) * 3
     else:
         weights /= weights.sum(-1, keepdims=True)
-    return Heads(layer, kind, numbers, weights.astype(np.float32), None)
+    return ChosenHeads(layer, kind, numbers, weights.astype(np.float32), None)
 
 
-def maps(*layers: Heads) -> PromptMaps:
+def maps(*layers: ChosenHeads) -> PromptMaps:
     return PromptMaps("a/b", 1, "".join(TOKENS), TOKENS, list(layers))
 
 

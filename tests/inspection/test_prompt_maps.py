@@ -16,7 +16,7 @@ from tests.training.launch import folder_of, run_here
 from attnlab.cli import main
 from attnlab.errors import UsageError
 from attnlab.inspection.map_page.page import page
-from attnlab.inspection.prompt_maps import Heads, PromptMaps, load_prompt_maps, save_prompt_maps
+from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps, load_prompt_maps, save_prompt_maps
 from attnlab.runs import load, maps_of
 
 CHROMIUM = shutil.which("chromium")
@@ -93,8 +93,8 @@ def test_maps_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(2, 5, 5)).astype(np.float32)
     layers = [
-        Heads(0, "signed", [1, 12], weights, None),
-        Heads(3, "probability", [0, 1], np.abs(weights), np.abs(weights[:, 0])),
+        ChosenHeads(0, "signed", [1, 12], weights, None),
+        ChosenHeads(3, "probability", [0, 1], np.abs(weights), np.abs(weights[:, 0])),
     ]
     maps = PromptMaps("a/b", 7, "\u00e9<\u202e", ["<", "\u202e", "", " ", "\n"], layers)
     save_prompt_maps(tmp_path / "maps.safetensors", maps)
@@ -152,7 +152,7 @@ def example(tokens: list[str], kind: str = "probability") -> PromptMaps:
     weights = (np.tril(scores) if kind == "signed" else weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     norms = np.abs(scores[:, 0]).astype(np.float32)
     return PromptMaps(
-        "a/<b>", 3, "".join(tokens), tokens, [Heads(i, kind, [0, 1, 2], weights / (i + 1), norms) for i in (0, 1)]
+        "a/<b>", 3, "".join(tokens), tokens, [ChosenHeads(i, kind, [0, 1, 2], weights / (i + 1), norms) for i in (0, 1)]
     )
 
 

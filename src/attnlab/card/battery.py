@@ -53,16 +53,16 @@ class Result(NamedTuple):
 
     def value(self, factor: int) -> float | None:
         """Accuracy, or the loss where that says more, at so many times the trained length: beyond it, from 2 on."""
-        found = self.summary.get("extrapolation", {}).get(str(factor), {})
+        scores = self.summary.get("extrapolation", {}).get(str(factor), {})
         name = "loss" if self.by_loss else "accuracy"
-        value = found.get(name if factor == 1 else f"{name}_beyond")
+        value = scores.get(name if factor == 1 else f"{name}_beyond")
         return None if value is None else float(value)
 
     def error(self, factor: int) -> float:
         """Half of the 95 % interval of an accuracy; 0 for a loss, and for a run from before there was one."""
-        found = self.summary.get("extrapolation", {}).get(str(factor), {})
+        scores = self.summary.get("extrapolation", {}).get(str(factor), {})
         name = "accuracy_error" if factor == 1 else "accuracy_beyond_error"
-        return 0.0 if self.by_loss else float(found.get(name) or 0.0)
+        return 0.0 if self.by_loss else float(scores.get(name) or 0.0)
 
     def gained(self, factor: int) -> float | None:
         """How far the value stands from the floor (0) to the ceiling (1)."""
@@ -75,15 +75,15 @@ class Result(NamedTuple):
 
     def reason(self, factor: int) -> str:
         """Why there is no value."""
-        found = self.summary.get("extrapolation", {}).get(str(factor), {})
-        return self.trouble or str(found.get("cannot") or "not run")
+        scores = self.summary.get("extrapolation", {}).get(str(factor), {})
+        return self.trouble or str(scores.get("cannot") or "not run")
 
 
 def best_control(results: Sequence[Result], cell: str, factor: int) -> Result | None:
     """The control that did best on a cell; None where none of them was measured."""
-    known = [r for r in results if r.cell == cell and r.variant in CONTROLS and r.value(factor) is not None]
-    sign = -1 if any(r.by_loss for r in known) else 1
-    return max(known, key=lambda r: sign * (r.value(factor) or 0.0), default=None)
+    measured = [r for r in results if r.cell == cell and r.variant in CONTROLS and r.value(factor) is not None]
+    sign = -1 if any(r.by_loss for r in measured) else 1
+    return max(measured, key=lambda r: sign * (r.value(factor) or 0.0), default=None)
 
 
 def above(result: Result, results: Sequence[Result], factor: int) -> bool | None:
@@ -107,11 +107,11 @@ def cells() -> list[str]:
 
 def chosen_cells(names: Sequence[str]) -> list[str]:
     """The cells with these names, all if there are none; refuses others."""
-    known = cells()
+    every = cells()
     for name in names:
-        if name not in known:
-            raise UsageError(f"cells ({name}) must be among: {', '.join(known)}{nearest(name, known)}")
-    return list(dict.fromkeys(names)) or known
+        if name not in every:
+            raise UsageError(f"cells ({name}) must be among: {', '.join(every)}{nearest(name, every)}")
+    return list(dict.fromkeys(names)) or every
 
 
 def results(
@@ -131,10 +131,10 @@ def results(
     for variant in variants:
         for cell in chosen:
             own = CONTROLS.get(variant, (f"attention={variant}",))
-            words = [f"+{GROUP}={cell}", *own, f"paths.runs={folder / 'runs'}"]
+            settings = [f"+{GROUP}={cell}", *own, f"paths.runs={folder / 'runs'}"]
             # What is set inside the variants means nothing to a control.
             extra = [w for w in with_plus(overrides) if variant not in CONTROLS or not OF_ATTENTION.match(w)]
-            config = compose_config([*words, f"experiment_name={cell}", *extra], config_dirs)
+            config = compose_config([*settings, f"experiment_name={cell}", *extra], config_dirs)
             jobs.append((variant, cell, config))
     put_in = (word.partition("=")[2] for word in overrides if word.startswith("attention/"))
     name = "+".join(["{}", *(value for value in put_in if value)])

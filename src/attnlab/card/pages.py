@@ -45,10 +45,10 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     by_place = {(r.variant, r.cell): r for r in results}
     lines = []
     for cell in dict.fromkeys(r.cell for r in results):
-        known = next((r for r in results if r.cell == cell and r.is_task), None)
-        name = "accuracy" if known and not known.by_loss else "loss"
+        task = next((r for r in results if r.cell == cell and r.is_task), None)
+        name = "accuracy" if task and not task.by_loss else "loss"
         show = (lambda number: f"{number:.0%}") if name == "accuracy" else (lambda number: f"{number:.2f}")
-        bounds = [floor_of(known), show(known.ceiling[name])] if known else ["", ""]
+        bounds = [floor_of(task), show(task.ceiling[name])] if task else ["", ""]
         values = []
         for variant in variants:
             result = by_place.get((variant, cell), Result(variant, cell, {}))

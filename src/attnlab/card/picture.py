@@ -39,8 +39,8 @@ def draw(results: Sequence[Result]) -> bytes:
     for row, cell in enumerate(cells):
         y = TOP + row * ROW
         pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=font(NAME), anchor="lm")
-        known = next((r for r in results if r.cell == cell and r.is_task), None)
-        pen.text((MARGIN + 252, y + ROW // 2), _bounds(known), fill=SOFT, font=font(SMALLEST), anchor="lm")
+        task = next((r for r in results if r.cell == cell and r.is_task), None)
+        pen.text((MARGIN + 252, y + ROW // 2), _bounds(task), fill=SOFT, font=font(SMALLEST), anchor="lm")
         for column, variant in enumerate(variants):
             x = LEFT + column * (block + GAP)
             result = by_place.get((variant, cell), Result(variant, cell, {}))
@@ -72,8 +72,8 @@ def _footer(pen: ImageDraw.ImageDraw, results: Sequence[Result], variants: Seque
     ):
         pen.text((MARGIN, y + row * 48), label, fill=SOFT, font=font(SMALL))
         for column, variant in enumerate(variants):
-            words = figures_of(results, variant)[row] or "-"
-            pen.text((LEFT + column * (block + GAP), y + row * 48), words, fill=INK, font=font(SMALL))
+            text = figures_of(results, variant)[row] or "-"
+            pen.text((LEFT + column * (block + GAP), y + row * 48), text, fill=INK, font=font(SMALL))
 
 
 def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: int, *, framed: bool) -> None:
@@ -81,14 +81,14 @@ def _square(pen: ImageDraw.ImageDraw, x: int, y: int, result: Result, factor: in
     box = (x + 2, y + 2, x + SQUARE - 4, y + ROW - 4)
     if value is None:
         pen.rectangle(box, outline=LINE, width=2)
-        words, ink = "-", SOFT
+        text, ink = "-", SOFT
     else:
         shade = (0.0 if gained is None else gained) ** 1.2
         colour = tuple(round(low + shade * (high - low)) for low, high in zip(FAILED, SOLVED, strict=True))
         fill, frame = PAGE if gained is None else colour, (INK, 5) if framed else (LINE, 2)
         pen.rectangle(box, fill=fill, outline=frame[0], width=frame[1])
-        words, ink = shown(result, factor), PAGE if shade > 0.55 else INK
-    pen.text((x + SQUARE // 2, y + ROW // 2), words, fill=ink, font=font(SMALL), anchor="mm")
+        text, ink = shown(result, factor), PAGE if shade > 0.55 else INK
+    pen.text((x + SQUARE // 2, y + ROW // 2), text, fill=ink, font=font(SMALL), anchor="mm")
 
 
 def shown(result: Result, factor: int) -> str:

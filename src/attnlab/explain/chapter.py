@@ -131,12 +131,12 @@ def _built(
     typed: frozenset[str],
 ) -> Built:
     notes: list[str] = []
-    made = _with(_shortened(factory, typed, notes), dict(settings), typed)
+    build_layer = _with(_shortened(factory, typed, notes), dict(settings), typed)
     if layer is not None and layer >= n_layers:
         raise UsageError(f"layer ({layer}) must be below model.n_layers ({n_layers})")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = [made(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]
+        layers = [build_layer(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]
         if init == "uniform":
             torch.manual_seed(seed)
             _draw_uniform(layers)
@@ -168,11 +168,11 @@ def deal(one: Sequence[Attention], other: Sequence[Attention]) -> None:
 
 def _stacked(layer: Attention) -> dict[str, list[Tensor]]:
     """The parameters of a layer by name; those of heads side by side in a list, under the name that one head gives."""
-    found: dict[str, list[Tensor]] = {}
+    parameters: dict[str, list[Tensor]] = {}
     for name, parameter in layer.named_parameters():
         if parameter.ndim:  # a scalar has no parts to be dealt
-            found.setdefault(re.sub(r"^heads\.\d+\.", "", name), []).append(parameter.data)
-    return found
+            parameters.setdefault(re.sub(r"^heads\.\d+\.", "", name), []).append(parameter.data)
+    return parameters
 
 
 def _draw_uniform(layers: Sequence[Attention]) -> None:

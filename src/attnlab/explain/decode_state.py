@@ -24,15 +24,15 @@ def memory_steps(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) ->
         after.append({name: tensor.clone() for name, tensor in _tensors(state)})
     steps = []
     for name in after[0] if after else ():
-        kept = np.stack([_table(found[name]) for found in after if found[name].shape == after[0][name].shape])
-        if len(kept) < len(after) or kept.size == 0 or kept.ndim != 4 or not np.ptp(kept):
+        states = np.stack([_table(tensors[name]) for tensors in after if tensors[name].shape == after[0][name].shape])
+        if len(states) < len(after) or states.size == 0 or states.ndim != 4 or not np.ptp(states):
             continue
         start = _table(before[name])
-        written = np.diff(kept, axis=0, prepend=start[None])
+        written = np.diff(states, axis=0, prepend=start[None])
         text = "The change that each token makes: what fades, what is erased and what is added, together."
         steps.append(Step(f"state.{name}.written", "state", f"Written into the {name}", text, "state", written))
         text = "All that is left of the past after each token; its size does not grow. Queries read from it."
-        steps.append(Step(f"state.{name}", "state", f"The {name} after each token", text, "state", kept))
+        steps.append(Step(f"state.{name}", "state", f"The {name} after each token", text, "state", states))
     return steps
 
 
@@ -49,6 +49,6 @@ def _tensors(state: State, name: str = "state") -> Iterator[tuple[str, Tensor]]:
         yield from _tensors(value, str(inner))
 
 
-def _table(kept: Tensor) -> Float[np.ndarray, "h d v"]:
+def _table(state: Tensor) -> Float[np.ndarray, "h d v"]:
     """(1, h, d, v) or (1, h, l, d, v) -> (h, rows, columns)."""
-    return kept[0].detach().to("cpu", torch.float32).flatten(1, -2).numpy().copy()
+    return state[0].detach().to("cpu", torch.float32).flatten(1, -2).numpy().copy()

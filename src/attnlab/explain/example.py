@@ -43,15 +43,15 @@ def explained_run(
         raise UsageError(f"layer ({index}) must be below the number of layers of the run ({len(model.layers)})")
     ids, labels = check_prompt(prompt, tokenizer, model.context)
     mixer = model.layers[index].attention
-    seen: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     shared = Shared()
 
     def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
-        seen["x"] = given[0]
+        inputs["x"] = given[0]
         shared.update(given[1])
 
-    def embedded(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        seen["embedded"] = made
+    def embedded(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs["embedded"] = output
 
     hooks = [mixer.register_forward_pre_hook(at_entrance), model.embed.register_forward_hook(embedded)]
     try:
@@ -60,9 +60,9 @@ def explained_run(
     finally:
         for hook in hooks:
             hook.remove()
-    steps = trace(mixer, seen["x"], shared)
+    steps = trace(mixer, inputs["x"], shared)
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
-    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, seen["embedded"][:, None]))
+    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, inputs["embedded"][:, None]))
     steps[1] = replace(steps[1], title=f"Input of layer {index}", text="After the blocks below and a norm.")
     heading = f"{name}, layer {index} of {len(model.layers)}"
     return _explanation(name, heading, mixer, steps, labels, token, [f"the text: {prompt}"])

@@ -25,5 +25,5 @@ def written(number: float) -> str:
 
 def levels(values: Float[np.ndarray, "*shape"], top: float) -> Int[np.ndarray, "*shape"]:
     """How strong each number's colour is, from -LEVELS to LEVELS."""
-    place = Scale(top=top, bounded=True, signed=True).place(np.asarray(np.nan_to_num(values)))
-    return np.asarray(np.rint(place * LEVELS), dtype=np.int64)
+    share = Scale(top=top, bounded=True, signed=True).normalize(np.asarray(np.nan_to_num(values)))
+    return np.asarray(np.rint(share * LEVELS), dtype=np.int64)

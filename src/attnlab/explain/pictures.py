@@ -77,9 +77,9 @@ def draw_step(step: Step, tokens: Sequence[str], title: str = "") -> Image.Image
 def _grids(step: Step, names: list[str]) -> tuple[list[np.ndarray], list[str], np.ndarray | None]:
     """What is drawn: one grid per head, or for a memory one per token with the heads below each other."""
     if step.shape == "state":
-        grids = [found.reshape(-1, found.shape[-1])[:MOST_WIDE, :MOST_WIDE] for found in step.values[:MOST_TOKENS]]
+        grids = [grid.reshape(-1, grid.shape[-1])[:MOST_WIDE, :MOST_WIDE] for grid in step.values[:MOST_TOKENS]]
         return grids, [f"{i}" for i in range(len(grids[0]))], None
-    grids = [found[:, :MOST_WIDE] if step.shape == "vectors" else found for found in step.values]
+    grids = [grid[:, :MOST_WIDE] if step.shape == "vectors" else grid for grid in step.values]
     return grids[: max(1, min(MOST_HEADS, MOST_CELLS // grids[0].size))], names, step.hidden
 
 

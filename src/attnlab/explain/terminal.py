@@ -34,22 +34,22 @@ def show(explanation: Explanation, console: Console, pairing: Pairing | None = N
 
 def _tables(step: Step, names: list[str], focus: int) -> list[Table]:
     heads = step.values.shape[1 if step.shape == "state" else 0]
-    found = []
+    tables = []
     for head in range(heads):
         title = f"head {head}" if heads > 1 else None
         if step.shape == "state":
             rows = step.values[focus, head][:MOST_COLUMNS]
             labels = [f"row {i}" for i in range(len(rows))]
             title = f"after {names[focus]}" + (f", head {head}" if heads > 1 else "")
-            found.append(_table(title, labels, None, rows, None, -1))
+            tables.append(_table(title, labels, None, rows, None, -1))
             continue
         whole = len(names) <= MOST_TOKENS
         chosen = slice(None) if whole else slice(focus, focus + 1)
         values = step.values[head][chosen]
         hidden = None if step.hidden is None else step.hidden[head][chosen]
         columns = names if step.shape == "pairs" else None
-        found.append(_table(title, names[chosen], columns, values, hidden, focus if whole else 0))
-    return found
+        tables.append(_table(title, names[chosen], columns, values, hidden, focus if whole else 0))
+    return tables
 
 
 def _table(

@@ -81,10 +81,10 @@ def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
     with watched(after) as calls:
         layer.merge(o, heads)
     for call in calls:
-        given, made = call.arguments[0], call.result
-        if isinstance(made, Tensor) and made.ndim == 4 and not torch.equal(given, made):
+        given, result = call.arguments[0], call.result
+        if isinstance(result, Tensor) and result.ndim == 4 and not torch.equal(given, result):
             name = type(call.module).__name__
-            steps.append(vectors(f"merge.{name}", "context", f"Context after {name}", said(call.module), made))
+            steps.append(vectors(f"merge.{name}", "context", f"Context after {name}", summary_of(call.module), result))
     return steps
 
 
@@ -94,7 +94,7 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
     if not torch.equal(heads.v, heads.q):
         changed = [call for call in calls if not _same(call)]
         raw = [a for call in changed for a in call.arguments[:2] if isinstance(a, Tensor) and a.ndim == 4]
-        sentences = " ".join(dict.fromkeys(said(call.module) for call in changed))
+        sentences = " ".join(dict.fromkeys(summary_of(call.module) for call in changed))
         whole = [a for a in raw if a.shape[1:3] in (heads.q.shape[1:3], heads.k.shape[1:3])]
         if len(whole) == len(raw) >= 2:
             text = "As the projections make them."
@@ -107,9 +107,9 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
     if not torch.equal(heads.v, x[:, None]):
         steps.append(vectors("v", "projections", "Values v", "What each token hands over when it is read.", heads.v))
     t = heads.v.size(2)
-    for name, made in heads.extra.items():
-        if made.ndim in (3, 4) and made.size(0) == 1 and made.size(2) == t:
-            wide = made if made.ndim == 4 else made[..., None]
+    for name, extra in heads.extra.items():
+        if extra.ndim in (3, 4) and extra.size(0) == 1 and extra.size(2) == t:
+            wide = extra if extra.ndim == 4 else extra[..., None]
             title = name.replace("_", " ").capitalize()
             steps.append(
                 vectors(f"extra.{name}", "projections", title, "Made from each token beside q, k and v.", wide)
@@ -118,8 +118,10 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
 
 
 def _same(call: Call) -> bool:
-    made = call.result if isinstance(call.result, tuple) else (call.result,)
-    return all(a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(call.arguments, made, strict=False))
+    after = call.result if isinstance(call.result, tuple) else (call.result,)
+    return all(
+        a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(call.arguments, after, strict=False)
+    )
 
 
 def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
@@ -132,16 +134,14 @@ def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
         weights = layer.explicit_weights(heads, pos, pos)
     starts = [i for i, call in enumerate(calls) if call.name == "visible"]
     passes = [calls[a:b] for a, b in zip(starts, [*starts[1:], len(calls)], strict=True)]
-    passes = [found for found in passes if any(call.name == "scores" for call in found)]
+    passes = [part for part in passes if any(call.name == "scores" for call in part)]
     steps: list[Step] = []
-    for i, found in enumerate(passes):
-        steps += _pass(
-            layer, found, f"{i + 1}." if len(passes) > 1 else "", f"map {i + 1}: " if len(passes) > 1 else ""
-        )
+    for i, part in enumerate(passes):
+        steps += _pass(layer, part, f"{i + 1}." if len(passes) > 1 else "", f"map {i + 1}: " if len(passes) > 1 else "")
     last = steps[-1].values if steps else None
     if last is None or not np.array_equal(last, plain(weights)):
         hidden = steps[-1].hidden if len(passes) == 1 and steps else None
-        steps.append(pairs("map", "weights", "The weights that act", said(layer), weights, hidden))
+        steps.append(pairs("map", "weights", "The weights that act", summary_of(layer), weights, hidden))
     return steps
 
 
@@ -171,25 +171,32 @@ def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str)
     for call in links:
         if _says(call.module, "apply_scores", Score):
             name = type(call.module).__name__
-            add(f"score.{name}", "scores", f"Scores after {name}", said(call.module), call.result)
+            add(f"score.{name}", "scores", f"Scores after {name}", summary_of(call.module), call.result)
     if bias is not None:
-        add("bias", "scores", f"Scores with {type(layer.position).__name__}", said(layer.position), scores)
+        add("bias", "scores", f"Scores with {type(layer.position).__name__}", summary_of(layer.position), scores)
     visible = by_name["visible"][0].result.expand(scores.shape)
     chosen = next((call.result for call in by_name.get("content_mask", []) if call.result is not None), None)
     if chosen is not None:
         visible = visible & chosen
     hidden = ~visible[0].cpu().numpy()
     if hidden.any():
-        rule = said(layer) if chosen is not None else said(layer.mask)
+        rule = summary_of(layer) if chosen is not None else summary_of(layer.mask)
         add("masked", "scores", "Scores that may be read", rule, scores, hidden)
     for i, call in enumerate(by_name.get("forward", [])):
         if call.result.shape == scores.shape:
             title = f"Weights by {type(layer.normalizer).__name__.lower()}"
-            add("weights" if i == 0 else f"weights.{i}", "weights", title, said(layer.normalizer), call.result, hidden)
+            add(
+                "weights" if i == 0 else f"weights.{i}",
+                "weights",
+                title,
+                summary_of(layer.normalizer),
+                call.result,
+                hidden,
+            )
     for call in by_name.get("apply_weights", []):
         if _says(call.module, "apply_weights", Score):
             name = type(call.module).__name__
-            add(f"weights.{name}", "weights", f"Weights after {name}", said(call.module), call.result)
+            add(f"weights.{name}", "weights", f"Weights after {name}", summary_of(call.module), call.result)
     return steps
 
 
@@ -230,7 +237,7 @@ def _implied(weights: Tensor) -> Step:
     return pairs("map", "weights", "The implied map", text, weights, later if later.any() else None)
 
 
-def said(module: nn.Module) -> str:
+def summary_of(module: nn.Module) -> str:
     """What a class says of itself: the first paragraph of its docstring, on one line."""
     return paragraphs(module)[0]
 
@@ -243,14 +250,14 @@ def paragraphs(module: nn.Module) -> list[str]:
 
 def slots(layer: Attention) -> Iterator[tuple[str, str]]:
     """The choices inside a layer that do something, with what each says of itself."""
-    seen: set[type] = {type(layer)}
+    shown: set[type] = {type(layer)}
     for module in layer.modules():
         kind = type(module)
         base = nn.Module in kind.__bases__ and bool(kind.__subclasses__())  # such as Gate: it leaves all as it is
-        if kind in seen or base or not kind.__module__.startswith("attnlab") or not kind.__doc__:
+        if kind in shown or base or not kind.__module__.startswith("attnlab") or not kind.__doc__:
             continue
-        seen.add(kind)
-        yield kind.__name__, said(module)
+        shown.add(kind)
+        yield kind.__name__, summary_of(module)
 
 
 def vectors(key: str, part: Part, title: str, text: str, values: Float[Tensor, "1 h t d"]) -> Step:

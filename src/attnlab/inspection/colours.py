@@ -78,20 +78,20 @@ class Scale:
         """Where a scale without a bound turns from straight to logarithmic."""
         return self.top / 5000
 
-    def place(self, weights: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    def normalize(self, weights: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Where weights stand on the colour bar: 0 .. 1, or -1 .. 1 for signed maps."""
         size = np.minimum(np.abs(weights), self.top)
         if self.bounded:
-            place = np.sqrt(size / self.top)
+            share = np.sqrt(size / self.top)
         else:
-            place = np.arcsinh(size / self.knee) / math.asinh(self.top / self.knee)
-        return np.where(weights < 0, -place if self.signed else 0.0, place)
+            share = np.arcsinh(size / self.knee) / math.asinh(self.top / self.knee)
+        return np.where(weights < 0, -share if self.signed else 0.0, share)
 
     def index(self, weights: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         """The palette number of each weight; what is not a number is drawn in ink."""
-        place = self.place(np.nan_to_num(weights, nan=0.0))
+        share = self.normalize(np.nan_to_num(weights, nan=0.0))
         half = (N_COLOURS - 1) // 2  # a diverging table has a middle, so its last colour stays unused
-        number = half + place * half if self.signed else place * (N_COLOURS - 1)
+        number = half + share * half if self.signed else share * (N_COLOURS - 1)
         return np.where(np.isnan(weights), INK, N_GREYS + np.rint(number)).astype(np.uint8)
 
     @property

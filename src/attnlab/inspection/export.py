@@ -51,18 +51,18 @@ def for_circuitsvis(maps: PromptMaps, layer: int) -> dict[str, Any]:
     The colours reach from -top to top, where top is 1 or the largest weight beyond it; weights below 0 get the other
     colour. Heads keep their numbers in the model.
     """
-    found = next((one for one in maps.layers if one.layer == layer), None)
-    if found is None:
+    layer_map = next((one for one in maps.layers if one.layer == layer), None)
+    if layer_map is None:
         has = ", ".join(str(one.layer) for one in maps.layers)
         raise UsageError(f"layer ({layer}) is not among the layers of these maps ({has})")
-    top = max(1.0, float(np.abs(np.nan_to_num(found.weights)).max()))
+    top = max(1.0, float(np.abs(np.nan_to_num(layer_map.weights)).max()))
     return {
-        "attention": found.weights.copy(),
+        "attention": layer_map.weights.copy(),
         "tokens": _harmless(maps.tokens),
-        "attention_head_names": [f"L{layer:02d}H{head:02d}" for head in found.heads],
+        "attention_head_names": [f"L{layer:02d}H{head:02d}" for head in layer_map.heads],
         "max_value": top,
         "min_value": -top,
-        "mask_upper_tri": not np.triu(found.weights, 1).any(),
+        "mask_upper_tri": not np.triu(layer_map.weights, 1).any(),
     }
 
 

@@ -271,7 +271,7 @@ def _bar_strip(scale: Scale) -> Image.Image:
     # Each pixel of the bar takes its colour by its place, so that the numbers below stand where their colour is.
     ends = np.linspace(low, 1.0, BAR_WIDTH)
     fine = np.concatenate([[0.0], np.geomspace(scale.top * 1e-7, scale.top, 4000)])
-    weights = np.sign(ends) * np.interp(np.abs(ends), scale.place(fine), fine)
+    weights = np.sign(ends) * np.interp(np.abs(ends), scale.normalize(fine), fine)
     bar = np.repeat(scale.index(weights)[None], BAR_HEIGHT, axis=0)
     strip, x, y = Image.new("L", (MIN_WIDTH - 2 * MARGIN + 1, HEADER - 48), PAGE), 1, 1  # one pixel for the outline
     draw = ImageDraw.Draw(strip)
@@ -279,7 +279,7 @@ def _bar_strip(scale: Scale) -> Image.Image:
     draw.rectangle((x - 1, y - 1, x + BAR_WIDTH, y + BAR_HEIGHT), outline=LINE)
     small = font(11)
     for tick in scale.ticks:
-        at = x + (float(scale.place(np.array(tick))) - low) / (1 - low) * (BAR_WIDTH - 1)
+        at = x + (float(scale.normalize(np.array(tick))) - low) / (1 - low) * (BAR_WIDTH - 1)
         draw.line((at, y + BAR_HEIGHT + 1, at, y + BAR_HEIGHT + 4), fill=SOFT_INK)
         anchor = "lt" if tick == low * scale.top else "mt"  # the first must not stand over the margin
         draw.text((at, y + BAR_HEIGHT + 6), f"{tick:g}", SOFT_INK, small, anchor=anchor)

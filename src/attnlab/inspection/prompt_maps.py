@@ -16,7 +16,7 @@ from attnlab.store.files import parse_json, write_atomically
 FORMAT = "attnlab prompt maps 1"
 
 
-class Heads(NamedTuple):
+class ChosenHeads(NamedTuple):
     """The chosen heads of one layer: their numbers, their maps, and how long their values are."""
 
     layer: int
@@ -33,16 +33,16 @@ class PromptMaps(NamedTuple):
     step: int
     text: str
     tokens: list[str]
-    layers: list[Heads]
+    layers: list[ChosenHeads]
 
 
-def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequence[int] | None) -> list[Heads]:
+def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequence[int] | None) -> list[ChosenHeads]:
     """The maps of these layers and heads, or of all; refuses numbers that the model does not have."""
     for number in layers or ():
         if number >= len(maps):
             raise UsageError(f"layers ({number}) must be below the number of layers of the run ({len(maps)})")
-    kept = [m for m in maps if layers is None or m.layer in layers]
-    with_map = [(m, m.weights) for m in kept if m.weights is not None]
+    of_layers = [m for m in maps if layers is None or m.layer in layers]
+    with_map = [(m, m.weights) for m in of_layers if m.weights is not None]
     if not with_map:
         raise UsageError(
             "layers: none of these has an attention map (their output is not a weighted sum of values); "
@@ -52,13 +52,13 @@ def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequen
     for number in heads or ():
         if number >= most:
             raise UsageError(f"heads ({number}) must be below the number of heads of these layers ({most})")
-    found = []
+    chosen_heads = []
     for m, weights in with_map:
         numbers = [h for h in range(len(weights)) if heads is None or h in heads]
         if numbers:
             norms = None if m.value_norm is None else m.value_norm[numbers]
-            found.append(Heads(m.layer, m.kind, numbers, weights[numbers], norms))
-    return found
+            chosen_heads.append(ChosenHeads(m.layer, m.kind, numbers, weights[numbers], norms))
+    return chosen_heads
 
 
 def save_prompt_maps(path: Path, maps: PromptMaps) -> None:
@@ -100,7 +100,7 @@ def load_prompt_maps(path: Path | str) -> PromptMaps:
             names = sorted(name for name in tensors if name.startswith(before) and not name.endswith(".value_norm"))
             norms = [tensors[f"{name}.value_norm"] for name in names if f"{name}.value_norm" in tensors]
             heads, weights = [int(name.removeprefix(before)) for name in names], np.stack([tensors[n] for n in names])
-            layers.append(Heads(number, kind, heads, weights, np.stack(norms) if norms else None))
+            layers.append(ChosenHeads(number, kind, heads, weights, np.stack(norms) if norms else None))
         tokens: list[str] = parse_json(metadata["tokens"])
         return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -117,21 +117,21 @@ def encode(record: Record) -> tuple[bytes, bytes]:
 
 def decode(header: bytes, numbers: bytes) -> Record:
     """The record that `encode` was given, number for number."""
-    said = json.loads(header)
-    if said["format"] != FORMAT:
-        raise UsageError(f"a map record has format {said['format']}, but this attnlab reads format {FORMAT}")
+    meta = json.loads(header)
+    if meta["format"] != FORMAT:
+        raise UsageError(f"a map record has format {meta['format']}, but this attnlab reads format {FORMAT}")
     flat = np.frombuffer(zlib.decompress(numbers), dtype="<f2").astype(np.float16)
-    heads, t, s = said["shape"]
-    if said["layout"] == "lower":
+    heads, t, s = meta["shape"]
+    if meta["layout"] == "lower":
         count = heads * t * (t + 1) // 2
         weights = np.zeros((heads, t, s), dtype=np.float16)
         weights[:, *np.tril_indices(t)] = flat[:count].reshape(heads, -1)
     else:
         count = heads * t * s
         weights = flat[:count].reshape(heads, t, s)
-    norms = flat[count:].reshape(heads, s) if said["value_norm"] else None
+    norms = flat[count:].reshape(heads, s) if meta["value_norm"] else None
     return Record(
-        said["step"], said["layer"], said["kind"], said["probe"], said["text"], said["tokens"], weights, norms
+        meta["step"], meta["layer"], meta["kind"], meta["probe"], meta["text"], meta["tokens"], weights, norms
     )
 
 
@@ -234,8 +234,8 @@ def tensorboard_command(folder: Path | str) -> str:
     Without --samples_per_plugin TensorBoard shows about ten pictures of a tag, and not the first.
     """
     script = Path(sys.executable).parent / "tensorboard"
-    found = shutil.which("tensorboard")
-    if found is not None and Path(found).resolve() == script.resolve():
+    in_path = shutil.which("tensorboard")
+    if in_path is not None and Path(in_path).resolve() == script.resolve():
         program = "tensorboard"
     elif script.is_file():
         program = shlex.quote(_from_here(script))

@@ -5,7 +5,7 @@ import json
 from html import escape
 from importlib.resources import files
 
-from attnlab.inspection.prompt_maps import Heads, PromptMaps
+from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import Record, encode, half
 
 
@@ -36,16 +36,16 @@ def page(maps: PromptMaps) -> str:
     )
 
 
-def _layer(layer: Heads, maps: PromptMaps) -> dict[str, object]:
+def _layer(layer: ChosenHeads, maps: PromptMaps) -> dict[str, object]:
     norms = None if layer.value_norm is None else half(layer.value_norm)
     record = Record(maps.step, layer.layer, layer.kind, "prompt", "", [], half(layer.weights), norms)
     header, numbers = encode(record)
     layout = json.loads(header)["layout"]
-    kept = {
+    fields = {
         "layer": layer.layer,
         "kind": layer.kind,
         "heads": layer.heads,
         "layout": layout,
         "norms": norms is not None,
     }
-    return kept | {"numbers": base64.b64encode(numbers).decode()}
+    return fields | {"numbers": base64.b64encode(numbers).decode()}

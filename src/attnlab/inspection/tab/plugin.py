@@ -19,8 +19,8 @@ from attnlab.inspection.head_metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED
 from attnlab.inspection.records import PLUGIN, SAMPLES
 from attnlab.inspection.tab.series import (
     DamagedRecord,
+    MapSeries,
     NotThere,
-    Place,
     Series,
     checked,
     numbers_of,
@@ -90,11 +90,11 @@ class AttentionTab(base_plugin.TBPlugin):
 
     def _static(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         name = request.path.rpartition("/")[2]
-        known = {entry.name: entry for entry in STATIC.iterdir() if entry.is_file()}
+        files = {entry.name: entry for entry in STATIC.iterdir() if entry.is_file()}
         kind = TYPES.get("." + name.rpartition(".")[2])
-        if name not in known or kind is None:
+        if name not in files or kind is None:
             raise NotThere(f"there is no file {name}")
-        return known[name].read_bytes(), kind
+        return files[name].read_bytes(), kind
 
     def _runs(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         """Every run with maps, and how many steps of a series TensorBoard was told to keep (null: about ten).
@@ -134,8 +134,8 @@ class AttentionTab(base_plugin.TBPlugin):
         return self._series.curves(context, experiment, run, lambda i: layer in (ALL, i)), "application/json"
 
 
-def _place(request: wrappers.Request) -> Place:
-    return Place(request.args.get("run", ""), request.args.get("sentence", ""), _number(request, "layer"))
+def _place(request: wrappers.Request) -> MapSeries:
+    return MapSeries(request.args.get("run", ""), request.args.get("sentence", ""), _number(request, "layer"))
 
 
 def _number(request: wrappers.Request, key: str, otherwise: int | None = None) -> int:

@@ -40,7 +40,7 @@ class DamagedRecord(ValueError):
     """A record that cannot be what attnlab wrote; the message says why."""
 
 
-class Place(NamedTuple):
+class MapSeries(NamedTuple):
     """One series of maps: of one run, one sentence and one layer."""
 
     run: str
@@ -66,28 +66,28 @@ def verified(parts: list[bytes]) -> dict[str, Any]:
     if len(parts) != 2:
         raise DamagedRecord(f"it has {len(parts)} parts, not 2")
     try:
-        said = parse_json(parts[0])
+        header = parse_json(parts[0])
     except ValueError as error:
         raise DamagedRecord("its header is not JSON") from error
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DamagedRecord(f"it is not in format {FORMAT}")
-    shape, tokens = said.get("shape"), said.get("tokens")
+    shape, tokens = header.get("shape"), header.get("tokens")
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
         raise DamagedRecord(f"its shape is {shape}")
-    if not isinstance(said.get("kind"), str) or said["kind"] not in KINDS:
-        raise DamagedRecord(f"its kind is {said.get('kind')}")
+    if not isinstance(header.get("kind"), str) or header["kind"] not in KINDS:
+        raise DamagedRecord(f"its kind is {header.get('kind')}")
     heads, t, s = shape
     if not (isinstance(tokens, list) and len(tokens) == s == t and all(isinstance(token, str) for token in tokens)):
         raise DamagedRecord("its tokens do not fit its shape")
-    if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - said.keys()):
+    if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - header.keys()):
         raise DamagedRecord(f"its header lacks {', '.join(lacking)}")
-    texts, numbers = (said["probe"], said["text"]), (said["step"], said["layer"])
+    texts, numbers = (header["probe"], header["text"]), (header["step"], header["layer"])
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
         raise DamagedRecord("its step, layer, probe or text is of another type")
-    per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(said.get("layout")), 0)
-    count = heads * (per_head + (s if said.get("value_norm") else 0))
+    per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(header.get("layout")), 0)
+    count = heads * (per_head + (s if header.get("value_norm") else 0))
     if not per_head or count > MOST_NUMBERS:
-        raise DamagedRecord(f"its layout is {said.get('layout')} with {count} numbers")
+        raise DamagedRecord(f"its layout is {header.get('layout')} with {count} numbers")
     try:
         inflate = zlib.decompressobj()
         size = len(inflate.decompress(parts[1], 2 * count + 1))
@@ -95,7 +95,7 @@ def verified(parts: list[bytes]) -> dict[str, Any]:
         raise DamagedRecord("its numbers are damaged") from error
     if size != 2 * count or not inflate.eof:
         raise DamagedRecord(f"it holds {size} bytes of numbers instead of {2 * count}")
-    return said
+    return header
 
 
 def checked(parts: list[bytes]) -> Record:
@@ -106,14 +106,14 @@ def checked(parts: list[bytes]) -> Record:
 
 def numbers_of(maps: Float[np.ndarray, "h t s"], kind: str) -> dict[str, dict[str, Any]]:
     """The metrics of a map: under `heads` for each name a number per head, under `layer` one for all heads."""
-    found: dict[str, dict[str, Any]] = {"heads": {}, "layer": {}}
+    metrics: dict[str, dict[str, Any]] = {"heads": {}, "layer": {}}
     for tag, number in head_metrics(maps, kind, 0).items():
         name = tag.rpartition("/")[0]
         if HEAD_SCALAR.fullmatch(tag):
-            found["heads"].setdefault(name, []).append(number)
+            metrics["heads"].setdefault(name, []).append(number)
         else:
-            found["layer"][name] = number
-    return found
+            metrics["layer"][name] = number
+    return metrics
 
 
 @cache
@@ -141,13 +141,13 @@ def packed(parts: list[bytes], most: int) -> bytes:
 
     One of more than `most` tokens is pooled.
     """
-    said, numbers = verified(parts), parts[1]
-    extra = {"pooled": 1, "n_tokens": len(said["tokens"]), "metrics": metrics_of(said["kind"])}
-    if len(said["tokens"]) > most:
+    header, numbers = verified(parts), parts[1]
+    extra = {"pooled": 1, "n_tokens": len(header["tokens"]), "metrics": metrics_of(header["kind"])}
+    if len(header["tokens"]) > most:
         shown = shrink(decode(*parts), most)
-        header, numbers = encode(shown.record)
-        said, extra["pooled"] = json.loads(header), shown.pooled
-    text = json.dumps(said | extra, ensure_ascii=False).encode()
+        text_of_header, numbers = encode(shown.record)
+        header, extra["pooled"] = json.loads(text_of_header), shown.pooled
+    text = json.dumps(header | extra, ensure_ascii=False).encode()
     return struct.pack("<I", len(text)) + text + numbers
 
 
@@ -165,11 +165,11 @@ class Series:
 
     def __init__(self, provider: DataProvider) -> None:
         self._provider = provider
-        self._cache: OrderedDict[tuple[str, Place], tuple[Any, dict[int, list[bytes]]]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, MapSeries], tuple[Any, dict[int, list[bytes]]]] = OrderedDict()
 
     def runs(self, ctx: RequestContext, experiment: str) -> tuple[dict[str, dict[str, Any]], int]:
         """For each run its sentences with their layers, last step and time; and how many series are not ours."""
-        found: dict[str, dict[str, Any]] = {}
+        entries: dict[str, dict[str, Any]] = {}
         foreign = 0
         listed = self._provider.list_tensors(ctx, experiment_id=experiment, plugin_name=PLUGIN)
         for run, tags in sorted(listed.items()):
@@ -178,28 +178,28 @@ class Series:
                 if match is None:
                     foreign += 1
                     continue
-                entry = found.setdefault(run, {"sentences": {}, "last_step": 0, "written": 0.0})
+                entry = entries.setdefault(run, {"sentences": {}, "last_step": 0, "written": 0.0})
                 entry["sentences"].setdefault(match["sentence"], []).append(int(match["layer"]))
                 entry["last_step"] = max(entry["last_step"], about.max_step)
                 entry["written"] = max(entry["written"], about.max_wall_time)
-        return found, foreign
+        return entries, foreign
 
-    def steps(self, ctx: RequestContext, experiment: str, place: Place) -> list[int]:
+    def steps(self, ctx: RequestContext, experiment: str, series: MapSeries) -> list[int]:
         """The steps of a series that TensorBoard has kept."""
-        return sorted(self._all(ctx, experiment, place, self._stamp(ctx, experiment, place)))
+        return sorted(self._all(ctx, experiment, series, self._stamp(ctx, experiment, series)))
 
-    def map(self, ctx: RequestContext, experiment: str, place: Place, step: int) -> list[bytes]:
+    def map(self, ctx: RequestContext, experiment: str, series: MapSeries, step: int) -> list[bytes]:
         """The parts of one map's record. The newest is read alone, as a long series of large maps takes its time."""
-        stamp = self._stamp(ctx, experiment, place)
-        cached = self._cache.get((experiment, place))
+        stamp = self._stamp(ctx, experiment, series)
+        cached = self._cache.get((experiment, series))
         newest = stamp[0] == step and (cached is None or cached[0] != stamp)
-        parts = self._read(ctx, experiment, place, 1) if newest else self._all(ctx, experiment, place, stamp)
+        parts = self._read(ctx, experiment, series, 1) if newest else self._all(ctx, experiment, series, stamp)
         if step not in parts:
-            raise NotThere(f"TensorBoard holds no map of layer {place.layer} at step {step}")
+            raise NotThere(f"TensorBoard holds no map of layer {series.layer} at step {step}")
         return parts[step]
 
     def curves(
-        self, ctx: RequestContext, experiment: str, run: str, wanted: Callable[[int], bool]
+        self, ctx: RequestContext, experiment: str, run: str, is_chosen: Callable[[int], bool]
     ) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """The head metrics that a run has logged for the layers that are wanted, and what they are compared with.
 
@@ -212,11 +212,11 @@ class Series:
         ).get(run, {})
         matches = [match for match in map(HEAD_SCALAR.fullmatch, listed) if match]
         metrics = {match["metric"] for match in matches}
-        tags = [match.string for match in matches if wanted(int(match["layer"]))]
+        tags = [match.string for match in matches if is_chosen(int(match["layer"]))]
         tags += [tag for tag in listed if not HEAD_SCALAR.fullmatch(tag) and tag.rpartition("/")[0] in metrics]
-        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        curves_by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {}
         if not tags:
-            return found
+            return curves_by_metric
         read = self._provider.read_scalars(
             ctx,
             experiment_id=experiment,
@@ -227,24 +227,24 @@ class Series:
         for tag, data in sorted(read.items()):
             metric, _, name = tag.rpartition("/")
             points = {datum.step: datum.value for datum in data if math.isfinite(datum.value)}
-            found.setdefault(metric, {})[name] = sorted(points.items())
-        return found
+            curves_by_metric.setdefault(metric, {})[name] = sorted(points.items())
+        return curves_by_metric
 
-    def _stamp(self, ctx: RequestContext, experiment: str, place: Place) -> Any:
+    def _stamp(self, ctx: RequestContext, experiment: str, series: MapSeries) -> Any:
         """What changes when a series grows."""
-        only = RunTagFilter(runs=[place.run], tags=[place.tag])
+        only = RunTagFilter(runs=[series.run], tags=[series.tag])
         listed: Mapping[str, Any] = self._provider.list_tensors(
             ctx, experiment_id=experiment, plugin_name=PLUGIN, run_tag_filter=only
         )
-        about = listed.get(place.run, {}).get(place.tag)
+        about = listed.get(series.run, {}).get(series.tag)
         if about is None:
-            raise NotThere(f"run {place.run} has no maps of layer {place.layer} for the sentence {place.sentence}")
+            raise NotThere(f"run {series.run} has no maps of layer {series.layer} for the sentence {series.sentence}")
         return about.max_step, about.max_wall_time
 
-    def _all(self, ctx: RequestContext, experiment: str, place: Place, stamp: Any) -> dict[int, list[bytes]]:
-        key = (experiment, place)
+    def _all(self, ctx: RequestContext, experiment: str, series: MapSeries, stamp: Any) -> dict[int, list[bytes]]:
+        key = (experiment, series)
         if key not in self._cache or self._cache[key][0] != stamp:
-            self._cache[key] = (stamp, self._read(ctx, experiment, place, MOST_STEPS))
+            self._cache[key] = (stamp, self._read(ctx, experiment, series, MOST_STEPS))
         self._cache.move_to_end(key)
         while len(self._cache) > 1 and self._cached_bytes() > MOST_CACHED_BYTES:
             self._cache.popitem(last=False)
@@ -253,16 +253,16 @@ class Series:
     def _cached_bytes(self) -> int:
         return sum(len(part) for _, series in self._cache.values() for parts in series.values() for part in parts)
 
-    def _read(self, ctx: RequestContext, experiment: str, place: Place, n: int) -> dict[int, list[bytes]]:
+    def _read(self, ctx: RequestContext, experiment: str, series: MapSeries, n: int) -> dict[int, list[bytes]]:
         """The parts of the last `n` records, by step. A resumed run may hold a step twice: the later one counts."""
         read = self._provider.read_tensors(
             ctx,
             experiment_id=experiment,
             plugin_name=PLUGIN,
             downsample=n,
-            run_tag_filter=RunTagFilter(runs=[place.run], tags=[place.tag]),
+            run_tag_filter=RunTagFilter(runs=[series.run], tags=[series.tag]),
         )
         return {
             datum.step: [part if isinstance(part, bytes) else b"" for part in datum.numpy.ravel().tolist()]
-            for datum in read.get(place.run, {}).get(place.tag, [])
+            for datum in read.get(series.run, {}).get(series.tag, [])
         }
