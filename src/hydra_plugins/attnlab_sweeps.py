@@ -79,7 +79,7 @@ class DesignSweeper(BasicSweeper):
                 local=local,
                 n_jobs=launcher.n_jobs if isinstance(launcher, LocalLauncher) else None,
                 patience=launcher.patience if isinstance(launcher, LocalLauncher) else None,
-                launch=lambda words: launcher.launch(words, initial_job_idx=0),
+                launch=lambda overrides: launcher.launch(overrides, initial_job_idx=0),
             )
 
 

@@ -11,7 +11,7 @@ from tests.reliability.test_disk import TINY
 from tests.training.launch import ROOT, tiny
 
 from attnlab.errors import UsageError
-from attnlab.machine.environment import alone, check_words, rank
+from attnlab.machine.environment import alone, check_arguments, rank
 
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -86,7 +86,7 @@ def test_launchers_variables_run(tmp_path: Path) -> None:
 def test_words_that_are_no_text() -> None:
     """Chinese on the command line of an ASCII locale is refused with the remedy."""
     with pytest.raises(UsageError, match=r"^cannot read 'experiment_name=.*PYTHONUTF8=1"):
-        check_words(["experiment_name=\udce5\udcae"])
+        check_arguments(["experiment_name=\udce5\udcae"])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_signal_waits_for_a_file(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 from attnlab import files
-from attnlab.machine.signals import end_at_signals
+from attnlab.signals import end_at_signals
 end_at_signals()
 flush = os.fsync
 def fsync(handle):

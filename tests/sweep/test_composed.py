@@ -36,7 +36,7 @@ def test_values(composer: Composer) -> None:
     GlobalHydra.instance().clear()
     for words, job in zip(WORDS, jobs, strict=True):
         assert job.config == compose_config([*words, ONE_THREAD])
-        assert job.words == (*words, ONE_THREAD)
+        assert job.overrides == (*words, ONE_THREAD)
 
 
 def test_composed_once(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:

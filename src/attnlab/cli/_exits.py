@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.machine.environment import check_words, open_streams
+from attnlab.machine.environment import check_arguments, open_streams
 from attnlab.store.files import file_failure
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for any program whose reader has gone
@@ -20,7 +20,7 @@ def one_line_errors(argv: Sequence[str] = ()) -> Iterator[None]:
     open_streams()
     try:
         try:
-            check_words(argv)
+            check_arguments(argv)
             yield
         finally:
             _flush()
@@ -32,7 +32,7 @@ def one_line_errors(argv: Sequence[str] = ()) -> Iterator[None]:
         end_unheard()
     except Exception as error:
         if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-            from attnlab.config.messages import explain  # Hydra takes long to import, and is there by now
+            from attnlab.config.messages import explain
 
             end(explain(error), UsageError.exit_code)
         if not isinstance(error, OSError):

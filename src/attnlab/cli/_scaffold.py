@@ -233,8 +233,8 @@ def write(name: str, folder: str = ".", kind: str = KINDS[0]) -> list[Path]:
             raise UsageError(f"{path} is there already, and nothing is written over: choose another name or folder=")
     if name in options("attention"):
         raise UsageError(f"name ({name}) is the name of a variant that attnlab has: choose another")
-    if (found := importlib.util.find_spec(name)) is not None:
-        where = found.origin or ", ".join(found.submodule_search_locations or [])
+    if (spec := importlib.util.find_spec(name)) is not None:
+        where = spec.origin or ", ".join(spec.submodule_search_locations or [])
         raise UsageError(f"name ({name}) is the name of a module that Python finds elsewhere ({where}): choose another")
     texts, put_in = SKELETONS[kind], {"NAME": name, "CLASS": class_name}
     if any(re.search(rf"\b{class_name}\b", text) for text in texts):
@@ -251,8 +251,8 @@ def write(name: str, folder: str = ".", kind: str = KINDS[0]) -> list[Path]:
 
 def _class_name(name: str) -> str:
     """my_rule -> MyRuleAttention."""
-    words = "".join(word[0].upper() + word[1:] for word in name.split("_") if word)
-    return words if words.endswith("Attention") else f"{words}Attention"
+    joined = "".join(word[0].upper() + word[1:] for word in name.split("_") if word)
+    return joined if joined.endswith("Attention") else f"{joined}Attention"
 
 
 def next_commands(name: str, folder: str = ".") -> list[str]:

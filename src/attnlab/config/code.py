@@ -138,8 +138,8 @@ def _is_installed(file: str) -> bool:
 
 def _home(name: str) -> str:
     """The module that a class was defined in, wherever its name was found."""
-    place, _, last = name.rpartition(".")
-    home = getattr(getattr(sys.modules.get(place), last, None), "__module__", None)
+    module_name, _, last = name.rpartition(".")
+    home = getattr(getattr(sys.modules.get(module_name), last, None), "__module__", None)
     return home if isinstance(home, str) else ""
 
 
@@ -252,12 +252,12 @@ def _origin(root: str) -> dict[str, Any]:
     return {"version": None if version is None else str(version), "commit": commit, "dirty": dirty}
 
 
-def repository(place: Path) -> tuple[str | None, bool | None]:
+def repository(path: Path) -> tuple[str | None, bool | None]:
     """The commit of the repository in which a file or folder of code lies, and whether that differs from the commit.
 
     None where there is none, or where it ignores the place: an environment in a checkout is no part of it.
     """
-    folder, name = (place, ".") if place.is_dir() else (place.parent, place.name)
+    folder, name = (path, ".") if path.is_dir() else (path.parent, path.name)
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or _git(folder, "check-ignore", "-q", name) is not None:
         return None, None
@@ -266,8 +266,8 @@ def repository(place: Path) -> tuple[str | None, bool | None]:
     return commit, None if changes is None else bool(changes or untracked)
 
 
-def _git(folder: Path, *words: str) -> str | None:
-    command = ["git", "-C", str(folder), *words]
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -121,8 +121,10 @@ def check(
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
     names = allowed_packages(plain)[1:]
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
-        words = f"allow_targets=[{','.join(names)}]"
-        raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {words}")
+        remedy = f"allow_targets=[{','.join(names)}]"
+        raise UsageError(
+            f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {remedy}"
+        )
     check_groups(plain, overrides)
     check_targets(plain)
     usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
@@ -136,9 +138,9 @@ def check(
     name = plain["experiment_name"]
     # Letters of any script, with the marks that some of them are written with.
     if name.startswith(".") or not all(sign in "-_." or category(sign)[0] in "LMN" for sign in name):
-        told = name if name.isprintable() else repr(name)
+        text = name if name.isprintable() else repr(name)
         raise UsageError(
-            f"experiment_name ({told}) names a folder: letters, digits, '-', '_' and '.' only, and no '.' at its start"
+            f"experiment_name ({text}) names a folder: letters, digits, '-', '_' and '.' only, and no '.' at its start"
         )
     _expand_paths(plain)
     if plain["tuned"] is not None and any(_key(word) == "optimizer.lr" for word in overrides):
@@ -256,8 +258,8 @@ def allowed_packages(plain: Mapping[str, Any]) -> tuple[str, ...]:
     """The packages whose classes a config may name."""
     names = plain.get("allow_targets", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):
-        words = names.replace(",", " ").split() if isinstance(names, str) else []
-        sound = [word for word in words if word.isidentifier()]
+        parts = names.replace(",", " ").split() if isinstance(names, str) else []
+        sound = [word for word in parts if word.isidentifier()]
         raise UsageError(
             f"allow_targets ({shown(names)}) must be a list of names of packages: "
             f"allow_targets=[{','.join(sound) or 'mypackage'}]"
@@ -343,18 +345,18 @@ def _usual(
     overrides: Sequence[str],
     main: str,
     searched: Sequence[str],
-    known: Usual | None,
+    cached: Usual | None,
 ) -> Mapping[str, Any]:
     """The config as it would be with only the group choices: which keys there are, and what types they have."""
     folders = [*search_folders(), *(Path(f) for word in searched for f in re.findall(r"file://([^,\]'\"]+)", word))]
     names = {word: word.partition("=")[0].lstrip("+~").partition("@")[0] for word in overrides}
-    kept = [word for word in overrides if any((folder / names[word]).is_dir() for folder in folders)]
-    if len(kept) == len(overrides):
+    group_choices = [word for word in overrides if any((folder / names[word]).is_dir() for folder in folders)]
+    if len(group_choices) == len(overrides):
         return plain
-    if known is not None and tuple(kept) in known:
-        return known[tuple(kept)]
+    if cached is not None and tuple(group_choices) in cached:
+        return cached[tuple(group_choices)]
     loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration(main, overrides=[*kept, *searched], run_mode=RunMode.RUN)
+    cfg = loader.load_configuration(main, overrides=[*group_choices, *searched], run_mode=RunMode.RUN)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
     try:
@@ -362,20 +364,22 @@ def _usual(
     except OmegaConfBaseException:
         usual = _untyped(OmegaConf.to_container(cfg, resolve=False))  # what a value given by the user resolves
     assert isinstance(usual, dict)
-    found = {str(key): value for key, value in usual.items()}
-    if known is not None:
-        known[tuple(kept)] = found
-    return found
+    typed = {str(key): value for key, value in usual.items()}
+    if cached is not None:
+        cached[tuple(group_choices)] = typed
+    return typed
 
 
 def _baseline(plain: Mapping[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> dict[str, Any]:
     """Model and attention of the baseline that a variant is matched to: the same words, but for those of attention."""
     name = plain["match_to"]
-    if name not in (known := options("attention")):
-        raise UsageError(f"match_to ({name}) is no attention{nearest(name, known)} (choose from: {', '.join(known)})")
-    kept = [word for word in overrides if not OF_ATTENTION.match(word)]
+    if name not in (variants := options("attention")):
+        raise UsageError(
+            f"match_to ({name}) is no attention{nearest(name, variants)} (choose from: {', '.join(variants)})"
+        )
+    others = [word for word in overrides if not OF_ATTENTION.match(word)]
     loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration(main, overrides=[*kept, f"attention={name}", *searched], run_mode=RunMode.RUN)
+    cfg = loader.load_configuration(main, overrides=[*others, f"attention={name}", *searched], run_mode=RunMode.RUN)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
     whole = _plain(cfg)
@@ -393,25 +397,25 @@ def _untyped(node: Any) -> Any:
     return None if isinstance(node, str) and "${" in node else node
 
 
-def with_plus(words: Sequence[str]) -> list[str]:
+def with_plus(arguments: Sequence[str]) -> list[str]:
     """What was typed, with the plus that experiment= and sweep= need because the main config chooses none."""
-    return ["+" + word if word.startswith(tuple(f"{group}=" for group in APPENDED)) else word for word in words]
+    return ["+" + word if word.startswith(tuple(f"{group}=" for group in APPENDED)) else word for word in arguments]
 
 
-def for_each_job(words: Sequence[str]) -> list[str]:
+def for_each_job(arguments: Sequence[str]) -> list[str]:
     """What was typed, such that a setting which only some option of a sweep has is judged job by job.
 
     Hydra composes one config for the whole sweep first, in which every group that is varied stands at its default:
     there a key that its options bring along is unknown. As a choice of one value the word waits for the jobs.
     """
-    keys = [word.lstrip("+").partition("=")[0] for word in words]
+    keys = [word.lstrip("+").partition("=")[0] for word in arguments]
     varied = any(
         key in APPENDED or (key.partition("/")[0] in GROUPS and "." not in key and _is_choice(word))
-        for key, word in zip(keys, words, strict=True)
+        for key, word in zip(keys, arguments, strict=True)
     )
-    if not varied or not {"-m", "--multirun"} & {*words} or "hydra/sweeper" in keys:
-        return list(words)
-    return [_waiting(word) if SETTING.match(word) else word for word in words]
+    if not varied or not {"-m", "--multirun"} & {*arguments} or "hydra/sweeper" in keys:
+        return list(arguments)
+    return [_waiting(word) if SETTING.match(word) else word for word in arguments]
 
 
 def _is_choice(word: str) -> bool:
@@ -430,9 +434,9 @@ def _waiting(word: str) -> str:
 
 def overrides_of(hydra: Any) -> list[str]:
     """What was typed for the job with these settings of Hydra: its share of a sweep."""
-    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
-    assert isinstance(words, list)
-    return [str(word) for word in words]
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
+    assert isinstance(overrides, list)
+    return [str(word) for word in overrides]
 
 
 def variant_name(hydra: Any = None) -> str:
@@ -442,7 +446,7 @@ def variant_name(hydra: Any = None) -> str:
     """
     hydra = HydraConfig.get() if hydra is None else hydra
     slots = (o.partition("=") for o in overrides_of(hydra) if o.lstrip("+").startswith("attention/"))
-    put_in = (word for _, _, words in slots for word in words.strip("[]").split(","))
+    put_in = (word for _, _, values in slots for word in values.strip("[]").split(","))
     chosen = [hydra.runtime.choices.get("attention", "attention"), *put_in]
     plain = [str(word).strip(" \"'").removesuffix(".yaml").replace("/", ".") for word in chosen]
     return "+".join(word for word in plain if word)

@@ -71,17 +71,17 @@ def searching(folders: Iterable[Path]) -> Iterator[None]:
         _searched[:] = before
 
 
-def config_dirs(words: Sequence[str]) -> list[Path]:
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
     """The folders that were typed behind --config-dir."""
-    folders = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
-    folders += [folder for flag, folder in pairwise(words) if flag in ("--config-dir", "-cd")]
+    folders = [word.partition("=")[2] for word in arguments if word.startswith(("--config-dir=", "-cd="))]
+    folders += [folder for flag, folder in pairwise(arguments) if flag in ("--config-dir", "-cd")]
     return [Path(folder) for folder in folders]
 
 
 def groups() -> list[str]:
     """Every group a user can choose from, such as "attention" or "attention/mask"."""
-    found = {p.parent.relative_to(root).as_posix() for root in search_folders() for p in root.glob("**/*.yaml")}
-    return sorted(found - {"."} | set(APPENDED))
+    folders = {p.parent.relative_to(root).as_posix() for root in search_folders() for p in root.glob("**/*.yaml")}
+    return sorted(folders - {"."} | set(APPENDED))
 
 
 def options(group: str) -> list[str]:
@@ -127,11 +127,11 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     if config.get("match") is None:  # then neither is a setting, and a run is called as it was before there were any
         dropped += ["match", "match_to"]
     secret = config.get("environment") or {}
-    found = [
+    settings = [
         (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
         for key, value in leaves({k: v for k, v in without_watchers(config).items() if k != "environment"})
     ]
-    return {key: stable(key, value) for key, value in found if not any(fnmatch(key, pattern) for pattern in dropped)}
+    return {key: stable(key, value) for key, value in settings if not any(fnmatch(key, pattern) for pattern in dropped)}
 
 
 def one_spelling(value: Any) -> Any:
@@ -180,24 +180,24 @@ def fixed_keys() -> set[str]:
     return {path for path, _, _ in nodes(main | {"model": read("model/nano"), "trainer": read("trainer/cpu")})}
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, keys: Iterable[str]) -> str:
     """What to say of a key that is not there: where it would be, or which one may have been meant."""
-    known, elsewhere = set(known) - {key}, _offers()
+    keys, elsewhere = set(keys) - {key}, _offers()
 
-    def meant(keys: Sequence[str]) -> str:
-        shown = [f"{k!r}" + ("" if k in known else f" (it comes with {elsewhere[k][0]})") for k in keys]
+    def meant(near: Sequence[str]) -> str:
+        shown = [f"{k!r}" + ("" if k in keys else f" (it comes with {elsewhere[k][0]})") for k in near]
         return f"; did you mean {' or '.join(shown)}?" if shown else ""
 
     if key in elsewhere:
         first, last = key.partition(".")[0], key.rpartition(".")[2]
-        deeper = [k for k in sorted(known | set(elsewhere)) if k.endswith(f".{last}") and k.count(".") > key.count(".")]
-        here = [k for k in deeper if k in known and k.startswith(f"{first}.")][:3]
+        deeper = [k for k in sorted(keys | set(elsewhere)) if k.endswith(f".{last}") and k.count(".") > key.count(".")]
+        here = [k for k in deeper if k in keys and k.startswith(f"{first}.")][:3]
         hint = meant(here or [k for k in deeper if k in elsewhere and ".kinds." not in k][:1])
         return f"{key} is not a key of this config: it comes with {' or '.join(elsewhere[key][:4])}{hint}"
-    near = nearest_key(key, known | set(elsewhere))
+    near = nearest_key(key, keys | set(elsewhere))
     hint = meant(near)
     parent = key.rpartition(".")[0]
-    siblings = sorted({k.rpartition(".")[2] for k in known if parent and k.rpartition(".")[0] == parent})
+    siblings = sorted({k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent})
     if not near and (names := [s for s in siblings if not s.startswith("_")]):
         hint = f"; {parent} has {', '.join(names)}"
     return f"{key} is not a key of the config{hint} (see: python train.py --cfg job)"
@@ -208,7 +208,7 @@ def _offers() -> dict[str, list[str]]:
 
     Only what stands in the file of an option itself.
     """
-    found: dict[str, list[str]] = {}
+    offers: dict[str, list[str]] = {}
     for root in search_folders():
         for file in sorted(root.glob("*/**/*.yaml")):
             group = file.parent.relative_to(root).as_posix()
@@ -221,24 +221,24 @@ def _offers() -> dict[str, list[str]]:
                 home = f"{group.replace('/', '.')}."
                 above = "" if "@package _global_" in text.partition("\n")[0] else home
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):
-                    words = f"{above}{key.split('[')[0]}"
-                    if words.startswith(home) and not words.endswith("._target_"):
-                        found.setdefault(words, []).append(f"{group}={file.stem}")
-    for words, choices in found.items():  # the option that is called like its key is the plainest way to get it
-        choices.sort(key=lambda choice: choice.rpartition("=")[2] != words.rpartition(".")[2])
-    return found
+                    path = f"{above}{key.split('[')[0]}"
+                    if path.startswith(home) and not path.endswith("._target_"):
+                        offers.setdefault(path, []).append(f"{group}={file.stem}")
+    for path, choices in offers.items():  # the option that is called like its key is the plainest way to get it
+        choices.sort(key=lambda choice: choice.rpartition("=")[2] != path.rpartition(".")[2])
+    return offers
 
 
 def how_to_choose(path: str) -> str:
     """The words that choose what stands at a key."""
-    known, parts = groups(), path.split(".")
+    names, parts = groups(), path.split(".")
     slot = f"attention/{parts[-1]}"
-    if parts[:2] == ["attention", "kinds"] and slot in known:
+    if parts[:2] == ["attention", "kinds"] and slot in names:
         return f": choose them with {slot}@{path}={' | '.join(options(slot))}"
-    if parts[-1] in known:
+    if parts[-1] in names:
         return f": choose them with {parts[-1]}={' | '.join(options(parts[-1]))}"
     for i in range(len(parts), 0, -1):
         group = "/".join(parts[:i])
-        if group in known:
+        if group in names:
             return f": choose them with {group}={' | '.join(options(group))}"
     return ""

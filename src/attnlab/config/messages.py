@@ -98,10 +98,10 @@ def refuse_flags(argv: Sequence[str]) -> None:
         raise UsageError(f"{message} (see: python train.py --help; settings are written key=value, without dashes)")
 
 
-def refuse_repetitions(words: Sequence[str]) -> None:
+def refuse_repetitions(arguments: Sequence[str]) -> None:
     """A key that is given twice is a slip: only one of both could count."""
     given: dict[str, str] = {}
-    for word in words:
+    for word in arguments:
         key, equals, _ = word.lstrip("+").partition("=")
         if not equals or key.startswith(("-", "hydra")):
             continue
@@ -110,7 +110,7 @@ def refuse_repetitions(words: Sequence[str]) -> None:
         given[key] = word
 
 
-def explain(error: Exception, words: Sequence[str] = (), several: str = "add -m to run each") -> str:
+def explain(error: Exception, arguments: Sequence[str] = (), several: str = "add -m to run each") -> str:
     """The complaint of Hydra, or of what it is made of, in one line that says what is allowed.
 
     `words` are what was typed, and `several` is what to do with several values of one key.
@@ -129,11 +129,11 @@ def explain(error: Exception, words: Sequence[str] = (), several: str = "add -m 
         return explain_value(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return _explain_option(words, group, name, error.options)
+        return _explain_option(arguments, group, name, error.options)
     for pattern, say in PHRASES:
         if match := re.search(pattern, text):
             more = (several,) if say is _explain_several else ()
-            return str(say(words, *match.groups(), *more))
+            return str(say(arguments, *match.groups(), *more))
     if not text and error.__cause__ is not None:
         text = " ".join(str(error.__cause__).split())
     elif error.__cause__ is not None:
@@ -144,22 +144,22 @@ def explain(error: Exception, words: Sequence[str] = (), several: str = "add -m 
 def _explain_word(word: str) -> str:
     """A word of the command line that is not key=value, or whose value is not quoted as it needs to be."""
     key, equals, value = word.partition("=")
-    known = groups()
+    names = groups()
     if not equals:
         guess = re.split(r"[:\s]+", word.strip(), maxsplit=1)
         example = "=".join(guess) if len(guess) == 2 else f"{word}={(options(word) or ['...'])[0]}"
         return f"{word!r} is not a setting: write key=value, as in {example} (see: python train.py --help)"
     if key != key.strip() or value != value.strip() or not key.strip():
         return f"{word!r} is not a setting: write key=value, without spaces around the equals sign"
-    if key.lstrip("+~").partition("@")[0] in known:
+    if key.lstrip("+~").partition("@")[0] in names:
         return f"cannot read {word!r}: write {key}={' | '.join(options(key)) or 'NAME'}"
     return f"cannot read {word!r}: a text with special characters needs quotes within quotes: {as_typed(key, value)}"
 
 
-def _explain_option(words: Sequence[str], group: str, name: str, among: Sequence[str] = ()) -> str:
+def _explain_option(arguments: Sequence[str], group: str, name: str, among: Sequence[str] = ()) -> str:
     if (top := group.partition("/")[0]) in groups():  # one of ours, and a name may hold a slash
-        found = next(g for g in (group, group.rpartition("/")[0], top) if g in groups())
-        group, name = found, f"{group}/{name}".removeprefix(f"{found}/")
+        nearest_group = next(g for g in (group, group.rpartition("/")[0], top) if g in groups())
+        group, name = nearest_group, f"{group}/{name}".removeprefix(f"{nearest_group}/")
     if (beside := Path("configs", group, f"{name}.yaml")).is_file():
         return f"{group}={name} does not exist; to use {beside}, add --config-dir configs (attnlab: config_dir=configs)"
     among = among or options(group)
@@ -168,11 +168,11 @@ def _explain_option(words: Sequence[str], group: str, name: str, among: Sequence
     return f"{group}={name} does not exist{nearest(name, among)} (choose from: {', '.join(among)})"
 
 
-def _explain_main(words: Sequence[str], name: str) -> str:
+def _explain_main(arguments: Sequence[str], name: str) -> str:
     return f"--config-name ({name}) does not exist in {' or '.join(str(folder) for folder in search_folders())}"
 
 
-def _explain_several(words: Sequence[str], word: str, several: str) -> str:
+def _explain_several(arguments: Sequence[str], word: str, several: str) -> str:
     key, _, value = word.partition("=")
     if key.lstrip("+") in LISTS:
         return f"{key}= got several names ({value}): write {key}=[{value}] to have them all"
@@ -181,13 +181,13 @@ def _explain_several(words: Sequence[str], word: str, several: str) -> str:
     return f"{key}= got several values ({value}): {several}, or write one text as {as_typed(key, value)}"
 
 
-def _explain_key(words: Sequence[str], key: str, rest: str) -> str:
+def _explain_key(arguments: Sequence[str], key: str, rest: str) -> str:
     """A key that is not there: a slot of another variant, a group that needs a plus, or a slip."""
     if "Did you mean to override one of" in rest:
         return f"{key} stands in several places; name one: " + rest.split("override one of ")[1].split("?")[0]
-    if given := next((w.partition("=")[2] for w in words if w.startswith((f"{key}={{", f"+{key}={{"))), ""):
+    if given := next((w.partition("=")[2] for w in arguments if w.startswith((f"{key}={{", f"+{key}={{"))), ""):
         return f"{key} ({given}) holds a key that does not belong there; set what you mean one by one: {key}.NAME=VALUE"
-    choices, known = _composed(words)
+    choices, keys = _composed(arguments)
     group = key.partition("@")[0]
     if group in groups():
         parent, _, slot = group.rpartition("/")
@@ -198,26 +198,26 @@ def _explain_key(words: Sequence[str], key: str, rest: str) -> str:
         return f"{parent}={choices.get(parent)} has no slot {slot!r}: {has}; so {key}= cannot be set"
     if "/" in key:
         return f"{key} is not a group of the config{nearest(key, groups())} (see: python train.py --help)"
-    return unknown_key(key, known)
+    return unknown_key(key, keys)
 
 
-def _composed(words: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+def _composed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """The options chosen, and the keys there are, with nothing but the groups that were typed."""
-    known = set(groups())
-    chosen = [word for word in words if word.lstrip("+").partition("=")[0].partition("@")[0] in known]
-    kept = [word if "[" in word else word.split(",")[0] for word in chosen]
+    names = set(groups())
+    chosen = [word for word in arguments if word.lstrip("+").partition("=")[0].partition("@")[0] in names]
+    choices = [word if "[" in word else word.split(",")[0] for word in chosen]
     folders = ",".join(f"file://{folder.absolute()}" for folder in search_folders())
     usual = GlobalHydra.instance().hydra
     try:
-        return _composed_from(kept, folders)
+        return _composed_from(choices, folders)
     finally:
         GlobalHydra.instance().hydra = usual  # a sweep goes on with other jobs
 
 
-def _composed_from(kept: Sequence[str], folders: str) -> tuple[dict[str, Any], set[str]]:
+def _composed_from(group_choices: Sequence[str], folders: str) -> tuple[dict[str, Any], set[str]]:
     from hydra import compose, initialize_config_dir
 
-    for overrides in (kept, [word for word in kept if "/" not in word.partition("=")[0]], []):
+    for overrides in (group_choices, [word for word in group_choices if "/" not in word.partition("=")[0]], []):
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -233,23 +233,23 @@ def _composed_from(kept: Sequence[str], folders: str) -> tuple[dict[str, Any], s
     return {}, set()
 
 
-def _explain_choice(words: Sequence[str]) -> str:
+def _explain_choice(arguments: Sequence[str]) -> str:
     """A group that is set to something else than a name, or to a list where only one makes sense."""
-    known = groups()
-    for word in words:
+    names = groups()
+    for word in arguments:
         group, _, value = word.lstrip("+").partition("=")
         if not group:
             return f"{word!r} is not a setting: there is no key before the equals sign"
-        if group.partition("@")[0] in known and (value == "null" or not re.fullmatch(r"[^\W\d][\w./-]*", value)):
+        if group.partition("@")[0] in names and (value == "null" or not re.fullmatch(r"[^\W\d][\w./-]*", value)):
             return f"{group} ({value}) must be one of: {', '.join(options(group.partition('@')[0]))}"
     return "a group is chosen twice, or is set to something that is no name"
 
 
-def _explain_addition(words: Sequence[str], key: str) -> str:
+def _explain_addition(arguments: Sequence[str], key: str) -> str:
     return f"{key} is there already: write {key}= without the plus"
 
 
-def _explain_deletion(words: Sequence[str], key: str) -> str:
+def _explain_deletion(arguments: Sequence[str], key: str) -> str:
     return f"~{key} takes nothing away, for there is no {key} in the config"
 
 

@@ -31,31 +31,31 @@ def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any],
     """
     if config["tuned"] is None:
         return config, {}
-    place, entries, digest = read(config["tuned"])
+    path, entries, digest = read(config["tuned"])
     flat = dict(leaves(config))
     named = [entry for entry in entries if entry["variant"] == variant]
     fitting = [e for e in named if all(stable(k, flat.get(k)) == stable(k, v) for k, v in e["settings"].items())]
     if not named:
-        known = [entry["variant"] for entry in entries]
+        names = [entry["variant"] for entry in entries]
         raise UsageError(
-            f"tuned ({place}) holds no rate for {variant}{nearest(variant, known)} (it has: {', '.join(known)}); run "
+            f"tuned ({path}) holds no rate for {variant}{nearest(variant, names)} (it has: {', '.join(names)}); run "
             "attnlab tune with it, too"
         )
     if len(fitting) != 1:
         keys = dict.fromkeys(f"{k}={shown(v)}" for entry in named for k, v in entry["settings"].items())
-        raise UsageError(f"tuned ({place}) holds {variant} at other settings than these: {', '.join(keys)}")
+        raise UsageError(f"tuned ({path}) holds {variant} at other settings than these: {', '.join(keys)}")
     entry = fitting[0]
     if stable(OPTIMIZER, config["optimizer"]["_target_"]) != stable(OPTIMIZER, entry["optimizer"]):
-        raise UsageError(f"tuned ({place}) was made with {entry['optimizer']}: a rate of it is none of {_name(config)}")
+        raise UsageError(f"tuned ({path}) was made with {entry['optimizer']}: a rate of it is none of {_name(config)}")
     for key, seed in {"seed": config["seed"], **{f"streams.{k}": v for k, v in config["streams"].items()}}.items():
         if seed in entry["seeds"]:
             chose = ", ".join(map(str, entry["seeds"]))
             raise UsageError(
-                f"{key} ({seed}) is one of the seeds that chose the learning rate ({chose} in {place}): final runs "
+                f"{key} ({seed}) is one of the seeds that chose the learning rate ({chose} in {path}): final runs "
                 "need others"
             )
-    found = {**config, "optimizer": {**config["optimizer"], "lr": float(entry["lr"])}}
-    return found, {"experiment": config["tuned"], "sha256": digest, **entry}
+    tuned = {**config, "optimizer": {**config["optimizer"], "lr": float(entry["lr"])}}
+    return tuned, {"experiment": config["tuned"], "sha256": digest, **entry}
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -64,21 +64,21 @@ def _name(config: Mapping[str, Any]) -> str:
 
 def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     """Where the file is, the entries of its variants, and the SHA-256 of its bytes."""
-    place = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
+    path = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
     try:
-        data = place.read_bytes()
+        data = path.read_bytes()
         content = yaml.safe_load(data)
     except OSError as error:
         raise UsageError(
-            f"tuned ({tuned}) must be the folder of an experiment with a {place.name}: {error.strerror}; attnlab tune "
+            f"tuned ({tuned}) must be the folder of an experiment with a {path.name}: {error.strerror}; attnlab tune "
             f"{tuned} writes it"
         ) from error
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"tuned ({place}) is not YAML: {' '.join(str(error).split())[:120]}") from error
+        raise UsageError(f"tuned ({path}) is not YAML: {' '.join(str(error).split())[:120]}") from error
     entries = content.get("variants") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
-        raise UsageError(f"tuned ({place}) must hold a list variants, each with {', '.join(NEEDED)}")
-    return place, entries, hashlib.sha256(data).hexdigest()
+        raise UsageError(f"tuned ({path}) must hold a list variants, each with {', '.join(NEEDED)}")
+    return path, entries, hashlib.sha256(data).hexdigest()
 
 
 def _is_entry(entry: Any) -> bool:

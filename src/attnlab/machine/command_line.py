@@ -26,28 +26,28 @@ def is_typed(content: Any) -> bool:
     """Whether this is what `typed` gave: it comes from a file."""
     return (
         isinstance(content, Mapping)
-        and isinstance(words := content.get("argv"), list)
-        and bool(words)
-        and all(isinstance(word, str) for word in words)
+        and isinstance(argv := content.get("argv"), list)
+        and bool(argv)
+        and all(isinstance(word, str) for word in argv)
         and all(isinstance(content.get(key), str) for key in ("folder", "python", "pythonpath"))
     )
 
 
-def in_shell(command: Mapping[str, Any], words: Sequence[str] | None = None) -> str:
+def in_shell(command: Mapping[str, Any], overrides: Sequence[str] | None = None) -> str:
     """The line for a shell in the folder it was typed in; with `words`, one run alone: these in place of the words of
     many."""
     program, *typed_words = command["argv"]
     # As a file, a module of a package would have its neighbours hide modules of Python's own.
     start = ["-m", "attnlab.cli.train"] if program.endswith(MODULES) else [program]
-    argv = [*start, *(typed_words if words is None else [*_flags(typed_words), *words])]
+    argv = [*start, *(typed_words if overrides is None else [*_flags(typed_words), *overrides])]
     path = [f"PYTHONPATH={shlex.quote(command['pythonpath'])}"] if command["pythonpath"] else []
     return " ".join([*path, shlex.join([command["python"], *argv])])
 
 
-def _flags(words: Sequence[str]) -> list[str]:
+def _flags(arguments: Sequence[str]) -> list[str]:
     """What was said to Hydra, without that there are many runs."""
     flags: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word in zip(["", *arguments], arguments, strict=False):
         if before in FLAGS_WITH_VALUE or (word.startswith("-") and word not in FOR_MANY):
             flags.append(word)
     return flags

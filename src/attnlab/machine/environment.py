@@ -61,10 +61,10 @@ def rank(devices: int) -> int:
     own, size, *nodes = (os.environ.get(name) for name in names)
     numbered = own is not None and own.isdecimal() and int(own) < devices and size == str(devices)
     if not (own is None or numbered) or any(node not in (None, "0") for node in nodes):
-        told = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        values = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
         raise UsageError(
-            f"trainer.devices ({devices}) does not fit what the environment says of processes ({told}); unset these "
-            "variables: attnlab starts the processes of one machine itself"
+            f"trainer.devices ({devices}) does not fit what the environment says of processes ({values}); unset "
+            "these variables: attnlab starts the processes of one machine itself"
         )
     return int(own or 0)
 
@@ -81,9 +81,9 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_arguments(argv: Sequence[str]) -> None:
     """Refuse words of the command line that are no text, such as Chinese where the locale is ASCII's."""
-    for word in words:
+    for word in argv:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UsageError(
                 f"cannot read {word!a}: it is not text in the encoding of the locale "

@@ -56,8 +56,8 @@ def _bound_memory() -> tuple[int, int] | None:
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         stacks = (os.cpu_count() or 1) << 24  # of threads that torch starts later: reserved, hardly used
-        wanted = used + MEMORY_BYTES + stacks
-        bounds = [bound for bound in (soft, hard, wanted) if bound != resource.RLIM_INFINITY]
+        bound_bytes = used + MEMORY_BYTES + stacks
+        bounds = [bound for bound in (soft, hard, bound_bytes) if bound != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
         return soft, hard
     except (OSError, ValueError):

@@ -307,7 +307,7 @@ def _of_signature(make: Any, *, is_method: bool) -> dict[str, Option] | None:
         if p.kind is p.VAR_KEYWORD:
             options["**"] = Option()
         elif p.kind is not p.VAR_POSITIONAL:
-            told = p.annotation is not p.empty and not isinstance(p.annotation, str)
+            is_annotated = p.annotation is not p.empty and not isinstance(p.annotation, str)
             default = REQUIRED if p.default is p.empty else p.default
-            options[p.name] = Option(default, type=p.annotation if told else Any)
+            options[p.name] = Option(default, type=p.annotation if is_annotated else Any)
     return options

@@ -182,33 +182,33 @@ def as_typed(key: str, text: str) -> str:
 
 def nearest(word: str, among: Iterable[str]) -> str:
     """ " Did you mean ...?", or nothing if nothing is near."""
-    found = difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    matches = difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def nearest_key(key: str, among: Iterable[str]) -> list[str]:
     """The dotted keys that may have been meant: those that end alike, else one that is written alike."""
-    known = sorted(set(among), key=lambda k: (k.count("."), k))
-    ends = {k: k.rpartition(".")[2] for k in known}
+    keys = sorted(set(among), key=lambda k: (k.count("."), k))
+    ends = {k: k.rpartition(".")[2] for k in keys}
     parent, _, last = key.rpartition(".")
-    if alike := [k for k in known if ends[k] == last][:3]:
+    if alike := [k for k in keys if ends[k] == last][:3]:
         return alike
-    siblings = [k for k in known if k.rpartition(".")[0] == parent]
-    for group, cutoff in ((siblings, 0.6), (known, 0.75)):
+    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
+    for group, cutoff in ((siblings, 0.6), (keys, 0.75)):
         if near := difflib.get_close_matches(last, [ends[k] for k in group], n=1, cutoff=cutoff):
             return [k for k in group if ends[k] == near[0]][:1]
-    return [] if siblings else difflib.get_close_matches(key, known, n=1, cutoff=0.65)
+    return [] if siblings else difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
 
 
 def whole_numbers(key: str, text: str, *, most: int, like: str) -> list[int]:
     """Whole numbers as they are typed, 0,2 or [0,2] or 1-3, in order and each once; `like` is an example of some."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for word in text.strip("[]").replace(",", " ").split():
         first, dash, last = word.partition("-")
         sound = first.isdecimal() and (last.isdecimal() or not dash)
         if not sound or not int(first) <= int(last or first) <= min(most, int(first) + MOST_AT_ONCE):
             raise UsageError(f"{key} ({text}) must be whole numbers of at most {most}, such as {like}")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found:
+        numbers |= set(range(int(first), int(last or first) + 1))
+    if not numbers:
         raise UsageError(f"{key} ({text}) must name at least one whole number, such as {like}")
-    return sorted(found)
+    return sorted(numbers)

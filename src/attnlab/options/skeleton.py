@@ -133,8 +133,8 @@ def _bare(node: Any) -> ast.stmt:
 
 
 def _fields(node: ast.AST) -> dict[str, Any]:
-    place = {name: getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
-    return dict(ast.iter_fields(node)) | place
+    location = {name: getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
+    return dict(ast.iter_fields(node)) | location
 
 
 def _declares(node: ast.stmt) -> bool:

@@ -159,8 +159,8 @@ def failures() -> Iterator[None]:
 
 def file_failure(error: OSError) -> FileFailure:
     """What the system said about a file, in one line."""
-    place = error.filename or "standard output"  # what attnlab writes has a name (see `named`)
-    return FileFailure(f"{place}: {error.strerror or error}; the same command goes on when that is mended")
+    path = error.filename or "standard output"  # what attnlab writes has a name (see `named`)
+    return FileFailure(f"{path}: {error.strerror or error}; the same command goes on when that is mended")
 
 
 def flush_folder(folder: Path) -> None:
@@ -191,16 +191,16 @@ def check_writable(folder: Path, *, key: str) -> None:
             f"{key} ({str(folder)!a}) cannot be written in the encoding of the locale ({error.encoding}); PYTHONUTF8=1 "
             "before the command makes that UTF-8"
         ) from error
-    place = folder.absolute()
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
-    if not os.path.isdir(place):
-        raise UsageError(f"{key} ({folder}) cannot be written: {place} is not a folder")
+    nearest = folder.absolute()
+    while not os.path.exists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not os.path.isdir(nearest):
+        raise UsageError(f"{key} ({folder}) cannot be written: {nearest} is not a folder")
     try:
-        with tempfile.TemporaryFile(dir=place):  # an attempt knows more than permissions do: read-only disks, quotas
+        with tempfile.TemporaryFile(dir=nearest):  # an attempt knows more than permissions do: read-only disks, quotas
             pass
     except OSError as error:
-        raise UsageError(f"{key} ({folder}) cannot be written: {error.strerror} in {place}") from error
+        raise UsageError(f"{key} ({folder}) cannot be written: {error.strerror} in {nearest}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ class Axis(NamedTuple):
 class Point(NamedTuple):
     """One combination: the words that make it, the level of each axis, and whether others are held against it."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     levels: dict[str, str]
     is_baseline: bool
 
@@ -53,8 +53,8 @@ class Design(NamedTuple):
         chosen = list(self._others(first, last))
         if self.kind != "factorial":
             chosen.append(base)
-        found = {tuple(levels.values()): levels for levels in sorted(chosen, key=lambda levels: levels != base)}
-        return [Point(self._words(levels), levels, levels == base) for levels in found.values()]
+        combinations = {tuple(levels.values()): levels for levels in sorted(chosen, key=lambda levels: levels != base)}
+        return [Point(self._overrides_of(levels), levels, levels == base) for levels in combinations.values()]
 
     def _others(self, first: dict[str, str], last: dict[str, str]) -> Iterator[dict[str, str]]:
         if self.kind == "grid":
@@ -69,7 +69,7 @@ class Design(NamedTuple):
                 levels = zip(self.axes, signs, strict=True)
                 yield {axis.name: (first if sign < 0 else last)[axis.name] for axis, sign in levels}
 
-    def _words(self, levels: Mapping[str, str]) -> tuple[str, ...]:
+    def _overrides_of(self, levels: Mapping[str, str]) -> tuple[str, ...]:
         return tuple(word for axis in self.axes for word in axis.levels[levels[axis.name]])
 
     def described(self) -> dict[str, Any]:
@@ -89,11 +89,11 @@ def fraction(k: int, generators: Sequence[str]) -> Iterator[tuple[int, ...]]:
     free axis at -1; a generator with an even number of letters is given with a minus where the baseline should be one
     of the runs: D=-AB.
     """
-    made = dict(_generator(word, k) for word in generators)
-    free = [axis for axis in range(k) if axis not in made]
+    products = dict(_generator(word, k) for word in generators)
+    free = [axis for axis in range(k) if axis not in products]
     for chosen in itertools.product((-1, 1), repeat=len(free)):
         signs = dict(zip(free, chosen, strict=True))
-        for axis, (sign, factors) in made.items():
+        for axis, (sign, factors) in products.items():
             for factor in factors:
                 sign *= signs[factor]
             signs[axis] = sign
@@ -112,17 +112,17 @@ def aliases(k: int, generators: Sequence[str]) -> dict[str, list[str]]:
     Words of the defining relation are the products of generators; effects that differ by one of them are the same
     column. Letters stand for axes in their order. Empty for a full design.
     """
-    words = [frozenset(word.replace("=", "").replace("-", "")) for word in generators]
+    letters = [frozenset(word.replace("=", "").replace("-", "")) for word in generators]
     relation = set()
-    for size in range(1, len(words) + 1):
-        for some in itertools.combinations(words, size):
+    for size in range(1, len(letters) + 1):
+        for some in itertools.combinations(letters, size):
             product: frozenset[str] = frozenset()
             for word in some:
                 product ^= word
             relation.add(product)
     effects = [frozenset(some) for n in (1, 2) for some in itertools.combinations(LETTERS[:k], n)]
-    found = {"".join(sorted(e)): ["".join(sorted(e ^ w)) for w in relation if 0 < len(e ^ w) <= 2] for e in effects}
-    return {effect: sorted(others) for effect, others in found.items() if others}
+    aliased = {"".join(sorted(e)): ["".join(sorted(e ^ w)) for w in relation if 0 < len(e ^ w) <= 2] for e in effects}
+    return {effect: sorted(others) for effect, others in aliased.items() if others}
 
 
 def read_design(name: str, content: Any) -> Design:
@@ -144,7 +144,7 @@ def read_design(name: str, content: Any) -> Design:
     settings = content.get("settings", {})
     if not isinstance(settings, Mapping):
         raise UsageError(f"{key}: settings ({shown(settings)}) must hold settings by name, as key: value")
-    design = Design(kind, axes, generators, _words(settings), _seeds(key, content.get("seeds", 1)))
+    design = Design(kind, axes, generators, _overrides_of(settings), _seeds(key, content.get("seeds", 1)))
     count = math.prod(len(axis.levels) for axis in axes)
     if kind in ("grid", "factorial") and count >> len(generators) > MOST_RUNS:
         raise UsageError(f"{key}: axes make {count:,} combinations; at most {MOST_RUNS:,} are run")
@@ -156,22 +156,22 @@ def _axes(key: str, content: Any) -> tuple[Axis, ...]:
         raise UsageError(f"{key}: axes must name what is varied, as in axes: {{attention/normalizer: [softmax, relu]}}")
     axes = []
     for name, levels in content.items():
-        place = f"{key}: axes.{name}"
+        axis_key = f"{key}: axes.{name}"
         if isinstance(levels, list):
-            named: dict[str, tuple[str, ...]] = {_text(level): _words({name: level}) for level in levels}
+            named: dict[str, tuple[str, ...]] = {_text(level): _overrides_of({name: level}) for level in levels}
             if len(named) < len(levels):
-                raise UsageError(f"{place} names a level twice: {', '.join(map(_text, levels))}")
-        elif isinstance(levels, Mapping) and all(isinstance(words, Mapping) for words in levels.values()):
-            named = {str(level): _words(words) for level, words in levels.items()}
+                raise UsageError(f"{axis_key} names a level twice: {', '.join(map(_text, levels))}")
+        elif isinstance(levels, Mapping) and all(isinstance(settings, Mapping) for settings in levels.values()):
+            named = {str(level): _overrides_of(settings) for level, settings in levels.items()}
         else:
-            raise UsageError(f"{place} must be a list of values, or levels by name that each hold settings")
+            raise UsageError(f"{axis_key} must be a list of values, or levels by name that each hold settings")
         if len(named) < 2:
-            raise UsageError(f"{place} needs two levels or more; what does not vary belongs into settings")
+            raise UsageError(f"{axis_key} needs two levels or more; what does not vary belongs into settings")
         axes.append(Axis(str(name), named))
     return tuple(axes)
 
 
-def _words(settings: Mapping[Any, Any]) -> tuple[str, ...]:
+def _overrides_of(settings: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={_text(value)}" for name, value in settings.items())
 
 
@@ -186,22 +186,22 @@ def _text(value: Any) -> str:
     return value if PLAIN.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _generators(key: str, kind: str, words: Any, k: int) -> tuple[str, ...]:
+def _generators(key: str, kind: str, generators: Any, k: int) -> tuple[str, ...]:
     letters = LETTERS[:k]
-    if not isinstance(words, list) or (words and kind != "factorial"):
-        raise UsageError(f"{key}: generators ({shown(words)}) must be a list, of a factorial design")
-    if words and k > len(LETTERS):
+    if not isinstance(generators, list) or (generators and kind != "factorial"):
+        raise UsageError(f"{key}: generators ({shown(generators)}) must be a list, of a factorial design")
+    if generators and k > len(LETTERS):
         raise UsageError(f"{key}: generators name axes by letters, so there may be {len(LETTERS)} axes, not {k}")
-    for word in words:
+    for word in generators:
         match = re.fullmatch(r"([A-Z])=-?([A-Z]+)", word) if isinstance(word, str) else None
-        made = [other.partition("=")[0] for other in words if isinstance(other, str)]
+        dependent = [other.partition("=")[0] for other in generators if isinstance(other, str)]
         sound = match is not None and set(match[1] + match[2]) <= set(letters) and len(set(match[2])) == len(match[2])
-        if match is None or not sound or set(match[2]) & set(made) or made.count(match[1]) > 1:
+        if match is None or not sound or set(match[2]) & set(dependent) or dependent.count(match[1]) > 1:
             raise UsageError(
                 f"{key}: generators ({shown(word)}) must give one axis as a product of others that have no generator, "
                 f"such as {letters[-1]}={letters[:-1]}; the axes in order are {', '.join(letters)}"
             )
-    return tuple(words)
+    return tuple(generators)
 
 
 def _seeds(key: str, content: Any) -> tuple[int, ...]:

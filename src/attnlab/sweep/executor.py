@@ -29,7 +29,7 @@ SHOWN = 30  # refused or failed runs that are listed one by one
 
 
 @contextmanager
-def pool_for(n_jobs: int | None, wanted: int, patience: float | None) -> Iterator[Pool]:
+def pool_for(n_jobs: int | None, n_runs: int, patience: float | None) -> Iterator[Pool]:
     """Workers that are warming up, as many as there are cores unless a number is given; killed at the end."""
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"hydra.launcher.n_jobs ({n_jobs}) must be null or a whole number of at least 1")
@@ -37,7 +37,7 @@ def pool_for(n_jobs: int | None, wanted: int, patience: float | None) -> Iterato
         raise UsageError(f"hydra.launcher.patience ({patience:g}) must be null or a number of seconds above 0")
     pool = Pool(n_jobs or cores(), patience=patience)
     try:
-        pool.warm(wanted)
+        pool.warm(n_runs)
         yield pool
     finally:
         pool.kill()
@@ -75,15 +75,15 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
         print("; ".join(parts))
     for run in runs:
         for other in run.same_as:
-            print(f"  merged: {' '.join(other.words)} is the same run as {' '.join(run.job.words)}")
-    for said in dict.fromkeys(run.same for run in runs if run.same):
-        labels = dict.fromkeys(run.label for run in runs if run.same == said)
-        print(f"  the same: {', '.join(labels)} {'each ' * (len(labels) > 1)}{said}")
+            print(f"  merged: {' '.join(other.overrides)} is the same run as {' '.join(run.job.overrides)}")
+    for relation in dict.fromkeys(run.same for run in runs if run.same):
+        labels = dict.fromkeys(run.label for run in runs if run.same == relation)
+        print(f"  the same: {', '.join(labels)} {'each ' * (len(labels) > 1)}{relation}")
     for what, count in Counter(run.anew for run in runs if run.anew).items():
         print(f"  trained anew: {count} runs, of which each {what}; code=any takes what is there")
-    refused = Counter((refusal.setting_words, refusal.reason) for refusal in refusals)
-    for (words, reason), count in list(refused.items())[:SHOWN]:
-        print(f"  refused: {' '.join(words)}{f' ({count} seeds)' if count > 1 else ''}: {reason}")
+    refused = Counter((refusal.setting_overrides, refusal.reason) for refusal in refusals)
+    for (overrides, reason), count in list(refused.items())[:SHOWN]:
+        print(f"  refused: {' '.join(overrides)}{f' ({count} seeds)' if count > 1 else ''}: {reason}")
     if len(refused) > SHOWN:
         print(f"  refused: {len(refused) - SHOWN} more, listed in {MANIFEST}")
     if costs:
@@ -234,15 +234,15 @@ def _bad(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
 
 
-def refuse(refusals: Sequence[Refusal], wanted: Sequence[Sequence[str]]) -> None:
+def refuse(refusals: Sequence[Refusal], jobs: Sequence[Sequence[str]]) -> None:
     """Raise for combinations of a plain sweep that cannot work: nothing has been started."""
     first = refusals[0]
-    common = set(wanted[0]).intersection(*wanted)
-    apart = " ".join(word for word in first.words if word not in {*common, ONE_THREAD})
-    count = "" if len(wanted) == 1 else f"; {len(refusals)} of {len(wanted)} jobs cannot work, and none was started"
+    common = set(jobs[0]).intersection(*jobs)
+    apart = " ".join(word for word in first.overrides if word not in {*common, ONE_THREAD})
+    count = "" if len(jobs) == 1 else f"; {len(refusals)} of {len(jobs)} jobs cannot work, and none was started"
     raise UsageError(f"{apart}: {first.reason}{count}".removeprefix(": "))
 
 
 def by_job(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], PlannedRun]:
     """The run that each job comes to, by its words."""
-    return {job.words: run for run in runs for job in (run.job, *run.same_as)}
+    return {job.overrides: run for run in runs for job in (run.job, *run.same_as)}

@@ -24,37 +24,37 @@ SEED_WORD = re.compile(r"(seed|streams\.(?:data|init|noise|eval))=(\d+)")
 ONE_THREAD = "trainer.threads=1"
 
 
-def without_seeds(words: Sequence[str]) -> tuple[str, ...]:
+def without_seeds(overrides: Sequence[str]) -> tuple[str, ...]:
     """The words that make a setting."""
-    return tuple(word for word in words if not SEED_WORD.fullmatch(word))
+    return tuple(word for word in overrides if not SEED_WORD.fullmatch(word))
 
 
 class Job(NamedTuple):
     """One run that is wanted: the words that make it, the config they compose, and the name of its attention."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     config: dict[str, Any]
     variant: str
     levels: dict[str, str]  # of the axes of a design
     is_baseline: bool
 
     @property
-    def setting_words(self) -> tuple[str, ...]:
+    def setting_overrides(self) -> tuple[str, ...]:
         """The words without the seed's."""
-        return without_seeds(self.words)
+        return without_seeds(self.overrides)
 
 
 class Refusal(NamedTuple):
     """A combination that makes no sense, and why."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     levels: dict[str, str]
     reason: str
 
     @property
-    def setting_words(self) -> tuple[str, ...]:
+    def setting_overrides(self) -> tuple[str, ...]:
         """The words without the seed's."""
-        return without_seeds(self.words)
+        return without_seeds(self.overrides)
 
 
 class Composer:
@@ -66,21 +66,21 @@ class Composer:
         self._chosen: dict[tuple[str, ...], tuple[DictConfig, dict[Any, Any]]] = {}
         self._usual: Usual = {}
 
-    def job(self, words: Sequence[str], levels: dict[str, str] | None = None, is_baseline: bool = False) -> Job:
+    def job(self, overrides: Sequence[str], levels: dict[str, str] | None = None, is_baseline: bool = False) -> Job:
         """The job of these words; raises UsageError for what a single run would refuse, or what a sweep cannot do.
 
         One thread each, unless the words say more: as many jobs run side by side as there are cores, and results do
         not depend on who else is running.
         """
-        config, hydra = self._checked(words)
+        config, hydra = self._checked(overrides)
         if config["trainer"]["threads"] is None:
-            words = [*words, ONE_THREAD]
+            overrides = [*overrides, ONE_THREAD]
             config["trainer"]["threads"] = 1
-        return Job(tuple(words), config, variant_name(hydra), levels or {}, is_baseline)
+        return Job(tuple(overrides), config, variant_name(hydra), levels or {}, is_baseline)
 
-    def _checked(self, words: Sequence[str]) -> tuple[dict[str, Any], Any]:
-        seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, words) if match}
-        rest = without_seeds(words)
+    def _checked(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Any]:
+        seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, overrides) if match}
+        rest = without_seeds(overrides)
         try:
             cfg, hydra = self._composition(rest, tuple(seeds))
             for key, value in seeds.items():
@@ -89,27 +89,27 @@ class Composer:
         except AttnlabError:
             raise
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-            raise UsageError(explain(error, words)) from error
+            raise UsageError(explain(error, overrides)) from error
 
-    def _composition(self, words: tuple[str, ...], seeds: tuple[str, ...]) -> tuple[DictConfig, Any]:
-        if (words, seeds) not in self._composed:
-            values = OverridesParser.create().parse_overrides([word for word in words if VALUE_WORD.fullmatch(word)])
-            if any(map(IN_ORDER.match, words)) or any(value.is_sweep_override() for value in values):
+    def _composition(self, overrides: tuple[str, ...], seeds: tuple[str, ...]) -> tuple[DictConfig, Any]:
+        if (overrides, seeds) not in self._composed:
+            values = OverridesParser.create().parse_overrides([o for o in overrides if VALUE_WORD.fullmatch(o)])
+            if any(map(IN_ORDER.match, overrides)) or any(value.is_sweep_override() for value in values):
                 values = []
             typed = {value.input_line for value in values}
-            cfg, hydra = self._choice(tuple(word for word in words if word not in typed))
+            cfg, hydra = self._choice(tuple(word for word in overrides if word not in typed))
             cfg = copy.deepcopy(cfg)
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-            hydra = {**hydra, "overrides": {**hydra["overrides"], "task": list(words)}}
-            self._composed[words, seeds] = cfg, OmegaConf.create(hydra)
-        return self._composed[words, seeds]
+            hydra = {**hydra, "overrides": {**hydra["overrides"], "task": list(overrides)}}
+            self._composed[overrides, seeds] = cfg, OmegaConf.create(hydra)
+        return self._composed[overrides, seeds]
 
-    def _choice(self, words: tuple[str, ...]) -> tuple[DictConfig, dict[Any, Any]]:
+    def _choice(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[Any, Any]]:
         """What Hydra makes of the words that choose options, and its own part of it."""
-        if words not in self._chosen:
-            cfg = self.loader.load_sweep_config(self.master, list(words))
+        if overrides not in self._chosen:
+            cfg = self.loader.load_sweep_config(self.master, list(overrides))
             with open_dict(cfg):
                 hydra = OmegaConf.to_container(cfg.pop("hydra"), resolve=False)
             assert isinstance(hydra, dict)
-            self._chosen[words] = cfg, hydra
-        return self._chosen[words]
+            self._chosen[overrides] = cfg, hydra
+        return self._chosen[overrides]

@@ -86,7 +86,7 @@ class PlannedRun:
             "folder": self.folder.name,
             "variant": self.identity.variant,
             "label": self.label,
-            "overrides": list(self.job.words),
+            "overrides": list(self.job.overrides),
             "levels": self.job.levels,
             "seed": self.identity.seed,
             "status": self.status,
@@ -100,8 +100,8 @@ def refused_entry(refusal: Refusal, variant: str = "") -> Entry:
     return {
         "folder": None,
         "variant": variant,
-        "label": " ".join(refusal.words),
-        "overrides": list(refusal.words),
+        "label": " ".join(refusal.overrides),
+        "overrides": list(refusal.overrides),
         "levels": refusal.levels,
         "seed": None,
         "status": Status.REFUSED,
@@ -127,23 +127,23 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Ref
             facts[key] = content
         else:
             reason = how_it_died(content) if kind == "died" else str(content)
-            refusals += [Refusal(job.words, job.levels, reason) for job in groups[key]]
-    found: dict[Path, PlannedRun] = {}
+            refusals += [Refusal(job.overrides, job.levels, reason) for job in groups[key]]
+    by_folder: dict[Path, PlannedRun] = {}
     for key, group in groups.items():
         for job in group if key in facts else []:
             run = PlannedRun(job, _identity(job, facts[key]["fingerprint"], facts[key]["code"].hash), facts[key])
             same = run.experiment.path / run.identity.hash8 / str(run.identity.seed)  # however the words call it
-            if same in found:
-                found[same].same_as.append(job)
+            if same in by_folder:
+                by_folder[same].same_as.append(job)
             else:
-                found[same] = run
-    order = {job.words: place for place, job in enumerate(jobs)}
-    runs = sorted(found.values(), key=lambda run: order[run.job.words])
+                by_folder[same] = run
+    order = {job.overrides: i for i, job in enumerate(jobs)}
+    runs = sorted(by_folder.values(), key=lambda run: order[run.job.overrides])
     _label(runs)
     for run in runs:
         if not run.job.config["overwrite"]:
             run.look()
-    return runs, sorted(refusals, key=lambda refusal: order[refusal.words])
+    return runs, sorted(refusals, key=lambda refusal: order[refusal.overrides])
 
 
 def ask_all(
@@ -219,7 +219,7 @@ def _label(runs: Sequence[PlannedRun]) -> None:
     """Call each run by the words that set it apart from others of the sweep."""
     if not runs:
         return
-    common = set(runs[0].job.setting_words).intersection(*(run.job.setting_words for run in runs))
+    common = set(runs[0].job.setting_overrides).intersection(*(run.job.setting_overrides for run in runs))
     for run in runs:
-        apart = [word.lstrip("+").rpartition("/")[2] for word in run.job.setting_words if word not in common]
+        apart = [word.lstrip("+").rpartition("/")[2] for word in run.job.setting_overrides if word not in common]
         run.label = " ".join(apart) or run.identity.variant

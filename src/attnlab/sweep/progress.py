@@ -45,7 +45,7 @@ class Screen:
     """Plain lines: one for each run that ends, and now and then one about those at work."""
 
     def __init__(self, runs: Sequence[PlannedRun], at_once: int) -> None:
-        self.runs, self.at_once, self.said = runs, at_once, time.monotonic()
+        self.runs, self.at_once, self.last_line = runs, at_once, time.monotonic()
 
     def __enter__(self) -> "Screen":
         return self
@@ -55,7 +55,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.said = time.monotonic()
+        self.last_line = time.monotonic()
         print(text, flush=True)
 
     def ended(self, run: PlannedRun) -> None:
@@ -68,7 +68,7 @@ class Screen:
 
     def refresh(self) -> None:
         """Show how things stand."""
-        if time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             at_work = [f"{run.title} {run.step}/{run.last_step or '?'}" for run in self.runs if run.began is not None]
             self.say(f"{totals(self.runs, self.at_once)} ({'; '.join(at_work)})")
 

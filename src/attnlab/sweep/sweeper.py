@@ -39,18 +39,18 @@ def sweep(
     their words elsewhere.
     """
     design, points, typed = _design(master, loader, arguments)
-    split_words = split(OverridesParser.create(config_loader=loader).parse_overrides(typed))
-    wanted = _wanted(design, points, split_words, master)
-    with pool_for(n_jobs, len(wanted), patience) as pool:
+    split_overrides = split(OverridesParser.create(config_loader=loader).parse_overrides(typed))
+    requested = _requested(design, points, split_overrides, master)
+    with pool_for(n_jobs, len(requested), patience) as pool:
         if not local:
             pool.shrink(1)
-        jobs, refusals = _composed(loader, master, wanted)
+        jobs, refusals = _composed(loader, master, requested)
         if refusals and design is None:
-            refuse(refusals, [words for words, _ in wanted])
+            refuse(refusals, [overrides for overrides, _ in requested])
         runs, more = runs_of(jobs, pool)
         refusals += more
         if (refusals and design is None) or not runs:
-            refuse(refusals, [words for words, _ in wanted])
+            refuse(refusals, [overrides for overrides, _ in requested])
         check(runs)
         for members in by_experiment(runs).values():
             compare(members, baseline_of(members), pool)
@@ -72,8 +72,8 @@ def sweep(
     sum_up(runs)
     report(runs)
     finish(runs)
-    found = by_job(runs)
-    return [found[job.words].val_loss for job in jobs]
+    by_overrides = by_job(runs)
+    return [by_overrides[job.overrides].val_loss for job in jobs]
 
 
 def _design(
@@ -91,7 +91,7 @@ def _design(
     design = read_design(name, OmegaConf.to_container(master.sweep, resolve=False))
     given = {key.partition("@")[0] for key in keys}
     for axis in design.axes:
-        for key in {word.partition("=")[0] for words in axis.levels.values() for word in words} & given:
+        for key in {word.partition("=")[0] for overrides in axis.levels.values() for word in overrides} & given:
             raise UsageError(f"{key} is varied by sweep={name} (axis {axis.name}); leave {key}= out, or copy its file")
     settings = [word for word in design.settings if _key(word) not in given]
     if "experiment_name" not in given | {_key(word) for word in settings}:
@@ -118,22 +118,22 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def _wanted(
-    design: Design | None, points: Sequence[Point], split_words: Sequence[Sequence[str]], master: DictConfig
+def _requested(
+    design: Design | None, points: Sequence[Point], split_overrides: Sequence[Sequence[str]], master: DictConfig
 ) -> list[tuple[list[str], Point]]:
     """The words of every job: each point of the design with each combination of what was typed."""
-    return [([*point.words, *words], point) for point in points for words in split_words]
+    return [([*point.overrides, *overrides], point) for point in points for overrides in split_overrides]
 
 
 def _composed(
-    loader: ConfigLoader, master: DictConfig, wanted: Sequence[tuple[list[str], Point]]
+    loader: ConfigLoader, master: DictConfig, requested: Sequence[tuple[list[str], Point]]
 ) -> tuple[list[Job], list[Refusal]]:
     composer, jobs, refusals = Composer(loader, master), [], []
-    for words, point in wanted:
+    for overrides, point in requested:
         try:
-            jobs.append(composer.job(words, point.levels, point.is_baseline))
+            jobs.append(composer.job(overrides, point.levels, point.is_baseline))
         except UsageError as error:
-            refusals.append(Refusal(tuple(words), point.levels, str(error)))
+            refusals.append(Refusal(tuple(overrides), point.levels, str(error)))
     return jobs, refusals
 
 
@@ -141,25 +141,25 @@ def launch_here(
     loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]], pool: Pool
 ) -> list[JobReturn]:
     """Run jobs that another sweeper asks for, such as Optuna's, and return what each came to."""
-    jobs, refusals = _composed(loader, master, [(list(words), Point((), {}, False)) for words in overrides])
+    jobs, refusals = _composed(loader, master, [(list(own), Point((), {}, False)) for own in overrides])
     runs, more = runs_of(jobs, pool)
     write_plan(runs, [], None)
     drive(runs, pool)
-    reasons = {refusal.words: refusal.reason for refusal in (*refusals, *more)}
-    found = by_job(runs)
-    return [_returned(words, found, reasons) for words in overrides]
+    reasons = {refusal.overrides: refusal.reason for refusal in (*refusals, *more)}
+    by_overrides = by_job(runs)
+    return [_returned(own, by_overrides, reasons) for own in overrides]
 
 
 def _returned(
-    words: Sequence[str], found: dict[tuple[str, ...], PlannedRun], reasons: dict[tuple[str, ...], str]
+    overrides: Sequence[str], by_overrides: dict[tuple[str, ...], PlannedRun], reasons: dict[tuple[str, ...], str]
 ) -> JobReturn:
     """The outcome of one job as Hydra hands it on."""
-    answer = JobReturn(overrides=list(words))
-    run = next((run for made, run in found.items() if made[: len(words)] == tuple(words)), None)
+    answer = JobReturn(overrides=list(overrides))
+    run = next((run for key, run in by_overrides.items() if key[: len(overrides)] == tuple(overrides)), None)
     if run is not None and run.status == Status.FINISHED:
         answer.return_value, answer.status = run.val_loss, JobStatus.COMPLETED
         return answer
-    refused = next((reason for made, reason in reasons.items() if made[: len(words)] == tuple(words)), "")
+    refused = next((reason for key, reason in reasons.items() if key[: len(overrides)] == tuple(overrides)), "")
     answer.return_value = AttnlabError(refused if run is None else run.reason)
     answer.status = JobStatus.FAILED
     return answer
@@ -174,11 +174,11 @@ def _elsewhere(
     left = [run for run in runs if run.status != Status.FINISHED]
     returns: Sequence[JobReturn] = []
     try:
-        returns = launch([list(run.job.words) for run in left]) if left else []
+        returns = launch([list(run.job.overrides) for run in left]) if left else []
     finally:
-        for place, run in enumerate(left):
+        for i, run in enumerate(left):
             run.status, run.reason = Status.FAILED, "it did not come to an end; see what the launcher says"
-            if place < len(returns) and returns[place].status == JobStatus.FAILED:
-                run.reason = str(returns[place]._return_value)
+            if i < len(returns) and returns[i].status == JobStatus.FAILED:
+                run.reason = str(returns[i]._return_value)
             run.look()
             run.experiment.manifest.note(run.entry())

@@ -32,14 +32,14 @@ SOME_FAILED, STOPPED = 1, (130, 143)
 def tune(folder: Path, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
     """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
     lower = lower_is_better(metric)
-    wanted = numbers(rates or USUAL_RATES)
+    grid = numbers(rates or USUAL_RATES)
     chosen = whole_numbers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if overrides or rates:
-        _check(wanted, overrides)
-        _sweep(folder, wanted, chosen, overrides)
-    found, entries = _read(folder, metric, lower)
+        _check(grid, overrides)
+        _sweep(folder, grid, chosen, overrides)
+    experiment, entries = _read(folder, metric, lower)
     for _ in range(extend if overrides or rates else 0):
-        more = lr_tuning.extend_grid(entries, lr_tuning.spacing(wanted))
+        more = lr_tuning.extend_grid(entries, lr_tuning.spacing(grid))
         if not more:
             break
         ends = {entry.variant: entry.lr_curve.best for entry in entries if entry.lr_curve.edge}
@@ -48,19 +48,19 @@ def tune(folder: Path, metric: str, rates: str, seeds: str, extend: int, overrid
             f"adding {', '.join(f'{rate:g}' for rate in more)} for all"
         )
         _sweep(folder, more, chosen, overrides)
-        found, entries = _read(folder, metric, lower)
-    _tell(found, entries)
+        experiment, entries = _read(folder, metric, lower)
+    _tell(experiment, entries)
 
 
 def numbers(text: str) -> list[float]:
     """Learning rates from text such as 1e-4,3e-4."""
     try:
-        found = sorted({float(word) for word in text.strip("[]").split(",")})
+        rates = sorted({float(word) for word in text.strip("[]").split(",")})
     except ValueError:
-        found = []
-    if not found or not all(0 < rate < float("inf") for rate in found):
+        rates = []
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
         raise UsageError(f"rates ({text}) must be numbers above 0, such as {USUAL_RATES}")
-    return found
+    return rates
 
 
 def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
@@ -78,11 +78,11 @@ def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
 
 def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
     """Have `attnlab train` run every variant at every rate with every seed; what is finished is not run again."""
-    words = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
-    words.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
-    words += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
-    command = [sys.executable, "-m", "attnlab.cli.train", "-m", *words]
-    print(f"attnlab train -m {shlex.join(words)}", flush=True)
+    arguments = [f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
+    arguments.append("report.at_end=false")  # a verdict on the seeds that choose the rates would flatter
+    arguments += [f"optimizer.lr={','.join(f'{rate:g}' for rate in rates)}", f"seed={','.join(map(str, seeds))}"]
+    command = [sys.executable, "-m", "attnlab.cli.train", "-m", *arguments]
+    print(f"attnlab train -m {shlex.join(arguments)}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code in STOPPED:
         raise Stopped(f"stopped; the same command goes on with {folder}", code)

@@ -131,17 +131,17 @@ class Reporter(L.Callback):
     watches = True
 
     def __init__(self, say: Say) -> None:
-        self.say, self.said = say, 0.0
+        self.say, self.last_report = say, 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_WORDS:
-            self.said = now
-            known = pl_module.latest
-            assert isinstance(known, dict)
-            self.say(trainer.global_step, trainer.max_steps, known.get("val/loss"))
+        if now - self.last_report >= SECONDS_BETWEEN_WORDS:
+            self.last_report = now
+            metrics = pl_module.latest
+            assert isinstance(metrics, dict)
+            self.say(trainer.global_step, trainer.max_steps, metrics.get("val/loss"))
 
 
 TASKS: dict[str, Callable[[dict[str, Any], Say], Any]] = {"plan": plan, "same": same, "probe": probe, "train": train}
