@@ -35,11 +35,11 @@ class CoPE(Score):
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         refuse_gaps("cope", mask)
-        if mask.cache_size is not None and mask.cache_size < 2 * self.p_max:  # gates of one half never count to the end
+        n = mask.cache_size
+        if n is not None and n < 2 * self.p_max:  # gates near one half would never count to the end
             raise UsageError(
                 f"attention/score=cope with p_max ({self.p_max}) must not count past half of the keys that "
-                f"attention/mask shows, {mask.cache_size} keys: choose p_max of at most "
-                f"{mask.cache_size // 2} or a longer window"
+                f"attention/mask shows, {n} keys: choose p_max of at most {n // 2} or a longer window"
             )
 
     def apply_scores(

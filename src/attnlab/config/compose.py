@@ -121,10 +121,8 @@ def check(
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
     names = allowed_packages(plain)[1:]
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
-        remedy = f"allow_targets=[{','.join(names)}]"
-        raise UsageError(
-            f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {remedy}"
-        )
+        fix = f"allow_targets=[{','.join(names)}]"
+        raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {fix}")
     check_groups(plain, overrides)
     check_targets(plain)
     usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
@@ -364,19 +362,17 @@ def _usual(
     except OmegaConfBaseException:
         usual = _untyped(OmegaConf.to_container(cfg, resolve=False))  # what a value given by the user resolves
     assert isinstance(usual, dict)
-    typed = {str(key): value for key, value in usual.items()}
+    defaults = {str(key): value for key, value in usual.items()}
     if cached is not None:
-        cached[tuple(group_choices)] = typed
-    return typed
+        cached[tuple(group_choices)] = defaults
+    return defaults
 
 
 def _baseline(plain: Mapping[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> dict[str, Any]:
     """Model and attention of the baseline that a variant is matched to: the same words, but for those of attention."""
     name = plain["match_to"]
-    if name not in (variants := options("attention")):
-        raise UsageError(
-            f"match_to ({name}) is no attention{nearest(name, variants)} (choose from: {', '.join(variants)})"
-        )
+    if name not in (names := options("attention")):
+        raise UsageError(f"match_to ({name}) is no attention{nearest(name, names)} (choose from: {', '.join(names)})")
     others = [word for word in overrides if not OF_ATTENTION.match(word)]
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(main, overrides=[*others, f"attention={name}", *searched], run_mode=RunMode.RUN)

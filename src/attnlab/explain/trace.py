@@ -84,7 +84,7 @@ def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
         given, result = call.arguments[0], call.result
         if isinstance(result, Tensor) and result.ndim == 4 and not torch.equal(given, result):
             name = type(call.module).__name__
-            steps.append(vectors(f"merge.{name}", "context", f"Context after {name}", summary_of(call.module), result))
+            steps.append(vectors(f"merge.{name}", "context", f"Context after {name}", intro(call.module), result))
     return steps
 
 
@@ -94,7 +94,7 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
     if not torch.equal(heads.v, heads.q):
         changed = [call for call in calls if not _same(call)]
         raw = [a for call in changed for a in call.arguments[:2] if isinstance(a, Tensor) and a.ndim == 4]
-        sentences = " ".join(dict.fromkeys(summary_of(call.module) for call in changed))
+        sentences = " ".join(dict.fromkeys(intro(call.module) for call in changed))
         whole = [a for a in raw if a.shape[1:3] in (heads.q.shape[1:3], heads.k.shape[1:3])]
         if len(whole) == len(raw) >= 2:
             text = "As the projections make them."
@@ -118,10 +118,8 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
 
 
 def _same(call: Call) -> bool:
-    after = call.result if isinstance(call.result, tuple) else (call.result,)
-    return all(
-        a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(call.arguments, after, strict=False)
-    )
+    outs = call.result if isinstance(call.result, tuple) else (call.result,)
+    return all(a is b or (a.shape == b.shape and torch.equal(a, b)) for a, b in zip(call.arguments, outs, strict=False))
 
 
 def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
@@ -141,7 +139,7 @@ def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
     last = steps[-1].values if steps else None
     if last is None or not np.array_equal(last, plain(weights)):
         hidden = steps[-1].hidden if len(passes) == 1 and steps else None
-        steps.append(pairs("map", "weights", "The weights that act", summary_of(layer), weights, hidden))
+        steps.append(pairs("map", "weights", "The weights that act", intro(layer), weights, hidden))
     return steps
 
 
@@ -171,32 +169,25 @@ def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str)
     for call in links:
         if _says(call.module, "apply_scores", Score):
             name = type(call.module).__name__
-            add(f"score.{name}", "scores", f"Scores after {name}", summary_of(call.module), call.result)
+            add(f"score.{name}", "scores", f"Scores after {name}", intro(call.module), call.result)
     if bias is not None:
-        add("bias", "scores", f"Scores with {type(layer.position).__name__}", summary_of(layer.position), scores)
+        add("bias", "scores", f"Scores with {type(layer.position).__name__}", intro(layer.position), scores)
     visible = by_name["visible"][0].result.expand(scores.shape)
     chosen = next((call.result for call in by_name.get("content_mask", []) if call.result is not None), None)
     if chosen is not None:
         visible = visible & chosen
     hidden = ~visible[0].cpu().numpy()
     if hidden.any():
-        rule = summary_of(layer) if chosen is not None else summary_of(layer.mask)
+        rule = intro(layer) if chosen is not None else intro(layer.mask)
         add("masked", "scores", "Scores that may be read", rule, scores, hidden)
     for i, call in enumerate(by_name.get("forward", [])):
         if call.result.shape == scores.shape:
             title = f"Weights by {type(layer.normalizer).__name__.lower()}"
-            add(
-                "weights" if i == 0 else f"weights.{i}",
-                "weights",
-                title,
-                summary_of(layer.normalizer),
-                call.result,
-                hidden,
-            )
+            add("weights" if i == 0 else f"weights.{i}", "weights", title, intro(layer.normalizer), call.result, hidden)
     for call in by_name.get("apply_weights", []):
         if _says(call.module, "apply_weights", Score):
             name = type(call.module).__name__
-            add(f"weights.{name}", "weights", f"Weights after {name}", summary_of(call.module), call.result)
+            add(f"weights.{name}", "weights", f"Weights after {name}", intro(call.module), call.result)
     return steps
 
 
@@ -237,7 +228,7 @@ def _implied(weights: Tensor) -> Step:
     return pairs("map", "weights", "The implied map", text, weights, later if later.any() else None)
 
 
-def summary_of(module: nn.Module) -> str:
+def intro(module: nn.Module) -> str:
     """What a class says of itself: the first paragraph of its docstring, on one line."""
     return paragraphs(module)[0]
 
@@ -257,7 +248,7 @@ def slots(layer: Attention) -> Iterator[tuple[str, str]]:
         if kind in shown or base or not kind.__module__.startswith("attnlab") or not kind.__doc__:
             continue
         shown.add(kind)
-        yield kind.__name__, summary_of(module)
+        yield kind.__name__, intro(module)
 
 
 def vectors(key: str, part: Part, title: str, text: str, values: Float[Tensor, "1 h t d"]) -> Step:

@@ -28,13 +28,13 @@ def work(descriptor: int) -> None:
     open_streams()
     with alone():
         from attnlab.config.code import note_sources
-        from attnlab.sweep import job  # torch and Lightning: seconds, while the command is composing
+        from attnlab.sweep import worker_tasks  # torch and Lightning: seconds, while the command is composing
 
     note_sources()  # a file may change before the first task comes
     while True:
         kind, content = tasks.get()
         try:
-            answer = _answer(job.TASKS[kind], content, lambda *progress: link.send(("progress", progress)))
+            answer = _answer(worker_tasks.TASKS[kind], content, lambda *progress: link.send(("progress", progress)))
         except KeyboardInterrupt:
             answer = ("stopped", "stopped by Ctrl-C")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a job has made of it

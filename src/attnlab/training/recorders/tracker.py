@@ -102,7 +102,7 @@ class Notes:
         write_json(self.path, self.content)
 
 
-class Step(NamedTuple):
+class TrackedStep(NamedTuple):
     """All that was recorded at one step."""
 
     scalars: dict[str, float]
@@ -182,7 +182,7 @@ class Trackers(Recorder):
                 if step > self.last[name]:
                     self._hand_over(name, step, content)
 
-    def _hand_over(self, name: str, step: int, content: Step) -> None:
+    def _hand_over(self, name: str, step: int, content: TrackedStep) -> None:
         self.last[name] = self.notes.of(name)["step"] = step
         self.notes.write()  # before: where a tracker cannot tell, a step that was cut off is missing rather than twice
         self._try(name, lambda tracker: content.hand_to(tracker, step))
@@ -199,12 +199,12 @@ class Trackers(Recorder):
             del self.trackers[name]
             _say_failed(name, error)
 
-    def _steps(self) -> dict[int, Step]:
+    def _steps(self) -> dict[int, TrackedStep]:
         """What was recorded since the last call, by step."""
-        steps: dict[int, Step] = {}
+        steps: dict[int, TrackedStep] = {}
 
-        def at(step: int) -> Step:
-            return steps.setdefault(step, Step({}, {}, {}, []))
+        def at(step: int) -> TrackedStep:
+            return steps.setdefault(step, TrackedStep({}, {}, {}, []))
 
         rows = self.folder.read_metrics()
         for row in rows[self._read.get(METRICS, 0) :]:
