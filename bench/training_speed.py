@@ -26,7 +26,7 @@ from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.stop import StopWish
+from attnlab.training.stop import StopRequest
 
 SIZE = [
     "model.n_layers=4",
@@ -121,7 +121,9 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     table.resume_at(None)
     recorders = Recorders([table, TensorBoardRecorder(prepared.folder, resume_at=None)])
     speed = training.make_speed(config)
-    trainer = training.make_trainer(prepared, StopWish(), recorders, [speed, training.Progress(speed, bar=True), turns])
+    trainer = training.make_trainer(
+        prepared, StopRequest(), recorders, [speed, training.Progress(speed, bar=True), turns]
+    )
     trainer.fit(module, datamodule=data)
     recorders.close()
 

@@ -141,7 +141,7 @@ def test_an_argument_that_is_missing_is_refused_in_one_line() -> None:
     config = composed("attention=sliding_window")
     del config["attention"]["mask"]["window"]
     with pytest.raises(
-        UsageError, match=r"^attention\.mask\.window is missing: Window needs a whole number of at least 1$"
+        UsageError, match=r"^attention\.mask\.window is missing: Window needs an integer of at least 1$"
     ):
         check_construction(config)
 
@@ -161,7 +161,7 @@ def test_what_only_a_constructor_knows_is_refused_in_its_own_words() -> None:
 def test_a_group_that_is_built_at_once_is_refused_in_its_own_words() -> None:
     config = composed()
     config["tokenizer"]["n_vocab"] = 3
-    with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or a whole number"):
+    with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or an integer"):
         instantiate(config, "tokenizer")
     config["tokenizer"] = {"_target_": "attnlab.data.vocabularies.BPE", "vocab": 3}
     with pytest.raises(

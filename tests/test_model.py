@@ -116,7 +116,7 @@ def test_no_logit_depends_on_a_later_token() -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "d_model"])
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_model_without_size_is_refused(name: str, size: int) -> None:
-    with pytest.raises(UsageError, match=rf"^{name} \({size}\) must be a whole number of at least 1$"):
+    with pytest.raises(UsageError, match=rf"^{name} \({size}\) must be an integer of at least 1$"):
         gpt(**{name: size})
 
 

@@ -100,14 +100,14 @@ def test_attention_under_a_mask_is_the_sum_over_the_pairs_of_its_rule(name: str)
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: WindowSinks(window=0, sinks=2), r"window \(0\) must be a whole number of at least 1"),
-        (lambda: WindowSinks(window=3, sinks=0), r"sinks \(0\) must be a whole number of at least 1"),
-        (lambda: Chunked(chunk=0), r"chunk \(0\) must be a whole number of at least 1"),
-        (lambda: Strided(stride=0), r"stride \(0\) must be a whole number of at least 1"),
-        (lambda: Dilated(window=0, dilation=2), r"window \(0\) must be a whole number of at least 1"),
-        (lambda: Dilated(window=2, dilation=0), r"dilation \(0\) must be a whole number of at least 1"),
-        (lambda: LocalGlobal(window=0, every=2), r"window \(0\) must be a whole number of at least 1"),
-        (lambda: LocalGlobal(window=2, every=0), r"every \(0\) must be a whole number of at least 1"),
+        (lambda: WindowSinks(window=0, sinks=2), r"window \(0\) must be an integer of at least 1"),
+        (lambda: WindowSinks(window=3, sinks=0), r"sinks \(0\) must be an integer of at least 1"),
+        (lambda: Chunked(chunk=0), r"chunk \(0\) must be an integer of at least 1"),
+        (lambda: Strided(stride=0), r"stride \(0\) must be an integer of at least 1"),
+        (lambda: Dilated(window=0, dilation=2), r"window \(0\) must be an integer of at least 1"),
+        (lambda: Dilated(window=2, dilation=0), r"dilation \(0\) must be an integer of at least 1"),
+        (lambda: LocalGlobal(window=0, every=2), r"window \(0\) must be an integer of at least 1"),
+        (lambda: LocalGlobal(window=2, every=0), r"every \(0\) must be an integer of at least 1"),
     ],
 )
 def test_sizes_below_one_are_refused(make: Callable[[], Mask], words: str) -> None:

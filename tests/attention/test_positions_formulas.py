@@ -223,14 +223,14 @@ def test_the_fused_and_the_explicit_attention_agree_in_values_and_gradients(kind
         (RoPE, {"fraction": 0.5, "head_dim": 1}, r"position=rope rotates pairs, so the width of a head \(1\) must"),
         (YaRN, {"head_dim": 7}, r"position=yarn rotates pairs, so the width of a head \(7\) must be even"),
         (YaRN, {"factor": 0.5}, r"factor \(0\.5\) must be a number of at least 1"),
-        (YaRN, {"original_context": 0}, r"original_context \(0\) must be a whole number of at least 1"),
+        (YaRN, {"original_context": 0}, r"original_context \(0\) must be an integer of at least 1"),
         (YaRN, {"beta_fast": 1.0}, r"beta_fast \(1\.0\) must be greater than beta_slow \(1\.0\)"),
         (XPos, {"gamma": 0.0}, r"gamma \(0\.0\) must be a number above 0"),
         (XPos, {"scale": -1.0}, r"scale \(-1\.0\) must be a number above 0"),
-        (T5Bias, {"n_buckets": 0}, r"n_buckets \(0\) must be a whole number of at least 2"),
+        (T5Bias, {"n_buckets": 0}, r"n_buckets \(0\) must be an integer of at least 2"),
         (T5Bias, {"n_buckets": 7}, r"n_buckets \(7\) must be even"),
         (T5Bias, {"max_distance": 16}, r"max_distance \(16\) must be greater than half of n_buckets \(16\)"),
-        (FIRE, {"hidden": 0}, r"hidden \(0\) must be a whole number of at least 1"),
+        (FIRE, {"hidden": 0}, r"hidden \(0\) must be an integer of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(kind: type[Position], options: dict[str, Any], words: str) -> None:

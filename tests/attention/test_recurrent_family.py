@@ -197,15 +197,15 @@ def test_a_decay_per_channel_is_refused_where_channels_are_not_those_of_the_head
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match=r"decay=step .*DeltaWrite"):
         made(decay=StepDecay, feature_map=UnitLength, write=DeltaWrite)
-    with pytest.raises(UsageError, match=r"rank \(0\) must be a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"rank \(0\) must be an integer of at least 1"):
         made(decay=partial(ChannelDecay, rank=0))
-    with pytest.raises(UsageError, match=r"features \(0\) must be a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"features \(0\) must be an integer of at least 1"):
         made(feature_map=partial(RandomFeatures, features=0))
     with pytest.raises(UsageError, match="output_norm=sum"):
         made(feature_map=FeatureMap, output_norm=SumNorm)
     with pytest.raises(UsageError, match=r"writes \(2\) must be 1 unless"):
         made(writes=2)
-    with pytest.raises(UsageError, match=r"writes \(0\) must be a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"writes \(0\) must be an integer of at least 1"):
         made(writes=0)
 
 

@@ -99,5 +99,5 @@ def test_the_layer_is_the_formulas_of_its_docstring() -> None:
 
 
 def test_a_rank_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"rank \(0\) must be a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"rank \(0\) must be an integer of at least 1"):
         RWKV7Attention(12, n_heads=3, rank=0)

@@ -204,14 +204,14 @@ def test_dsa_caches_the_keys_of_its_indexer_once() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "complaint"),
     [
-        (moba, {"block": 0}, r"block \(0\) must be a whole number of at least 1"),
-        (moba, {"topk": 0}, r"topk \(0\) must be a whole number of at least 1"),
+        (moba, {"block": 0}, r"block \(0\) must be an integer of at least 1"),
+        (moba, {"topk": 0}, r"topk \(0\) must be an integer of at least 1"),
         (moba, {"mask": partial(Window, 4)}, r"attention/mask \(Window\) must be causal"),
-        (dsa, {"topk": 0}, r"topk \(0\) must be a whole number of at least 1"),
-        (dsa, {"index_dim": 0}, r"index_dim \(0\) must be a whole number of at least 1"),
+        (dsa, {"topk": 0}, r"topk \(0\) must be an integer of at least 1"),
+        (dsa, {"index_dim": 0}, r"index_dim \(0\) must be an integer of at least 1"),
         (dsa, {"mask": partial(Window, 4)}, r"attention/mask \(Window\) must be causal"),
-        (nsa, {"topn": 0}, r"topn \(0\) must be a whole number of at least 1"),
-        (nsa, {"window": 0}, r"window \(0\) must be a whole number of at least 1"),
+        (nsa, {"topn": 0}, r"topn \(0\) must be an integer of at least 1"),
+        (nsa, {"window": 0}, r"window \(0\) must be an integer of at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Make, options: dict[str, object], complaint: str) -> None:

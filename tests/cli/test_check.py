@@ -166,7 +166,7 @@ REFUSALS = [
     ("rule", "attention/mask=window", "attention=rule has no slot 'mask': it has none"),
     ("rule", "attention.n_haeds=2", "attention.n_haeds is not a key of the config; did you mean 'attention.n_heads'?"),
     ("rule", "position=rope,alibi", "position= got several names (rope,alibi): attnlab check takes one"),
-    ("rule", "model.n_heads=0", "model.n_heads (0) must be a whole number of at least 1"),
+    ("rule", "model.n_heads=0", "model.n_heads (0) must be an integer of at least 1"),
     ("rule", "attention.n_heads=5", "n_heads (5) must divide d_model (128); try n_heads in [1, 2, 4, 8, 16, 32, 64]"),
     ("five", "model.d_model=40", "n_heads (5) must divide d_model (24); try n_heads in [1, ", "whatever model.d_model"),
     ("sixteen", "", "n_heads (16) must divide d_model (24); ", "such as model.n_heads=4, or attention.n_heads=4 where"),

@@ -94,17 +94,17 @@ def test_default_keeps_rule(name: str) -> None:
         ([*NEEDED, "hello"], "'hello' is not an argument of attnlab generate (write key=value; keys: run, prompt, "),
         ([*NEEDED, "--seed=1"], "'--seed=1' is not an argument of attnlab generate"),
         ([*NEEDED, "seed=1", "seed=2"], "seed is given twice, as 1 and 2"),
-        ([*NEEDED, "tokens=0"], "tokens (0) must be a whole number of at least 1"),
-        ([*NEEDED, "tokens=many"], "tokens (many) must be a whole number of at least 1"),
-        ([*NEEDED, "tokens=1.5"], "tokens (1.5) must be a whole number of at least 1"),
+        ([*NEEDED, "tokens=0"], "tokens (0) must be an integer of at least 1"),
+        ([*NEEDED, "tokens=many"], "tokens (many) must be an integer of at least 1"),
+        ([*NEEDED, "tokens=1.5"], "tokens (1.5) must be an integer of at least 1"),
         ([*NEEDED, "temperature=-1"], "temperature (-1.0) must be a number of at least 0"),
         ([*NEEDED, "temperature=nan"], "temperature (nan) must be a number of at least 0"),
-        ([*NEEDED, "top_k=0"], "top_k (0) must be null or a whole number of at least 1"),
+        ([*NEEDED, "top_k=0"], "top_k (0) must be null or an integer of at least 1"),
         ([*NEEDED, "top_p=0"], "top_p (0.0) must be null or a number above 0, at most 1"),
         ([*NEEDED, "top_p=1.5"], "top_p (1.5) must be null or a number above 0, at most 1"),
-        ([*NEEDED, "seed=-1"], "seed (-1) must be a whole number of at least 0"),
-        (["run=r", "prompt="], "prompt () must be text that is not empty"),
-        (["run=", "prompt=p"], "run () must be text that is not empty"),
+        ([*NEEDED, "seed=-1"], "seed (-1) must be an integer of at least 0"),
+        (["run=r", "prompt="], "prompt () must be a non-empty text"),
+        (["run=", "prompt=p"], "run () must be a non-empty text"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
@@ -115,7 +115,7 @@ def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
 
 def test_empty_list() -> None:
     """A list may be empty where that is the default, and nowhere else."""
-    with pytest.raises(UsageError, match=r"^lengths \(\) must be text that is not empty"):
+    with pytest.raises(UsageError, match=r"^lengths \(\) must be a non-empty text"):
         parsed("evaluate", ["run=r", "lengths="])
     assert parsed("check", ["attention=x", "laws="])["laws"] == ()
 
@@ -133,8 +133,8 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: attnlab generate key=value ...   (Write a text with a trained model)"
     assert [line.split()[0] for line in lines[2:]] == list(command("generate").arguments)
-    assert lines[2].endswith("(text that is not empty; required)")
-    assert "  tokens         how many tokens to write (a whole number of at least 1; default: 200)" in lines
+    assert lines[2].endswith("(a non-empty text; required)")
+    assert "  tokens         how many tokens to write (an integer of at least 1; default: 200)" in lines
     assert any(line.endswith("(null or a number above 0, at most 1; default: null)") for line in lines)
     assert lines[-2].endswith("(same | any; default: same)") and "'" not in usage("generate")
 
@@ -206,7 +206,7 @@ def copy(run: Path, to: Path) -> Path:
         ("hello", "config.yaml is not the config of a run"),
         ("", "config.yaml is not the config of a run"),
         ({"model": None}, "config.yaml is not the config of a run"),
-        ({"model": {"d_model": "many"}}, "config.yaml: model.d_model (many) must be a whole number of at least 1"),
+        ({"model": {"d_model": "many"}}, "config.yaml: model.d_model (many) must be an integer of at least 1"),
         ({"model": {"d_modle": 16}}, "'d_modle'"),
         ({"model": {"n_layers": 2}}, "config.yaml does not belong to "),
         (
@@ -219,7 +219,7 @@ def copy(run: Path, to: Path) -> Path:
             "attention._target_ (os.system) is not allo",
         ),
         ({"attention": {"n_heads": 3}}, "n_heads (3) must divide d_model (16)"),
-        ({"streams": {"init": None}}, "config.yaml: streams.init (null) must be a whole number"),
+        ({"streams": {"init": None}}, "config.yaml: streams.init (null) must be an integer"),
     ],
 )
 def test_a_damaged_config_is_refused(

@@ -67,14 +67,14 @@ def test_a_rule_accepts_what_it_says(rule: Rule, fine: list[Any], wrong: list[An
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
-        (Rule(int, least=1), "a whole number of at least 1"),
-        (Rule(int, least=2, most=60), "a whole number of at least 2, at most 60"),
-        (Rule(int, least=0, most=10**18), "a whole number of at least 0, at most 1e+18"),
+        (Rule(int, least=1), "an integer of at least 1"),
+        (Rule(int, least=2, most=60), "an integer of at least 2, at most 60"),
+        (Rule(int, least=0, most=10**18), "an integer of at least 0, at most 1e+18"),
         (Rule(float, above=0, below=1), "a number above 0, below 1"),
         (Rule(float, above=0, optional=True), "null or a number above 0"),
         (Rule(bool), "true or false"),
         (Rule(str), "text"),
-        (Rule(str, least=1, optional=True), "null or text that is not empty"),
+        (Rule(str, least=1, optional=True), "null or a non-empty text"),
         (Rule(str, choices=("a", "b")), "a | b"),
         (Rule(float, length=2), "a list of 2, each a number"),
     ],
@@ -92,9 +92,9 @@ def test_the_first_pattern_that_matches_decides() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "rule", "line"),
     [
-        ("a", None, Rule(int), "a (null) must be a whole number"),
-        ("a", True, Rule(int), "a (true) must be a whole number"),
-        ("a", 3.0, Rule(int), "a (3.0) must be a whole number; write 3"),
+        ("a", None, Rule(int), "a (null) must be an integer"),
+        ("a", True, Rule(int), "a (true) must be an integer"),
+        ("a", 3.0, Rule(int), "a (3.0) must be an integer; write 3"),
         ("a", 3, Rule(str), """a (3) must be text; as text, write 'a="3"'"""),
         ("a", [1], Rule(str), "a ([1]) must be text"),
         ("a", 3, Rule(str, choices=("b",)), "a (3) must be b"),
@@ -284,7 +284,7 @@ def test_a_file_of_ones_own_cannot_misspell_a_key_or_forget_one(mine: Path) -> N
     ("words", "line"),
     [
         (["attention.out_bias=5"], "attention.out_bias (5) must be true or false"),
-        (["data.path=5"], "data.path (5) must be text that is not empty"),
+        (["data.path=5"], "data.path (5) must be a non-empty text"),
         (["+attention.anything=3"], "attention.anything (3) is not an option: MultiHeadAttention has none called"),
         (["allow_targets=x y"], "allow_targets (x y) must be a list of names of packages: allow_targets=[x,y]"),
         (["~model.dropout"], "attention.dropout: "),

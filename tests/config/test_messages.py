@@ -21,7 +21,7 @@ from attnlab.errors import Diverged, Locked, NoUsableCheckpoint, Stopped, UsageE
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 CONFIGS = TRAIN.parent / "configs"
-SEED = "a whole number of at least 0, at most 1e+18"
+SEED = "an integer of at least 0, at most 1e+18"
 TINY = "model.n_layers=1 model.d_model=16 model.n_heads=2 model.context=16"
 SHORT = "trainer.max_steps=2 maps.steps=2 sample.steps=1 sample.tokens=4 batch_size=2"
 
@@ -92,28 +92,28 @@ KEYS = [
     ("attention=gqa attention=mqa", "attention is given twice"),
 ]
 TYPES = [
-    ("trainer.max_steps=many", "trainer.max_steps (many) must be a whole number of at least 1"),
-    ("trainer.max_steps=1e3", "trainer.max_steps (1000.0) must be a whole number of at least 1; write 1000"),
-    ("seed=1.5", "seed (1.5) must be a whole number of at least 0"),
+    ("trainer.max_steps=many", "trainer.max_steps (many) must be an integer of at least 1"),
+    ("trainer.max_steps=1e3", "trainer.max_steps (1000.0) must be an integer of at least 1; write 1000"),
+    ("seed=1.5", "seed (1.5) must be an integer of at least 0"),
     ("model.bias=5", "model.bias (5) must be true or false"),
-    ("model.d_model=true", "model.d_model (true) must be a whole number of at least 1"),
-    ("model.d_model=null", "model.d_model (null) must be a whole number"),
+    ("model.d_model=true", "model.d_model (true) must be an integer of at least 1"),
+    ("model.d_model=null", "model.d_model (null) must be an integer"),
     ("optimizer.lr=fast", "optimizer.lr (fast) must be a number above 0"),
     ("optimizer.lr=[1,2]", "optimizer.lr ([1, 2]) must be a number above 0"),
     ("optimizer.betas=[0.9]", "optimizer.betas ([0.9]) must be a list of 2, each a number of at least 0, below 1"),
     ("optimizer.betas=0.9", "optimizer.betas (0.9) must be a list of 2"),
     ("optimizer.betas=[0.9,0.95,0.99]", "([0.9, 0.95, 0.99]) must be a list of 2"),
-    ("maps.steps=3.5", "maps.steps (3.5) must be a whole number of at least 0, at most 60"),
+    ("maps.steps=3.5", "maps.steps (3.5) must be an integer of at least 0, at most 60"),
     ("overwrite=maybe", "overwrite (maybe) must be true or false"),
     ("attention.qkv_bias=yes", "attention.qkv_bias (yes) must be true or false"),
     ("attention._partial_=5", "attention._partial_ (5) must be true or false"),
     ("position.inside.base=high", "position.inside.base (high) must be a number above 0"),
     ("experiment_name=2024", "experiment_name (2024) must be text", """write 'experiment_name="2024"'"""),
-    ("maps.prompt=5", "maps.prompt (5) must be null or text that is not empty; as text, write 'maps.prompt=\"5\"'"),
+    ("maps.prompt=5", "maps.prompt (5) must be null or a non-empty text; as text, write 'maps.prompt=\"5\"'"),
     ("data=file data.path=1e5", "data.path (1e5) must be null or text", "as text, write 'data.path=\"1e5\"'"),
     (
         """'trainer.max_steps="5"'""",
-        'trainer.max_steps ("5") must be a whole number of at least 1 and no text; write 5 without quotation marks',
+        'trainer.max_steps ("5") must be an integer of at least 1 and no text; write 5 without quotation marks',
     ),
     ("""'trainer.compile="true"'""", 'trainer.compile ("true") must be true or false and no text; write true without'),
     ("""'trainer.threads="null"'""", 'trainer.threads ("null") must be null or', "write null without quotation marks"),
@@ -125,7 +125,7 @@ TYPES = [
     ("""'experiment_name="a\tb"'""", "experiment_name ('a\\tb') names a folder: letters"),
     ("trainer.precision=fp16", "trainer.precision (fp16) must be auto | fp32 | bf16"),
     ("model.norm=batch", "model.norm (batch) must be rms | layer"),
-    ("seed={a:1}", "seed ({'a': 1}) must be a whole number"),
+    ("seed={a:1}", "seed ({'a': 1}) must be an integer"),
     ("allow_targets=mypackage", "allow_targets (mypackage) must be a list", "allow_targets=[mypackage]"),
     ("attention.gate=null", "attention.gate (null) must hold settings", "attention/gate=elementwise | "),
     ("attention.mask=window", "attention.mask (window) must hold settings", "attention/mask=causal | chunked | "),
@@ -145,9 +145,9 @@ TYPES = [
     ("attention.mask={window:3}", "attention.mask ({window:3})", "attention.mask.NAME=VALUE"),
 ]
 RANGES = [
-    ("trainer.max_steps=0", "trainer.max_steps (0) must be a whole number of at least 1"),
-    ("batch_size=-4", "batch_size (-4) must be a whole number of at least 1"),
-    ("seed=-1", "seed (-1) must be a whole number of at least 0"),
+    ("trainer.max_steps=0", "trainer.max_steps (0) must be an integer of at least 1"),
+    ("batch_size=-4", "batch_size (-4) must be an integer of at least 1"),
+    ("seed=-1", "seed (-1) must be an integer of at least 0"),
     ("model.dropout=1.0", "model.dropout (1.0) must be a number of at least 0, below 1"),
     ("optimizer.lr=0", "optimizer.lr (0) must be a number above 0"),
     ("optimizer.lr=-1e-3", "optimizer.lr (-0.001) must be a number above 0"),
@@ -157,12 +157,12 @@ RANGES = [
     ("optimizer.betas=[0.9,1.0]", "optimizer.betas ([0.9, 1.0])", "below 1"),
     ("data.val_fraction=0", "data.val_fraction (0) must be a number above 0, below 1"),
     ("data.val_fraction=1", "data.val_fraction (1) must be a number above 0, below 1"),
-    ("tokenizer.n_vocab=256", "tokenizer.n_vocab (256) must be null or a whole number of at least 257"),
+    ("tokenizer.n_vocab=256", "tokenizer.n_vocab (256) must be null or an integer of at least 257"),
     ("sample.temperature=-1", "sample.temperature (-1) must be a number of at least 0"),
-    ("sample.top_k=0", "sample.top_k (0) must be null or a whole number of at least 1"),
-    ("attention/mask=window attention.mask.window=0", "attention.mask.window (0) must be a whole number of at least 1"),
+    ("sample.top_k=0", "sample.top_k (0) must be null or an integer of at least 1"),
+    ("attention/mask=window attention.mask.window=0", "attention.mask.window (0) must be an integer of at least 1"),
     ("attention=hybrid attention.kinds.local.mask.window=0", "attention.kinds.local.mask.window (0) must be"),
-    ("attention=linear attention.chunk=0", "attention.chunk (0) must be a whole number of at least 1"),
+    ("attention=linear attention.chunk=0", "attention.chunk (0) must be an integer of at least 1"),
     (
         "attention/score=[softcap] attention.score.softcap.cap=0",
         "attention.score.softcap.cap (0) must be a number above",
@@ -170,15 +170,15 @@ RANGES = [
     ("attention/score=[softcap] attention.score.softcap.cap=nan", "attention.score.softcap.cap (nan) must be a number"),
     ("attention.score.scaled.temperature=0", "attention.score.scaled.temperature (0) must be a number above 0"),
     ("position.inside.base=-1", "position.inside.base (-1) must be a number above 0"),
-    ("trainer.devices=0", "trainer.devices (0) must be a whole number of at least 1"),
-    ("trainer.threads=0", "trainer.threads (0) must be null or a whole number of at least 1"),
-    ("maps.prompt=''", "maps.prompt () must be null or text that is not empty"),
-    ("sample.prompt=", "sample.prompt () must be null or text that is not empty"),
-    ("maps.probe=''", "maps.probe () must be null or text that is not empty"),
-    ("resume_from=", "resume_from () must be null or text that is not empty"),
-    ("paths.runs=", "paths.runs () must be text that is not empty"),
-    ("attention=hybrid attention.pattern=", "attention.pattern () must be text that is not empty"),
-    ("experiment_name=", "experiment_name () must be text that is not empty"),
+    ("trainer.devices=0", "trainer.devices (0) must be an integer of at least 1"),
+    ("trainer.threads=0", "trainer.threads (0) must be null or an integer of at least 1"),
+    ("maps.prompt=''", "maps.prompt () must be null or a non-empty text"),
+    ("sample.prompt=", "sample.prompt () must be null or a non-empty text"),
+    ("maps.probe=''", "maps.probe () must be null or a non-empty text"),
+    ("resume_from=", "resume_from () must be null or a non-empty text"),
+    ("paths.runs=", "paths.runs () must be a non-empty text"),
+    ("attention=hybrid attention.pattern=", "attention.pattern () must be a non-empty text"),
+    ("experiment_name=", "experiment_name () must be a non-empty text"),
     ("experiment_name=a/b", "experiment_name (a/b) names a folder: letters, digits, '-', '_' and '.' only"),
     ("experiment_name=..", "experiment_name (..) names a folder"),
     ("""experiment_name='"a=b"'""", "experiment_name (a=b) names a folder"),
@@ -544,7 +544,7 @@ def test_a_name_that_is_wrong_in_one_job_ends_a_sweep_before_the_first_begins(tr
         ("report.margin=0.1,0.2", "report.margin (0.1,0.2) cannot be varied"),
         ("report.alpha=0.5", "report.alpha (0.5) must be a number above 0, below 0.5"),
         ("+sweep=nope", "sweep=nope does not exist"),
-        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs (0) must be null or a whole number of at least 1"),
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs (0) must be null or an integer of at least 1"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(train: Train, words: str, line: str) -> None:

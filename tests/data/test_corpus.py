@@ -212,7 +212,7 @@ def test_stories_with_another_hash_are_refused(file: Path) -> None:
 
 
 def test_stories_need_a_path() -> None:
-    with pytest.raises(UsageError, match=r"^path \(\) must be text that is not empty$"):
+    with pytest.raises(UsageError, match=r"^path \(\) must be a non-empty text$"):
         Stories("")
 
 

@@ -419,7 +419,7 @@ def test_a_word_that_is_no_token_is_refused() -> None:
     ("make", "complaint"),
     [
         (lambda: MQAR(n_pairs=4096), r"data\.n_pairs \(4096\) must be at most 4095"),
-        (lambda: MQAR(n_pairs=0), r"data\.n_pairs \(0\) must be a whole number of at least 1"),
+        (lambda: MQAR(n_pairs=0), r"data\.n_pairs \(0\) must be an integer of at least 1"),
         (lambda: MQAR(power=0.0), r"data\.power \(0\.0\) must be greater than 0"),
         (lambda: MQAR(n_pairs=17).check_context(64), r"model\.context \(64\) is too short for MQAR \(.*n_pairs=17"),
         (lambda: SelectiveCopy(n_tokens=16).check_context(31), r"model\.context \(31\) is too short"),
@@ -429,7 +429,7 @@ def test_a_word_that_is_no_token_is_refused() -> None:
         (lambda: Recall(noise=0.1), r"data\.n_noise \(0\) must be at least 1"),
         (lambda: S5(7), r"data\.n_elements \(7\) must be at most 6"),
         (lambda: Counting(27), r"data\.n_variables \(27\) must be at most 26"),
-        (lambda: FuzzyRecall(n_keys=2), r"data\.n_keys \(2\) must be a whole number of at least 3"),
+        (lambda: FuzzyRecall(n_keys=2), r"data\.n_keys \(2\) must be an integer of at least 3"),
         (lambda: Induction(n_questions=3).check_context(7), r"takes at least 8 tokens"),
         (lambda: Parity().check_context(3), r"takes at least 4 tokens"),
         (lambda: ICLBigram(1), r"data\.n_states \(1\)"),

@@ -209,7 +209,7 @@ def test_a_size_that_the_text_cannot_fill_is_refused_with_the_most_it_can(tmp_pa
 def test_a_size_without_room_for_a_merge_is_refused(n_vocab: int) -> None:
     with pytest.raises(UsageError) as error:
         BPE(n_vocab)
-    assert str(error.value) == f"n_vocab ({str(n_vocab).lower()}) must be null or a whole number of at least 257"
+    assert str(error.value) == f"n_vocab ({str(n_vocab).lower()}) must be null or an integer of at least 257"
 
 
 # Characters and bytes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.explain.explanations import tour, variant
+from attnlab.explain.explanations import all_examples, variant
 from attnlab.explain.steps import Explanation
 
 GOLDEN = json.loads((Path(__file__).parent / "chapter3.json").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def test_the_worked_example_shows_what_the_chapter_prints(name: str) -> None:
 
 
 def test_without_a_variant_the_whole_chapter_is_shown_in_its_order() -> None:
-    found = tour()
+    found = all_examples()
     assert [e.name for e in found] == ["simple", "self", "causal", "stacked_heads", "multi_head"]
     assert [e.tokens for e in found] == [GOLDEN["tokens"]] * 5
     assert {e.tokens[e.focus] for e in found} == {"journey"}

@@ -117,10 +117,10 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 REFUSED = [
     (["layers=2"], "layers (2) must be below the number of layers of the run (2)"),
     (["heads=4"], "heads (4) must be below the number of heads of these layers (4)"),
-    (["heads=a"], "heads (a) must be whole numbers of at most 9999, such as 0,2 or 1-3"),
-    (["heads=3-1"], "heads (3-1) must be whole numbers"),
-    (["heads=0-99999999"], "heads (0-99999999) must be whole numbers"),
-    (["layers=[]"], "layers ([]) must name at least one whole number"),
+    (["heads=a"], "heads (a) must be integers of at most 9999, such as 0,2 or 1-3"),
+    (["heads=3-1"], "heads (3-1) must be integers"),
+    (["heads=0-99999999"], "heads (0-99999999) must be integers"),
+    (["layers=[]"], "layers ([]) must name at least one integer"),
     (
         [f"prompt={'x' * 33}"],
         "prompt (33 tokens) must hold at least one token and no more than the model's context (32)",

@@ -20,7 +20,7 @@ from tests.inspection.tab_server import TOKENS, record, weights_of, write_run
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
-from attnlab.inspection.head_metrics import BIRTH, attention_entropy, diversity, first_token_mass, shares
+from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, attention_entropy, diversity, first_token_mass, shares
 from attnlab.inspection.records import Record, encode, half, record_summary
 from attnlab.inspection.tab.plugin import AttentionTab
 from attnlab.inspection.tab.series import DamagedRecord, checked, shrink
@@ -120,7 +120,10 @@ def test_the_tab_is_told_how_to_measure_what_a_head_is_good_for_and_when_one_is_
     program, command, argument = shlex.split(said["runs"]["it's"]["ablate"])
     assert (program, command, argument) == ("attnlab", "ablate_heads", f"run={tmp_path}/it's")
     assert said["ablation"] == {"zero": "head_ablation_zero", "mean": "head_ablation_mean"}
-    assert said["births"] == {"least": BIRTH, "metrics": ["attention_induction", "attention_previous_token"]}
+    assert said["births"] == {
+        "least": EMERGENCE_THRESHOLD,
+        "metrics": ["attention_induction", "attention_previous_token"],
+    }
 
 
 def test_the_server_starts_without_torch() -> None:

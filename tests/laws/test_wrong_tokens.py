@@ -22,7 +22,7 @@ WRONG = {
     "narrow": torch.zeros(2, 6, D_MODEL - 1),
     "turned": torch.zeros(2, D_MODEL, 6),
     "four axes": torch.zeros(2, 1, 6, D_MODEL),
-    "whole numbers": torch.zeros(2, 6, D_MODEL, dtype=torch.long),
+    "integers": torch.zeros(2, 6, D_MODEL, dtype=torch.long),
     "double": torch.zeros(2, 6, D_MODEL, dtype=torch.float64),
     "a list": [[0.0] * D_MODEL],
 }
@@ -43,7 +43,7 @@ def test_wrong_tokens(name: str) -> None:
     for word, x in WRONG.items():
         for call in (layer, layer.weights, layer.value_norms, partial(layer.step, state=state)):
             told = refused(call, x)
-            assert ("torch.float32" if word in ("whole numbers", "double") else f"tokens, {D_MODEL})") in told
+            assert ("torch.float32" if word in ("integers", "double") else f"tokens, {D_MODEL})") in told
 
 
 def test_unbatched_hint() -> None:

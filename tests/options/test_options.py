@@ -51,10 +51,10 @@ def test_inherited() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "words"),
     [
-        (MultiHeadAttention, {"n_heads": 0}, "n_heads (0) must be a whole number of at least 1"),
+        (MultiHeadAttention, {"n_heads": 0}, "n_heads (0) must be an integer of at least 1"),
         (MultiHeadAttention, {"n_heads": 2, "dropout": 1.0}, "dropout (1.0) must be a number of at least 0, below 1"),
         (MultiHeadAttention, {"n_heads": 2, "qkv_bias": "no"}, "qkv_bias (no) must be true or false"),
-        (MultiHeadAttention, {}, "n_heads is missing: MultiHeadAttention needs a whole number of at least 1"),
+        (MultiHeadAttention, {}, "n_heads is missing: MultiHeadAttention needs an integer of at least 1"),
         (
             MultiHeadAttention,
             {"n_heads": 2, "n_kv_haeds": 1},
@@ -64,7 +64,7 @@ def test_inherited() -> None:
         (
             MultiHeadAttention,
             {"n_heads": 2, "mask": part(Window, window=0)},
-            "mask.window (0) must be a whole number of at least 1",
+            "mask.window (0) must be an integer of at least 1",
         ),
         (
             MultiHeadAttention,
@@ -83,7 +83,7 @@ def test_help() -> None:
     """Each option with what it may hold, its default and a sentence."""
     text = inspect.getdoc(MultiHeadAttention.__init__) or ""
     assert (
-        "head_dim: null or a whole number of at least 1, default null (d_model / n_heads). "
+        "head_dim: null or an integer of at least 1, default null (d_model / n_heads). "
         "Width of a query and of a key in each head." in text
     )
     assert "mask: a class, default Causal. Which keys a query may read." in text
@@ -143,7 +143,7 @@ def test_checked() -> None:
             self.size = size
 
     assert Plain(2).size == 2
-    assert refusal(Plain, 0) == "size (0) must be a whole number of at least 1"
+    assert refusal(Plain, 0) == "size (0) must be an integer of at least 1"
     assert refusal(Plain, 1, kind="c") == "kind (c) must be a | b"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from attnlab.errors import UsageError
-from attnlab.options.rules import whole_numbers
+from attnlab.options.rules import parse_integers
 
 
 @pytest.mark.parametrize(
@@ -11,22 +11,22 @@ from attnlab.options.rules import whole_numbers
     [("0", [0]), ("2,0", [0, 2]), ("[1-3]", [1, 2, 3]), ("0 4-5", [0, 4, 5]), ("7,7", [7]), ("3-3", [3])],
 )
 def test_whole_numbers_are_typed_singly_or_as_a_range(text: str, expected: list[int]) -> None:
-    assert whole_numbers("heads", text, most=9, like="0,2") == expected
+    assert parse_integers("heads", text, most=9, like="0,2") == expected
 
 
 @pytest.mark.parametrize("text", ["a", "3-1", "-1", "1.5", "0-10", "1-", "0-1000000000000"])
 def test_what_is_no_whole_number_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        whole_numbers("heads", text, most=9, like="0,2")
-    assert str(refused.value) == f"heads ({text}) must be whole numbers of at most 9, such as 0,2"
+        parse_integers("heads", text, most=9, like="0,2")
+    assert str(refused.value) == f"heads ({text}) must be integers of at most 9, such as 0,2"
 
 
 def test_a_range_does_not_stand_for_endless_numbers() -> None:
-    with pytest.raises(UsageError, match=r"seeds \(0-1000000000000\) must be whole numbers"):
-        whole_numbers("seeds", "0-1000000000000", most=10**18, like="0,2")
+    with pytest.raises(UsageError, match=r"seeds \(0-1000000000000\) must be integers"):
+        parse_integers("seeds", "0-1000000000000", most=10**18, like="0,2")
 
 
 @pytest.mark.parametrize("text", ["", "[]", " , "])
 def test_nothing_is_no_number(text: str) -> None:
-    with pytest.raises(UsageError, match="must name at least one whole number, such as 0,2"):
-        whole_numbers("heads", text, most=9, like="0,2")
+    with pytest.raises(UsageError, match="must name at least one integer, such as 0,2"):
+        parse_integers("heads", text, most=9, like="0,2")

@@ -117,9 +117,9 @@ def test_a_grid_with_holes_is_no_curve(tmp_path: Path) -> None:
     [
         ({"rates": "1e-3,2e-3,3e-3"}, "must be at least 4"),
         ({"rates": "1e-3,-2"}, r"rates \(1e-3,-2\) must be numbers above 0"),
-        ({"rates": "1,2,3,4", "seeds": "a"}, r"seeds \(a\) must be whole numbers"),
-        ({"rates": "1,2,3,4", "seeds": "3-1"}, r"seeds \(3-1\) must be whole numbers"),
-        ({"rates": "1,2,3,4", "seeds": "0-1000000000000"}, r"seeds \(0-1000000000000\) must be whole numbers"),
+        ({"rates": "1,2,3,4", "seeds": "a"}, r"seeds \(a\) must be integers"),
+        ({"rates": "1,2,3,4", "seeds": "3-1"}, r"seeds \(3-1\) must be integers"),
+        ({"rates": "1,2,3,4", "seeds": "0-1000000000000"}, r"seeds \(0-1000000000000\) must be integers"),
         ({"overrides": ("seed=1",)}, "leave seed out; seeds= says it"),
         ({"overrides": ("+optimizer.lr=1",)}, "leave optimizer.lr out; rates= says it"),
         ({"metric": "val/beauty"}, "does not say which way is better"),

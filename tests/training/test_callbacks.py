@@ -40,7 +40,7 @@ from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import as_code
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.stop import StopWish, stop_wish
+from attnlab.training.stop import StopRequest, stop_request
 
 LETTERS = CharTokenizer("char", [c.encode() for c in "abcdefghijklmno #"])
 
@@ -266,12 +266,12 @@ class Counts(LanguageModel):
 
     batches = 0
     stop_in_batch = -1
-    wish: StopWish | None = None
+    stop: StopRequest | None = None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self.batches += 1
-        if self.batches == self.stop_in_batch and self.wish is not None:
-            self.wish.signal = signal.SIGINT
+        if self.batches == self.stop_in_batch and self.stop is not None:
+            self.stop.signal = signal.SIGINT
         return super().training_step(batch, batch_idx)
 
 
@@ -288,9 +288,9 @@ def fit_with_checkpoints(
     disk = Witness(folder)
     disk.module = module = language_model(tiny_model(dropout=0.3), kind=Counts)
     module.stop_in_batch = stop_in_batch
-    with stop_wish() as wish:
-        module.wish = wish
-        checkpoints = Checkpoints(RunFolder(folder).checkpoints, every=every, wish=wish, fingerprint={"seed": 3})
+    with stop_request() as stop:
+        module.stop = stop
+        checkpoints = Checkpoints(RunFolder(folder).checkpoints, every=every, stop=stop, fingerprint={"seed": 3})
         trainer = trainer_like_a_run(
             steps=steps,
             accumulate=accumulate,

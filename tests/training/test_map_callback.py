@@ -202,7 +202,7 @@ def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Pat
 def test_a_birth_is_the_first_map_step_at_which_a_score_was_high(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(map_callback, "BIRTH", 0.2)  # what heads of a model that is hardly trained reach
+    monkeypatch.setattr(map_callback, "EMERGENCE_THRESHOLD", 0.2)  # what heads of a model that is hardly trained reach
     callback = log_maps(tmp_path, n_steps=5)
     fit(tmp_path, callback=callback)
     found, wanted = events(tmp_path), {}
@@ -210,10 +210,10 @@ def test_a_birth_is_the_first_map_step_at_which_a_score_was_high(
         if tag.startswith(("attention_previous_token/", "attention_induction/")):
             high = [s.step for s in found.Scalars(tag) if s.value >= 0.2]
             wanted |= {tag: high[0]} if high else {}
-    assert callback.births == wanted != {}
+    assert callback.emergence_steps == wanted != {}
     again = log_maps(tmp_path)
     again.load_state_dict(callback.state_dict())
-    assert again.births == wanted
+    assert again.emergence_steps == wanted
     text = found.Tensors("maps/births/text_summary")[-1].tensor_proto.string_val[0].decode()
     for tag, step in wanted.items():
         score, head = tag.removeprefix("attention_").replace("_", " ").split("/")

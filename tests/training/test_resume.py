@@ -93,7 +93,7 @@ def test_a_run_killed_at_any_moment_is_the_run_that_was_not(
 
 @pytest.mark.parametrize(("wish", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_asked_to_stop_saves_and_continues(
-    wish: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path
+    number: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path
 ) -> None:
     with subprocess.Popen(
         command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
@@ -101,7 +101,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_continues(
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
             if line.startswith("step  8"):
-                process.send_signal(wish)
+                process.send_signal(number)
                 break
         process.stdout.read()
         said = process.stderr.read()

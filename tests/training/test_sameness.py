@@ -91,7 +91,7 @@ def test_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     summary = run_here(tmp_path, "trainer.max_steps=1", variant="gqa")
     told = capsys.readouterr().out
     line = "gqa computes what multi_head does at these sizes (model.n_layers 2, model.n_heads 2, model.context 32)"
-    assert told.count(line) == 1 and told.index(line) < told.index("loss to beat")
+    assert told.count(line) == 1 and told.index(line) < told.index("baseline loss")
     assert summary["computes"] == "multi_head"
     run_here(tmp_path, "trainer.max_steps=1")
     assert "computes what" not in capsys.readouterr().out

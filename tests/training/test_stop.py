@@ -1,4 +1,4 @@
-"""Signals as wishes: noted at first, obeyed at the second time, and given back in the end."""
+"""Signals as requests to stop: noted at first, obeyed at the second time, and given back in the end."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.limits import HANG
 
-from attnlab.training.stop import StopWish, stop_wish
+from attnlab.training.stop import StopRequest, stop_request
 
 BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -41,26 +41,26 @@ def as_before() -> Iterator[None]:
 
 @pytest.mark.parametrize(("number", "code"), BOTH)
 def test_the_first_signal_is_a_wish_with_its_exit_code(number: signal.Signals, code: int) -> None:
-    with stop_wish() as wish:
-        assert wish.signal is None
+    with stop_request() as stop:
+        assert stop.signal is None
         signal.raise_signal(number)
-        assert wish.signal == number
-        assert wish.exit_code == code
+        assert stop.signal == number
+        assert stop.exit_code == code
 
 
 @pytest.mark.parametrize(("number", "usual"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Ended)])
 def test_a_second_signal_gets_through(number: signal.Signals, usual: type[BaseException]) -> None:
-    with stop_wish() as wish:
+    with stop_request() as stop:
         signal.raise_signal(number)
         with pytest.raises(usual):
             signal.raise_signal(number)
-        assert wish.signal == number
+        assert stop.signal == number
 
 
 def test_a_second_sigterm_gets_through_to_the_handler_that_was_there() -> None:
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    with stop_wish():
+    with stop_request():
         signal.raise_signal(signal.SIGTERM)
         assert came == []
         signal.raise_signal(signal.SIGTERM)
@@ -87,47 +87,47 @@ with stop_wish() as wish:
 
 
 def test_a_second_signal_of_another_kind_is_a_wish_again() -> None:
-    with stop_wish() as wish:
+    with stop_request() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
-        assert wish.exit_code == 143
+        assert stop.exit_code == 143
 
 
 def test_the_handlers_are_put_back_however_the_block_ends() -> None:
     before = handlers()
-    with stop_wish() as wish:
+    with stop_request() as stop:
         assert handlers() != before
-        wish.install()
+        stop.install()
     assert handlers() == before
-    with pytest.raises(ValueError, match="trouble"), stop_wish():
+    with pytest.raises(ValueError, match="trouble"), stop_request():
         raise ValueError("trouble")
     assert handlers() == before
 
 
 def test_handlers_that_somebody_put_in_between_are_taken_over_and_do_not_stay() -> None:
     before, came = handlers(), []
-    with stop_wish() as wish:
+    with stop_request() as stop:
         for number, _ in BOTH:
             signal.signal(number, lambda number, frame: came.append(number))
-        wish.install()
+        stop.install()
         signal.raise_signal(signal.SIGTERM)
-        assert wish.signal == signal.SIGTERM and came == []
+        assert stop.signal == signal.SIGTERM and came == []
     assert handlers() == before
 
 
 def test_a_wish_that_was_noted_is_still_there_afterwards() -> None:
-    with stop_wish() as wish:
+    with stop_request() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-    assert wish.exit_code == 143
+    assert stop.exit_code == 143
 
 
 def test_in_another_thread_nothing_happens() -> None:
     before, seen = handlers(), []
 
     def work() -> None:
-        with stop_wish() as wish:
-            wish.install()
-            seen.append((handlers() == before, wish.signal))
+        with stop_request() as stop:
+            stop.install()
+            seen.append((handlers() == before, stop.signal))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -138,4 +138,4 @@ def test_in_another_thread_nothing_happens() -> None:
 
 def test_without_a_signal_there_is_no_exit_code() -> None:
     with pytest.raises(AssertionError):
-        _ = StopWish().exit_code
+        _ = StopRequest().exit_code

@@ -5,20 +5,20 @@ import sys
 import numpy as np
 import pytest
 
-from attnlab.training.usage import Meter, forget_peak, peak_bytes
+from attnlab.training.usage import Meter, peak_bytes, reset_peak_memory
 
 SIZE = 200 * 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
 def test_a_peak_counts_what_was_held_and_is_forgotten() -> None:
-    forget_peak("cpu")
+    reset_peak_memory("cpu")
     before = peak_bytes("cpu")
     block = np.ones(SIZE, dtype=np.uint8)
     during = peak_bytes("cpu")
     assert during - before >= 0.9 * block.nbytes
     del block
-    forget_peak("cpu")
+    reset_peak_memory("cpu")
     assert peak_bytes("cpu") <= during - 0.9 * SIZE
 
 

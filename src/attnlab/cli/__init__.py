@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attnlab.cli._arguments import run, usage
 from attnlab.cli._exits import one_line_errors
-from attnlab.machine.environment import alone, wait_politely
+from attnlab.machine.environment import alone, limit_openmp_spinning
 from attnlab.machine.signals import end_at_signals
 
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["train"]:  # a program of its own, whose command line Hydra reads
         os.execv(sys.executable, [sys.executable, "-m", "attnlab.cli.train", *argv[1:]])
-    wait_politely()
+    limit_openmp_spinning()
     with one_line_errors(argv if in_shell else ()), alone():
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(usage())

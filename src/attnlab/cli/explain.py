@@ -51,16 +51,16 @@ def explain(
             name = trained.name.replace("/", "-")
             examples = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
         elif attention is None:
-            from attnlab.explain.explanations import tour
+            from attnlab.explain.explanations import all_examples
 
-            name, examples = "chapter", tour()
+            name, examples = "chapter", all_examples()
         else:
             from attnlab.config.messages import compose_for_chapter
 
             names = [attention] if against is None else [attention, against]
             variants = [compose_for_chapter(each, config_dir, allow_targets, overrides) for each in names]
             from attnlab.explain.compare import Pairing
-            from attnlab.explain.explanations import explanations  # only now: torch takes seconds to import
+            from attnlab.explain.explanations import explanations
 
             examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
             name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None

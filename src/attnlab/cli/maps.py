@@ -5,7 +5,7 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
 from attnlab.machine.limits import limited
-from attnlab.options.rules import whole_numbers
+from attnlab.options.rules import parse_integers
 
 HIGHEST = 9999  # number of a layer or a head that may be typed
 
@@ -23,7 +23,7 @@ def maps(
 ) -> None:
     """Draw what every head of a trained model reads in a text: numbers, pictures and a page."""
     chosen = {
-        key: None if text is None else whole_numbers(key, text, most=HIGHEST, like="0,2 or 1-3")
+        key: None if text is None else parse_integers(key, text, most=HIGHEST, like="0,2 or 1-3")
         for key, text in (("layers", layers), ("heads", heads))
     }
     from attnlab.inspection.figures import draw_layer, to_png

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from attnlab.cli._exits import end, end_unheard, one_line_errors
 from attnlab.config.keys import config_dirs, groups, options, searching
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.machine.environment import alone, wait_politely
+from attnlab.machine.environment import alone, limit_openmp_spinning
 from attnlab.machine.signals import end_at_signals
 from attnlab.store.files import file_failure
 
@@ -23,7 +23,7 @@ WIDTH = 100  # of the help
 def main() -> None:
     """What the three commands do with what was typed."""
     end_at_signals()  # before anything takes time
-    wait_politely()
+    limit_openmp_spinning()
     argv = sys.argv[1:]
     with one_line_errors(argv):
         train(*argv)
@@ -35,7 +35,7 @@ def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None
         if {"-h", "--help"} & {*overrides}:
             print(usage())
             return
-        from attnlab.config.compose import for_each_job, with_plus  # only now: Hydra takes long to import
+        from attnlab.config.compose import for_each_job, with_plus
 
         _hand_to_hydra(for_each_job(with_plus(overrides)))
 

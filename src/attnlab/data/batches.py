@@ -82,10 +82,10 @@ class TokenSplits(Material):
         return validation_batch(self.val, context=context, windows=rows)
 
     def unigram_entropy(self) -> float:
-        """The loss to beat, in nats per predicted token: that of guessing tokens by how often they occur."""
+        """The loss of guessing tokens by how often they occur, in nats per predicted token."""
         return unigram_entropy(self.train, self.val, self.n_vocab)
 
-    def loss_to_beat(self, context: int) -> float:
+    def baseline_loss(self, context: int) -> float:
         return self.unigram_entropy()
 
     def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:

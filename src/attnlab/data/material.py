@@ -52,7 +52,7 @@ class Material(ABC):
         """The validation rows with these numbers; a number past the last gives a row without targets."""
 
     @abstractmethod
-    def loss_to_beat(self, context: int) -> float:
+    def baseline_loss(self, context: int) -> float:
         """The loss of guessing, in nats per target."""
 
     @abstractmethod

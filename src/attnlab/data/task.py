@@ -169,7 +169,7 @@ class Task(Material):
             missing -= len(own)
         return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def loss_to_beat(self, context: int) -> float:
+    def baseline_loss(self, context: int) -> float:
         return self.floor(context).loss
 
     def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:
@@ -211,7 +211,7 @@ class TaskTokens(Vocabulary):
 def least(key: str, value: int, smallest: int) -> None:
     """Refuse a setting that is too small."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise UsageError(f"data.{key} ({value}) must be a whole number of at least {smallest}")
+        raise UsageError(f"data.{key} ({value}) must be an integer of at least {smallest}")
 
 
 def distinct(rng: np.random.Generator, rows: int, n: int, among: int) -> Int64[np.ndarray, "b n"]:

@@ -32,7 +32,7 @@ CONTEXT = 64  # positions that a layer is built for
 WIDTH = len(VECTORS[0])
 
 
-class Stop(NamedTuple):
+class BookExample(NamedTuple):
     """A variant as the chapter shows it: its settings, the seed of its weights, and how they are drawn."""
 
     heading: str
@@ -41,18 +41,18 @@ class Stop(NamedTuple):
     init: str = "linear"
 
 
-STOPS = {
-    "simple": Stop("Without trainable weights (section 3.3)", {"causal": False}),
-    "self": Stop("With trainable projections (section 3.4)", {"causal": False, "d_out": 2}, init="uniform"),
-    "causal": Stop("No look ahead, and dropout (section 3.5)", {"d_out": 2, "dropout": 0.5}, seed=789),
-    "stacked_heads": Stop("Several heads side by side (section 3.6.1)", {"d_out": 4, "n_heads": 2}),
-    "multi_head": Stop(
+BOOK_EXAMPLES = {
+    "simple": BookExample("Without trainable weights (section 3.3)", {"causal": False}),
+    "self": BookExample("With trainable projections (section 3.4)", {"causal": False, "d_out": 2}, init="uniform"),
+    "causal": BookExample("No look ahead, and dropout (section 3.5)", {"d_out": 2, "dropout": 0.5}, seed=789),
+    "stacked_heads": BookExample("Several heads side by side (section 3.6.1)", {"d_out": 4, "n_heads": 2}),
+    "multi_head": BookExample(
         "One projection, split into heads (section 3.6.2)", {"d_out": 2, "n_heads": 2, "out_bias": True}
     ),
 }
 """The chapter's variants, in its order."""
 
-SIZE_KEYS = ("d_out", "n_heads")  # of a stop's settings: the others are what the variant is
+SIZE_KEYS = ("d_out", "n_heads")  # of an example's settings: the others are what the variant is
 # Sizes that are tried in turn, until a variant accepts one; with `d_model` above 3, zeros follow the three numbers.
 SIZES: tuple[tuple[int, Mapping[str, Any]], ...] = (
     (WIDTH, {"n_heads": 2, "head_dim": 2}),
@@ -87,7 +87,7 @@ def build(
     *,
     n_layers: int,
     layer: int | None,
-    stops: Sequence[Stop],
+    examples: Sequence[BookExample],
     seed: int | None,
     init: str | None,
     typed: frozenset[str],
@@ -95,16 +95,16 @@ def build(
     """Each variant in the first sizes that all accept; their weights are drawn one after the other, as they are made,
     and a second variant is dealt those of the first wherever it has the same matrix, so that only the rule differs.
 
-    `stops` are the chapter's settings of each variant, if it shows all of them: the first one's sizes, seed and drawing
-    hold for all. `typed` are the keys that the user set, which stay as they are.
+    `examples` are the chapter's settings of each variant, if it shows all of them: the first one's sizes, seed and
+    drawing hold for all. `typed` are the keys that the user set, which stay as they are.
     """
-    stop = stops[0] if stops else None
-    seed = (stop.seed if stop else SEED) if seed is None else seed
-    init = (stop.init if stop else "linear") if init is None else init
+    example = examples[0] if examples else None
+    seed = (example.seed if example else SEED) if seed is None else seed
+    init = (example.init if example else "linear") if init is None else init
     own: list[Mapping[str, Any]] = [
-        {**other.settings, **{k: v for k, v in stops[0].settings.items() if k in SIZE_KEYS}} for other in stops
+        {**other.settings, **{k: v for k, v in examples[0].settings.items() if k in SIZE_KEYS}} for other in examples
     ]
-    chapters: list[tuple[int, list[Mapping[str, Any]]]] = [(WIDTH, own)] if stops else []
+    chapters: list[tuple[int, list[Mapping[str, Any]]]] = [(WIDTH, own)] if examples else []
     refusals: list[Exception] = []
     for d_model, settings in (*chapters, *((width, [size] * len(factories)) for width, size in SIZES)):
         try:

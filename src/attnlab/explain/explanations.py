@@ -16,9 +16,9 @@ from attnlab.explain.steps import Explanation
 from attnlab.laws import subject_from
 
 
-def tour() -> list[Explanation]:
+def all_examples() -> list[Explanation]:
     """The chapter from its first example to several heads: each of its variants, in its order."""
-    return [replace(variant(name), heading=stop.heading) for name, stop in chapter.STOPS.items()]
+    return [replace(variant(name), heading=one.heading) for name, one in chapter.BOOK_EXAMPLES.items()]
 
 
 def variant(name: str, **settings: Any) -> Explanation:
@@ -64,12 +64,12 @@ def explanations(
     if not all(isinstance(factory, Factory) for factory in factories):
         raise UsageError(f"attention ({names[0]}) must say _partial_: true")
     typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
-    stops = [chapter.STOPS[name] for name in names if name in chapter.STOPS]
+    shown = [chapter.BOOK_EXAMPLES[name] for name in names if name in chapter.BOOK_EXAMPLES]
     layers = chapter.build(
         factories,  # type: ignore[arg-type]
         n_layers=min(subject.depth for subject in subjects),
         layer=layer,
-        stops=stops if len(stops) == len(names) else [],
+        examples=shown if len(shown) == len(names) else [],
         seed=seed,
         init=init,
         typed=typed,

@@ -18,7 +18,7 @@ SILENCED_ZERO, SILENCED_MEAN = "head_ablation_zero", "head_ablation_mean"  # cha
 LOOKS, SCORES = (ENTROPY, FIRST_TOKEN_MASS, DISTANCE), (PREVIOUS, DUPLICATE, INDUCTION)
 PER_HEAD = (*LOOKS, *SCORES, EFFECTIVE_RANK, ROW_SUM, NEGATIVE_SHARE)  # in the order in which people read them
 REPEATED = 24  # tokens of the random sequence that is repeated
-BIRTH = 0.3  # a head does what a score measures from the first step at which the score is at least this
+EMERGENCE_THRESHOLD = 0.3  # a head does what a score measures from the first step at which the score is at least this
 
 
 def shares(maps: Float[np.ndarray, "h t s"], kind: str) -> Float[np.ndarray, "h t s"]:

@@ -28,7 +28,7 @@ def status_bytes(name: str) -> int | None:
         return None
 
 
-def wait_politely() -> None:
+def limit_openmp_spinning() -> None:
     """Let threads that wait for others give up their core after microseconds, unless the user has settled that.
 
     A step of a small model has hundreds of parallel loops. Beside another busy process a thread that spins keeps the

@@ -1,6 +1,6 @@
 """SIGHUP, Ctrl-C and SIGTERM, from the first line of a command to its last: one line, an exit code, no half file.
 
-Training puts wishes in their place while it runs (`attnlab.training.stop`). Imports nothing that takes time.
+While it runs, training takes them as requests to stop (`attnlab.training.stop`). Imports nothing that takes time.
 """
 
 import os

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnlab.errors import UsageError
 
-KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KINDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Rule:
     length: int | None = None
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value may stand here; a whole number may stand for a number, but infinity and nan may not."""
+        """Whether the value may stand here; an integer may stand for a number, but infinity and nan may not."""
         if self.length is not None:
             return (
                 isinstance(value, list | tuple) and len(value) == self.length and all(self._accepts(v) for v in value)
@@ -55,7 +55,7 @@ class Rule:
     def __str__(self) -> str:
         text = " | ".join(self.choices) if self.choices else KINDS[self.kind]
         if self.kind is str and self.least:
-            text += " that is not empty"
+            text = "a non-empty text"
         elif self.least is not None:
             text += f" of at least {_number(self.least)}"
         if self.above is not None:
@@ -200,15 +200,15 @@ def nearest_key(key: str, among: Iterable[str]) -> list[str]:
     return [] if siblings else difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
 
 
-def whole_numbers(key: str, text: str, *, most: int, like: str) -> list[int]:
-    """Whole numbers as they are typed, 0,2 or [0,2] or 1-3, in order and each once; `like` is an example of some."""
+def parse_integers(key: str, text: str, *, most: int, like: str) -> list[int]:
+    """Integers as they are typed, 0,2 or [0,2] or 1-3, in order and each once; `like` is an example of some."""
     numbers: set[int] = set()
     for word in text.strip("[]").replace(",", " ").split():
         first, dash, last = word.partition("-")
         sound = first.isdecimal() and (last.isdecimal() or not dash)
         if not sound or not int(first) <= int(last or first) <= min(most, int(first) + MOST_AT_ONCE):
-            raise UsageError(f"{key} ({text}) must be whole numbers of at most {most}, such as {like}")
+            raise UsageError(f"{key} ({text}) must be integers of at most {most}, such as {like}")
         numbers |= set(range(int(first), int(last or first) + 1))
     if not numbers:
-        raise UsageError(f"{key} ({text}) must name at least one whole number, such as {like}")
+        raise UsageError(f"{key} ({text}) must name at least one integer, such as {like}")
     return sorted(numbers)

@@ -1,4 +1,4 @@
-"""Drives the runs of a sweep to their ends: whatever becomes of one is a row, and never the end of the others."""
+"""Drives the runs of a sweep: each ends as one row (finished, failed, diverged), and a failure stops no other."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from attnlab.sweep.plan import PlannedRun, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
 from attnlab.sweep.progress import Screen, duration, screen_for
 from attnlab.sweep.reporting import baseline_of, by_experiment, settings
-from attnlab.training.stop import StopWish, stop_wish
+from attnlab.training.stop import StopRequest, stop_request
 
 TICK = 0.2  # seconds between two looks at what there is
 SESSION = f"{os.getpid()}-{time.time_ns()}"  # runs of one command are measured side by side
@@ -32,7 +32,7 @@ SHOWN = 30  # refused or failed runs that are listed one by one
 def pool_for(n_jobs: int | None, n_runs: int, patience: float | None) -> Iterator[Pool]:
     """Workers that are warming up, as many as there are cores unless a number is given; killed at the end."""
     if n_jobs is not None and n_jobs < 1:
-        raise UsageError(f"hydra.launcher.n_jobs ({n_jobs}) must be null or a whole number of at least 1")
+        raise UsageError(f"hydra.launcher.n_jobs ({n_jobs}) must be null or an integer of at least 1")
     if patience is not None and patience <= 0:
         raise UsageError(f"hydra.launcher.patience ({patience:g}) must be null or a number of seconds above 0")
     pool = Pool(n_jobs or cores(), patience=patience)
@@ -129,13 +129,13 @@ def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
     """
     order = sorted(range(len(runs)), key=lambda number: (runs[number].identity.seed, number))
     waiting = deque(number for number in order if runs[number].status != Status.FINISHED)
-    with stop_wish() as wish, screen_for(runs, pool.size) as screen:
+    with stop_request() as stop, screen_for(runs, pool.size) as screen:
         deadline: float | None = None
         while pool.busy or (waiting and deadline is None):
-            if wish.signal is not None and deadline is None:
+            if stop.signal is not None and deadline is None:
                 deadline = time.monotonic() + PATIENCE
                 pool.stop()
-                screen.say(f"stopping: {pool.busy} runs save their state (Ctrl-C again: without that)")
+                screen.print_line(f"stopping: {pool.busy} runs save their state (Ctrl-C again: without that)")
             if deadline is None:
                 _start(runs, waiting, pool, screen)
             for event in pool.events(TICK):
@@ -144,7 +144,7 @@ def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
             if deadline is not None and time.monotonic() > deadline:
                 pool.kill()
     if deadline is not None:
-        _stopped(runs, wish)
+        _stopped(runs, stop)
 
 
 def _start(runs: Sequence[PlannedRun], waiting: deque[int], pool: Pool, screen: Screen) -> None:
@@ -180,10 +180,10 @@ def _hear(run: PlannedRun, event: Event, waiting: deque[int], screen: Screen, *,
         run.status, run.val_loss = Status.FINISHED, event.content.get("val_loss")
     elif event.kind == "stopped" or (stopping and event.kind == "died"):
         run.status, run.reason = Status.PLANNED, str(event.content) if event.kind == "stopped" else "stopped"
-        run.look()  # the wish may have come when all was done
+        run.look()  # the request may have come when all was done
     elif event.kind == "locked":
         if not run.not_before:
-            screen.say(f"{run.title} is being run by another command: {event.content}")
+            screen.print_line(f"{run.title} is being run by another command: {event.content}")
         run.status, run.not_before = Status.PLANNED, time.monotonic() + RETRY
         waiting.append(event.task)
         return
@@ -201,7 +201,7 @@ def _note(run: PlannedRun) -> None:
     run.experiment.manifest.note(run.entry())
 
 
-def _stopped(runs: Sequence[PlannedRun], wish: StopWish) -> None:
+def _stopped(runs: Sequence[PlannedRun], stop: StopRequest) -> None:
     for run in runs:
         if run.status == Status.RUNNING:  # its worker did not come to the end of a step in time
             run.status, run.reason, run.began = Status.PLANNED, "killed", None
@@ -210,7 +210,7 @@ def _stopped(runs: Sequence[PlannedRun], wish: StopWish) -> None:
     left = count[Status.PLANNED]
     raise Stopped(
         f"stopped: {count[Status.FINISHED]} of {len(runs)} runs finished, {left} left; the same command goes on",
-        wish.exit_code,
+        stop.exit_code,
     )
 
 

@@ -53,7 +53,7 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line that stays."""
         self.last_line = time.monotonic()
         print(text, flush=True)
@@ -64,13 +64,13 @@ class Screen:
         loss = "" if run.val_loss is None else f"  val/loss {run.val_loss:.4f}"
         finished = run.status == Status.FINISHED
         what = f"{loss}  {duration(run.seconds)}" if finished else f": {run.reason} (log: {run.log})"
-        self.say(f"[{done}/{len(self.runs)}] {run.status} {run.title}{what}")
+        self.print_line(f"[{done}/{len(self.runs)}] {run.status} {run.title}{what}")
 
     def refresh(self) -> None:
         """Show how things stand."""
         if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             at_work = [f"{run.title} {run.step}/{run.last_step or '?'}" for run in self.runs if run.began is not None]
-            self.say(f"{totals(self.runs, self.at_once)} ({'; '.join(at_work)})")
+            self.print_line(f"{totals(self.runs, self.at_once)} ({'; '.join(at_work)})")
 
 
 class LiveScreen(Screen):
@@ -91,7 +91,7 @@ class LiveScreen(Screen):
     def __exit__(self, *_: object) -> None:
         self.live.__exit__(None, None, None)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:

@@ -19,7 +19,7 @@ from attnlab.analysis.report.document import table
 from attnlab.analysis.report.format import number
 from attnlab.analysis.report.tables import draw
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.options.rules import MOST_SEED, whole_numbers
+from attnlab.options.rules import MOST_SEED, parse_integers
 from attnlab.store.files import write_atomically
 
 USUAL_RATES, USUAL_SEEDS = "3e-4,1e-3,3e-3,1e-2", "100-102"
@@ -33,7 +33,7 @@ def tune(folder: Path, metric: str, rates: str, seeds: str, extend: int, overrid
     """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
     lower = lower_is_better(metric)
     grid = numbers(rates or USUAL_RATES)
-    chosen = whole_numbers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
+    chosen = parse_integers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if overrides or rates:
         _check(grid, overrides)
         _sweep(folder, grid, chosen, overrides)

@@ -51,19 +51,19 @@ def _listen(link: Connection, tasks: "SimpleQueue[tuple[str, Any]]") -> None:
             tasks.put(link.recv())
     except (EOFError, OSError):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)  # a run takes this as a wish, and anything else ends here
+    os.kill(os.getpid(), signal.SIGTERM)  # a run takes this as a request, and anything else ends here
     threading.Event().wait(PATIENCE)
     os._exit(143)
 
 
-def _answer(do: Any, content: Any, say: Any) -> tuple[str, Any]:
+def _answer(do: Any, content: Any, report: Any) -> tuple[str, Any]:
     """What became of a task: a word and, of most of them, the reason."""
     log = content.get("log")
     try:
         with _written_to(log):
             try:
                 with failures():
-                    return "done", do(content, say)
+                    return "done", do(content, report)
             except AttnlabError as error:
                 if log is not None:
                     print(f"error: {error}", file=sys.stderr)

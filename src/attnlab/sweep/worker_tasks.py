@@ -18,14 +18,14 @@ from attnlab.training.prepare import Prepared, prepare
 from attnlab.training.run import quiet, run
 from attnlab.training.sameness import computes_the_same, in_words
 
-Say = Callable[..., None]
+Report = Callable[..., None]
 SECONDS_BETWEEN_WORDS = 0.25
 MOMENTS = 2  # that an optimizer keeps of each parameter, and a checkpoint with it
 KEPT_CHECKPOINTS = 2
 COSTLY = ("model", "attention", "position", "streams", "allow_targets")  # what a model is built from
 
 
-def plan(content: dict[str, Any], say: Say) -> dict[str, Any]:
+def plan(content: dict[str, Any], report: Report) -> dict[str, Any]:
     """Which run a config makes, and what that costs; refuses what cannot work. Nothing is trained."""
     quiet()
     prepared = prepare(content["config"], content["variant"])
@@ -59,7 +59,7 @@ def _costs(config: str, n_vocab: int) -> dict[str, int]:
     }
 
 
-def same(content: dict[str, Any], say: Say) -> str:
+def same(content: dict[str, Any], report: Report) -> str:
     """That the attention of a config computes what the baseline's does, in words; nothing if it does not."""
     quiet()
     alike = computes_the_same(content["config"], content["base"])
@@ -73,7 +73,7 @@ def _map_bytes(prepared: Prepared) -> int:
     return int(prepared.config["maps"]["steps"] * config["n_layers"] * config["n_heads"] * length**2 * 2)
 
 
-def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
+def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
     """How long a run would take, from a second or two of training that leaves nothing behind."""
     quiet()
     prepared = prepare(content["config"], content["variant"])
@@ -109,11 +109,11 @@ def probe(content: dict[str, Any], say: Say) -> dict[str, Any]:
     return {"seconds": trainer["max_steps"] * step + validations * validation}
 
 
-def train(content: dict[str, Any], say: Say) -> dict[str, Any]:
+def train(content: dict[str, Any], report: Report) -> dict[str, Any]:
     """Train the run of a config, or go on with it; returns its summary."""
     print(f"--- {content['title']}")
     try:
-        reporter = Reporter(say)
+        reporter = Reporter(report)
         return run(
             content["config"],
             variant=content["variant"],
@@ -130,8 +130,8 @@ class Reporter(L.Callback):
 
     watches = True
 
-    def __init__(self, say: Say) -> None:
-        self.say, self.last_report = say, 0.0
+    def __init__(self, report: Report) -> None:
+        self.report, self.last_report = report, 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -141,7 +141,7 @@ class Reporter(L.Callback):
             self.last_report = now
             metrics = pl_module.latest
             assert isinstance(metrics, dict)
-            self.say(trainer.global_step, trainer.max_steps, metrics.get("val/loss"))
+            self.report(trainer.global_step, trainer.max_steps, metrics.get("val/loss"))
 
 
-TASKS: dict[str, Callable[[dict[str, Any], Say], Any]] = {"plan": plan, "same": same, "probe": probe, "train": train}
+TASKS: dict[str, Callable[[dict[str, Any], Report], Any]] = {"plan": plan, "same": same, "probe": probe, "train": train}

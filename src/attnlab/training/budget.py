@@ -20,7 +20,7 @@ from attnlab.attention.cost import count_flops, tensor_bytes
 from attnlab.build import build_model
 from attnlab.model import GPT
 
-TOLERANCE = 0.01  # of a budget; what is left beyond it is said aloud
+TOLERANCE = 0.01  # of a budget; a residual beyond it is reported
 GRAIN = 8  # widths are multiples of this where they can be
 UNITS = {
     "params": "parameters of the layers",

@@ -17,7 +17,7 @@ from attnlab.generation import generate
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.training.recorders.recorder import as_code, recorder_of
-from attnlab.training.stop import StopWish
+from attnlab.training.stop import StopRequest
 
 
 class TimedCallback(L.Callback):
@@ -155,21 +155,21 @@ class Samples(TimedCallback):
 
 
 class Checkpoints(TimedCallback):
-    """Saves every `every` steps, at the end, and when somebody wishes the run to stop: always between two steps.
+    """Saves every `every` steps, at the end, and when somebody asks the run to stop: always between two steps.
 
     A step ends when everything that belongs to it is done: the update, its validation, maps, samples and rows. So a
     checkpoint is taken when the next batch is about to start. It does not hold the counters of Lightning's loops,
     which at that moment are between two states; they all follow from the number of steps.
     """
 
-    def __init__(self, folder: CheckpointFolder, *, every: int, wish: StopWish, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, folder: CheckpointFolder, *, every: int, stop: StopRequest, fingerprint: dict[str, Any]) -> None:
         super().__init__()
-        self.folder, self.every, self.wish, self.fingerprint = folder, every, wish, fingerprint
+        self.folder, self.every, self.stop, self.fingerprint = folder, every, stop, fingerprint
         self.saved = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_states(trainer)
-        self.wish.install()  # once more: Lightning has put its own handlers in place
+        self.stop.install()  # once more: Lightning has put its own handlers in place
         self.saved = trainer.global_step  # just loaded, or nothing to lose yet
 
     def on_train_batch_start(
@@ -182,7 +182,7 @@ class Checkpoints(TimedCallback):
             self.save(trainer)
             recorder_of(trainer).commit()
         if stop:
-            code = self.wish.exit_code if self.wish.signal is not None else 143
+            code = self.stop.exit_code if self.stop.signal is not None else 143
             raise Stopped(f"stopped after step {step} of {trainer.max_steps}; the same command continues", code)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -201,12 +201,12 @@ class Checkpoints(TimedCallback):
     ) -> None:
         # Before and after the steps nothing is lost that a checkpoint does not hold; between them a step is finished.
         if trainer.state.fn == TrainerFn.VALIDATING and trainer.world_size == 1:
-            self.wish.obey(f"stopped at step {trainer.global_step} of {trainer.max_steps}")
+            self.stop.obey(f"stopped at step {trainer.global_step} of {trainer.max_steps}")
 
     def _stopping(self, trainer: L.Trainer) -> bool:
-        wished = self.wish.signal is not None
+        requested = self.stop.signal is not None
         # All processes must leave at the same step, or those that stay wait for ever.
-        return wished if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wished, all=False)
+        return requested if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(requested, all=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attnlab.model import GPT
-from attnlab.training.notes import say
+from attnlab.training.notes import log
 
 
 def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
@@ -16,14 +16,14 @@ def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
     plain pass comes first: what layers keep for a length (angles, masks) is made outside of the compiled code, which it
     would cut into pieces.
     """
-    say("compiling the model (trainer.compile)")
+    log("compiling the model (trainer.compile)")
     network, trained = torch.compile(model, dynamic=False), [p for p in model.parameters() if p.requires_grad]
     try:
         with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
             model(ids)
             torch.autograd.grad(network(ids).float().sum(), trained, allow_unused=True)
     except Exception as error:  # a compiler that is not there, or cannot do it, raises whatever it likes
-        say(f"trainer.compile: it cannot be compiled here, so it trains uncompiled ({_reason(error)})")
+        log(f"trainer.compile: it cannot be compiled here, so it trains uncompiled ({_reason(error)})")
         return model
     return network
 

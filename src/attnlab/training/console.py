@@ -10,35 +10,35 @@ from tqdm import tqdm
 
 from attnlab.inspection.records import tensorboard_command
 from attnlab.training.callbacks import Speed
-from attnlab.training.notes import say
+from attnlab.training.notes import log
 
 RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accuracy"))
 
 
-def tell(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) -> None:
+def print_summary(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) -> None:
     """The end of a run: a sample (prompt, continuation), the losses, and the command that shows everything."""
     if sample is not None:
-        say(f"\nsample: {sample[0]}|{sample[1]}\n")
+        log(f"\nsample: {sample[0]}|{sample[1]}\n")
     rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
     if summary["val_accuracy_error"] is not None:
         rates[-1] += f" +- {summary['val_accuracy_error']:.4f}"
-    say(
+    log(
         f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
-        f"to beat {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
+        f"baseline {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
         f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
     )
     if summary["slices"]:
-        say(
+        log(
             "accuracy by slice: "
             + "   ".join(f"{name} {part['accuracy']:.2f}" for name, part in summary["slices"].items())
         )
-    say_where_to_look(runs)
+    print_tensorboard_command(runs)
 
 
-def say_where_to_look(runs: str) -> None:
+def print_tensorboard_command(runs: str) -> None:
     """The command that shows all runs in this folder."""
-    say("look at it with:")
-    say(f"  {tensorboard_command(Path(runs))}")
+    log("look at it with:")
+    log(f"  {tensorboard_command(Path(runs))}")
 
 
 class Progress(L.Callback):
@@ -74,7 +74,7 @@ class Progress(L.Callback):
             parts.append(f"train/loss {metrics['train/loss']:.4f}")
         if self.speed.seconds:
             parts.append(f"{self.speed.tokens / self.speed.seconds:,.0f} tokens/s")
-        say("  ".join(parts))
+        log("  ".join(parts))
         if self.bar is not None:
             self.bar.set_postfix_str(f"val/loss {metrics['val/loss']:.4f}", refresh=False)
 

@@ -43,11 +43,11 @@ class Reach(NamedTuple):
 
 
 def check_lengths(lengths: Any) -> tuple[int, ...]:
-    """The factors of evaluation.lengths, in order; refused if they are not whole numbers of at least 2."""
+    """The factors of evaluation.lengths, in order; refused if they are not integers of at least 2."""
     sound = isinstance(lengths, list | tuple) and all(type(factor) is int and factor >= 2 for factor in lengths)
     if not sound:
         raise UsageError(
-            f"evaluation.lengths ({lengths}) must be a list of whole numbers of at least 2, such as [2,4,8]: "
+            f"evaluation.lengths ({lengths}) must be a list of integers of at least 2, such as [2,4,8]: "
             "how many times model.context"
         )
     return tuple(sorted(set(lengths)))

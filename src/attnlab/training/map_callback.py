@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from attnlab.errors import UsageError
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_metrics import (
-    BIRTH,
+    EMERGENCE_THRESHOLD,
     ENTROPY,
     INDUCTION,
     PREVIOUS,
@@ -32,11 +32,10 @@ class LogMaps(TimedCallback):
     """Before the first update, at log-spaced steps and after the last, show what every head attends to.
 
     At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
-    and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the
-    first sentence, and on a random sequence that is followed by itself. `births` says at which of these steps a
-    head's induction or previous-token score was first high. The last maps and those at the best validation loss are
-    kept in the run's `folder`. Training is not disturbed: the model is in eval
-    mode for that moment and no random stream moves.
+    and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the first sentence, and on a random
+    sequence that is followed by itself. `emergence_steps` says at which of these steps a head's induction or
+    previous-token score was first high. The last maps and those at the best validation loss are kept in the run's
+    `folder`. Training is not disturbed: the model is in eval mode for that moment and no random stream moves.
 
     `probes` are (name, text); "probe" is the default sentence, any other name is the user's own (see `check_probe`).
     `seconds` is the time spent here so far, over all parts of a run that was resumed.
@@ -62,7 +61,7 @@ class LogMaps(TimedCallback):
         self.probes: list[Probe] = []
         self.steps: list[int] = []
         self.last_step, self.best = -1, math.inf
-        self.births: dict[str, int] = {}  # the first step at which a score was at least BIRTH, by its tag
+        self.emergence_steps: dict[str, int] = {}  # the first step at which a score reached its threshold, by its tag
         self._repeated: list[int] = []
         self._taken: tuple[int, list[list[LayerMap]]] = (-1, [])  # the newest maps, after their step
 
@@ -109,13 +108,13 @@ class LogMaps(TimedCallback):
         return {
             "last_step": self.last_step,
             "best": self.best,
-            "births": dict(self.births),
+            "births": dict(self.emergence_steps),
             "seconds": self.seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_step, self.best = state_dict["last_step"], state_dict["best"]
-        self.births, self.seconds = dict(state_dict["births"]), state_dict["seconds"]
+        self.emergence_steps, self.seconds = dict(state_dict["births"]), state_dict["seconds"]
 
     def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         # With accumulated gradients several batches end at the same step; only the first of them is after the update.
@@ -146,15 +145,15 @@ class LogMaps(TimedCallback):
                 scores = repeat_metrics(layer.weights, layer.kind, layer.layer)
                 numbers |= scores
                 for tag, score in scores.items():
-                    if score >= BIRTH and tag.startswith((f"{INDUCTION}/", f"{PREVIOUS}/")):
-                        self.births.setdefault(tag, step)
+                    if score >= EMERGENCE_THRESHOLD and tag.startswith((f"{INDUCTION}/", f"{PREVIOUS}/")):
+                        self.emergence_steps.setdefault(tag, step)
         recorder.scalars(numbers, step)
 
     def _log_pictures(self, recorder: Recorder, maps: list[list[LayerMap]], step: int, first: bool) -> None:
         if first:
             recorder.text("maps/about", self._about(maps[0]), step)
-        if self.births:
-            recorder.text("maps/births", self._born(), step)
+        if self.emergence_steps:
+            recorder.text("maps/births", self._emergence_table(), step)
         for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
             group = "attention" if i == 0 else f"attention_{probe.name}"
             notes = [f"{probe.name}: {probe.note}"] if probe.note else []
@@ -184,11 +183,12 @@ class LogMaps(TimedCallback):
             )
         return "\n".join(lines)
 
-    def _born(self) -> str:
+    def _emergence_table(self) -> str:
         """Which heads began to do what, as Markdown."""
-        lines = [f"The first of the map steps at which a head's score on a repeated sequence was at least {BIRTH}:", ""]
+        least = EMERGENCE_THRESHOLD
+        lines = [f"The first of the map steps at which a head's score on a repeated sequence was at least {least}:", ""]
         lines += ["| step | score | head |", "|---:|---|---|"]
-        for tag, step in sorted(self.births.items(), key=lambda birth: (birth[1], birth[0])):
+        for tag, step in sorted(self.emergence_steps.items(), key=lambda birth: (birth[1], birth[0])):
             score, head = tag.removeprefix("attention_").split("/")
             lines.append(f"| {step} | {score.replace('_', ' ')} | {head} |")
         return "\n".join(lines)

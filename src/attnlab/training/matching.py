@@ -8,7 +8,7 @@
 | state | bytes that decoding keeps after model.context tokens | head_dim (kv_rank where there is one), then n_heads |
 | tokens | training tokens, which are the same anyway | nothing |
 
-Widths are multiples of 8 where that comes within 1 %, else any whole number. Every result is counted on the model that
+Widths are multiples of 8 where that comes within 1 %, else any integer. Every result is counted on the model that
 is built from it, never taken from a formula.
 """
 
@@ -73,8 +73,8 @@ def in_a_line(match: Mapping[str, Any]) -> str:
     far = abs(match["left_percent"]) > 100 * TOLERANCE
     return (
         f"match={match['mode']} to {match['to']}: {moved or 'nothing had to move'} (MLP {match['mlp_width']} wide); "
-        f"{match['got']:,.6g} of {match['budget']:,.6g} {match['unit']}, left {match['left_percent']:+.3f} %"
-        f"{', MORE THAN 1 %' if far else ''}; not matched: {beside}"
+        f"{match['got']:,.6g} of {match['budget']:,.6g} {match['unit']}, residual {match['left_percent']:+.3f} %"
+        f"{' (over the 1 % tolerance)' if far else ''}; not matched: {beside}"
     )
 
 

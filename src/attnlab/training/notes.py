@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 
-def say(text: str = "") -> None:
+def log(text: str = "") -> None:
     """A line for the person at the terminal."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

@@ -27,7 +27,7 @@ from attnlab.store.status import ENDED, Status
 from attnlab.training.callbacks import Checkpoints, Samples, Speed
 from attnlab.training.checkpoint import load_checkpoint, network_weights
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
-from attnlab.training.console import Progress, say_where_to_look, tell
+from attnlab.training.console import Progress, print_summary, print_tensorboard_command
 from attnlab.training.description import to_yaml
 from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
 from attnlab.training.hardware import device_name
@@ -35,7 +35,7 @@ from attnlab.training.identity import differences, earlier
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import in_a_line as match_in_a_line
 from attnlab.training.module import LanguageModel
-from attnlab.training.notes import note, say
+from attnlab.training.notes import log, note
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
@@ -43,7 +43,7 @@ from attnlab.training.recorders.run_recorders import start_anew, trackers_of, wr
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.sameness import in_words
-from attnlab.training.stop import StopWish, stop_wish
+from attnlab.training.stop import StopRequest, stop_request
 from attnlab.training.summary import hyperparameters, stored, summarise
 from attnlab.training.usage import Meter, alone
 
@@ -61,10 +61,10 @@ def run(
 ) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.compose.check`; `variant` names its attention; `callbacks` and `loggers` come to
-    those of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the
-    same; `beside` is the command that started them and how many at once. Raises UsageError for what cannot work,
-    FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
+    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` and `loggers` come to those
+    of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the same;
+    `beside` is the command that started them and how many at once. Raises UsageError for what cannot work, FileFailure,
+    Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
     process = rank(config["trainer"]["devices"])
@@ -77,28 +77,28 @@ def run(
             )
         prepared = _by_which_code(prepared, ask=planned is None)
         prepared.fairness["beside"] = dict(beside or alone())
-        with stop_wish() as wish:
+        with stop_request() as stop:
             if process:
-                return _train(prepared, loggers, wish)  # the first process owns the folder and has made it ready
+                return _train(prepared, loggers, stop)  # the first process owns the folder and has made it ready
             with prepared.folder.lock():
                 if config["overwrite"]:
                     start_anew(prepared.folder)
                 done = prepared.folder.read_summary()
                 if done.get("status") == Status.FINISHED:
                     return _again(prepared, done)
-                return _train(prepared, loggers, wish)
+                return _train(prepared, loggers, stop)
 
 
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a run that is finished, and to add to it."""
-    say(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
+    log(f"{prepared.folder} is finished: val/loss {done['val_loss']:.4f}; overwrite=true starts it again")
     try:
         prepared.folder.check(done)
     except Damaged as damage:
         note(f"warning: {damage.reason}")
     if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
         done = _add_lengths(prepared, done)
-    say_where_to_look(prepared.config["paths"]["runs"])
+    print_tensorboard_command(prepared.config["paths"]["runs"])
     return done
 
 
@@ -132,14 +132,14 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
     """Refuse what other code has made, unless code=any takes it; says so in either case."""
     names = changes_since(folder.read_code(), prepared.code)
     if names is None:
-        say(f"{what} before the code of a run was recorded, so that whether it was this code is unknown")
+        log(f"{what} before the code of a run was recorded, so that whether it was this code is unknown")
     elif names and prepared.config["code"] != "any":
         raise UsageError(f"{what} by other code ({in_a_line(names)}): code=any takes it")
     elif names:
         note(f"note: {what} by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWish) -> dict[str, Any]:
+def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     meter = Meter(prepared.machine.accelerator)
@@ -161,7 +161,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWi
         context=config["model"]["context"],
         eval_seed=config["streams"]["eval"],
     )
-    wish.obey("stopped before the first step")
+    stop.obey("stopped before the first step")
     recorders, board = Recorders([]), None
     if not _is_worker(prepared):
         trackers = trackers_of(prepared, loggers)
@@ -175,7 +175,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWi
     samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
     progress = Progress(speed, bar=config["trainer"]["progress"])
     ours = [speed, *([] if maps is None else [maps]), samples, progress]
-    trainer = make_trainer(prepared, wish, recorders, [*ours, *prepared.callbacks])
+    trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks])
     status, reaches = Status.FAILED, list[Reach]()
     try:
         try:
@@ -188,7 +188,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWi
                 trainer.validate(module, data, verbose=False)
             if trainer.is_global_zero:
                 for reach in _extrapolate(prepared, model):
-                    wish.obey(f"stopped after the last of {trainer.max_steps} steps")
+                    stop.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
                 recorders.scalars(logged(reaches), trainer.global_step)
             if config["match"] is not None and trainer.global_step < trainer.max_steps:
@@ -212,8 +212,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], wish: StopWi
         recorders.close("success" if status == Status.FINISHED else "failed")
     if not trainer.is_global_zero:
         return {}
-    tell(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
-    wish.obey("stopped, with the run finished")
+    print_summary(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
+    stop.obey("stopped, with the run finished")
     return summary
 
 
@@ -222,9 +222,9 @@ def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
     factors = check_lengths(prepared.config["evaluation"]["lengths"])
     if factors:
         context = prepared.config["model"]["context"]
-        say(f"at other lengths (beyond: after the first {context} tokens):")
+        log(f"at other lengths (beyond: after the first {context} tokens):")
         for reach in extrapolate(model, prepared.splits, context, factors, seed=prepared.config["streams"]["eval"]):
-            say(line(reach))
+            log(line(reach))
             yield reach
 
 
@@ -295,29 +295,29 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     folder.write_config(to_yaml(stored(prepared)))
     folder.write_code(prepared.code.described(), step)
     prepared.tokenizer.save(folder.tokenizer)
-    say(f"{prepared.identity.variant} in {folder}")
+    log(f"{prepared.identity.variant} in {folder}")
     if "match" in prepared.fairness:
-        say(match_in_a_line(prepared.fairness["match"]))
+        log(match_in_a_line(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
-        say(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
+        log(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
     variant = prepared.identity.variant
     if (plain := prepared.fairness.get("computes", variant)) != variant:
-        say(f"{variant} {in_words(config, plain)}")
+        log(f"{variant} {in_words(config, plain)}")
     apart = machine.attention_dtype != machine.precision
     precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
     hardware = f"{device_name(machine.accelerator)}, {precision}, {machine.threads} threads"
-    say(f"{hardware}; {splits.describe(context)}")
-    say(f"loss to beat: {splits.loss_to_beat(context):.4f} nats per target, by guessing")
+    log(f"{hardware}; {splits.describe(context)}")
+    log(f"baseline loss: {splits.baseline_loss(context):.4f} nats per target, by guessing")
     if step is not None:
-        say(f"continuing after step {step} of {config['trainer']['max_steps']}")
+        log(f"continuing after step {step} of {config['trainer']['max_steps']}")
 
 
-def make_trainer(prepared: Prepared, wish: StopWish, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
+def make_trainer(prepared: Prepared, stop: StopRequest, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
     config, machine = prepared.config["trainer"], prepared.machine
     checkpoints = Checkpoints(
         prepared.folder.checkpoints,
         every=config["checkpoint_every"],
-        wish=wish,
+        stop=stop,
         fingerprint=prepared.identity.fingerprint,
     )
     return L.Trainer(

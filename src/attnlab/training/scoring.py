@@ -24,7 +24,7 @@ def tally(
     right = (asked_logits.argmax(dim=-1) == labels).double()
     parts = (torch.ones_like(nats), right, nats)
     sums = [torch.bincount(group, weights=part, minlength=n) for part in parts]
-    return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in whole numbers
+    return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in integers
 
 
 def by_row(logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"]) -> Float64[Tensor, " 4"]:

@@ -1,4 +1,4 @@
-"""SIGHUP, Ctrl-C and SIGTERM as wishes that are granted at the next step boundary, where everything can be saved."""
+"""SIGHUP, Ctrl-C and SIGTERM as requests, handled at the next step boundary, where everything can be saved."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from attnlab.errors import Stopped
 from attnlab.machine.signals import EXIT_CODES, ignored
 
 
-class StopWish:
+class StopRequest:
     """Whether a signal has come. A second one of the same kind gets through to its usual handler."""
 
     def __init__(self) -> None:
@@ -54,11 +54,11 @@ class StopWish:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
+def stop_request() -> Iterator[StopRequest]:
     """Note the signals instead of obeying at once, while the block runs."""
-    wish = StopWish()
-    wish.install()
+    stop = StopRequest()
+    stop.install()
     try:
-        yield wish
+        yield stop
     finally:
-        wish.remove()
+        stop.remove()

@@ -22,7 +22,7 @@ class Meter:
         self.accelerator = accelerator
         gc.collect()
         _give_back()
-        forget_peak(accelerator)
+        reset_peak_memory(accelerator)
         self.held = held_bytes(accelerator)
         self.began, self.load, self.busy = time.monotonic(), _load(), _busy_seconds()
         self.own = time.process_time()
@@ -77,7 +77,7 @@ def _busy_seconds() -> float | None:
         return None
 
 
-def forget_peak(accelerator: str) -> None:
+def reset_peak_memory(accelerator: str) -> None:
     """Look for the peak anew; on the CPU this needs Linux, elsewhere the peak stays that of the whole process."""
     if accelerator == "cuda":
         torch.cuda.reset_peak_memory_stats()

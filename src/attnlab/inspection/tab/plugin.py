@@ -15,7 +15,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
-from attnlab.inspection.head_metrics import BIRTH, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
+from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import PLUGIN, SAMPLES
 from attnlab.inspection.tab.series import (
     DamagedRecord,
@@ -111,7 +111,7 @@ class AttentionTab(base_plugin.TBPlugin):
             "foreign": foreign,
             "samples": {"kept": self._samples.get(PLUGIN), "wanted": f"--samples_per_plugin {PLUGIN}={SAMPLES}"},
             "ablation": {"zero": SILENCED_ZERO, "mean": SILENCED_MEAN},
-            "births": {"least": BIRTH, "metrics": [INDUCTION, PREVIOUS]},
+            "births": {"least": EMERGENCE_THRESHOLD, "metrics": [INDUCTION, PREVIOUS]},
         }
         return content, "application/json"
 
@@ -143,5 +143,5 @@ def _number(request: wrappers.Request, key: str, otherwise: int | None = None) -
     if not text and otherwise is not None:
         return otherwise
     if not NUMBER.fullmatch(text):
-        raise NotThere(f"{key} ({text[:40]!r}) must be a whole number")
+        raise NotThere(f"{key} ({text[:40]!r}) must be an integer")
     return int(text)

@@ -22,7 +22,7 @@ from attnlab.store.files import named, parse_json, read_file, write_json
 from attnlab.store.locks import exclusive
 from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
-from attnlab.training.notes import say
+from attnlab.training.notes import log
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 
@@ -174,7 +174,7 @@ class Trackers(Recorder):
         kind = type(tracker)
         cannot = [what for method, what in EXTRAS.items() if getattr(kind, method) is getattr(Recorder, method)]
         if cannot and is_new:
-            say(f"logger {name} takes no {' or '.join(cannot)}: these are in the event files")
+            log(f"logger {name} takes no {' or '.join(cannot)}: these are in the event files")
 
     def commit(self) -> None:
         for step, content in sorted(self._steps().items()) if self.trackers else ():
@@ -271,4 +271,4 @@ def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:
 
 def _say_failed(name: str, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    say(f"warning: logger {name} failed ({reason}); the run goes on without it, and {METRICS} has every number")
+    log(f"warning: logger {name} failed ({reason}); the run goes on without it, and {METRICS} has every number")
