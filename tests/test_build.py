@@ -65,7 +65,8 @@ def test_a_config_becomes_a_model_of_its_sizes() -> None:
         assert (layer.n_heads, layer.dropout, layer.n_layers) == (4, 0.25, 4)
 
 
-def test_the_seed_of_the_initial_values_is_that_of_their_stream() -> None:
+def test_init_seed() -> None:
+    """The seed of the initial values is that of their stream."""
     first, second, third = (
         build_model(composed(*streams), VOCAB).embedding.weight
         for streams in (["seed=3"], ["seed=4", "streams.init=3"], ["seed=4"])
@@ -73,7 +74,8 @@ def test_the_seed_of_the_initial_values_is_that_of_their_stream() -> None:
     assert torch.equal(first, second) and not torch.equal(first, third)
 
 
-def test_a_position_goes_to_the_layers_or_to_the_embeddings() -> None:
+def test_positions() -> None:
+    """A position goes to the layers or to the embeddings."""
     learned, alibi = (build_model(composed(f"position={name}"), VOCAB) for name in ("learned", "alibi"))
     assert isinstance(learned.embed, LearnedEmbedding) and learned.embed.limit == 8
     for layer in layers(alibi):
@@ -132,12 +134,14 @@ def test_one_factory_serves_many_layers() -> None:
         ("+position.embed.width=5", r"^position\.embed\.width \(5\).* Embedding .*'width'"),
     ],
 )
-def test_an_argument_that_no_class_takes_is_refused_in_one_line_with_its_name(override: str, where: str) -> None:
+def test_unknown_argument(override: str, where: str) -> None:
+    """An argument that no class takes is refused in one line with its name."""
     assert re.search(where, refused(override))
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_an_argument_that_is_missing_is_refused_in_one_line() -> None:
+def test_missing_argument() -> None:
+    """An argument that is missing is refused in one line."""
     config = composed("attention=sliding_window")
     del config["attention"]["mask"]["window"]
     with pytest.raises(
@@ -146,7 +150,8 @@ def test_an_argument_that_is_missing_is_refused_in_one_line() -> None:
         check_construction(config)
 
 
-def test_what_only_a_constructor_knows_is_refused_in_its_own_words() -> None:
+def test_constructor_refusal() -> None:
+    """What only a constructor knows is refused in its own words."""
     assert refused("model.n_heads=3") == "n_heads (3) must divide d_model (16); try n_heads in [1, 2, 4, 8, 16]"
     assert refused("attention=gqa", "attention.n_kv_heads=3").startswith("attention.n_kv_heads (3) must divide n_heads")
     message = refused("attention=linear", "position=alibi")
@@ -158,7 +163,8 @@ def test_what_only_a_constructor_knows_is_refused_in_its_own_words() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_group_that_is_built_at_once_is_refused_in_its_own_words() -> None:
+def test_group_refusal() -> None:
+    """A group that is built at once is refused in its own words."""
     config = composed()
     config["tokenizer"]["n_vocab"] = 3
     with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or an integer"):
@@ -292,7 +298,8 @@ def test_words_that_make_more_of_a_config_are_refused(word: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["attnlab.attention.nothing.Here", "attnlab.attention.multi_head.Nothing"])
-def test_a_class_that_does_not_exist_is_refused_with_its_group(target: str) -> None:
+def test_class_not_there(target: str) -> None:
+    """A class that does not exist is refused with its group."""
     config = composed()
     config["attention"]["_target_"] = target
     with pytest.raises(UsageError, match=rf"^attention\._target_ \({target}\) does not exist") as error:
@@ -300,7 +307,9 @@ def test_a_class_that_does_not_exist_is_refused_with_its_group(target: str) -> N
     assert "\n" not in str(error.value)
 
 
-def test_an_error_of_the_mathematics_is_not_mistaken_for_a_wrong_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the mathematics is not mistaken for a wrong argument."""
+
     def broken(*sizes: object, **more: object) -> object:
         return 1 < "four"  # type: ignore[operator]
 
@@ -315,7 +324,8 @@ def test_an_error_of_the_mathematics_is_not_mistaken_for_a_wrong_argument(monkey
 @pytest.mark.parametrize(
     "attention", ["simple", "causal", "stacked_heads", "multi_head", "gqa", "gated_delta", "hybrid"]
 )
-def test_on_the_meta_device_there_are_shapes_and_no_numbers(attention: str) -> None:
+def test_meta_device(attention: str) -> None:
+    """On the meta device there are shapes and no numbers."""
     config = composed(f"attention={attention}", "position=learned")
     with torch.device("meta"):
         model = build_model(config, VOCAB)
@@ -326,7 +336,8 @@ def test_on_the_meta_device_there_are_shapes_and_no_numbers(attention: str) -> N
         assert model(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 5, VOCAB)
 
 
-def test_checking_a_construction_makes_no_numbers_and_reads_no_data() -> None:
+def test_check_is_cheap() -> None:
+    """Checking a construction makes no numbers and reads no data."""
     config = composed("data=file", "data.path=nowhere.txt", "tokenizer=gpt2")
     stream = torch.get_rng_state()
     skeleton = check_construction(config)

@@ -90,7 +90,8 @@ def test_there_is_one_row_of_logits_for_every_token(attention: AttentionFactory,
     assert all(block.attention.n_layers == LAYERS for block in model.layers)
 
 
-def test_the_factories_are_told_what_they_need_and_called_once_per_layer() -> None:
+def test_factories() -> None:
+    """The factories are told what they need and called once per layer."""
     calls: list[tuple[int, dict[str, int]]] = []
 
     def attention(d_model: int, **told: int) -> Attention:
@@ -121,7 +122,8 @@ def test_a_model_without_size_is_refused(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
-def test_dropout_that_drops_everything_or_less_than_nothing_is_refused(dropout: float) -> None:
+def test_dropout_refused(dropout: float) -> None:
+    """Dropout that drops everything or less than nothing is refused."""
     with pytest.raises(UsageError, match=rf"^dropout \({dropout}\) must be a number of at least 0, below 1$"):
         gpt(dropout=dropout)
 
@@ -140,9 +142,8 @@ def test_an_mlp_without_width_is_refused(ratio: float) -> None:
         ("init", "xavier", ["gpt2", "fan_in"]),
     ],
 )
-def test_an_unknown_kind_is_refused_with_those_there_are(
-    key: str, value: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_kind(key: str, value: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown kind is refused with those there are."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # else annotations catch it before the model
     with pytest.raises(UsageError) as error:
         gpt(**{key: value})
@@ -166,7 +167,8 @@ def test_a_layer_that_reads_later_tokens_is_refused(attention: AttentionFactory)
         gpt(attention)
 
 
-def test_a_later_layer_that_reads_later_tokens_is_refused_by_its_number() -> None:
+def test_not_causal() -> None:
+    """A later layer that reads later tokens is refused by its number."""
     kinds = {"fine": SelfAttention, "leaks": partial(SelfAttention, causal=False)}
     with pytest.raises(UsageError, match=r"^attention of layer 2 \(SelfAttention\) reads later tokens"):
         gpt(partial(layered, pattern="fine fine leaks", kinds=kinds))
@@ -191,7 +193,8 @@ def test_reading_what_nobody_published_is_refused() -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
-def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(attention: AttentionFactory) -> None:
+def test_same_seed(attention: AttentionFactory) -> None:
+    """The same seed gives the same bits whatever was drawn before."""
     first = gpt(attention, embed=LearnedEmbedding, seed=5).state_dict()
     torch.rand(17)
     second = gpt(attention, embed=LearnedEmbedding, seed=5).state_dict()
@@ -199,7 +202,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(attention: 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_another_seed_gives_other_numbers_in_every_random_tensor() -> None:
+def test_another_seed() -> None:
+    """Another seed gives other numbers in every random tensor."""
     first, second = gpt(delta, seed=0, tie=False), gpt(delta, seed=1, tie=False)
     drawn = {name for name, p in first.named_parameters() if p.unique().numel() > p.size(0)}
     assert len(drawn) == 2 + LAYERS * 10  # embedding, head; q, k, v, conv, decay, beta, gate, out, up, down
@@ -221,7 +225,8 @@ def test_a_tensor_that_two_variants_share_starts_equal(one: str, other: str) -> 
     assert all(torch.equal(first[name], second[name]) for name in shared)
 
 
-def test_variants_with_projections_share_more_than_the_mlp() -> None:
+def test_shared_start_values() -> None:
+    """Variants with projections share more than the MLP."""
     first, second = (dict(gpt(ATTENTIONS[name]).named_parameters()) for name in ("multi_head", "delta"))
     for name in ("qkv.to_q", "qkv.to_k", "qkv.to_v", "to_out"):
         name = f"blocks.1.attention.{name}.weight"
@@ -271,7 +276,8 @@ def test_initial_values_are_spread_as_documented() -> None:
             assert abs(float(weight.mean())) < 4 * std / weight.numel() ** 0.5, name
 
 
-def test_biases_start_at_zero_convolutions_in_their_bounds_and_the_rest_where_its_module_put_it() -> None:
+def test_start_values() -> None:
+    """Biases start at zero convolutions in their bounds and the rest where its module put it."""
     attention = partial(multi_head, qkv_bias=True, out_bias=True, conv=4, normalizer=Sink, score={"qk_norm": QKNorm})
     model = gpt(attention, bias=True, norm="rms")
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.bias is not None]
@@ -320,7 +326,8 @@ def test_swiglu_is_narrower_by_a_third(d_model: int, ratio: float, width: int) -
     assert [p.weight.shape for p in (mlp.up, mlp.gate, mlp.down)] == [(width, d_model)] * 2 + [(d_model, width)]
 
 
-def test_every_mlp_has_as_many_parameters_where_the_third_comes_out_even() -> None:
+def test_mlp_parameters() -> None:
+    """Every MLP has as many parameters where the third comes out even."""
     counts = {
         kind: sum(p.numel() for p in MLP(12, kind=kind, ratio=4.0, bias=False).parameters())
         for kind in ("gelu", "relu2", "swiglu")
@@ -366,7 +373,8 @@ def test_a_block_is_the_residual_formula() -> None:
     torch.testing.assert_close(model(token_ids()), logits, rtol=1e-12, atol=1e-12)
 
 
-def test_dropout_acts_in_training_only_and_follows_the_stream() -> None:
+def test_dropout() -> None:
+    """Dropout acts in training only and follows the stream."""
     model, x = gpt(dropout=0.5), token_ids()
     torch.manual_seed(0)
     first = model(x)
@@ -381,7 +389,8 @@ def test_dropout_acts_in_training_only_and_follows_the_stream() -> None:
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_every_layer_gives_its_map_its_kind_and_the_lengths_of_its_values(name: str) -> None:
+def test_attention_maps(name: str) -> None:
+    """Every layer gives its map its kind and the lengths of its values."""
     model, x = gpt(ATTENTIONS[name]), token_ids(2, 7)
     maps = model.attention_maps(x)
     assert len(maps) == LAYERS
@@ -429,7 +438,8 @@ class SharedValues(MultiHeadAttention):
         return heads._replace(v=heads.v + shared.read("values"))
 
 
-def test_layers_share_through_the_record_in_forward_maps_and_decoding() -> None:
+def test_layers_share() -> None:
+    """Layers share through the record in forward maps and decoding."""
     model, x = perturbed(gpt(partial(SharedValues, n_heads=2))).eval(), token_ids()
     assert not torch.allclose(model(x), perturbed(gpt()).eval()(x))
     shown = model.attention_maps(x)
@@ -490,7 +500,8 @@ def test_the_cost_of_a_model_is_that_of_its_layers() -> None:
     assert model.cost(9).params == sum(p.numel() for block in model.layers for p in block.attention.parameters())
 
 
-def test_costs_add_and_nothing_plus_nothing_stays_nothing() -> None:
+def test_costs_add() -> None:
+    """Costs add and nothing plus nothing stays nothing."""
     one, none = Cost(1, 2, 3, 4, 5), Cost(10, 20, 30, 40, None)
     assert one + one == Cost(2, 4, 6, 8, 10)
     assert one + none == none + one == Cost(11, 22, 33, 44, 5)

@@ -75,7 +75,8 @@ def explicit(one: SoftmaxAttention, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", BANDS)
-def test_a_mask_keeps_the_promise_of_its_band_and_promises_no_more(name: str) -> None:
+def test_max_lookback(name: str) -> None:
+    """A mask keeps the promise of its band and promises no more."""
     make, band = BANDS[name]
     pos = torch.arange(200)
     visible = make().visible(pos, pos)
@@ -92,7 +93,8 @@ def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
 
 @pytest.mark.parametrize("t", [65, 96, 97, 351])
 @pytest.mark.parametrize("name", BANDS)
-def test_blocks_give_the_values_and_gradients_of_the_rule(name: str, t: int) -> None:
+def test_blocks_exact(name: str, t: int) -> None:
+    """Blocks give the values and gradients of the rule."""
     make, band = BANDS[name]
     one, x = layer(make), inputs(t)
     assert (Blocks.of(t, band, one.mask.sinks).n_blocks > 1) == (t > max(4 * (band + one.mask.sinks), 64))
@@ -165,7 +167,8 @@ def test_other_windows_keep_them(law: str, words: str) -> None:
     assert verdict.outcome == ("skipped" if skipped else "kept"), verdict.detail
 
 
-def test_dropout_in_blocks_drops_about_its_share_of_the_weights() -> None:
+def test_dropout_in_blocks() -> None:
+    """Dropout in blocks drops about its share of the weights."""
     one, t = layer(partial(Window, 9), dropout=0.25), 400
     torch.manual_seed(0)
     heads = one.project(inputs(t))
@@ -216,7 +219,8 @@ class Kept:
 
 @pytest.mark.parametrize("rule", ["plain", "sink", "softcap"])
 @pytest.mark.parametrize("mask", [partial(Window, 16), partial(WindowSinks, 16, 4)])
-def test_no_tensor_of_a_training_step_grows_faster_than_the_length(rule: str, mask: Callable[[], Mask]) -> None:
+def test_memory_linear(rule: str, mask: Callable[[], Mask]) -> None:
+    """No tensor of a training step grows faster than the length."""
     sizes, kept = [], []
     for t in (1024, 2048):
         one, x = layer(mask, **RULES.get(rule, {})), inputs(t, batch=1)

@@ -69,7 +69,8 @@ def test_a_state_is_written_in_place() -> None:
 
 
 @pytest.mark.parametrize(("held", "more", "total"), [(0, 5, 5), (3, 2, 5), (4, 1, 5), (4, 9, 13)])
-def test_more_tokens_than_rows_are_refused_and_nothing_is_written(held: int, more: int, total: int) -> None:
+def test_full_cache_refused(held: int, more: int, total: int) -> None:
+    """More tokens than rows are refused and nothing is written."""
     cache = empty(Causal(), 4)
     if held:
         _, cache = cache.append(*rows(0, held), Causal())
@@ -109,7 +110,8 @@ def test_a_ring_keeps_the_last_rows_and_never_fills_up() -> None:
     assert (cache.k.data_ptr(), cache.v.data_ptr()) == storage and cache.length == 20
 
 
-def test_what_a_step_read_is_not_changed_by_the_rows_it_wrote() -> None:
+def test_read_rows_are_copies() -> None:
+    """What a step read is not changed by the rows it wrote."""
     mask = Window(2)
     _, cache = empty(mask, 9).append(*rows(0, 2), mask)
     at_hand, _ = cache.append(*rows(2, 2), mask)
@@ -119,7 +121,8 @@ def test_what_a_step_read_is_not_changed_by_the_rows_it_wrote() -> None:
 
 @steady
 @given(window=st.integers(1, 9), cuts=st.lists(st.integers(1, 12), min_size=1, max_size=6))
-def test_however_a_text_is_cut_every_query_finds_its_keys(window: int, cuts: list[int]) -> None:
+def test_any_cut(window: int, cuts: list[int]) -> None:
+    """However a text is cut every query finds its keys."""
     for mask in (Window(window), Causal()):
         cache, start = empty(mask, sum(cuts), batch=2), 0
         for n in cuts:

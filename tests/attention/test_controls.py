@@ -61,7 +61,8 @@ def test_uniform_is_the_average_so_far() -> None:
     same(layer(x), means @ layer.to_v.weight.T @ layer.to_out.weight.T)
 
 
-def test_frozen_queries_and_keys_are_multi_head_attention_that_trains_the_rest() -> None:
+def test_frozen_qk() -> None:
+    """Frozen queries and keys are multi head attention that trains the rest."""
     frozen = ready(FrozenQKAttention(WIDTH, n_heads=HEADS, position=RoPE))
     full, x = ready(MultiHeadAttention(WIDTH, n_heads=HEADS, position=RoPE)), tokens()
     full.load_state_dict(frozen.state_dict())
@@ -105,9 +106,10 @@ def test_random_synthesizer_reads_its_table() -> None:
 
 
 @pytest.mark.parametrize("make", [DenseSynthesizer, RandomSynthesizer])
-def test_a_synthesizer_refuses_positions_it_does_not_know(
+def test_synthesizer_limit(
     make: type[DenseSynthesizer] | type[RandomSynthesizer],
 ) -> None:
+    """A synthesizer refuses positions it does not know."""
     layer = make(WIDTH, n_heads=HEADS, context=T - 1).double()
     with pytest.raises(UsageError, match=rf"knows {T - 1} positions .* not {T}"):
         layer(tokens())

@@ -51,7 +51,8 @@ def side_by_side(kind: type[Attention]) -> HeadWrapper:
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_every_family_stands_beside_attention_heads_and_decodes_as_it_trains(name: str) -> None:
+def test_every_family(name: str) -> None:
+    """Every family stands beside attention heads and decodes as it trains."""
     layer = side_by_side(BESIDE[name])
     x = torch.randn(2, T, C, dtype=torch.float64)
     state, out = layer.init_state(2, T), []
@@ -64,13 +65,15 @@ def test_every_family_stands_beside_attention_heads_and_decodes_as_it_trains(nam
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_pairs_are_counted_only_where_every_head_has_some(name: str) -> None:
+def test_pairs(name: str) -> None:
+    """Pairs are counted only where every head has some."""
     layer = side_by_side(BESIDE[name])
     known = [head.pairs(T) for head in layer.parts]
     assert layer.pairs(T) == (None if None in known else sum(filter(None, known)) // 4)
 
 
-def test_a_layer_knows_no_more_positions_than_its_heads_and_jumps_where_one_does() -> None:
+def test_traits_combine() -> None:
+    """A layer knows no more positions than its heads and jumps where one does."""
     assert side_by_side(BESIDE["log_linear"]).traits.limit == T and side_by_side(BESIDE["uniform"]).traits.limit is None
     cog = HeadWrapper(
         C,
@@ -84,6 +87,7 @@ def test_a_layer_knows_no_more_positions_than_its_heads_and_jumps_where_one_does
     assert cog.traits.discontinuous and not side_by_side(BESIDE["uniform"]).traits.discontinuous
 
 
-def test_the_cost_of_a_layer_whose_heads_know_few_positions_is_measured() -> None:
+def test_cost_with_limit() -> None:
+    """The cost of a layer whose heads know few positions is measured."""
     layer = side_by_side(BESIDE["synthesizer_random"])
     assert layer.cost(T).params == sum(p.numel() for p in layer.parameters())

@@ -35,7 +35,8 @@ def outputs(below: Attention, above: Attention) -> Tensor:
     return above(tokens(2), shared)
 
 
-def test_heads_side_by_side_read_what_the_head_in_their_place_published() -> None:
+def test_heads_read_their_own() -> None:
+    """Heads side by side read what the head in their place published."""
     below, above = layers()
     alone = [outputs(low, high) for low, high in zip(below.parts, above.parts, strict=True)]
     torch.testing.assert_close(outputs(below, above), torch.cat(alone, dim=-1), rtol=0, atol=0)
@@ -63,7 +64,8 @@ def test_maps_and_norms_read_the_same_place(look: Callable[..., Any]) -> None:
     torch.testing.assert_close(look(above, tokens(2), shared), torch.cat(alone, dim=1), rtol=0, atol=0)
 
 
-def test_what_heads_read_is_what_their_layer_reads_so_that_its_cost_can_be_measured() -> None:
+def test_requires_combine() -> None:
+    """What heads read is what their layer reads so that its cost can be measured."""
     below, above = layers()
     assert (below.traits.requires, above.traits.requires) == ((), ("first values",))
     assert above.cost(T, [below]).pairs == T * (T + 1) // 2

@@ -32,21 +32,24 @@ def read(rule: Callable[[int, int], bool], length: int = T) -> Tensor:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_mask_shows_the_pairs_of_its_rule_and_no_others(name: str) -> None:
+def test_visible_pairs(name: str) -> None:
+    """A mask shows the pairs of its rule and no others."""
     make, rule = RULES[name]
     assert torch.equal(seen(make()), read(rule))
     assert not torch.equal(seen(make()), seen(Causal()))
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_mask_says_the_same_of_any_cut_of_the_positions(name: str) -> None:
+def test_visible_in_cuts(name: str) -> None:
+    """A mask says the same of any cut of the positions."""
     mask = RULES[name][0]()
     q_pos, k_pos = torch.tensor([9, 20, 3]), torch.tensor([0, 20, 7, 3, 19, 8])
     assert torch.equal(mask.visible(q_pos, k_pos), seen(mask)[q_pos][:, k_pos])
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_decoding_holds_every_key_that_a_later_query_reads(name: str) -> None:
+def test_cache_size(name: str) -> None:
+    """Decoding holds every key that a later query reads."""
     make, rule = RULES[name]
     mask = make()
     assert mask.cache_size == KEPT[name]
@@ -69,7 +72,8 @@ def test_a_slot_changes_only_to_a_new_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if KEPT[name] is not None])
-def test_a_mask_is_contiguous_where_every_token_between_a_key_and_the_query_is_held(name: str) -> None:
+def test_contiguous(name: str) -> None:
+    """A mask is contiguous where every token between a key and the query is held."""
     make, rule = RULES[name]
     mask = make()
     between = True
@@ -81,7 +85,8 @@ def test_a_mask_is_contiguous_where_every_token_between_a_key_and_the_query_is_h
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_attention_under_a_mask_is_the_sum_over_the_pairs_of_its_rule(name: str) -> None:
+def test_masked_attention(name: str) -> None:
+    """Attention under a mask is the sum over the pairs of its rule."""
     make, rule = RULES[name]
     torch.manual_seed(0)
     layer = MultiHeadAttention(12, n_heads=2, mask=make).double()

@@ -51,7 +51,8 @@ def test_no_position_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("base", [10000.0, 7.5])
-def test_rope_is_the_published_rotation_of_neighbouring_pairs(base: float) -> None:
+def test_rope(base: float) -> None:
+    """RoPE is the published rotation of neighbouring pairs."""
     x = heads(4)
     y = rope(base=base).rotate(x, 2)
     for place in range(4):
@@ -59,7 +60,8 @@ def test_rope_is_the_published_rotation_of_neighbouring_pairs(base: float) -> No
         torch.testing.assert_close(y[1, 2, place], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_scores_see_only_how_far_apart_two_tokens_stand() -> None:
+def test_scores_are_relative() -> None:
+    """Scores see only how far apart two tokens stand."""
     position, q, k = rope(), heads(1), heads(2)[:, :, 1:]
 
     def score(q_place: int, k_place: int) -> Tensor:
@@ -87,7 +89,8 @@ def test_a_start_continues_what_was_turned_before(start: int) -> None:
     torch.testing.assert_close(rope().rotate(x[:, :, start:], start), rope().rotate(x)[:, :, start:], **SAME)
 
 
-def test_the_table_grows_when_a_longer_text_comes_and_serves_shorter_ones_after() -> None:
+def test_table_grows() -> None:
+    """The table grows when a longer text comes and serves shorter one's after."""
     position, x = rope(context=5), heads(40)
     short = position.rotate(x[:, :, :3])
     long = position.rotate(x)
@@ -114,7 +117,8 @@ def test_the_product_that_a_compiler_sees_is_the_same(start: int, monkeypatch: p
 
 
 @pytest.mark.parametrize(("width", "first"), [(5, 0), (6, 1), (5, 1)])
-def test_a_part_of_an_odd_width_or_from_an_odd_place_on_is_turned_alike(width: int, first: int) -> None:
+def test_odd_strides(width: int, first: int) -> None:
+    """A part of an odd width or from an odd place on is rotated alike."""
     rope, whole = RoPE(head_dim=4, n_heads=1, context=9), torch.randn(2, 3, 7, width, dtype=torch.float64)
     part = whole[..., first : first + 4]
     assert torch.equal(rope.rotate(part, 2), rope.rotate(part.contiguous(), 2))
@@ -214,7 +218,8 @@ def test_sinusoidal_positions_are_the_published_waves(start: int) -> None:
             assert float(added[0, n, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-9)
 
 
-def test_sinusoidal_positions_keep_the_type_and_know_no_last_place() -> None:
+def test_sinusoidal() -> None:
+    """Sinusoidal positions keep the type and know no last place."""
     embed = SinusoidalEmbedding(d_model=6, context=4)
     assert embed.limit is None and not list(embed.parameters())
     for dtype in (torch.bfloat16, torch.float32):

@@ -60,9 +60,8 @@ def softplus(x: float) -> float:
     ("head_dim", "fraction", "width"),
     [(6, 1.0, 6), (6, 0.5, 2), (6, 0.7, 4), (8, 0.5, 4), (7, 0.6, 4), (9, 0.99, 8), (10, 0.01, 2), (100, 0.58, 58)],
 )
-def test_partial_rope_turns_the_first_coordinates_and_leaves_the_others(
-    head_dim: int, fraction: float, width: int
-) -> None:
+def test_partial_rope(head_dim: int, fraction: float, width: int) -> None:
+    """Partial RoPE rotates the first coordinates and leaves the others."""
     x, position = heads(4, head_dim), made(RoPE, head_dim=head_dim, fraction=fraction)
     y = position.rotate(x, 3)
     assert torch.equal(y[..., width:], x[..., width:])
@@ -73,9 +72,8 @@ def test_partial_rope_turns_the_first_coordinates_and_leaves_the_others(
 
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 @pytest.mark.parametrize(("fast", "slow"), [(32.0, 1.0), (9.0, 2.0)])
-def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temperature(
-    factor: float, fast: float, slow: float
-) -> None:
+def test_yarn(factor: float, fast: float, slow: float) -> None:
+    """YaRN keeps fast pairs slows down slow one's and multiplies by its temperature."""
     width, original, base = 16, 300, 10000.0
     options = {"factor": factor, "original_context": original, "beta_fast": fast, "beta_slow": slow}
     position, x = made(YaRN, head_dim=width, **options), heads(4, width)
@@ -93,7 +91,8 @@ def test_yarn_keeps_fast_pairs_slows_down_slow_ones_and_multiplies_by_its_temper
         torch.testing.assert_close(y[1, 2, n], expected, **CLOSE)
 
 
-def test_xpos_turns_as_rope_and_fades_each_pair_with_the_distance() -> None:
+def test_xpos() -> None:
+    """XPos rotates as RoPE and decays each pair with the distance."""
     position, width, gamma, scale = made(XPos, head_dim=8, gamma=0.3, scale=20.0), 8, 0.3, 20.0
     q, k = heads(1, width), heads(2, width)[:, :, 1:]
     speeds = [10000.0 ** (-2 * i / width) for i in range(width // 2)]
@@ -105,7 +104,8 @@ def test_xpos_turns_as_rope_and_fades_each_pair_with_the_distance() -> None:
         assert float(found) == pytest.approx(want, rel=0, abs=1e-10)
 
 
-def test_xpos_that_fades_over_endless_distances_is_rope() -> None:
+def test_xpos_without_decay() -> None:
+    """XPos that decays over endless distances is RoPE."""
     x, xpos, rope = heads(5, 8), made(XPos, head_dim=8, scale=1e18), made(RoPE, head_dim=8)
     torch.testing.assert_close(xpos.rotate(x, 2), rope.rotate(x, 2), **CLOSE)
     torch.testing.assert_close(xpos.rotate_keys(x, 2), rope.rotate_keys(x, 2), **CLOSE)
@@ -114,9 +114,8 @@ def test_xpos_that_fades_over_endless_distances_is_rope() -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [(RoPE, {"fraction": 0.5}), (YaRN, {"factor": 4.0}), (XPos, {"scale": 9.0})]
 )
-def test_scores_see_distances_and_the_compiler_the_same_product(
-    kind: type[RoPE], options: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_see_distances(kind: type[RoPE], options: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores see distances and the compiler the same product."""
     position, q, k = made(kind, **options), heads(1, 6), heads(2, 6)[:, :, 1:]
 
     def score(q_place: int, k_place: int) -> Tensor:
@@ -133,7 +132,8 @@ def test_scores_see_distances_and_the_compiler_the_same_product(
 
 
 @pytest.mark.parametrize(("n_buckets", "max_distance"), [(32, 128), (8, 20), (2, 3)])
-def test_t5_looks_up_the_published_bucket_of_each_distance(n_buckets: int, max_distance: int) -> None:
+def test_t5_buckets(n_buckets: int, max_distance: int) -> None:
+    """T5 looks up the published bucket of each distance."""
     position = made(T5Bias, n_buckets=n_buckets, max_distance=max_distance)
     bias, exact = bias_of(position, 139), n_buckets // 2
     reached = set()
@@ -163,7 +163,8 @@ def test_kerple_starts_with_both_numbers_at_one() -> None:
     torch.testing.assert_close(bias[:, -1, 0], torch.full((HEADS,), -math.log(T)))
 
 
-def test_fire_is_the_published_function_of_the_relative_distance() -> None:
+def test_fire() -> None:
+    """FIRE is the published function of the relative distance."""
     position = made(FIRE, hidden=5)
     bias = bias_of(position, T)
     c, start = softplus(position.rate.item()), softplus(position.threshold.item()) * 20 / 4
@@ -179,7 +180,8 @@ def test_fire_is_the_published_function_of_the_relative_distance() -> None:
                 assert bias[h, i, j].item() == pytest.approx(expected, rel=0, abs=1e-10)
 
 
-def test_fire_starts_with_the_papers_rate_and_a_quarter_of_the_context() -> None:
+def test_fire_start_values() -> None:
+    """FIRE starts with the paper's rate and a quarter of the context."""
     position = FIRE(head_dim=6, n_heads=HEADS, context=20)
     torch.testing.assert_close(torch.nn.functional.softplus(position.rate), torch.tensor(0.1))
     torch.testing.assert_close(torch.nn.functional.softplus(position.threshold), torch.tensor(1.0))
@@ -189,7 +191,8 @@ def test_fire_starts_with_the_papers_rate_and_a_quarter_of_the_context() -> None
 
 
 @pytest.mark.parametrize("kind", BIASES)
-def test_a_bias_is_the_same_for_any_cut_of_the_positions_and_finite_where_a_mask_hides(kind: type[Position]) -> None:
+def test_bias_in_cuts(kind: type[Position]) -> None:
+    """A bias is the same for any cut of the positions and finite where a mask hides."""
     position = made(kind)
     q_pos, k_pos = torch.tensor([9, 4]), torch.tensor([0, 8, 3, 9])
     bias = position.bias(q_pos, k_pos)
@@ -202,7 +205,8 @@ def test_a_bias_is_the_same_for_any_cut_of_the_positions_and_finite_where_a_mask
 
 
 @pytest.mark.parametrize("kind", [ALiBi, *BIASES])
-def test_the_fused_and_the_explicit_attention_agree_in_values_and_gradients(kind: type[Position]) -> None:
+def test_fused_equals_explicit(kind: type[Position]) -> None:
+    """The fused and the explicit attention agree in values and gradients."""
     torch.manual_seed(0)
     layer = MultiHeadAttention(12, n_heads=2, position=kind, context=20).double()
     heads = layer.project(torch.randn(2, T, 12, dtype=torch.float64))

@@ -63,7 +63,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor | None, memor
 
 @pytest.mark.parametrize("t", [1, 7, 16, 29])
 @pytest.mark.parametrize("writes", [False, True])
-def test_a_decay_per_channel_is_its_formula_in_values_and_gradients(t: int, writes: bool) -> None:
+def test_channel_decay(t: int, writes: bool) -> None:
+    """A decay per channel is its formula in values and gradients."""
     results = []
     runs: list[Callable[..., tuple[Tensor, Tensor]]] = [plain, token_loop]
     runs += [partial(chunked, chunk=chunk) for chunk in (1, 3, 12, 64)]
@@ -80,7 +81,7 @@ def test_a_decay_per_channel_is_its_formula_in_values_and_gradients(t: int, writ
 
 
 @pytest.mark.parametrize("writes", [False, True])
-def test_a_strong_decay_per_channel_stays_exact_in_chunks(writes: bool) -> None:
+def test_strong_decay_exact(writes: bool) -> None:
     """Log decays add up to thousands in a chunk, and differ by as much from channel to channel."""
     results = []
     for run in (token_loop, chunked):
@@ -111,7 +112,7 @@ def test_the_channel_decay_is_its_formula() -> None:
     assert gap(decay.project(x).exp(), scores.sigmoid().pow(1 / 16).transpose(1, 2)) < SAME
 
 
-def test_fixed_rates_stay_exact_where_a_model_is_stored_in_half_the_digits() -> None:
+def test_fixed_decay_in_bfloat16() -> None:
     """A rate that is off by a part in 500 is forgotten twice as much after 350 steps of a slow head."""
     decay, x = made(decay=FixedDecay).decay, torch.zeros(1, 1, 24)
     exact = decay.project(x)
@@ -133,7 +134,8 @@ def test_a_step_decay_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("decay", [ScalarDecay, StepDecay, KimiDecay])
-def test_a_decay_starts_at_the_same_digits_on_every_processor(decay: type[ScalarDecay | KimiDecay]) -> None:
+def test_decay_start_values(decay: type[ScalarDecay | KimiDecay]) -> None:
+    """A decay starts at the same digits on every processor."""
     # Logarithms in float32 come from libraries that round their last digit as the processor has it; Python's do not.
     layer = decay(d_model=D_MODEL, n_heads=HEADS, head_dim=WIDTH)
     assert layer.log_rate.dtype == layer.bias.dtype == torch.float32
@@ -150,7 +152,8 @@ def test_silu_features_are_their_formula() -> None:
     assert gap(layer.weights(x), ((q * q.sigmoid()) @ (k * k.sigmoid()).mT).tril() / WIDTH**0.5) < SAME
 
 
-def test_taylor_features_give_the_series_of_an_exponential() -> None:
+def test_taylor_features() -> None:
+    """Taylor features give the series of an exponential."""
     layer = made(feature_map=Taylor, output_norm=SumNorm, chunk=8)
     x = 3 * tokens(BATCH, T)
     q, k, _, _ = layer.qkv(x, None)
@@ -178,7 +181,8 @@ def test_many_random_features_estimate_an_exponential() -> None:
     assert gap(estimate / right, torch.ones_like(right)) < 0.15  # 2^14 draws: off by a few hundredths
 
 
-def test_random_directions_are_at_right_angles_in_groups_and_always_the_same() -> None:
+def test_random_directions() -> None:
+    """Random directions are at right angles in groups and always the same."""
     one, other = (RandomFeatures(head_dim=WIDTH, features=15).directions for _ in range(2))
     assert torch.equal(one, other)
     for group in one.split(WIDTH):
@@ -187,7 +191,8 @@ def test_random_directions_are_at_right_angles_in_groups_and_always_the_same() -
 
 
 @pytest.mark.parametrize("decay", [ChannelDecay, KimiDecay])
-def test_a_decay_per_channel_is_refused_where_channels_are_not_those_of_the_head(decay: type[Decay]) -> None:
+def test_channel_decay_refused(decay: type[Decay]) -> None:
+    """A decay per channel is refused where channels are not those of the head."""
     with pytest.raises(UsageError, match=r"6 channels of a head.*Taylor.*28 features"):
         made(decay=decay, feature_map=Taylor)
     with pytest.raises(UsageError, match=rf"{decay.__name__}.*attention=log_linear"):
@@ -211,7 +216,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 @pytest.mark.parametrize("decay", [Decay, ScalarDecay, KimiDecay])
 @pytest.mark.parametrize("writes", [2, 3])
-def test_delta_product_is_its_formula_in_values_and_gradients(decay: type[Decay], writes: int) -> None:
+def test_delta_product(decay: type[Decay], writes: int) -> None:
     """S <- a S; n times S <- (I - beta k k^T) S + beta k v^T; o = S^T q."""
     layer = made(feature_map=UnitLength, write=DeltaWrite, decay=decay, writes=writes, chunk=8)
     heads = layer.project(tokens(BATCH, T))

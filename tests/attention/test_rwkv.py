@@ -38,7 +38,8 @@ def loop(
 
 
 @pytest.mark.parametrize(("t", "chunk"), [(1, 64), (7, 64), (8, 4), (13, 5), (30, 16)])
-def test_chunks_are_the_loop_over_tokens_in_values_and_gradients(t: int, chunk: int) -> None:
+def test_chunks_exact(t: int, chunk: int) -> None:
+    """Chunks are the loop over tokens in values and gradients."""
     given, found = parts(t), []
     for run in (loop, partial(erase_and_write, chunk=chunk)):
         o, state = run(*given)
@@ -48,7 +49,7 @@ def test_chunks_are_the_loop_over_tokens_in_values_and_gradients(t: int, chunk: 
         same(one, other)
 
 
-def test_it_is_the_delta_rule_where_all_that_fades_is_removed_under_the_key_that_is_written() -> None:
+def test_reduces_to_delta_rule() -> None:
     """Rate beta for all channels, the write beta k, no decay: S + beta k (v - S^T k)^T."""
     q, _, v, _, key, rate, state = parts(9)
     beta = rate[..., 0]
@@ -60,7 +61,8 @@ def test_it_is_the_delta_rule_where_all_that_fades_is_removed_under_the_key_that
         same(one, other)
 
 
-def test_it_is_gated_linear_attention_where_nothing_is_removed() -> None:
+def test_reduces_to_gated_linear() -> None:
+    """It is gated linear attention where nothing is removed."""
     q, k, v, decay, key, rate, state = parts(9)
     want = token_loop(q, k, v, decay, None, state)
     for one, other in zip(erase_and_write(q, k, v, decay, key, 0 * rate, state, 4), want, strict=True):

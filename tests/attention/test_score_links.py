@@ -73,7 +73,8 @@ MASKS = pytest.mark.parametrize("mask", [Causal(), Window(4), Strided(3)], ids=[
 
 
 @MASKS
-def test_ssmax_multiplies_by_the_logarithm_of_what_is_visible(mask: Mask) -> None:
+def test_ssmax(mask: Mask) -> None:
+    """SSMax multiplies by the logarithm of what is visible."""
     x, pairs = parts(mask)
     link = built(SSMax)
 
@@ -97,7 +98,8 @@ def test_forget_adds_the_logarithms_of_the_gates_since(mask: Mask) -> None:
 
 
 @MASKS
-def test_selective_subtracts_the_votes_of_the_tokens_in_between(mask: Mask) -> None:
+def test_selective(mask: Mask) -> None:
+    """Selective subtracts the votes of the tokens in between."""
     x, pairs = parts(mask)
 
     def rule(h: int, i: int, j: int) -> float:
@@ -109,7 +111,8 @@ def test_selective_subtracts_the_votes_of_the_tokens_in_between(mask: Mask) -> N
 
 @MASKS
 @pytest.mark.parametrize("p_max", [2, 16])
-def test_cope_adds_the_interpolated_row_of_the_counted_position(mask: Mask, p_max: int) -> None:
+def test_cope(mask: Mask, p_max: int) -> None:
+    """CoPE adds the interpolated row of the counted position."""
     x, pairs = parts(mask)
     link = built(CoPE, p_max=p_max)
 
@@ -139,7 +142,8 @@ def path_by_products(link: Path, x: Tensor, pairs: ScoreContext) -> Tensor:
 
 
 @MASKS
-def test_path_multiplies_out_the_reflections_in_between(mask: Mask) -> None:
+def test_path(mask: Mask) -> None:
+    """PaTH multiplies out the reflections in between."""
     x, pairs = parts(mask)
     x.requires_grad_(), pairs.q.requires_grad_(), pairs.k.requires_grad_()
     link = built(Path, rank=4)
@@ -181,7 +185,8 @@ def test_talking_heads_mix_scores_and_weights() -> None:
 
 
 @pytest.mark.parametrize("link", [TalkingHeads, MultiToken])
-def test_an_identity_mixture_is_plain_attention_at_the_start(link: Link) -> None:
+def test_identity_mixture(link: Link) -> None:
+    """An identity mixture is plain attention at the start."""
     x, pairs = parts(Causal())
     plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
     fresh = link(d_model=C, n_heads=H, head_dim=D).double()
@@ -219,7 +224,8 @@ def test_a_mask_with_gaps_or_later_keys_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("link", "least"), [(partial(CoPE, p_max=3), 6), (partial(MultiToken, queries=4, keys=5), 6)])
-def test_a_window_that_leaves_parameters_without_use_is_refused(link: Link, least: int) -> None:
+def test_window_too_short(link: Link, least: int) -> None:
+    """A window that leaves parameters without use is refused."""
     made = link(d_model=C, n_heads=H, head_dim=D)
     made.check(Window(least), Softmax(n_heads=H))
     with pytest.raises(UsageError, match=rf"{least - 1} keys"):

@@ -97,7 +97,8 @@ def test_dsa_is_its_definition(n_kv_heads: int) -> None:
     same(layer.weights(x), each_row(layer, x, row))
 
 
-def test_the_indexer_learns_as_if_its_rating_were_part_of_the_scores_and_changes_no_value() -> None:
+def test_indexer_gradient() -> None:
+    """The indexer learns as if its rating were part of the scores and changes no value."""
     layer, x = build(dsa), tokens(11, batch=1).requires_grad_()
     assert isinstance(layer, IndexedAttention)
     with torch.no_grad():
@@ -169,7 +170,8 @@ def test_without_a_whole_block_there_is_no_summary() -> None:
 # Ties, decoding, refusals
 
 
-def test_of_ratings_equal_but_for_rounding_the_earliest_wins() -> None:
+def test_ties() -> None:
+    """Of ratings equal but for rounding the earliest wins."""
     rating = torch.tensor([0.3, 0.1 + 0.2, 0.3, 1.0, 9.0], dtype=torch.float64)[None, None, None]
     assert rating[..., 1] > rating[..., 0]
     allowed = torch.tensor([[True, True, True, True, False]])

@@ -69,7 +69,7 @@ def test_not_measured_is_said() -> None:
     assert Result("a", "mqar", {}).reason(1) == "not run"
 
 
-def test_controls_ignore_what_is_set_inside_the_variants(tmp_path: Path) -> None:
+def test_controls_ignore_settings(tmp_path: Path) -> None:
     """`attention.` words belong to the variants; the short convolution alone sees four tokens back."""
     words = ("trainer.max_steps=2", "model.d_model=16", "data.val_rows=32", "trainer.threads=1", "attention.conv=2")
     names = ["multi_head", *CONTROLS]
@@ -100,7 +100,8 @@ def test_a_cell_that_does_not_exist_is_refused() -> None:
         chosen_cells(["mqr"])
 
 
-def test_finished_cells_are_not_run_again_and_what_fails_is_told(tmp_path: Path) -> None:
+def test_finished_cells(tmp_path: Path) -> None:
+    """Finished cells are not run again and what fails is told."""
     words = ("trainer.max_steps=2", "model.d_model=16", "model.n_layers=1", "data.val_rows=4", "trainer.threads=1")
     first = list(results(["multi_head"], ["compression"], folder=tmp_path, overrides=words))
     again = list(results(["multi_head"], ["compression"], folder=tmp_path, overrides=words))

@@ -70,9 +70,8 @@ def test_laws_that_are_kept_end_with_0(capsys: pytest.CaptureFixture[str]) -> No
     assert re.fullmatch(r"2 kept, 0 broken, 0 skipped in \d+\.\d s", last)
 
 
-def test_a_law_that_is_broken_ends_with_1_and_shows_the_smallest_case(
-    capsys: pytest.CaptureFixture[str], mine: Path
-) -> None:
+def test_broken_law(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
+    """A law that is broken ends with 1 and shows the smallest case."""
     assert typed(*of(mine, "rule"), "laws=[fused_equals_explicit, shape, causality, map]") == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:-1] if not line.startswith("   ")] == [
@@ -130,7 +129,8 @@ def test_further_words_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config["experiment_name"] != "default"
 
 
-def test_words_of_other_keys_are_handed_on_in_their_order() -> None:
+def test_overrides_in_order() -> None:
+    """Words of other keys are handed on in their order."""
     found = parsed("check", ["model.n_heads=2", "attention=x", "+a.b=c=d"])
     assert found["overrides"] == ("model.n_heads=2", "+a.b=c=d") and found["attention"] == "x"
     assert parsed("check", ["attention=x"])["overrides"] == ()
@@ -201,8 +201,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(
         ("a,b", "rule", "config_dir ({mine}/a,b) lies where Hydra cannot look: its path holds ,"),
     ],
 )
-def test_a_folder_or_package_that_cannot_serve_is_refused(
-    capsys: pytest.CaptureFixture[str], mine: Path, folder: str, packages: str, line: str
-) -> None:
+def test_folder_refused(capsys: pytest.CaptureFixture[str], mine: Path, folder: str, packages: str, line: str) -> None:
+    """A folder or package that cannot serve is refused."""
     assert typed("attention=rule", f"config_dir={mine / folder}", f"allow_targets={packages}") == 2
     assert capsys.readouterr().err.startswith(f"error: {line.format(mine=mine)}")

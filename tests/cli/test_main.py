@@ -159,7 +159,8 @@ def test_a_slip_is_answered_in_one_line(capsys: pytest.CaptureFixture[str], word
 @pytest.mark.parametrize(
     "words", ["", "--help", "generate --help", "generate run=r", "generate run=r prompt=p top_p=0"]
 )
-def test_help_and_slips_are_answered_before_torch_is_imported(words: str) -> None:
+def test_answers_without_torch(words: str) -> None:
+    """Help and slips are answered before torch is imported."""
     tell = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
     start = [sys.executable, "-c", f"{tell}; from attnlab.cli import main; main()", *words.split()]
     done = subprocess.run(start, capture_output=True, text=True, check=False)
@@ -274,7 +275,8 @@ def test_a_prompt_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str],
 # Writing
 
 
-def test_a_run_writes_after_the_prompt_and_the_seed_decides(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+def test_generate(capsys: pytest.CaptureFixture[str], done: Path) -> None:
+    """A run writes after the prompt and the seed decides."""
     texts = []
     for words in (["seed=1"], ["seed=1"], ["seed=2"], ["temperature=0"], ["temperature=0", "seed=2"]):
         assert typed("generate", f"run={done}", "prompt=Line 3", "tokens=40", "top_k=null", *words) == 0
@@ -291,9 +293,8 @@ def test_the_only_run_below_a_folder_is_found(capsys: pytest.CaptureFixture[str]
 # Silencing heads
 
 
-def test_each_head_is_silenced_and_its_effect_kept_beside_its_map(
-    capsys: pytest.CaptureFixture[str], done: Path, tmp_path: Path
-) -> None:
+def test_ablate_heads(capsys: pytest.CaptureFixture[str], done: Path, tmp_path: Path) -> None:
+    """Each head is silenced and its effect kept beside its map."""
     folder = shutil.copytree(done, tmp_path / "run")
     assert typed("ablate_heads", f"run={folder}", "tokens=200") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -112,7 +112,8 @@ def test_what_we_tell_to_type_arrives_as_it_is_meant(text: str) -> None:
     assert not isinstance(override.value(), int)
 
 
-def test_values_are_shown_as_they_are_written_in_a_config() -> None:
+def test_shown() -> None:
+    """Values are shown as they are written in a config."""
     assert [shown(value) for value in (None, True, False, 0.1, "a", [1, 2])] == [
         "null",
         "true",
@@ -155,19 +156,22 @@ def test_nodes_know_whose_settings_they_are() -> None:
     ]
 
 
-def test_groups_and_options_are_the_folders_and_their_files() -> None:
+def test_groups() -> None:
+    """Groups and options are the folders and their files."""
     assert {"attention", "attention/mask", "position", "experiment", "sweep"} <= set(groups())
     assert "." not in groups()
     assert options("attention/mask") == sorted(p.stem for p in (config_dir() / "attention" / "mask").glob("*.yaml"))
 
 
-def test_fixed_keys_are_those_of_the_main_config_the_model_and_the_trainer() -> None:
+def test_fixed_keys() -> None:
+    """Fixed keys are those of the main config the model and the trainer."""
     given = {path for path, _, _ in nodes(compose_config())}
     assert fixed_keys() <= given
     assert {"seed", "maps", "maps.steps", "model.d_model", "trainer.max_steps", "paths.runs"} <= fixed_keys()
 
 
-def test_a_key_that_other_options_have_is_found_with_them() -> None:
+def test_key_of_other_options() -> None:
+    """A key that other options have is found with them."""
     assert unknown_key("attention.mask.window", ["attention.mask"]) == (
         "attention.mask.window is not a key of this config: it comes with attention/mask=window or "
         "attention/mask=dilated or attention/mask=local_global or attention/mask=window_sinks"
@@ -260,7 +264,8 @@ def test_a_folder_of_ones_own_adds_options_and_keys(mine: Path) -> None:
     assert (config["model"]["d_model"], config["attention"]["n_kv_heads"], config["seed"]) == (64, 2, 3)
 
 
-def test_the_settings_of_ones_own_class_are_its_own_affair(mine: Path) -> None:
+def test_own_class_settings(mine: Path) -> None:
+    """The settings of one's own class are its own affair."""
     words = ["attention=faded", "allow_targets=[mine]"]
     for word in ("attention.fade=0.5", "attention.fade=null", "attention.window=7", "attention.chunk=auto"):
         compose_config([*words, word], [mine])
@@ -270,7 +275,8 @@ def test_the_settings_of_ones_own_class_are_its_own_affair(mine: Path) -> None:
     assert refused("attention=faded", config_dirs=(mine,)).startswith("attention._target_ (mine.Faded) is not allowed")
 
 
-def test_a_file_of_ones_own_cannot_misspell_a_key_or_forget_one(mine: Path) -> None:
+def test_own_file(mine: Path) -> None:
+    """A file of one's own cannot misspell a key or forget one."""
     assert "did you mean 'trainer.max_steps'?" in refused("+experiment=typo", config_dirs=(mine,))
     assert refused("trainer=short", config_dirs=(mine,)) == (
         "trainer.accumulate is missing: it can be set, but not left out"
@@ -355,9 +361,8 @@ def test_a_variant_is_called_by_what_was_chosen(jobs: Callable[[str], Jobs], wor
     assert [name for name, _ in jobs(words)] == [variant]
 
 
-def test_every_job_of_a_sweep_has_its_own_name_and_config(
-    jobs: Callable[[str], Jobs], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_of_a_sweep(jobs: Callable[[str], Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every job of a sweep has its own name and config."""
     found: list[Job] = []
 
     def note(jobs: list[Job], pool: Any) -> None:

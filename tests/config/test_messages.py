@@ -468,18 +468,16 @@ def cases(table: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("words", "says"), cases(BEFORE_TORCH))
-def test_names_types_and_ranges_are_refused_in_one_line(
-    train: Train, monkeypatch: pytest.MonkeyPatch, words: str, says: tuple[str, ...]
-) -> None:
+def test_slips(train: Train, monkeypatch: pytest.MonkeyPatch, words: str, says: tuple[str, ...]) -> None:
+    """Names types and ranges are refused in one line."""
     monkeypatch.setattr(attnlab.training.run, "run", None)  # the check comes before anything of training
     is_refused(train(words), says)
     assert "strange" not in sys.modules
 
 
 @pytest.mark.parametrize(("words", "says"), cases(AFTER_TORCH))
-def test_what_classes_devices_and_files_say_is_refused_in_one_line(
-    train: Train, words: str, says: tuple[str, ...]
-) -> None:
+def test_late_slips(train: Train, words: str, says: tuple[str, ...]) -> None:
+    """What classes devices and files say is refused in one line."""
     is_refused(train(words), says)
 
 
@@ -496,7 +494,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize(
     ("words", "code"), [("--help", 0), ("--cfg job", 0), ("attention=gq", 2), ("optimizer.lr=fast", 2), ("lr=1", 2)]
 )
-def test_help_and_slips_are_answered_before_torch_is_imported(words: str, code: int) -> None:
+def test_answers_without_torch(words: str, code: int) -> None:
+    """Help and slips are answered before torch is imported."""
     done = alone("-c", STARTED, str(TRAIN), *words.split())
     assert done.returncode == code
     assert done.stdout.splitlines()[-1] == "imported:"
@@ -513,7 +512,8 @@ def alone(*words: str) -> "subprocess.CompletedProcess[str]":
 # Several jobs
 
 
-def test_one_wrong_job_stops_a_sweep_before_the_first_begins(train: Train) -> None:
+def test_wrong_job(train: Train) -> None:
+    """One wrong job stops a sweep before the first begins."""
     answer = train("-m attention=gqa seed=-1,0")
     is_refused(answer, (f"error: seed=-1: seed (-1) must be {SEED}; 1 of 2 jobs cannot work, and none was started",))
     assert not Path("runs").exists()
@@ -529,7 +529,8 @@ def test_several_devices_are_refused_in_a_sweep(train: Train, engine: str) -> No
     assert not Path("runs").exists()
 
 
-def test_a_name_that_is_wrong_in_one_job_ends_a_sweep_before_the_first_begins(train: Train) -> None:
+def test_wrong_name_in_a_job(train: Train) -> None:
+    """A name that is wrong in one job ends a sweep before the first begins."""
     is_refused(train("-m attention=gqa,nope"), ("attention=nope: attention=nope does not exist",))
 
 
@@ -557,7 +558,8 @@ def test_what_is_for_many_runs_is_refused_for_one(train: Train, key: str) -> Non
     is_refused(train(f"{key}=true"), (f"error: {key}=true is for many runs: add -m",))
 
 
-def test_a_fault_of_a_class_stops_a_sweep_before_the_first_job_begins(train: Train) -> None:
+def test_wrong_class_in_a_job(train: Train) -> None:
+    """A fault of a class stops a sweep before the first job begins."""
     own = "--config-dir=FILES/conf attention=own allow_targets=[ownpackage]"
     answer = train(f"-m {own} attention.alpha=7,-1")
     is_refused(answer, ("error: attention.alpha=7: AssertionError: a fault of the class; 2 of 2 jobs cannot work",))
@@ -618,7 +620,8 @@ def test_a_reader_that_goes_away_is_no_error(
     assert end.value.code == 141 and capsys.readouterr().err == ""
 
 
-def test_a_run_whose_reader_goes_away_ends_without_a_word(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_goes_away(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose reader goes away ends without a word."""
     job_that(BrokenPipeError(), monkeypatch)
     with open(os.devnull, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)

@@ -61,7 +61,8 @@ def test_the_last_bytes_are_for_validation(text: str, fraction: float, train: st
     assert text.encode()[: cut_at(text.encode(), fraction)].decode() == train
 
 
-def test_a_corpus_is_its_two_parts_and_the_hash_of_the_whole() -> None:
+def test_corpus_parts() -> None:
+    """A corpus is its two parts and the hash of the whole."""
     corpus = Corpus.from_bytes("steps", TEXT, 0.25, source="here")
     assert corpus.train + corpus.val == TEXT and corpus.sha256 == SHA256
     assert len(corpus.val) == len(TEXT) // 4
@@ -72,9 +73,8 @@ def test_a_corpus_is_its_two_parts_and_the_hash_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("data", "fraction", "train", "val"), [(b"abc", 0.1, 2, 1), (b"ab", 0.5, 1, 1), (b"x" * 100, 0.99, 1, 99)]
 )
-def test_a_text_without_two_bytes_for_each_part_is_too_small(
-    data: bytes, fraction: float, train: int, val: int
-) -> None:
+def test_text_too_small(data: bytes, fraction: float, train: int, val: int) -> None:
+    """A text without two bytes for each part is too small."""
     with pytest.raises(UsageError) as error:
         Corpus.from_bytes("tiny", data, fraction, source="data.path (tiny.txt)")
     assert str(error.value) == (
@@ -90,7 +90,8 @@ def test_a_text_of_one_long_character_cannot_be_cut() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), True])
-def test_a_fraction_that_leaves_a_part_empty_is_refused(fraction: float, file: Path) -> None:
+def test_empty_part_refused(fraction: float, file: Path) -> None:
+    """A fraction that leaves a part empty is refused."""
     with pytest.raises(UsageError) as error:
         File(str(file), val_fraction=fraction)
     assert str(error.value) == f"val_fraction ({str(fraction).lower()}) must be a number above 0, below 1"
@@ -116,13 +117,15 @@ def test_a_fraction_that_leaves_a_part_empty_is_refused(fraction: float, file: P
         (b"\x89PNG\r\n\x1a\n", "X is not UTF-8 text: byte 0 (0x89) does not fit; convert the file to UTF-8"),
     ],
 )
-def test_what_is_not_text_is_refused_with_the_place_where_it_stops_being_it(data: bytes, message: str) -> None:
+def test_not_text(data: bytes, message: str) -> None:
+    """What is not text is refused with the place where it stops being it."""
     with pytest.raises(UsageError) as error:
         check_text(data, "X")
     assert str(error.value) == message
 
 
-def test_a_byte_order_mark_and_strange_characters_are_text() -> None:
+def test_strange_text() -> None:
+    """A byte order mark and strange characters are text."""
     check_text("\ufeffa\u202e\x01\U0010ffff\ufffe".encode(), "X")
 
 
@@ -149,9 +152,8 @@ def test_a_file_without_a_path_is_refused(path: str | None) -> None:
     assert str(error.value) == "data=file needs a text: set data.path=FILE, any UTF-8 text file"
 
 
-def test_a_file_that_is_not_there_is_refused_with_the_folder_it_was_looked_for_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there is refused with the folder it was looked for in."""
     monkeypatch.chdir(tmp_path)
     assert refusal(File("none.txt")) == f"data.path (none.txt) does not exist (looked in {Path.cwd()})"
     assert refusal(Stories("none.txt")) == f"data.path (none.txt) does not exist (looked in {Path.cwd()})"
@@ -231,7 +233,8 @@ def test_python_comes_with_a_corpus() -> None:
     assert text.count(longest) == 1
 
 
-def test_a_text_that_stands_under_two_names_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that stands under two names is taken once."""
     monkeypatch.setattr(pydoc_data.topics, "topics", {"b": "\nsame\n", "a": "first", "c": "same", "d": "last\n"})
     corpus = PythonDocs(0.5).load()
     assert corpus.train_text + corpus.val_text == "first\n\n\nsame\n\n\nlast"
@@ -257,7 +260,8 @@ def download(tmp_path: Path, **options: str) -> Download:
     return Download(**{**settings, **options})
 
 
-def test_a_copy_you_have_is_used_instead_of_the_address(file: Path, tmp_path: Path) -> None:
+def test_own_copy(file: Path, tmp_path: Path) -> None:
+    """A copy you have is used instead of the address."""
     corpus = download(tmp_path, path=str(file)).load()
     assert corpus.sha256 == SHA256 and corpus.name == "steps"
     assert not (tmp_path / "kept").exists()
@@ -272,7 +276,8 @@ def test_a_copy_with_another_hash_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_what_was_fetched_before_is_used_without_a_network(tmp_path: Path) -> None:
+def test_fetched_before(tmp_path: Path) -> None:
+    """What was fetched before is used without a network."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "steps.txt").write_bytes(TEXT)
     assert download(tmp_path).load().sha256 == SHA256
@@ -287,9 +292,8 @@ def test_what_was_fetched_before_is_used_without_a_network(tmp_path: Path) -> No
         ({"url": "ftp://a/b"}, "data.url (ftp://a/b) must start with https://"),
     ],
 )
-def test_a_download_without_a_hash_or_a_web_address_is_refused(
-    options: dict[str, str], message: str, tmp_path: Path
-) -> None:
+def test_download_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    """A download without a hash or a web address is refused."""
     with pytest.raises(UsageError) as error:
         download(tmp_path, **options)
     assert str(error.value) == message

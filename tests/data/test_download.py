@@ -131,9 +131,8 @@ def test_a_file_without_end_is_given_up(server: str, tmp_path: Path, monkeypatch
     assert "(no end after 0 seconds)" in refusal(f"{server}/right", tmp_path / "steps.txt")
 
 
-def test_without_a_network_the_message_says_where_to_put_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network the message says where to put the file."""
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as taken:  # bound but not listening: nobody answers
         taken.bind(("127.0.0.1", 0))

@@ -155,7 +155,8 @@ def test_other_settings_are_solved_too(found: Task, length: int, solver: Callabl
     assert accuracy(found, found.validation(length), solver) == 1.0
 
 
-def test_facts_are_the_same_in_all_rows_and_different_for_other_facts() -> None:
+def test_facts() -> None:
+    """Facts are the same in all rows and different for other facts."""
     first, length = task("memorization")
     rows = first.validation(length)
     row, at = np.argwhere(rows.asked).T
@@ -169,7 +170,7 @@ def test_facts_are_the_same_in_all_rows_and_different_for_other_facts() -> None:
 # Bigrams: the Bayes loss is exact
 
 
-def test_the_bayes_prediction_is_the_posterior_mean_of_dirichlet_one() -> None:
+def test_bayes_posterior() -> None:
     """Integrating over a grid of chains with two states gives the same numbers as counting from one."""
     found, row = ICLBigram(2), np.array([[0, 1, 1, 0, 1, 0, 0]])
     said = found.bayes(row)[0]
@@ -181,7 +182,8 @@ def test_the_bayes_prediction_is_the_posterior_mean_of_dirichlet_one() -> None:
         assert said[t, 1] == pytest.approx((grid * likelihood).sum() / likelihood.sum(), abs=1e-6)
 
 
-def test_nothing_beats_the_bayes_loss_and_the_unigram_does_not() -> None:
+def test_bayes_loss() -> None:
+    """Nothing beats the Bayes loss and the unigram does not."""
     found = ICLBigram(3, val_rows=512)
     rows = found.validation(64)
     best, floor = found.best(64), found.floor(64)
@@ -374,7 +376,8 @@ def test_a_row_is_a_function_of_seed_step_and_split(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_validation_rows_do_not_depend_on_how_they_are_batched(name: str) -> None:
+def test_validation_rows(name: str) -> None:
+    """Validation rows do not depend on how they are batched."""
     found, length = task(name, val_rows=40)
     whole = found.validation(length)
     for inputs, targets, slices in (found.val_batch(np.array([39, 3]), context=length),):

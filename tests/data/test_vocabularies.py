@@ -43,7 +43,8 @@ def cached_files(folder: Path) -> list[str]:
 # BPE: what is learnt
 
 
-def test_the_first_256_ids_are_the_bytes_and_every_other_joins_two_before_it() -> None:
+def test_merges() -> None:
+    """The first 256 ids are the bytes and every other joins two before it."""
     tokens = train_bpe(STORY, 400)
     assert tokens[:256] == [bytes([i]) for i in range(256)]
     assert 256 < len(tokens) <= 400 and len(set(tokens)) == len(tokens)
@@ -130,9 +131,8 @@ def test_learning_twice_gives_the_same(tmp_path: Path) -> None:
     assert cached_files(tmp_path / "a") == cached_files(tmp_path / "b")
 
 
-def test_learning_disturbs_neither_the_environment_nor_the_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_training_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Learning disturbs neither the environment nor the output."""
     for before in (None, "true"):
         if before is None:
             monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
@@ -147,9 +147,8 @@ def never(*args: Any) -> list[bytes]:
     raise AssertionError("this was learnt before")
 
 
-def test_what_was_learnt_is_kept_under_the_hash_of_its_text_and_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokenizer_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learnt is kept under the hash of its text and settings."""
     first = BPE(290).build(corpus(), tmp_path)
     names = cached_files(tmp_path)
     assert len(names) == 1 and names[0].startswith("bpe-")
@@ -193,7 +192,8 @@ def test_a_size_left_open_takes_what_the_text_gives(tmp_path: Path) -> None:
     assert BPE().build(corpus(train=rich), tmp_path).n_vocab == sized_to(len(rich)) == 1024
 
 
-def test_a_size_that_the_text_cannot_fill_is_refused_with_the_most_it_can(tmp_path: Path) -> None:
+def test_size_too_large(tmp_path: Path) -> None:
+    """A size that the text cannot fill is refused with the most it can."""
     most = BPE().build(corpus(), tmp_path).n_vocab
     assert BPE(most).build(corpus(), tmp_path).n_vocab == most
     for _ in range(2):  # also when the tokenizer comes out of the cache
@@ -273,9 +273,8 @@ def test_files_are_looked_for_where_tiktoken_looks(
     assert not ours.exists()
 
 
-def test_without_a_network_the_message_says_where_to_put_the_file(
-    remote: list[tuple[Remote, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_network(remote: list[tuple[Remote, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network the message says where to put the file."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     put(remote[:1], tmp_path)
     file = remote[1][0]
@@ -289,7 +288,8 @@ def test_without_a_network_the_message_says_where_to_put_the_file(
     )
 
 
-def test_the_names_and_hashes_are_those_that_tiktoken_itself_uses() -> None:
+def test_tiktoken_hashes() -> None:
+    """The names and hashes are those that tiktoken itself uses."""
     import tiktoken_ext.openai_public as theirs
 
     source = Path(theirs.__file__).read_text(encoding="utf-8")

@@ -72,7 +72,8 @@ def draws_the_printed_mask() -> bool:
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_worked_example_shows_what_the_chapter_prints(name: str) -> None:
+def test_worked_example(name: str) -> None:
+    """The worked example shows what the chapter prints."""
     entry, (settings, key, token) = ENTRIES[name], SHOWN[name]
     if entry.get("platform_dependent") and not draws_the_printed_mask():
         pytest.skip("on this machine torch draws another dropout mask than the one that was printed")
@@ -83,7 +84,8 @@ def test_the_worked_example_shows_what_the_chapter_prints(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=PRINTED)
 
 
-def test_without_a_variant_the_whole_chapter_is_shown_in_its_order() -> None:
+def test_whole_chapter() -> None:
+    """Without a variant the whole chapter is shown in its order."""
     found = all_examples()
     assert [e.name for e in found] == ["simple", "self", "causal", "stacked_heads", "multi_head"]
     assert [e.tokens for e in found] == [GOLDEN["tokens"]] * 5

@@ -7,7 +7,8 @@ from attnlab.inspection.colours import KINDS, N_GREYS, NEVER_READ, PAGE, blend, 
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_palette_has_256_colours_and_ends_its_greys_with_the_white_page(signed: bool) -> None:
+def test_palette(signed: bool) -> None:
+    """A palette has 256 colours and ends its greys with the white page."""
     table = palette(signed)
     assert table.shape == (256, 3) and table.dtype == np.uint8
     assert table[PAGE].tolist() == [255, 255, 255]
@@ -16,7 +17,8 @@ def test_a_palette_has_256_colours_and_ends_its_greys_with_the_white_page(signed
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_never_read_looks_different_from_weight_zero_and_from_the_page(signed: bool) -> None:
+def test_never_read(signed: bool) -> None:
+    """Never read looks different from weight zero and from the page."""
     table = palette(signed).astype(int)
     kind = "signed" if signed else "probability"
     zero = table[scale_for(kind).index(np.array([0.0]))[0]]
@@ -24,7 +26,8 @@ def test_never_read_looks_different_from_weight_zero_and_from_the_page(signed: b
         assert np.abs(table[NEVER_READ] - other).max() >= 10
 
 
-def test_blend_starts_and_ends_with_its_anchors_and_walks_evenly() -> None:
+def test_blend() -> None:
+    """Blend starts and ends with its anchors and walks evenly."""
     colours = blend(("#ffffff", "#a08070", "#404040"), 101).astype(float)
     assert colours[0].tolist() == [255, 255, 255] and colours[-1].tolist() == [64, 64, 64]
     steps = np.linalg.norm(np.diff(colours, axis=0), axis=1)
@@ -41,7 +44,8 @@ def test_probabilities_are_placed_by_their_square_root() -> None:
     np.testing.assert_allclose(scale.normalize(np.array([0, 0.01, 0.25, 1.0, 7.0])), [0, 0.1, 0.5, 1, 1])
 
 
-def test_signed_weights_are_placed_evenly_around_the_middle() -> None:
+def test_signed_scale() -> None:
+    """Signed weights are placed evenly around the middle."""
     scale = scale_for("signed")
     weights = np.array([-20.0, -10, -0.3, 0, 0.3, 10, 20])
     place = scale.normalize(weights)
@@ -54,7 +58,8 @@ def test_signed_weights_are_placed_evenly_around_the_middle() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_weight_gets_a_colour_of_the_map_and_more_weight_never_a_lower_one(kind: str) -> None:
+def test_colours_monotone(kind: str) -> None:
+    """Every weight gets a colour of the map and more weight never a lower one."""
     weights = np.linspace(-12, 12, 4001) if kind == "signed" else np.linspace(0, 12, 4001)
     index = scale_for(kind).index(weights)
     assert index.min() >= N_GREYS and (np.diff(index.astype(int)) >= 0).all()
@@ -70,7 +75,8 @@ def test_a_scale_of_ones_own_moves_the_ticks() -> None:
     assert scale_for("signed").ticks == [-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]
 
 
-def test_a_kind_without_colours_and_a_scale_without_size_are_refused() -> None:
+def test_scale_refused() -> None:
+    """A kind without colours and a scale without size are refused."""
     with pytest.raises(ValueError, match=r"kind \(none\) has no colours; it must be one of probability, "):
         scale_for("none")
     with pytest.raises(ValueError, match=r"scale \(0\.0\) must be a positive weight"):

@@ -41,7 +41,8 @@ def test_bertviz_shows_the_weights_of_every_head(view: str) -> None:
     assert "</script><b>" not in text
 
 
-def test_circuitsvis_shows_the_weights_of_a_layer_with_their_signs() -> None:
+def test_circuitsvis() -> None:
+    """Circuitsvis shows the weights of a layer with their signs."""
     attention: Any = pytest.importorskip(
         "circuitsvis.attention", reason="circuitsvis is not installed: pip install -e '.[views]'"
     )

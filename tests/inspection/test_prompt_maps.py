@@ -47,9 +47,8 @@ def typed(*words: str) -> int:
     return 0
 
 
-def test_files_hold_the_maps_that_the_model_makes_of_the_text(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_hold_maps(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files hold the maps that the model makes of the text."""
     assert typed(f"run={done}", f"prompt={PROMPT}", f"folder={tmp_path}") == 0
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["index.html", "layer_00.png", "layer_01.png", "maps.safetensors"]
@@ -74,7 +73,8 @@ def test_files_hold_the_maps_that_the_model_makes_of_the_text(
         image.verify()
 
 
-def test_only_the_layers_and_heads_that_are_named_are_written(done: Path, tmp_path: Path) -> None:
+def test_chosen_heads(done: Path, tmp_path: Path) -> None:
+    """Only the layers and heads that are named are written."""
     assert typed(f"run={done}", f"prompt={PROMPT}", "layers=1", "heads=[0,2-3]", f"folder={tmp_path}") == 0
     assert not (tmp_path / "layer_00.png").exists()
     maps = load_prompt_maps(tmp_path / "maps.safetensors")
@@ -130,9 +130,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "said"), REFUSED, ids=[words[0][:20] for words, _ in REFUSED])
-def test_what_makes_no_sense_is_refused_before_anything_is_written(
+def test_refused_first(
     words: list[str], said: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What makes no sense is refused before anything is written."""
     keys = {word.partition("=")[0] for word in words}
     rest = [word for word in (f"run={done}", "prompt=abc") if word.partition("=")[0] not in keys]
     assert typed(*words, *rest, f"folder={tmp_path / 'out'}") == 2
@@ -156,7 +157,8 @@ def example(tokens: list[str], kind: str = "probability") -> PromptMaps:
     )
 
 
-def test_the_page_loads_nothing_and_no_token_can_end_its_script() -> None:
+def test_page_is_closed() -> None:
+    """The page loads nothing and no token can end its script."""
     text = page(example(HOSTILE))
     assert text.count("</script>") == 2
     assert "<img" not in text

@@ -83,7 +83,8 @@ def test_a_map_arrives_bit_for_bit(tmp_path: Path) -> None:
         assert header["pooled"] == 1 and header["n_tokens"] == len(TOKENS)
 
 
-def test_the_numbers_beside_a_map_are_those_of_the_formulas(tmp_path: Path) -> None:
+def test_numbers_of_a_map(tmp_path: Path) -> None:
+    """The numbers beside a map are those of the formulas."""
     one = record(3, 1, kind="signed", heads=3)
     write_run(tmp_path / "a", [one])
     tab = Tab(tmp_path)
@@ -95,7 +96,8 @@ def test_the_numbers_beside_a_map_are_those_of_the_formulas(tmp_path: Path) -> N
     assert tab.map(3, 1).map[0]["metrics"] == list(said["heads"]), "what the browser may ask for"
 
 
-def test_runs_are_listed_with_their_sentences_and_layers(tmp_path: Path) -> None:
+def test_runs_listed(tmp_path: Path) -> None:
+    """Runs are listed with their sentences and layers."""
     write_run(tmp_path / "a", [record(step, layer) for step in (0, 7) for layer in (0, 2)])
     write_run(tmp_path / "deep" / "b", [record(1, 0, sentence="prompt/two")])
     write_run(tmp_path / "other", [], [("loss", 1.0, 0)])
@@ -114,7 +116,8 @@ def test_the_tab_is_told_whether_every_step_is_kept(tmp_path: Path) -> None:
     assert said == {"kept": 1000, "wanted": "--samples_per_plugin attention=1000"}
 
 
-def test_the_tab_is_told_how_to_measure_what_a_head_is_good_for_and_when_one_is_born(tmp_path: Path) -> None:
+def test_tab_settings(tmp_path: Path) -> None:
+    """The tab is told how to measure what a head is good for and when one is emerges."""
     write_run(tmp_path / "it's", [record(0, 0)])
     said = Tab(tmp_path).get("/runs").json
     program, command, argument = shlex.split(said["runs"]["it's"]["ablate"])
@@ -165,7 +168,8 @@ def test_a_run_that_goes_on_shows_its_new_steps(tmp_path: Path) -> None:
     assert tab.get("/steps", run="a", sentence="probe", layer=0).json == {"steps": [0, 1, 5]}
 
 
-def test_a_run_that_was_cut_off_in_the_middle_of_a_record_is_shown_up_to_there(tmp_path: Path) -> None:
+def test_cut_off_run(tmp_path: Path) -> None:
+    """A run that was cut off in the middle of a record is shown up to there."""
     write_run(tmp_path / "a", [record(step, layer) for step in (0, 1) for layer in (0, 1)])
     (events,) = (tmp_path / "a").glob("events.*")
     events.write_bytes(events.read_bytes()[:-40])
@@ -176,7 +180,8 @@ def test_a_run_that_was_cut_off_in_the_middle_of_a_record_is_shown_up_to_there(t
     assert missing.code == 404 and missing.json == {"error": "TensorBoard holds no map of layer 1 at step 1"}
 
 
-def test_a_step_that_a_resumed_run_wrote_twice_is_one_step(tmp_path: Path) -> None:
+def test_step_written_twice(tmp_path: Path) -> None:
+    """A step that a resumed run wrote twice is one step."""
     write_run(tmp_path / "a", [record(0, 0), record(4, 0)])
     write_run(tmp_path / "a", [record(4, 0), record(9, 0)])
     assert Tab(tmp_path).get("/steps", run="a", sentence="probe", layer=0).json == {"steps": [0, 4, 9]}
@@ -219,7 +224,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_damaged_record_is_named_and_the_others_are_shown(tmp_path: Path, name: str) -> None:
+def test_damaged_record(tmp_path: Path, name: str) -> None:
+    """A damaged record is named and the others are shown."""
     parts, reason = BROKEN[name]
     with pytest.raises(DamagedRecord, match=reason):
         checked(list(parts))
@@ -233,7 +239,8 @@ def test_a_damaged_record_is_named_and_the_others_are_shown(tmp_path: Path, name
     assert tab.map(1).code == 200
 
 
-def test_series_of_another_program_under_the_same_name_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_foreign_series(tmp_path: Path) -> None:
+    """Series of another program under the same name are counted and left out."""
     with SummaryWriter(str(tmp_path / "a")) as writer:
         writer.file_writer.add_summary(as_summary((b"x",), "attention/sample0"), 0)
         writer.file_writer.add_summary(record_summary(record(0, 0)), 0)
@@ -246,7 +253,8 @@ def long_record(tokens: int = 1100) -> Record:
     return Record(0, 0, "signed", "probe", "long", labels, half(weights_of(tokens, 1, 0, "signed")), None)
 
 
-def test_a_long_map_is_pooled_to_the_weights_furthest_from_zero_and_says_so() -> None:
+def test_long_map_pooled() -> None:
+    """A long map is pooled to the weights furthest from zero and says so."""
     one = long_record()
     shown = shrink(one, 512)
     assert shown.pooled == 3 and shown.tokens == 1100 and shown.record.weights.shape == (1, 367, 367)
@@ -259,7 +267,8 @@ def test_a_map_of_512_tokens_is_not_pooled() -> None:
     assert shrink(long_record(512), 512).pooled == 1
 
 
-def test_curves_are_those_of_the_layer_with_what_they_are_compared_with(tmp_path: Path) -> None:
+def test_curves(tmp_path: Path) -> None:
+    """Curves are those of the layer with what they are compared with."""
     scalars = [(f"attention_entropy/L0{i}H0{h}", i + h / 10 + s, s) for i in (0, 1) for h in (0, 1) for s in (0, 9)]
     scalars += [("attention_entropy/uniform_causal", 2.0, 0), ("train/loss", 3.0, 0), ("x/L00H00", float("nan"), 0)]
     write_run(tmp_path / "a", [record(0, 0)], scalars)
@@ -275,7 +284,8 @@ def test_curves_are_those_of_the_layer_with_what_they_are_compared_with(tmp_path
     assert tab.get("/curves", run="nothing", layer=0).json == {}
 
 
-def test_tokens_arrive_as_they_were_written_and_only_in_json(tmp_path: Path) -> None:
+def test_tokens_in_json(tmp_path: Path) -> None:
+    """Tokens arrive as they were written and only in JSON."""
     hostile = ["<img src=x onerror=alert(1)>", "</script>", '"', "\n", "\u202e", "日本"]
     write_run(tmp_path / "a", [record(0, 0, tokens=hostile)])
     assert Tab(tmp_path).map(0).map[0]["tokens"] == hostile

@@ -28,7 +28,8 @@ def test_every_law_has_a_variant_that_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("name", BREACHES)
-def test_the_law_made_for_it_catches_the_fault_and_says_how(name: str) -> None:
+def test_law_catches_its_mutant(name: str) -> None:
+    """The law made for it catches the fault and says how."""
     breach = BREACHES[name]
     with pytest.raises(LawBroken) as caught:
         LAWS[breach.law](breach.subject())
@@ -63,11 +64,13 @@ def test_positions_fall_only_with_what_they_run_anew(name: str) -> None:
     ],
     ids=["plain", "window", "dropout", "formula", "softcap", "linear"],
 )
-def test_the_sound_twins_of_the_broken_variants_break_nothing(twin: Subject) -> None:
+def test_sound_twins(twin: Subject) -> None:
+    """The sound twins of the broken variants break nothing."""
     assert [v for v in examine(twin, [law for law in LAWS if law not in APART]) if v.outcome == "broken"] == []
 
 
-def test_a_fault_in_a_later_layer_is_found_and_the_layer_named() -> None:
+def test_later_layer_named() -> None:
+    """A fault in a later layer is found and the layer named."""
     kinds = {"sound": MultiHeadAttention, "unused": Unused}
 
     def mixed(d_model: int, **settings: Any) -> Any:
@@ -104,7 +107,8 @@ class ReadsBelowWrongly(ReadsBelow):
 SEAM = [law for law in LAWS if law not in APART]
 
 
-def test_a_layer_that_reads_another_is_judged_with_the_layers_below_it() -> None:
+def test_layers_below() -> None:
+    """A layer that reads another is judged with the layers below it."""
     assert [v for v in examine(subject_from(ReadsBelow), SEAM) if v.outcome == "broken"] == []
     verdict = judge("causality", subject_from(ReadsBelowWrongly))
     assert verdict.detail.startswith("layer 1: T=2: changing the tokens from 1 on moves the output at 0 by")
@@ -122,7 +126,8 @@ def test_a_variant_that_crashes_under_a_law_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 67])
-def test_cuttings_cover_a_sequence_and_none_comes_twice(length: int) -> None:
+def test_cuttings(length: int) -> None:
+    """Cuttings cover a sequence and none comes twice."""
     cuts = cuttings(length)
     assert {sum(cut) for cut in cuts} == {length} and all(min(cut) > 0 for cut in cuts)
     assert len({tuple(cut) for cut in cuts}) == len(cuts)

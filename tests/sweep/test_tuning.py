@@ -61,7 +61,8 @@ def test_the_lowest_point_of_a_known_parabola_is_found(tmp_path: Path) -> None:
     assert found["multi_head"]["sensitivity"] == pytest.approx(sum(losses) / 4 - min(losses), abs=1e-9)
 
 
-def test_a_parabola_is_not_believed_against_what_was_measured(tmp_path: Path) -> None:
+def test_measured_beats_parabola(tmp_path: Path) -> None:
+    """A parabola is not believed against what was measured."""
     for rate, loss in zip((1e-3, 2e-3, 4e-3, 8e-3), (3.28, 3.05, 3.12, 3.11), strict=True):
         write_run(tmp_path / "t", "multi_head", 100, loss, settings={"optimizer.lr": rate})
     entry = tune(tmp_path / "t")["multi_head"]
@@ -70,9 +71,10 @@ def test_a_parabola_is_not_believed_against_what_was_measured(tmp_path: Path) ->
     assert "not near the best rate" in str(entry["remarks"])
 
 
-def test_the_grid_is_widened_for_all_where_the_best_of_one_lies_at_its_edge(
+def test_grid_widens_at_edge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The grid is widened for all where the best of one lies at its edge."""
     asked = []
 
     def sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
@@ -131,7 +133,8 @@ def test_slips_are_refused_before_anything_runs(tmp_path: Path, changes: dict[st
     assert not (tmp_path / "t").exists()
 
 
-def test_final_runs_take_the_rate_and_refuse_the_seeds_that_chose_it(tmp_path: Path) -> None:
+def test_final_seeds_are_new(tmp_path: Path) -> None:
+    """Final runs take the rate and refuse the seeds that chose it."""
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     tune(tmp_path / "t")
     tuned = f"tuned={tmp_path / 't'}"
@@ -176,7 +179,8 @@ def write_finals(folder: Path, tuned: Path, seeds: Sequence[int] = range(4)) -> 
             write_run(folder, variant, seed, BASE[seed % 4] + (variant == "linear") * 0.1, settings=settings)
 
 
-def test_the_report_shows_the_curves_of_another_folder_and_their_sensitivity(tmp_path: Path) -> None:
+def test_report_shows_lr_curves(tmp_path: Path) -> None:
+    """The report shows the curves of another folder and their sensitivity."""
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     write_finals(tmp_path / "f", tmp_path / "t", [*range(4), 100])
     report = analyse(tmp_path / "f")
@@ -192,7 +196,8 @@ def test_the_report_shows_the_curves_of_another_folder_and_their_sensitivity(tmp
     assert (tmp_path / "out" / "pictures" / "learning_rates.svg").is_file()
 
 
-def test_what_differs_between_tuning_and_the_final_runs_is_told(tmp_path: Path) -> None:
+def test_tuning_differences(tmp_path: Path) -> None:
+    """What differs between tuning and the final runs is told."""
     write_grid(tmp_path / "t", {"multi_head": 1e-2, "linear": 2.4e-3})
     for run in (tmp_path / "t").glob("*/seed_*/config.yaml"):
         run.write_text(run.read_text().replace("max_steps: 40", "max_steps: 20"))
@@ -218,7 +223,8 @@ def told(mode: str, left: float) -> dict[str, object]:
     return {"match": {**found, "left": 4, "left_percent": left, "moved": moved, "beside": beside}}
 
 
-def test_every_table_names_the_mode_and_what_is_left_is_shown(tmp_path: Path) -> None:
+def test_tables_name_match_mode(tmp_path: Path) -> None:
+    """Every table names the mode and what is left is shown."""
     for variant in ("multi_head", "linear"):
         write_arm(tmp_path / "e", variant, BASE, settings=matched("params"), summary=told("params", 0.4))
     report = analyse(tmp_path / "e")
@@ -235,7 +241,8 @@ def test_every_table_names_the_mode_and_what_is_left_is_shown(tmp_path: Path) ->
             assert {row["match"] for row in csv.DictReader(file)} == {"params"}
 
 
-def test_what_was_matched_differently_is_never_compared(tmp_path: Path) -> None:
+def test_unequal_matches_apart(tmp_path: Path) -> None:
+    """What was matched differently is never compared."""
     for mode in (None, "params"):
         write_arm(tmp_path / "both", "multi_head", BASE, settings=matched(mode))
         write_arm(tmp_path / "both", "linear", [x + 1 for x in BASE], settings=matched(mode))

@@ -116,7 +116,8 @@ def test_speed_is_that_of_training_alone(
     assert rates(tmp_path) == [(step, 12.0) for step in (1, 4, 8, 10)]
 
 
-def test_the_totals_of_a_resumed_run_go_on_from_what_was() -> None:
+def test_totals_after_resume() -> None:
+    """The totals of a resumed run go on from what was."""
     speed = Speed(tokens_per_batch=24, log_every=1)
     speed.load_state_dict({"seconds": 100.0, "tokens": 5000})
     trainer_like_a_run(steps=2, callbacks=[speed]).fit(language_model(), datamodule=tiny_data())
@@ -165,14 +166,14 @@ def fit_with_samples(folder: Path, callback: Samples, *, steps: int = 10, accumu
     [(4, 10, [0, 3, 7, 10]), (2, 10, [0, 10]), (3, 10, [0, 5, 10]), (9, 3, [0, 1, 2, 3]), (0, 3, [])],
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_samples_are_evenly_spaced_from_the_first_step_to_the_last(
-    n_steps: int, steps: int, expected: list[int], accumulate: int, tmp_path: Path
-) -> None:
+def test_sample_steps(n_steps: int, steps: int, expected: list[int], accumulate: int, tmp_path: Path) -> None:
+    """Samples are evenly spaced from the first step to the last."""
     fit_with_samples(tmp_path, samples(n_steps), steps=steps, accumulate=accumulate)
     assert [step for step, _ in shown(tmp_path)] == expected
 
 
-def test_a_sample_is_what_the_model_writes_after_the_prompt(tmp_path: Path) -> None:
+def test_sample(tmp_path: Path) -> None:
+    """A sample is what the model writes after the prompt."""
     callback = samples()
     model = fit_with_samples(tmp_path, callback).model
     ids = generate(model, torch.tensor(callback.prompt), tokens=12, temperature=1.0, top_k=None, seed=0)
@@ -182,7 +183,8 @@ def test_a_sample_is_what_the_model_writes_after_the_prompt(tmp_path: Path) -> N
     assert (step, text) == (10, f"**after 10 steps**\n\n    abc #|{more}")
 
 
-def test_the_same_seed_writes_the_same_text_whatever_was_drawn_before(tmp_path: Path) -> None:
+def test_sample_seed(tmp_path: Path) -> None:
+    """The same seed writes the same text whatever was drawn before."""
     texts = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         torch.rand(len(texts))
@@ -191,7 +193,8 @@ def test_the_same_seed_writes_the_same_text_whatever_was_drawn_before(tmp_path: 
     assert texts[0] == texts[1] and texts[0] != texts[2]
 
 
-def test_training_ends_bit_for_bit_the_same_with_and_without_samples_and_maps(tmp_path: Path) -> None:
+def test_watching_changes_nothing(tmp_path: Path) -> None:
+    """Training ends bit for bit the same with and without samples and maps."""
     results = []
     for name, callbacks in (
         ("without", []),
@@ -238,7 +241,8 @@ def test_hostile_text_is_shown_as_it_is() -> None:
 @example("")
 @example("\n\n")
 @given(st.text())
-def test_every_line_of_a_text_is_indented_and_none_is_lost(text: str) -> None:
+def test_indented(text: str) -> None:
+    """Every line of a text is indented and none is lost."""
     lines = as_code(text).split("\n")
     assert lines and all(line.startswith("    ") for line in lines)
     assert [line.removeprefix("    ") for line in lines] == (text.splitlines() or [""])
@@ -304,7 +308,8 @@ def fit_with_checkpoints(
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_checkpoints_are_taken_between_two_steps_with_every_row_written(accumulate: int, tmp_path: Path) -> None:
+def test_checkpoint_steps(accumulate: int, tmp_path: Path) -> None:
+    """Checkpoints are taken between two steps with every row written."""
     _, disk = fit_with_checkpoints(tmp_path, accumulate=accumulate)
     assert [step for step, _, _ in disk.seen] == [2, 4, 6, 7], "every second step and the last"
     for step, batches, rows in disk.seen:
@@ -319,7 +324,8 @@ def test_the_last_step_is_saved_once(tmp_path: Path) -> None:
     assert [step for step, _, _ in disk.seen] == [3, 6]
 
 
-def test_a_checkpoint_holds_the_fingerprint_and_no_counters_of_lightnings_loops(tmp_path: Path) -> None:
+def test_checkpoint_contents(tmp_path: Path) -> None:
+    """A checkpoint holds the fingerprint and no counters of Lightning's loops."""
     speed = Speed(tokens_per_batch=24, log_every=1)
     fit_with_checkpoints(tmp_path, more=[speed])
     saved = load_checkpoint(tmp_path / "checkpoints" / "step_00000007.ckpt")
@@ -330,7 +336,8 @@ def test_a_checkpoint_holds_the_fingerprint_and_no_counters_of_lightnings_loops(
 
 
 @pytest.mark.parametrize("stop_in_batch", [10, 11, 12])
-def test_a_wish_in_the_middle_of_a_step_is_granted_at_its_end(stop_in_batch: int, tmp_path: Path) -> None:
+def test_stop_between_steps(stop_in_batch: int, tmp_path: Path) -> None:
+    """A request to stop in the middle of a step is granted at its end."""
     with pytest.raises(Stopped, match=r"^stopped after step 4 of 7; the same command continues$") as stop:
         fit_with_checkpoints(tmp_path, every=100, stop_in_batch=stop_in_batch)
     assert stop.value.exit_code == 130
@@ -350,7 +357,9 @@ def test_a_wish_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_signal_during_training_is_a_wish_although_lightning_has_handlers_of_its_own(tmp_path: Path) -> None:
+def test_signal_in_training(tmp_path: Path) -> None:
+    """A signal during training is a request to stop although lightning has handlers of its own."""
+
     class Interrupts(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest: Any) -> None:
             if trainer.global_step == 3:
@@ -363,7 +372,8 @@ def test_a_signal_during_training_is_a_wish_although_lightning_has_handlers_of_i
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_stopped_run_that_is_continued_ends_as_if_it_had_not_been(accumulate: int, tmp_path: Path) -> None:
+def test_stop_and_continue(accumulate: int, tmp_path: Path) -> None:
+    """A stopped run that is continued ends as if it had not been."""
     through, _ = fit_with_checkpoints(tmp_path / "through", accumulate=accumulate)
     with pytest.raises(Stopped):
         fit_with_checkpoints(tmp_path / "parts", accumulate=accumulate, every=100, stop_in_batch=3 * accumulate)

@@ -169,7 +169,8 @@ def unchanged_by_looking(folder: Path, model: Callable[[], GPT], steps: int, val
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and torch.equal(noise_a, noise_b)
 
 
-def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Path) -> None:
+def test_map_steps(tmp_path: Path) -> None:
+    """Pictures records and numbers are written at the map steps."""
     callback = log_maps(tmp_path, probes=[("probe", "abcab"), ("prompt", "hello you")], n_steps=5)
     with pytest.raises(UsageError, match=r"maps\.prompt \(9 tokens\) is longer than model\.context \(8\)"):
         fit(tmp_path, callback=callback)
@@ -199,9 +200,8 @@ def test_pictures_records_and_numbers_are_written_at_the_map_steps(tmp_path: Pat
     assert callback.seconds > 0
 
 
-def test_a_birth_is_the_first_map_step_at_which_a_score_was_high(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_emergence_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A emergence step is the first map step at which a score was high."""
     monkeypatch.setattr(map_callback, "EMERGENCE_THRESHOLD", 0.2)  # what heads of a model that is hardly trained reach
     callback = log_maps(tmp_path, n_steps=5)
     fit(tmp_path, callback=callback)
@@ -234,12 +234,14 @@ def test_records_hold_the_map_of_their_step(tmp_path: Path) -> None:
         assert (record.tokens, record.kind, record.text) == (["a", "b", "c", "a", "b"], "probability", "abcab")
 
 
-def test_training_ends_bit_for_bit_the_same_with_and_without_maps(tmp_path: Path) -> None:
+def test_maps_change_nothing(tmp_path: Path) -> None:
+    """Training ends bit for bit the same with and without maps."""
     assert unchanged_by_looking(tmp_path, small, steps=10, val_every=4)
 
 
 @pytest.mark.parametrize("name", sampled([(name,) for name in NAMES], every=12))
-def test_looking_leaves_the_training_of_every_variant_as_it_was(name: str, tmp_path: Path) -> None:
+def test_every_variant_unchanged(name: str, tmp_path: Path) -> None:
+    """Looking leaves the training of every variant as it was."""
     subject = shipped(name)
     model = partial(subject.gpt, subject.depth, vocab_size=27, context=CONTEXT, dropout=0.2)
     assert unchanged_by_looking(tmp_path, model, steps=4)
@@ -262,7 +264,8 @@ def test_the_last_and_the_best_maps_are_kept(tmp_path: Path) -> None:
     assert callback.best == 1.5
 
 
-def test_accumulated_gradients_count_updates_not_batches(tmp_path: Path) -> None:
+def test_accumulated(tmp_path: Path) -> None:
+    """Accumulated gradients count updates not batches."""
     callback = log_maps(tmp_path, n_steps=4)
     fit(tmp_path, callback=callback, steps=5, accumulate=3)
     assert callback.steps == [0, 1, 2, 5]
@@ -311,7 +314,8 @@ def test_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
     assert callback.state_dict() == state
 
 
-def test_a_layer_without_a_map_is_left_out_and_said_once(tmp_path: Path) -> None:
+def test_layer_without_map(tmp_path: Path) -> None:
+    """A layer without a map is left out and said once."""
     fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), module=Model(small(NoMap)))
     found = events(tmp_path)
     assert found.Tags()["images"] == ["attention/layer_00"]
@@ -330,7 +334,8 @@ def test_maps_need_no_tensorboard(tmp_path: Path) -> None:
     assert load_maps(RunFolder(tmp_path).last_maps).step == 10
 
 
-def test_a_validation_before_training_does_not_get_in_the_way(tmp_path: Path) -> None:
+def test_validation_first(tmp_path: Path) -> None:
+    """A validation before training does not get in the way."""
     callback = log_maps(tmp_path, n_steps=3)
     L.seed_everything(0)
     module = Model()
@@ -358,7 +363,8 @@ def test_probes_need_different_names(probes: list[tuple[str, str]], tmp_path: Pa
         log_maps(tmp_path, probes=probes)
 
 
-def test_a_run_that_continues_another_one_in_its_own_folder_keeps_a_best_of_its_own(tmp_path: Path) -> None:
+def test_best_of_its_own(tmp_path: Path) -> None:
+    """A run that continues another one in its own folder keeps a best of its own."""
     callback = log_maps(tmp_path, n_steps=3)
     callback.load_state_dict({"last_step": -1, "best": 0.5, "births": {}, "seconds": 0.0})
     fit(tmp_path, callback=callback, val_every=2)

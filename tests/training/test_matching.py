@@ -39,7 +39,8 @@ def built(config: dict[str, Any], vocab_size: int = 11) -> GPT:
 
 @pytest.mark.parametrize("attention", ["mqa", "mla", "mamba2", "hybrid", "relu"])
 @pytest.mark.parametrize("mlp", ["relu2", pytest.param("swiglu", marks=pytest.mark.slow)])
-def test_matched_parameters_are_those_that_the_built_models_have(tmp_path: Path, attention: str, mlp: str) -> None:
+def test_match_parameters(tmp_path: Path, attention: str, mlp: str) -> None:
+    """Matched parameters are those that the built models have."""
     words = (f"model.mlp={mlp}", "model.d_model=64")
     config, told = fitted(tmp_path, f"attention={attention}", "match=params", *words)
     ours = sum(p.numel() for p in built(config).parameters())
@@ -69,7 +70,8 @@ def flops_by_torch(model: GPT) -> int:
 
 
 @pytest.mark.parametrize("attention", ["linear", "mla", "talking_heads"])
-def test_matched_flops_are_those_that_torch_counts_in_a_real_step(tmp_path: Path, attention: str) -> None:
+def test_match_flops(tmp_path: Path, attention: str) -> None:
+    """Matched FLOPs are those that torch counts in a real step."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=flops")
     assert told["got"] == flops_by_torch(built(config).train()) // 48
     assert told["budget"] == flops_by_torch(built(composed()).train()) // 48
@@ -86,7 +88,8 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("attention", FORMULAS)
-def test_training_flops_are_three_times_the_formula_of_the_forward_pass(tmp_path: Path, attention: str) -> None:
+def test_training_flops(tmp_path: Path, attention: str) -> None:
+    """Training FLOPs are three times the formula of the forward pass."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=flops", f"match_to={attention}")
     d, t, w = 128, 48, 512
     forward = FORMULAS[attention](d, t, 4, 32, config["attention"].get("n_kv_heads") or 4) + 4 * d * w
@@ -104,7 +107,8 @@ def test_a_short_convolution_is_counted_by_its_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["linear", "mqa", "mla"])
-def test_matched_states_are_those_that_decoding_token_by_token_holds(tmp_path: Path, attention: str) -> None:
+def test_match_state(tmp_path: Path, attention: str) -> None:
+    """Matched states are those that decoding token by token holds."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=state")
     model = built(config).eval()
     state = model.init_state(1, 48)
@@ -137,21 +141,25 @@ def test_what_cannot_be_met_is_refused_in_one_line(tmp_path: Path) -> None:
             compose_config(words)
 
 
-def test_words_of_the_variant_do_not_change_the_baseline(tmp_path: Path) -> None:
+def test_baseline_unchanged(tmp_path: Path) -> None:
+    """Words of the variant do not change the baseline."""
     plain = fitted(tmp_path, "attention=linear", "match=params")[1]
     words = ("attention=linear", "attention/output_norm=rms", "attention.chunk=16", "match=params")
     assert fitted(tmp_path, *words)[1]["budget"] == plain["budget"]
     assert fitted(tmp_path, *words, "model.d_model=64")[1]["budget"] < plain["budget"]
 
 
-def test_matching_again_what_was_matched_changes_nothing(tmp_path: Path) -> None:
+def test_match_twice(tmp_path: Path) -> None:
+    """Matching again what was matched changes nothing."""
     for mode in ("params", "flops", "state"):
         config, told = fitted(tmp_path, "attention=mqa", f"match={mode}")
         again, retold = matched(config, TimingSite("cpu", "fp32", 1, tmp_path))
         assert again == config and retold["got"] == told["got"] and retold["budget"] == told["budget"]
 
 
-def test_a_mode_is_another_configuration_and_none_is_the_old_one() -> None:
+def test_mode_in_identity() -> None:
+    """A mode is another configuration and none is the old one."""
+
     def name(*words: str) -> str:
         return identify(compose_config(words), "multi_head", FIXED, "c0de").hash8
 
@@ -180,7 +188,8 @@ def test_a_measured_width_is_measured_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_says_what_was_matched_before_it_trains_and_in_its_summary(tmp_path: Path) -> None:
+def test_match_is_reported(tmp_path: Path) -> None:
+    """A run says what was matched before it trains and in its summary."""
     words = ["attention=mqa", "match=params", "data=file", "tokenizer=byte", "model.n_layers=1", "model.d_model=32"]
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 200)

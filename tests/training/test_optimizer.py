@@ -42,7 +42,8 @@ def schedule(max_steps: int, **changes: Any) -> list[float]:
 # The schedule
 
 
-def test_the_rate_rises_in_equal_parts_and_falls_linearly_to_its_final_fraction() -> None:
+def test_linear_schedule() -> None:
+    """The rate rises in equal parts and falls linearly to its final fraction."""
     factors = schedule(10, warmup_fraction=0.3, decay="linear", final_lr_fraction=0.1)
     rising, falling = [1 / 4, 2 / 4, 3 / 4], [0.1 + 0.9 * left / 7 for left in (7, 6, 5, 4, 3, 2, 1, 0)]
     assert factors == pytest.approx(rising + falling, rel=1e-15)
@@ -58,7 +59,8 @@ def test_the_rate_falls_along_half_a_cosine() -> None:
     assert [a + b for a, b in zip(factors, reversed(factors), strict=True)] == pytest.approx([1.2] * 9, rel=1e-15)
 
 
-def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
+def test_constant_schedule() -> None:
+    """A constant rate stays at its peak after the warm up."""
     assert schedule(5, warmup_fraction=0.4, decay="constant", final_lr_fraction=0.1) == [1 / 3, 2 / 3, 1, 1, 1, 1]
 
 
@@ -75,9 +77,8 @@ def test_a_run_of_one_step_has_a_rate(decay: str, warmup: float, first: float) -
     final=st.floats(0, 1),
     decay=st.sampled_from(["linear", "cosine", "constant"]),
 )
-def test_no_update_is_made_at_a_rate_of_0_or_above_the_peak(
-    max_steps: int, warmup: float, final: float, decay: str
-) -> None:
+def test_rate_within_bounds(max_steps: int, warmup: float, final: float, decay: str) -> None:
+    """No update is made at a rate of 0 or above the peak."""
     *updates, after = schedule(max_steps, warmup_fraction=warmup, final_lr_fraction=final, decay=decay)
     assert all(0 < factor <= 1 for factor in updates)
     top = updates.index(max(updates))
@@ -97,7 +98,8 @@ def groups_by_name(model: GPT, optimizer: torch.optim.Optimizer) -> list[set[str
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_weight_decay_acts_on_matrices_and_embeddings_only(tie: bool) -> None:
+def test_weight_decay(tie: bool) -> None:
+    """Weight decay acts on matrices and embeddings only."""
     model = tiny_model(bias=True, tie=tie)
     optimizer = ADAMW.optimizer(model)
     decayed, kept = groups_by_name(model, optimizer)
@@ -164,7 +166,8 @@ def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(map(torch.equal, a, b))
 
 
-def test_muon_gets_the_matrices_inside_the_blocks_and_adamw_the_rest() -> None:
+def test_muon_groups() -> None:
+    """Muon gets the matrices inside the blocks and AdamW the rest."""
     model = tiny_model(bias=True, tie=False)
     muon, decayed, kept = groups_by_name(model, MUON.optimizer(model))
     linear = {f"{name}.weight" for name, m in model.blocks.named_modules(prefix="blocks") if isinstance(m, nn.Linear)}
@@ -173,7 +176,8 @@ def test_muon_gets_the_matrices_inside_the_blocks_and_adamw_the_rest() -> None:
     assert kept == {name for name, p in model.named_parameters() if p.ndim == 1}
 
 
-def test_both_together_are_torchs_muon_and_adamw_each_on_its_own_bit_for_bit() -> None:
+def test_muon_and_adamw() -> None:
+    """Both together are torch's Muon and AdamW each on its own bit for bit."""
     together, apart = tiny_model(bias=True), tiny_model(bias=True)
     matrices = [p for name, p in apart.named_parameters() if name.startswith("blocks") and p.ndim == 2]
     embeddings = [apart.embedding.weight]
@@ -244,7 +248,8 @@ def test_a_saved_optimizer_continues_bit_for_bit(recipe: Recipe) -> None:
     assert all_equal(parameters(through), parameters(resumed))
 
 
-def test_a_closure_is_called_once_with_gradients_and_its_loss_returned() -> None:
+def test_closure() -> None:
+    """A closure is called once with gradients and its loss returned."""
     model = tiny_model()
     optimizer = MUON.optimizer(model)
     calls = []
@@ -258,7 +263,8 @@ def test_a_closure_is_called_once_with_gradients_and_its_loss_returned() -> None
     assert calls == [True]
 
 
-def test_without_matrices_in_the_blocks_muon_leaves_all_to_adamw() -> None:
+def test_muon_without_matrices() -> None:
+    """Without matrices in the blocks Muon leaves all to AdamW."""
     model = tiny_model()
     for matrix in matrices_of(model):
         matrix.requires_grad_(False)
@@ -275,7 +281,8 @@ STILL = ("qkv.to_q.weight", "qkv.to_k.weight", "pool_k", "pool_v")  # of frozen_
 
 @pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_shipped_optimizer_trains_every_parameter_of_every_variant(variant: str, optimizer_name: str) -> None:
+def test_every_parameter_trains(variant: str, optimizer_name: str) -> None:
+    """Every shipped optimizer trains every parameter of every variant."""
     config = compose_config(
         [
             f"attention={variant}",

@@ -64,9 +64,8 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_killed_three_times_anywhere_is_the_run_that_was_not(
-    variant: str, references: dict[str, Path], tmp_path: Path
-) -> None:
+def test_killed_three_times(variant: str, references: dict[str, Path], tmp_path: Path) -> None:
+    """A run killed three times anywhere is the run that was not."""
     chance = random.Random(f"kill {variant}")
     steps = sorted(chance.sample(range(3, STEPS), 3))
     places = chance.sample(["batch_start", "clipping", "batch_end", "validation", "saved", "flushed"], 3)
@@ -82,9 +81,8 @@ def test_a_run_killed_three_times_anywhere_is_the_run_that_was_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("place", ["batch_start", "clipping", "batch_end", "validation", "saved", "flushed"])
-def test_a_run_killed_at_any_moment_is_the_run_that_was_not(
-    place: str, variant: str, references: dict[str, Path], tmp_path: Path
-) -> None:
+def test_killed_at_any_moment(place: str, variant: str, references: dict[str, Path], tmp_path: Path) -> None:
+    """A run killed at any moment is the run that was not."""
     for step in (1, 5, 8, 16, STEPS - 1):
         run_there(tmp_path, f"attention={variant}", kill=(place, step))
     assert run_there(tmp_path, f"attention={variant}").returncode == 0
@@ -92,9 +90,8 @@ def test_a_run_killed_at_any_moment_is_the_run_that_was_not(
 
 
 @pytest.mark.parametrize(("wish", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_asked_to_stop_saves_and_continues(
-    number: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path
-) -> None:
+def test_stop_saves(number: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path) -> None:
+    """A run that is asked to stop saves and continues."""
     with subprocess.Popen(
         command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
@@ -133,9 +130,10 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("harm", "words"), [(flip, "was changed"), (truncate, "bytes instead of")])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+def test_damaged_checkpoint(
     harm: Any, words: str, cut_off: Path, references: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A damaged checkpoint is named and the one before it used."""
     harm(folder_of(cut_off) / "checkpoints" / "step_00000010.ckpt")
     run_here(cut_off)
     out, err = capsys.readouterr()
@@ -144,7 +142,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert_identical(folder_of(cut_off), references["multi_head"])
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over_in_silence(cut_off: Path) -> None:
+def test_no_checkpoint_left(cut_off: Path) -> None:
+    """A run whose checkpoints are all damaged is not started over in silence."""
     for path in (folder_of(cut_off) / "checkpoints").glob("*.ckpt"):
         flip(path)
     with pytest.raises(NoUsableCheckpoint, match=r"no usable checkpoint.*overwrite=true") as refusal:

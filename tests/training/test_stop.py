@@ -57,7 +57,8 @@ def test_a_second_signal_gets_through(number: signal.Signals, usual: type[BaseEx
         assert stop.signal == number
 
 
-def test_a_second_sigterm_gets_through_to_the_handler_that_was_there() -> None:
+def test_second_sigterm() -> None:
+    """A second SIGTERM gets through to the handler that was there."""
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
     with stop_request():
@@ -70,7 +71,8 @@ def test_a_second_sigterm_gets_through_to_the_handler_that_was_there() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_two_signals_end_a_process_that_does_not_listen(number: signal.Signals) -> None:
+def test_two_signals(number: signal.Signals) -> None:
+    """Two signals end a process that does not listen."""
     script = f"""
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
@@ -86,14 +88,16 @@ with stop_wish() as wish:
     assert done.returncode == -number
 
 
-def test_a_second_signal_of_another_kind_is_a_wish_again() -> None:
+def test_another_signal() -> None:
+    """A second signal of another kind is a request to stop again."""
     with stop_request() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert stop.exit_code == 143
 
 
-def test_the_handlers_are_put_back_however_the_block_ends() -> None:
+def test_handlers_put_back() -> None:
+    """The handlers are put back however the block ends."""
     before = handlers()
     with stop_request() as stop:
         assert handlers() != before
@@ -104,7 +108,8 @@ def test_the_handlers_are_put_back_however_the_block_ends() -> None:
     assert handlers() == before
 
 
-def test_handlers_that_somebody_put_in_between_are_taken_over_and_do_not_stay() -> None:
+def test_handlers_in_between() -> None:
+    """Handlers that somebody put in between are taken over and do not stay."""
     before, came = handlers(), []
     with stop_request() as stop:
         for number, _ in BOTH:
@@ -115,7 +120,8 @@ def test_handlers_that_somebody_put_in_between_are_taken_over_and_do_not_stay() 
     assert handlers() == before
 
 
-def test_a_wish_that_was_noted_is_still_there_afterwards() -> None:
+def test_request_stays() -> None:
+    """A request to stop that was noted is still there afterwards."""
     with stop_request() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.exit_code == 143
