@@ -61,10 +61,10 @@ def run(
 ) -> dict[str, Any]:
     """Train one model as the config says and return its summary; a finished run returns at once.
 
-    `config` has passed `attnlab.config.check`; `variant` names its attention; `callbacks` and `loggers` come to those
-    of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the same;
-    `beside` is the command that started them and how many at once. Raises UsageError for what cannot work, FileFailure,
-    Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
+    `config` has passed `attnlab.config.compose.check`; `variant` names its attention; `callbacks` and `loggers` come to
+    those of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the
+    same; `beside` is the command that started them and how many at once. Raises UsageError for what cannot work,
+    FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
     process = rank(config["trainer"]["devices"])
