@@ -103,8 +103,8 @@ def test_default_keeps_rule(name: str) -> None:
         ([*NEEDED, "top_p=0"], "top_p (0.0) must be null or a number above 0, at most 1"),
         ([*NEEDED, "top_p=1.5"], "top_p (1.5) must be null or a number above 0, at most 1"),
         ([*NEEDED, "seed=-1"], "seed (-1) must be an integer of at least 0"),
-        (["run=r", "prompt="], "prompt () must be a non-empty text"),
-        (["run=", "prompt=p"], "run () must be a non-empty text"),
+        (["run=r", "prompt="], "prompt () must be non-empty text"),
+        (["run=", "prompt=p"], "run () must be non-empty text"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
@@ -115,7 +115,7 @@ def test_what_cannot_be_meant_is_refused(words: list[str], line: str) -> None:
 
 def test_empty_list() -> None:
     """A list may be empty where that is the default, and nowhere else."""
-    with pytest.raises(UsageError, match=r"^lengths \(\) must be a non-empty text"):
+    with pytest.raises(UsageError, match=r"^lengths \(\) must be non-empty text"):
         parsed("evaluate", ["run=r", "lengths="])
     assert parsed("check", ["attention=x", "laws="])["laws"] == ()
 
@@ -133,7 +133,7 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: attnlab generate key=value ...   (Write a text with a trained model)"
     assert [line.split()[0] for line in lines[2:]] == list(command("generate").arguments)
-    assert lines[2].endswith("(a non-empty text; required)")
+    assert lines[2].endswith("(non-empty text; required)")
     assert "  tokens         how many tokens to write (an integer of at least 1; default: 200)" in lines
     assert any(line.endswith("(null or a number above 0, at most 1; default: null)") for line in lines)
     assert lines[-2].endswith("(same | any; default: same)") and "'" not in usage("generate")

@@ -74,7 +74,7 @@ def test_a_rule_accepts_what_it_says(rule: Rule, fine: list[Any], wrong: list[An
         (Rule(float, above=0, optional=True), "null or a number above 0"),
         (Rule(bool), "true or false"),
         (Rule(str), "text"),
-        (Rule(str, least=1, optional=True), "null or a non-empty text"),
+        (Rule(str, least=1, optional=True), "null or non-empty text"),
         (Rule(str, choices=("a", "b")), "a | b"),
         (Rule(float, length=2), "a list of 2, each a number"),
     ],
@@ -290,7 +290,7 @@ def test_own_file(mine: Path) -> None:
     ("words", "line"),
     [
         (["attention.out_bias=5"], "attention.out_bias (5) must be true or false"),
-        (["data.path=5"], "data.path (5) must be a non-empty text"),
+        (["data.path=5"], "data.path (5) must be non-empty text"),
         (["+attention.anything=3"], "attention.anything (3) is not an option: MultiHeadAttention has none called"),
         (["allow_targets=x y"], "allow_targets (x y) must be a list of names of packages: allow_targets=[x,y]"),
         (["~model.dropout"], "attention.dropout: "),

@@ -214,7 +214,7 @@ def test_stories_with_another_hash_are_refused(file: Path) -> None:
 
 
 def test_stories_need_a_path() -> None:
-    with pytest.raises(UsageError, match=r"^path \(\) must be a non-empty text$"):
+    with pytest.raises(UsageError, match=r"^path \(\) must be non-empty text$"):
         Stories("")
 
 

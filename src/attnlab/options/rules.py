@@ -55,7 +55,7 @@ class Rule:
     def __str__(self) -> str:
         text = " | ".join(self.choices) if self.choices else KINDS[self.kind]
         if self.kind is str and self.least:
-            text = "a non-empty text"
+            text = "non-empty text"
         elif self.least is not None:
             text += f" of at least {_number(self.least)}"
         if self.above is not None:
