@@ -15,13 +15,18 @@ import torch
 from attnlab import attention
 from attnlab.attention.base import Attention
 from attnlab.attention.cost import Cost
+from attnlab.attention.decay import Decay
+from attnlab.attention.gate import Gate
 from attnlab.attention.head_wrapper import HeadWrapper
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Softmax
+from attnlab.attention.output_norm import RMSOutputNorm
+from attnlab.attention.position import Position
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import Scaled
 from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.attention.traits import rule_of
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import sentence
@@ -142,75 +147,22 @@ def family(layer: Attention, config: object) -> str:
     return FAMILIES[0] if isinstance(layer, SoftmaxAttention) or layer.traits.growth == "linear" else FAMILIES[1]
 
 
-FORMULA = re.compile(
-    r"\S+ = (?!\d).*?(?=\.(?: [A-Z(]|$)|;? (?:where|with|as in|so that|for)\b|, \w+ (?:the|is)\b|:? Source|$)"
-)
 SHOWN = 3  # formulas per variant
-# Where a docstring says its rule in more words than a cell has room for, or in a form that only its sentence explains.
-WRITTEN = {
-    "BlockTopKAttention": "A_i = softmax over the own block and the topk blocks B of highest q_i . mean(k_j, j in B)",
-    "ChannelDecay": "log a_t = logsigmoid(W2 W1 x_t + b) / 16, per channel",
-    "Cog": "w_j = sign(s_j) e^|s_j| / sum e^|s|",
-    "CrossLayerAttention": "o_l = attend(q_l, K_m, V_m), m the last layer that makes keys",
-    "DeltaWrite": "S_t = a_t S_{t-1} + beta k (v - a_t S_{t-1}^T k)^T, beta = beta_max sigmoid(w . x)",
-    "DifferentialAttention": "o = (A_1 - lambda A_2) v, lambda = exp(q_1 . k_1) - exp(q_2 . k_2) + l",
-    "Elementwise": "o = o * sigmoid(W x)",
-    "EluPlusOne": "phi(x) = elu(x) + 1",
-    "Entmax": "w_j = relu((alpha - 1) s_j - tau)^(1 / (alpha - 1)), sum w = 1",
-    "Exclusive": "y = o - alpha_h (o . u) u, u = v / norm(v)",
-    "FixedDecay": "a_h = 1 - 2^(-5-h)",
-    "Forget": "score_ij = score_ij + sum_{l=j+1..i} log sigmoid(w_h . x_l + b_h)",
-    "Headwise": "o_h = o_h * sigmoid(w_h . x)",
-    "HeadWrapper": "y = [y_1; ...; y_n], each head of its own kind",
-    "IdentityAttention": "y_i = W_o W_v x_i",
-    "IndexedAttention": "A_t = softmax over the topk keys s of highest sum_j w_tj relu(q^I_tj . k^I_s)",
-    "KimiDecay": "log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel",
-    "LogLinearAttention": "A_ij = lambda_i^level(i,j) a_{j+1} ... a_i q_i . k_j / sqrt(d)",
-    "MultiHeadAttention": "o_h = softmax(q_h K_h^T / sqrt(d)) V_h, y = W_o [o_1; ...; o_h]",
-    "Path": "score_ij = scale q_i^T (prod_{l=j+1..i} I - beta_l w_l w_l^T) k_j",
-    "RandomFeatures": "phi(x) = exp(W x - x . x / 2) / sqrt(m)",
-    "RecurrentAttention": "S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t",
-    "ReLU": "w_j = relu(s_j) / n_i",
-    "ScalarDecay": "log a_t = -exp(A) softplus(w . x_t + b)",
-    "Sigmoid": "w_j = sigmoid(s_j - ln n_i)",
-    "SiLUFeatures": "phi(x) = x sigmoid(x)",
-    "Sink": "w_j = exp(s_j) / (exp(b_h) + sum exp(s))",
-    "SlopeDecay": "a_h = exp(-2^(-8 h / n))",
-    "SoftCap": "score = cap tanh(score / cap)",
-    "Softmax1": "w_j = exp(s_j) / (1 + sum exp(s))",
-    "Softpick": "w_j = relu(e^s_j - 1) / sum abs(e^s - 1)",
-    "Sparsemax": "w_j = relu(s_j - tau), sum w = 1",
-    "Swish": "o = o * silu(W x)",
-    "Taylor": "phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(d)",
-    "TensorProductAttention": "k = 1/R_k A_k(x)^T rotate(B_k(x)), v = 1/R_v A_v(x)^T B_v(x), q as k",
-    "TTTAttention": "W_t = W_{t-1} - eta grad norm(f(k_t; W) - v_t)^2, o_t = f(q_t; W_t), f(k) = k + norm(k W + b)",
-    "UnitLength": "k = k / norm(k), q likewise",
-    "Window": "Visible_ij = (0 <= i - j < window)",
-}
 
 
 def formula(layers: list[Attention]) -> str:
     """What sets a variant apart: the formulas of its slots' options, or of its class where all slots are plain."""
-    found: list[str] = []
+    rules: list[str] = []
     for kind in dict.fromkeys(type(layer) for layer in layers):
         layer = next(layer for layer in layers if type(layer) is kind)
         parts = [*layer.modules(), *(m.mask for m in layer.modules() if isinstance(m, SoftmaxAttention))]
-        slots = [text for part in parts if type(part) not in (*PLAIN, kind) and (text := formula_of(type(part)))]
-        # Gates and decays after the rules of scores and memories, which say more.
-        slots.sort(key=lambda text: text.startswith(("o = o", "o_h = o_h", "log a", "k = k")))
-        found += slots if slots and kind in COMPOSED else [formula_of(kind) or formula_of(kind.__mro__[1]), *slots]
-    return ", ".join(f"`{one}`" for one in list(dict.fromkeys(filter(None, found)))[:SHOWN])
-
-
-def formula_of(kind: type) -> str:
-    """The first formula of a class of ours, without what explains it; empty if it has none or changes nothing."""
-    if kind.__name__ in WRITTEN:
-        return WRITTEN[kind.__name__]
-    text = " ".join((vars(kind).get("__doc__") or "").split())
-    if not kind.__module__.startswith("attnlab.attention.") or "this base" in text:
-        return ""
-    match = FORMULA.search(text)
-    return match.group().strip(" ,;:") if match else ""
+        parts = [part for part in parts if type(part) not in (*PLAIN, kind) and not isinstance(part, Position)]
+        # The rules of scores and memories say most, then features and decays, then what acts after the map.
+        after = (Gate, RMSOutputNorm)
+        parts.sort(key=lambda part: 2 * isinstance(part, after) or isinstance(part, Decay) or getattr(part, "unit", 0))
+        slots = [rule for part in parts if (rule := rule_of(type(part)))]
+        rules += slots if slots and kind in COMPOSED else [rule_of(kind), *slots]
+    return ", ".join(f"`{rule}`" for rule in list(dict.fromkeys(rules))[:SHOWN])
 
 
 DEVIATION = re.compile(r"(?:[Ww]here we differ|Where it differs): (.*)")
@@ -251,7 +203,7 @@ def options(config: dict[str, object]) -> str:
 
 
 def option_table() -> Iterator[str]:
-    """Rows of every option that a class of attention/ declares, as the class declares it."""
+    """Rows of every option that a class of attention/ or position.py declares, as the class declares it."""
     names = sorted(module.name for module in pkgutil.iter_modules(attention.__path__))
     homes = [f"attnlab.attention.{name}" for name in names] + ["attnlab.attention.position"]
     for module in map(importlib.import_module, homes):

@@ -26,10 +26,11 @@ from attnlab.attention.position import Position
 from attnlab.attention.score import Score
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
+from attnlab.attention.traits import rule_of
 from attnlab.attention.write import Write
 from attnlab.config.compose import config_dir, leaves
 from attnlab.errors import UsageError
-from attnlab.laws import subject_of
+from attnlab.laws import documentation, subject_of
 
 SOURCE = Path(attnlab.__file__).parent
 FAMILIES = (Attention, Mask, Score, Normalizer, Gate, Decay, FeatureMap, Write, OutputNorm, Position, Embedding)
@@ -97,6 +98,38 @@ def test_every_class_says_what_it_does(cls: type) -> None:
     assert re.match(r"[A-Z].+?[.:;]", " ".join(text.split())), cls
 
 
+CLASSES = sorted({c for f in FAMILIES for c in concrete(f)} - set(FAMILIES), key=lambda c: c.__name__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_rule(cls: type) -> None:
+    """The docstring of a class that a YAML may name has its formula in a sentence, `Rule: ...`."""
+    assert re.search(r"\S = \S", rule_of(cls)), f"{cls.__name__}: the docstring has no sentence `Rule: y = ....`"
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_source(cls: type) -> None:
+    """It names the paper."""
+    assert documentation.SOURCE.search(cls.__doc__ or ""), f"{cls.__name__}: the docstring names no arXiv number"
+
+
+def test_missing_rule_and_source() -> None:
+    """Formulas and numbers elsewhere are neither; a rule ends with its sentence."""
+
+    class Forgetful(Causal):
+        """Reads every second key: j = 2 k, as in equation 4.5 of 2004."""
+
+    class Complete(Causal):
+        """Reads in steps. Rule: score = q_i . H_i ... H_j k_j, j = 0 .. i. H is a matrix. Source: arXiv 2004.05150."""
+
+    with pytest.raises(AssertionError, match="Forgetful"):
+        test_rule(Forgetful)
+    with pytest.raises(AssertionError, match="Forgetful"):
+        test_source(Forgetful)
+    test_source(Complete)
+    assert rule_of(Complete) == "score = q_i . H_i ... H_j k_j, j = 0 .. i"
+
+
 # What each part may import of attnlab beside itself, or what it may not.
 ALLOWED = {
     "errors": set(),
@@ -107,7 +140,7 @@ ALLOWED = {
     "store": {"errors", "machine"},
     "data": {"errors", "options", "store"},
     "config": {"errors", "options", "store"},
-    "inspection": {"attention", "errors", "model", "store"},
+    "inspection": {"attention", "errors", "model", "options", "store"},
     "analysis": {"config", "errors", "inspection", "machine", "options", "store"},
 }
 FORBIDDEN = {

@@ -5,15 +5,26 @@ and the others with the slow tests. Each reason for a refusal is always asked fo
 of their own, too, which test_laws.py and test_fuzz.py judge.
 """
 
+from collections.abc import Callable, Iterable
 from itertools import combinations, product
+from typing import Any
 
 import pytest
+import torch
+from hydra.utils import get_class
 from tests.laws.cases import sampled
 
+from attnlab.attention.base import HeadedAttention
+from attnlab.attention.decay import Decay
+from attnlab.attention.multi_token import MultiToken
+from attnlab.attention.normalizer import Softmax
 from attnlab.config.compose import config_dir
 from attnlab.errors import UsageError
 from attnlab.laws import LAWS, judge, subject_of
-from attnlab.laws.subject import positions
+from attnlab.laws.subject import CONTEXT, D_MODEL, positions
+from attnlab.options import options_of
+
+WIDTH = D_MODEL // 4  # of a head
 
 # The others take seconds (all positions, learning) or are about the words of the class.
 LAWS_ASKED = [law for law in LAWS if law not in ("every_position", "extreme_inputs", "learns", "explains_itself")]
@@ -65,43 +76,100 @@ def test_softmax_attention_keeps_the_laws_with_every_option(option: str) -> None
     assert breaches("multi_head", option) == {}
 
 
-# Pairs that make no sense, and the words with which they are refused: both sides, and why.
-NEED_ALL = ("forget", "selective", "cope", "path", "multi_token")
-REFUSED = {
-    ("attention/mask=window_sinks", f"attention/score=[{score}]"): (
-        f"attention/score={score} needs every token between query and key, which attention/mask=window_sinks drops"
-    )
-    for score in NEED_ALL
-} | {
-    (f"attention/mask={mask}", "attention/score=[multi_token]"): (
-        rf"attention/score=multi_token .* neighbouring keys, of which attention/mask={mask} never shows some together"
-    )
-    for mask in ("dilated", "strided")
+# What classes declare of themselves, and the pairs that make no sense by it. Each is refused in words that name both.
+CLASHES: dict[tuple[str, str], Callable[[Any, Any], bool]] = {
+    ("mask", "score"): lambda mask, link: (
+        (link.needs_all and not mask.contiguous) or (isinstance(link, MultiToken) and not bool(link.used(mask).all()))
+    ),
+    ("feature_map", "decay"): lambda features, decay: decay.per_channel and features.width != WIDTH,
+    ("feature_map", "write"): lambda features, write: write.erases and not features.unit,
+    ("feature_map", "output_norm"): lambda features, norm: norm.divides and not features.positive,
+    ("decay", "write"): lambda decay, write: write.erases and type(decay).scale_keys is not Decay.scale_keys,
+    ("write", "output_norm"): lambda write, norm: norm.divides and write.erases,
 }
+SIZES = {"d_model": D_MODEL, "n_heads": 4, "head_dim": WIDTH, "value_dim": WIDTH, "context": CONTEXT}
 
 
-@pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=400, always=REFUSED))
-def test_softmax_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
-    if words := REFUSED.get((one, other)):
-        with pytest.raises(UsageError, match=words):
-            breaches("multi_head", one, other)
+def parts(name: str, overrides: Iterable[str]) -> tuple[type[HeadedAttention], dict[str, list[Any]]]:
+    """The class of a variant, and what stands in its slots, each built by itself."""
+    config = subject_of(name, overrides).config["attention"]
+    slots = {slot: node if slot == "score" else {slot: node} for slot, node in config.items() if isinstance(node, dict)}
+    return get_class(config["_target_"]), {
+        slot: [built(node) for node in nodes.values()] for slot, nodes in slots.items()
+    }
+
+
+def built(node: dict[str, Any]) -> Any:
+    """One option with the sizes that its class asks for."""
+    cls = get_class(node["_target_"])
+    own = {key: value for key, value in node.items() if not key.startswith("_")}
+    return cls(**own, **{key: size for key, size in SIZES.items() if key in (options_of(cls) or {})})
+
+
+def clashes(name: str, overrides: Iterable[str]) -> list[tuple[str, str]]:
+    """The slots of a variant that hold what does not go together: the words with which it must be refused."""
+    cls, slots = parts(name, overrides)
+    pairs = [
+        (f"attention/{one}", f"attention/{other}")
+        for (one, other), clash in CLASHES.items()
+        for a, b in product(slots.get(one, ()), slots.get(other, ()))
+        if clash(a, b)
+    ]
+    (position,) = slots["position"]
+    return pairs + [("position.inside", cls.__name__)] * bool(position.hooks - cls.hooks)
+
+
+def keeps_the_laws_or_is_refused(name: str, *overrides: str) -> None:
+    if expected := clashes(name, overrides):
+        with pytest.raises(UsageError) as refused:
+            breaches(name, *overrides)
+        assert any(one in str(refused.value) and other in str(refused.value) for one, other in expected)
         return
-    broken = breaches("multi_head", one, other)
-    if other == "attention.qkv_bias=true" and one in PLACES and one not in TURNED:
-        dead = HALF_DEAD_KEY_BIAS if one == "position=rope_partial" else DEAD_KEY_BIAS
-        assert broken.pop("no_dead_parameter").startswith(dead)
-    if JUMPING & {one, other}:
+    broken = breaches(name, *overrides)
+    layer = subject_of(name, overrides).layer(0)
+    if layer.traits.discontinuous:  # with few keys, one score that bfloat16 rounds to the other side moves the average
         broken.pop("half_precision", None)
+    if getattr(layer, "qkv_bias", False) and (dead := dead_numbers(layer)):
+        assert broken.pop("no_dead_parameter").startswith(DEAD_KEY_BIAS.format(dead))
     assert broken == {}
 
 
 # A key bias adds the same number to all scores of a query, which a softmax does not feel unless positions turn keys.
-DEAD_KEY_BIAS = "qkv.to_k.bias: 24 of 24 scalars get no gradient"
-HALF_DEAD_KEY_BIAS = DEAD_KEY_BIAS.replace("24 of", "16 of")  # of 6 coordinates of a head 2 are turned
-TURNED = {"position=rope", "position=xpos", "position=yarn"}
-# Where a score passes 0, the weight of a lone key jumps from 0 to 1, or every weight changes its sign: with few keys,
-# one score that bfloat16 rounds to the other side moves the average, too.
-JUMPING = {"attention/normalizer=softpick", "attention/normalizer=cog"}
+DEAD_KEY_BIAS = "qkv.to_k.bias: {} of 24 scalars get no gradient"
+
+
+def dead_numbers(layer: Any) -> int:
+    """How many numbers of the key bias do not matter: those of coordinates that no position turns."""
+    if type(layer.normalizer) is not Softmax or len(layer.chain) > 1:
+        return 0
+    ones = torch.ones(1, 1, 1, layer.head_dim)
+    still = layer.position.rotate_keys(ones, start=1) == ones
+    return int(still.sum()) * layer.n_kv_heads
+
+
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(SOFTMAX), every=400))
+def test_softmax_pairs(one: str, other: str) -> None:
+    """Two options of different slots keep the laws, or are refused."""
+    keeps_the_laws_or_is_refused("multi_head", one, other)
+
+
+REFUSED = [
+    ("multi_head", "attention/mask=window_sinks", "attention/score=[cope]"),
+    ("multi_head", "attention/mask=dilated", "attention/score=[multi_token]"),
+    ("linear", "attention/feature_map=taylor", "attention/decay=channel"),
+    ("linear", "attention/feature_map=unit", "attention/write=delta", "attention/output_norm=sum"),
+    ("linear", "attention/feature_map=unit", "attention/write=delta", "attention/decay=step"),
+    ("linear", "attention/feature_map=silu", "attention/output_norm=sum"),
+    ("linear", "attention/write=delta", "attention/output_norm=rms"),
+    ("linear", "position=alibi"),
+]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_refused_pairs(words: tuple[str, ...]) -> None:
+    """One pair for each way in which options clash; both sides are named."""
+    assert clashes(words[0], words[1:])
+    keeps_the_laws_or_is_refused(*words)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +183,7 @@ JUMPING = {"attention/normalizer=softpick", "attention/normalizer=cog"}
 )
 def test_a_key_bias_is_dead_where_nothing_but_a_softmax_follows_it(also: str, dead: bool) -> None:
     verdict = judge("no_dead_parameter", subject_of("multi_head", ["attention.qkv_bias=true", *also.split()]))
-    assert verdict.detail.startswith(DEAD_KEY_BIAS) if dead else verdict.outcome == "kept"
+    assert verdict.detail.startswith(DEAD_KEY_BIAS.format(24)) if dead else verdict.outcome == "kept"
 
 
 CHAINS = ["scaled,qk_norm", "qk_norm,softcap", "softcap,qk_norm,scaled", "unscaled,qk_norm"]
@@ -146,53 +214,19 @@ def test_a_family_that_never_makes_keys_while_decoding_refuses_links_that_need_t
 BASE = ("attention/output_norm=rms",)
 
 
-def refusal(overrides: tuple[str, ...]) -> str | None:
-    """The words with which a combination must be refused; None if it makes sense."""
-    chosen = dict(override.split("=", 1) for override in overrides)
-    if chosen.get("position") in ("alibi", "fire", "kerple", "t5"):
-        return r"position\.inside \(\w+\) works through bias, but RecurrentAttention offers only rotate"
-    positive = chosen.get("attention/feature_map", "elu") in ("elu", "taylor", "random")
-    adds = chosen.get("attention/write", "add") == "add"
-    channels = chosen.get("attention/decay") in ("channel", "kda")
-    if channels and chosen.get("attention/feature_map") in ("taylor", "random"):
-        return (
-            r"attention/decay \(\w+\) fades each of the 6 channels of a head, but attention/feature_map \(\w+\) makes"
-        )
-    if chosen.get("attention/decay") == "step" and not adds:
-        return "attention/decay=step multiplies keys by a step|attention/write=delta multiplies the memory"
-    if not adds and chosen.get("attention/feature_map", "elu") != "unit":
-        return r"attention/write=delta multiplies the memory by .* keys longer than one, and \w+ leaves them so"
-    if chosen.get("attention/output_norm") == "sum" and not (positive and adds):
-        return "attention/output_norm=sum divides by a sum of weights, which may be zero unless they are positive"
-    return None
-
-
 def on_base(*overrides: str) -> tuple[str, ...]:
     """These options over those of `BASE`."""
     return tuple({override.split("=")[0]: override for override in (*BASE, *overrides)}.values())
 
 
-# The last pair of those that are refused for the same reason.
-ONE_OF_EACH = {words: pair for pair in pairs(RECURRENT) if (words := refusal(on_base(*pair)))}.values()
-
-
-def keeps_the_laws_or_is_refused(*overrides: str) -> None:
-    chosen = on_base(*overrides)
-    if (words := refusal(chosen)) is None:
-        assert breaches("linear", *chosen) == {}
-        return
-    with pytest.raises(UsageError, match=words):
-        breaches("linear", *chosen)
-
-
 @pytest.mark.parametrize("option", sampled(singles(RECURRENT), every=60))
 def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_option(option: str) -> None:
-    keeps_the_laws_or_is_refused(option)
+    keeps_the_laws_or_is_refused("linear", *on_base(option))
 
 
-@pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=400, always=ONE_OF_EACH))
+@pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=400))
 def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
-    keeps_the_laws_or_is_refused(one, other)
+    keeps_the_laws_or_is_refused("linear", *on_base(one, other))
 
 
 @pytest.mark.parametrize(("variant", "chunk"), sampled(product(["linear", "gated_delta"], ["1", "5"]), every=4))

@@ -51,19 +51,19 @@ def over_tokens(blocks: Bool[Tensor, "b h t n"], block: int, length: int) -> Boo
 class BlockTopKAttention(MultiHeadAttention):
     """Each query reads its own block and the few past blocks whose average key matches it best.
 
-    Keys are cut into blocks of `block` tokens by absolute position. Query i of head h ranks the blocks B that end
-    before its own by s_B = q_i . mean(k_j for j in B), and its weights are
-    A = softmax over {j <= i in its own block or in the `topk` best blocks} of q_i . k_j / sqrt(d).
-    Each query head chooses for itself; of equal s_B the earliest block wins; no gradient flows through the choice.
+    Rule: A_i = softmax over the own block and the topk blocks B of highest q_i . mean(k_j, j in B). Keys are cut into
+    blocks of `block` tokens by absolute position; those ranked end before the query's own, and of its own it reads what
+    is not later. Scores are q_i . k_j / sqrt(d). Each query head chooses for itself; of equal blocks the earliest wins;
+    no gradient flows through the choice.
 
-    Source: MoBA, arXiv 2502.13189. Where we differ: the own block does not count among the `topk`; ranking leaves
-    out the last digits of s_B, so that blocks which differ by rounding errors tie; the whole map is formed and the rest
-    of it masked, so that a query costs what it costs in full attention. In bfloat16 a near tie may fall otherwise than
-    in float32, which is a jump in the output.
+    Source: MoBA, arXiv 2502.13189. Where we differ: the own block does not count among the `topk`; ranking leaves out
+    the last digits of these products, so that blocks which differ by rounding errors tie; the whole map is formed and
+    the rest of it masked, so that a query costs what it costs in full attention. In bfloat16 a near tie may fall
+    otherwise than in float32, which is a jump in the output.
     """
 
-    block: Count = option(default=16, doc="Tokens of a block.")
-    topk: Count = option(default=3, doc="Past blocks that a query reads, beside its own.")
+    block: Count = option(default=16, short=2, doc="Tokens of a block.")
+    topk: Count = option(default=3, short=2, doc="Past blocks that a query reads, beside its own.")
 
     fusable = False
 

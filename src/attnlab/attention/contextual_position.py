@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
 
@@ -15,9 +15,9 @@ from attnlab.options import Count, option
 class CoPE(Score):
     """Lets each query decide which tokens count when it measures how far away a key is: sentences, say, or words.
 
-    score_ij = score_ij + scale * q_i . e[p_ij], p_ij = min(p_max, sum_{l=j..i} sigmoid(scale * q_i . k_l)). The
-    p_max + 1 rows of e, shared by all heads, are learned; between two whole positions their products with the query
-    are interpolated.
+    Rule: score_ij = score_ij + scale * q_i . e[p_ij], p_ij = min(p_max, sum_{l=j..i} sigmoid(scale * q_i . k_l)). The
+    p_max + 1 rows of e, shared by all heads, are learned; between two whole positions their products with the query are
+    interpolated.
 
     Source: contextual position encoding (CoPE), arXiv 2405.18719, whose formula has no scale in the gates, and whose
     code has it. Where we differ: what is added is scaled as the scores are.
@@ -25,7 +25,7 @@ class CoPE(Score):
 
     order = 30
     fusable = False
-    reads_keys = True
+    reads_keys = needs_all = True
 
     p_max: Count = option(default=15, doc="The farthest position that is told apart.")
 
@@ -34,12 +34,13 @@ class CoPE(Score):
         self.table = nn.Embedding(self.p_max + 1, self.head_dim)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        refuse_gaps("cope", mask)
-        n = mask.cache_size
-        if n is not None and n < 2 * self.p_max:  # gates near one half would never count to the end
+        super().check(mask, normalizer)
+        if (
+            mask.cache_size is not None and mask.cache_size < 2 * self.p_max
+        ):  # gates near one half would never count to the end
             raise UsageError(
-                f"attention/score=cope with p_max ({self.p_max}) must not count past half of the keys that "
-                f"attention/mask shows, {n} keys: choose p_max of at most {n // 2} or a longer window"
+                f"attention/score (CoPE) with p_max ({self.p_max}) must not count past half of the keys that "
+                f"attention/mask shows, {mask.cache_size} keys: choose p_max of at most {mask.cache_size // 2} or a longer window"
             )
 
     def apply_scores(

@@ -40,9 +40,9 @@ class ValuesOnlyAttention(HeadedAttention):
 class IdentityAttention(ValuesOnlyAttention, StateAttention):
     """Moves nothing between tokens, so that whatever a model still learns comes from each token alone.
 
-    y_i = W_o W_v x_i: the map of every head is the identity. The control of attention experiments such as those of
-    arXiv 2506.01115: a task that this layer learns needs no attention. With `conv` above 0 a short convolution over the
-    values lets each token see the few before it, and nothing else does: what it learns then, the convolution does.
+    Rule: y_i = W_o W_v x_i. The map of every head is the identity. The control of attention experiments such as those
+    of arXiv 2506.01115: a task that this layer learns needs no attention. With `conv` above 0 a short convolution over
+    the values lets each token see the few before it, and nothing else does: what it learns then, the convolution does.
     """
 
     # The width as an option, the convolution itself in the layer.
@@ -77,8 +77,8 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
 class UniformAttention(ValuesOnlyAttention, StateAttention):
     """Gives every visible token the same weight: attention that moves information without choosing any.
 
-    o_i = (v_0 + ... + v_i) / (i + 1), so that A_ij = 1 / (i + 1) for j <= i. Softmax attention is this where all scores
-    are equal, as they nearly are before training. Decoding keeps a running sum.
+    Rule: o_i = (v_0 + ... + v_i) / (i + 1). So A_ij is 1 / (i + 1) for j <= i. Softmax attention is this where all
+    scores are equal, as they nearly are before training. Decoding keeps a running sum.
 
     Source: arXiv 1805.00631 (average attention, here without its gate and feed-forward layer).
     """
@@ -106,7 +106,7 @@ class UniformAttention(ValuesOnlyAttention, StateAttention):
 class FrozenQKAttention(MultiHeadAttention):
     """Multi-head attention that never learns where to look: queries and keys keep their random projections.
 
-    o = softmax(x W_q (x W_k)^T / sqrt(d)) x W_v with W_q and W_k fixed at their initial values; values and output are
+    Rule: o = softmax(x W_q (x W_k)^T / sqrt(d)) x W_v. W_q and W_k stay at their initial values; values and output are
     trained. What it still learns, it learns by what lower layers write. Small initial values (model.init=gpt2) make the
     scores nearly equal, so that it starts close to `uniform`; model.init=fan_in gives scores of unit size.
 

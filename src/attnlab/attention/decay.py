@@ -51,7 +51,7 @@ class Decay(Configurable, nn.Module):
 
 
 class FixedDecay(Decay):
-    """Each head fades at its own constant rate: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
+    """Each head fades at its own constant rate. Rule: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
 
     def rates(self, n_heads: int) -> list[float]:
         """The log of a_h for each head."""
@@ -65,10 +65,10 @@ class FixedDecay(Decay):
 
 
 class SlopeDecay(FixedDecay):
-    """Constant rates spread as widely as the slopes of ALiBi: a_h = exp(-2^(-8 h / n)), h = 1 .. n.
+    """Constant rates spread as widely as the slopes of ALiBi.
 
-    The first heads see a few tokens, the last hundreds. Source: lightning attention, arXiv 2501.08313. Where we differ:
-    there higher layers fade less; here all are alike.
+    Rule: a_h = exp(-2^(-8 h / n)), h = 1 .. n. The first heads see a few tokens, the last hundreds. Source: lightning
+    attention, arXiv 2501.08313. Where we differ: there higher layers fade less; here all are alike.
     """
 
     def rates(self, n_heads: int) -> list[float]:
@@ -76,10 +76,11 @@ class SlopeDecay(FixedDecay):
 
 
 class ScalarDecay(Decay):
-    """Each token decides how much each head forgets: log a = -exp(A) softplus(w . x + b).
+    """Each token decides how much each head forgets.
 
-    A starts at log of 1 .. 16 over the heads and b so that softplus(b) runs from 0.001 to 0.1, as in Mamba-2
-    (arXiv 2405.21060). Where we differ: it draws them at random; here they are spaced evenly, the same for all seeds.
+    Rule: log a_t = -exp(A) softplus(w . x_t + b). A starts at log of 1 .. 16 over the heads and b so that softplus(b)
+    runs from 0.001 to 0.1, as in Mamba-2 (arXiv 2405.21060). Where we differ: it draws them at random; here they are
+    spaced evenly, the same for all seeds.
     """
 
     def setup(self) -> None:
@@ -96,10 +97,10 @@ class ScalarDecay(Decay):
 
 
 class StepDecay(ScalarDecay):
-    """A scalar decay that writes as strongly as it forgets: S_t = exp(-exp(A) D_t) S_{t-1} + D_t k_t v_t^T.
+    """A scalar decay that writes as strongly as it forgets.
 
-    D = softplus(w . x + b) is the time that passes at a token: a token for which none passes leaves no trace.
-    Source: Mamba-2, arXiv 2405.21060.
+    Rule: S_t = exp(-exp(A) D_t) S_{t-1} + D_t k_t v_t^T. D = softplus(w . x + b) is the time that passes at a token: a
+    token for which none passes leaves no trace. Source: Mamba-2, arXiv 2405.21060.
     """
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
@@ -114,9 +115,10 @@ class StepDecay(ScalarDecay):
 
 
 class ChannelDecay(Decay):
-    """Each token decides how much each row of each head's memory forgets: log a = logsigmoid(W2 W1 x + b) / slowness.
+    """Each token decides how much each row of each head's memory forgets.
 
-    The two matrices meet at `rank` numbers. Source: gated linear attention, arXiv 2312.06635, with slowness 16.
+    Rule: log a_t = logsigmoid(W2 W1 x_t + b) / 16, per channel. The two matrices meet at `rank` numbers. Source: gated
+    linear attention, arXiv 2312.06635.
     """
 
     per_channel = True
@@ -147,9 +149,10 @@ class ChannelDecay(Decay):
 
 
 class KimiDecay(ChannelDecay):
-    """The scalar decay, row by row: log a = -exp(A_h) softplus(W2 W1 x + b). Source: arXiv 2510.26692.
+    """The scalar decay, row by row. Source: arXiv 2510.26692.
 
-    A and b start as they do in the scalar decay, evenly spaced over heads, and over heads and channels.
+    Rule: log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel. A and b start as they do in the scalar decay, evenly
+    spaced over heads, and over heads and channels.
     """
 
     def setup(self) -> None:

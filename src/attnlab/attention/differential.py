@@ -16,9 +16,9 @@ from attnlab.errors import UsageError
 class DifferentialAttention(SoftmaxAttention):
     """Subtracts a second attention map from the first, so that noise which both see cancels.
 
-    o = (A_1 - lambda A_2) v, lambda = exp(q_1 . k_1) - exp(q_2 . k_2) + l, l = 0.8 - 0.6 exp(-0.3 layer), and each
-    head's output is rms(o) * (1 - l). Two heads of the configuration make one here, with values twice as wide, so
-    there are as many weights as in multi-head attention.
+    Rule: o = (A_1 - lambda A_2) v, lambda = exp(q_1 . k_1) - exp(q_2 . k_2) + l. With l = 0.8 - 0.6 exp(-0.3 layer),
+    and each head's output is rms(o) * (1 - l). Two heads of the configuration make one here, with values twice as wide,
+    so there are as many weights as in multi-head attention.
 
     Source: arXiv 2410.05258. Where we differ: the four vectors of lambda start at 0.1, not at random.
     """

@@ -25,7 +25,10 @@ class Embedding(Configurable, nn.Module):
 
 
 class LearnedEmbedding(Embedding):
-    """Adds one trained vector per position, as in GPT-2; it knows no position beyond the model's context."""
+    """Adds one trained vector per position, as in GPT-2; it knows no position beyond the model's context.
+
+    Rule: x_p = x_p + table[p]. Source: A. Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+    """
 
     def setup(self) -> None:
         self.limit = self.context
@@ -43,7 +46,8 @@ class LearnedEmbedding(Embedding):
 class SinusoidalEmbedding(Embedding):
     """Adds fixed sines and cosines of geometrically spaced wavelengths (arXiv 1706.03762, section 3.5).
 
-    Even coordinates 2i hold sin(p / 10000^(2i/c)), odd ones the cosine; any position is known.
+    Rule: x_p = x_p + [sin(p / 10000^(2i/c)); cos(p / 10000^(2i/c))]. Even coordinates 2i hold the sine, odd ones the
+    cosine; any position is known.
     """
 
     def setup(self) -> None:

@@ -18,9 +18,9 @@ def below_best(scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]
 
 
 class Sparsemax(Normalizer):
-    """The nearest point of the simplex, so that weak keys weigh exactly 0: w_j = relu(s_j - tau), where sum w = 1.
+    """The nearest point of the simplex, so that weak keys weigh exactly 0.
 
-    Source: arXiv 1602.02068. The threshold tau is exact, by sorting.
+    Rule: w_j = relu(s_j - tau), sum w = 1. Source: arXiv 1602.02068. The threshold tau is exact, by sorting.
     """
 
     map_kind = "probability"
@@ -37,12 +37,12 @@ class Sparsemax(Normalizer):
 
 
 class Entmax(Normalizer):
-    """Between softmax (alpha near 1) and sparsemax (alpha 2): w_j = relu((alpha - 1) s_j - tau)^(1 / (alpha - 1)).
+    """Between softmax (alpha near 1) and sparsemax (alpha 2).
 
-    tau is such that sum w = 1. With p = 1 / (alpha - 1), it is where the p-norm of relu((alpha - 1) s - tau) is one.
-    That norm falls with tau and is convex, so Newton's steps from below never overshoot, and each divides the norm's
-    excess times its slope by four at least; 10 of them leave nothing that float64 could hold.
-    One more step, which autograd sees, has the slope of the solution.
+    Rule: w_j = relu((alpha - 1) s_j - tau)^(1 / (alpha - 1)), sum w = 1. With p = 1 / (alpha - 1), tau is where the
+    p-norm of relu((alpha - 1) s - tau) is one. That norm falls with tau and is convex, so Newton's steps from below
+    never overshoot, and each divides the norm's excess times its slope by four at least; 10 of them leave nothing that
+    float64 could hold. One more step, which autograd sees, has the slope of the solution.
 
     Source: arXiv 1905.05702. Where we differ: in arXiv 1909.00015 each head learns its alpha; here it is a setting.
     """

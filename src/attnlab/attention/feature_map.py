@@ -43,9 +43,10 @@ class FeatureMap(Configurable, nn.Module):
 
 
 class EluPlusOne(FeatureMap):
-    """Makes every feature positive: elu(x) + 1, so that the weights of linear attention are positive too.
+    """Makes every feature positive, so that the weights of linear attention are positive too.
 
-    Source: arXiv 2006.16236. Written as exp(min(x, 0)) + relu(x), which rounds no small feature to zero.
+    Rule: phi(x) = elu(x) + 1. Source: arXiv 2006.16236. Written as exp(min(x, 0)) + relu(x), which rounds no small
+    feature to zero.
     """
 
     positive = exponential = True
@@ -61,10 +62,10 @@ class EluPlusOne(FeatureMap):
 
 
 class UnitLength(FeatureMap):
-    """Scales queries and keys to length one, which keeps the delta rule stable: x / |x|.
+    """Scales queries and keys to length one, which keeps the delta rule stable.
 
-    Source: arXiv 2406.06484. Where we differ: flash-linear-attention divides queries and keys by sqrt(|x|^2 + 1e-6);
-    here a length counts as it is, down to 1e-12.
+    Rule: phi(x) = x / |x|. Source: arXiv 2406.06484. Where we differ: flash-linear-attention divides queries and keys
+    by sqrt(|x|^2 + 1e-6); here a length counts as it is, down to 1e-12.
     """
 
     unit = True
@@ -74,9 +75,10 @@ class UnitLength(FeatureMap):
 
 
 class SiLUFeatures(FeatureMap):
-    """Lets each feature through as far as it is positive: x * sigmoid(x), with weights of either sign.
+    """Lets each feature through as far as it is positive, with weights of either sign.
 
-    Source: lightning attention, arXiv 2501.08313. Where we differ: they treat the values likewise.
+    Rule: phi(x) = x sigmoid(x). Source: lightning attention, arXiv 2501.08313. Where we differ: they treat the values
+    likewise.
     """
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
@@ -84,11 +86,11 @@ class SiLUFeatures(FeatureMap):
 
 
 class Taylor(FeatureMap):
-    """Makes products a series of the softmax's exponential: phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(d).
+    """Makes products a series of the softmax's exponential.
 
-    The features are 1, x_i, x_i^2 / sqrt(2) and x_i x_j for i < j, with x divided by d^(1/4): d (d + 1) / 2 + d + 1 of
-    them. Products are at least 1/2, although features may be negative. Source: Based, arXiv 2402.18668, which keeps
-    the equal x_i x_j and x_j x_i apart.
+    Rule: phi(q) . phi(k) = 1 + s + s^2 / 2, s = q . k / sqrt(d). The features are 1, x_i, x_i^2 / sqrt(2) and x_i x_j
+    for i < j, with x divided by d^(1/4): d (d + 1) / 2 + d + 1 of them. Products are at least 1/2, although features
+    may be negative. Source: Based, arXiv 2402.18668, which keeps the equal x_i x_j and x_j x_i apart.
     """
 
     positive = True
@@ -105,13 +107,14 @@ class Taylor(FeatureMap):
 
 
 class RandomFeatures(FeatureMap):
-    """Estimates the softmax's exponential by `features` random directions w, positive ones: exp(w . x - |x|^2 / 2).
+    """Estimates the softmax's exponential by `features` random directions, by positive features.
 
-    phi(x) = exp(W x - |x|^2 / 2) / sqrt(m), with x divided by d^(1/4), so that phi(q) . phi(k) is exp(q . k / sqrt(d))
-    on average. Directions are at right angles in groups of d, as long as Gaussian ones, and always the same ones.
+    Rule: phi(x) = exp(W x - |x|^2 / 2) / sqrt(m). x is first divided by d^(1/4), so that phi(q) . phi(k) is exp(q . k /
+    sqrt(d)) on average. Directions are at right angles in groups of d, as long as Gaussian ones, and always the same
+    ones.
 
-    Source: Performer, arXiv 2009.14794. Where we differ: they draw new directions now and then, and their
-    code adds 1e-6 to each feature.
+    Source: Performer, arXiv 2009.14794. Where we differ: they draw new directions now and then, and their code adds
+    1e-6 to each feature.
     """
 
     positive = exponential = True

@@ -5,19 +5,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.mask import Mask
-from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import running_sum
-from attnlab.attention.score import Score, ScoreContext, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext
 from attnlab.options import option
 
 
 class Forget(Score):
     """Each token decides how much of everything before it is forgotten: a recurrent decay, inside the softmax.
 
-    score_ij = score_ij + sum_{l=j+1..i} log f_l, f_l = sigmoid(w_h . x_l + b_h): the weight of key j is multiplied by
-    every gate since. With f = 1 it is plain attention, with a constant f a linear bias like ALiBi's. It tells near from
-    far, so that no other position is needed.
+    Rule: score_ij = score_ij + sum_{l=j+1..i} log f_l, f_l = sigmoid(w_h . x_l + b_h). So the weight of key j is
+    multiplied by every gate since. With f = 1 it is plain attention, with a constant f a linear bias like ALiBi's. It
+    tells near from far, so that no other position is needed.
 
     `start` is the initial b_h: with 2, gates start near 0.88. The logarithms are summed in float64 over the keys at
     hand; decoding keeps one number per token and head.
@@ -29,6 +27,7 @@ class Forget(Score):
     order = 30
     fusable = False
     cached_extras = 1
+    needs_all = True
 
     start: float = option(default=2.0, doc="The initial b_h of all heads.")
 
@@ -36,9 +35,6 @@ class Forget(Score):
         super().setup()
         self.to_forget = nn.Linear(self.d_model, self.n_heads, bias=False)
         self.bias = nn.Parameter(torch.full((self.n_heads,), self.start))
-
-    def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        refuse_gaps("forget", mask)
 
     def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]

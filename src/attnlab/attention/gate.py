@@ -29,7 +29,7 @@ class Gate(Configurable, nn.Module):
 
 
 class Headwise(Gate):
-    """One gate per head and token: o_h * sigmoid(w_h . x). Source: arXiv 2505.06708."""
+    """One gate per head and token. Rule: o_h = o_h * sigmoid(w_h . x). Source: arXiv 2505.06708."""
 
     def setup(self) -> None:
         self.to_gate = nn.Linear(self.d_model, self.n_heads, bias=False)
@@ -45,7 +45,7 @@ class Headwise(Gate):
 
 
 class Elementwise(Headwise):
-    """One gate per coordinate of each head: o * sigmoid(W x). Source: arXiv 2505.06708."""
+    """One gate per coordinate of each head. Rule: o = o * sigmoid(W x). Source: arXiv 2505.06708."""
 
     def setup(self) -> None:
         self.to_gate = nn.Linear(self.d_model, self.n_heads * self.value_dim, bias=False)
@@ -55,7 +55,10 @@ class Elementwise(Headwise):
 
 
 class Swish(Elementwise):
-    """One gate per coordinate, not bounded above: o * silu(W x), as in RetNet (arXiv 2307.08621) and Gated DeltaNet."""
+    """One gate per coordinate, not bounded above, as in RetNet (arXiv 2307.08621) and Gated DeltaNet.
+
+    Rule: o = o * silu(W x).
+    """
 
     def forward(
         self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
@@ -65,9 +68,10 @@ class Swish(Elementwise):
 
 
 class Exclusive(Gate):
-    """Takes out what a head says about the token itself: y = o - alpha_h (o . u) u, u = v / |v| the token's own value.
+    """Takes out what a head says about the token itself, along the token's own value.
 
-    Source: arXiv 2603.09078. Where we differ: alpha, which is 1 there, starts at 1 and is learned per head.
+    Rule: o = o - alpha_h (o . u) u, u = v / |v|. Source: arXiv 2603.09078. Where we differ: alpha, which is 1 there,
+    starts at 1 and is learned per head.
     """
 
     def setup(self) -> None:

@@ -23,10 +23,11 @@ def by_name(pattern: str, kinds: Mapping[str, AttentionFactory]) -> list[Attenti
 
 
 class HeadWrapper(Attention):
-    """Runs several attentions side by side and lays their outputs next to each other: y = [y_1; ...; y_n].
+    """Runs several attentions side by side and lays their outputs next to each other.
 
-    `pattern` names a kind for each of the `n_heads` places and is repeated until they are full. There is no output
-    projection. Maps and states are stacked, costs add. What a head hands to later layers, the head in its place reads.
+    Rule: y = [y_1; ...; y_n], each head of its own kind. `pattern` names a kind for each of the `n_heads` places and is
+    repeated until they are full. There is no output projection. Maps and states are stacked, costs add. What a head
+    hands to later layers, the head in its place reads.
 
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.6.1.
     """

@@ -20,22 +20,22 @@ from attnlab.options import Count, option
 class IndexedAttention(MultiHeadAttention):
     """A small indexer rates every key for every query, and attention reads only the best ones.
 
-    I_ts = sum_j w_tj * relu(q^I_tj . k^I_s), with `index_heads` small query heads q^I = W_q x, their weights w = W_w x,
-    and one small key k^I = W_k x of `index_dim` numbers per token. Query t reads the `topk` keys s <= t of highest I,
-    the earliest of equal ones: A = softmax over them of q_t . k_s / sqrt(d). All heads share the choice.
+    Rule: A_t = softmax over the topk keys s of highest I_ts = sum_j w_tj relu(q^I_tj . k^I_s). There are `index_heads`
+    small query heads q^I = W_q x with weights w = W_w x, and one small key k^I = W_k x of `index_dim` numbers per
+    token. Of equal keys s <= t the earliest are read; scores are q_t . k_s / sqrt(d). All heads share the choice.
 
     Source: DeepSeek Sparse Attention of DeepSeek-V3.2, arXiv 2512.02556. Where we differ: the choice has no gradient,
-    and they train the indexer by a divergence from the full map; we add I - I.detach() to the scores, which is zero,
-    so that the indexer, and nothing below it, learns what would lower the loss if I were part of the scores of the
-    chosen keys. The indexer reads the tokens rather than a latent, its key has no LayerNorm, it knows no positions,
-    works in float32, and ranks by I without its last digits, so that keys that differ by rounding errors tie; the keys
-    are those of multi-head attention; the whole map is formed and the rest of it masked. Decoded in bfloat16, a near
-    tie may fall otherwise than in float32, which is a jump in the output.
+    and they train the indexer by a divergence from the full map; we add I - I.detach() to the scores, which is zero, so
+    that the indexer, and nothing below it, learns what would lower the loss if I were part of the scores of the chosen
+    keys. The indexer reads the tokens rather than a latent, its key has no LayerNorm, it knows no positions, works in
+    float32, and ranks by I without its last digits, so that keys that differ by rounding errors tie; the keys are those
+    of multi-head attention; the whole map is formed and the rest of it masked. Decoded in bfloat16, a near tie may fall
+    otherwise than in float32, which is a jump in the output.
 
     Decoding keeps the indexer's keys beside the others: each key head's row carries an equal share of them.
     """
 
-    topk: Count = option(default=64, doc="Keys that a query reads.")
+    topk: Count = option(default=64, short=2, doc="Keys that a query reads.")
     index_heads: Count = option(default=4, doc="Query heads of the indexer.")
     index_dim: Count = option(default=16, doc="Width of the indexer's queries and keys.")
 

@@ -23,7 +23,7 @@ from attnlab.options.rules import NATURAL
 class LatentAttention(GatedOutput, SoftmaxAttention):
     """Makes the keys and values of all heads from one small latent per token, so that little need be kept.
 
-    c = rms(W_DKV x), k_h = [W_UK_h c; rotate(W_KR x)], v_h = W_UV_h c, with one rotary key for all heads; the score
+    Rule: c = rms(W_DKV x), k_h = [W_UK_h c; rotate(W_KR x)], v_h = W_UV_h c. One rotary key serves all heads; the score
     is q_h . k_h / sqrt(d). Of a head's width d, `rope_dim` coordinates are rotary. Training expands the latent;
     decoding keeps (c, rotary key) alone, for q . (W_UK c) = (W_UK^T q) . c and W_UV can wait until after the map.
     `rope_dim` 0 leaves the rotary part out (arXiv 2510.26692).

@@ -15,10 +15,11 @@ from attnlab.options import Count, option
 
 
 class ValueResidualAttention(MultiHeadAttention):
-    """Mixes the first layer's values into those of every later layer: v_l = w v_l + (1 - w) v_1, w learned per layer.
+    """Mixes the first layer's values into those of every later layer.
 
-    The first layer publishes its values; w starts at one half. Decoding caches the mixture, so its state is that of
-    multi-head attention. All options are those of multi-head attention.
+    Rule: v_l = w v_l + (1 - w) v_1, w learned per layer. The first layer publishes its values; w starts at one half.
+    Decoding caches the mixture, so its state is that of multi-head attention. All options are those of multi-head
+    attention.
 
     Source: arXiv 2410.17897. Where we differ: its two shares are learned apart, here they sum to one.
     """
@@ -36,10 +37,11 @@ class ValueResidualAttention(MultiHeadAttention):
 
 
 class CrossLayerAttention(MultiHeadAttention):
-    """Only every n-th layer makes keys and values; those between look at the same ones: o_l = attend(q_l, K_m, V_m).
+    """Only every n-th layer makes keys and values; those between look at the same ones.
 
-    m is the last layer before l whose number is a multiple of `every`. A layer that reads has queries of its own and
-    caches nothing. It takes no `score`, since a score modifier may change keys and a reader has none to change.
+    Rule: o_l = attend(q_l, K_m, V_m), m the last layer that makes keys. That is the last one whose number is a multiple
+    of `every`. A layer that reads has queries of its own and caches nothing. It takes no `score`, since a modifier may
+    change keys and a reader has none to change.
 
     Source: Cross-Layer Attention, arXiv 2405.12981.
     """

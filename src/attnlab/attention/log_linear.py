@@ -28,11 +28,11 @@ def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[T
 class LogLinearAttention(StateAttention):
     """Linear attention that sorts the past into about log2(t) stretches, each twice as long, and rates each apart.
 
-    A_ij = lambda_i^level(i,j) * a_{j+1} ... a_i * q_i . k_j / sqrt(d), lambda = softplus of a linear map of x_i, one
-    number per level; level(i, j) is the number of bits of i xor j (the stretches of a Fenwick tree). Decoding keeps one
-    matrix per level, log2(context) + 1 of them; the tokens of one step read each other as in training. Training here
-    writes the whole map out, which takes memory that grows with the square of the length: the paper's chunks would give
-    the same numbers in less.
+    Rule: A_ij = lambda_i^level(i,j) a_{j+1} ... a_i q_i . k_j / sqrt(d). lambda is the softplus of a linear map of x_i,
+    one number per level; level(i, j) is the number of bits of i xor j (the stretches of a Fenwick tree). Decoding keeps
+    one matrix per level, log2(context) + 1 of them; the tokens of one step read each other as in training. Training
+    here writes the whole map out, which takes memory that grows with the square of the length: the paper's chunks would
+    give the same numbers in less.
 
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """

@@ -37,14 +37,17 @@ class Mask(Configurable, nn.Module):
 
 
 class Causal(Mask):
-    """Every key up to and including the query's own position: j <= i."""
+    """Every key up to and including the query's own position. Rule: Visible_ij = (j <= i). Source: arXiv 1706.03762."""
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         return k_pos[None, :] <= q_pos[:, None]
 
 
 class Full(Mask):
-    """Every key, later ones too: the chapter's first examples. A language model could read the answer."""
+    """Every key, later ones too: the chapter's first examples. A language model could read the answer.
+
+    Rule: Visible_ij = true. Source: arXiv 1706.03762 (the encoder).
+    """
 
     causal = False
 
@@ -55,7 +58,7 @@ class Full(Mask):
 class Windowed(Mask):
     """What masks with a window share."""
 
-    window: Count = option(kw_only=False, doc="Latest keys that a query may read, its own included.")
+    window: Count = option(kw_only=False, short=3, doc="Latest keys that a query may read, its own included.")
 
     def setup(self) -> None:
         super().setup()
@@ -63,9 +66,10 @@ class Windowed(Mask):
 
 
 class Window(Windowed):
-    """The last `window` keys, the token itself included: i - window < j <= i.
+    """The last `window` keys, the token itself included.
 
-    Source: Longformer, arXiv 2004.05150. Decoding keeps a ring of `window` rows.
+    Rule: Visible_ij = (0 <= i - j < window). Source: Longformer, arXiv 2004.05150. Decoding keeps a ring of `window`
+    rows.
     """
 
     def setup(self) -> None:
@@ -80,8 +84,8 @@ class Window(Windowed):
 class WindowSinks(Windowed):
     """The last `window` keys and the first `sinks` tokens, where softmax heads park the weight they have no use for.
 
-    Visible_ij = (j <= i) and (i - j < window or j < sinks). Decoding keeps sinks + window rows: one for each sink, and
-    a ring.
+    Rule: Visible_ij = (j <= i) and (i - j < window or j < sinks). Decoding keeps sinks + window rows: one for each
+    sink, and a ring.
 
     Source: StreamingLLM, arXiv 2309.17453. Where we differ: positions stay those of the text; the paper counts them in
     the cache.
@@ -89,7 +93,7 @@ class WindowSinks(Windowed):
 
     contiguous = False
 
-    sinks: Count = option(kw_only=False, doc="First tokens that every query may read.")
+    sinks: Count = option(kw_only=False, short=1, doc="First tokens that every query may read.")
 
     def setup(self) -> None:
         super().setup()
@@ -110,11 +114,11 @@ class WindowSinks(Windowed):
 class Chunked(Mask):
     """The earlier keys of the same chunk of `chunk` tokens; nothing crosses the border of a chunk.
 
-    Visible_ij = (j <= i) and (i // chunk = j // chunk). Source: blockwise attention, arXiv 1911.02972, without its
-    permutations; Llama 4 alternates such layers with full ones. Decoding keeps a ring of `chunk` rows.
+    Rule: Visible_ij = (j <= i) and (i // chunk = j // chunk). Source: blockwise attention, arXiv 1911.02972, without
+    its permutations; Llama 4 alternates such layers with full ones. Decoding keeps a ring of `chunk` rows.
     """
 
-    chunk: Count = option(kw_only=False, doc="Tokens of a chunk.")
+    chunk: Count = option(kw_only=False, short=3, doc="Tokens of a chunk.")
 
     def setup(self) -> None:
         self.cache_size = self.max_lookback = self.chunk
@@ -127,11 +131,11 @@ class Chunked(Mask):
 class Strided(Mask):
     """The last `stride` keys, and every `stride`-th key before them.
 
-    Visible_ij = (j <= i) and (i - j < stride or (i - j) % stride = 0). Source: Sparse Transformers, arXiv 1904.10509,
-    its two patterns in one head. Two layers reach every token. Decoding keeps all rows: each is read again.
+    Rule: Visible_ij = (j <= i) and (i - j < stride or (i - j) % stride = 0). Source: Sparse Transformers, arXiv
+    1904.10509, its two patterns in one head. Two layers reach every token. Decoding keeps all rows: each is read again.
     """
 
-    stride: Count = option(kw_only=False, doc="Of the older keys one in so many is read; so many of the latest are.")
+    stride: Count = option(kw_only=False, short=2, doc="Of older keys one in so many is read; of the latest so many.")
 
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         distance = q_pos[:, None] - k_pos[None, :]
@@ -141,8 +145,8 @@ class Strided(Mask):
 class Dilated(Windowed):
     """Every `dilation`-th of the last keys, `window` of them, so that a few keys reach far.
 
-    Visible_ij = (0 <= i - j < window * dilation) and (i - j) % dilation = 0. Source: Longformer, arXiv 2004.05150.
-    Decoding keeps a ring of (window - 1) * dilation + 1 rows.
+    Rule: Visible_ij = (0 <= i - j < window * dilation) and (i - j) % dilation = 0. Source: Longformer, arXiv
+    2004.05150. Decoding keeps a ring of (window - 1) * dilation + 1 rows.
     """
 
     dilation: Count = option(kw_only=False, doc="Distance from one key to the next.")
@@ -158,8 +162,8 @@ class Dilated(Windowed):
 class LocalGlobal(Windowed):
     """The last `window` keys, and global tokens, one in `every`, which read all and are read by all later ones.
 
-    Visible_ij = (j <= i) and (i - j < window or j % every = 0 or i % every = 0). Source: the window and the global
-    tokens of BigBird, arXiv 2007.14062 (without its random keys), made causal. Decoding keeps all rows: the next
+    Rule: Visible_ij = (j <= i) and (i - j < window or j % every = 0 or i % every = 0). Source: the window and the
+    global tokens of BigBird, arXiv 2007.14062 (without its random keys), made causal. Decoding keeps all rows: the next
     global token reads them.
     """
 

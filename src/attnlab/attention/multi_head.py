@@ -13,7 +13,7 @@ from attnlab.options import Natural, option
 class MultiHeadAttention(GatedOutput, SoftmaxAttention):
     """Several heads look at the sequence at once, each with queries, keys and values of its own, and are joined.
 
-    y = W_o [o_1; ...; o_h], o_h = softmax(q_h K_h^T / sqrt(d)) V_h. With fewer key/value heads than query heads,
+    Rule: o_h = softmax(q_h K_h^T / sqrt(d)) V_h, y = W_o [o_1; ...; o_h]. With fewer key/value heads than query heads,
     head h reads key/value head floor(h * g / h_total): grouped-query attention (arXiv 2305.13245), and with one,
     multi-query attention (arXiv 1911.02150). `conv` > 0 puts a short convolution of that width on q, k and v.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext, refuse_gaps, snake
+from attnlab.attention.score import Score, ScoreContext
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
 
@@ -16,17 +16,18 @@ from attnlab.options import Count, option
 class MultiToken(Score):
     """Makes each score from those of neighbouring queries and keys, so that two clues side by side can be found.
 
-    score_ij = sum_{a,b} theta_h[a, b] s_{i-a, j-b}, s_ij = scale * q_i . k_j, over the `queries` last queries
-    a = 0 ... and `keys` keys around j; s is taken as 0 where its key comes after its query or is hidden from query i.
-    theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other modifiers.
+    Rule: score_ij = sum_{a,b} theta_h[a, b] s_{i-a, j-b}, s_ij = scale * q_i . k_j. The sum is over the `queries` last
+    queries a = 0 ... and `keys` keys around j; s is taken as 0 where its key comes after its query or is hidden from
+    query i. theta starts as the identity, which is plain attention. It makes the scores anew, so it acts before other
+    modifiers.
 
-    Source: key-query convolution of multi-token attention, arXiv 2504.00927. Where we differ: its mixing of
-    heads is attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
+    Source: key-query convolution of multi-token attention, arXiv 2504.00927. Where we differ: its mixing of heads is
+    attention/score=talking_heads, its group norm is left out. Decoding keeps the query beside each key.
     """
 
     order = 2
     fusable = False
-    reads_keys = makes_scores = True
+    reads_keys = makes_scores = needs_all = True
 
     queries: Count = option(default=6, doc="Queries that a score is made of, the latest ones.")
     keys: Count = option(default=11, doc="Keys that a score is made of, around its own.")
@@ -39,19 +40,19 @@ class MultiToken(Score):
         self.kernel = nn.Parameter(kernel)  # [head, a, keys from earlier to later]
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        refuse_gaps("multi_token", mask)
+        super().check(mask, normalizer)
         reach = self.queries + self.later
         if mask.cache_size is not None and mask.cache_size < reach:
             raise UsageError(
-                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.keys}) must fit "
-                f"into the {mask.cache_size} keys that attention/mask shows, but reaches over {reach}: choose fewer of "
-                "them or a longer window"
+                f"attention/score (MultiToken) with queries ({self.queries}) and keys ({self.keys}) must fit "
+                f"into the {mask.cache_size} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
+                "or a longer window"
             )
         if not bool(self.used(mask).all()):
             raise UsageError(
-                f"attention/score=multi_token with queries ({self.queries}) and keys ({self.keys}) looks at "
-                f"neighbouring keys, of which attention/mask={snake(mask)} never shows some together: choose fewer of "
-                "them, or attention/mask=causal or window"
+                f"attention/score (MultiToken) with queries ({self.queries}) and keys ({self.keys}) looks at "
+                f"neighbouring keys, of which attention/mask ({type(mask).__name__}) never shows some together: choose "
+                "fewer of them, or attention/mask=causal or window"
             )
 
     def used(self, mask: Mask) -> Bool[Tensor, "queries keys"]:

@@ -18,12 +18,12 @@ from attnlab.options import Count, option
 class NativeSparseAttention(SoftmaxAttention):
     """Each query reads summaries of all past blocks, a few past blocks in full, and a window, and gates the three.
 
-    A = g_c * A_c P_v + g_s * A_s + g_w * A_w, with gates g = sigmoid(W_g x) per query head. P_k and P_v pool the keys
-    and values of each block of `block` tokens by learned weights softmax(a), so that
-    A_c = softmax over blocks that end at or before i of q_i . (P_k k)_B / sqrt(d), zero where there is none yet.
-    A_s is the softmax over the query's own block and the `topn` blocks before it of highest A_c, summed over the query
-    heads of a key head; of equal ones the earliest wins, and no gradient flows through the choice.
-    A_w is the softmax over the last `window` tokens. Rows sum to g_c + g_s + g_w.
+    Rule: A = g_c * A_c P_v + g_s * A_s + g_w * A_w. Gates are g = sigmoid(W_g x) per query head. P_k and P_v pool the
+    keys and values of each block of `block` tokens by learned weights softmax(a), so that A_c = softmax over blocks
+    that end at or before i of q_i . (P_k k)_B / sqrt(d), zero where there is none yet. A_s is the softmax over the
+    query's own block and the `topn` blocks before it of highest A_c, summed over the query heads of a key head; of
+    equal ones the earliest wins, and no gradient flows through the choice. A_w is the softmax over the last `window`
+    tokens. Rows sum to g_c + g_s + g_w.
 
     Source: NSA, arXiv 2502.11089. Where we differ: the pooling is a weighted mean, not a network, blocks do not
     overlap, and the three branches share keys and values, so that one map over tokens says it all; keys are pooled
@@ -34,9 +34,9 @@ class NativeSparseAttention(SoftmaxAttention):
     """
 
     withdrawn = {"mask", "score", "normalizer"}
-    block: Count = option(default=16, doc="Tokens of a block.")
-    topn: Count = option(default=2, doc="Past blocks that a query reads in full.")
-    window: Count = option(default=32, doc="Latest tokens that a query reads, its own included.")
+    block: Count = option(default=16, short=2, doc="Tokens of a block.")
+    topn: Count = option(default=2, short=1, doc="Past blocks that a query reads in full.")
+    window: Count = option(default=32, short=3, doc="Latest tokens that a query reads, its own included.")
 
     hooks = frozenset({"rotate"})
     fusable = False

@@ -72,7 +72,7 @@ class SharpSigmoid(torch.autograd.Function):
 
 
 class Softmax(Normalizer):
-    """Weights are positive and sum to one: exp(s_j) / sum exp(s)."""
+    """Weights are positive and sum to one. Rule: w_j = exp(s_j) / sum exp(s). Source: arXiv 1706.03762."""
 
     fusable = True
     map_kind = "probability"
@@ -82,9 +82,9 @@ class Softmax(Normalizer):
 
 
 class Softmax1(Normalizer):
-    """A softmax that may attend to nothing: exp(s_j) / (1 + sum exp(s)), a sink of logit 0.
+    """A softmax that may attend to nothing, a sink of logit 0.
 
-    Source: E. Miller, "Attention Is Off By One" (2023).
+    Rule: w_j = exp(s_j) / (1 + sum exp(s)). Source: E. Miller, "Attention Is Off By One" (2023).
     """
 
     map_kind = "sub_probability"
@@ -94,9 +94,9 @@ class Softmax1(Normalizer):
 
 
 class Sink(Normalizer):
-    """A softmax with a learned logit per head for attending to nothing: exp(s_j) / (exp(b_h) + sum exp(s)).
+    """A softmax with a learned logit per head for attending to nothing.
 
-    Source: gpt-oss model card, arXiv 2508.10925.
+    Rule: w_j = exp(s_j) / (exp(b_h) + sum exp(s)). Source: gpt-oss model card, arXiv 2508.10925.
     """
 
     map_kind = "sub_probability"
@@ -109,9 +109,10 @@ class Sink(Normalizer):
 
 
 class Sigmoid(Normalizer):
-    """Each weight on its own, without competition: sigmoid(s_ij - ln n_i), n_i the number of visible keys.
+    """Each weight on its own, without competition; n_i is the number of visible keys.
 
-    Source: arXiv 2409.04431. Where we differ: their bias is -ln T, which would read the length of the input.
+    Rule: w_j = sigmoid(s_j - ln n_i). Source: arXiv 2409.04431. Where we differ: their bias is -ln T, which would read
+    the length of the input.
     """
 
     map_kind = "nonnegative"
@@ -123,9 +124,10 @@ class Sigmoid(Normalizer):
 
 
 class ReLU(Normalizer):
-    """Negative scores weigh nothing, positive ones in proportion: relu(s_ij) / n_i, n_i the number of visible keys.
+    """Negative scores weigh nothing, positive ones in proportion; n_i is the number of visible keys.
 
-    Source: arXiv 2309.08586. Where we differ: they divide by the length of the sequence, which is not causal.
+    Rule: w_j = relu(s_j) / n_i. Source: arXiv 2309.08586. Where we differ: they divide by the length of the sequence,
+    which is not causal.
     """
 
     map_kind = "nonnegative"
@@ -136,14 +138,15 @@ class ReLU(Normalizer):
 
 
 class Softpick(Normalizer):
-    """Weights may be exactly 0 and need not sum to one: relu(e^s_j - 1) / (sum |e^s - 1| + eps), eps = 1e-6.
+    """Weights may be exactly 0 and need not sum to one.
 
-    The first token sees one key, whose weight is 1 if its score is above 0 and 0 if it is below: near 0 the rounding
-    of bfloat16 decides.
+    Rule: w_j = relu(e^s_j - 1) / (sum |e^s - 1| + 1e-6). The first token sees one key, whose weight is 1 if its score
+    is above 0 and 0 if it is below: near 0 the rounding of bfloat16 decides.
 
     Source: arXiv 2504.20966. Where we differ: their code divides by e^max first, and then adds 1e-8.
     """
 
+    discontinuous = True
     map_kind = "sub_probability"
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
@@ -157,10 +160,11 @@ class Softpick(Normalizer):
 
 
 class Cog(Normalizer):
-    """Weights whose sizes sum to one and whose signs are those of the scores: sign(s_j) e^|s_j| / sum e^|s|.
+    """Weights whose sizes sum to one and whose signs are those of the scores.
 
-    A key that is the opposite of what the query looks for is read as much as its match, and subtracted. A score near
-    zero has the least weight of all, e^0, but not none, and the weight jumps from one sign to the other there.
+    Rule: w_j = sign(s_j) e^|s_j| / sum e^|s|. A key that is the opposite of what the query looks for is read as much as
+    its match, and subtracted. A score near zero has the least weight of all, e^0, but not none, and the weight jumps
+    from one sign to the other there.
 
     Source: cog attention, arXiv 2411.07176. Where we differ: its models keep the softmax in the first and last layers.
     """

@@ -36,10 +36,10 @@ class OutputNorm(Configurable, nn.Module):
 
 
 class SumNorm(OutputNorm):
-    """Divides by the sum of the weights, so that they sum to one: o = S^T q / z^T q, z = sum of keys.
+    """Divides by the sum of the weights, so that they sum to one.
 
-    The sum rides along as one more value column that holds ones. Source: arXiv 2006.16236. Where we differ: the
-    code of arXiv 2006.16236 adds 1e-6 to the sum.
+    Rule: o = S^T q / z^T q, z = sum of keys. The sum rides along as one more value column that holds ones. Source:
+    arXiv 2006.16236. Where we differ: the code of arXiv 2006.16236 adds 1e-6 to the sum.
     """
 
     divides = True
@@ -60,7 +60,11 @@ class SumNorm(OutputNorm):
 
 
 class RMSOutputNorm(OutputNorm):
-    """Gives each head's output unit root-mean-square, with a learned gain: rms(o) * g, after the map."""
+    """Gives each head's output unit root-mean-square after the map, with a learned gain.
+
+    Rule: o = rms(o) * g. Source: RetNet, arXiv 2307.08621, whose norm of groups takes the mean off, too; of the delta
+    rules, arXiv 2406.06484.
+    """
 
     def setup(self) -> None:
         self.norm = HeadNorm(self.value_dim)

@@ -6,23 +6,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.heads import split_heads
-from attnlab.attention.mask import Mask
-from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext
 from attnlab.options import Count, option
 
 
 class Path(Score):
     """Each token reflects a direction of its own choice, and a score looks back through all tokens in between.
 
-    score_ij = scale * q_i . H_i H_{i-1} ... H_{j+1} k_j, H_l = I - beta_l w_l w_l^T: the delta rule's transitions as
-    a position encoding. w_l has unit length and comes from x_l through `rank` numbers; beta_l = 2 sigmoid(u . x_l + b)
-    lies in (0, 2); with beta = 0 it is plain attention. It makes the scores anew, so it acts before the others.
+    Rule: score_ij = scale * q_i . H_i H_{i-1} ... H_{j+1} k_j, H_l = I - beta_l w_l w_l^T. These are the delta rule's
+    transitions, as a position encoding. w_l has unit length and comes from x_l through `rank` numbers; beta_l = 2
+    sigmoid(u . x_l + b) lies in (0, 2); with beta = 0 it is plain attention. It makes the scores anew, so it acts
+    before every other modifier.
 
-    All products come from one triangular solve: column j of a holds what each later token takes from k_j,
-    a_l = beta_l (w_l . k_j - sum_{j<m<l} w_l . w_m a_m), so that
-    score_ij = scale * (q_i . k_j - sum_{j<l<=i} q_i . w_l a_l).
+    All products come from one triangular solve: column j of a holds what each later token takes from k_j, a_l = beta_l
+    (w_l . k_j - sum_{j<m<l} w_l . w_m a_m), so that score_ij = scale * (q_i . k_j - sum_{j<l<=i} q_i . w_l a_l).
 
     Source: PaTH attention, arXiv 2505.16381. Where we differ: no short convolution on w; w for each query head.
     Decoding keeps w and beta beside each key and solves again at each step; the paper updates the cached keys.
@@ -30,7 +28,7 @@ class Path(Score):
 
     order = 1
     fusable = False
-    reads_keys = makes_scores = True
+    reads_keys = makes_scores = needs_all = True
 
     rank: Count = option(default=32, doc="Numbers through which the directions are made.")
 
@@ -40,9 +38,6 @@ class Path(Score):
         self.to_low = nn.Linear(self.d_model, self.rank, bias=False)
         self.to_w = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
         self.to_beta = nn.Linear(self.d_model, self.n_heads)
-
-    def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        refuse_gaps("path", mask)
 
     def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]

@@ -22,10 +22,7 @@ def alibi_slopes(n_heads: int) -> list[float]:
 
 
 class ALiBi(Position):
-    """Lowers each score in proportion to the distance: score - slope_h * (i - j).
-
-    Source: arXiv 2108.12409.
-    """
+    """Lowers each score in proportion to the distance. Rule: bias_ij = -slope_h (i - j). Source: arXiv 2108.12409."""
 
     hooks = frozenset({"bias"})
 
@@ -37,8 +34,8 @@ class ALiBi(Position):
 class T5Bias(Position):
     """Adds a learned number per head and distance; far distances share one in ever wider buckets.
 
-    bias_ij = table[bucket(i - j)]. The first half of the buckets hold one distance each; the others are spaced evenly
-    in the logarithm, and the last holds all from just below `max_distance` on.
+    Rule: bias_ij = table[bucket(i - j)]. The first half of the buckets hold one distance each; the others are spaced
+    evenly in the logarithm, and the last holds all from just below `max_distance` on.
 
     Source: T5, arXiv 1910.10683, its buckets for decoders. Where we differ: T5 shares one table among layers, here each
     has its own; and it does not divide scores by sqrt(d).
@@ -77,7 +74,7 @@ def softplus_inverse(y: float) -> float:
 class Kerple(Position):
     """Lowers each score with the logarithm of the distance, by amounts that each head learns.
 
-    bias_ij = -r1_h * log(1 + r2_h * (i - j)), where r1 and r2 stay positive through a softplus and start at 1.
+    Rule: bias_ij = -r1_h log(1 + r2_h (i - j)). r1 and r2 stay positive through a softplus and start at 1.
 
     Source: arXiv 2205.09921, the logarithmic kernel. Where we differ: their code draws r1 from 0 to 2 and r2 from 0 to
     1 for each head, and holds both above 0.01 by cutting them off.
@@ -98,8 +95,8 @@ class Kerple(Position):
 class FIRE(Position):
     """Adds a learned function of the distance, which is measured in parts of how far back the query could look.
 
-    bias_ij = f(psi(i - j) / psi(max(L, i))), psi(x) = log(1 + c x). f is a small network with one output per head;
-    c and L are learned, stay positive through a softplus, and start at 0.1 and a quarter of the context.
+    Rule: bias_ij = f(psi(i - j) / psi(max(L, i))), psi(x) = log(1 + c x). f is a small network with one output per
+    head; c and L are learned, stay positive through a softplus, and start at 0.1 and a quarter of the context.
 
     Source: arXiv 2310.04418. Where we differ: its network has a ReLU, here a SiLU, so that no unit is dead; and a last
     bias, which adds the same number to all scores of a query and is left out. Its code takes absolute values of c and

@@ -35,11 +35,12 @@ class Matrix(NamedTuple):
 
 
 class RecurrentAttention(GatedOutput, StateAttention):
-    """Writes each token into a fixed-size memory and reads it back: S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t.
+    """Writes each token into a fixed-size memory and reads it back.
 
-    Slots: `feature_map` (what becomes of q and k), `decay` (a_t), `write` (u_t: add or delta rule), `output_norm`,
-    `gate`, `conv` (width of a short convolution on q, k, v; 0 for none). Training runs in chunks, decoding token by
-    token, both from one definition in scan.py; neither keeps more than the matrix.
+    Rule: S_t = a_t S_{t-1} + k_t u_t^T, o_t = S_t^T q_t. Slots: `feature_map` (what becomes of q and k), `decay` (a_t),
+    `write` (u_t: add or delta rule), `output_norm`, `gate`, `conv` (width of a short convolution on q, k, v; 0 for
+    none). Training runs in chunks, decoding token by token, both from one definition in scan.py; neither keeps more
+    than the matrix.
 
     With `writes` n > 1 a token corrects the memory n times before it is read, each time under another key, with a value
     and a strength of its own; it fades once, before the first. A map shows each write of a head as a head of its own,

@@ -16,9 +16,9 @@ from attnlab.options.rules import Rule
 class RoPE(Position):
     """Rotates pairs of neighbouring coordinates by an angle that grows with the position, so that scores see distances.
 
-    Pair i (coordinates 2i and 2i + 1) at position p rotates by p * base^(-2i/d). This is the interleaved layout of the
-    paper; the half-split layout of some libraries pairs i with i + d/2, a permutation of the weights. It is one complex
-    product, in float32 at least, and the result is left in that type.
+    Rule: angle_pi = p base^(-2i/d). Pair i is coordinates 2i and 2i + 1, at position p. This is the interleaved layout
+    of the paper; the half-split layout of some libraries pairs i with i + d/2, a permutation of the weights. It
+    is one complex product, in float32 at least, and the result is left in that type.
 
     With a `fraction` below 1 only the first coordinates rotate (fraction * d, rounded down to an even number, at least
     2; that width is then the d of the formula), and the others match contents wherever they stand, as in GPT-NeoX.
@@ -82,9 +82,9 @@ class RoPE(Position):
 class YaRN(RoPE):
     """RoPE for texts `factor` times longer than a model was trained on: slow pairs are slowed down, fast ones are kept.
 
-    A pair of frequency w_i makes r_i = original_context * w_i / (2 pi) turns in the original context. It rotates by
-    w_i * (g_i + (1 - g_i) / factor) per position, where g_i = (r_i - beta_slow) / (beta_fast - beta_slow), held within
-    0 and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
+    Rule: w_i = w_i (g_i + (1 - g_i) / factor), g_i = (r_i - beta_slow) / (beta_fast - beta_slow). A pair of frequency w_i
+    makes r_i = original_context * w_i / (2 pi) turns in the original context; g_i is held within 0 and 1. Queries and
+    keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
 
     Source: arXiv 2309.00071, sections 3.2 and 3.4. Where we differ: libraries, and the authors' code, ramp over the
     pair's number between the rounded numbers of the two betas; here, as in the paper, the ramp is over r.
@@ -115,8 +115,8 @@ class YaRN(RoPE):
 class XPos(RoPE):
     """RoPE whose pairs also fade with the distance, the fast ones first, so that far keys match less and less.
 
-    Pair i of a query at position n is multiplied by zeta_i^(n / scale), of a key at position m by zeta_i^(-m / scale),
-    so that their product has the factor zeta_i^((n - m) / scale), where zeta_i = (2i / d + gamma) / (1 + gamma) < 1.
+    Rule: score_i = score_i zeta_i^((n - m) / scale), zeta_i = (2i / d + gamma) / (1 + gamma). Pair i of a query at
+    position n is multiplied by zeta_i^(n / scale), of a key at position m by zeta_i^(-m / scale).
 
     Source: arXiv 2212.10554, with gamma = 0.4 and scale = 512. Keys grow with their position: at these values float32
     holds them to position 36,000. Where we differ: their code counts positions from the middle of a row, which changes

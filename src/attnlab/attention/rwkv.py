@@ -80,11 +80,11 @@ class LowRank(nn.Module):
 class RWKV7Attention(StateAttention):
     """Each token fades the memory row by row, takes out a share of what it finds under one key, and adds its value.
 
-    S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T r_t, where n = (xi * k) / |xi * k| is the key
-    to remove under, a = sigmoid(.) how much of each of its channels is removed (the learning rate in the context),
-    log w = -e^(-1/2) sigmoid(.), and the key to write under is k * (1 + alpha * (a - 1)). All are read off the token
-    and, in shares that each channel learns, the one before it. Heads are normalised, the token's own value is added in
-    proportion to sum_c rho_c r_c k_c, and a gate from the token multiplies all.
+    Rule: S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T r_t. Here n = (xi * k) / |xi * k| is
+    the key to remove under, a = sigmoid(.) how much of each of its channels is removed (the learning rate in the
+    context), log w = -e^(-1/2) sigmoid(.), and the key to write under is k * (1 + alpha * (a - 1)). All are read off
+    the token and, in shares that each channel learns, the one before it. Heads are normalised, the token's own value is
+    added in proportion to sum_c rho_c r_c k_c, and a gate from the token multiplies all.
 
     Source: RWKV-7, arXiv 2503.14456. Where we differ: values of the first layer are not mixed into those of later ones
     (that is attention=value_residual), all low-rank maps meet at `rank` numbers, initial values are spaced evenly and

@@ -1,6 +1,5 @@
 """Score modifiers: what happens to q . k before the normaliser. Several act in an order fixed by `order`."""
 
-import re
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -30,12 +29,12 @@ class Score(Configurable, nn.Module):
     """A score modifier (the `score_mod` of FlexAttention); this base changes nothing.
 
     Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
-    nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the `scale`, which is else
-    1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this modifier and query head:
-    `make_extras` makes them, decoding caches them beside the key. `reads_keys` says that `apply_scores` looks at the
-    keys themselves, which a family that never makes them while decoding must refuse. `makes_scores` says that it puts
-    scores of its own in the place of q . k, which at most one modifier of a layer may do. One that turns weights into
-    another kind of map sets `map_kind`.
+    nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the `scale`; otherwise it is
+    1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this modifier and query head: `make_extras`
+    makes them, decoding caches them beside the key. `reads_keys` says that `apply_scores` looks at the keys themselves,
+    which a family that never makes them while decoding must refuse. `makes_scores` says that it puts scores of its own
+    in the place of q . k, which at most one modifier of a layer may do. `needs_all` says that it reads every token between
+    query and key. One that turns weights into another kind of map sets `map_kind`.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("prepare", "apply_scores", "apply_weights")
@@ -44,6 +43,7 @@ class Score(Configurable, nn.Module):
     cached_extras = 0
     reads_keys = False
     makes_scores = False
+    needs_all = False
     map_kind: ClassVar[MapKind | None] = None
 
     d_model: Count = given(doc="Width of the model.")
@@ -54,7 +54,13 @@ class Score(Configurable, nn.Module):
         self.scale: float | None = None
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        """Refuse a combination that makes no sense."""
+        """Refuse a combination that makes no sense, such as a mask that decodes without tokens that the link needs."""
+        if self.needs_all and not (mask.causal and mask.contiguous):
+            raise UsageError(
+                f"attention/score ({type(self).__name__}) needs every token between query and key, and no later one: "
+                f"attention/mask ({type(mask).__name__}) {'drops some' if mask.causal else 'shows later ones'}; choose "
+                "attention/mask=causal or window"
+            )
 
     def prepare(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
@@ -79,28 +85,11 @@ class Score(Configurable, nn.Module):
         return weights
 
 
-def snake(mask: Mask) -> str:
-    """The name under which a mask is chosen."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(mask).__name__).lower()
-
-
-def refuse_gaps(score: str, mask: Mask) -> None:
-    """Refuse masks under which decoding forgets a token that stands between a query and a key it can read."""
-    name = snake(mask)
-    if not mask.causal:
-        raise UsageError(
-            f"attention/score={score} reads earlier keys only, but attention/mask={name} shows later ones: "
-            "choose attention/mask=causal or window"
-        )
-    if not mask.contiguous:
-        raise UsageError(
-            f"attention/score={score} needs every token between query and key, which attention/mask={name} drops: "
-            "choose attention/mask=causal or window"
-        )
-
-
 class Scaled(Score):
-    """Divides by sqrt(d) times a temperature, so that scores keep their spread as heads grow (arXiv 1706.03762)."""
+    """Divides by sqrt(d) times a temperature, so that scores keep their spread as heads grow (arXiv 1706.03762).
+
+    Rule: score_ij = q_i . k_j / (sqrt(d) temperature).
+    """
 
     temperature: Positive = option(default=1.0, doc="What scores are divided by, beside sqrt(d).")
 
@@ -109,7 +98,10 @@ class Scaled(Score):
 
 
 class Unscaled(Score):
-    """Leaves q . k as it is: the chapter's first example."""
+    """Leaves q . k as it is: the chapter's first example.
+
+    Rule: score_ij = q_i . k_j. Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
+    """
 
     def setup(self) -> None:
         self.scale = 1.0
@@ -118,7 +110,7 @@ class Unscaled(Score):
 class QKNorm(Score):
     """Gives queries and keys unit root-mean-square and a learned gain per coordinate, so that scores stay bounded.
 
-    q = rms(q) * g_q, k = rms(k) * g_k, per head.
+    Rule: q = rms(q) * g_q, k = rms(k) * g_k, per head.
 
     Source: arXiv 2010.04245. Where we differ: in arXiv 2010.04245 queries and keys have length one, and one learned
     factor of all scores stands for 1 / sqrt(d); later models have norms with gains, arXiv 2302.05442 a LayerNorm.
@@ -138,7 +130,10 @@ class QKNorm(Score):
 
 
 class SoftCap(Score):
-    """Bends scores so that none leaves (-cap, cap): cap * tanh(score / cap). Source: Gemma 2, arXiv 2408.00118."""
+    """Bends scores so that none leaves (-cap, cap).
+
+    Rule: score = cap tanh(score / cap). Source: Gemma 2, arXiv 2408.00118.
+    """
 
     order = 20
     fusable = False
@@ -154,7 +149,7 @@ class SoftCap(Score):
 class SSMax(Score):
     """Multiplies scores by the logarithm of how many keys are visible, so that long rows stay as sharp as short ones.
 
-    score_ij = s_h * ln(n_i) * score_ij, where n_i counts the keys that query i sees and s_h is learned per head;
+    Rule: score_ij = s_h * ln(n_i) * score_ij. n_i counts the keys that query i sees, and s_h is learned per head;
     without it, attention to the best key fades as 1 / n. The first row has one key, so that ln(1) = 0 changes nothing.
 
     Source: scalable softmax, arXiv 2501.19399. `start` is the initial s_h: with 0.2, rows of e^5 = 148 keys start as

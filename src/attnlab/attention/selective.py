@@ -4,17 +4,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.mask import Mask
-from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext, refuse_gaps
+from attnlab.attention.score import Score, ScoreContext
 
 
 class Selective(Score):
     """Lets each token declare earlier ones no longer needed, for every later query and in every head.
 
-    score_ij = score_ij - F_ij, F_ij = sum_{j<l<i} relu(s_lj), where s_lj = scale * q_l . k_j is the score of head 0.
-    A token masks neither itself nor the first token, and only queries after it notice. No parameters.
+    Rule: score_ij = score_ij - F_ij, F_ij = sum_{j<l<i} relu(s_lj). Here s_lj = scale * q_l . k_j is the score of head
+    0. A token masks neither itself nor the first token, and only queries after it notice. No parameters.
 
     Source: selective attention, arXiv 2410.02703. Where we differ: s_lj is the score before other changes and position
     biases. Decoding keeps the queries of head 0 (spread over the heads: head_dim numbers per token, rounded up to a
@@ -23,14 +21,11 @@ class Selective(Score):
 
     order = 30
     fusable = False
-    reads_keys = True
+    reads_keys = needs_all = True
 
     def setup(self) -> None:
         super().setup()
         self.cached_extras = -(-self.head_dim // self.n_heads)
-
-    def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        refuse_gaps("selective", mask)
 
     def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]

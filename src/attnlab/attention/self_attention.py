@@ -11,10 +11,11 @@ from attnlab.options import option
 
 
 class SelfAttention(SoftmaxAttention):
-    """Single-head self-attention with learned W_q, W_k and W_v: y = softmax(Q K^T / sqrt(d)) V.
+    """Single-head self-attention with learned W_q, W_k and W_v.
 
-    No output projection, so the head is as wide as the output. `causal` False lets a token see later ones, as the
-    chapter does at first; a language model needs True. `dropout` drops weights while training.
+    Rule: y = softmax(Q K^T / sqrt(d)) V. No output projection, so the head is as wide as the output. `causal` False
+    lets a token see later ones, as the chapter does at first; a language model needs True. `dropout` drops weights
+    while training.
 
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", sections 3.4 and 3.5.
     """

@@ -13,10 +13,10 @@ from attnlab.options import option
 
 
 class SimpleAttention(SoftmaxAttention):
-    """Every token averages the tokens that are like it; nothing is learned: y_i = sum_j softmax_j(x_i . x_j) x_j.
+    """Every token averages the tokens that are like it; nothing is learned.
 
-    One head with q = k = v = x, unscaled, without an output projection. `causal` False is the chapter's example,
-    in which a token also sees later ones; a language model needs True.
+    Rule: y_i = sum_j softmax_j(x_i . x_j) x_j. One head with q = k = v = x, unscaled, without an output projection.
+    `causal` False is the chapter's example, in which a token also sees later ones; a language model needs True.
 
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
     """

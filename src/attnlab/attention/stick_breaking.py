@@ -8,10 +8,11 @@ from attnlab.attention.normalizer import Normalizer
 
 
 class StickBreaking(Normalizer):
-    """Each key, from the nearest back, takes a share of what is left: w_ij = sigmoid(s_ij) prod_l (1 - sigmoid(s_il)).
+    """Each key, from the nearest back, takes a share of what is left.
 
-    The product runs over the visible keys l nearer than j; an invisible key takes nothing. Source: arXiv 2410.17980.
-    Where we differ: its first share goes to the token before; here to the token itself, so that no row is empty.
+    Rule: w_ij = sigmoid(s_ij) prod_l (1 - sigmoid(s_il)). The product runs over the visible keys l nearer than j; an
+    invisible key takes nothing. Source: arXiv 2410.17980. Where we differ: its first share goes to the token before;
+    here to the token itself, so that no row is empty.
     """
 
     map_kind = "sub_probability"

@@ -77,10 +77,9 @@ class Synthesizer(ValuesOnlyAttention, ABC):
 class DenseSynthesizer(Synthesizer):
     """Each token says by itself how much it wants of every position, without looking at what stands there.
 
-    R_ij = (W_2 gelu(W_1 x_i + b))_j per head, W_2 with one row per position.
+    Rule: R_ij = (W_2 gelu(W_1 x_i + b))_j per head, W_2 with one row per position.
 
-    Source: arXiv 2005.00743 (Dense). Where we differ: there it is a ReLU; a GELU leaves no unit without
-    a gradient.
+    Source: arXiv 2005.00743 (Dense). Where we differ: there it is a ReLU; a GELU leaves no unit without a gradient.
     """
 
     def setup(self) -> None:
@@ -97,10 +96,10 @@ class DenseSynthesizer(Synthesizer):
 class RandomSynthesizer(Synthesizer):
     """One learned table says how much each position takes of each earlier one, whatever the tokens are.
 
-    R_ij = table[i, j] per head, trained; the first row is left out, as a token alone gets all the weight anyway.
+    Rule: R_ij = table[i, j] per head, trained. The first row is left out, as a token alone gets all the weight anyway.
 
-    Source: arXiv 2005.00743 (Random). Where we differ: the table starts at 0, which is `uniform`, rather than
-    at random numbers.
+    Source: arXiv 2005.00743 (Random). Where we differ: the table starts at 0, which is `uniform`, rather than at random
+    numbers.
     """
 
     def setup(self) -> None:

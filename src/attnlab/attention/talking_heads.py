@@ -11,7 +11,7 @@ from attnlab.attention.score import Score, ScoreContext
 class TalkingHeads(Score):
     """Lets heads talk: each head's scores, and then its weights, become a learned mixture of all heads'.
 
-    score_h = sum_m P_hm score_m, then weights_h = sum_m Q_hm weights_m, with P and Q of heads x heads. Both start as
+    Rule: score_h = sum_m P_hm score_m, then weights_h = sum_m Q_hm weights_m. P and Q are heads x heads. Both start as
     the identity, which is plain attention. A mixture may be negative, so the map is signed; what no head sees keeps
     weight 0. Position biases act after P.
 

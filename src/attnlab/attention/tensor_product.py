@@ -15,9 +15,9 @@ from attnlab.options import Count, option
 
 
 class Product(nn.Module):
-    """Makes a matrix of heads by width out of few numbers per token: y = 1/R * sum_r a_r b_r^T, a = W_a x, b = W_b x.
+    """Makes a matrix of heads by width out of few numbers per token.
 
-    Source: arXiv 2501.06425.
+    Rule: y = 1/R * sum_r a_r b_r^T, a = W_a x, b = W_b x. Source: arXiv 2501.06425.
     """
 
     def __init__(self, d_model: int, *, n_heads: int, width: int, rank: int) -> None:
@@ -43,8 +43,8 @@ class Product(nn.Module):
 class TensorProductAttention(GatedOutput, SoftmaxAttention):
     """Writes the queries, keys and values of all heads as sums of few products, of which decoding keeps the factors.
 
-    k = 1/R_k * A_k(x)^T rotate(B_k(x)), v = 1/R_v * A_v(x)^T B_v(x), and q as k, with A of R by heads and B of R by
-    width. Turning B turns every head's key. A token costs (R_k + R_v) (h + d) cached numbers instead of 2 h d.
+    Rule: k = 1/R_k A_k(x)^T rotate(B_k(x)), v = 1/R_v A_v(x)^T B_v(x), q as k. A is R by heads and B is R by width.
+    Turning B turns every head's key. A token costs (R_k + R_v) (h + d) cached numbers instead of 2 h d.
 
     Source: arXiv 2501.06425.
     """

@@ -29,18 +29,18 @@ class InnerModel(NamedTuple):
 class TTTAttention(StateAttention):
     """Its memory is a small linear model per head, trained by gradient descent while the sequence is read.
 
-    The inner model f(k) = k + norm(k W + b) is to reproduce v from k. Tokens come in mini-batches; each takes the
-    gradient of |f(k) - v|^2 / 2 at the W with which its mini-batch began, times a learned rate, so that
-    W_t = W_0 - sum_{s <= t} eta_s grad_s, o_t = f(q_t; W_t), where eta_s = `rate` * sigmoid(w . x_s) / d. Within a
-    mini-batch all tokens are handled by matrix products (the paper's dual form). The norm makes the gradient depend on
-    W and the output on a sum of values in a way that is not linear: there is no map to show.
+    Rule: W_t = W_{t-1} - eta grad |f(k_t; W) - v_t|^2, o_t = f(q_t; W_t), f(k) = k + norm(k W + b). The inner model f
+    is to reproduce v from k. Tokens come in mini-batches; each takes the gradient of |f(k) - v|^2 / 2 at the W with
+    which its mini-batch began, times the rate eta_t = `rate` * sigmoid(w . x_t) / d. Within a mini-batch all tokens are
+    handled by matrix products (the paper's dual form). The norm makes the gradient depend on W and the output on a sum
+    of values in a way that is not linear: there is no map to show.
 
     Source: arXiv 2407.04620 (TTT-Linear). Where we differ: W_0 starts as the identity; the rate of the i-th token of a
     mini-batch has no factor of 1/i plus a learned number; the output's own norm and gate are left out.
     """
 
     withdrawn = {"value_dim"}
-    minibatch: Count = option(default=16, doc="Tokens that take their gradients at the same weights.")
+    minibatch: Count = option(default=16, short=2, doc="Tokens that take their gradients at the same weights.")
     rate: Positive = option(default=1.0, doc="The largest learning rate of the inner model, times head_dim.")
 
     traits = Traits("none", "constant")

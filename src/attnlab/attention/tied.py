@@ -15,10 +15,11 @@ from attnlab.errors import UsageError
 class TiedAttention(GatedOutput, SoftmaxAttention):
     """Uses one vector per token and head as both its key and its value, so that decoding keeps half as much.
 
-    v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are rotated on reading.
+    Rule: v = W x, k = rotate(v), o_h = softmax(rotate(q_h) K_h^T / sqrt(d)) V_h. Only v is kept; keys are rotated on
+    reading.
 
-    Source: Hugging Face, "Gemma 4 modeling code" (2026). Where we differ: there queries, keys and values
-    have norms of their own, and scores are not divided by sqrt(d).
+    Source: Hugging Face, "Gemma 4 modeling code" (2026). Where we differ: there queries, keys and values have norms of
+    their own, and scores are not divided by sqrt(d).
     """
 
     def setup(self) -> None:

@@ -1,10 +1,18 @@
 """What a layer is, told once."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 MapKind = Literal["probability", "sub_probability", "nonnegative", "signed", "none"]
 Growth = Literal["constant", "window", "linear"]
+RULE = re.compile(r"Rule: (.+?)(?<![\s.])\.(?=\s|$)")  # dots with a space before them, and ... , are of the formula
+
+
+def rule_of(kind: type) -> str:
+    """The formula in a class's own docstring, its sentence that begins with `Rule:`; empty without one."""
+    match = RULE.search(" ".join((vars(kind).get("__doc__") or "").split()))
+    return match[1] if match else ""
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,8 @@ class Traits:
     the worked example of the first chapter; a GPT refuses such a layer. `can_recall` is False for a control, which
     cannot learn to look something up; then a law asserts that it indeed cannot. `uses_position` is False where
     weights do not come from queries and keys, so that nothing could be rotated or biased: such a layer takes no
-    `position`. `discontinuous` is True where the rule is not continuous, so that rounding moves a few outputs far: then
-    bfloat16 is held to be near on average. `requires` names what a layer needs of those below it, as they publish it.
+    `position`. `discontinuous` says that rounding may move a few outputs far: then bfloat16 is held to be near on
+    average. `requires` names what a layer needs of those below it, as they publish it.
     `limit` is the number of positions it knows, None if any.
     """
 

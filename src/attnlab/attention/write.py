@@ -27,10 +27,11 @@ class Write(Configurable, nn.Module):
 
 
 class DeltaWrite(Write):
-    """Writes only what the memory does not know yet: S + beta k (v - S^T k)^T, beta = beta_max * sigmoid(w . x).
+    """Writes only what the memory does not know yet.
 
-    With `beta_max` 2 a write may also turn a stored value around, which lets the layer count modulo two (arXiv
-    2411.12537). Source: arXiv 2102.11174 and 2406.06484.
+    Rule: S_t = a_t S_{t-1} + beta k (v - a_t S_{t-1}^T k)^T, beta = beta_max sigmoid(w . x). With `beta_max` 2 a write
+    may also turn a stored value around, which lets the layer count modulo two (arXiv 2411.12537). Source: arXiv
+    2102.11174 and 2406.06484.
     """
 
     erases = True

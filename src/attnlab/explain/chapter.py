@@ -16,6 +16,7 @@ from attnlab.attention.base import Attention
 from attnlab.attention.shared import Shared
 from attnlab.build import Factory
 from attnlab.errors import UsageError
+from attnlab.options import options_of
 
 TOKENS = ("Your", "journey", "starts", "with", "one", "step")
 VECTORS = (
@@ -64,9 +65,6 @@ SIZES: tuple[tuple[int, Mapping[str, Any]], ...] = (
     (8, {"n_heads": 4}),
     (16, {"n_heads": 4}),
 )
-# Lengths that are made for long texts, shortened so that six tokens show what they do.
-SHORT = {"window": 3, "block": 2, "topk": 2, "topn": 1, "minibatch": 2, "stride": 2, "sinks": 1}
-SHORT_CHUNK = 3  # for masks alone: elsewhere a chunk changes speed, not results
 
 
 class Built(NamedTuple):
@@ -210,18 +208,18 @@ def _with(factory: Factory, settings: dict[str, Any], typed: frozenset[str]) -> 
 
 def _shortened(factory: Factory, typed: frozenset[str], notes: list[str]) -> Factory:
     """The factory with lengths that six tokens can show, down to what its slots are made with."""
+    declared = options_of(factory.target) or {}
 
-    def fitting(name: str, value: Any, key: str, mask: bool) -> Any:
+    def fitting(name: str, value: Any, key: str) -> Any:
         if isinstance(value, Factory):
             return _shortened(value, typed, notes)
         if isinstance(value, Mapping):
-            return {n: fitting(n, v, f"{key}.{n}", mask) for n, v in value.items()}
-        most = SHORT_CHUNK if name == "chunk" and mask else SHORT.get(name)
+            return {n: fitting(n, v, f"{key}.{n}") for n, v in value.items()}
+        most = declared[name].short if name in declared else None
         if most is not None and type(value) is int and value > most and key not in typed:
             notes.append(f"{key} is {most} here, not {value}, so that six tokens show what it does")
             return most
         return value
 
-    mask = factory.key.endswith(".mask")
-    settings = {n: fitting(n, v, f"{factory.key}.{n}", mask) for n, v in factory.settings.items()}
+    settings = {n: fitting(n, v, f"{factory.key}.{n}") for n, v in factory.settings.items()}
     return Factory(factory.target, settings, factory.key)

@@ -15,6 +15,7 @@ from attnlab.attention.heads import Heads
 from attnlab.attention.score import Score
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.attention.traits import rule_of
 from attnlab.explain.decode_state import memory_steps
 from attnlab.explain.record_calls import Call, watched
 from attnlab.explain.steps import Part, Step
@@ -229,8 +230,9 @@ def _implied(weights: Tensor) -> Step:
 
 
 def intro(module: nn.Module) -> str:
-    """What a class says of itself: the first paragraph of its docstring, on one line."""
-    return paragraphs(module)[0]
+    """What a class says of itself: the first paragraph of its docstring, on one line, and its rule."""
+    first, rule = paragraphs(module)[0], rule_of(type(module))
+    return f"{first} Rule: {rule}." if rule and rule not in first else first
 
 
 def paragraphs(module: nn.Module) -> list[str]:

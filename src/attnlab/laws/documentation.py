@@ -5,7 +5,7 @@ import re
 from attnlab.laws.layer_in_stack import placed_layers
 from attnlab.laws.subject import LawBroken, Subject
 
-SOURCE = re.compile(r"arXiv[ :]?\d{4}\.\d{4,5}|Source: \S.*(\"|\(\d{4}\))", re.DOTALL)
+SOURCE = re.compile(r"arXiv[\s:]*\d{4}\.\d{4,5}|Source: \S.*(\"|\(\d{4}\))", re.DOTALL)
 
 
 def explains_itself(subject: Subject) -> None:

@@ -51,12 +51,14 @@ class OptionError(UsageError, TypeError):
 class Option:
     """What one option may hold. `null` says what null stands for; what is `given` is told by the layer's surroundings.
 
-    The `type` of a slot is that of a factory of what the layer builds of it.
+    `short` is the most that a worked example on six tokens leaves of a length. The `type` of a slot is that of a
+    factory of what the layer builds of it.
     """
 
     default: Any = REQUIRED
     doc: str = ""
     null: str = ""
+    short: int | None = None
     is_given: bool = False
     is_slot: bool = False
     kw_only: bool = True
@@ -123,9 +125,11 @@ def _misfit(value: Any, annotation: Any) -> str | None:
 
 
 # The words of a declaration. `default=` is spelled, None included: type checkers look for that keyword.
-def option(*, default: Any = REQUIRED, doc: str = "", null: str = "", kw_only: bool = True) -> Any:
+def option(
+    *, default: Any = REQUIRED, doc: str = "", null: str = "", short: int | None = None, kw_only: bool = True
+) -> Any:
     """A number, a text or a flag that a config may set."""
-    return Option(default, doc, null, kw_only=kw_only)
+    return Option(default, doc, null, short, kw_only=kw_only)
 
 
 def slot(*, default: Any = REQUIRED, doc: str = "") -> Any:
