@@ -35,12 +35,11 @@ class CoPE(Score):
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         super().check(mask, normalizer)
-        if (
-            mask.cache_size is not None and mask.cache_size < 2 * self.p_max
-        ):  # gates near one half would never count to the end
+        n = mask.cache_size
+        if n is not None and n < 2 * self.p_max:  # gates near one half would never count to the end
             raise UsageError(
                 f"attention/score (CoPE) with p_max ({self.p_max}) must not count past half of the keys that "
-                f"attention/mask shows, {mask.cache_size} keys: choose p_max of at most {mask.cache_size // 2} or a longer window"
+                f"attention/mask shows, {n} keys: choose p_max of at most {n // 2} or a longer window"
             )
 
     def apply_scores(

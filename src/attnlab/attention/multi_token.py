@@ -45,8 +45,8 @@ class MultiToken(Score):
         if mask.cache_size is not None and mask.cache_size < reach:
             raise UsageError(
                 f"attention/score (MultiToken) with queries ({self.queries}) and keys ({self.keys}) must fit "
-                f"into the {mask.cache_size} keys that attention/mask shows, but reaches over {reach}: choose fewer of them "
-                "or a longer window"
+                f"into the {mask.cache_size} keys that attention/mask shows, but reaches over {reach}: choose fewer of "
+                "them or a longer window"
             )
         if not bool(self.used(mask).all()):
             raise UsageError(

@@ -28,13 +28,14 @@ class ScoreContext(NamedTuple):
 class Score(Configurable, nn.Module):
     """A score modifier (the `score_mod` of FlexAttention); this base changes nothing.
 
-    Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
-    nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the `scale`; otherwise it is
-    1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this modifier and query head: `make_extras`
-    makes them, decoding caches them beside the key. `reads_keys` says that `apply_scores` looks at the keys themselves,
-    which a family that never makes them while decoding must refuse. `makes_scores` says that it puts scores of its own
-    in the place of q . k, which at most one modifier of a layer may do. `needs_all` says that it reads every token between
-    query and key. One that turns weights into another kind of map sets `map_kind`.
+    Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and
+    `apply_weights` do nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the
+    `scale`; otherwise it is 1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for
+    this modifier and query head: `make_extras` makes them, decoding caches them beside the key. `reads_keys` says
+    that `apply_scores` looks at the keys themselves, which a family that never makes them while decoding must
+    refuse. `makes_scores` says that it puts scores of its own in the place of q . k, which at most one modifier of
+    a layer may do. `needs_all` says that it reads every token between query and key. One that turns weights into
+    another kind of map sets `map_kind`.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("prepare", "apply_scores", "apply_weights")
