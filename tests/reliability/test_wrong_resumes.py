@@ -19,7 +19,7 @@ from attnlab.training.prepare import prepare
 from attnlab.training.run import run
 
 BASE = ("data=file", "tokenizer=byte", "model.n_layers=1", "model.n_heads=2", "trainer.threads=1", *SMALL)
-BASE = (*BASE, "trainer.precision=bf16", "trainer.attention_dtype=fp32")
+BASE = (*BASE, "trainer.precision=bf16", "trainer.attention_dtype=fp32", "maps.probe=is left")  # "one" has an o
 # One word for each setting that changes a result, so that it differs from the run that is to be continued.
 CHANGES = (
     *("seed=1", "streams.data=1", "streams.init=1", "streams.noise=1", "streams.eval=1", "batch_size=4"),

@@ -85,6 +85,7 @@ def run(
                     start_anew(prepared.folder)
                 done = prepared.folder.read_summary()
                 if done.get("status") == Status.FINISHED:
+                    _check_code(prepared.folder, prepared, str(prepared.folder))
                     return _again(prepared, done)
                 return _train(prepared, loggers, stop)
 
@@ -103,24 +104,19 @@ def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
-    """Take, continue or leave alone what other code has made of the same run, as code= says.
+    """The run itself or, with code=any, what other code has made of it in another folder.
 
-    What is finished is left alone, and the run trains anew beside it; what was only begun is for the user to decide,
-    if anybody is there to `ask`.
+    What is finished there is left alone, and the run trains anew beside it; what was only begun is for the user to
+    decide, if anybody is there to `ask`.
     """
     config, code, own = prepared.config, prepared.code, prepared.folder
     if config["overwrite"] or (_is_worker(prepared) and config["code"] != "any"):
-        return prepared
-    if own.has_begun():
-        _check_code(own, prepared, f"{own} was made")
         return prepared
     there = earlier(prepared.identity, code, config["paths"]["runs"], config["experiment_name"])
     if there is None:
         return prepared
     line = f"{there.folder} {there}"
     if config["code"] == "any":
-        if not _is_worker(prepared):
-            note(f"note: {line}, and is taken")
         return prepared._replace(folder=there.folder, identity=there.identity)
     if ask and not there.ended:
         raise UsageError(f"{line}: code=any goes on with it, overwrite=true starts anew in {own}")
@@ -132,11 +128,11 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
     """Refuse what other code has made, unless code=any takes it; says so in either case."""
     names = changes_since(folder.read_code(), prepared.code)
     if names is None:
-        log(f"{what} before the code of a run was recorded, so that whether it was this code is unknown")
+        log(f"{what} was made before the code of a run was recorded, so that whether it was this code is unknown")
     elif names and prepared.config["code"] != "any":
-        raise UsageError(f"{what} by other code ({in_a_line(names)}): code=any takes it")
+        raise UsageError(f"{what} was made by other code ({in_a_line(names)}): code=any takes it")
     elif names:
-        note(f"note: {what} by other code ({in_a_line(names)}), and is taken")
+        note(f"note: {what} was made by other code ({in_a_line(names)}), and is taken")
 
 
 def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest) -> dict[str, Any]:
@@ -261,8 +257,6 @@ def _where_to_start(prepared: Prepared) -> Start:
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
-        if not _is_worker(prepared):
-            _check_code(rows_from, prepared, f"resume_from ({rows_from}) was made")
     if checkpoint is None:
         return Start(None, None, rows_from, {})
     there = load_checkpoint(checkpoint)
@@ -284,6 +278,7 @@ def _where_to_start(prepared: Prepared) -> Start:
             f"trainer.max_steps ({prepared.config['trainer']['max_steps']}) is less than the steps already made in "
             f"{checkpoint} ({there['global_step']})"
         )
+    _check_code(source, prepared, f"resume_from ({source})" if rows_from else str(source))
     return start
 
 
