@@ -23,7 +23,7 @@ SETTINGS = {
     "muon": ("optimizer=muon",),
     "accumulate": ("trainer.accumulate=2",),
     "dropout": ("model.dropout=0.3",),
-    "mqar": ("data=mqar", "tokenizer=task", "data.n_pairs=3"),
+    "mqar": ("data=mqar", "tokenizer=task", "data.n_pairs=3", "data.n_vocab=64", "data.val_rows=64"),
     "lengths": ("evaluation.lengths=[2]",),
     "bf16": ("trainer.precision=bf16",),
     "bpe": ("tokenizer=bpe",),
