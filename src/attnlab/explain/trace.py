@@ -146,10 +146,10 @@ def _softmax(layer: SoftmaxAttention, heads: Heads) -> list[Step]:
 
 def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str) -> list[Step]:
     by_name = {name: [call for call in calls if call.name == name] for name in {call.name for call in calls}}
-    links = by_name.get("apply_scores", [])
+    score_calls = by_name.get("apply_scores", [])
     scores = by_name["scores"][0].result
     bias = next((call.result for call in by_name.get("bias", []) if call.result is not None), None)
-    scaled = links[0].arguments[0] if links else scores if bias is None else scores - bias
+    scaled = score_calls[0].arguments[0] if score_calls else scores if bias is None else scores - bias
     steps: list[Step] = []
 
     def add(name: str, part: Part, title: str, text: str, values: Tensor, hidden: np.ndarray | None = None) -> None:
@@ -167,7 +167,7 @@ def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str)
             f"Times {layer.scale:.4g}, so that their spread stays the same.",
             scaled,
         )
-    for call in links:
+    for call in score_calls:
         if _says(call.module, "apply_scores", Score):
             name = type(call.module).__name__
             add(f"score.{name}", "scores", f"Scores after {name}", intro(call.module), call.result)
