@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from yardstick import PlainGPT, stepper
 
-from attnlab.attention.embedding import Embedding, LearnedEmbedding
+from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.position import Position
 from attnlab.attention.rotary import RoPE
 from attnlab.model import GPT
+from attnlab.options.model_config import ModelConfig
 from attnlab.training.hardware import has_native_bfloat16
 
 SHAPES = ((4, 4, 128, 12, 64), (6, 6, 384, 8, 256))
@@ -33,18 +34,22 @@ def main() -> None:
     bf16 = has_native_bfloat16("cpu")
     print(f"torch {torch.__version__}, {options.threads} threads, native bfloat16: {bf16}")
     for n_layers, n_heads, d_model, batch, context in SHAPES:
-        size: dict[str, Any] = {"vocab_size": VOCABULARY, "context": context, "n_layers": n_layers, "d_model": d_model}
+        size: dict[str, Any] = {"context": context, "n_layers": n_layers, "d_model": d_model}
         ids = torch.randint(VOCABULARY, (batch, context + 1), generator=torch.Generator().manual_seed(0))
         attention = partial(MultiHeadAttention, n_heads=n_heads)
-        same = partial(GPT, attention=partial(attention, position=Position), embed=LearnedEmbedding, mlp="gelu")
-        default = partial(GPT, attention=partial(attention, position=RoPE), embed=Embedding, mlp="relu2")
+        gpt = partial(GPT, vocab_size=VOCABULARY)
+        same = partial(gpt, ModelConfig(**size, mlp="gelu"), attention=partial(attention, position=Position))
+        same = partial(same, embed=LearnedEmbedding)
+        default = partial(gpt, ModelConfig(**size, mlp="relu2"), attention=partial(attention, position=RoPE))
         sides = {
-            "hand-written, fp32": stepper(PlainGPT(n_heads=n_heads, **size), ids),
-            "attnlab, the same choices, fp32": stepper(same(**size), ids),
-            "attnlab, default choices, fp32": stepper(default(**size), ids),
-            "attnlab, the same choices, bf16": stepper(same(**size), ids, bf16=True),
-            "attnlab, default choices, bf16": stepper(default(**size), ids, bf16=True),
-            "hand-written under autocast, bf16": stepper(PlainGPT(n_heads=n_heads, **size), ids, bf16=True),
+            "hand-written, fp32": stepper(PlainGPT(n_heads=n_heads, vocab_size=VOCABULARY, **size), ids),
+            "attnlab, the same choices, fp32": stepper(same(), ids),
+            "attnlab, default choices, fp32": stepper(default(), ids),
+            "attnlab, the same choices, bf16": stepper(same(), ids, bf16=True),
+            "attnlab, default choices, bf16": stepper(default(), ids, bf16=True),
+            "hand-written under autocast, bf16": stepper(
+                PlainGPT(n_heads=n_heads, vocab_size=VOCABULARY, **size), ids, bf16=True
+            ),
         }
         if not bf16:
             sides = {name: side for name, side in sides.items() if "bf16" not in name}

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.training import run as training
 from attnlab.training.module import LanguageModel
 from attnlab.training.recorders.metrics import MetricsRecorder
@@ -46,7 +47,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def config_for(folder: Path, steps: int, *more: str) -> dict[str, Any]:
+def config_for(folder: Path, steps: int, *more: str) -> RunConfig:
     return compose_config(
         [*SIZE, f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", f"trainer.max_steps={steps}", *more]
     )
@@ -69,8 +70,8 @@ class BareLoop:
             ids, targets = self.splits.train_batch(
                 seed=0,
                 step=self.step,
-                batch_size=self.config["batch_size"],
-                context=self.config["model"]["context"],
+                batch_size=self.config.batch_size,
+                context=self.config.model.context,
             )
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                 loss = F.cross_entropy(self.model(ids).flatten(0, 1), targets.flatten())
@@ -111,10 +112,10 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
         build_model(config, prepared.tokenizer.n_vocab),
         prepared.recipe,
         noise_seed=0,
-        log_every=config["trainer"]["log_every"],
+        log_every=config.trainer.log_every,
         val_scored_bytes=prepared.splits.scored_bytes,
     )
-    sizes = {"batch_size": config["batch_size"], "context": config["model"]["context"]}
+    sizes = {"batch_size": config.batch_size, "context": config.model.context}
     data = training.TextDataModule(prepared.splits, seed=0, **sizes)
     prepared.folder.path.mkdir(parents=True, exist_ok=True)
     table = MetricsRecorder(prepared.folder)

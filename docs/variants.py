@@ -97,25 +97,23 @@ def row(file: Path) -> Row:
     """What the YAML, the classes and a measurement say."""
     name, comment = file.stem, sentence("attention", file.stem)
     config = compose_config([f"attention={name}"])
-    sizes = config["model"]
-    n_layers, make = int(sizes["n_layers"]), attention_factory(config)
+    sizes = config.model
+    n_layers, make = sizes.n_layers, attention_factory(config)
     with torch.device("meta"):
-        layers = [
-            make(int(sizes["d_model"]), layer=i, n_layers=n_layers, context=LENGTHS[-1] + 1) for i in range(n_layers)
-        ]
+        layers = [make(sizes.d_model, layer=i, n_layers=n_layers, context=LENGTHS[-1] + 1) for i in range(n_layers)]
     # A pattern of layers names the kind of each; a pattern of heads makes every layer the same.
-    pattern = str(config["attention"].get("pattern", "")).split() if not isinstance(layers[0], HeadWrapper) else []
+    pattern = str(config.attention.get("pattern", "")).split() if not isinstance(layers[0], HeadWrapper) else []
     pattern = pattern or [name]
     papers = re.findall(r"arXiv (\d{4}\.\d{4,5}(?:, \d{4}\.\d{4,5})*)", comment)
     numbers = [number for group in papers for number in group.split(", ")]
     return Row(
         name,
-        family(layers[0], config["attention"]),
+        family(layers[0], config.attention),
         re.sub(r" ?\((?:[^()]*arXiv[^()]*|Raschka[^()]*)\)", "", comment),
         formula(layers),
         " ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers) or "none",
         deviations(file, layers),
-        options(config["attention"]),
+        options(config.attention),
         " or ".join(dict.fromkeys(layer.traits.map_kind for layer in layers)).replace("_", "-"),
         " or ".join(dict.fromkeys(layer.traits.growth for layer in layers)),
         tuple(total(layers, (pattern * n_layers)[:n_layers], length) for length in LENGTHS),

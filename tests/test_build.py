@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
 from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, instantiate
 from attnlab.config.compose import check_targets, compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
@@ -34,7 +36,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> RunConfig:
     """The main config with a model small enough for a test."""
     sizes = ["model.d_model=16", "model.n_heads=4", "model.n_layers=4", "model.context=8"]
     return compose_config([*sizes, *overrides])
@@ -143,7 +145,7 @@ def test_unknown_argument(override: str, where: str) -> None:
 def test_missing_argument() -> None:
     """An argument that is missing is refused in one line."""
     config = composed("attention=sliding_window")
-    del config["attention"]["mask"]["window"]
+    del config.attention["mask"]["window"]
     with pytest.raises(
         UsageError, match=r"^attention\.mask\.window is missing: Window needs an integer of at least 1$"
     ):
@@ -166,10 +168,10 @@ def test_constructor_refusal() -> None:
 def test_group_refusal() -> None:
     """A group that is built at once is refused in its own words."""
     config = composed()
-    config["tokenizer"]["n_vocab"] = 3
+    config.tokenizer["n_vocab"] = 3
     with pytest.raises(UsageError, match=r"^tokenizer\.n_vocab \(3\) must be null or an integer"):
         instantiate(config, "tokenizer")
-    config["tokenizer"] = {"_target_": "attnlab.data.vocabularies.BPE", "vocab": 3}
+    config = replace(config, tokenizer={"_target_": "attnlab.data.vocabularies.BPE", "vocab": 3})
     with pytest.raises(
         UsageError, match=r"^tokenizer\.vocab \(3\) is not an option: BPE has none called 'vocab'"
     ) as error:
@@ -180,7 +182,7 @@ def test_group_refusal() -> None:
 @pytest.mark.parametrize("slot", ["mask", "normalizer", "gate", "position"])
 def test_a_slot_that_all_layers_would_share_is_refused(slot: str) -> None:
     config = composed()
-    config["attention"][slot]["_partial_"] = False
+    config.attention[slot]["_partial_"] = False
     with pytest.raises(UsageError) as error:
         check_construction(config)
     assert str(error.value).startswith(f"attention.{slot}") and "\n" not in str(error.value)
@@ -254,7 +256,7 @@ FOREIGN = [
 @pytest.mark.parametrize(("slot", "target"), FOREIGN)
 def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str, partial: bool) -> None:
     """Refused in one line that names the slot, whatever the user has allowed, and before anything is constructed."""
-    config = deepcopy(SMALL) | {"allow_targets": ["ours"]}
+    config = SMALL.as_dict() | {"allow_targets": ["ours"]}
     node, *rest = slot.split(".")
     owner: Any = config
     for part in (node, *rest)[:-1]:
@@ -267,7 +269,7 @@ def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str
     }
     group = ".".join(slot.split(".")[:2]) if node == "position" else node
     with pytest.raises(UsageError) as error:
-        instantiate(config, group, KINDS[group]) if group in KINDS else check_targets(config)
+        instantiate(RunConfig.of(config), group, KINDS[group]) if group in KINDS else check_targets(config)
     assert str(error.value).startswith(slot) and "\n" not in str(error.value)
     assert own == []
 
@@ -275,12 +277,12 @@ def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str
 def test_a_slot_takes_a_subclass_of_the_users(own: list[Any]) -> None:
     """Below a class that hands its settings on, and below one that names some without saying what they are."""
     for target in ("ours.Mine", "ours.Named", "ours.ours"):
-        config = composed() | {"allow_targets": ["ours"]}
-        config["attention"]["_target_"] = target
-        config["attention"]["mask"]["_target_"] = "ours.Late"
+        config = replace(composed(), allow_targets=["ours"])
+        config.attention["_target_"] = target
+        config.attention["mask"]["_target_"] = "ours.Late"
         mixers = list(layers(build_model(config, VOCAB)))
         assert all(type(mixer.mask).__name__ == "Late" for mixer in mixers)
-    config["attention"]["_target_"], config["attention"]["gate"]["_target_"] = "ours.Mine", "ours.Late"
+    config.attention["_target_"], config.attention["gate"]["_target_"] = "ours.Mine", "ours.Late"
     with pytest.raises(UsageError, match=r"^attention\.gate\._target_ \(ours\.Late\) must name a subclass of Gate"):
         build_model(config, VOCAB)
 
@@ -289,10 +291,10 @@ def test_a_slot_takes_a_subclass_of_the_users(own: list[Any]) -> None:
 def test_words_that_make_more_of_a_config_are_refused(word: str) -> None:
     config = deepcopy(SMALL)
     key, _, inner = word.partition(".")
-    config["attention"]["mask"][key] = {inner: "attnlab.attention.mask.Causal"} if inner else ["x"]
+    config.attention["mask"][key] = {inner: "attnlab.attention.mask.Causal"} if inner else ["x"]
     with pytest.raises(UsageError, match=rf"^attention\.mask\.{key}.* is not a setting"):
         check_construction(config)
-    config["attention"]["mask"] = {"_target_": "attnlab.attention.mask.Causal", "_partial_": "yes"}
+    config.attention["mask"] = {"_target_": "attnlab.attention.mask.Causal", "_partial_": "yes"}
     with pytest.raises(UsageError, match=r"^attention\.mask\._partial_ \(yes\) must be true or false"):
         check_construction(config)
 
@@ -301,7 +303,7 @@ def test_words_that_make_more_of_a_config_are_refused(word: str) -> None:
 def test_class_not_there(target: str) -> None:
     """A class that does not exist is refused with its group."""
     config = composed()
-    config["attention"]["_target_"] = target
+    config.attention["_target_"] = target
     with pytest.raises(UsageError, match=rf"^attention\._target_ \({target}\) does not exist") as error:
         check_construction(config)
     assert "\n" not in str(error.value)

@@ -1,6 +1,6 @@
 """Writing text: what is drawn, from what, and one token at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import AttentionFactory
-from attnlab.attention.embedding import LearnedEmbedding
+from attnlab.attention.embedding import Embedding, LearnedEmbedding
 from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
@@ -19,6 +19,7 @@ from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
 from attnlab.generation import choose, generate
 from attnlab.model import GPT
+from attnlab.options.model_config import ModelConfig
 
 VOCAB, CONTEXT = 17, 8
 multi_head = partial(MultiHeadAttention, n_heads=2, position=RoPE)
@@ -29,10 +30,10 @@ ATTENTIONS: dict[str, AttentionFactory] = {
 }
 
 
-def gpt(attention: AttentionFactory = multi_head, **options: Any) -> GPT:
+def gpt(attention: AttentionFactory = multi_head, embed: Callable[..., Embedding] = Embedding, **sizes: Any) -> GPT:
     """A small model whose numbers are large enough for clear favourites, and for texts that do not repeat."""
-    sizes = {"vocab_size": VOCAB, "context": CONTEXT, "n_layers": 2, "d_model": 8}
-    model = GPT(**{**sizes, "attention": attention, "tie": False, **options})
+    config = ModelConfig(**{"context": CONTEXT, "n_layers": 2, "d_model": 8, "tie": False, **sizes})
+    model = GPT(config, vocab_size=VOCAB, attention=attention, embed=embed)
     draw = torch.Generator().manual_seed(14)
     with torch.no_grad():
         for p in model.parameters():

@@ -1,6 +1,7 @@
 """The GPT around the attention: shapes, refusals, initial values, maps and decoding."""
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,8 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import DeltaWrite
 from attnlab.errors import UsageError
-from attnlab.model import GPT, MLP, NORMS, MLPKind, generator_for
+from attnlab.model import GPT, MLP, NORMS, generator_for
+from attnlab.options.model_config import MLPKind, ModelConfig
 
 VOCAB, CONTEXT, LAYERS, WIDTH = 13, 11, 3, 12
 
@@ -59,9 +61,15 @@ ATTENTIONS: dict[str, AttentionFactory] = {
 EMBEDS = {"nothing": Embedding, "learned": LearnedEmbedding, "sinusoidal": SinusoidalEmbedding}
 
 
-def gpt(attention: AttentionFactory = multi_head, **options: Any) -> GPT:
-    sizes = {"vocab_size": VOCAB, "context": CONTEXT, "n_layers": LAYERS, "d_model": WIDTH}
-    return GPT(**{**sizes, "attention": attention, **options})
+def gpt(
+    attention: AttentionFactory = multi_head,
+    vocab_size: int = VOCAB,
+    embed: Callable[..., Embedding] = Embedding,
+    seed: int = 0,
+    **sizes: Any,
+) -> GPT:
+    config = ModelConfig(**{"context": CONTEXT, "n_layers": LAYERS, "d_model": WIDTH, **sizes})
+    return GPT(config, vocab_size=vocab_size, attention=attention, embed=embed, seed=seed)
 
 
 def perturbed(model: GPT) -> GPT:

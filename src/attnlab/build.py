@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -16,6 +17,7 @@ from attnlab.attention.position import Position
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.config.code import note_sources
 from attnlab.config.compose import allowed_below, allowed_packages, check_targets
+from attnlab.config.run_config import RunConfig
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
@@ -24,7 +26,6 @@ from attnlab.model import GPT
 from attnlab.options import PER_LAYER, OptionError, check, options_of, settable
 from attnlab.options.rules import nearest, shown
 
-Config = Mapping[str, Any]  # a composed config as plain dicts, lists and numbers, after `config.check`
 KEYWORDS = ("_target_", "_partial_")
 note_sources()  # of what the imports above have brought
 FUNCTIONS = "attnlab.attention."  # where a `_target_` may name a function; elsewhere in attnlab only classes
@@ -68,32 +69,30 @@ class _Once(Factory):
     """A class and its settings that are to become one object: what a `_target_` without `_partial_` gives."""
 
 
-def instantiate(config: Config, group: str, kind: Any = None) -> Any:
+def instantiate(config: RunConfig, group: str, kind: Any = None) -> Any:
     """What a group of the config describes: an object, or a factory if it says `_partial_`.
 
     `kind` is what it must be, of groups that are not in SLOTS. Every class is found and held against the slot that it
     stands in before any of them is constructed.
     """
     here = str(Path.cwd())
-    if config.get("allow_targets") and here not in sys.path:
+    if config.allow_targets and here not in sys.path:
         sys.path.append(here)  # a package that the user allows may simply lie in the current folder
-    node: Any = config
-    for part in group.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            raise UsageError(f"{group} is missing in the config")
-        node = node[part]
-    check_targets({group: node, "allow_targets": config.get("allow_targets", [])})
+    node: Any = attrgetter(group)(config)
+    if not node:
+        raise UsageError(f"{group} is missing in the config")
+    check_targets({group: node, "allow_targets": config.allow_targets})
     kind = SLOTS.get(group, kind)
     if kind is not None and not (isinstance(node, Mapping) and "_target_" in node):
         raise UsageError(f"{group} ({shown(node)}) must hold settings with a _target_")
-    return built(_planned(node, group, Any if kind is None else kind, allowed_packages(config)))
+    return built(_planned(node, group, Any if kind is None else kind, allowed_packages(config.allow_targets)))
 
 
-def chosen(config: Config, group: str, kind: Any) -> dict[str, Factory]:
+def chosen(config: RunConfig, group: str, kind: Any) -> dict[str, Factory]:
     """What the options of logger= or callbacks= describe, by name; each class is found and judged, none constructed."""
-    nodes = config.get(group) or {}
-    check_targets({group: nodes, "allow_targets": config.get("allow_targets", [])})
-    allowed = allowed_below(group, allowed_packages(config))
+    nodes = attrgetter(group)(config)
+    check_targets({group: nodes, "allow_targets": config.allow_targets})
+    allowed = allowed_below(group, allowed_packages(config.allow_targets))
     settings = {name: {k: v for k, v in node.items() if k != "watches"} for name, node in nodes.items()}
     return {name: _planned(node, f"{group}.{name}", kind, allowed) for name, node in settings.items()}
 
@@ -207,43 +206,35 @@ def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
     return target
 
 
-def attention_factory(config: Config) -> AttentionFactory:
+def attention_factory(config: RunConfig) -> AttentionFactory:
     """The factory of the attention, called once per layer as factory(d_model, layer=, n_layers=, context=)."""
     factory: AttentionFactory = instantiate(config, "attention")
     return factory
 
 
-def embedding_factory(config: Config) -> Callable[..., Embedding]:
+def embedding_factory(config: RunConfig) -> Callable[..., Embedding]:
     """The factory of what a position adds to the token embeddings."""
     factory: Callable[..., Embedding] = instantiate(config, "position.embed")
     return factory
 
 
-def build_model(config: Config, vocab_size: int) -> GPT:
+def build_model(config: RunConfig, vocab_size: int) -> GPT:
     """The model of a config, with its initial values; on the meta device where that is torch's default."""
-    sizes = {key: value for key, value in config["model"].items() if key != "n_heads"}  # n_heads: the attention's
-    try:
-        model = GPT(
-            vocab_size=vocab_size,
-            attention=attention_factory(config),
-            embed=embedding_factory(config),
-            seed=instantiate(config, "streams.init"),
-            **sizes,
-        )
-    except OptionError as error:
-        raise UsageError(str(error.below("model"))) from error
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise UsageError(f"model: {_one_line(error)}") from error  # one that it does not take, or one that is missing
-    if config.get("trainer", {}).get("attention_dtype") == "bf16":
+    model = GPT(
+        config.model,
+        vocab_size=vocab_size,
+        attention=attention_factory(config),
+        embed=embedding_factory(config),
+        seed=config.streams.init,
+    )
+    if config.trainer.attention_dtype == "bf16":
         for module in model.modules():
             if isinstance(module, SoftmaxAttention):
                 module.kernel_dtype = torch.bfloat16
     return model
 
 
-def check_construction(config: Config) -> GPT:
+def check_construction(config: RunConfig) -> GPT:
     """Build everything once without numbers, so that what only a constructor can refuse is refused early."""
     with torch.device("meta"):
         return build_model(config, vocab_size=2)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from attnlab.attention.embedding import Embedding
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
-from attnlab.options import Count, Fraction, Positive, checked
+from attnlab.options import Count, checked
+from attnlab.options.model_config import InitKind, MLPKind, ModelConfig
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "rms": RMSNorm,
@@ -27,9 +28,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: (y := F.relu(x)) * y,  # a product stays in bfloat16 under autocast, a power does not
     "swiglu": F.silu,
 }
-MLPKind = Literal["gelu", "relu2", "swiglu"]
-NormKind = Literal["rms", "layer"]
-InitKind = Literal["gpt2", "fan_in"]
 
 
 class MLP(nn.Module):
@@ -56,22 +54,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm x), then x + mlp(norm x)."""
 
-    def __init__(
-        self,
-        d_model: int,
-        attention: Attention,
-        *,
-        norm: NormKind,
-        mlp: MLPKind,
-        ratio: float,
-        bias: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
-        self.norm_attention, self.norm_mlp = NORMS[norm](d_model), NORMS[norm](d_model)
+        self.norm_attention, self.norm_mlp = NORMS[config.norm](config.d_model), NORMS[config.norm](config.d_model)
         self.attention = attention
-        self.mlp = MLP(d_model, kind=mlp, ratio=ratio, bias=bias)
-        self.drop = nn.Dropout(dropout)
+        self.mlp = MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio, bias=config.bias)
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
         x = x + self.drop(self.attention(self.norm_attention(x), shared))
@@ -102,49 +90,42 @@ class GPT(nn.Module):
     """Predicts the next token from those before it.
 
     `attention` is called once per layer as factory(d_model, layer=, n_layers=, context=); `embed` once as
-    factory(d_model=, context=). `tie` uses the embedding matrix as the head (arXiv 1608.05859).
+    factory(d_model=, context=).
     """
 
     @checked
     def __init__(
         self,
+        config: ModelConfig,
         *,
         vocab_size: Count,
-        context: Count,
-        n_layers: Count,
-        d_model: Count,
         attention: AttentionFactory,
         embed: Callable[..., Embedding] = Embedding,
-        norm: NormKind = "layer",
-        mlp: MLPKind = "relu2",
-        mlp_ratio: Positive = 4.0,
-        bias: bool = False,
-        tie: bool = True,
-        dropout: Fraction = 0.0,
-        init: InitKind = "gpt2",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.context = vocab_size, context
-        self.embedding = nn.Embedding(vocab_size, d_model)
-        self.embed = embed(d_model=d_model, context=context)
-        self.drop = nn.Dropout(dropout)
+        self.vocab_size, self.context = vocab_size, config.context
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.embed = embed(d_model=config.d_model, context=config.context)
+        self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList()
-        for layer in range(n_layers):
-            mixer = attention(d_model, layer=layer, n_layers=n_layers, context=context)
+        for layer in range(config.n_layers):
+            mixer = attention(config.d_model, layer=layer, n_layers=config.n_layers, context=config.context)
             if not mixer.traits.causal:
                 raise UsageError(
                     f"attention of layer {layer} ({type(mixer).__name__}) reads later tokens, so a language model "
                     "could read the answer; set attention.causal=true"
                 )
-            if mixer.d_out != d_model:
-                raise UsageError(f"attention of layer {layer} gives width {mixer.d_out}, not model.d_model ({d_model})")
-            self.blocks.append(Block(d_model, mixer, norm=norm, mlp=mlp, ratio=mlp_ratio, bias=bias, dropout=dropout))
-        self.norm = NORMS[norm](d_model)
-        self.head = nn.Linear(d_model, vocab_size, bias=False)
-        if tie:
+            if mixer.d_out != config.d_model:
+                raise UsageError(
+                    f"attention of layer {layer} gives width {mixer.d_out}, not model.d_model ({config.d_model})"
+                )
+            self.blocks.append(Block(config, mixer))
+        self.norm = NORMS[config.norm](config.d_model)
+        self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+        if config.tie:
             self.head.weight = self.embedding.weight
-        initialise(self, kind=init, seed=seed)
+        initialise(self, kind=config.init, seed=seed)
 
     @property
     def n_parameters(self) -> int:

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from attnlab.config.code import changes_since, code_of, in_a_line
 from attnlab.config.compose import allowed_packages, check_targets, check_values
 from attnlab.config.guard import check_references
 from attnlab.config.keys import settings_of, without_watchers
+from attnlab.config.run_config import RunConfig
 from attnlab.data.download import offline
 from attnlab.data.material import Batch, Material
 from attnlab.data.opening import reopen_material
@@ -54,18 +56,18 @@ def find_run(path: os.PathLike[str] | str) -> RunFolder:
     return RunFolder(folders[0])
 
 
-def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> RunConfig:
     """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
-    path, config = run.config, {**without_watchers(run.read_config()), "allow_targets": list(allow_targets)}
+    path, content = run.config, {**without_watchers(run.read_config()), "allow_targets": list(allow_targets)}
     groups = ("model", "attention", "position", "streams")
-    if not all(isinstance(config.get(group), dict) for group in groups):
+    if not all(isinstance(content.get(group), dict) for group in groups):
         raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
-    check_targets(config)
+    check_targets(content)
     try:
-        check_values(config)
+        check_values(content)
+        return RunConfig.of(content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return config
 
 
 def load(
@@ -92,7 +94,7 @@ def load(
         raise UsageError(f"run ({folder}) was trained by other code ({in_a_line(names)}): code=any reads it anyway")
     checkpoint = load_checkpoint(path, most=CHECKPOINT_BYTES if limits else None)
     weights = weights_in(checkpoint, path)
-    if apart := _of_another_run(folder, config, tokenizer, checkpoint["fingerprint"]):
+    if apart := _of_another_run(folder, tokenizer, checkpoint["fingerprint"]):
         raise UsageError(f"{folder.config} does not belong to {path}: {'; '.join(apart[:4])}")
     for name, own in model.state_dict().items():
         if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
@@ -111,9 +113,9 @@ def load(
     return model.eval(), tokenizer
 
 
-def changes_since_run(folder: RunFolder, config: Mapping[str, Any]) -> list[str] | None:
+def changes_since_run(folder: RunFolder, config: RunConfig) -> list[str] | None:
     """The modules that have changed since a run was trained; None where that is unknown. `config` is the run's."""
-    return changes_since(folder.read_code(), code_of(config, allowed_packages(config)))
+    return changes_since(folder.read_code(), code_of(config.as_dict(), allowed_packages(config.allow_targets)))
 
 
 def _refuse_foreign(folder: RunFolder) -> None:
@@ -133,7 +135,7 @@ def _check_digests(folder: RunFolder) -> None:
     check_files(folder.path, digests_in(summary), CONFIG, CODE)
 
 
-def _model(folder: RunFolder, config: dict[str, Any], n_vocab: int) -> GPT:
+def _model(folder: RunFolder, config: RunConfig, n_vocab: int) -> GPT:
     try:
         return build_model(config, n_vocab)
     except AttnlabError:
@@ -143,12 +145,11 @@ def _model(folder: RunFolder, config: dict[str, Any], n_vocab: int) -> GPT:
         raise UsageError(f"{folder.config} gives no model ({reason})") from error
 
 
-def _check_sizes(folder: RunFolder, config: dict[str, Any], n_vocab: int) -> None:
+def _check_sizes(folder: RunFolder, config: RunConfig, n_vocab: int) -> None:
     """Refuse a model that is too large to be read without trust, before it takes any memory."""
-    sizes, path = config["model"], folder.config
-    n_layers = sizes.get("n_layers") or 1
+    n_layers, path = config.model.n_layers, folder.config
     within(f"{path}: model.n_layers", n_layers, MOST_LAYERS)
-    within(f"{path}: the heads of all layers", _n_heads(config["attention"]) * n_layers, MOST_HEADS)
+    within(f"{path}: the heads of all layers", _n_heads(config.attention) * n_layers, MOST_HEADS)
     with torch.device("meta"):
         model = _model(folder, config, n_vocab)
         numbers = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -168,9 +169,7 @@ def _n_heads(node: Any) -> int:
     return (own if isinstance(own, int) else 1) * max(map(_n_heads, node.values()), default=1)
 
 
-def _of_another_run(
-    folder: RunFolder, config: dict[str, Any], tokenizer: Tokenizer, fingerprint: Mapping[str, Any]
-) -> list[str]:
+def _of_another_run(folder: RunFolder, tokenizer: Tokenizer, fingerprint: Mapping[str, Any]) -> list[str]:
     """In what the settings of a config and those that a checkpoint was trained with differ.
 
     Of those that stand in both as they were typed: what the machine and the files decide is in the fingerprint alone,
@@ -178,7 +177,7 @@ def _of_another_run(
     """
     settings, theirs = (
         {key: value for key, value in side.items() if str(key).startswith(AS_TYPED)}
-        for side in (settings_of(config, besides=()), fingerprint)
+        for side in (settings_of(folder.read_config(), besides=()), fingerprint)
     )
     trained_with = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
     apart = [] if trained_with == tokenizer.sha256 else [f"{folder.tokenizer.name} is not that of its training"]
@@ -191,16 +190,16 @@ def _of_another_run(
     return apart
 
 
-def _with_environment(config: dict[str, Any]) -> dict[str, Any]:
+def _with_environment(config: RunConfig) -> RunConfig:
     """The config with what its data took from the environment, which is stored as it was written: ${oc.env:NAME}."""
-    raw = {key: config.get(key) for key in ("paths", "data")}
+    raw = {"paths": asdict(config.paths), "data": config.data}
     try:
         check_references(raw)
         resolved = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
         raise UsageError(f"data of the run: {' '.join(str(error).split())[:200]}") from error
     assert isinstance(resolved, dict)
-    return {**config, "data": resolved["data"]}
+    return replace(config, data=resolved["data"])
 
 
 def newest_step(folder: RunFolder, *, limits: bool = True) -> int:
@@ -224,7 +223,7 @@ def validation_batches(
     folder = find_run(run)
     material = material_of(folder, tokenizer, allow_targets=allow_targets)
     config = read_config(folder, allow_targets)
-    context, seed = config["model"]["context"], config["streams"]["eval"]
+    context, seed = config.model.context, config.streams.eval
     chosen = np.arange(min(material.n_val_rows(context), max(1, tokens // context)))
     rows = max(1, 8192 // context)  # per batch, for speed
     batches = [

@@ -24,6 +24,7 @@ from attnlab.analysis.reading import Curve, Run
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.publish import write
 from attnlab.analysis.settings import Options
+from attnlab.config.compose import compose_config
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.status import Status
 from attnlab.sweep.jobs import Job
@@ -343,8 +344,8 @@ def test_task_declares(tmp_path: Path) -> None:
 )
 def test_prospects(seeds: int, variants: int, looks: int, expected: str, tmp_path: Path) -> None:
     """The plan says which number of seeds allows a verdict, and that fewer allow none."""
-    given = {"metric": None, "alpha": 0.05, "looks": looks, "baseline": "base", "at_end": True}
-    config = {"report": given, "paths": {"runs": str(tmp_path)}, "experiment_name": "e"}
+    declared = ["report.baseline=base", f"report.looks={looks}"]
+    config = compose_config([*declared, f"paths.runs={tmp_path}", "experiment_name=e"])
     names = ["base", *(f"v{i}" for i in range(variants))]
     runs = []
     for name, seed in itertools.product(names, range(seeds)):

@@ -25,9 +25,9 @@ def test_every_cell_can_be_composed_and_fits_its_rows(cell: str) -> None:
     config = compose_config([f"+card={cell}"])
     source = instantiate(config, "data")
     if isinstance(source, Task):
-        for factor in (1, *config["evaluation"]["lengths"]):
-            source.check_context(factor * config["model"]["context"])
-    assert config["evaluation"]["lengths"] == [2, 4, 8]
+        for factor in (1, *config.evaluation.lengths):
+            source.check_context(factor * config.model.context)
+    assert config.evaluation.lengths == [2, 4, 8]
 
 
 def test_a_value_stands_between_floor_and_ceiling() -> None:

@@ -124,9 +124,9 @@ def test_further_words_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["attention/mask=window", "attention.mask.window=3", "model.n_heads=2", "position=alibi", "laws=shape"]
     assert typed("attention=multi_head", *words, "experiment=shakespeare_char_baseline") == 0
     (config,) = judged
-    assert config["attention"]["mask"]["window"] == 3 and config["attention"]["n_heads"] == 2
-    assert config["position"]["inside"]["_target_"] == "attnlab.attention.position_bias.ALiBi"
-    assert config["experiment_name"] != "default"
+    assert config.attention["mask"]["window"] == 3 and config.attention["n_heads"] == 2
+    assert config.position.inside["_target_"] == "attnlab.attention.position_bias.ALiBi"
+    assert config.experiment_name != "default"
 
 
 def test_overrides_in_order() -> None:

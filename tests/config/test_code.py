@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def test_same_in_every_python() -> None:
 
 def test_imported_code_counts(package: Path) -> None:
     """Of a module that was imported, the source of then counts, whatever is in the file by now."""
-    config = compose_config(["allow_targets=[my_rules]"]) | {"match": None}
-    config["attention"] = {"_target_": "my_rules.rule.Rule", "_partial_": True}
+    attention = {"_target_": "my_rules.rule.Rule", "_partial_": True}
+    config = replace(compose_config(["allow_targets=[my_rules]"]), attention=attention)
     with pytest.raises(UsageError):  # it is no attention, but it is imported
         check_construction(config)
     before = modules()
@@ -179,7 +180,7 @@ def test_own_modules(variant: str) -> None:
     """What model, data, optimizer and step use of attnlab, and nothing that only looks on."""
     config = compose_config([f"attention={variant}"])
     check_construction(config)
-    names = code_of(config, ()).modules
+    names = code_of(config.as_dict(), ()).modules
     assert {f"attnlab.{name}" for name in USED[variant]} <= set(names)
     assert not [name for name in names if name.startswith(tuple(f"attnlab.{part}" for part in NOT_EXECUTED))]
     assert ("attnlab.attention.softmax" in names) == (variant != "gated_delta")
@@ -189,7 +190,7 @@ def test_own_modules(variant: str) -> None:
 def test_own_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of softmax attention is one of multi_head, and none of gated_delta."""
     configs = [compose_config([f"attention={variant}"]) for variant in ("multi_head", "gated_delta")]
-    before = [code_of(config, ()) for config in configs]
+    before = [code_of(config.as_dict(), ()) for config in configs]
     read = code._source
 
     def edited(name: str) -> tuple[bytes, bool]:
@@ -197,7 +198,7 @@ def test_own_edit(monkeypatch: pytest.MonkeyPatch) -> None:
         return source + b"\nEDITED = 1\n" * (name == "attnlab.attention.softmax"), is_python
 
     monkeypatch.setattr(code, "_source", edited)
-    after = [code_of(config, ()) for config in configs]
+    after = [code_of(config.as_dict(), ()) for config in configs]
     assert changed(after[0].modules, before[0].modules) == ["attnlab.attention.softmax"]
     assert after[0].hash != before[0].hash and after[1] == before[1]
 

@@ -1,27 +1,40 @@
 """What a config may hold, what it is composed to, and how a variant is called."""
 
+import json
 import runpy
 import shlex
 import sys
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 import attnlab.sweep.sweeper
 import attnlab.training.run
 from attnlab.cli._arguments import parsed
 from attnlab.config.compose import compose_config, for_each_job, with_plus
-from attnlab.config.keys import config_dir, fixed_keys, groups, leaves, nodes, options, unknown_key
+from attnlab.config.keys import (
+    LISTS,
+    config_dir,
+    fixed_keys,
+    groups,
+    leaves,
+    nodes,
+    options,
+    shipped_settings,
+    unknown_key,
+)
+from attnlab.config.run_config import SECTIONS, RunConfig, fixed_options
 from attnlab.data.corpus import File
 from attnlab.errors import UsageError
-from attnlab.options.rules import RULES, Rule, as_typed, nearest, nearest_key, refusal, rule_for, shown
+from attnlab.options import options_of
+from attnlab.options.rules import Rule, as_typed, nearest, nearest_key, refusal, shown
 from attnlab.sweep.jobs import Composer, Job
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -81,12 +94,6 @@ def test_a_rule_accepts_what_it_says(rule: Rule, fine: list[Any], wrong: list[An
 )
 def test_a_rule_says_what_it_accepts(rule: Rule, text: str) -> None:
     assert str(rule) == text
-
-
-def test_the_first_pattern_that_matches_decides() -> None:
-    table = (("a.steps", Rule(int)), ("*.steps", Rule(str)))
-    assert rule_for("a.steps", table) == Rule(int) and rule_for("b.steps", table) == Rule(str)
-    assert rule_for("steps", table) is None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +197,7 @@ def shipped() -> dict[str, Any]:
     chosen += [[f"attention={name}"] for name in options("attention")]
     chosen += [["attention/score=[scaled,softcap]"], ["attention=linear", "attention/write=delta"]]
     for words in chosen:
-        found |= {path: value for path, value, _ in nodes(compose_config(words))}
+        found |= {path: value for path, value, _ in nodes(compose_config(words).as_dict())}
     return found
 
 
@@ -198,9 +205,47 @@ def test_every_shipped_option_passes_the_check(shipped: dict[str, Any]) -> None:
     assert {"optimizer.adamw_lr", "attention.kinds.local.mask.window", "attention.score.softcap.cap"} <= set(shipped)
 
 
-@pytest.mark.parametrize("pattern", [pattern for pattern, _ in RULES])
-def test_every_rule_is_about_a_key_that_exists(shipped: dict[str, Any], pattern: str) -> None:
-    assert any(fnmatchcase(key, pattern) for key in shipped)
+def test_record_keys() -> None:
+    """The record of a run's config declares the keys of the YAML files, neither more nor less."""
+    sections = {f"{group}.{name}" for group, kind in SECTIONS.items() for name in options_of(kind) or {}}
+    assert {key for key in fixed_keys() if "." in key} == sections - {"position.embed", "position.inside"}
+    groups = {*GROUPS, *LISTS, "attention", "allow_targets", "more", "baseline", "environment"}
+    assert {key for key in fixed_keys() if "." not in key} | groups == set(options_of(RunConfig) or {})
+    assert set(fixed_options()) == {key for key, value in leaves(shipped_settings()) if not isinstance(value, list)}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["attention=gqa", "logger=[]", "callbacks=[early_stopping]"],
+        ["data=mqar", "+card=mqar"],
+        ["model.mlp_ratio=3", "tokenizer.n_vocab=null", "trainer=gpu"],
+    ],
+)
+def test_record_is_stored_as_it_was_composed(words: list[str]) -> None:
+    """Every value and the order of the keys."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("train", overrides=words), resolve=True)
+    assert isinstance(composed, dict)
+    assert json.dumps(RunConfig.of(composed).as_dict()) == json.dumps(composed)
+
+
+def test_record_of_an_older_run() -> None:
+    """What it does not have is as it is shipped; a key that is no more is left out, but not one of the model."""
+    content = compose_config(["seed=3"]).as_dict()
+    del content["trainer"]["devices"], content["report"], content["streams"]["eval"]
+    content["trainer"]["speed"] = 1
+    config = RunConfig.of(content)
+    assert (config.trainer.devices, config.report.alpha, config.streams.eval) == (1, 0.05, 3)
+    assert "speed" not in config.as_dict()["trainer"]
+    for model, line in (
+        ({"size": 1}, "unexpected.*'size'"),
+        ({"context": 0}, r"^model.context \(0\) must be"),
+        (3, "by name"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            RunConfig.of({**content, "model": content["model"] | model if isinstance(model, dict) else model})
 
 
 # What is accepted
@@ -234,12 +279,12 @@ def test_every_rule_is_about_a_key_that_exists(shipped: dict[str, Any], pattern:
     ],
 )
 def test_what_makes_sense_is_accepted(words: list[str], key: str, value: Any) -> None:
-    found = {path: node for path, node, _ in nodes(compose_config(words))}
+    found = {path: node for path, node, _ in nodes(compose_config(words).as_dict())}
     assert found[key] == value
 
 
 def test_a_chain_of_scores_replaces_the_usual_one() -> None:
-    assert list(compose_config(["attention/score=[qk_norm,softcap]"])["attention"]["score"]) == ["qk_norm", "softcap"]
+    assert list(compose_config(["attention/score=[qk_norm,softcap]"]).attention["score"]) == ["qk_norm", "softcap"]
 
 
 @pytest.fixture
@@ -260,8 +305,8 @@ def mine(tmp_path: Path) -> Path:
 
 def test_a_folder_of_ones_own_adds_options_and_keys(mine: Path) -> None:
     config = compose_config(["+experiment=notes", "notes.who=you", "notes.depth=0.5", "seed=3"], [mine])
-    assert config["notes"] == {"who": "you", "tags": [1, 2], "depth": 0.5}
-    assert (config["model"]["d_model"], config["attention"]["n_kv_heads"], config["seed"]) == (64, 2, 3)
+    assert config.more["notes"] == {"who": "you", "tags": [1, 2], "depth": 0.5}
+    assert (config.model.d_model, config.attention["n_kv_heads"], config.seed) == (64, 2, 3)
 
 
 def test_own_class_settings(mine: Path) -> None:
@@ -304,7 +349,7 @@ def test_what_makes_no_sense_is_refused(words: list[str], line: str) -> None:
 
 def test_composing_leaves_nothing_behind() -> None:
     refused("seed=-1")
-    assert compose_config()["seed"] == 0 and compose_config(["seed=1"])["seed"] == 1
+    assert compose_config().seed == 0 and compose_config(["seed=1"]).seed == 1
 
 
 # The words of a command
@@ -321,7 +366,7 @@ def test_experiments_and_sweeps_get_their_plus() -> None:
     ]
 
 
-Jobs = list[tuple[str, dict[str, Any]]]
+Jobs = list[tuple[str, RunConfig]]
 
 
 @pytest.fixture
@@ -329,7 +374,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Job
     """What `python train.py WORDS` would run: variant and config of every job."""
     found: Jobs = []
 
-    def note(config: dict[str, Any], variant: str) -> dict[str, Any]:
+    def note(config: RunConfig, variant: str) -> dict[str, Any]:
         found.append((variant, config))
         return {}
 
@@ -372,7 +417,7 @@ def test_jobs_of_a_sweep(jobs: Callable[[str], Jobs], monkeypatch: pytest.Monkey
     monkeypatch.setattr(attnlab.sweep.sweeper, "runs_of", note)
     with pytest.raises(SystemExit):
         jobs("-m attention=gqa,linear seed=3,4 model.d_model='${model.context}'")
-    names = [(job.variant, job.config["seed"]) for job in found]
+    names = [(job.variant, job.config.seed) for job in found]
     assert names == [("gqa", 3), ("gqa", 4), ("linear", 3), ("linear", 4)]
     assert found[0].config == compose_config(["attention=gqa", "seed=3", "model.d_model=128", "trainer.threads=1"])
     assert not Path("runs").exists()
@@ -382,8 +427,8 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """~ stands for the home folder in every key that names a file or folder; an unknown user's is refused."""
     monkeypatch.setenv("HOME", str(tmp_path))
     config = compose_config(["paths.runs='~/r'", "paths.cache='~/c'", "resume_from='~/r/x'"])
-    assert (config["paths"]["runs"], config["paths"]["cache"]) == (f"{tmp_path}/r", f"{tmp_path}/c")
-    assert config["resume_from"] == f"{tmp_path}/r/x" and config["paths"]["data"] == "data"
+    assert (config.paths.runs, config.paths.cache) == (f"{tmp_path}/r", f"{tmp_path}/c")
+    assert config.resume_from == f"{tmp_path}/r/x" and config.paths.data == "data"
     assert parsed("maps", ["run=~/r", "prompt=~"])["run"] == tmp_path / "r"
     with pytest.raises(UsageError, match=r"^paths\.runs \(~nobody_here/x\) begins with the home folder of a user who"):
         compose_config(["paths.runs='~nobody_here/x'"])
@@ -419,6 +464,6 @@ def test_settings_of_swept_options_compose() -> None:
         master = loader.load_configuration("train", overrides=words, run_mode=RunMode.MULTIRUN)
         composer = Composer(loader, master)
         for name in ("mqar", "icl_bigram"):
-            assert composer.job([f"data={name}", "data.val_rows=128"]).config["data"]["val_rows"] == 128
+            assert composer.job([f"data={name}", "data.val_rows=128"]).config.data["val_rows"] == 128
         with pytest.raises(UsageError, match=r"^data.n_pairs is not a key of this config: it comes with data=mqar$"):
             composer.job(["data=icl_bigram", "data.n_pairs=3"])

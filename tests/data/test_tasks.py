@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -116,9 +117,9 @@ def composed_for(*words: str) -> dict[str, Any]:
 def task(name: str, **settings: int) -> tuple[Task, int]:
     """A shipped task, made anew with some settings changed, and the length of its rows."""
     config = composed_for(f"data={name}")
-    found = instantiate({**config, "data": config["data"] | settings}, "data")
+    found = instantiate(replace(config, data=config.data | settings), "data")
     assert isinstance(found, Task)
-    return found, config["model"]["context"]
+    return found, config.model.context
 
 
 def accuracy(found: Task, rows: Rows, solver: Callable[[Sequence[str]], str]) -> float:
@@ -226,7 +227,7 @@ def test_floor_of_card(cell: str, least: float, predictors: set[str]) -> None:
     """What a mixer that chooses nothing learns (uniform attention: .556 and .427) is no mechanism, but the floor."""
     config = compose_config([f"+card={cell}"])
     found = instantiate(config, "data")
-    floor = found.floor(config["model"]["context"])
+    floor = found.floor(config.model.context)
     assert least < floor.accuracy < least + 0.08 and floor.predictor in predictors
 
 

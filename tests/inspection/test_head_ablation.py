@@ -16,13 +16,14 @@ from attnlab.config.keys import options
 from attnlab.inspection.head_ablation import ablate, headed_parts, loss_of
 from attnlab.inspection.maps import collect
 from attnlab.model import GPT
+from attnlab.options.model_config import ModelConfig
 
 VOCAB, CONTEXT, HEADS = 11, 12, 2
 
 
 def model_with(attention: partial[Attention]) -> GPT:
     torch.manual_seed(0)
-    return GPT(vocab_size=VOCAB, context=CONTEXT, n_layers=2, d_model=8, attention=attention, dropout=0.0)
+    return GPT(ModelConfig(context=CONTEXT, n_layers=2, d_model=8), vocab_size=VOCAB, attention=attention)
 
 
 def batches(n: int = 2) -> list[tuple[Tensor, Tensor]]:

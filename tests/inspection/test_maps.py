@@ -15,6 +15,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.errors import UsageError
 from attnlab.inspection.maps import check_probe, collect, map_steps
 from attnlab.model import GPT
+from attnlab.options.model_config import ModelConfig
 
 
 class Letters:
@@ -87,7 +88,7 @@ def test_probe_cut_to_context() -> None:
 
 def test_collecting_changes_neither_the_model_nor_a_random_stream() -> None:
     attention = partial(MultiHeadAttention, n_heads=2, dropout=0.5)
-    model = GPT(vocab_size=11, context=7, n_layers=3, d_model=6, attention=attention, dropout=0.5)
+    model = GPT(ModelConfig(context=7, n_layers=3, d_model=6, dropout=0.5), vocab_size=11, attention=attention)
     model.train()
     before, weights = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
     layers = collect(model, [3, 1, 4, 1, 5])
@@ -113,7 +114,7 @@ class Noisy(MultiHeadAttention):
 
 
 def test_a_variant_that_draws_random_numbers_disturbs_no_stream_either() -> None:
-    model = GPT(vocab_size=11, context=7, n_layers=1, d_model=6, attention=partial(Noisy, n_heads=2))
+    model = GPT(ModelConfig(context=7, n_layers=1, d_model=6), vocab_size=11, attention=partial(Noisy, n_heads=2))
     before = torch.get_rng_state()
     collect(model, [3, 1, 4])
     assert torch.equal(torch.get_rng_state(), before)

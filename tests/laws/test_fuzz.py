@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.laws.cases import NAMES, shipped
 
 from attnlab.build import attention_factory
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.laws.layer_in_stack import Placed
 from attnlab.laws.subject import SAME, UNTOUCHED, gap, perturbed, positions
@@ -82,7 +84,7 @@ LEFT_ALONE = {"_target_", "_partial_", "n_heads", "causal", "pattern", "dropout"
 @cache
 def places() -> dict[str, dict[str, Any]]:
     """What attention.position holds under each position=NAME."""
-    return {name: shipped("multi_head", f"position={name}").config["position"]["inside"] for name in positions()}
+    return {name: shipped("multi_head", f"position={name}").config.position.inside for name in positions()}
 
 
 def holders(node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -97,7 +99,7 @@ def holders(node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 class Case(NamedTuple):
     """A variant with its options, the shape of what it is given, where a second input departs, and a cut into steps."""
 
-    config: dict[str, Any]
+    config: RunConfig
     d_model: int
     layer: int
     n_layers: int
@@ -108,13 +110,13 @@ class Case(NamedTuple):
 
 
 @st.composite
-def cases(draw: st.DrawFn, config: Mapping[str, Any], insides: dict[str, dict[str, Any]], longest: int) -> Case:
+def cases(draw: st.DrawFn, config: RunConfig, insides: dict[str, dict[str, Any]], longest: int) -> Case:
     """Any case of a variant, legal or not; nothing is built yet."""
-    config = deepcopy(dict(config))
-    usual, n_heads = config["model"]["n_heads"], draw(st.sampled_from([4, 2, 1, 3, 6]), "n_heads")
+    config = deepcopy(config)
+    usual, n_heads = config.model.n_heads, draw(st.sampled_from([4, 2, 1, 3, 6]), "n_heads")
     place = draw(st.sampled_from(["rope", *insides]), "position")
-    rope = config["position"]["inside"]
-    for group in holders(config["attention"]):
+    rope = config.position.inside
+    for group in holders(config.attention):
         if group.get("n_heads") == usual:
             group["n_heads"] = n_heads
         if group.get("position") == rope:
@@ -123,7 +125,7 @@ def cases(draw: st.DrawFn, config: Mapping[str, Any], insides: dict[str, dict[st
             if not isinstance(value, dict) and option not in LEFT_ALONE:
                 group[option] = draw(st.just(value) | OPTIONS[option], option)
     length = draw(st.integers(1, longest), "length")
-    n_layers = len(str(config["attention"].get("pattern", "")).split()) or 2
+    n_layers = len(str(config.attention.get("pattern", "")).split()) or 2
     ends = draw(st.sets(st.integers(1, length - 1)), "cuts") if length > 1 else set()
     edges = [0, *sorted(ends), length]
     return Case(
@@ -164,7 +166,7 @@ def is_causal_and_cut_at_will(case: Case) -> None:
     assert gap(layer.decode(x, case.cut, max_len=length), usual) <= SAME, "decodes to something else"
 
 
-def fuzz(config: Mapping[str, Any], examples: int, longest: int) -> None:
+def fuzz(config: RunConfig, examples: int, longest: int) -> None:
     """Ask `examples` cases of a variant, always the same ones."""
 
     @settings(
@@ -198,7 +200,7 @@ def test_any_shape_any_options_any_cut(name: str, examples: int, longest: int) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_option_of_a_variant_is_forgotten(name: str) -> None:
-    groups = list(holders(shipped(name).config["attention"]))
+    groups = list(holders(shipped(name).config.attention))
     options = {o for group in groups for o, value in group.items() if not isinstance(value, dict)}
     assert options <= set(OPTIONS) | LEFT_ALONE
 
@@ -218,8 +220,8 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_ten_cases_find_a_fault(fault: str) -> None:
     name, slot, target, words = BROKEN[fault]
-    config = deepcopy(shipped(name).config) | {"allow_targets": ["tests"]}
-    node = config["attention"][slot] if slot else config["attention"]
+    config = replace(deepcopy(shipped(name).config), allow_targets=["tests"])
+    node = config.attention[slot] if slot else config.attention
     node["_target_"] = target
     with pytest.raises(AssertionError, match=words):
         fuzz(config, 10, LONGEST["ordinary"])

@@ -15,8 +15,8 @@ from attnlab.laws.subject import CONTEXT, ids, positions
 
 def lacks_hook(subject: Subject) -> bool:
     """Whether a position needs what the class of a variant does not offer. Mixtures leave it to their kinds."""
-    position = hooks(subject.config["position"]["inside"]["_target_"])
-    offered = hooks(subject.config["attention"]["_target_"])
+    position = hooks(subject.config.position.inside["_target_"])
+    offered = hooks(subject.config.attention["_target_"])
     return bool(offered and position - offered)
 
 

@@ -81,7 +81,7 @@ def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
-    named = {str(value) for path, value in leaves(dict(shipped(name).config["attention"])) if path.endswith("_target_")}
+    named = {str(value) for path, value in leaves(shipped(name).config.attention) if path.endswith("_target_")}
     built = {type(module) for block in shipped(name).gpt(8).blocks for module in block.modules()}
     classes = {get_class(target) for target in named if not target.split(".")[-1].islower()}
     assert classes <= built

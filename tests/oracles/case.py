@@ -23,6 +23,7 @@ from attnlab.attention.base import Attention
 from attnlab.attention.shared import Shared
 from attnlab.build import attention_factory
 from attnlab.config.compose import config_dir
+from attnlab.config.run_config import RunConfig
 
 FOLDER = Path(__file__).parent / "recorded"
 BATCH, LENGTH, WIDTH, CONTEXT = 2, 9, 16, 32
@@ -143,7 +144,7 @@ class Case:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):  # unchecked, which takes half the time
             config = OmegaConf.to_container(compose("train", overrides=words), resolve=True)
         assert isinstance(config, dict)
-        factory = attention_factory({str(key): value for key, value in config.items()})
+        factory = attention_factory(RunConfig.of({str(key): value for key, value in config.items()}))
         made: Attention = factory(WIDTH, layer=self.layer, n_layers=self.n_layers, context=CONTEXT).double().eval()
         return made
 

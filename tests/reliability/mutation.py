@@ -307,7 +307,7 @@ def prepare(reference: Path) -> str:
     for file in sorted((config_dir() / "attention").glob("*.yaml")):
         with reference.joinpath(f"{file.stem}.pt").open("wb") as out:
             pickle.dump(numbers(file.stem), out)
-        closures[file.stem] = list(code_of(subject_of(file.stem).config, ()).modules)
+        closures[file.stem] = list(code_of(subject_of(file.stem).config.as_dict(), ()).modules)
     with reference.joinpath("closures").open("wb") as out:
         pickle.dump(closures, out)
     return "done"

@@ -62,7 +62,7 @@ def answer(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def check(numbers: range, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(attnlab.training.run, "_train", lambda *_, **__: {"val_loss": 1.0})
-    keys = [key.partition("[")[0] for key, _ in leaves(compose_config(SMALL)) if "_target_" not in key]
+    keys = [key.partition("[")[0] for key, _ in leaves(compose_config(SMALL).as_dict()) if "_target_" not in key]
     answers = [answer(draw(random.Random(f"{SEED}/{i}"), keys), monkeypatch, capsys) for i in numbers]
     torch.set_num_threads(1)
     wrong = [told for told in answers if told not in ("built", "refused")]

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.reliability.strangers import checkpoint, files_below
 from tests.training.launch import folder_of, write_text
 
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError
 from attnlab.training.checkpoint import CheckpointFolder
 from attnlab.training.prepare import prepare
@@ -68,7 +70,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(config: dict[str, Any]) -> str:
+def refusal(config: RunConfig) -> str:
     """What is wrong with how a run is refused; nothing if that is as it should be."""
     try:
         run(config, variant="multi_head")
@@ -84,7 +86,7 @@ def refusal(config: dict[str, Any]) -> str:
     return "it is continued"
 
 
-def in_its_place(folder: Path, config: dict[str, Any]) -> str:
+def in_its_place(folder: Path, config: RunConfig) -> str:
     """Ask for a run in whose folder lie the checkpoints of the one that is finished."""
     target, source = prepare(config, "multi_head").folder.path, folder_of(folder)
     if target == source:
@@ -100,15 +102,13 @@ def in_its_place(folder: Path, config: dict[str, Any]) -> str:
     )
 
 
-def from_it(folder: Path, config: dict[str, Any]) -> str:
+def from_it(folder: Path, config: RunConfig) -> str:
     """Ask for a run that starts from the one that is finished."""
     source = folder_of(folder)
     before = dict(files_below(source))
-    steps = {
-        **config["trainer"],
-        "max_steps": config["trainer"]["max_steps"] if config["trainer"]["max_steps"] < 4 else 6,
-    }
-    asked = {**config, "trainer": steps, "resume_from": str(source), "experiment_name": "more"}
+    steps = config.trainer.max_steps if config.trainer.max_steps < 4 else 6
+    trainer = replace(config.trainer, max_steps=steps)
+    asked = replace(config, trainer=trainer, resume_from=str(source), experiment_name="more")
     trouble = refusal(asked)
     shutil.rmtree(folder / "runs" / "more", ignore_errors=True)
     return trouble or ("" if dict(files_below(source)) == before else "the source is changed")
@@ -128,7 +128,7 @@ def another(folder: Path, damage: Callable[[Path], Any]) -> str:
     shutil.copytree(folder_of(folder), source)
     damage(source)
     config = config_of(folder, "trainer.max_steps=6", "experiment_name=more")
-    trouble = refusal({**config, "resume_from": str(source)})
+    trouble = refusal(replace(config, resume_from=str(source)))
     shutil.rmtree(folder / "runs" / "copied")
     shutil.rmtree(folder / "runs" / "more", ignore_errors=True)
     return trouble
@@ -168,7 +168,7 @@ def test_other_code(finished: Path, tmp_path: Path) -> None:
         with pytest.raises(
             AttnlabError, match=r"by other code \(changed: attnlab.attention.softmax\): code=any"
         ) as refused:
-            run({**config, "resume_from": resume_from}, variant="multi_head")
+            run(replace(config, resume_from=resume_from), variant="multi_head")
         assert refused.value.exit_code == 2
 
 

@@ -22,6 +22,7 @@ from tests.fixtures.runs_2026.record import ARCHIVE, CUT, EXPECTED, HERE, MORE_S
 from attnlab.analysis.reading import read_experiment
 from attnlab.cli import main
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.runs import load, read_config
 from attnlab.store import moved
@@ -56,7 +57,7 @@ def home(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     sys.modules.pop("distance_rule", None)
 
 
-def config_of(name: str, *more: str) -> dict[str, Any]:
+def config_of(name: str, *more: str) -> RunConfig:
     return compose_config(words_of(name, *more), ["configs"])
 
 
@@ -133,7 +134,7 @@ def test_moved_class(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(moved.MODULES, "attnlab.attention.recurrent", "attnlab.attention.linear_family")
     monkeypatch.setitem(moved.CLASSES, "attnlab.attention.linear_family.RecurrentAttention", NEW)
     config = read_config(RunFolder(run_of(home, "recurrent")))
-    assert config["attention"]["_target_"] == NEW
+    assert config.attention["_target_"] == NEW
     assert moved.first_name(NEW) == "RecurrentAttention"
     assert moved.current(NEW) == NEW
     assert moved.current("attnlab.position.RoPE") == "attnlab.attention.rotary.RoPE"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.sweep.executor import show
 from attnlab.sweep.jobs import Job
 from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, compare, estimate
@@ -40,7 +41,7 @@ class OnePool(Pool):
 
 
 def run(parameters: int, rate: float) -> PlannedRun:
-    config = {"batch_size": 4, "model": {"context": 32}, "trainer": {"threads": 1, "precision": "auto"}, "rate": rate}
+    config = RunConfig.of({"model": {"n_layers": 1, "d_model": 8, "context": 32}, "optimizer": {"lr": rate}})
     identity = Identity("multi_head", 0, {"parameters": parameters, "rate": rate}, "0" * 16)
     return PlannedRun(
         Job((), config, "multi_head", {}, False),

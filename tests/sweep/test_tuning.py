@@ -139,7 +139,7 @@ def test_final_seeds_are_new(tmp_path: Path) -> None:
     tune(tmp_path / "t")
     tuned = f"tuned={tmp_path / 't'}"
     config, told = at_tuned_rate(compose_config([tuned]), "linear")
-    assert config["optimizer"]["lr"] == told["lr"] == pytest.approx(2.4e-3, rel=5e-3)
+    assert config.optimizer["lr"] == told["lr"] == pytest.approx(2.4e-3, rel=5e-3)
     assert told["seeds"] == list(SEEDS) and len(told["sha256"]) == 64
     for words, variant, message in (
         (["seed=101"], "linear", r"seed \(101\) is one of the seeds that chose the learning rate \(100, 101 in"),
@@ -167,7 +167,7 @@ def test_the_settings_tell_variants_of_one_name_apart(tmp_path: Path) -> None:
     words = f"tuned={tmp_path / 't'}"
     for width, at in ((64, 1e-3), (128, 3e-3)):
         config, _ = at_tuned_rate(compose_config([words, f"model.d_model={width}"]), "multi_head")
-        assert config["optimizer"]["lr"] == pytest.approx(at, rel=1e-2)
+        assert config.optimizer["lr"] == pytest.approx(at, rel=1e-2)
     with pytest.raises(UsageError, match=r"at other settings than these: model\.d_model=\d+, model\.d_model=\d+$"):
         at_tuned_rate(compose_config([words, "model.d_model=32"]), "multi_head")
 

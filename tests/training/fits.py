@@ -14,6 +14,7 @@ from attnlab.data.batches import TokenSplits
 from attnlab.data.datamodule import TextDataModule
 from attnlab.model import GPT
 from attnlab.options import Fraction, NonNegative, Positive, option
+from attnlab.options.model_config import ModelConfig
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import AdamW, Decay, Recipe
@@ -57,8 +58,9 @@ def tiny_model(**settings: Any) -> GPT:
     """Two layers of two heads, 12 wide."""
     dropout = settings.pop("dropout", 0.0)
     attention = settings.pop("attention", partial(MultiHeadAttention, n_heads=2, dropout=dropout))
-    sizes = {"vocab_size": VOCAB, "context": CONTEXT, "n_layers": 2, "d_model": 12}
-    return GPT(**{**sizes, **settings}, attention=attention, dropout=dropout)
+    vocab_size, seed = settings.pop("vocab_size", VOCAB), settings.pop("seed", 0)
+    config = ModelConfig(**{"context": CONTEXT, "n_layers": 2, "d_model": 12, "dropout": dropout, **settings})
+    return GPT(config, vocab_size=vocab_size, attention=attention, seed=seed)
 
 
 def tiny_splits(n_val: int = 29, scored_bytes: int = 41) -> TokenSplits:

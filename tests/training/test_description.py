@@ -132,7 +132,7 @@ def test_the_graph_of_a_model_has_its_modules(variant: str, tmp_path: Path) -> N
     code = f"""
 from pathlib import Path
 from attnlab.build import build_model
-from attnlab.config import compose_config
+from attnlab.config.compose import compose_config
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 board = TensorBoardRecorder(Path({str(tmp_path)!r}), resume_at=None)
 board.show_graph(build_model(compose_config({["attention=" + variant, *SIZES]!r}), {VOCAB}))

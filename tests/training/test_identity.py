@@ -1,12 +1,12 @@
 """What makes a run this run: every setting that changes its result, and nothing else."""
 
-import copy
 import importlib
 import inspect
 import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from attnlab.config.code import Code
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import leaves
+from attnlab.config.run_config import RunConfig, StreamsConfig
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 
@@ -70,7 +71,7 @@ EXPECTED_NOT_RESULTS = {
 
 
 @cache
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> RunConfig:
     return compose_config(overrides)
 
 
@@ -80,12 +81,18 @@ def identity(*overrides: str, **resolved: Any) -> Identity:
 
 def seeded(seed: int, **apart: int) -> Identity:
     """The identity at a seed that all streams follow but those set apart."""
-    streams = dict.fromkeys(composed()["streams"], seed) | apart
-    return identify(composed() | {"seed": seed, "streams": streams}, "multi_head", RESOLVED, CODE)
+    streams = StreamsConfig(**dict.fromkeys(("data", "init", "noise", "eval"), seed) | apart)
+    return identify(replace(composed(), seed=seed, streams=streams), "multi_head", RESOLVED, CODE)
+
+
+# Of settings of the model, which take no other.
+CHOICES = {"layer": "rms", "rms": "layer", "relu2": "gelu", "gelu": "relu2", "gpt2": "fan_in", "fan_in": "gpt2"}
 
 
 def another(value: Any) -> Any:
     """A different value of the same kind."""
+    if value in CHOICES:
+        return CHOICES[value]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -95,22 +102,21 @@ def another(value: Any) -> Any:
     ]
 
 
-def with_value(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of a config in which the leaf at `path`, such as "optimizer.betas[0]", is `value`."""
-    changed = copy.deepcopy(config)
+def with_value(config: RunConfig, path: str, value: Any) -> RunConfig:
+    """The config in which the leaf at `path`, such as "optimizer.betas[0]", is `value`."""
+    changed = config.as_dict()
     *parents, last = [int(i) if i else word for word, i in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
     node: Any = changed
     for parent in parents:
         node = node[parent]
     node[last] = value
-    return changed
+    return RunConfig.of(changed)
 
 
 def test_a_value_can_be_put_anywhere() -> None:
-    config = {"a": {"b": [1, 2]}, "c": 3}
-    assert with_value(config, "a.b[1]", 9) == {"a": {"b": [1, 9]}, "c": 3}
-    assert with_value(config, "c", 9) == {"a": {"b": [1, 2]}, "c": 9}
-    assert config == {"a": {"b": [1, 2]}, "c": 3}
+    config = composed()
+    assert with_value(config, "optimizer.betas[1]", 9).optimizer["betas"] == [config.optimizer["betas"][0], 9]
+    assert with_value(config, "seed", 9) == replace(config, seed=9) != config
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,7 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
     usual = identify(config, "some", {}, CODE).hash8
     silent = {
         path
-        for path, value in leaves(config)
+        for path, value in leaves(config.as_dict())
         if identify(with_value(config, path, another(value)), "some", {}, CODE).hash8 == usual
     }
     assert silent == EXPECTED_NOT_RESULTS
@@ -133,7 +139,7 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
 def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
     config = composed(f"attention={variant}")
     usual = identify(config, variant, {}, CODE).hash8
-    options = [(path, value) for path, value in leaves(config) if path.startswith("attention.")]
+    options = [(path, value) for path, value in leaves(config.as_dict()) if path.startswith("attention.")]
     assert options
     for path, value in options:
         assert identify(with_value(config, path, another(value)), variant, {}, CODE).hash8 != usual, path
@@ -178,7 +184,7 @@ def test_a_command_line_means_the_same() -> None:
 
 def test_the_order_of_the_settings_does_not_matter() -> None:
     config = composed()
-    turned = dict(reversed(config.items())) | {"model": dict(reversed(config["model"].items()))}
+    turned = replace(config, attention=dict(reversed(config.attention.items())))
     assert identify(turned, "some", RESOLVED, CODE).hash8 == identify(config, "some", RESOLVED, CODE).hash8
 
 
@@ -236,7 +242,7 @@ def test_moved_class() -> None:
     def hash8(target: str) -> str:
         return identify(with_value(config, key, target), "some", RESOLVED, CODE).hash8
 
-    assert config["attention"]["mask"]["_target_"] == "attnlab.attention.mask.Causal"
+    assert config.attention["mask"]["_target_"] == "attnlab.attention.mask.Causal"
     assert hash8("attnlab.elsewhere.Causal") == usual != hash8("attnlab.attention.mask.Window")
     assert len({usual, hash8("mine.Causal"), hash8("mine.mask.Causal"), hash8("yours.Causal")}) == 4
 

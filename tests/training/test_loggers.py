@@ -54,11 +54,11 @@ def numbers(folder: Path) -> list[tuple[int, str]]:
 
 def test_no_result() -> None:
     """Loggers enter no identity, and neither does that there are none; the hash of a plain run is what it was."""
-    plain = settings_of(compose_config([]), besides=())
+    plain = settings_of(compose_config([]).as_dict(), besides=())
     assert not [key for key in plain if key.startswith(("logger", "callbacks"))]
     for override in ("logger=[]", "logger=[tensorboard,wandb,mlflow,trackio]", "callbacks=device_stats"):
-        assert settings_of(compose_config([override]), besides=()) == plain
-    assert settings_of(compose_config(["callbacks=early_stopping"]), besides=()) != plain
+        assert settings_of(compose_config([override]).as_dict(), besides=()) == plain
+    assert settings_of(compose_config(["callbacks=early_stopping"]).as_dict(), besides=()) != plain
 
 
 @pytest.mark.parametrize("moment", ["write", pytest.param("feed", marks=pytest.mark.slow)])

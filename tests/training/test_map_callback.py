@@ -23,6 +23,7 @@ from attnlab.errors import UsageError
 from attnlab.inspection.maps import collect
 from attnlab.inspection.records import load_maps
 from attnlab.model import GPT
+from attnlab.options.model_config import ModelConfig
 from attnlab.store.run_folder import RunFolder
 from attnlab.training import map_callback
 from attnlab.training.map_callback import LogMaps
@@ -58,7 +59,7 @@ class Disturbed(MultiHeadAttention):
 def small(attention: type[MultiHeadAttention] = MultiHeadAttention) -> GPT:
     """Two layers that draw random numbers while they train."""
     factory = partial(attention, n_heads=2, dropout=0.2)
-    return GPT(vocab_size=27, context=CONTEXT, n_layers=2, d_model=8, attention=factory, dropout=0.2)
+    return GPT(ModelConfig(context=CONTEXT, n_layers=2, d_model=8, dropout=0.2), vocab_size=27, attention=factory)
 
 
 class Model(L.LightningModule):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnlab.attention.base import Shared
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.identity import identify
@@ -25,7 +27,7 @@ FIXED = {"data.sha256": "d" * 64}
 
 
 @cache
-def composed(*words: str) -> dict[str, Any]:
+def composed(*words: str) -> RunConfig:
     return compose_config([*SMALL, *words])
 
 
@@ -33,7 +35,7 @@ def fitted(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]
     return matched(composed(*words), TimingSite("cpu", "fp32", 1, tmp_path))
 
 
-def built(config: dict[str, Any], vocab_size: int = 11) -> GPT:
+def built(config: RunConfig, vocab_size: int = 11) -> GPT:
     return build_model(config, vocab_size)
 
 
@@ -53,7 +55,7 @@ def test_match_parameters(tmp_path: Path, attention: str, mlp: str) -> None:
 def test_no_other_width_comes_nearer(tmp_path: Path) -> None:
     config, told = fitted(tmp_path, "attention=mla", "match=params")
     for width in (told["mlp_width"] - 8, told["mlp_width"] + 8):
-        other = {**config, "model": {**config["model"], "mlp_ratio": width / config["model"]["d_model"]}}
+        other = replace(config, model=replace(config.model, mlp_ratio=width / config.model.d_model))
         count = sum(p.numel() for p in built(other).blocks.parameters())
         assert abs(count - told["budget"]) >= abs(told["left"])
 
@@ -92,7 +94,7 @@ def test_training_flops(tmp_path: Path, attention: str) -> None:
     """Training FLOPs are three times the formula of the forward pass."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=flops", f"match_to={attention}")
     d, t, w = 128, 48, 512
-    forward = FORMULAS[attention](d, t, 4, 32, config["attention"].get("n_kv_heads") or 4) + 4 * d * w
+    forward = FORMULAS[attention](d, t, 4, 32, config.attention.get("n_kv_heads") or 4) + 4 * d * w
     assert told["got"] == 3 * 2 * forward
 
 
@@ -168,13 +170,13 @@ def test_mode_in_identity() -> None:
     assert name("match=params", "match_to=gqa") != name("match=params")
     assert name("match_to=gqa") == name(), "with match=null nothing is matched, whatever match_to says"
     old = compose_config()
-    without = {key: value for key, value in old.items() if key not in ("match", "match_to", "tuned")}
-    assert identify(without, "multi_head", FIXED, "c0de").hash8 == name()
+    without = {key: value for key, value in old.as_dict().items() if key not in ("match", "match_to", "tuned")}
+    assert identify(RunConfig.of(without), "multi_head", FIXED, "c0de").hash8 == name()
 
 
 def test_tokens_moves_nothing_and_names_itself(tmp_path: Path) -> None:
     config, told = fitted(tmp_path, "attention=mqa", "match=tokens")
-    assert config["model"]["mlp_ratio"] == 4 and told["moved"] == {}
+    assert config.model.mlp_ratio == 4 and told["moved"] == {}
     assert told["got"] == told["budget"] == 16 * 48 * 600
     assert "match=tokens to multi_head: nothing had to move" in in_a_line(told)
 

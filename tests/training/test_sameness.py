@@ -1,7 +1,6 @@
 """Variants that are the baseline at the sizes given are named before they train, and no others."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.config.compose import compose_config
+from attnlab.config.run_config import RunConfig
 from attnlab.training.sameness import computes_the_same, plain
 
 LONG = ("model.context=128",)  # beyond each window, chunk and number of chosen keys
@@ -40,7 +40,7 @@ class Noisy(MultiHeadAttention):
         return super().merge(o + self.training * torch.randn_like(o), heads)
 
 
-def config(*words: str) -> dict[str, Any]:
+def config(*words: str) -> RunConfig:
     return compose_config(["model=tiny", *words])
 
 

@@ -33,7 +33,7 @@ def check(
             raise UsageError(f"laws ({law}) must be among: {', '.join(LAWS)}{nearest(law, LAWS)}")
     subject = subject_from(variant)
     _refuse_sizes(subject)
-    print(f"attention={attention} ({subject.config['attention']['_target_']}), layers of d_model={D_MODEL}")
+    print(f"attention={attention} ({subject.config.attention['_target_']}), layers of d_model={D_MODEL}")
     started, verdicts = time.perf_counter(), []
     for law in dict.fromkeys(laws) or LAWS:
         print(f"  {law:{max(map(len, LAWS)) + 2}}", end="", flush=True)  # a law may take seconds: show which is at work
@@ -61,7 +61,7 @@ def _refuse_sizes(subject: "Subject") -> None:
 
     from attnlab.laws.subject import CONTEXT, D_MODEL
 
-    own, note = int(subject.config["model"]["d_model"]), ""
+    own, note = subject.config.model.d_model, ""
     try:
         with torch.device("meta"):
             subject.factory(own, layer=0, n_layers=subject.depth, context=CONTEXT)

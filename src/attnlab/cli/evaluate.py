@@ -23,7 +23,7 @@ def evaluate(
     with limited(limits):
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
         config = read_config(folder, allow_targets)
-        context, seed = config["model"]["context"], config["streams"]["eval"]
+        context, seed = config.model.context, config.streams.eval
         material, reaches = material_of(folder, tokenizer, allow_targets=allow_targets), []
         print(f"beyond: after the first {context} tokens", flush=True)
         for reach in extrapolate(model, material, context, factors, seed=seed):

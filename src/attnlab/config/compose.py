@@ -33,10 +33,11 @@ from attnlab.config.keys import (
     search_folders,
     unknown_key,
 )
+from attnlab.config.run_config import RunConfig, fixed_options
 from attnlab.config.tuned_lr import at_tuned_rate
 from attnlab.errors import UsageError
 from attnlab.options import Option, OptionError, not_an_option, options_of, settable
-from attnlab.options.rules import RULES, Rule, nearest, refusal, rule_for, shown
+from attnlab.options.rules import Rule, nearest, refusal, shown
 from attnlab.options.skeleton import Skeletons
 from attnlab.store import moved
 from attnlab.store.files import expand_path
@@ -52,7 +53,6 @@ HOMES = {  # the modules of attnlab whose classes may stand below a group
     "logger": ("attnlab.training.recorders.",),
     "callbacks": (),
 }
-MODEL = "attnlab.model.GPT"  # whose options are the settings of the group model
 SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand in pictures, pages and names
 OF_BASELINE = ("model.", "attention.")
 SETTING = re.compile(rf"({'|'.join((*GROUPS, *LISTS))})[.][\w.]+=")  # words that set what an option brings along
@@ -61,12 +61,12 @@ Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options ->
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
-def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> dict[str, Any]:
-    """What `python train.py OVERRIDES` would run with: the checked config as plain dicts. Imports no torch."""
+def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> RunConfig:
+    """What `python train.py OVERRIDES` would run with: the checked config. Imports no torch."""
     return compose_job(overrides, config_dirs)[0]
 
 
-def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> tuple[dict[str, Any], str]:
+def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> tuple[RunConfig, str]:
     """The checked config of a job, and the name of its variant."""
     from hydra import compose, initialize_config_dir
 
@@ -79,7 +79,7 @@ def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         return check(cfg, overrides, searched=searched), variant_name(hydra)
 
 
-def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> dict[str, Any]:
+def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> RunConfig:
     """The config of a job, checked: of the one that Hydra has started, or of the one whose Hydra settings are given.
 
     `usual_of` keeps what many jobs have in common (see `check`).
@@ -87,18 +87,18 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
     hydra = HydraConfig.get() if hydra is None else hydra
     overrides = overrides_of(hydra)
     searched = [str(word) for word in hydra.overrides.hydra if "hydra.searchpath=" in word]
-    plain = check(cfg, overrides, main=str(hydra.job.config_name), searched=searched, usual_of=usual_of)
-    for key in ("plan", "preregister"):
-        if plain[key] and hydra.mode == RunMode.RUN:
+    config = check(cfg, overrides, main=str(hydra.job.config_name), searched=searched, usual_of=usual_of)
+    for key, is_on in (("plan", config.plan), ("preregister", config.preregister)):
+        if is_on and hydra.mode == RunMode.RUN:
             raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
-    if hydra.mode != RunMode.RUN and plain["trainer"]["devices"] > 1:
+    if hydra.mode != RunMode.RUN and config.trainer.devices > 1:
         raise UsageError(
-            f"trainer.devices ({plain['trainer']['devices']}) must be 1 with -m: for each further device the whole "
+            f"trainer.devices ({config.trainer.devices}) must be 1 with -m: for each further device the whole "
             "command is started once more, with all its jobs; start one command for each run"
         )
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    return at_tuned_rate(plain, variant_name(hydra))[0]  # here, too: a sweep refuses every seed before any run starts
+    return at_tuned_rate(config, variant_name(hydra))[0]  # here, too: a sweep refuses every seed before any run starts
 
 
 def check(
@@ -108,8 +108,8 @@ def check(
     main: str = "train",
     searched: Sequence[str] = (),
     usual_of: Usual | None = None,
-) -> dict[str, Any]:
-    """The config as plain dicts; refuses unknown keys, wrong types, values out of range and foreign classes.
+) -> RunConfig:
+    """The config as a record; refuses unknown keys, wrong types, values out of range and foreign classes.
 
     `overrides` are the words it was composed from, `main` is the name of the main config, and `searched` are words
     hydra.searchpath=[...]: they tell which keys there are by default. Finding that out takes time, so whoever checks
@@ -119,7 +119,7 @@ def check(
     environment = plain.pop("environment", {})  # what is stored in the place of values that may be secrets
     if "sweep" in plain:
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
-    names = allowed_packages(plain)[1:]
+    names = allowed_packages(plain.get("allow_targets", []))[1:]
     if names and not any(word.lstrip("+").startswith("allow_targets=") for word in overrides):
         fix = f"allow_targets=[{','.join(names)}]"
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {fix}")
@@ -146,7 +146,7 @@ def check(
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
         environment |= {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}
-    return {**plain, **({"environment": environment} if environment else {})}
+    return RunConfig.of({**plain, "environment": environment})
 
 
 def _expand_paths(plain: dict[str, Any]) -> None:
@@ -220,10 +220,10 @@ def check_values(
             raise OptionError(path, value, problem, (typed or {}).get(path))
         if option is not None and option.rules:
             continue
-        rule, ours = rule_for(path, RULES), not owner or owner.startswith("attnlab.")
-        if rule is None and ours and type(default) in (int, float, bool, str) and default != "???":
+        rule, ours = None, not owner or owner.startswith("attnlab.")
+        if ours and type(default) in (int, float, bool, str) and default != "???":
             rule = Rule(type(default))
-        elif rule is None and type(default) in (int, float):  # of a class of the user's, which may take more than this
+        elif type(default) in (int, float):  # of a class of the user's, which may take more than this
             rule = Rule(float, optional=True)
         if rule is not None and not rule.accepts(value):
             raise UsageError(refusal(path, value, rule, (typed or {}).get(path)))
@@ -232,14 +232,14 @@ def check_values(
 
 
 def _declared(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, Option]]:
-    """(dotted key, option) of every setting that goes to a class, as the class declares it, without importing it.
+    """(dotted key, option) of every fixed key, and of every setting that goes to a class, as the class declares it,
+    without importing it.
 
     Refuses a setting that its class does not have, unless the class itself was typed, which may be the wrong one. What
     cannot be read is judged when it is made.
     """
-    reader = Skeletons(*allowed_packages(plain))
-    model = settable(options_of(reader.find(MODEL)) or {})
-    yield from ((f"model.{name}", option) for name, option in model.items())
+    yield from fixed_options().items()
+    reader = Skeletons(*allowed_packages(plain.get("allow_targets", [])))
     for path, node, _ in nodes(plain):
         target = node.get("_target_") if isinstance(node, Mapping) else None
         if not isinstance(target, str) or (options := options_of(reader.find(target))) is None:
@@ -252,9 +252,8 @@ def _declared(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tu
             raise not_an_option(options, unknown[0], settings[unknown[0]], target.rpartition(".")[2]).below(path)
 
 
-def allowed_packages(plain: Mapping[str, Any]) -> tuple[str, ...]:
-    """The packages whose classes a config may name."""
-    names = plain.get("allow_targets", [])
+def allowed_packages(names: Any) -> tuple[str, ...]:
+    """The packages whose classes a config may name, from what stands at allow_targets."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):
         parts = names.replace(",", " ").split() if isinstance(names, str) else []
         sound = [word for word in parts if word.isidentifier()]
@@ -276,7 +275,7 @@ def check_targets(plain: Mapping[str, Any]) -> None:
     Of attnlab, only modules whose classes are made from settings and do nothing else; whether a class is what its slot
     is for is known where it is built.
     """
-    allowed = allowed_packages(plain)
+    allowed = allowed_packages(plain.get("allow_targets", []))
     for path, value in leaves(dict(plain)):
         keywords = [part for part in re.split(r"[.\[]", path) if re.fullmatch("_.*_", part)]
         if not keywords:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -170,14 +171,17 @@ def nodes(node: Any, path: str = "", owner: str = "") -> Iterator[tuple[str, Any
             yield from nodes(value, f"{path}.{key}" if path else str(key), owner)
 
 
+@cache
+def shipped_settings() -> dict[str, Any]:
+    """What stands at the keys that every config has: those of the main config, of the model and of the trainer."""
+    names = {"model": "model/nano", "trainer": "trainer/cpu", "": "train"}
+    read = {k: yaml.safe_load((config_dir() / f"{n}.yaml").read_text(encoding="utf-8")) for k, n in names.items()}
+    return {k: v for k, v in (read.pop("") | read).items() if k not in ("defaults", "hydra", "allow_targets")}
+
+
 def fixed_keys() -> set[str]:
-    """The keys that every config has: those of the main config, of the model and of the trainer."""
-
-    def read(name: str) -> Any:
-        return yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
-
-    main = {key: value for key, value in read("train").items() if key not in ("defaults", "hydra", "allow_targets")}
-    return {path for path, _, _ in nodes(main | {"model": read("model/nano"), "trainer": read("trainer/cpu")})}
+    """The keys that every config has."""
+    return {path for path, _, _ in nodes(shipped_settings())}
 
 
 def unknown_key(key: str, keys: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import compose_config, explain_value, with_plus
 from attnlab.config.keys import LISTS, config_dir, groups, nodes, options, search_folders, searching, unknown_key
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.options.rules import as_typed, nearest
 
@@ -30,7 +31,7 @@ class ComposedVariant(NamedTuple):
     name: str
     overrides: tuple[str, ...]
     folders: tuple[Path, ...]
-    config: dict[str, Any]
+    config: RunConfig
 
 
 def compose_variant(

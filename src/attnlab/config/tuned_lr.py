@@ -9,13 +9,14 @@ variants:
 """
 
 import hashlib
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from attnlab.config.keys import leaves, stable
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.options.rules import nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
@@ -24,15 +25,15 @@ OPTIMIZER = "optimizer._target_"
 NEEDED = ("variant", "settings", "optimizer", "lr", "seeds")
 
 
-def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def at_tuned_rate(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str, Any]]:
     """The config at the rate that was tuned for its variant, and what summary.json says of it; tuned=null does nothing.
 
     Refuses variants that were not tuned, and seeds that took part in the choice: on them it looks better than it is.
     """
-    if config["tuned"] is None:
+    if config.tuned is None:
         return config, {}
-    path, entries, digest = read(config["tuned"])
-    flat = dict(leaves(config))
+    path, entries, digest = read(config.tuned)
+    flat = dict(leaves(config.as_dict()))
     named = [entry for entry in entries if entry["variant"] == variant]
     fitting = [e for e in named if all(stable(k, flat.get(k)) == stable(k, v) for k, v in e["settings"].items())]
     if not named:
@@ -45,21 +46,19 @@ def at_tuned_rate(config: dict[str, Any], variant: str) -> tuple[dict[str, Any],
         keys = dict.fromkeys(f"{k}={shown(v)}" for entry in named for k, v in entry["settings"].items())
         raise UsageError(f"tuned ({path}) holds {variant} at other settings than these: {', '.join(keys)}")
     entry = fitting[0]
-    if stable(OPTIMIZER, config["optimizer"]["_target_"]) != stable(OPTIMIZER, entry["optimizer"]):
-        raise UsageError(f"tuned ({path}) was made with {entry['optimizer']}: a rate of it is none of {_name(config)}")
-    for key, seed in {"seed": config["seed"], **{f"streams.{k}": v for k, v in config["streams"].items()}}.items():
-        if seed in entry["seeds"]:
+    if stable(OPTIMIZER, flat[OPTIMIZER]) != stable(OPTIMIZER, entry["optimizer"]):
+        raise UsageError(
+            f"tuned ({path}) was made with {entry['optimizer']}: a rate of it is none of {flat[OPTIMIZER]}"
+        )
+    for key, seed in flat.items():
+        if (key == "seed" or key.startswith("streams.")) and seed in entry["seeds"]:
             chose = ", ".join(map(str, entry["seeds"]))
             raise UsageError(
                 f"{key} ({seed}) is one of the seeds that chose the learning rate ({chose} in {path}): final runs "
                 "need others"
             )
-    tuned = {**config, "optimizer": {**config["optimizer"], "lr": float(entry["lr"])}}
-    return tuned, {"experiment": config["tuned"], "sha256": digest, **entry}
-
-
-def _name(config: Mapping[str, Any]) -> str:
-    return str(config["optimizer"]["_target_"])
+    tuned = replace(config, optimizer={**config.optimizer, "lr": float(entry["lr"])})
+    return tuned, {"experiment": config.tuned, "sha256": digest, **entry}
 
 
 def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:

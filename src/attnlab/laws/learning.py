@@ -1,5 +1,7 @@
 """The law that a variant can learn: a tiny recall task that no model solves without moving information."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,13 @@ from attnlab.model import generator_for
 
 KEYS, VALUES, PAIRS, ASKED = 5, 5, 3, 2
 BATCH, STEPS, SOLVED = 32, 1000, 0.95  # every variant of ours needs at most 525, most of them 50
-SETTINGS = {"vocab_size": KEYS * VALUES + KEYS, "d_model": 32, "norm": "rms", "mlp": "gelu", "mlp_ratio": 2.0}
+SETTINGS: dict[str, Any] = {
+    "vocab_size": KEYS * VALUES + KEYS,
+    "d_model": 32,
+    "norm": "rms",
+    "mlp": "gelu",
+    "mlp_ratio": 2.0,
+}
 
 
 def recall_batch(step: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The law about positions: each one is obeyed or refused by name, and none is taken in silence and ignored."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def every_position(subject: Subject) -> Skipped | None:
         reads = any(block.attention.traits.uses_position for block in model.layers) and not _says_none(tried)
         if (reads and inside is not Position) or type(model.embed) is not Embedding:
             _is_not_ignored(model, plain, name)
-        if tried.config["position"] == subject.config["position"]:
+        if tried.config.position == subject.config.position:
             continue  # the laws under their own names judge it
         for law in (causality, decode, map_):
             try:
@@ -43,13 +44,13 @@ def every_position(subject: Subject) -> Skipped | None:
 
 def _says_none(subject: Subject) -> bool:
     """Whether the YAML itself gives each kind of layer a position, none of which is the one that position= chooses."""
-    positions, nodes = [], [subject.config.get("attention")]
+    positions, nodes = [], list[Any]([subject.config.attention])
     while nodes:
         node = nodes.pop()
         if isinstance(node, Mapping):
             positions += [value for name, value in node.items() if name == "position"]
             nodes += node.values()
-    return bool(positions) and subject.config["position"]["inside"] not in positions
+    return bool(positions) and subject.config.position.inside not in positions
 
 
 def _inside(subject: Subject) -> Position:

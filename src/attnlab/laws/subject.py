@@ -1,7 +1,7 @@
 """What a law is, whom it judges, and the small sizes and seeded numbers it judges with."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,10 @@ from attnlab.attention.embedding import Embedding
 from attnlab.build import attention_factory, embedding_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.messages import ComposedVariant
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError
 from attnlab.model import GPT, generator_for
+from attnlab.options.model_config import ModelConfig
 
 # Small and all different, so that no two axes can be swapped unnoticed. 24 makes 4 heads of 6, whose width is even.
 D_MODEL, BATCH, VOCAB, CONTEXT = 24, 3, 29, 157
@@ -48,7 +50,7 @@ class Subject:
 
     name: str
     factory: AttentionFactory
-    config: Mapping[str, Any]
+    config: RunConfig
     rebuild: Callable[[Sequence[str]], "Subject"] = field(repr=False)
     embed: Callable[..., Embedding] = Embedding
     yaml: Path | None = None
@@ -57,17 +59,17 @@ class Subject:
     @property
     def depth(self) -> int:
         """How many layers the variant is looked at in: those of its config."""
-        return int(self.config["model"]["n_layers"])
+        return self.config.model.n_layers
 
     def layer(self, index: int) -> Attention:
         """One layer as its factory makes it, from its own random numbers; the caller's are left alone."""
         with seeded(index):
             return self.factory(D_MODEL, layer=index, n_layers=self.depth, context=CONTEXT)
 
-    def gpt(self, n_layers: int, **settings: Any) -> GPT:
+    def gpt(self, n_layers: int, *, vocab_size: int = VOCAB, seed: int = 0, **settings: Any) -> GPT:
         """A whole model with this variant, as small as the laws need it."""
-        sizes: dict[str, Any] = {"d_model": D_MODEL, "vocab_size": VOCAB, "context": CONTEXT} | settings
-        return GPT(n_layers=n_layers, attention=self.factory, embed=self.embed, **sizes)
+        sizes = ModelConfig(**{"n_layers": n_layers, "d_model": D_MODEL, "context": CONTEXT, **settings})
+        return GPT(sizes, vocab_size=vocab_size, attention=self.factory, embed=self.embed, seed=seed)
 
 
 Law = Callable[[Subject], Skipped | None]

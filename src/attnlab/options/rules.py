@@ -1,10 +1,9 @@
-"""What the keys of a config may hold: types, ranges and choices, in one table, and the words of a refusal."""
+"""What a key of a config may hold: its type, range or choices, and the words of a refusal."""
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from attnlab.errors import UsageError
@@ -74,69 +73,13 @@ def _number(value: float) -> str:
 
 
 MOST_AT_ONCE = 10_000  # numbers that one range may stand for
-COUNT = Rule(int, least=1)
-MAYBE_COUNT = Rule(int, least=1, optional=True)
-NATURAL = Rule(int, least=0)
 MOST_SEED = 10**18  # torch's generators take up to 2^63 - 1
-SEED = Rule(int, least=0, most=MOST_SEED)
+COUNT = Rule(int, least=1)
+NATURAL = Rule(int, least=0)
 FRACTION = Rule(float, least=0, below=1)
 POSITIVE = Rule(float, above=0)
 NONNEGATIVE = Rule(float, least=0)
-FLAG = Rule(bool)
 TEXT = Rule(str, least=1)
-CODE = Rule(str, choices=("same", "any"))
-MAYBE_TEXT = Rule(str, least=1, optional=True)
-
-Table = Sequence[tuple[str, Rule]]
-
-# The first pattern that matches a key decides; a key without a rule keeps the type of its default.
-RULES: Table = (
-    ("experiment_name", TEXT),
-    ("seed", SEED),
-    ("streams.*", SEED),
-    ("batch_size", COUNT),
-    ("match", Rule(str, choices=("params", "flops", "state", "tokens", "time"), optional=True)),
-    ("match_to", TEXT),
-    ("tuned", MAYBE_TEXT),
-    ("plan", FLAG),
-    ("preregister", FLAG),
-    ("report.baseline", MAYBE_TEXT),
-    ("report.metric", MAYBE_TEXT),
-    ("report.margin", Rule(float, above=0, optional=True)),
-    ("report.alpha", Rule(float, above=0, below=0.5)),
-    ("report.looks", Rule(int, least=1, most=10)),
-    ("report.hypothesis", MAYBE_TEXT),
-    ("report.at_end", FLAG),
-    ("overwrite", FLAG),
-    ("code", CODE),
-    ("resume_from", MAYBE_TEXT),
-    ("paths.*", TEXT),
-    ("maps.steps", Rule(int, least=0, most=60)),
-    ("maps.probe", MAYBE_TEXT),
-    ("maps.prompt", MAYBE_TEXT),
-    ("sample.prompt", MAYBE_TEXT),
-    ("sample.tokens", COUNT),
-    ("sample.temperature", NONNEGATIVE),
-    ("sample.top_k", MAYBE_COUNT),
-    ("sample.steps", NATURAL),
-    ("model.n_heads", COUNT),
-    ("trainer.accelerator", Rule(str, choices=("cpu", "gpu", "auto"))),
-    ("trainer.strategy", Rule(str, choices=("auto", "ddp"))),
-    ("trainer.precision", Rule(str, choices=("auto", "fp32", "bf16"))),
-    ("trainer.attention_dtype", Rule(str, choices=("auto", "fp32", "bf16"))),
-    ("trainer.threads", MAYBE_COUNT),
-    ("trainer.devices", COUNT),
-    ("trainer.max_steps", COUNT),
-    ("trainer.accumulate", COUNT),
-    ("trainer.*_every", COUNT),
-    ("trainer.compile", FLAG),
-    ("trainer.progress", FLAG),
-)
-
-
-def rule_for(key: str, table: Table) -> Rule | None:
-    """The rule of a dotted key, if the table has one."""
-    return next((rule for pattern, rule in table if fnmatchcase(key, pattern)), None)
 
 
 def refusal(key: str, value: Any, rule: Rule, typed: str | None = None) -> str:

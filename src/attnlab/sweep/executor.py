@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from attnlab.analysis.declared import FIRST, KEYS
@@ -45,7 +46,7 @@ def pool_for(n_jobs: int | None, n_runs: int, patience: float | None) -> Iterato
 
 def fit_to_machine(pool: Pool, runs: Sequence[PlannedRun], n_jobs: int | None) -> None:
     """Run no more at once than there are cores for their threads, and one on each GPU."""
-    threads = max((run.job.config["trainer"]["threads"] for run in runs), default=1)
+    threads = max((run.job.config.trainer.threads or 1 for run in runs), default=1)
     if n_jobs is None:
         pool.shrink(max(1, cores() // threads))
     if gpus := max((run.facts["n_gpus"] for run in runs), default=0):
@@ -104,7 +105,7 @@ def write_plan(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], design: 
     """Put everything that is planned into the manifest of its experiment, before anything starts."""
     for experiment, members in by_experiment(runs).items():
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
-        about = {**settings(members), "baseline": baseline_of(members), "design": design}
+        about = {**asdict(settings(members)), "baseline": baseline_of(members), "design": design}
         manifest = experiment.manifest
         content, command = manifest.read(), typed()
         earlier = content["commands"] if isinstance(content.get("commands"), list) else []

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import yaml
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import Usual, check_job, variant_name
 from attnlab.config.messages import explain
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError, UsageError
 
 # A key with dots names no group: such a word chooses no file, and changes one value of what is composed without it.
@@ -33,7 +35,7 @@ class Job(NamedTuple):
     """One run that is wanted: the words that make it, the config they compose, and the name of its attention."""
 
     overrides: tuple[str, ...]
-    config: dict[str, Any]
+    config: RunConfig
     variant: str
     levels: dict[str, str]  # of the axes of a design
     is_baseline: bool
@@ -73,12 +75,12 @@ class Composer:
         not depend on who else is running.
         """
         config, hydra = self._checked(overrides)
-        if config["trainer"]["threads"] is None:
+        if config.trainer.threads is None:
             overrides = [*overrides, ONE_THREAD]
-            config["trainer"]["threads"] = 1
+            config = replace(config, trainer=replace(config.trainer, threads=1))
         return Job(tuple(overrides), config, variant_name(hydra), levels or {}, is_baseline)
 
-    def _checked(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    def _checked(self, overrides: Sequence[str]) -> tuple[RunConfig, Any]:
         seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, overrides) if match}
         rest = without_seeds(overrides)
         try:

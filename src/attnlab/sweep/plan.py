@@ -4,9 +4,11 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from attnlab.config.run_config import RunConfig
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.manifest import Entry
 from attnlab.store.run_folder import RunFolder, lacks_lengths
@@ -43,7 +45,7 @@ class PlannedRun:
     @property
     def experiment(self) -> ExperimentFolder:
         """The folder of the experiment."""
-        return ExperimentFolder(Path(self.job.config["paths"]["runs"]) / self.job.config["experiment_name"])
+        return ExperimentFolder(Path(self.job.config.paths.runs) / self.job.config.experiment_name)
 
     @property
     def folder(self) -> RunFolder:
@@ -70,14 +72,14 @@ class PlannedRun:
 
         With code=any the run may be one that other code has made.
         """
-        paths, config = self.job.config["paths"], self.job.config
-        if there := earlier(self.identity, self.facts["code"], paths["runs"], config["experiment_name"]):
-            if config["code"] == "any":
+        config = self.job.config
+        if there := earlier(self.identity, self.facts["code"], config.paths.runs, config.experiment_name):
+            if config.code == "any":
                 self.identity = there.identity
             else:
                 self.anew = str(there)
         done = self.folder.read_summary()
-        if done.get("status") == Status.FINISHED and not lacks_lengths(done, self.job.config["evaluation"]["lengths"]):
+        if done.get("status") == Status.FINISHED and not lacks_lengths(done, config.evaluation.lengths):
             self.status, self.reason, self.val_loss = Status.FINISHED, "", done.get("val_loss")
 
     def entry(self) -> Entry:
@@ -141,7 +143,7 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Ref
     runs = sorted(by_folder.values(), key=lambda run: order[run.job.overrides])
     _label(runs)
     for run in runs:
-        if not run.job.config["overwrite"]:
+        if not run.job.config.overwrite:
             run.look()
     return runs, sorted(refusals, key=lambda refusal: order[refusal.overrides])
 
@@ -170,7 +172,7 @@ def compare(runs: Sequence[PlannedRun], baseline: str, pool: Pool) -> None:
         bases = [run for run in members if baseline in (run.identity.name, run.identity.variant)]
         others: dict[str, list[PlannedRun]] = {}
         for run in members:
-            if bases and run.job.config["attention"] != bases[0].job.config["attention"]:
+            if bases and run.job.config.attention != bases[0].job.config.attention:
                 others.setdefault(_setting(run, "attention"), []).append(run)
         asked = list(others.values())
         more = {"base": bases[0].job.config, "baseline": baseline} if bases else {}
@@ -180,7 +182,7 @@ def compare(runs: Sequence[PlannedRun], baseline: str, pool: Pool) -> None:
 
 
 def _setting(run: PlannedRun, *keys: str) -> str:
-    return json.dumps([run.job.config[key] for key in keys], sort_keys=True)
+    return json.dumps([value for key, value in run.job.config.as_dict().items() if key in keys], sort_keys=True)
 
 
 def estimate(runs: Sequence[PlannedRun], pool: Pool) -> None:
@@ -201,18 +203,20 @@ def _work(run: PlannedRun) -> tuple[Any, ...]:
     """What decides how long a run takes: the variant and its sizes, but not its rates or seeds."""
     counted = ("parameters", "forward_flops", "train_flops", "state_bytes")
     config = run.job.config
-    batches = (config["batch_size"], config["model"]["context"], config["trainer"]["threads"])
-    return (run.identity.variant, *(run.facts[key] for key in counted), *batches, config["trainer"]["precision"])
+    batches = (config.batch_size, config.model.context, config.trainer.threads)
+    return (run.identity.variant, *(run.facts[key] for key in counted), *batches, config.trainer.precision)
 
 
-def _without_seeds(config: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in config.items() if key not in ("seed", "streams")}, sort_keys=True)
+def _without_seeds(config: RunConfig) -> str:
+    return json.dumps(
+        {key: value for key, value in config.as_dict().items() if key not in ("seed", "streams")}, sort_keys=True
+    )
 
 
 def _identity(job: Job, fingerprint: Mapping[str, Any], code: str) -> Identity:
     """Which run a job is, from the fingerprint of one that differs in seeds alone."""
-    own = {key: job.config["seed"] if key == "seed" else job.config["streams"][key[8:]] for key in SEEDS}
-    return Identity(job.variant, job.config["seed"], {**fingerprint, **own}, code)
+    own = {key: attrgetter(key)(job.config) for key in SEEDS}
+    return Identity(job.variant, job.config.seed, {**fingerprint, **own}, code)
 
 
 def _label(runs: Sequence[PlannedRun]) -> None:

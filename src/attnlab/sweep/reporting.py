@@ -1,7 +1,7 @@
 """What a sweep preregisters before its first run, and the report at its end: both go by the settings below `report`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from attnlab.analysis import exact_tests
 from attnlab.analysis.analyse import analyse
@@ -11,6 +11,7 @@ from attnlab.analysis.metric_names import lower_is_better
 from attnlab.analysis.report.publish import publish
 from attnlab.analysis.settings import METRIC_OF_TASKS, USUAL_METRIC, Options
 from attnlab.analysis.statistics import bad_runs_not_excluded
+from attnlab.config.run_config import ReportConfig
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.preregistration import Preregistration, write
@@ -24,14 +25,13 @@ def check(runs: Sequence[PlannedRun]) -> None:
         baseline_of(members)
 
 
-def settings(runs: Sequence[PlannedRun]) -> Mapping[str, Any]:
+def settings(runs: Sequence[PlannedRun]) -> ReportConfig:
     """What the report of a sweep goes by; it is the same for all runs."""
-    given = dict(runs[0].job.config["report"])
-    if given["metric"] is None:
-        solvable = all(run.facts["solved_at"] is not None for run in runs)
-        given["metric"] = METRIC_OF_TASKS if solvable else USUAL_METRIC
-    lower_is_better(given["metric"], key="report.metric")
-    return given
+    report = runs[0].job.config.report
+    solvable = all(run.facts["solved_at"] is not None for run in runs)
+    metric = report.metric or (METRIC_OF_TASKS if solvable else USUAL_METRIC)
+    lower_is_better(metric, key="report.metric")
+    return replace(report, metric=metric)
 
 
 def baseline_of(runs: Sequence[PlannedRun]) -> str:
@@ -42,7 +42,7 @@ def baseline_of(runs: Sequence[PlannedRun]) -> str:
     variants = {run.identity.name: run.identity.variant for run in runs}
     arms = [arm_of_runs(variant, folder, {}, ()) for folder, variant in variants.items()]
     declared = (run.identity.name for run in runs if any(job.is_baseline for job in (run.job, *run.same_as)))
-    named = runs[0].job.config["report"]["baseline"]
+    named = runs[0].job.config.report.baseline
     return choose_baseline(arms, named, next(declared, None), arms, key="report.baseline")
 
 
@@ -50,7 +50,7 @@ def preregister(runs: Sequence[PlannedRun]) -> None:
     """Write down, for each experiment, what its report will go by."""
     for folder, members in by_experiment(runs).items():
         given, baseline = settings(members), baseline_of(members)
-        if given["hypothesis"] is None:
+        if given.hypothesis is None:
             raise UsageError("preregister=true needs report.hypothesis='...': what you expect, in words")
         seeds = sorted({run.identity.seed for run in members})
         family = _family(members, baseline)
@@ -58,18 +58,18 @@ def preregister(runs: Sequence[PlannedRun]) -> None:
         digest = write(
             folder.path,
             Preregistration(
-                given["hypothesis"],
+                given.hypothesis,
                 baseline,
-                given["metric"],
-                given["margin"],
-                given["alpha"],
+                given.metric or USUAL_METRIC,
+                given.margin,
+                given.alpha,
                 seeds,
                 family,
                 configs,
             ),
         )
         print(
-            f"preregistered in {folder}: {', '.join(family)} against {baseline} on {given['metric']}, "
+            f"preregistered in {folder}: {', '.join(family)} against {baseline} on {given.metric}, "
             f"{len(configs)} runs by their configs (SHA-256 {digest})"
         )
 
@@ -105,22 +105,22 @@ def prospects(runs: Sequence[PlannedRun]) -> list[str]:
         for run in members:
             if baseline not in (run.identity.name, run.identity.variant):
                 seeds.setdefault(run.identity.name, set()).add(run.identity.seed)
-        if not seeds or not given["at_end"]:
+        if not seeds or not given.at_end:
             continue
         m, n = len(seeds), max(map(len, seeds.values()))
-        alpha = given["alpha"] / given["looks"] / m
+        alpha = given.alpha / given.looks / m
         fewest = exact_tests.fewest_seeds(alpha)
         about = f"{folder}: {m} variant{'s' * (m > 1)} against {baseline}, {n} seed{'s' * (n > 1)}"
         if exact_tests.exact_test(n, alpha) is None:
             lines.append(f"{about}: no verdict is possible; {fewest} seeds are the fewest")
         else:
             pairs = exact_tests.fewest_seeds(alpha, test=exact_tests.SIGN_FLIPS)
-            bad = bad_runs_not_excluded(n, given["alpha"])
+            bad = bad_runs_not_excluded(n, given.alpha)
             lines.append(
                 f"{about}: verdicts are possible (from {fewest} seeds on, by pairs from {pairs}); if none of the runs "
                 f"is bad, up to {100 * bad:.0f} % of all may be"
             )
-        if (taken := len(folder.manifest.looks())) >= given["looks"]:
+        if (taken := len(folder.manifest.looks())) >= given.looks:
             lines.append(f"{folder}: looked at {taken} times already; added runs are explored, not judged")
     return lines
 
@@ -128,10 +128,10 @@ def prospects(runs: Sequence[PlannedRun]) -> list[str]:
 def report(runs: Sequence[PlannedRun]) -> None:
     """Compare the variants of each experiment, if they ask for it; where there is nothing to compare, say so."""
     for folder, members in by_experiment(runs).items():
-        if not settings(members)["at_end"]:
+        if not settings(members).at_end:
             continue
         try:
-            outcome = analyse(folder.path, Options(code=members[0].job.config["code"]))
+            outcome = analyse(folder.path, Options(code=members[0].job.config.code))
             if not outcome.comparisons:
                 raise UsageError(
                     "; ".join([f"there is nothing to hold against {outcome.baseline.label}", *outcome.design.remarks])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from attnlab.attention.cost import count_flops
 from attnlab.build import build_model
+from attnlab.config.run_config import RunConfig
 from attnlab.data.task import Task
 from attnlab.training.prepare import Prepared, prepare
 from attnlab.training.run import quiet, run
@@ -30,9 +31,10 @@ def plan(content: dict[str, Any], report: Report) -> dict[str, Any]:
     quiet()
     prepared = prepare(content["config"], content["variant"])
     config, splits = prepared.config, prepared.splits
-    built = {key: config[key] for key in COSTLY} | {"trainer": {"attention_dtype": prepared.machine.attention_dtype}}
-    costs = _costs(json.dumps(built), prepared.tokenizer.n_vocab)
-    sequences = config["batch_size"] * config["trainer"]["accumulate"] * config["trainer"]["max_steps"]
+    built = {key: value for key, value in config.as_dict().items() if key in COSTLY}
+    dtype = {"trainer": {"attention_dtype": prepared.machine.attention_dtype}}
+    costs = _costs(json.dumps(built | dtype), prepared.tokenizer.n_vocab)
+    sequences = config.batch_size * config.trainer.accumulate * config.trainer.max_steps
     return {
         "fingerprint": prepared.identity.fingerprint,
         "code": prepared.code,
@@ -48,7 +50,7 @@ def plan(content: dict[str, Any], report: Report) -> dict[str, Any]:
 @cache
 def _costs(config: str, n_vocab: int) -> dict[str, int]:
     """What the model of a config costs, counted once for settings that differ in nothing that counts."""
-    settings = json.loads(config)
+    settings = RunConfig.of(json.loads(config))
     with torch.device("meta"):
         model = build_model(settings, n_vocab).eval()
         ids = torch.zeros(1, model.context, dtype=torch.long)
@@ -68,9 +70,8 @@ def same(content: dict[str, Any], report: Report) -> str:
 
 def _map_bytes(prepared: Prepared) -> int:
     """About what the maps of a run take: half-precision weights of every head, before compression."""
-    config = prepared.config["model"]
-    length = min(config["context"], 64)
-    return int(prepared.config["maps"]["steps"] * config["n_layers"] * config["n_heads"] * length**2 * 2)
+    model = prepared.config.model
+    return prepared.config.maps.steps * model.n_layers * model.n_heads * min(model.context, 64) ** 2 * 2
 
 
 def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -87,10 +88,10 @@ def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
         ids, targets = (
             part.to(prepared.machine.accelerator)
             for part in splits.train_batch(
-                seed=config["streams"]["data"],
+                seed=config.streams.data,
                 step=len(took),
-                batch_size=config["batch_size"],
-                context=config["model"]["context"],
+                batch_size=config.batch_size,
+                context=config.model.context,
             )
         )
         with torch.autocast(prepared.machine.accelerator, torch.bfloat16, enabled=prepared.machine.precision == "bf16"):
@@ -101,12 +102,12 @@ def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         took.append(time.perf_counter() - started)
-    trainer = config["trainer"]
-    step = sorted(took)[len(took) // 2] * trainer["accumulate"]
-    windows = splits.n_val_rows(config["model"]["context"])
-    validations = 1 + -(-trainer["max_steps"] // trainer["val_every"])
-    validation = forward * windows / config["batch_size"]
-    return {"seconds": trainer["max_steps"] * step + validations * validation}
+    trainer = config.trainer
+    step = sorted(took)[len(took) // 2] * trainer.accumulate
+    windows = splits.n_val_rows(config.model.context)
+    validations = 1 + -(-trainer.max_steps // trainer.val_every)
+    validation = forward * windows / config.batch_size
+    return {"seconds": trainer.max_steps * step + validations * validation}
 
 
 def train(content: dict[str, Any], report: Report) -> dict[str, Any]:

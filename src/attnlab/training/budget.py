@@ -7,9 +7,9 @@ differences behind them.
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from torch import Tensor
 from attnlab.attention.base import Shared
 from attnlab.attention.cost import count_flops, tensor_bytes
 from attnlab.build import build_model
+from attnlab.config.run_config import RunConfig
 from attnlab.model import GPT
 
 TOLERANCE = 0.01  # of a budget; a residual beyond it is reported
@@ -94,19 +95,19 @@ def _through(model: GPT, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
 COUNTS = {"params": parameters, "flops": training_flops, "state": state_bytes}
 
 
-def built(config: Mapping[str, Any], device: str = "meta") -> GPT:
+def built(config: RunConfig, device: str = "meta") -> GPT:
     """The model of a config; on the meta device it holds no numbers."""
     with torch.device(device):
-        return build_model({**config, "streams": {"init": 0}}, vocab_size=2)
+        return build_model(replace(config, streams=replace(config.streams, init=0)), vocab_size=2)
 
 
-def counted(config: Mapping[str, Any], mode: str) -> int:
+def counted(config: RunConfig, mode: str) -> int:
     """What the model of a config spends. Training FLOPs are per token."""
-    parts = {group: config[group] for group in BUILT_FROM}
+    parts = {group: settings for group, settings in config.as_dict().items() if group in BUILT_FROM}
     return _count(mode, json.dumps(parts))
 
 
 @lru_cache(maxsize=1024)  # the jobs of a sweep ask the same again and again
 def _count(mode: str, parts: str) -> int:
-    model = built(json.loads(parts))
+    model = built(RunConfig.of(json.loads(parts)))
     return COUNTS[mode](model) // (model.context if mode == "flops" else 1)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -9,22 +10,21 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging
 
 from attnlab.build import built, chosen
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 
 ENDS_EARLY = (EarlyStopping, Timer)
 AVERAGES = (WeightAveraging, StochasticWeightAveraging)
 
 
-def with_callbacks(
-    config: Mapping[str, Any], handed_over: Sequence[L.Callback]
-) -> tuple[dict[str, Any], list[L.Callback]]:
+def with_callbacks(config: RunConfig, handed_over: Sequence[L.Callback]) -> tuple[RunConfig, list[L.Callback]]:
     """The config with every callback described in it, and the callbacks.
 
     One counts as changing the result, and so enters the identity of the run, unless its YAML or its class says
     `watches: true`. Raises UsageError for what Lightning, or match=, does not go with.
     """
     group = {name: built(factory) for name, factory in chosen(config, "callbacks", L.Callback).items()}
-    nodes = {name: dict(node) for name, node in (config.get("callbacks") or {}).items()}
+    nodes = {name: dict(node) for name, node in config.callbacks.items()}
     for name, callback in group.items():
         if _watches(callback):
             nodes[name]["watches"] = True
@@ -36,7 +36,7 @@ def with_callbacks(
         if not _watches(callback):
             nodes[name] = described(callback)
     _check(config, callbacks)
-    return {**config, **({"callbacks": nodes} if nodes else {})}, list(callbacks.values())
+    return replace(config, callbacks=nodes), list(callbacks.values())
 
 
 def described(callback: L.Callback) -> dict[str, Any]:
@@ -54,11 +54,11 @@ def _watches(callback: L.Callback) -> bool:
     return getattr(callback, "watches", False) is True
 
 
-def _check(config: Mapping[str, Any], callbacks: Mapping[str, L.Callback]) -> None:
+def _check(config: RunConfig, callbacks: Mapping[str, L.Callback]) -> None:
     for name, callback in callbacks.items():
-        if config["match"] is not None and isinstance(callback, ENDS_EARLY):
+        if config.match is not None and isinstance(callback, ENDS_EARLY):
             raise UsageError(
-                f"match ({config['match']}) brings runs to the same budget, and callbacks.{name} may end one before: "
+                f"match ({config.match}) brings runs to the same budget, and callbacks.{name} may end one before: "
                 "leave one of them out"
             )
     silent: dict[str, Any] = dict.fromkeys(

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type
 MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
 
+Precision = Literal["fp32", "bf16"]
+Setting = Literal["auto", "fp32", "bf16"]
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
 
 
@@ -52,7 +54,7 @@ def has_native_bfloat16(accelerator: str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") or able.get("sve_bf16"))
 
 
-def resolve_precision(setting: str, accelerator: str) -> str:
+def resolve_precision(setting: Setting, accelerator: str) -> Precision:
     """ "fp32" or "bf16" for trainer.precision = auto | fp32 | bf16."""
     if setting != "auto":
         return setting
@@ -60,8 +62,8 @@ def resolve_precision(setting: str, accelerator: str) -> str:
 
 
 def resolve_attention_dtype(
-    setting: str, precision: str, accelerator: str, sizes: Sizes, experiment: ExperimentFolder
-) -> str:
+    setting: Setting, precision: Precision, accelerator: str, sizes: Sizes, experiment: ExperimentFolder
+) -> Precision:
     """ "fp32" or "bf16" for trainer.attention_dtype = auto | fp32 | bf16: what queries, keys and values are on a CPU.
 
     Where a CPU trains in bfloat16, it depends on the processor which is faster. `auto` measures that for the first run
@@ -82,7 +84,7 @@ def resolve_attention_dtype(
     kind = record.get("attention_dtype") if isinstance(record, dict) else None
     if kind not in ("fp32", "bf16"):
         raise UsageError(f"{file} must say fp32 or bf16; delete it, or set trainer.attention_dtype")
-    return str(kind)
+    return "bf16" if kind == "bf16" else "fp32"
 
 
 def measured(sizes: Sizes) -> dict[str, object]:

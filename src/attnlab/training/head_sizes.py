@@ -1,52 +1,52 @@
 """match=state: the size and number of heads whose decode state is nearest to a budget."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.config.keys import nodes
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.training.budget import GRAIN, TOLERANCE, counted
 
 
-def sizes(config: Mapping[str, Any]) -> list[str]:
+def sizes(config: RunConfig) -> list[str]:
     """The keys that matching may move, where they stand in a config."""
     names = ("head_dim", "kv_rank", "n_heads")
-    inside = [path for path, _, _ in nodes({"attention": config["attention"]}) if path.rpartition(".")[2] in names]
+    inside = [path for path, _, _ in nodes({"attention": config.attention}) if path.rpartition(".")[2] in names]
     return ["model.mlp_ratio", "model.n_heads", *inside]
 
 
-def at(config: Mapping[str, Any], key: str) -> Any:
+def at(config: RunConfig, key: str) -> Any:
     """What stands at a dotted key."""
-    value: Any = config
+    value: Any = config.as_dict()
     for part in key.split("."):
         value = value[part]
     return value
 
 
-def put(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def put(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The config with these values at their dotted keys."""
-    changed = copy.deepcopy(dict(config))
+    changed = config.as_dict()
     for key, value in values.items():
         *path, last = key.split(".")
         node = changed
         for part in path:
             node = node[part]
         node[last] = value
-    return changed
+    return RunConfig.of(changed)
 
 
-def by_heads(config: dict[str, Any], target: int) -> tuple[dict[str, Any], tuple[int, int]]:
+def by_heads(config: RunConfig, target: int) -> tuple[RunConfig, tuple[int, int]]:
     """The size of heads whose decode state is nearest to the target: first with the number of heads as it is."""
-    name = f"match=state cannot be met: attention={config['attention']['_target_'].rpartition('.')[2]}"
+    name = f"match=state cannot be met: attention={config.attention['_target_'].rpartition('.')[2]}"
     there = sizes(config)
     ranks = [key for key in there if key.endswith(".kv_rank")]
     levers = ranks or [key for key in there if key.endswith(".head_dim")]
     if not levers:
         raise UsageError(f"{name} has neither head_dim nor kv_rank, and nothing else may move; choose match=params")
-    best: tuple[int, dict[str, Any]] = (counted(config, "state"), config)
+    best: tuple[int, RunConfig] = (counted(config, "state"), config)
     tried = {best[0]}
-    for heads in _head_counts(config["model"]["n_heads"]):
+    for heads in _head_counts(config.model.n_heads):
         for size, resized in _search(_with_heads(config, heads), levers, target):
             tried.add(size)
             if abs(size - target) < abs(best[0] - target):
@@ -57,7 +57,7 @@ def by_heads(config: dict[str, Any], target: int) -> tuple[dict[str, Any], tuple
         raise UsageError(f"{name} keeps nothing while decoding; choose match=params or match=tokens")
     if not min(tried) <= target <= max(tried) and abs(best[0] - target) > TOLERANCE * target:
         raise UsageError(
-            f"{name} keeps {min(tried):,} to {max(tried):,} bytes, whatever its heads; match_to={config['match_to']} "
+            f"{name} keeps {min(tried):,} to {max(tried):,} bytes, whatever its heads; match_to={config.match_to} "
             f"keeps {target:,}"
         )
     return best[1], (target, best[0])
@@ -67,16 +67,16 @@ def _head_counts(own: int) -> list[int]:
     return list(dict.fromkeys([own, 2 * own, max(1, own // 2), 4 * own, 1]))
 
 
-def _with_heads(config: Mapping[str, Any], heads: int) -> dict[str, Any]:
-    own = config["model"]["n_heads"]
+def _with_heads(config: RunConfig, heads: int) -> RunConfig:
+    own = config.model.n_heads
     keys = [key for key in sizes(config) if key.endswith(".n_heads") and at(config, key) == own]
-    return put(config, dict.fromkeys(keys, heads)) if heads != own else dict(config)
+    return put(config, dict.fromkeys(keys, heads)) if heads != own else config
 
 
-def _search(config: dict[str, Any], levers: list[str], target: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _search(config: RunConfig, levers: list[str], target: int) -> Iterator[tuple[int, RunConfig]]:
     """States around the target, with the configs that give them. The state grows with the size of a head."""
 
-    def tried(size: int) -> tuple[int, dict[str, Any]] | None:
+    def tried(size: int) -> tuple[int, RunConfig] | None:
         resized = put(config, dict.fromkeys(levers, size))
         try:
             return counted(resized, "state"), resized
@@ -84,7 +84,7 @@ def _search(config: dict[str, Any], levers: list[str], target: int) -> Iterator[
             return None
 
     low, high = 0, GRAIN
-    most = 16 * config["model"]["d_model"]
+    most = 16 * config.model.d_model
     while (there := tried(high)) is not None and high < most:
         yield there
         if there[0] >= target:

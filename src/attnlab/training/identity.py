@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from attnlab.config.code import Code, changes_since, in_a_line
 from attnlab.config.keys import one_spelling, settings_of, stable
+from attnlab.config.run_config import RunConfig
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.run_folder import RunFolder, group_name
 from attnlab.store.status import ENDED, Status
@@ -42,10 +43,10 @@ class Identity(NamedTuple):
         return ExperimentFolder(Path(runs) / experiment_name).run(self.name, self.seed)
 
 
-def identify(config: Mapping[str, Any], variant: str, resolved: Mapping[str, Any], code: str) -> Identity:
+def identify(config: RunConfig, variant: str, resolved: Mapping[str, Any], code: str) -> Identity:
     """The identity of a checked config; `resolved` replaces what the machine and the files decide (see `run`)."""
-    settings = {key: one_spelling(value) for key, value in settings_of(config, besides=BY_CONTENTS).items()}
-    return Identity(variant, config["seed"], settings | dict(resolved), code)
+    settings = {key: one_spelling(value) for key, value in settings_of(config.as_dict(), besides=BY_CONTENTS).items()}
+    return Identity(variant, config.seed, settings | dict(resolved), code)
 
 
 class Earlier(NamedTuple):

@@ -16,11 +16,13 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.store.locks import make_once
@@ -39,16 +41,16 @@ class TimingSite(NamedTuple):
     cache: Path
 
 
-def matched(config: dict[str, Any], site: TimingSite) -> tuple[dict[str, Any], dict[str, Any]]:
+def matched(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[str, Any]]:
     """The config with the sizes that meet the budget, and what summary.json says of it; match=null changes nothing.
 
     Raises UsageError where nothing that may move can come to the budget.
     """
-    mode = config["match"]
-    if mode is None:
+    mode = config.match
+    if mode is None or config.baseline is None:
         return config, {}
-    base = {**config, **config["baseline"]}
-    if all(base[group] == config[group] for group in ("model", "attention")) or mode == "tokens":
+    base = replace(config, model=config.baseline.model, attention=config.baseline.attention)
+    if base == config or mode == "tokens":
         ours, spent = config, _spent(base, mode, site)
     elif mode == "state":
         ours, spent = by_heads(config, counted(base, mode))
@@ -59,7 +61,7 @@ def matched(config: dict[str, Any], site: TimingSite) -> tuple[dict[str, Any], d
     target, got = spent
     moved = {key: [at(config, key), at(ours, key)] for key in sizes(ours) if at(config, key) != at(ours, key)}
     beside = {name: [counted(base, name), counted(ours, name)] for name in COUNTS if name != mode}
-    result = {"mode": mode, "to": config["match_to"], "unit": UNITS[mode], "budget": target, "got": got}
+    result = {"mode": mode, "to": config.match_to, "unit": UNITS[mode], "budget": target, "got": got}
     left = {"left": got - target, "left_percent": 100 * (got / target - 1) if target else 0.0}
     return ours, {**result, **left, "moved": moved, "mlp_width": _mlp_width(built(ours)), "beside": beside}
 
@@ -82,12 +84,12 @@ def _short(value: Any) -> str:
     return "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _spent(config: Mapping[str, Any], mode: str, site: TimingSite) -> tuple[float, float]:
+def _spent(config: RunConfig, mode: str, site: TimingSite) -> tuple[float, float]:
     """What the baseline itself spends, twice: as its own budget."""
     if mode == "tokens":
-        trainer = config["trainer"]
-        sequences = config["batch_size"] * trainer["accumulate"] * trainer["max_steps"]
-        return (sequences * config["model"]["context"],) * 2
+        trainer = config.trainer
+        sequences = config.batch_size * trainer.accumulate * trainer.max_steps
+        return (sequences * config.model.context,) * 2
     return (_timed([config], site)[0] if mode == "time" else counted(config, mode),) * 2
 
 
@@ -95,16 +97,15 @@ def _mlp_width(model: GPT) -> int:
     return model.layers[0].mlp.up.out_features
 
 
-def _with_width(config: Mapping[str, Any], width: int) -> dict[str, Any]:
+def _with_width(config: RunConfig, width: int) -> RunConfig:
     """The config with an MLP of this hidden width."""
-    model = config["model"]
-    ratio = width / model["d_model"] * (1.5 if model["mlp"] == "swiglu" else 1.0)
-    widened = {**config, "model": {**model, "mlp_ratio": ratio}}
+    ratio = width / config.model.d_model * (1.5 if config.model.mlp == "swiglu" else 1.0)
+    widened = replace(config, model=replace(config.model, mlp_ratio=ratio))
     assert _mlp_width(built(widened)) == width, "the ratio gives another width than the one sought"
     return widened
 
 
-def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str, Any], tuple[int, int]]:
+def _by_width(config: RunConfig, target: int, mode: str) -> tuple[RunConfig, tuple[int, int]]:
     """The hidden width whose count is nearest to the target. Counts grow linearly with the width."""
     own = _mlp_width(built(config))
     here = counted(config, mode)
@@ -114,7 +115,7 @@ def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str,
         least = here + slope * (NARROWEST - own)
         raise UsageError(
             f"match={mode} cannot be met: the layers have {least:,} {UNITS[mode].partition(' of')[0]} even with an MLP "
-            f"{NARROWEST} wide, those of match_to={config['match_to']} have {target:,}; choose a smaller attention, or "
+            f"{NARROWEST} wide, those of match_to={config.match_to} have {target:,}; choose a smaller attention, or "
             "match=tokens"
         )
     if width == own:
@@ -124,11 +125,11 @@ def _by_width(config: dict[str, Any], target: int, mode: str) -> tuple[dict[str,
     return widened, (target, got)
 
 
-def _slope(config: Mapping[str, Any], mode: str) -> int:
+def _slope(config: RunConfig, mode: str) -> int:
     """What one more hidden unit of the MLP adds to the count, all layers together: measured on the MLP alone."""
     plain = {"_target_": "attnlab.attention.controls.IdentityAttention", "_partial_": True, "n_heads": 1}
     embed = {"_target_": "attnlab.attention.embedding.Embedding", "_partial_": True}
-    bare = {**config, "attention": plain, "position": {"embed": embed, "inside": config["position"]["inside"]}}
+    bare = replace(config, attention=plain, position=replace(config.position, embed=embed))
     one, two = (counted(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
     return (two - one) // GRAIN
 
@@ -148,19 +149,18 @@ def _nearest_width(own: int, ideal: float, whole: float) -> int | None:
     return nearest({coarse, int(ideal), int(ideal) + 1})
 
 
-def _by_time(
-    config: dict[str, Any], base: Mapping[str, Any], site: TimingSite
-) -> tuple[dict[str, Any], tuple[float, float]]:
+def _by_time(config: RunConfig, base: RunConfig, site: TimingSite) -> tuple[RunConfig, tuple[float, float]]:
     """The hidden width with which a step takes as long as the baseline's. Measured once, then read from the cache."""
-    parts = {group: [config[group], base[group]] for group in BUILT_FROM}
+    ours, theirs = config.as_dict(), base.as_dict()
+    parts = {group: [ours[group], theirs[group]] for group in BUILT_FROM}
     where = [site.accelerator, site.precision, site.threads, platform.node(), torch.__version__]
-    key = hashlib.sha256(json.dumps([parts, config["batch_size"], where]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([parts, config.batch_size, where]).encode()).hexdigest()[:16]
     file = site.cache / "match" / f"time-{key}.json"
     width, target, got = make_once(file, lambda: _measured_width(config, base, site), key="paths.cache")
     return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
 
 
-def _measured_width(config: dict[str, Any], base: Mapping[str, Any], site: TimingSite) -> tuple[int, float, float]:
+def _measured_width(config: RunConfig, base: RunConfig, site: TimingSite) -> tuple[int, float, float]:
     """(width, seconds of the baseline, seconds of the variant): a line through two widths, corrected once."""
     own = _mlp_width(built(config))
     widths = [own, 2 * own]
@@ -171,7 +171,7 @@ def _measured_width(config: dict[str, Any], base: Mapping[str, Any], site: Timin
         if ideal < NARROWEST:
             raise UsageError(
                 f"match=time cannot be met: a step of the layers takes {one:.4g} s with an MLP {widths[0]} wide, that "
-                f"of match_to={config['match_to']} takes {target:.4g} s; choose match=flops or match=tokens"
+                f"of match_to={config.match_to} takes {target:.4g} s; choose match=flops or match=tokens"
             )
         width = max(NARROWEST, round(ideal / GRAIN) * GRAIN)
         widths = [width, width + max(GRAIN, own)]
@@ -179,6 +179,6 @@ def _measured_width(config: dict[str, Any], base: Mapping[str, Any], site: Timin
     return width, target, got
 
 
-def _timed(configs: list[Any], site: TimingSite) -> list[float]:
+def _timed(configs: list[RunConfig], site: TimingSite) -> list[float]:
     models = [built(config, site.accelerator).train() for config in configs]
-    return step_seconds(models, configs[0]["batch_size"], bf16=site.precision == "bf16")
+    return step_seconds(models, configs[0].batch_size, bf16=site.precision == "bf16")

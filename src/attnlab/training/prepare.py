@@ -1,6 +1,7 @@
 """What is known before a run's folder is touched: every check of classes, devices and files, and which run it is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import lightning as L
 from attnlab.build import Factory, check_construction, instantiate
 from attnlab.config.code import Code, code_of, note_sources
 from attnlab.config.compose import allowed_packages
+from attnlab.config.run_config import RunConfig
 from attnlab.config.tuned_lr import at_tuned_rate
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
@@ -49,7 +51,7 @@ class Machine(NamedTuple):
 class Prepared(NamedTuple):
     """Everything that is known before the run's folder is touched."""
 
-    config: dict[str, Any]
+    config: RunConfig
     machine: Machine
     recipe: Recipe
     tokenizer: Tokenizer
@@ -62,38 +64,36 @@ class Prepared(NamedTuple):
     callbacks: Sequence[L.Callback]  # of the config and those handed over
 
 
-def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callback] = ()) -> Prepared:
+def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] = ()) -> Prepared:
     """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
-    trainer = config["trainer"]
+    trainer = config.trainer
     note_sources()
-    check_lengths(config["evaluation"]["lengths"])
-    accelerator = resolve_accelerator(trainer["accelerator"], trainer["devices"])
-    precision, threads = resolve_precision(trainer["precision"], accelerator), set_threads(trainer["threads"])
+    check_lengths(config.evaluation.lengths)
+    accelerator = resolve_accelerator(trainer.accelerator, trainer.devices)
+    precision, threads = resolve_precision(trainer.precision, accelerator), set_threads(trainer.threads)
     config, tuned = at_tuned_rate(config, variant)
-    cache = Path(config["paths"]["cache"])
+    cache = Path(config.paths.cache)
     check_memory(check_construction(config).n_parameters, accelerator)
     recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
     source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
-    if config["batch_size"] % trainer["devices"]:
-        raise UsageError(
-            f"batch_size ({config['batch_size']}) must be a multiple of trainer.devices ({trainer['devices']})"
-        )
-    runs = Path(config["paths"]["runs"])
+    if config.batch_size % trainer.devices:
+        raise UsageError(f"batch_size ({config.batch_size}) must be a multiple of trainer.devices ({trainer.devices})")
+    runs = Path(config.paths.runs)
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
-    splits.check_context(config["model"]["context"])
-    if config["maps"]["steps"]:
-        map_steps(trainer["max_steps"], config["maps"]["steps"])
+    splits.check_context(config.model.context)
+    if config.maps.steps:
+        map_steps(trainer.max_steps, config.maps.steps)
         for name, text in probes(config, tokenizer, splits):
-            check_probe(name, text, tokenizer, config["model"]["context"])
+            check_probe(name, text, tokenizer, config.model.context)
     sample_prompt(config, tokenizer, splits)
-    source_hash = _source_hash(RunFolder(Path(config["resume_from"]))) if config["resume_from"] else None
-    experiment = ExperimentFolder(runs / config["experiment_name"])
-    kind = resolve_attention_dtype(trainer["attention_dtype"], precision, accelerator, _sizes(config), experiment)
-    config = {**config, "trainer": {**trainer, "attention_dtype": kind}}
+    source_hash = _source_hash(RunFolder(Path(config.resume_from))) if config.resume_from else None
+    experiment = ExperimentFolder(runs / config.experiment_name)
+    kind = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
+    config = replace(config, trainer=replace(trainer, attention_dtype=kind))
     machine = Machine(accelerator, precision, kind, threads)
     config, match = matched(config, TimingSite(accelerator, precision, threads, cache))
     if match:
@@ -106,23 +106,23 @@ def prepare(config: dict[str, Any], variant: str, handed_over: Sequence[L.Callba
         "trainer.attention_dtype": machine.attention_dtype,
         "trainer.threads": machine.threads,
     }
-    if "val_fraction" in config["data"]:
-        resolved["data.val_fraction"] = config["data"]["val_fraction"]
+    if "val_fraction" in config.data:
+        resolved["data.val_fraction"] = config.data["val_fraction"]
     if source_hash is not None:
         resolved["resume_from"] = source_hash
-    code = code_of(config, allowed_packages(config))
+    code = code_of(config.as_dict(), allowed_packages(config.allow_targets))
     identity = identify(config, variant, resolved, code.hash)
-    folder = identity.folder(runs, config["experiment_name"])
+    folder = identity.folder(runs, config.experiment_name)
     computes = PLAIN if computes_the_same(config, plain(config)) else None
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
     fairness = {key: report for key, report in terms if report}
     return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness, loggers, callbacks)
 
 
-def _sizes(config: Mapping[str, Any]) -> Sizes:
+def _sizes(config: RunConfig) -> Sizes:
     """The attention of a model, as far as its speed goes; a variant's own heads may differ."""
-    model = config["model"]
-    return Sizes(config["batch_size"], model["n_heads"], model["context"], max(1, model["d_model"] // model["n_heads"]))
+    model = config.model
+    return Sizes(config.batch_size, model.n_heads, model.context, max(1, model.d_model // model.n_heads))
 
 
 def _source_hash(folder: RunFolder) -> str:
@@ -135,10 +135,10 @@ def _source_hash(folder: RunFolder) -> str:
     return f"{summary['hash']}{summary.get('code', '')}/{summary['step']}"
 
 
-def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[int]:
-    text, context = config["sample"]["prompt"], config["model"]["context"]
+def sample_prompt(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> list[int]:
+    text, context = config.sample.prompt, config.model.context
     if text is None:
-        return splits.example(tokenizer, context, config["streams"]["eval"])[: min(SAMPLE_PROMPT_TOKENS, context)]
+        return splits.example(tokenizer, context, config.streams.eval)[: min(SAMPLE_PROMPT_TOKENS, context)]
     try:
         ids = tokenizer.encode(text)
     except UsageError as error:
@@ -148,9 +148,9 @@ def sample_prompt(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Mater
     return ids
 
 
-def probes(config: Mapping[str, Any], tokenizer: Tokenizer, splits: Material) -> list[tuple[str, str]]:
+def probes(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> list[tuple[str, str]]:
     """The sentences whose maps are taken, by name; where maps.probe is null, the data choose it."""
-    probe, prompt = config["maps"]["probe"], config["maps"]["prompt"]
+    probe, prompt = config.maps.probe, config.maps.prompt
     if probe is None:
-        probe = splits.probe(tokenizer, min(config["model"]["context"], MAX_PROBE_TOKENS), config["streams"]["eval"])
+        probe = splits.probe(tokenizer, min(config.model.context, MAX_PROBE_TOKENS), config.streams.eval)
     return [("probe", probe), *([] if prompt is None else [("prompt", prompt)])]

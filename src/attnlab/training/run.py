@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from attnlab.build import build_model
 from attnlab.config.code import changed, changes_since, in_a_line
+from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import AttnlabError, Diverged, UsageError
 from attnlab.machine.environment import rank
@@ -51,7 +52,7 @@ LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def run(
-    config: dict[str, Any],
+    config: RunConfig,
     *,
     variant: str,
     callbacks: Sequence[L.Callback] = (),
@@ -67,7 +68,7 @@ def run(
     FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
-    process = rank(config["trainer"]["devices"])
+    process = rank(config.trainer.devices)
     rank_zero_only.rank = process  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
     with failures():
         prepared = prepare(config, variant, callbacks)
@@ -81,7 +82,7 @@ def run(
             if process:
                 return _train(prepared, loggers, stop)  # the first process owns the folder and has made it ready
             with prepared.folder.lock():
-                if config["overwrite"]:
+                if config.overwrite:
                     start_anew(prepared.folder)
                 done = prepared.folder.read_summary()
                 if done.get("status") == Status.FINISHED:
@@ -97,9 +98,9 @@ def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
         prepared.folder.check(done)
     except Damaged as damage:
         note(f"warning: {damage.reason}")
-    if lacks_lengths(done, check_lengths(prepared.config["evaluation"]["lengths"])):
+    if lacks_lengths(done, check_lengths(prepared.config.evaluation.lengths)):
         done = _add_lengths(prepared, done)
-    print_tensorboard_command(prepared.config["paths"]["runs"])
+    print_tensorboard_command(prepared.config.paths.runs)
     return done
 
 
@@ -110,13 +111,13 @@ def _by_which_code(prepared: Prepared, *, ask: bool) -> Prepared:
     decide, if anybody is there to `ask`.
     """
     config, code, own = prepared.config, prepared.code, prepared.folder
-    if config["overwrite"] or (_is_worker(prepared) and config["code"] != "any"):
+    if config.overwrite or (_is_worker(prepared) and config.code != "any"):
         return prepared
-    there = earlier(prepared.identity, code, config["paths"]["runs"], config["experiment_name"])
+    there = earlier(prepared.identity, code, config.paths.runs, config.experiment_name)
     if there is None:
         return prepared
     line = f"{there.folder} {there}"
-    if config["code"] == "any":
+    if config.code == "any":
         return prepared._replace(folder=there.folder, identity=there.identity)
     if ask and not there.ended:
         raise UsageError(f"{line}: code=any goes on with it, overwrite=true starts anew in {own}")
@@ -129,7 +130,7 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
     names = changes_since(folder.read_code(), prepared.code)
     if names is None:
         log(f"{what} was made before the code of a run was recorded, so that whether it was this code is unknown")
-    elif names and prepared.config["code"] != "any":
+    elif names and prepared.config.code != "any":
         raise UsageError(f"{what} was made by other code ({in_a_line(names)}): code=any takes it")
     elif names:
         note(f"note: {what} was made by other code ({in_a_line(names)}), and is taken")
@@ -144,18 +145,18 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     module = LanguageModel(
         model,
         prepared.recipe,
-        noise_seed=config["streams"]["noise"],
-        log_every=config["trainer"]["log_every"],
+        noise_seed=config.streams.noise,
+        log_every=config.trainer.log_every,
         val_scored_bytes=prepared.splits.scored_bytes,
         slice_names=prepared.splits.slice_names,
-        compile=config["trainer"]["compile"],
+        compile=config.trainer.compile,
     )
     data = TextDataModule(
         prepared.splits,
-        seed=config["streams"]["data"],
-        batch_size=config["batch_size"],
-        context=config["model"]["context"],
-        eval_seed=config["streams"]["eval"],
+        seed=config.streams.data,
+        batch_size=config.batch_size,
+        context=config.model.context,
+        eval_seed=config.streams.eval,
     )
     stop.obey("stopped before the first step")
     recorders, board = Recorders([]), None
@@ -169,7 +170,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
         recorded = table.resume_at(step, rows_from, digests)
         recorders = Recorders([table, *([] if board is None else [board]), trackers], step, recorded)
     samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
-    progress = Progress(speed, bar=config["trainer"]["progress"])
+    progress = Progress(speed, bar=config.trainer.progress)
     ours = [speed, *([] if maps is None else [maps]), samples, progress]
     trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks])
     status, reaches = Status.FAILED, list[Reach]()
@@ -180,16 +181,16 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if trainer.global_step % config["trainer"]["val_every"]:
+            if trainer.global_step % config.trainer.val_every:
                 trainer.validate(module, data, verbose=False)
             if trainer.is_global_zero:
                 for reach in _extrapolate(prepared, model):
                     stop.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
                 recorders.scalars(logged(reaches), trainer.global_step)
-            if config["match"] is not None and trainer.global_step < trainer.max_steps:
+            if config.match is not None and trainer.global_step < trainer.max_steps:
                 raise UsageError(
-                    f"match ({config['match']}) brings runs to the same budget, and a callback ended this one after "
+                    f"match ({config.match}) brings runs to the same budget, and a callback ended this one after "
                     f"step {trainer.global_step} of {trainer.max_steps}: leave one of them out"
                 )
             recorders.save()
@@ -208,18 +209,18 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
         recorders.close("success" if status == Status.FINISHED else "failed")
     if not trainer.is_global_zero:
         return {}
-    print_summary(summary, samples.text(model) if config["sample"]["steps"] else None, config["paths"]["runs"])
+    print_summary(summary, samples.text(model) if config.sample.steps else None, config.paths.runs)
     stop.obey("stopped, with the run finished")
     return summary
 
 
 def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
     """Judge longer rows, if evaluation.lengths asks for it, line by line."""
-    factors = check_lengths(prepared.config["evaluation"]["lengths"])
+    factors = check_lengths(prepared.config.evaluation.lengths)
     if factors:
-        context = prepared.config["model"]["context"]
+        context = prepared.config.model.context
         log(f"at other lengths (beyond: after the first {context} tokens):")
-        for reach in extrapolate(model, prepared.splits, context, factors, seed=prepared.config["streams"]["eval"]):
+        for reach in extrapolate(model, prepared.splits, context, factors, seed=prepared.config.streams.eval):
             log(line(reach))
             yield reach
 
@@ -251,8 +252,8 @@ def _where_to_start(prepared: Prepared) -> Start:
     source, rows_from = prepared.folder, None
     checkpoint, problems = source.checkpoints.newest(with_rows=True)
     allowed: set[str] = set()
-    if checkpoint is None and prepared.config["resume_from"]:
-        source = rows_from = RunFolder(Path(prepared.config["resume_from"]))
+    if checkpoint is None and prepared.config.resume_from:
+        source = rows_from = RunFolder(Path(prepared.config.resume_from))
         checkpoint, problems = source.checkpoints.newest(with_rows=True)
         allowed = {"trainer.max_steps", "resume_from"}
         if checkpoint is None:
@@ -273,9 +274,9 @@ def _where_to_start(prepared: Prepared) -> Start:
     ]
     if apart:
         raise UsageError(f"{checkpoint} belongs to another run and is not continued: {'; '.join(apart[:4])}")
-    if there["global_step"] > prepared.config["trainer"]["max_steps"]:
+    if there["global_step"] > prepared.config.trainer.max_steps:
         raise UsageError(
-            f"trainer.max_steps ({prepared.config['trainer']['max_steps']}) is less than the steps already made in "
+            f"trainer.max_steps ({prepared.config.trainer.max_steps}) is less than the steps already made in "
             f"{checkpoint} ({there['global_step']})"
         )
     _check_code(source, prepared, f"resume_from ({source})" if rows_from else str(source))
@@ -285,7 +286,7 @@ def _where_to_start(prepared: Prepared) -> Start:
 def _open_folder(prepared: Prepared, step: int | None) -> None:
     """Put config and tokenizer in place and say what is about to happen."""
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
-    context = config["model"]["context"]
+    context = config.model.context
     folder.prepare()
     folder.write_config(to_yaml(stored(prepared)))
     folder.write_code(prepared.code.described(), step)
@@ -294,7 +295,7 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     if "match" in prepared.fairness:
         log(match_in_a_line(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
-        log(f"optimizer.lr {config['optimizer']['lr']:g}, as tuned for this variant in {config['tuned']}")
+        log(f"optimizer.lr {config.optimizer['lr']:g}, as tuned for this variant in {config.tuned}")
     variant = prepared.identity.variant
     if (plain := prepared.fairness.get("computes", variant)) != variant:
         log(f"{variant} {in_words(config, plain)}")
@@ -304,32 +305,32 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     log(f"{hardware}; {splits.describe(context)}")
     log(f"baseline loss: {splits.baseline_loss(context):.4f} nats per target, by guessing")
     if step is not None:
-        log(f"continuing after step {step} of {config['trainer']['max_steps']}")
+        log(f"continuing after step {step} of {config.trainer.max_steps}")
 
 
 def make_trainer(prepared: Prepared, stop: StopRequest, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
-    config, machine = prepared.config["trainer"], prepared.machine
+    config, machine = prepared.config.trainer, prepared.machine
     checkpoints = Checkpoints(
         prepared.folder.checkpoints,
-        every=config["checkpoint_every"],
+        every=config.checkpoint_every,
         stop=stop,
         fingerprint=prepared.identity.fingerprint,
     )
     return L.Trainer(
         accelerator=machine.accelerator,
-        devices=config["devices"],
-        strategy=config["strategy"],
+        devices=config.devices,
+        strategy=config.strategy,
         precision=LIGHTNING_PRECISION[machine.precision],  # type: ignore[arg-type]
-        max_steps=config["max_steps"],
+        max_steps=config.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=config["accumulate"],
-        val_check_interval=config["val_every"] * config["accumulate"],
+        accumulate_grad_batches=config.accumulate,
+        val_check_interval=config.val_every * config.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         inference_mode=False,  # what is cached while validating is used while training
         logger=recorders,
         callbacks=[*callbacks, checkpoints],
-        plugins=[VerifiedCheckpointIO(), OneMachine(rank(config["devices"]))],
+        plugins=[VerifiedCheckpointIO(), OneMachine(rank(config.devices))],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -339,32 +340,32 @@ def make_trainer(prepared: Prepared, stop: StopRequest, recorders: Recorders, ca
 
 
 def _samples(prepared: Prepared) -> Samples:
-    settings = prepared.config["sample"]
+    settings = prepared.config.sample
     return Samples(
         prepared.tokenizer,
         sample_prompt(prepared.config, prepared.tokenizer, prepared.splits),
-        n_steps=settings["steps"],
-        tokens=settings["tokens"],
-        temperature=settings["temperature"],
-        top_k=settings["top_k"],
-        seed=prepared.config["streams"]["eval"],
+        n_steps=settings.steps,
+        tokens=settings.tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        seed=prepared.config.streams.eval,
     )
 
 
 def _maps(prepared: Prepared) -> LogMaps | None:
-    if not prepared.config["maps"]["steps"]:
+    if not prepared.config.maps.steps:
         return None
     return LogMaps(
         probes(prepared.config, prepared.tokenizer, prepared.splits),
         prepared.tokenizer,
         folder=prepared.folder,
-        n_steps=prepared.config["maps"]["steps"],
+        n_steps=prepared.config.maps.steps,
         run=f"{prepared.identity.variant} seed {prepared.identity.seed}",
     )
 
 
-def make_speed(config: Mapping[str, Any]) -> Speed:
-    return Speed(config["batch_size"] * config["model"]["context"], config["trainer"]["log_every"])
+def make_speed(config: RunConfig) -> Speed:
+    return Speed(config.batch_size * config.model.context, config.trainer.log_every)
 
 
 class OneMachine(LightningEnvironment):
@@ -387,7 +388,7 @@ class OneMachine(LightningEnvironment):
 
 def _is_worker(prepared: Prepared) -> bool:
     """Whether this process was started by another one of the same run, to share its batches."""
-    return rank(prepared.config["trainer"]["devices"]) > 0
+    return rank(prepared.config.trainer.devices) > 0
 
 
 def quiet() -> None:

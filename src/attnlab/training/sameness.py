@@ -1,7 +1,8 @@
 """Whether two attentions are one at the sizes given: a window is none where it is longer than the context."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from attnlab.attention.base import Shared
 from attnlab.build import attention_factory
+from attnlab.config.run_config import RunConfig
 
 PLAIN = "multi_head"  # what a single run is held against
 MOST_WORK = 2**24  # query-key pairs, or numbers of tokens, in all layers: more would be felt before a run starts
@@ -17,34 +19,34 @@ BUILT_FROM = ("model", "attention", "allow_targets")
 TOLERANCE = 1e-10  # of outputs of about 1 in float64
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: RunConfig) -> RunConfig:
     """The config with multi-head attention and nothing in its slots."""
-    model = config["model"]
     attention = {
         "_target_": "attnlab.attention.multi_head.MultiHeadAttention",
         "_partial_": True,
-        "n_heads": model["n_heads"],
-        "dropout": model["dropout"],
-        "position": config["position"]["inside"],
+        "n_heads": config.model.n_heads,
+        "dropout": config.model.dropout,
+        "position": config.position.inside,
     }
-    return {**config, "attention": attention}
+    return replace(config, attention=attention)
 
 
-def computes_the_same(config: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+def computes_the_same(config: RunConfig, base: RunConfig) -> bool:
     """Whether every layer of both gives the same outputs and gradients, once they have the same parameters.
 
     Tried in float64 on one random row of model.context tokens. What the first has beyond the parameters of `base` is
     drawn at random, for a gate that starts at nothing would pass for none. Too large a model is not tried, and what
     was tried once is not tried again.
     """
-    return _tried(*(json.dumps({key: side.get(key) for key in BUILT_FROM}) for side in (config, base)))
+    parts = ({key: value for key, value in each.as_dict().items() if key in BUILT_FROM} for each in (config, base))
+    return _tried(*map(json.dumps, parts))
 
 
 @cache
 def _tried(ours: str, theirs: str) -> bool:
-    config, base = json.loads(ours), json.loads(theirs)
-    model = config["model"]
-    if model["n_layers"] * model["context"] * max(model["d_model"], model["n_heads"] * model["context"]) > MOST_WORK:
+    config, base = (RunConfig.of(json.loads(parts)) for parts in (ours, theirs))
+    model = config.model
+    if model.n_layers * model.context * max(model.d_model, model.n_heads * model.context) > MOST_WORK:
         return False
     try:
         with torch.device("meta"):
@@ -52,27 +54,26 @@ def _tried(ours: str, theirs: str) -> bool:
                 return False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(0)  # of the CPU alone: torch.manual_seed would seed GPUs, too
-            return _agree(_layers(config).double(), _layers(base).double(), model["context"], model["d_model"])
+            return _agree(_layers(config).double(), _layers(base).double(), model.context, model.d_model)
     except Exception:  # a class of the user's that does no float64, heads that do not divide: then it is not the same
         return False
 
 
-def in_words(config: Mapping[str, Any], other: str) -> str:
+def in_words(config: RunConfig, other: str) -> str:
     """What it means for an ablation that two attentions compute the same."""
-    sizes = ", ".join(f"model.{key} {config['model'][key]}" for key in ("n_layers", "n_heads", "context"))
+    model = config.model
+    sizes = f"model.n_layers {model.n_layers}, model.n_heads {model.n_heads}, model.context {model.context}"
     return (
         f"computes what {other} does at these sizes ({sizes}): between the two, a difference is noise; "
         "longer rows (evaluation.lengths) may tell them apart"
     )
 
 
-def _layers(config: Mapping[str, Any]) -> nn.ModuleList:
+def _layers(config: RunConfig) -> nn.ModuleList:
     """The attention of every layer."""
-    sizes, factory = config["model"], attention_factory(config)
-    layers = range(sizes["n_layers"])
-    mixers = [
-        factory(sizes["d_model"], layer=layer, n_layers=len(layers), context=sizes["context"]) for layer in layers
-    ]
+    sizes, factory = config.model, attention_factory(config)
+    layers = range(sizes.n_layers)
+    mixers = [factory(sizes.d_model, layer=layer, n_layers=len(layers), context=sizes.context) for layer in layers]
     return nn.ModuleList(mixers)
 
 

@@ -22,26 +22,29 @@ from attnlab.training.usage import Meter, peak_bytes
 
 def stored(prepared: Prepared) -> dict[str, Any]:
     """What config.yaml holds: the resolved config and what the run was called."""
-    return {"variant": prepared.identity.variant, **without_secrets(prepared.config)}
+    return {"variant": prepared.identity.variant, **without_secrets(prepared.config.as_dict())}
 
 
 def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     """What the hparams tab compares runs by. It sorts columns by name, so the variant is called what is typed for it,
     attention, and stands first."""
     config, machine = prepared.config, prepared.machine
-    sizes = {key: config["model"][key] for key in ("n_layers", "n_heads", "d_model", "context", "dropout")}
     return {
         "attention": prepared.identity.variant,
         "hash": prepared.identity.hash8,
         "code": prepared.folder.code_digits,
-        "seed": config["seed"],
-        "position": _class_name(config["position"]["inside"]) + " + " + _class_name(config["position"]["embed"]),
-        "optimizer": _class_name(config["optimizer"]),
-        "lr": config["optimizer"]["lr"],
-        "batch_size": config["batch_size"],
-        "max_steps": config["trainer"]["max_steps"],
+        "seed": config.seed,
+        "position": _class_name(config.position.inside) + " + " + _class_name(config.position.embed),
+        "optimizer": _class_name(config.optimizer),
+        "lr": prepared.recipe.lr,
+        "batch_size": config.batch_size,
+        "max_steps": config.trainer.max_steps,
         "parameters": model.n_parameters,
-        **sizes,
+        "n_layers": config.model.n_layers,
+        "n_heads": config.model.n_heads,
+        "d_model": config.model.d_model,
+        "context": config.model.context,
+        "dropout": config.model.dropout,
         "precision": machine.precision,
         "data": prepared.splits.sha256[:8],
         "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
@@ -55,7 +58,7 @@ def _class_name(node: Mapping[str, Any]) -> str:
 def of_a_task(prepared: Prepared) -> dict[str, Any]:
     """The floor and the ceiling of a task: the best guess without its mechanism, and an exact solver. How many
     validation rows there were, and which share of them training can show, too."""
-    task, context, seed = prepared.splits, prepared.config["model"]["context"], prepared.config["streams"]["eval"]
+    task, context, seed = prepared.splits, prepared.config.model.context, prepared.config.streams.eval
     if not isinstance(task, Task):
         return {"bounds": {}}
     bounds = {"floor": task.floor(context)._asdict(), "ceiling": task.best(context, seed)._asdict()}
@@ -79,7 +82,7 @@ def summarise(
     losses = [(row.value, row.step) for row in rows if row.metric == "val/loss"]
     last = {row.metric: row.value for row in rows}  # the latest row of each metric
     best = min(losses, default=(None, None))
-    cost = model.cost(config["model"]["context"])
+    cost = model.cost(config.model.context)
     return {
         "status": status,
         "variant": prepared.identity.variant,
@@ -87,7 +90,7 @@ def summarise(
         "code": prepared.identity.code,
         "seed": prepared.identity.seed,
         "step": max((row.step for row in rows), default=0),
-        "max_steps": config["trainer"]["max_steps"],  # more than step where a callback ended the run
+        "max_steps": config.trainer.max_steps,  # more than step where a callback ended the run
         "weights": weights_evaluated(prepared.callbacks),
         "val_loss": last.get("val/loss"),
         "val_bits_per_byte": last.get("val/bits_per_byte"),
@@ -96,7 +99,7 @@ def summarise(
         "train_loss": last.get("train/loss"),
         **prepared.fairness,
         "beside": {**prepared.fairness.get("beside", {}), **meter.beside()},
-        "unigram_loss": splits.baseline_loss(config["model"]["context"]),
+        "unigram_loss": splits.baseline_loss(config.model.context),
         "val_accuracy": last.get(ACCURACY),
         "val_accuracy_error": last.get(ERROR),
         "slices": by_slice(last),
@@ -104,7 +107,7 @@ def summarise(
         "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "extrapolation": stored_reaches(reaches),
         "parameters": model.n_parameters,
-        "attention_cost": {"seq_len": config["model"]["context"], **cost._asdict()},
+        "attention_cost": {"seq_len": config.model.context, **cost._asdict()},
         "tokens": speed.tokens,
         "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
         "train_seconds": speed.seconds,
@@ -121,6 +124,6 @@ def summarise(
         "device": device_name(prepared.machine.accelerator),
         "precision": prepared.machine.precision,
         "threads": prepared.machine.threads,
-        "devices": config["trainer"]["devices"],
+        "devices": config.trainer.devices,
         **environment(),
     }

@@ -21,7 +21,7 @@ def writes_events(prepared: Prepared) -> bool:
     """Whether a run has event files: for TensorBoard, for its maps, or for trackers that take texts and pictures."""
     targets = [factory.target for factory in prepared.loggers.values()]
     ours = any(inspect.isclass(target) and issubclass(target, Recorder) for target in targets)
-    return ours or bool(prepared.config["maps"]["steps"])
+    return ours or bool(prepared.config.maps.steps)
 
 
 def trackers_of(prepared: Prepared, handed_over: Sequence[Logger | Tracker] = ()) -> Trackers:
@@ -31,18 +31,18 @@ def trackers_of(prepared: Prepared, handed_over: Sequence[Logger | Tracker] = ()
         **{n: f for n, f in prepared.loggers.items() if f.target is not TensorBoardRecorder},
         **{f"{type(logger).__name__}_{i}": logger for i, logger in enumerate(handed_over, start=1)},
     }
-    run = f"{config['experiment_name']}/{identity.name}/{identity.seed}/{Notes(prepared.folder).attempt}"
+    run = f"{config.experiment_name}/{identity.name}/{identity.seed}/{Notes(prepared.folder).attempt}"
     fields: dict[str, Any] = {
         "id": f"{identity.hash8}-{hashlib.sha256(run.encode()).hexdigest()[:8]}",
         "name": f"{identity.variant} seed {identity.seed}",
         "variant": identity.variant,
-        "experiment": config["experiment_name"],
+        "experiment": config.experiment_name,
         "seed": identity.seed,
         "hash": identity.hash8,
         "folder": str(prepared.folder),
     }
     settings = {**stored(prepared), "hash": identity.hash8, "code": identity.code}
-    return Trackers(prepared.folder, factories, fields, settings, Path(config["paths"]["runs"]) / ".trackers.lock")
+    return Trackers(prepared.folder, factories, fields, settings, Path(config.paths.runs) / ".trackers.lock")
 
 
 def start_anew(folder: RunFolder) -> None:

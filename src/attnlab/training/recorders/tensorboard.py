@@ -102,7 +102,7 @@ class TensorBoardRecorder(Recorder):
         self.text("config", as_code(to_yaml(config)), 0)
         self._add(custom_scalars(layout(len(model.layers))), 0)
         self.show_graph(model)
-        self.text("cost", cost_table(model, config["model"]["context"]), 0)
+        self.text("cost", cost_table(model, model.context), 0)
         for summary in hparams(dict(hyper), dict.fromkeys(FINAL_METRICS, 0.0)):
             self._add(summary, 0)
 

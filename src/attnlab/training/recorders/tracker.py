@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from tensorboard.compat.proto.event_pb2 import Event
 
 from attnlab.build import Factory, built, chosen
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.inspection.records import PLUGIN, decode
 from attnlab.store.files import named, parse_json, read_file, write_json
@@ -62,7 +63,7 @@ class Tracker(Recorder):
         return None
 
 
-def chosen_loggers(config: Mapping[str, Any]) -> dict[str, Factory]:
+def chosen_loggers(config: RunConfig) -> dict[str, Factory]:
     """What makes each logger that logger= names; refused if its package is not installed, or a placeholder unknown."""
     factories = chosen(config, "logger", Logger | Tracker | TensorBoardRecorder)
     for name, factory in factories.items():

@@ -1,0 +1,178 @@
+"""The settings of a run as a typed record: each fixed key with what it may hold, in one place. Imports no torch.
+
+Defaults and explanations stand in the YAML files. What names a class stays a mapping, for attnlab.build to read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from attnlab.config.keys import shipped_settings
+from attnlab.errors import UsageError
+from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, options_of
+from attnlab.options.model_config import ModelConfig
+from attnlab.options.rules import MOST_SEED, Rule, shown
+
+T = TypeVar("T")
+Seed = Annotated[int, Rule(int, least=0, most=MOST_SEED)]
+Node = dict[str, Any]  # `_target_` and the settings of a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamsConfig:
+    data: Seed
+    init: Seed
+    noise: Seed
+    eval: Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapsConfig:
+    steps: Annotated[int, Rule(int, least=0, most=60)]
+    probe: Text | None
+    prompt: Text | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    prompt: Text | None
+    tokens: Count
+    temperature: NonNegative
+    top_k: Count | None
+    steps: Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    lengths: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    baseline: Text | None
+    metric: Text | None
+    margin: Positive | None
+    alpha: Annotated[float, Rule(float, above=0, below=0.5)]
+    looks: Annotated[int, Rule(int, least=1, most=10)]
+    hypothesis: Text | None
+    at_end: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsConfig:
+    runs: Text
+    data: Text
+    cache: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionConfig:
+    embed: Node = field(default_factory=dict)
+    inside: Node = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    accelerator: Literal["cpu", "gpu", "auto"]
+    devices: Count
+    strategy: Literal["auto", "ddp"]
+    max_steps: Count
+    accumulate: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    attention_dtype: Literal["auto", "fp32", "bf16"]
+    threads: Count | None
+    compile: bool
+    val_every: Count
+    log_every: Count
+    checkpoint_every: Count
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What differs in the run that a variant is matched to."""
+
+    model: ModelConfig
+    attention: Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What `attnlab.config` has composed and checked, or a run folder holds; in the order of a stored config."""
+
+    experiment_name: Text
+    seed: Seed
+    streams: StreamsConfig
+    batch_size: Count
+    match: Literal["params", "flops", "state", "tokens", "time"] | None
+    match_to: Text
+    tuned: Text | None
+    maps: MapsConfig
+    sample: SampleConfig
+    evaluation: EvaluationConfig
+    report: ReportConfig
+    plan: bool
+    preregister: bool
+    overwrite: bool
+    code: Literal["same", "any"]
+    resume_from: Text | None
+    allow_targets: list[str] = field(default_factory=list)
+    paths: PathsConfig
+    model: ModelConfig
+    position: PositionConfig = field(default_factory=PositionConfig)
+    attention: Node = field(default_factory=dict)
+    tokenizer: Node = field(default_factory=dict)
+    optimizer: Node = field(default_factory=dict)
+    trainer: TrainerConfig
+    logger: dict[str, Node] = field(default_factory=dict)
+    callbacks: dict[str, Node] = field(default_factory=dict)
+    data: Node = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)  # keys of a user's own files, for others to refer to
+    baseline: BaselineConfig | None = None  # with match=
+    environment: dict[str, str] = field(default_factory=dict)  # by key, how what came from there is written
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "RunConfig":
+        """The record of settings by name; a key that an older run does not have is as it is shipped.
+
+        Raises UsageError for a group without settings, and for sizes of a model that are missing or unknown.
+        """
+        own = {f.name for f in fields(cls)}
+        usual = {**shipped_settings(), "position": {}}
+        values = usual | {name: value for name, value in content.items() if name in own}
+        usual["streams"] = dict.fromkeys(usual["streams"], values["seed"])
+        for name, kind in SECTIONS.items():
+            values[name] = _section(name, kind, values[name], {} if name == "model" else usual[name])
+        if baseline := values.get("baseline"):
+            sizes = _section("baseline.model", ModelConfig, baseline["model"], {})
+            values["baseline"] = BaselineConfig(model=sizes, attention=baseline["attention"])
+        return cls(**values, more={name: value for name, value in content.items() if name not in own})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, as a config.yaml holds them."""
+        content = asdict(self)
+        more, baseline, environment = (content.pop(name) for name in ("more", "baseline", "environment"))
+        content |= more | {"baseline": baseline, "environment": environment}
+        return {n: v for n, v in content.items() if v or n not in ("logger", "callbacks", "baseline", "environment")}
+
+
+SECTIONS: dict[str, Any] = {n: o.type for n, o in (options_of(RunConfig) or {}).items() if is_dataclass(o.type)}
+
+
+def fixed_options() -> dict[str, Option]:
+    """What each fixed key may hold, by its dotted name."""
+    every = dict(options_of(RunConfig) or {})
+    every |= {f"{group}.{n}": o for group, kind in SECTIONS.items() for n, o in (options_of(kind) or {}).items()}
+    return {name: option for name, option in every.items() if option.rules}
+
+
+def _section(name: str, kind: type[T], content: Any, usual: Mapping[str, Any]) -> T:
+    """The settings of a group; of a model, which has no usual ones, neither more nor less than it has."""
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{name} ({shown(content)}) must hold settings by name")
+    try:
+        return kind(**{**usual, **{key: value for key, value in content.items() if key in usual or not usual}})
+    except OptionError as error:
+        raise error.below(name) from error
+    except TypeError as error:
+        raise UsageError(f"{name}: {' '.join(str(error).split())}") from error
