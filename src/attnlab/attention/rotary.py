@@ -82,9 +82,9 @@ class RoPE(Position):
 class YaRN(RoPE):
     """RoPE for texts `factor` times longer than a model was trained on: slow pairs are slowed down, fast ones are kept.
 
-    Rule: w_i = w_i (g_i + (1 - g_i) / factor), g_i = (r_i - beta_slow) / (beta_fast - beta_slow). A pair of frequency
-    w_i makes r_i = original_context * w_i / (2 pi) turns in the original context; g_i is held within 0 and 1. Queries and
-    keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
+    Rule: w_i = w_i (g_i + (1 - g_i) / factor), g_i = (r_i - beta_slow) / (beta_fast - beta_slow). A pair of
+    frequency w_i makes r_i = original_context * w_i / (2 pi) turns in the original context; g_i is held within 0
+    and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
 
     Source: arXiv 2309.00071, sections 3.2 and 3.4. Where we differ: libraries, and the authors' code, ramp over the
     pair's number between the rounded numbers of the two betas; here, as in the paper, the ramp is over r.
