@@ -188,7 +188,7 @@ def deviations_in(texts: list[str]) -> list[str]:
 def positions() -> Iterator[str]:
     """Where the positions that act inside the layers differ from their sources, a line each."""
     for file in sorted((config_dir() / "position").glob("*.yaml")):
-        kind = locate(compose_config([f"position={file.stem}"])["position"]["inside"]["_target_"])
+        kind = locate(compose_config([f"position={file.stem}"]).position.inside["_target_"])
         paragraphs = (vars(kind).get("__doc__") or "").split("\n\n")
         for text in deviations_in([" ".join(paragraph.split()) for paragraph in paragraphs]):
             yield f"- `position={file.stem}`: {text}"
@@ -244,7 +244,7 @@ def page(all_rows: list[Row]) -> str:
         f"All {len(all_rows)} of them, as `attention=NAME`. Written by `make docs` from the configs and classes.",
         "",
         f"Costs are measured per layer at {LENGTHS[0]} and {LENGTHS[1]} tokens, in a model of width "
-        f"{compose_config([])['model']['d_model']}: matmul FLOPs of one forward pass (2 per multiply-add, batch 1) "
+        f"{compose_config([]).model.d_model}: matmul FLOPs of one forward pass (2 per multiply-add, batch 1) "
         "and bytes of decode state in float32. Element-wise work counts 0. *map* is the kind of A in o = A v, *state* "
         "how what decoding keeps grows. Slots (`attention/mask=`, `score=`, `normalizer=`, `gate=`; recurrent: "
         "`feature_map=`, `decay=`, `write=`, `output_norm=`, `gate=`) and `position=` combine where not refused.",

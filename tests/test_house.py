@@ -6,18 +6,18 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 30_530,
+    "lines of src, pages included": 30_680,
     "forwarding lines in attention/": 4,
     "longest file of attention/": 187,
     "modules at the top level": 5,
     "rooms": 19,
-    "imports between rooms": 100,
+    "imports between rooms": 101,
     "floors of rooms": 8,
     "circles of rooms": 0,
     "circles of modules": 0,
-    "config keys read by their text": 198,
+    "config keys read by their text": 4,
     "rooms that name a file of a run": 1,
-    "modules that no test imports": 55,
+    "modules that no test imports": 54,
     "class names that stand twice": 0,
     "module names that stand twice": 0,
 }

@@ -89,7 +89,7 @@ def test_killed_at_any_moment(place: str, variant: str, references: dict[str, Pa
     assert_identical(folder_of(tmp_path, variant), references[variant])
 
 
-@pytest.mark.parametrize(("wish", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stop_saves(number: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path) -> None:
     """A run that is asked to stop saves and continues."""
     with subprocess.Popen(

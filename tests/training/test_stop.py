@@ -76,10 +76,10 @@ def test_two_signals(number: signal.Signals) -> None:
     script = f"""
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
-from attnlab.training.stop import stop_wish
-with stop_wish() as wish:
+from attnlab.training.stop import stop_request
+with stop_request() as stop:
     os.kill(os.getpid(), {number.value})
-    print(wish.exit_code, flush=True)
+    print(stop.exit_code, flush=True)
     os.kill(os.getpid(), {number.value})
     time.sleep(7200)
 """

@@ -139,8 +139,8 @@ class RunConfig:
         """
         own = {f.name for f in fields(cls)}
         usual = {**shipped_settings(), "position": {}}
+        usual["streams"] = dict.fromkeys(usual["streams"], content.get("seed", usual["seed"]))
         values = usual | {name: value for name, value in content.items() if name in own}
-        usual["streams"] = dict.fromkeys(usual["streams"], values["seed"])
         for name, kind in SECTIONS.items():
             values[name] = _section(name, kind, values[name], {} if name == "model" else usual[name])
         if baseline := values.get("baseline"):
