@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from attnlab.config.code import Code
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import leaves
-from attnlab.config.run_config import RunConfig, StreamsConfig
+from attnlab.config.run_config import RunConfig, StreamsConfig, fixed_options
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 
@@ -86,20 +86,21 @@ def seeded(seed: int, **apart: int) -> Identity:
 
 
 # Of settings of the model, which take no other.
-CHOICES = {"layer": "rms", "rms": "layer", "relu2": "gelu", "gelu": "relu2", "gpt2": "fan_in", "fan_in": "gpt2"}
+FIXED = fixed_options()
 
 
-def another(value: Any) -> Any:
-    """A different value of the same kind."""
-    if value in CHOICES:
-        return CHOICES[value]
+def another(path: str, value: Any) -> Any:
+    """A different value that may stand there."""
+    rule = next(iter(FIXED[path].rules), None) if path in FIXED else None
+    if rule is not None and rule.choices:
+        return next(choice for choice in rule.choices if choice != value)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
         return value + 1 if value == 0 else value * 2
-    return {"text": f"{value}x", "nothing": 1, "empty": ["x"]}[
-        "text" if isinstance(value, str) else "nothing" if value is None else "empty"
-    ]
+    if value is None:
+        return "x" if rule is not None and rule.kind is str else 1
+    return f"{value}x" if isinstance(value, str) else [64] if path == "evaluation.lengths" else ["x"]
 
 
 def with_value(config: RunConfig, path: str, value: Any) -> RunConfig:
@@ -130,7 +131,7 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
     silent = {
         path
         for path, value in leaves(config.as_dict())
-        if identify(with_value(config, path, another(value)), "some", {}, CODE).hash8 == usual
+        if identify(with_value(config, path, another(path, value)), "some", {}, CODE).hash8 == usual
     }
     assert silent == EXPECTED_NOT_RESULTS
 
@@ -142,7 +143,7 @@ def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
     options = [(path, value) for path, value in leaves(config.as_dict()) if path.startswith("attention.")]
     assert options
     for path, value in options:
-        assert identify(with_value(config, path, another(value)), variant, {}, CODE).hash8 != usual, path
+        assert identify(with_value(config, path, another(path, value)), variant, {}, CODE).hash8 != usual, path
 
 
 @pytest.mark.parametrize("key", [*RESOLVED, "resume_from"])
