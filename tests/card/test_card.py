@@ -12,7 +12,7 @@ from attnlab.card.pages import against_controls, line, save
 from attnlab.config.compose import compose_config
 from attnlab.data.task import Task
 from attnlab.errors import UsageError
-from attnlab.training.notes import note, say
+from attnlab.training.notes import log, note
 
 TASK = {
     "bounds": {"floor": {"accuracy": 0.25, "loss": 1.4}, "ceiling": {"accuracy": 1.0, "loss": 0.0}},
@@ -86,7 +86,7 @@ def test_notes_of_a_run_are_shown(
     """How training goes is not, but what must be known is, such as that other code made what is there."""
 
     def run(*_: Any, **__: Any) -> dict[str, Any]:
-        say("step 1/2")
+        log("step 1/2")
         note("note: was made by other code")
         return {}
 
