@@ -17,7 +17,7 @@ from slots import interval
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import options as names_of
-from attnlab.training.compiled import compiled
+from attnlab.training.compiled import compile_network
 
 SIZE = ["model.n_heads=4", "model.d_model=128", "model.context=64", "model.dropout=0.0"]
 VARIANTS = ["multi_head", "gqa", "sliding_window", "softcap", "linear", "gated_delta", "rwkv7", "ttt"]
@@ -31,7 +31,7 @@ def compare(name: str, layers: int, rounds: int, ids: torch.Tensor) -> float:
     torch.compiler.reset()  # or the compiler gives up on what many models share
     plain, model = (build_model(config, VOCABULARY) for _ in range(2))
     started = time.perf_counter()
-    network = compiled(model, ids[:, :-1])
+    network = compile_network(model, ids[:, :-1])
     compiling = time.perf_counter() - started
     if network is model:
         print(f"{name:20s} trains uncompiled", flush=True)

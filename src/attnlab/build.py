@@ -85,33 +85,33 @@ def instantiate(config: RunConfig, group: str, kind: Any = None) -> Any:
     kind = SLOTS.get(group, kind)
     if kind is not None and not (isinstance(node, Mapping) and "_target_" in node):
         raise UsageError(f"{group} ({shown(node)}) must hold settings with a _target_")
-    return built(_planned(node, group, Any if kind is None else kind, allowed_packages(config.allow_targets)))
+    return construct(_plan(node, group, Any if kind is None else kind, allowed_packages(config.allow_targets)))
 
 
-def chosen(config: RunConfig, group: str, kind: Any) -> dict[str, Factory]:
+def plan_group(config: RunConfig, group: str, kind: Any) -> dict[str, Factory]:
     """What the options of logger= or callbacks= describe, by name; each class is found and judged, none constructed."""
     nodes = attrgetter(group)(config)
     check_targets({group: nodes, "allow_targets": config.allow_targets})
     allowed = allowed_below(group, allowed_packages(config.allow_targets))
     settings = {name: {k: v for k, v in node.items() if k != "watches"} for name, node in nodes.items()}
-    return {name: _planned(node, f"{group}.{name}", kind, allowed) for name, node in settings.items()}
+    return {name: _plan(node, f"{group}.{name}", kind, allowed) for name, node in settings.items()}
 
 
-def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> Any:
+def _plan(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> Any:
     """The settings with a Factory for each `_target_` that fits its annotation; nothing is constructed."""
     if isinstance(node, list):
-        return [_planned(value, f"{key}[{i}]", _element(annotation), allowed) for i, value in enumerate(node)]
+        return [_plan(value, f"{key}[{i}]", _element(annotation), allowed) for i, value in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
     if "_target_" not in node:
-        return {name: _planned(v, f"{key}.{name}", _element(annotation), allowed) for name, v in node.items()}
-    target, partial = _named(node["_target_"], f"{key}._target_", allowed), node.get("_partial_", False)
+        return {name: _plan(v, f"{key}.{name}", _element(annotation), allowed) for name, v in node.items()}
+    target, partial = _find_target(node["_target_"], f"{key}._target_", allowed), node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UsageError(f"{key}._partial_ ({shown(partial)}) must be true or false")
     _check_slot(target, partial, annotation, key, node["_target_"])
     options = options_of(target)
     settings = {
-        name: _planned(value, f"{key}.{name}", options[name].type if options and name in options else Any, allowed)
+        name: _plan(value, f"{key}.{name}", options[name].type if options and name in options else Any, allowed)
         for name, value in node.items()
         if name not in KEYWORDS
     }
@@ -123,14 +123,14 @@ def _planned(node: Any, key: str, annotation: Any, allowed: tuple[str, ...]) -> 
     return (Factory if partial else _Once)(target, settings, key)
 
 
-def built(plan: Any) -> Any:
+def construct(plan: Any) -> Any:
     """What was planned, with the objects that are built at once."""
     if isinstance(plan, list):
-        return [built(value) for value in plan]
+        return [construct(value) for value in plan]
     if isinstance(plan, dict):
-        return {name: built(value) for name, value in plan.items()}
+        return {name: construct(value) for name, value in plan.items()}
     if isinstance(plan, Factory):
-        plan.settings = {name: built(value) for name, value in plan.settings.items()}
+        plan.settings = {name: construct(value) for name, value in plan.settings.items()}
     return plan() if isinstance(plan, _Once) else plan
 
 
@@ -159,7 +159,7 @@ def _bases(annotation: Any) -> list[tuple[Any, bool]]:
 
 def _check_slot(target: Callable[..., Any], partial: bool, annotation: Any, key: str, name: str) -> None:
     """Refuse a class, or a function by what it says it returns, that is not what stands in this slot."""
-    gives = target if inspect.isclass(target) else _returned(target)
+    gives = target if inspect.isclass(target) else _return_type(target)
     bases = _bases(annotation)
     fitting = [once for base, once in bases if base is object or (inspect.isclass(gives) and issubclass(gives, base))]
     if partial in fitting:
@@ -171,14 +171,14 @@ def _check_slot(target: Callable[..., Any], partial: bool, annotation: Any, key:
     raise UsageError(f"{key}._target_ ({name}) {must}" + ("" if names else f", but {key} takes none"))
 
 
-def _returned(function: Callable[..., Any]) -> Any:
+def _return_type(function: Callable[..., Any]) -> Any:
     try:
         return inspect.signature(function, eval_str=True).return_annotation
     except (NameError, TypeError, ValueError, AttributeError, SyntaxError):
         return None
 
 
-def _named(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
+def _find_target(name: str, key: str, allowed: tuple[str, ...]) -> Callable[..., Any]:
     """The class or function with this name, if it is defined in a package that may be used."""
     module_name, _, last = name.rpartition(".")
     is_new = module_name not in sys.modules

@@ -26,7 +26,7 @@ from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.inspection.maps import check_prompt, collect
-from attnlab.inspection.prompt_maps import PromptMaps, chosen
+from attnlab.inspection.prompt_maps import PromptMaps, choose_heads
 from attnlab.machine.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
 from attnlab.options.rules import shown
@@ -260,5 +260,5 @@ def maps_of(
     home = find_run(run)
     model, tokenizer = load(home, allow_targets=allow_targets, code=code, limits=limits)
     ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_MAP_TOKENS)
-    layer_maps = chosen(collect(model, ids), layers, heads)
+    layer_maps = choose_heads(collect(model, ids), layers, heads)
     return PromptMaps(home.name, newest_step(home, limits=limits), prompt, labels, layer_maps)

@@ -12,7 +12,7 @@ import pytest
 
 from attnlab.data import download
 from attnlab.data.corpus import Download
-from attnlab.data.download import cached, fetch, sha256_of
+from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.errors import AttnlabError, UsageError
 
 TEXT = b"Your journey starts with one step. " * 50
@@ -172,6 +172,6 @@ def test_a_download_is_fetched_checked_and_kept(server: str, tmp_path: Path) -> 
 
 def test_a_file_counts_as_kept_only_with_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "steps.txt"
-    assert cached(path, SHA256) is None and cached(tmp_path, SHA256) is None
+    assert read_cached(path, SHA256) is None and read_cached(tmp_path, SHA256) is None
     path.write_bytes(TEXT)
-    assert cached(path, SHA256) == TEXT and cached(path, "0" * 64) is None
+    assert read_cached(path, SHA256) == TEXT and read_cached(path, "0" * 64) is None

@@ -17,7 +17,7 @@ from attnlab.config.keys import config_dir
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
-from attnlab.data.task import Task, _hashed, _held_out
+from attnlab.data.task import Task, _hash, _held_out
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.fuzzy_recall import FuzzyRecall
 from attnlab.data.tasks.icl_bigram import ICLBigram
@@ -275,7 +275,7 @@ def test_predictors_are_scored_on_other_rows() -> None:
 
 
 def hashes(inputs: Any) -> set[int]:
-    return set(_hashed(np.asarray(inputs)).tolist())
+    return set(_hash(np.asarray(inputs)).tolist())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -286,9 +286,9 @@ def test_training_shows_no_validation_row(name: str) -> None:
     assert len(first & second) <= 2 and found.overlap(length) == 0.0
     for seed, step in itertools.product((0, 1), range(3)):
         shown = found.train_batch(seed=seed, step=step, batch_size=64, context=length)[0].numpy()
-        assert not _held_out(_hashed(shown)).any()
+        assert not _held_out(_hash(shown)).any()
         assert not (first | second) & hashes(shown)
-    assert _held_out(_hashed(found.validation(length, 1).inputs)).all()
+    assert _held_out(_hash(found.validation(length, 1).inputs)).all()
 
 
 def test_card_parity_is_new() -> None:
@@ -313,7 +313,7 @@ def test_too_few_rows() -> None:
 def test_held_out_rows_are_one_in_eight() -> None:
     found, length = task("recall")
     drawn = found._draw("floor", 0, 9, 8192, length).inputs
-    assert _held_out(_hashed(drawn)).mean() == pytest.approx(1 / 8, abs=0.015)
+    assert _held_out(_hash(drawn)).mean() == pytest.approx(1 / 8, abs=0.015)
 
 
 def test_first_validation_rows_stay() -> None:

@@ -149,7 +149,7 @@ def test_checked() -> None:
 
 def test_skeleton_equals_class() -> None:
     """Every class that a shipped config names has, read without torch, the options that it has in earnest."""
-    from attnlab.build import _named
+    from attnlab.build import _find_target
 
     targets = {
         value
@@ -162,7 +162,7 @@ def test_skeleton_equals_class() -> None:
             lines = (line.strip() for line in file.read_text().splitlines())
             targets |= {line.split()[1] for line in lines if line.startswith("_target_: attnlab")}
     for target in targets:
-        ours, theirs = options_of(shipped().find(target)), options_of(_named(target, "x", ("attnlab",)))
+        ours, theirs = options_of(shipped().find(target)), options_of(_find_target(target, "x", ("attnlab",)))
         assert ours is not None and theirs is not None, target
         assert {name: (str(o), o.rules) for name, o in ours.items()} == {
             name: (str(o), o.rules) for name, o in theirs.items()

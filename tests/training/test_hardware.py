@@ -22,7 +22,7 @@ from attnlab.training.hardware import (
     check_memory,
     device_name,
     has_native_bfloat16,
-    measured,
+    measure_dtypes,
     memory_bytes,
     resolve_accelerator,
     resolve_attention_dtype,
@@ -196,10 +196,10 @@ def test_attention_dtype_as_set(
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_attention_dtype_measured_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run of an experiment decides for all others, whatever the machine would say later."""
-    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": kind, "shape": sizes})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": kind, "shape": sizes})
     experiment = ExperimentFolder(tmp_path / "e")
     assert resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment) == kind
-    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": "another"})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": "another"})
     assert resolve_attention_dtype("auto", "bf16", "cpu", Sizes(1, 1, 1, 1), experiment) == kind
     for damage in ("", "[]", '{"attention_dtype": "fp64"}', "[" * 100_000):
         experiment.attention_dtype.write_text(damage)
@@ -212,7 +212,7 @@ def test_attention_dtype_needs_a_clear_gain(seconds: float, kind: str, monkeypat
     """With a clock on which float32 takes `seconds` and bfloat16 one."""
     ticks = (t for turn in range(1000) for t in (10 * turn, 10 * turn + seconds, 10 * turn + 5, 10 * turn + 6))
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(ticks))
-    assert measured(SMALL)["attention_dtype"] == kind
+    assert measure_dtypes(SMALL)["attention_dtype"] == kind
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
@@ -237,7 +237,7 @@ def test_attention_dtype_reaches_the_kernel(kind: str, monkeypatch: pytest.Monke
 
 def test_attention_dtype_in_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stored as what it came to, and a run that is set to it by name is the same run."""
-    monkeypatch.setattr(hardware, "measured", lambda sizes: {"attention_dtype": "bf16"})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": "bf16"})
     words = ("trainer.precision=bf16", "trainer.max_steps=1")
     first = run_here(tmp_path, *words)
     config = folder_of(tmp_path) / "config.yaml"

@@ -20,7 +20,7 @@ from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.training.identity import identify
-from attnlab.training.matching import TimingSite, in_a_line, matched
+from attnlab.training.matching import TimingSite, describe_match, match_budget
 
 SMALL = ("model.n_layers=2", "model.context=48")
 FIXED = {"data.sha256": "d" * 64}
@@ -32,10 +32,10 @@ def composed(*words: str) -> RunConfig:
 
 
 def fitted(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return matched(composed(*words), TimingSite("cpu", "fp32", 1, tmp_path))
+    return match_budget(composed(*words), TimingSite("cpu", "fp32", 1, tmp_path))
 
 
-def built(config: RunConfig, vocab_size: int = 11) -> GPT:
+def build_to_measure(config: RunConfig, vocab_size: int = 11) -> GPT:
     return build_model(config, vocab_size)
 
 
@@ -45,18 +45,18 @@ def test_match_parameters(tmp_path: Path, attention: str, mlp: str) -> None:
     """Matched parameters are those that the built models have."""
     words = (f"model.mlp={mlp}", "model.d_model=64")
     config, told = fitted(tmp_path, f"attention={attention}", "match=params", *words)
-    ours = sum(p.numel() for p in built(config).parameters())
-    theirs = sum(p.numel() for p in built(composed(*words)).parameters())
+    ours = sum(p.numel() for p in build_to_measure(config).parameters())
+    theirs = sum(p.numel() for p in build_to_measure(composed(*words)).parameters())
     assert told["left"] == ours - theirs
     assert abs(told["left_percent"]) <= 1
-    assert told["mlp_width"] == built(config).layers[0].mlp.down.in_features
+    assert told["mlp_width"] == build_to_measure(config).layers[0].mlp.down.in_features
 
 
 def test_no_other_width_comes_nearer(tmp_path: Path) -> None:
     config, told = fitted(tmp_path, "attention=mla", "match=params")
     for width in (told["mlp_width"] - 8, told["mlp_width"] + 8):
         other = replace(config, model=replace(config.model, mlp_ratio=width / config.model.d_model))
-        count = sum(p.numel() for p in built(other).blocks.parameters())
+        count = sum(p.numel() for p in build_to_measure(other).blocks.parameters())
         assert abs(count - told["budget"]) >= abs(told["left"])
 
 
@@ -75,8 +75,8 @@ def flops_by_torch(model: GPT) -> int:
 def test_match_flops(tmp_path: Path, attention: str) -> None:
     """Matched FLOPs are those that torch counts in a real step."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=flops")
-    assert told["got"] == flops_by_torch(built(config).train()) // 48
-    assert told["budget"] == flops_by_torch(built(composed()).train()) // 48
+    assert told["got"] == flops_by_torch(build_to_measure(config).train()) // 48
+    assert told["budget"] == flops_by_torch(build_to_measure(composed()).train()) // 48
     assert abs(told["left_percent"]) <= 1
 
 
@@ -112,7 +112,7 @@ def test_a_short_convolution_is_counted_by_its_groups(tmp_path: Path) -> None:
 def test_match_state(tmp_path: Path, attention: str) -> None:
     """Matched states are those that decoding token by token holds."""
     config, told = fitted(tmp_path, f"attention={attention}", "match=state")
-    model = built(config).eval()
+    model = build_to_measure(config).eval()
     state = model.init_state(1, 48)
     with torch.no_grad():
         for token in range(48):
@@ -155,7 +155,7 @@ def test_match_twice(tmp_path: Path) -> None:
     """Matching again what was matched changes nothing."""
     for mode in ("params", "flops", "state"):
         config, told = fitted(tmp_path, "attention=mqa", f"match={mode}")
-        again, retold = matched(config, TimingSite("cpu", "fp32", 1, tmp_path))
+        again, retold = match_budget(config, TimingSite("cpu", "fp32", 1, tmp_path))
         assert again == config and retold["got"] == told["got"] and retold["budget"] == told["budget"]
 
 
@@ -178,7 +178,7 @@ def test_tokens_moves_nothing_and_names_itself(tmp_path: Path) -> None:
     config, told = fitted(tmp_path, "attention=mqa", "match=tokens")
     assert config.model.mlp_ratio == 4 and told["moved"] == {}
     assert told["got"] == told["budget"] == 16 * 48 * 600
-    assert "match=tokens to multi_head: nothing had to move" in in_a_line(told)
+    assert "match=tokens to multi_head: nothing had to move" in describe_match(told)
 
 
 @pytest.mark.slow

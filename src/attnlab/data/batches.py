@@ -110,7 +110,7 @@ class TokenSplits(Material):
 
 def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str, *, keep: bool = True) -> TokenSplits:
     """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`, unless `keep` is False."""
-    train, val = (_tokenised(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
+    train, val = (_tokenise(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
     first = len(tokenizer.token_bytes(int(val[0])))
     scored = len(corpus.val) - first
     probe, val_sha256 = corpus.probe, sha256_of(corpus.val)
@@ -125,7 +125,7 @@ def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:
     return True
 
 
-def _tokenised(part: bytes, tokenizer: Tokenizer, cache_dir: Path, keep: bool) -> Integer[np.ndarray, " n"]:
+def _tokenise(part: bytes, tokenizer: Tokenizer, cache_dir: Path, keep: bool) -> Integer[np.ndarray, " n"]:
     name = sha256_of(f"{sha256_of(part)}/{tokenizer.sha256}".encode())[:16]
     path = cache_dir / "tokens" / f"{name}.ids"  # the bare numbers: a header could be damaged in ways of its own
     dtype = np.dtype("<u2" if tokenizer.n_vocab <= 1 << 16 else "<u4")

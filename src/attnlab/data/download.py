@@ -37,7 +37,7 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def cached(path: Path, sha256: str) -> bytes | None:
+def read_cached(path: Path, sha256: str) -> bytes | None:
     """The bytes of a file if it is there and has this SHA-256, else None."""
     try:
         data = read_file(path, most=None)
@@ -52,7 +52,7 @@ def fetch(url: str, path: Path, sha256: str, *, who: str, otherwise: str, key: s
     `who` is the setting that wants it and `otherwise` what else the user can do: both go into the error
     message.
     """
-    data = cached(path, sha256)
+    data = read_cached(path, sha256)
     if data is not None:
         return data
     remedy = f"put the file at {path} (sha256 {sha256}) or {otherwise}"

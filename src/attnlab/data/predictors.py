@@ -67,7 +67,7 @@ def by_place(fit: Rows, rows: Rows, answers: range) -> AnswerScore:
         in_fit, in_rows = fit.asked[:, t], rows.asked[:, t]
         past = fit.inputs[in_fit, : t + 1]
         source = int((past == fit.targets[in_fit, t, None]).sum(axis=0).argmax())
-        hit, loss = _copied(
+        hit, loss = _score_copying(
             past[:, source], fit.targets[in_fit, t], rows.inputs[in_rows, source], rows.targets[in_rows, t], answers
         )
         hits.append(hit)
@@ -88,7 +88,7 @@ def by_distance(fit: Rows, rows: Rows, answers: range) -> AnswerScore:
     )
     before, (row, t) = back(fit.inputs, row, t, distance), np.nonzero(rows.asked)
     shown, targets = back(rows.inputs, row, t, distance), rows.targets[row, t]
-    hits, losses = _copied(before, fit_targets, shown, targets, answers)
+    hits, losses = _score_copying(before, fit_targets, shown, targets, answers)
     return AnswerScore(float(hits.mean()), float(losses.mean()))
 
 
@@ -126,7 +126,7 @@ def _counts(rows: Rows, answers: range) -> Counts:
     return Counts(*(np.concatenate(part) for part in zip(*parts(), strict=True)))
 
 
-def _copied(
+def _score_copying(
     before: Int64[np.ndarray, " n"],
     fit_targets: Int64[np.ndarray, " n"],
     shown: Int64[np.ndarray, " m"],

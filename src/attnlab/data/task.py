@@ -100,13 +100,13 @@ class Task(Material):
         """The share of validation rows that training can show, too: 0 where rows were parted, else measured on 8192."""
         if self.parted(length):
             return 0.0
-        shown = _hashed(self._draw("floor", 0, 2, 8192, length).inputs)
-        return float(np.isin(_hashed(self.validation(length, seed).inputs), shown).mean())
+        shown = _hash(self._draw("floor", 0, 2, 8192, length).inputs)
+        return float(np.isin(_hash(self.validation(length, seed).inputs), shown).mean())
 
     def parted(self, length: int) -> bool:
         """Whether there are enough rows of this length to give some to validation alone."""
         if length not in self._parted:
-            drawn = np.unique(_hashed(self._draw("floor", 0, 3, PROBE, length).inputs))
+            drawn = np.unique(_hash(self._draw("floor", 0, 3, PROBE, length).inputs))
             held_out = int(_held_out(drawn).sum())
             self._parted[length] = min(held_out, len(drawn) - held_out) >= LEAST_ROWS
         return self._parted[length]
@@ -164,7 +164,7 @@ class Task(Material):
         parts, missing = list[Rows](), rows
         while missing > 0:
             drawn = self.draw(rng, int(missing / share) + 8, length)
-            own = np.flatnonzero(_held_out(_hashed(drawn.inputs)) == (split == "val"))[:missing]
+            own = np.flatnonzero(_held_out(_hash(drawn.inputs)) == (split == "val"))[:missing]
             parts.append(Rows(*(part[own] for part in drawn)))
             missing -= len(own)
         return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -188,7 +188,7 @@ class Task(Material):
         )
 
 
-def _hashed(inputs: Int64[np.ndarray, "b t"]) -> UInt64[np.ndarray, " b"]:
+def _hash(inputs: Int64[np.ndarray, "b t"]) -> UInt64[np.ndarray, " b"]:
     """A number for each row: the sum of its tokens times random numbers, modulo 2^64 (multiply-shift hashing of
     vectors, Dietzfelbinger 1996). The random numbers are raw Philox output, which numpy promises not to change."""
     weights = np.random.Philox(key=inputs.shape[1]).random_raw(inputs.shape[1])

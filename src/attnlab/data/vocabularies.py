@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from attnlab.data.corpus import Corpus
-from attnlab.data.download import cached, fetch, sha256_of
+from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json
 from attnlab.errors import UsageError
 from attnlab.options import checked
@@ -89,7 +89,7 @@ class BPE(Vocabulary):
         size = self.n_vocab or sized_to(len(corpus.train))
         settings = f"{PATTERN}|{MIN_FREQUENCY}|{MAX_TOKEN_CHARACTERS}|{size}|{sha256_of(corpus.train)}"
         path = Path(cache_dir) / "tokenizers" / f"bpe-{sha256_of(settings.encode())[:16]}.json"
-        tokenizer = _kept(path)
+        tokenizer = _read_kept(path)
         if tokenizer is None:
             tokenizer = RankTokenizer("bpe", train_bpe(corpus.train_text, size), pattern=PATTERN)
             write_atomically(path, tokenizer.to_json().encode(), key="paths.cache")
@@ -101,7 +101,7 @@ class BPE(Vocabulary):
         return tokenizer
 
 
-def _kept(path: Path) -> Tokenizer | None:
+def _read_kept(path: Path) -> Tokenizer | None:
     """A tokenizer from the cache; a damaged one is as good as none, for it can be made again."""
     try:
         return from_json(path.read_text(encoding="utf-8"), str(path))
@@ -212,7 +212,7 @@ class Tiktoken(Vocabulary):
         if chosen:
             return Path(chosen)
         usual = Path(tempfile.gettempdir()) / "data-gym-cache"
-        has_all = all(cached(usual / f.cache_name, f.sha256) is not None for f in REMOTE_FILES[self.name])
+        has_all = all(read_cached(usual / f.cache_name, f.sha256) is not None for f in REMOTE_FILES[self.name])
         return usual if has_all else Path(cache_dir).absolute() / "tiktoken"
 
     def prepare(self, cache_dir: Path | str) -> None:

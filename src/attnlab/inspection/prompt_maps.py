@@ -36,7 +36,9 @@ class PromptMaps(NamedTuple):
     layers: list[ChosenHeads]
 
 
-def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequence[int] | None) -> list[ChosenHeads]:
+def choose_heads(
+    maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequence[int] | None
+) -> list[ChosenHeads]:
     """The maps of these layers and heads, or of all; refuses numbers that the model does not have."""
     for number in layers or ():
         if number >= len(maps):
@@ -52,13 +54,13 @@ def chosen(maps: Sequence[LayerMap], layers: Sequence[int] | None, heads: Sequen
     for number in heads or ():
         if number >= most:
             raise UsageError(f"heads ({number}) must be below the number of heads of these layers ({most})")
-    chosen_heads = []
+    chosen = []
     for m, weights in with_map:
         numbers = [h for h in range(len(weights)) if heads is None or h in heads]
         if numbers:
             norms = None if m.value_norm is None else m.value_norm[numbers]
-            chosen_heads.append(ChosenHeads(m.layer, m.kind, numbers, weights[numbers], norms))
-    return chosen_heads
+            chosen.append(ChosenHeads(m.layer, m.kind, numbers, weights[numbers], norms))
+    return chosen
 
 
 def save_prompt_maps(path: Path, maps: PromptMaps) -> None:

@@ -74,13 +74,13 @@ class Composer:
         One thread each, unless the words say more: as many jobs run side by side as there are cores, and results do
         not depend on who else is running.
         """
-        config, hydra = self._checked(overrides)
+        config, hydra = self._check(overrides)
         if config.trainer.threads is None:
             overrides = [*overrides, ONE_THREAD]
             config = replace(config, trainer=replace(config.trainer, threads=1))
         return Job(tuple(overrides), config, variant_name(hydra), levels or {}, is_baseline)
 
-    def _checked(self, overrides: Sequence[str]) -> tuple[RunConfig, Any]:
+    def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, Any]:
         seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, overrides) if match}
         rest = without_seeds(overrides)
         try:

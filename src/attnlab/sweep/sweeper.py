@@ -40,11 +40,11 @@ def sweep(
     """
     design, points, typed = _design(master, loader, arguments)
     split_overrides = split(OverridesParser.create(config_loader=loader).parse_overrides(typed))
-    requested = _requested(design, points, split_overrides, master)
+    requested = _request_jobs(design, points, split_overrides, master)
     with pool_for(n_jobs, len(requested), patience) as pool:
         if not local:
             pool.shrink(1)
-        jobs, refusals = _composed(loader, master, requested)
+        jobs, refusals = _compose(loader, master, requested)
         if refusals and design is None:
             refuse(refusals, [overrides for overrides, _ in requested])
         runs, more = runs_of(jobs, pool)
@@ -118,14 +118,14 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def _requested(
+def _request_jobs(
     design: Design | None, points: Sequence[Point], split_overrides: Sequence[Sequence[str]], master: DictConfig
 ) -> list[tuple[list[str], Point]]:
     """The words of every job: each point of the design with each combination of what was typed."""
     return [([*point.overrides, *overrides], point) for point in points for overrides in split_overrides]
 
 
-def _composed(
+def _compose(
     loader: ConfigLoader, master: DictConfig, requested: Sequence[tuple[list[str], Point]]
 ) -> tuple[list[Job], list[Refusal]]:
     composer, jobs, refusals = Composer(loader, master), [], []
@@ -141,16 +141,16 @@ def launch_here(
     loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]], pool: Pool
 ) -> list[JobReturn]:
     """Run jobs that another sweeper asks for, such as Optuna's, and return what each came to."""
-    jobs, refusals = _composed(loader, master, [(list(own), Point((), {}, False)) for own in overrides])
+    jobs, refusals = _compose(loader, master, [(list(own), Point((), {}, False)) for own in overrides])
     runs, more = runs_of(jobs, pool)
     write_plan(runs, [], None)
     drive(runs, pool)
     reasons = {refusal.overrides: refusal.reason for refusal in (*refusals, *more)}
     by_overrides = by_job(runs)
-    return [_returned(own, by_overrides, reasons) for own in overrides]
+    return [_job_return(own, by_overrides, reasons) for own in overrides]
 
 
-def _returned(
+def _job_return(
     overrides: Sequence[str], by_overrides: dict[tuple[str, ...], PlannedRun], reasons: dict[tuple[str, ...], str]
 ) -> JobReturn:
     """The outcome of one job as Hydra hands it on."""

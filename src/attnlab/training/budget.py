@@ -95,13 +95,13 @@ def _through(model: GPT, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
 COUNTS = {"params": parameters, "flops": training_flops, "state": state_bytes}
 
 
-def built(config: RunConfig, device: str = "meta") -> GPT:
+def build_to_measure(config: RunConfig, device: str = "meta") -> GPT:
     """The model of a config; on the meta device it holds no numbers."""
     with torch.device(device):
         return build_model(replace(config, streams=replace(config.streams, init=0)), vocab_size=2)
 
 
-def counted(config: RunConfig, mode: str) -> int:
+def count_budget(config: RunConfig, mode: str) -> int:
     """What the model of a config spends. Training FLOPs are per token."""
     parts = {group: settings for group, settings in config.as_dict().items() if group in BUILT_FROM}
     return _count(mode, json.dumps(parts))
@@ -109,5 +109,5 @@ def counted(config: RunConfig, mode: str) -> int:
 
 @lru_cache(maxsize=1024)  # the jobs of a sweep ask the same again and again
 def _count(mode: str, parts: str) -> int:
-    model = built(RunConfig.of(json.loads(parts)))
+    model = build_to_measure(RunConfig.of(json.loads(parts)))
     return COUNTS[mode](model) // (model.context if mode == "flops" else 1)

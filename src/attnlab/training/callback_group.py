@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging
 
-from attnlab.build import built, chosen
+from attnlab.build import construct, plan_group
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 
@@ -23,7 +23,7 @@ def with_callbacks(config: RunConfig, handed_over: Sequence[L.Callback]) -> tupl
     One counts as changing the result, and so enters the identity of the run, unless its YAML or its class says
     `watches: true`. Raises UsageError for what Lightning, or match=, does not go with.
     """
-    group = {name: built(factory) for name, factory in chosen(config, "callbacks", L.Callback).items()}
+    group = {name: construct(factory) for name, factory in plan_group(config, "callbacks", L.Callback).items()}
     nodes = {name: dict(node) for name, node in config.callbacks.items()}
     for name, callback in group.items():
         if _watches(callback):
@@ -34,12 +34,12 @@ def with_callbacks(config: RunConfig, handed_over: Sequence[L.Callback]) -> tupl
         name = next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(handed_over) + 2))) if n not in callbacks)
         callbacks[name] = callback
         if not _watches(callback):
-            nodes[name] = described(callback)
+            nodes[name] = describe_callback(callback)
     _check(config, callbacks)
     return replace(config, callbacks=nodes), list(callbacks.values())
 
 
-def described(callback: L.Callback) -> dict[str, Any]:
+def describe_callback(callback: L.Callback) -> dict[str, Any]:
     """What is known of a callback that was handed over: its class and the plain values that it holds."""
     kind = type(callback)
     return {"class": f"{kind.__module__}.{kind.__qualname__}", **_plain(vars(callback))}

@@ -9,7 +9,7 @@ from attnlab.model import GPT
 from attnlab.training.notes import log
 
 
-def compiled(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
+def compile_network(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
     """`model` compiled for batches of the shape of `ids`, or `model` itself where that cannot be done, which is said.
 
     Forward and backward pass are tried here, so that nothing fails later; the random streams are left as they were. A

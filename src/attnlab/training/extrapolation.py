@@ -97,7 +97,7 @@ def _score(
     return sums[0], sums[1]
 
 
-def logged(reaches: Sequence[Reach]) -> dict[str, float]:
+def as_scalars(reaches: Sequence[Reach]) -> dict[str, float]:
     """The scores as scalars, such as extrapolation_loss/x2."""
     scalars = {}
     for reach in reaches:
@@ -108,7 +108,7 @@ def logged(reaches: Sequence[Reach]) -> dict[str, float]:
     return scalars
 
 
-def stored(reaches: Sequence[Reach]) -> dict[str, Any]:
+def as_summary(reaches: Sequence[Reach]) -> dict[str, Any]:
     """The scores as summary.json keeps them, by factor."""
     return {str(reach.factor): reach._asdict() for reach in reaches}
 
@@ -128,13 +128,13 @@ def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str,
         folder.trim_events(digests)
     table.resume_at(step, digests=digests)
     rows = {row.metric: row.value for row in folder.read_metrics() if row.step == step}
-    new = {name: value for name, value in logged(reaches).items() if rows.get(name) != value}
+    new = {name: value for name, value in as_scalars(reaches).items() if rows.get(name) != value}
     boards = [TensorBoardRecorder(folder, resume_at=step)] if folder.event_files() else []
     with closing(Recorders([table, *boards])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
     earlier = summary.get("extrapolation")
-    summary["extrapolation"] = {**(earlier if isinstance(earlier, dict) else {}), **stored(reaches)}
+    summary["extrapolation"] = {**(earlier if isinstance(earlier, dict) else {}), **as_summary(reaches)}
     folder.write_summary(summary, {**digests, **recorders.digests()})
     return summary
 

@@ -78,7 +78,7 @@ def resolve_attention_dtype(
         return precision if setting == "auto" else setting
     file = experiment.attention_dtype
     try:
-        record = make_once(file, lambda: measured(sizes), key="paths.runs")
+        record = make_once(file, lambda: measure_dtypes(sizes), key="paths.runs")
     except ValueError as error:
         raise UsageError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     kind = record.get("attention_dtype") if isinstance(record, dict) else None
@@ -87,7 +87,7 @@ def resolve_attention_dtype(
     return "bf16" if kind == "bf16" else "fp32"
 
 
-def measured(sizes: Sizes) -> dict[str, object]:
+def measure_dtypes(sizes: Sizes) -> dict[str, object]:
     """Which type is the faster one for attention, forward and backward, and by how much: both sides take turns."""
     batch = max(1, min(sizes.batch, MOST_NUMBERS // (sizes.heads * sizes.length**2)))
     shape = (batch, sizes.heads, sizes.length, sizes.width)

@@ -6,7 +6,7 @@ from typing import Any
 from attnlab.config.keys import nodes
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
-from attnlab.training.budget import GRAIN, TOLERANCE, counted
+from attnlab.training.budget import GRAIN, TOLERANCE, count_budget
 
 
 def sizes(config: RunConfig) -> list[str]:
@@ -44,7 +44,7 @@ def by_heads(config: RunConfig, target: int) -> tuple[RunConfig, tuple[int, int]
     levers = ranks or [key for key in there if key.endswith(".head_dim")]
     if not levers:
         raise UsageError(f"{name} has neither head_dim nor kv_rank, and nothing else may move; choose match=params")
-    best: tuple[int, RunConfig] = (counted(config, "state"), config)
+    best: tuple[int, RunConfig] = (count_budget(config, "state"), config)
     tried = {best[0]}
     for heads in _head_counts(config.model.n_heads):
         for size, resized in _search(_with_heads(config, heads), levers, target):
@@ -79,7 +79,7 @@ def _search(config: RunConfig, levers: list[str], target: int) -> Iterator[tuple
     def tried(size: int) -> tuple[int, RunConfig] | None:
         resized = put(config, dict.fromkeys(levers, size))
         try:
-            return counted(resized, "state"), resized
+            return count_budget(resized, "state"), resized
         except (UsageError, ValueError):  # a size that a constructor refuses: odd, or not a multiple of something
             return None
 

@@ -26,7 +26,16 @@ from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.store.locks import make_once
-from attnlab.training.budget import BUILT_FROM, COUNTS, GRAIN, TOLERANCE, UNITS, built, counted, step_seconds
+from attnlab.training.budget import (
+    BUILT_FROM,
+    COUNTS,
+    GRAIN,
+    TOLERANCE,
+    UNITS,
+    build_to_measure,
+    count_budget,
+    step_seconds,
+)
 from attnlab.training.head_sizes import at, by_heads, sizes
 
 NARROWEST = 8  # an MLP is not made narrower
@@ -41,7 +50,7 @@ class TimingSite(NamedTuple):
     cache: Path
 
 
-def matched(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[str, Any]]:
+def match_budget(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[str, Any]]:
     """The config with the sizes that meet the budget, and what summary.json says of it; match=null changes nothing.
 
     Raises UsageError where nothing that may move can come to the budget.
@@ -53,20 +62,20 @@ def matched(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[str, A
     if base == config or mode == "tokens":
         ours, spent = config, _spent(base, mode, site)
     elif mode == "state":
-        ours, spent = by_heads(config, counted(base, mode))
+        ours, spent = by_heads(config, count_budget(base, mode))
     elif mode == "time":
         ours, spent = _by_time(config, base, site)
     else:
-        ours, spent = _by_width(config, counted(base, mode), mode)
+        ours, spent = _by_width(config, count_budget(base, mode), mode)
     target, got = spent
     moved = {key: [at(config, key), at(ours, key)] for key in sizes(ours) if at(config, key) != at(ours, key)}
-    beside = {name: [counted(base, name), counted(ours, name)] for name in COUNTS if name != mode}
+    beside = {name: [count_budget(base, name), count_budget(ours, name)] for name in COUNTS if name != mode}
     result = {"mode": mode, "to": config.match_to, "unit": UNITS[mode], "budget": target, "got": got}
     left = {"left": got - target, "left_percent": 100 * (got / target - 1) if target else 0.0}
-    return ours, {**result, **left, "moved": moved, "mlp_width": _mlp_width(built(ours)), "beside": beside}
+    return ours, {**result, **left, "moved": moved, "mlp_width": _mlp_width(build_to_measure(ours)), "beside": beside}
 
 
-def in_a_line(match: Mapping[str, Any]) -> str:
+def describe_match(match: Mapping[str, Any]) -> str:
     """What was moved and what is left, for the person at the terminal."""
     moved = ", ".join(f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in match["moved"].items())
     beside = ", ".join(
@@ -90,7 +99,7 @@ def _spent(config: RunConfig, mode: str, site: TimingSite) -> tuple[float, float
         trainer = config.trainer
         sequences = config.batch_size * trainer.accumulate * trainer.max_steps
         return (sequences * config.model.context,) * 2
-    return (_timed([config], site)[0] if mode == "time" else counted(config, mode),) * 2
+    return (_time_steps([config], site)[0] if mode == "time" else count_budget(config, mode),) * 2
 
 
 def _mlp_width(model: GPT) -> int:
@@ -101,14 +110,14 @@ def _with_width(config: RunConfig, width: int) -> RunConfig:
     """The config with an MLP of this hidden width."""
     ratio = width / config.model.d_model * (1.5 if config.model.mlp == "swiglu" else 1.0)
     widened = replace(config, model=replace(config.model, mlp_ratio=ratio))
-    assert _mlp_width(built(widened)) == width, "the ratio gives another width than the one sought"
+    assert _mlp_width(build_to_measure(widened)) == width, "the ratio gives another width than the one sought"
     return widened
 
 
 def _by_width(config: RunConfig, target: int, mode: str) -> tuple[RunConfig, tuple[int, int]]:
     """The hidden width whose count is nearest to the target. Counts grow linearly with the width."""
-    own = _mlp_width(built(config))
-    here = counted(config, mode)
+    own = _mlp_width(build_to_measure(config))
+    here = count_budget(config, mode)
     slope = _slope(config, mode)
     width = _nearest_width(own, own + (target - here) / slope, target / slope)
     if width is None:
@@ -121,7 +130,7 @@ def _by_width(config: RunConfig, target: int, mode: str) -> tuple[RunConfig, tup
     if width == own:
         return config, (target, here)
     widened = _with_width(config, width)
-    got = counted(widened, mode)
+    got = count_budget(widened, mode)
     return widened, (target, got)
 
 
@@ -130,7 +139,7 @@ def _slope(config: RunConfig, mode: str) -> int:
     plain = {"_target_": "attnlab.attention.controls.IdentityAttention", "_partial_": True, "n_heads": 1}
     embed = {"_target_": "attnlab.attention.embedding.Embedding", "_partial_": True}
     bare = replace(config, attention=plain, position=replace(config.position, embed=embed))
-    one, two = (counted(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
+    one, two = (count_budget(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
     return (two - one) // GRAIN
 
 
@@ -157,15 +166,15 @@ def _by_time(config: RunConfig, base: RunConfig, site: TimingSite) -> tuple[RunC
     key = hashlib.sha256(json.dumps([parts, config.batch_size, where]).encode()).hexdigest()[:16]
     file = site.cache / "match" / f"time-{key}.json"
     width, target, got = make_once(file, lambda: _measured_width(config, base, site), key="paths.cache")
-    return (_with_width(config, width) if width != _mlp_width(built(config)) else config), (target, got)
+    return (_with_width(config, width) if width != _mlp_width(build_to_measure(config)) else config), (target, got)
 
 
 def _measured_width(config: RunConfig, base: RunConfig, site: TimingSite) -> tuple[int, float, float]:
     """(width, seconds of the baseline, seconds of the variant): a line through two widths, corrected once."""
-    own = _mlp_width(built(config))
+    own = _mlp_width(build_to_measure(config))
     widths = [own, 2 * own]
     for _ in range(2):
-        target, one, two = _timed([base, *(_with_width(config, width) for width in widths)], site)
+        target, one, two = _time_steps([base, *(_with_width(config, width) for width in widths)], site)
         slope = (two - one) / (widths[1] - widths[0])
         ideal = widths[0] + (target - one) / slope if slope > 0 else own
         if ideal < NARROWEST:
@@ -175,10 +184,10 @@ def _measured_width(config: RunConfig, base: RunConfig, site: TimingSite) -> tup
             )
         width = max(NARROWEST, round(ideal / GRAIN) * GRAIN)
         widths = [width, width + max(GRAIN, own)]
-    target, got = _timed([base, _with_width(config, width)], site)
+    target, got = _time_steps([base, _with_width(config, width)], site)
     return width, target, got
 
 
-def _timed(configs: list[RunConfig], site: TimingSite) -> list[float]:
-    models = [built(config, site.accelerator).train() for config in configs]
+def _time_steps(configs: list[RunConfig], site: TimingSite) -> list[float]:
+    models = [build_to_measure(config, site.accelerator).train() for config in configs]
     return step_seconds(models, configs[0].batch_size, bf16=site.precision == "bf16")

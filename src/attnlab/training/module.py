@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from attnlab.data.material import IGNORED
 from attnlab.errors import Diverged
 from attnlab.model import GPT
-from attnlab.training.compiled import compiled
+from attnlab.training.compiled import compile_network
 from attnlab.training.optimizer import Recipe
 from attnlab.training.scoring import by_row, numbers, tally
 
@@ -83,7 +83,7 @@ class LanguageModel(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         ids, targets = batch
         if not self._network:
-            self._network.append(compiled(self.model, ids))
+            self._network.append(compile_network(self.model, ids))
         loss = F.cross_entropy(self._network[0](ids).flatten(0, 1), targets.flatten())
         if self._shares_an_update:
             # The update is the mean over all scored tokens, of which batches of a task hold different numbers: each

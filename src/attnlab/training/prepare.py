@@ -31,7 +31,7 @@ from attnlab.training.hardware import (
     set_threads,
 )
 from attnlab.training.identity import Identity, identify
-from attnlab.training.matching import TimingSite, matched
+from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
@@ -95,7 +95,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     kind = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
     config = replace(config, trainer=replace(trainer, attention_dtype=kind))
     machine = Machine(accelerator, precision, kind, threads)
-    config, match = matched(config, TimingSite(accelerator, precision, threads, cache))
+    config, match = match_budget(config, TimingSite(accelerator, precision, threads, cache))
     if match:
         check_memory(check_construction(config).n_parameters, accelerator)
     resolved = {

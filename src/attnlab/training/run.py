@@ -30,11 +30,11 @@ from attnlab.training.checkpoint import load_checkpoint, network_weights
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.console import Progress, print_summary, print_tensorboard_command
 from attnlab.training.description import to_yaml
-from attnlab.training.extrapolation import Reach, check_lengths, extrapolate, keep, line, logged
+from attnlab.training.extrapolation import Reach, as_scalars, check_lengths, extrapolate, keep, line
 from attnlab.training.hardware import device_name
 from attnlab.training.identity import differences, earlier
 from attnlab.training.map_callback import LogMaps
-from attnlab.training.matching import in_a_line as match_in_a_line
+from attnlab.training.matching import describe_match
 from attnlab.training.module import LanguageModel
 from attnlab.training.notes import log, note
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
@@ -45,7 +45,7 @@ from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.sameness import in_words
 from attnlab.training.stop import StopRequest, stop_request
-from attnlab.training.summary import hyperparameters, stored, summarise
+from attnlab.training.summary import config_to_store, hyperparameters, summarise
 from attnlab.training.usage import Meter, alone
 
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -177,7 +177,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     try:
         try:
             if board is not None and not board.digests():  # those of an earlier part have the settings
-                board.show_settings(stored(prepared), model, hyperparameters(prepared, model))
+                board.show_settings(config_to_store(prepared), model, hyperparameters(prepared, model))
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -187,7 +187,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
                 for reach in _extrapolate(prepared, model):
                     stop.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
-                recorders.scalars(logged(reaches), trainer.global_step)
+                recorders.scalars(as_scalars(reaches), trainer.global_step)
             if config.match is not None and trainer.global_step < trainer.max_steps:
                 raise UsageError(
                     f"match ({config.match}) brings runs to the same budget, and a callback ended this one after "
@@ -288,12 +288,12 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     folder, config, machine, splits = prepared.folder, prepared.config, prepared.machine, prepared.splits
     context = config.model.context
     folder.prepare()
-    folder.write_config(to_yaml(stored(prepared)))
+    folder.write_config(to_yaml(config_to_store(prepared)))
     folder.write_code(prepared.code.described(), step)
     prepared.tokenizer.save(folder.tokenizer)
     log(f"{prepared.identity.variant} in {folder}")
     if "match" in prepared.fairness:
-        log(match_in_a_line(prepared.fairness["match"]))
+        log(describe_match(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
         log(f"optimizer.lr {config.optimizer['lr']:g}, as tuned for this variant in {config.tuned}")
     variant = prepared.identity.variant

@@ -11,8 +11,7 @@ from attnlab.store.status import Status
 from attnlab.training.callback_group import weights_evaluated
 from attnlab.training.callbacks import Speed
 from attnlab.training.description import environment
-from attnlab.training.extrapolation import Reach
-from attnlab.training.extrapolation import stored as stored_reaches
+from attnlab.training.extrapolation import Reach, as_summary
 from attnlab.training.hardware import device_name
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.prepare import Prepared
@@ -20,7 +19,7 @@ from attnlab.training.scoring import ACCURACY, ERROR, by_slice
 from attnlab.training.usage import Meter, peak_bytes
 
 
-def stored(prepared: Prepared) -> dict[str, Any]:
+def config_to_store(prepared: Prepared) -> dict[str, Any]:
     """What config.yaml holds: the resolved config and what the run was called."""
     return {"variant": prepared.identity.variant, **without_secrets(prepared.config.as_dict())}
 
@@ -105,7 +104,7 @@ def summarise(
         "slices": by_slice(last),
         **of_a_task(prepared),
         "solved_at": splits.solved_at if isinstance(splits, Task) else None,
-        "extrapolation": stored_reaches(reaches),
+        "extrapolation": as_summary(reaches),
         "parameters": model.n_parameters,
         "attention_cost": {"seq_len": config.model.context, **cost._asdict()},
         "tokens": speed.tokens,

@@ -14,7 +14,7 @@ from attnlab.training.prepare import Prepared
 from attnlab.training.recorders.recorder import Recorder
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Notes, Tracker, Trackers
-from attnlab.training.summary import stored
+from attnlab.training.summary import config_to_store
 
 
 def writes_events(prepared: Prepared) -> bool:
@@ -41,7 +41,7 @@ def trackers_of(prepared: Prepared, handed_over: Sequence[Logger | Tracker] = ()
         "hash": identity.hash8,
         "folder": str(prepared.folder),
     }
-    settings = {**stored(prepared), "hash": identity.hash8, "code": identity.code}
+    settings = {**config_to_store(prepared), "hash": identity.hash8, "code": identity.code}
     return Trackers(prepared.folder, factories, fields, settings, Path(config.paths.runs) / ".trackers.lock")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.loggers.logger import Logger
 from tensorboard.compat.proto.event_pb2 import Event
 
-from attnlab.build import Factory, built, chosen
+from attnlab.build import Factory, construct, plan_group
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.inspection.records import PLUGIN, decode
@@ -65,14 +65,14 @@ class Tracker(Recorder):
 
 def chosen_loggers(config: RunConfig) -> dict[str, Factory]:
     """What makes each logger that logger= names; refused if its package is not installed, or a placeholder unknown."""
-    factories = chosen(config, "logger", Logger | Tracker | TensorBoardRecorder)
+    factories = plan_group(config, "logger", Logger | Tracker | TensorBoardRecorder)
     for name, factory in factories.items():
         if factory.target is TensorBoardRecorder and factory.settings:
             raise UsageError(f"{factory.key}.{next(iter(factory.settings))} is not an option: {factory.key} has none")
         package = getattr(factory.target, "package", None)
         if package is not None and find_spec(package) is None:
             raise UsageError(f"logger={name} needs {package}, which is not installed: pip install 'attnlab[{name}]'")
-        _filled(factory.settings, dict.fromkeys(FIELDS, ""), factory.key)
+        _fill(factory.settings, dict.fromkeys(FIELDS, ""), factory.key)
     return factories
 
 
@@ -158,7 +158,7 @@ class Trackers(Recorder):
         is_new = not note
         try:
             with exclusive(lock):  # the first one makes the tables of a database
-                tracker = _built(name, factory, {**fields, "given_id": note.get("id")})
+                tracker = _build(name, factory, {**fields, "given_id": note.get("id")})
                 note |= {"id": tracker.given_id(), "hash": fields["id"]}
             held = tracker.last_step()
             self.last[name] = note.get("step", -1) if held is None else held
@@ -168,7 +168,7 @@ class Trackers(Recorder):
         except UsageError:
             raise
         except Exception as error:  # whatever another package does must not stop a run
-            _say_failed(name, error)
+            _report_failure(name, error)
             return
         self.notes.write()
         self.trackers[name] = tracker
@@ -198,7 +198,7 @@ class Trackers(Recorder):
             act(self.trackers[name])
         except Exception as error:  # as above
             del self.trackers[name]
-            _say_failed(name, error)
+            _report_failure(name, error)
 
     def _steps(self) -> dict[int, TrackedStep]:
         """What was recorded since the last call, by step."""
@@ -236,12 +236,12 @@ class Trackers(Recorder):
                 self._read[path.name] = file.tell()
 
 
-def _built(name: str, factory: Factory | Logger | Tracker, fields: Mapping[str, Any]) -> Tracker:
+def _build(name: str, factory: Factory | Logger | Tracker, fields: Mapping[str, Any]) -> Tracker:
     logger: Any = factory
     if isinstance(factory, Factory):
-        settings = _filled(factory.settings, fields, factory.key)
+        settings = _fill(factory.settings, fields, factory.key)
         try:
-            logger = built(type(factory)(factory.target, settings, factory.key))
+            logger = construct(type(factory)(factory.target, settings, factory.key))
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"logger={name} needs a package that is not installed ({error}): pip install 'attnlab[{name}]'"
@@ -253,14 +253,14 @@ def _built(name: str, factory: Factory | Logger | Tracker, fields: Mapping[str, 
     return tracker
 
 
-def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:
+def _fill(node: Any, fields: Mapping[str, Any], key: str) -> Any:
     """Settings with what is known of the run in place of {placeholders}."""
     if isinstance(node, Mapping):
-        return {name: _filled(value, fields, f"{key}.{name}") for name, value in node.items()}
+        return {name: _fill(value, fields, f"{key}.{name}") for name, value in node.items()}
     if isinstance(node, list):
-        return [_filled(value, fields, f"{key}[{i}]") for i, value in enumerate(node)]
+        return [_fill(value, fields, f"{key}[{i}]") for i, value in enumerate(node)]
     if isinstance(node, Factory):
-        return type(node)(node.target, _filled(node.settings, fields, node.key), node.key)
+        return type(node)(node.target, _fill(node.settings, fields, node.key), node.key)
     if not isinstance(node, str):
         return node
     for field in FIELD.findall(node):
@@ -270,6 +270,6 @@ def _filled(node: Any, fields: Mapping[str, Any], key: str) -> Any:
     return fields[whole[1]] if whole else FIELD.sub(lambda match: str(fields[match[1]]), node)
 
 
-def _say_failed(name: str, error: Exception) -> None:
+def _report_failure(name: str, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     log(f"warning: logger {name} failed ({reason}); the run goes on without it, and {METRICS} has every number")
