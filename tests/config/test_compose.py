@@ -328,7 +328,7 @@ def test_own_file(mine: Path) -> None:
     )
 
 
-# What is refused; the whole stack is tested in test_errors.py
+# What is refused; the whole stack is tested in test_messages.py
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ State = Any  # nested tuples of tensors and ints; only the variant that made it 
 class Attention(Configurable, nn.Module, ABC):
     """A causal sequence mixer: y[:, i] is a function of x[:, : i + 1] and of nothing else.
 
-    The laws (checked for every configuration by tests/contracts): output shape; causality; the map reproduces the
+    The laws (checked for every configuration by tests/laws): output shape; causality; the map reproduces the
     output; any cutting of the sequence into `step` calls equals `forward`; every parameter gets a gradient; rows
     of a batch do not see each other; `cost` is what is counted; the state grows as `traits.growth` says.
     Tokens of another shape or type than the layer was built for are refused by every method that takes some.
