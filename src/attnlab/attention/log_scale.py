@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.precision import running_sum
+from attnlab.attention.uncompiled import uncompiled
 
 RISE = 100.0  # in nats; float32 holds e^-87 to e^88, of which sums and a value of ten thousand take their part
 
@@ -57,7 +58,7 @@ def rescaled(
     return Rescaled((log_q + after - best).exp(), (log_k - after).exp(), log_decay, memory, after[:, :, -1].clone())
 
 
-@torch.compiler.disable  # its answer is a number, at which the compiler would stop with a warning
+@uncompiled  # its answer is a number, at which the compiler would stop with a warning
 @torch.no_grad()
 def exceeds(x: Tensor, bound: float) -> bool:
     """Whether any number is above the bound; on a copy that holds no numbers, none is."""

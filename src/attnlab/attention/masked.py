@@ -15,6 +15,7 @@ from attnlab.attention.base import HeadedAttention
 from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.precision import full_precision
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Fraction, option, slot
 
 SHARP = 50.0  # scores from which gradients of torch's fused kernel on a CPU are off by a few parts in ten thousand
@@ -85,7 +86,7 @@ class MaskedAttention(HeadedAttention, ABC):
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
         return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
-    @torch.compiler.disable  # its loop over blocks would be written out, for minutes, and anew for each length
+    @uncompiled  # its loop over blocks would be written out, for minutes, and anew for each length
     def _attend_explicitly_in_blocks(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"]:
         """What decoding block by block would give; the backward pass forms each block's map again, and keeps none."""
 
@@ -120,7 +121,7 @@ class MaskedAttention(HeadedAttention, ABC):
         work = torch.promote_types(v.dtype, self.kernel_dtype) if slow else v.dtype
         return q.to(work), k.to(work), v.to(work)
 
-    @torch.compiler.disable  # one kernel call per row, which the compiler could only repeat
+    @uncompiled  # one kernel call per row, which the compiler could only repeat
     def _attend_in_blocks(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
     ) -> Float[Tensor, "b h t v"] | None:
@@ -160,7 +161,7 @@ class MaskedAttention(HeadedAttention, ABC):
             )
         return None if self._beyond_kernel(o) else o
 
-    @torch.compiler.disable  # what is kept lies outside the compiled code
+    @uncompiled  # what is kept lies outside the compiled code
     def _cached_mask(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, " blocks #h t s"]:
         """`_allowed` of a whole sequence, kept for the next one of this length unless the position learns."""
         cuts = blocks.positions(like.device)

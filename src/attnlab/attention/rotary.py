@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.position import Position
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
 from attnlab.options import Count, OptionError, Positive, option
 from attnlab.options.rules import Rule
@@ -46,7 +47,7 @@ class RoPE(Position):
             table = self._tabulate(length, like.device, like.dtype)
         return table[:length]
 
-    @torch.compiler.disable  # inside the compiled code it would be computed again for every head and row
+    @uncompiled  # inside the compiled code it would be computed again for every head and row
     def _tabulate(self, length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "n pair 2"]:
         with torch.inference_mode(False):  # the table must serve training, too
             angles = self.angles(torch.arange(max(length, self.context), dtype=torch.float64, device="cpu"))
@@ -135,7 +136,7 @@ class XPos(RoPE):
         rotated = super().rotate(x, start)
         return rotated / self._faded(rotated, start)
 
-    @torch.compiler.disable  # as for the angles
+    @uncompiled  # as for the angles
     def _faded(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n d"]:
         pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
         zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)

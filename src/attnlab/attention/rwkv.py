@@ -12,13 +12,14 @@ from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.scan import chunks, faded_products
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Count, option
 
 SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor e^(-e^(-1/2)) = 0.545 per token
 MIXED = ("r", "k", "v", "w", "a", "g")  # what is read off a token and the one before it, each in its own shares
 
 
-@torch.compiler.disable  # as in scan.py
+@uncompiled  # as in scan.py
 def erase_and_write(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.precision import running_sum
+from attnlab.attention.uncompiled import uncompiled
 
 Matrix = Float[Tensor, "b h d v"]
 BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink
@@ -62,7 +63,7 @@ def token_loop(
     return torch.stack(out, dim=2), state
 
 
-@torch.compiler.disable  # its loop over chunks would be written out, for minutes, and anew for each length
+@uncompiled  # its loop over chunks would be written out, for minutes, and anew for each length
 def chunked(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],

@@ -14,6 +14,7 @@ from attnlab.attention.projection import QKV
 from attnlab.attention.shared import Shared
 from attnlab.attention.state import RecurrentState, StateAttention
 from attnlab.attention.traits import Traits
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Count, Positive, option
 
 EPS = 1e-6  # added to the variance of an inner prediction, as in the paper's code
@@ -59,7 +60,7 @@ class TTTAttention(StateAttention):
         extra["rate"] = self.to_rate(x).mT[..., None]
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
 
-    @torch.compiler.disable  # as in scan.py: a loop over mini-batches
+    @uncompiled  # as in scan.py: a loop over mini-batches
     def scan(self, heads: Heads, memory: InnerModel, start: int) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
         """What the inner model answers to each query while it learns from the keys and values, and what it became."""
         if not heads.q.size(2):
