@@ -121,7 +121,7 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     table = MetricsRecorder(prepared.folder)
     table.resume_at(None)
     recorders = Recorders([table, TensorBoardRecorder(prepared.folder, resume_at=None)])
-    speed = training.make_speed(config)
+    speed = training.Speed(config.batch_size * config.model.context)
     trainer = training.make_trainer(
         prepared, StopRequest(), recorders, [speed, training.Progress(speed, bar=True), turns]
     )

@@ -98,9 +98,9 @@ def rates(folder: Path) -> list[tuple[int, float]]:
 def test_speed_is_that_of_training_alone(
     first: bool, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = language_model(kind=Slow)
+    module = language_model(kind=Slow, log_every=4)
     module.clock = clock = Clock(monkeypatch)
-    speed, looks = Speed(tokens_per_batch=24, log_every=4), Looks(clock)
+    speed, looks = Speed(tokens_per_batch=24), Looks(clock)
     trainer = trainer_like_a_run(
         steps=10,
         accumulate=accumulate,
@@ -118,7 +118,7 @@ def test_speed_is_that_of_training_alone(
 
 def test_totals_after_resume() -> None:
     """The totals of a resumed run go on from what was."""
-    speed = Speed(tokens_per_batch=24, log_every=1)
+    speed = Speed(tokens_per_batch=24)
     speed.load_state_dict({"seconds": 100.0, "tokens": 5000})
     trainer_like_a_run(steps=2, callbacks=[speed]).fit(language_model(), datamodule=tiny_data())
     assert speed.tokens == 5048 and 100 < speed.seconds < 160
@@ -326,7 +326,7 @@ def test_the_last_step_is_saved_once(tmp_path: Path) -> None:
 
 def test_checkpoint_contents(tmp_path: Path) -> None:
     """A checkpoint holds the fingerprint and no counters of Lightning's loops."""
-    speed = Speed(tokens_per_batch=24, log_every=1)
+    speed = Speed(tokens_per_batch=24)
     fit_with_checkpoints(tmp_path, more=[speed])
     saved = load_checkpoint(tmp_path / "checkpoints" / "step_00000007.ckpt")
     assert saved["fingerprint"] == {"seed": 3} and saved["global_step"] == 7

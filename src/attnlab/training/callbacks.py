@@ -41,8 +41,8 @@ class Speed(L.Callback):
     `seconds` and `tokens` are totals over all parts of a resumed run.
     """
 
-    def __init__(self, tokens_per_batch: int, log_every: int) -> None:
-        self.tokens_per_batch, self.log_every = tokens_per_batch, log_every
+    def __init__(self, tokens_per_batch: int) -> None:
+        self.tokens_per_batch = tokens_per_batch
         self.seconds, self.tokens = 0.0, 0
         self._since, self._before, self._validating, self._batches = 0.0, 0.0, 0.0, 0
 
@@ -68,13 +68,13 @@ class Speed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
-        step = trainer.global_step
-        if not pl_module.step_ended or (step % self.log_every and step not in (1, trainer.max_steps)):
+        if not pl_module.is_logged_step:
             return
         waited = self._waiting(trainer) - self._before
         seconds, tokens = time.perf_counter() - self._since - waited, self._batches * self.tokens_per_batch
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        recorder_of(trainer).scalars({"perf/tokens_per_second": tokens / max(seconds, 1e-9)}, step)
+        rate = tokens / max(seconds, 1e-9)
+        recorder_of(trainer).scalars({"perf/tokens_per_second": rate}, trainer.global_step)
         self._restart(trainer)
 
     def _restart(self, trainer: L.Trainer) -> None:

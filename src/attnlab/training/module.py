@@ -1,4 +1,23 @@
-"""The LightningModule around a GPT: loss, optimizer, gradient clipping, and the numbers that are logged."""
+"""The LightningModule around a GPT: loss, optimizer, gradient clipping, and the numbers that are logged.
+
+A step, in order, with what does each part; Lightning's loop calls them:
+
+    batch           data/datamodule.py  TrainBatches.__iter__  rows by (corpus, seed, step)
+    checkpoint      training/callbacks.py  Checkpoints.on_train_batch_start  of the step before; stops if a signal came
+    reseed          training/module.py  LanguageModel.on_train_batch_start  by (seed, step)
+    forward         training/module.py  LanguageModel.training_step  the loss of a batch
+    backward        training/module.py  LanguageModel.backward  Lightning's own; batches of one update add up
+    clip or stop    training/module.py  LanguageModel.configure_gradient_clipping  stops if anything is not finite
+    update          training/optimizer.py  Recipe.optimizer  a torch Optimizer
+    next rate       training/optimizer.py  Recipe.factor  the course of the learning rate
+    measure speed   training/callbacks.py  Speed.on_train_batch_end
+    draw maps       training/map_callback.py  LogMaps.on_train_batch_end
+    write samples   training/callbacks.py  Samples.on_train_batch_end
+    log             training/module.py  LanguageModel.on_train_batch_end  if `is_logged_step`
+    validate        training/module.py  LanguageModel.validation_step  batch by batch
+    log             training/module.py  LanguageModel.on_validation_epoch_end  over all of them
+    keep best maps  training/map_callback.py  LogMaps.on_validation_end
+"""
 
 import hashlib
 import math
@@ -68,6 +87,12 @@ class LanguageModel(L.LightningModule):
         """Whether the last batch made an update, or none came yet: False between the batches of one update."""
         return len(self._losses) in (0, self.trainer.accumulate_grad_batches)
 
+    @property
+    def is_logged_step(self) -> bool:
+        """Whether an update was just made whose numbers are logged: the first, every `log_every`th and the last."""
+        step = self.trainer.global_step
+        return self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps))
+
     def forward(self, ids: Tensor) -> Tensor:
         """(b, t) token ids -> (b, t, vocab) logits."""
         logits: Tensor = self.model(ids)
@@ -127,10 +152,9 @@ class LanguageModel(L.LightningModule):
         return loss / share
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = self.trainer.global_step
-        if self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps)):
+        if self.is_logged_step:
             # The scheduler has already moved on: this is the rate of the update that was just made.
-            rate = self.recipe.lr * self._factor(step - 1)
+            rate = self.recipe.lr * self._factor(self.trainer.global_step - 1)
             self.record({"train/loss": float(self._loss), "optim/lr": rate, "optim/grad_norm": self._grad_norm})
 
     def on_validation_epoch_start(self) -> None:

@@ -169,7 +169,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
         board = TensorBoardRecorder(folder, resume_at=step) if writes_events(prepared) else None
         recorded = table.resume_at(step, rows_from, digests)
         recorders = Recorders([table, *([] if board is None else [board]), trackers], step, recorded)
-    samples, maps, speed = _samples(prepared), _maps(prepared), make_speed(config)
+    samples, maps, speed = _samples(prepared), _maps(prepared), Speed(config.batch_size * config.model.context)
     progress = Progress(speed, bar=config.trainer.progress)
     ours = [speed, *([] if maps is None else [maps]), samples, progress]
     trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks])
@@ -362,10 +362,6 @@ def _maps(prepared: Prepared) -> LogMaps | None:
         n_steps=prepared.config.maps.steps,
         run=f"{prepared.identity.variant} seed {prepared.identity.seed}",
     )
-
-
-def make_speed(config: RunConfig) -> Speed:
-    return Speed(config.batch_size * config.model.context, config.trainer.log_every)
 
 
 class OneMachine(LightningEnvironment):
