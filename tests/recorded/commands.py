@@ -89,7 +89,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "wrong baseline": (ATTNLAB, "report", "runs/two", "baseline=gqa"),
     "promise": (
         *(TRAIN, "-m", *TINY, "attention=multi_head,gqa", "seed=range(1)", "preregister=true", "report.margin=0.02"),
-        "experiment_name=promise",
+        *("experiment_name=promise", "report.hypothesis=shared keys cost nothing"),
     ),
     "tune": (ATTNLAB, "tune", "runs/tuning", *RATES, *TINY),
     "tune read": (ATTNLAB, "tune", "runs/tuning"),
