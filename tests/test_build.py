@@ -12,6 +12,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from hydra.utils import get_object
 from torch import nn
 
 from attnlab import build
@@ -234,7 +235,7 @@ FOREIGN = [
     ("attention.n_heads", "attnlab.attention.mask.Causal"),
     ("attention.mask", "attnlab.attention.gate.Gate"),
     ("attention.mask", "attnlab.attention.rotary.RoPE"),
-    ("attention.mask", "attnlab.attention.base.split_heads"),
+    ("attention.mask", "attnlab.attention.heads.split_heads"),
     ("attention.mask", "ours.Runs"),
     ("attention.mask", "ours.runs"),
     ("attention.score.scaled", "ours.Late"),
@@ -256,6 +257,7 @@ FOREIGN = [
 @pytest.mark.parametrize(("slot", "target"), FOREIGN)
 def test_a_slot_takes_only_what_it_is_for(own: list[Any], slot: str, target: str, partial: bool) -> None:
     """Refused in one line that names the slot, whatever the user has allowed, and before anything is constructed."""
+    get_object(target)  # it is there to be refused
     config = SMALL.as_dict() | {"allow_targets": ["ours"]}
     node, *rest = slot.split(".")
     owner: Any = config

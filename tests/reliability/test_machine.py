@@ -131,7 +131,7 @@ def test_signal_waits_for_a_file(tmp_path: Path) -> None:
     start = """
 import os, signal, sys
 from pathlib import Path
-from attnlab import files
+from attnlab.store import files
 from attnlab.machine.signals import end_at_signals
 end_at_signals()
 flush = os.fsync

@@ -84,7 +84,8 @@ def test_killed_three_times(variant: str, references: dict[str, Path], tmp_path:
 def test_killed_at_any_moment(place: str, variant: str, references: dict[str, Path], tmp_path: Path) -> None:
     """A run killed at any moment is the run that was not."""
     for step in (1, 5, 8, 16, STEPS - 1):
-        run_there(tmp_path, f"attention={variant}", kill=(place, step))
+        done = run_there(tmp_path, f"attention={variant}", kill=(place, step))
+        assert done.returncode == -signal.SIGKILL, (place, step, done.stderr)
     assert run_there(tmp_path, f"attention={variant}").returncode == 0
     assert_identical(folder_of(tmp_path, variant), references[variant])
 
