@@ -140,7 +140,7 @@ DEAD_KEY_BIAS = "qkv.to_k.bias: {} of 24 scalars get no gradient"
 
 def dead_numbers(layer: Any) -> int:
     """How many numbers of the key bias do not matter: those of coordinates that no position turns."""
-    if type(layer.normalizer) is not Softmax or len(layer.chain) > 1:
+    if type(layer.normalizer) is not Softmax or len(layer.score_mods) > 1:
         return 0
     ones = torch.ones(1, 1, 1, layer.head_dim)
     still = layer.position.rotate_keys(ones, start=1) == ones
