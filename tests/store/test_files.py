@@ -17,6 +17,8 @@ from tests.limits import HANG
 
 from attnlab.errors import FileFailure, UsageError
 from attnlab.store.files import check_writable, tidy, write_atomically
+from attnlab.store.locks import make_once
+from attnlab.store.manifest import Manifest
 
 
 def test_a_file_holds_what_was_written_and_nothing_stands_beside_it(tmp_path: Path) -> None:
@@ -89,6 +91,15 @@ def test_leftovers_are_tidied(tmp_path: Path) -> None:
     tidy(tmp_path)
     tidy(tmp_path / "not there")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
+def test_leftovers_of_one_file(tmp_path: Path) -> None:
+    """Who owns a file tidies what was left of that one: others in the folder may be being written."""
+    for name in ("manifest.json", "dtype.json", "page.html"):
+        (tmp_path / f".{name}.123.0123abcd").write_bytes(b"")
+    Manifest(tmp_path / "manifest.json").plan([], {})
+    make_once(tmp_path / "dtype.json", dict, key="paths.runs")
+    assert [path.name for path in tmp_path.glob(".*.123.*")] == [".page.html.123.0123abcd"]
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

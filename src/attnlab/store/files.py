@@ -117,9 +117,9 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
         flush_folder(path.parent)
 
 
-def tidy(folder: Path) -> None:
-    """Remove what `write_atomically` left in a folder when it was killed; only the owner of the folder may."""
-    for path in folder.glob(".*"):
+def tidy(folder: Path, name: str = "*") -> None:
+    """Remove what `write_atomically` left of a file, or of all in a folder, when it was cut off; only the owner may."""
+    for path in folder.glob(f".{name}.*"):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

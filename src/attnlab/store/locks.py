@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attnlab.store.files import parse_json, read_file, write_atomically, writing
+from attnlab.store.files import parse_json, read_file, tidy, write_atomically, writing
 
 
 @contextmanager
@@ -39,6 +39,7 @@ def make_once(path: Path, make: Callable[[], Any], *, key: str) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(lock_of(path)):
             if not path.exists():
+                tidy(path.parent, path.name)
                 write_atomically(path, json.dumps(make()).encode(), key=key)
             return parse_json(read_file(path))
 

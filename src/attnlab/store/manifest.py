@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.store.files import parse_json, read_file, write_json, writing
+from attnlab.store.files import parse_json, read_file, tidy, write_json, writing
 from attnlab.store.locks import exclusive, lock_of
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
@@ -79,6 +79,7 @@ class Manifest:
             with writing(self.path, key="paths.runs"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive(lock_of(self.path)))
+                tidy(self.path.parent, self.path.name)
             yield
 
 
