@@ -16,7 +16,8 @@ SRC, TESTS = ROOT / "src", ROOT / "tests"
 PAGES = (".html", ".css", ".js")
 BANNED = ("found", "made", "said", "kept", "known", "place", "seen", "words", "wanted", "told")  # not what a value is
 # Where a config may be read by the text of its keys.
-SCHEMA = ("attnlab.config.compose", "attnlab.config.keys", "attnlab.options.rules")
+SCHEMA = ("attnlab.config.compose", "attnlab.config.keys", "attnlab.config.guard")
+CONFIGS = ("config", "cfg", "plain", "trainer")  # what a config, or a part of one, is called
 FILES_OF_A_RUN = (
     *("config.yaml", "summary.json", "metrics.csv", "code.json", "tokenizer.json", "manifest.json", "heads.json"),
     *("best.safetensors", "last.safetensors", ".lock", "events.out.tfevents.", "preregistration.json"),
@@ -149,25 +150,36 @@ def floors(pairs: set[tuple[str, str]]) -> int:
 
 
 def config_subscripts() -> int:
-    """How often a config is asked for a key by its text: config["trainer"]["max_steps"] counts once."""
+    """How often a config is asked for a key by its text: config["trainer"]["max_steps"], or config.get("tuned")."""
     count = 0
     for name, every in nodes().items():
         if name.startswith(SCHEMA):
             continue
-        subscripts = [node for node in every if isinstance(node, ast.Subscript)]
-        inner = {id(node.value) for node in subscripts}
-        count += sum(id(node) not in inner and _of_config(node) for node in subscripts)
+        asking = [node for node in every if _asks_by_text(node)]
+        inner = {id(child) for node in asking for child in ast.walk(node) if child is not node}
+        count += sum(id(node) not in inner and _of_config(node) for node in asking)
     return count
 
 
-def _of_config(node: ast.Subscript) -> bool:
-    base: ast.expr = node
-    by_text = False
-    while isinstance(base, ast.Subscript):
-        by_text = by_text or (isinstance(base.slice, ast.Constant) and isinstance(base.slice.value, str))
-        base = base.value
-    named = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
-    return by_text and named in ("config", "cfg", "plain", "trainer")
+def _asks_by_text(node: ast.AST) -> bool:
+    """Whether a node is something["text"], or something.get("text")."""
+    if isinstance(node, ast.Call):
+        gets = isinstance(node.func, ast.Attribute) and node.func.attr == "get"
+        return gets and bool(node.args) and _is_text(node.args[0])
+    return isinstance(node, ast.Subscript) and _is_text(node.slice)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _of_config(node: ast.AST) -> bool:
+    """Whether what is asked is a config, or lies below one."""
+    while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
+        if isinstance(node, ast.Attribute) and node.attr in CONFIGS:
+            return True
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return isinstance(node, ast.Name) and node.id in CONFIGS
 
 
 def rooms_that_name_files() -> set[str]:

@@ -172,7 +172,7 @@ def test_groups() -> None:
 
 def test_fixed_keys() -> None:
     """Fixed keys are those of the main config the model and the trainer."""
-    given = {path for path, _, _ in nodes(compose_config())}
+    given = {path for path, _, _ in nodes(compose_config().as_dict())}
     assert fixed_keys() <= given
     assert {"seed", "maps", "maps.steps", "model.d_model", "trainer.max_steps", "paths.runs"} <= fixed_keys()
 

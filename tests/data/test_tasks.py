@@ -14,6 +14,7 @@ import torch
 from attnlab.build import instantiate
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import config_dir
+from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
@@ -109,7 +110,7 @@ def test_every_task_is_here() -> None:
 
 
 @cache
-def composed_for(*words: str) -> dict[str, Any]:
+def composed_for(*words: str) -> RunConfig:
     """A config; composing it is what takes time here."""
     return compose_config(words)
 

@@ -92,7 +92,7 @@ SIZES = {"d_model": D_MODEL, "n_heads": 4, "head_dim": WIDTH, "value_dim": WIDTH
 
 def parts(name: str, overrides: Iterable[str]) -> tuple[type[HeadedAttention], dict[str, list[Any]]]:
     """The class of a variant, and what stands in its slots, each built by itself."""
-    config = subject_of(name, overrides).config["attention"]
+    config = subject_of(name, overrides).config.attention
     slots = {slot: node if slot == "score" else {slot: node} for slot, node in config.items() if isinstance(node, dict)}
     return get_class(config["_target_"]), {
         slot: [built(node) for node in nodes.values()] for slot, nodes in slots.items()

@@ -154,7 +154,7 @@ def test_skeleton_equals_class() -> None:
     targets = {
         value
         for name in NAMES
-        for path, value, _ in nodes(compose_config([f"attention={name}"]))
+        for path, value, _ in nodes(compose_config([f"attention={name}"]).as_dict())
         if path.endswith("_target_")
     }
     for group in ("attention/mask", "attention/score", "attention/normalizer", "attention/gate", "position"):

@@ -97,15 +97,11 @@ def first_declared(experiment: Experiment) -> tuple[dict[str, Any], str]:
     """What was declared before the first result, and where: in the manifest, or in the config of the earliest run."""
     if isinstance(first := experiment.declared.get(FIRST), Mapping):
         return {key: first.get(key) for key in KEYS}, "the sweep, before its first result"
-    reports = [(_started(run), run.config["report"]) for run in experiment.runs if _declares(run)]
+    reports = [(_started(run), run.report) for run in experiment.runs if run.report]
     if reports:
         earliest = min(reports, key=lambda pair: pair[0])[1]
         return {key: earliest.get(key) for key in KEYS}, "the config of the first run"
     return {}, "nowhere"
-
-
-def _declares(run: Run) -> bool:
-    return isinstance(run.config.get("report"), Mapping)
 
 
 def _started(run: Run) -> datetime:

@@ -63,10 +63,10 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         settings |= {
             key: summary[name] for name, key in FROM_SUMMARY.items() if isinstance(summary.get(name), str | int)
         }
-        if config.get("resume_from"):
-            settings["resume_from"] = config["resume_from"]
+        if source := config.get("resume_from"):
+            settings["resume_from"] = source
         if config:
-            tuned = next((str(run.config["tuned"]) for run in members if run.config.get("tuned")), None)
+            tuned = next((str(name) for run in members if (name := run.config.get("tuned"))), None)
             groups.append(Group(folder, members[0].variant, settings, members, tuned))
     for key in FROM_SUMMARY.values():  # where no run has ended yet, what holds for all others
         values = {spelling(group.settings[key]): group.settings[key] for group in groups if key in group.settings}

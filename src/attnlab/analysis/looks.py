@@ -7,7 +7,6 @@ results suggest); later ones are exploratory. The count stands in manifest.json.
 """
 
 import hashlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ def take_look(experiment: Experiment) -> Looks:
 
 def _declared(experiment: Experiment) -> int:
     """What the configs of the runs that started first say."""
-    started = [(str(run.summary.get("started", "")), run.config.get("report")) for run in experiment.runs if run.config]
+    started = [(str(run.summary.get("started", "")), run.report) for run in experiment.runs if run.config]
     first = min((when for when, _ in started), default="")
-    looks = [report.get("looks") for when, report in started if when == first and isinstance(report, Mapping)]
+    looks = [report.get("looks") for when, report in started if when == first]
     return min((n for n in looks if isinstance(n, int) and n >= 1), default=1)

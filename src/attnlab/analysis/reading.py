@@ -90,6 +90,12 @@ class Run:
     code: Mapping[str, str] | None = field(default=None, repr=False)  # module -> hash; None where that is unknown
 
     @property
+    def report(self) -> Mapping[str, Any]:
+        """What its config declares of the report; nothing in a run from before there was that."""
+        declared = self.config.get("report")
+        return declared if isinstance(declared, Mapping) else {}
+
+    @property
     def name(self) -> str:
         """The folder, from the experiment's on."""
         return f"{self.group}/{seed_name(self.seed)}" if self.seed is not None else self.group

@@ -89,14 +89,6 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig:
-    """What differs in the run that a variant is matched to."""
-
-    model: ModelConfig
-    attention: Node
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What `attnlab.config` has composed and checked, or a run folder holds; in the order of a stored config."""
 
@@ -128,7 +120,7 @@ class RunConfig:
     callbacks: dict[str, Node] = field(default_factory=dict)
     data: Node = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)  # keys of a user's own files, for others to refer to
-    baseline: BaselineConfig | None = None  # with match=
+    baseline: dict[str, Any] = field(default_factory=dict)  # with match=: its model and its attention
     environment: dict[str, str] = field(default_factory=dict)  # by key, how what came from there is written
 
     @classmethod
@@ -137,23 +129,25 @@ class RunConfig:
 
         Raises UsageError for a group without settings, and for sizes of a model that are missing or unknown.
         """
-        own = {f.name for f in fields(cls)}
+        own = {f.name for f in fields(cls)} - {"more"}
         usual = {**shipped_settings(), "position": {}}
         usual["streams"] = dict.fromkeys(usual["streams"], content.get("seed", usual["seed"]))
         values = usual | {name: value for name, value in content.items() if name in own}
         for name, kind in SECTIONS.items():
             values[name] = _section(name, kind, values[name], {} if name == "model" else usual[name])
-        if baseline := values.get("baseline"):
-            sizes = _section("baseline.model", ModelConfig, baseline["model"], {})
-            values["baseline"] = BaselineConfig(model=sizes, attention=baseline["attention"])
         return cls(**values, more={name: value for name, value in content.items() if name not in own})
 
     def as_dict(self) -> dict[str, Any]:
         """The settings by name, as a config.yaml holds them."""
         content = asdict(self)
-        more, baseline, environment = (content.pop(name) for name in ("more", "baseline", "environment"))
-        content |= more | {"baseline": baseline, "environment": environment}
-        return {n: v for n, v in content.items() if v or n not in ("logger", "callbacks", "baseline", "environment")}
+        more, last = content.pop("more"), {name: content.pop(name) for name in ("baseline", "environment")}
+        optional = ("logger", "callbacks", *last)
+        return {name: value for name, value in (content | more | last).items() if value or name not in optional}
+
+
+def class_name(node: Node) -> str:
+    """The class that stands in a group."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 SECTIONS: dict[str, Any] = {n: o.type for n, o in (options_of(RunConfig) or {}).items() if is_dataclass(o.type)}

@@ -12,13 +12,6 @@ from attnlab.model import generator_for
 
 KEYS, VALUES, PAIRS, ASKED = 5, 5, 3, 2
 BATCH, STEPS, SOLVED = 32, 1000, 0.95  # every variant of ours needs at most 525, most of them 50
-SETTINGS: dict[str, Any] = {
-    "vocab_size": KEYS * VALUES + KEYS,
-    "d_model": 32,
-    "norm": "rms",
-    "mlp": "gelu",
-    "mlp_ratio": 2.0,
-}
 
 
 def recall_batch(step: int, batch: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +35,8 @@ def recall_batch(step: int, batch: int) -> tuple[Tensor, Tensor]:
 
 def learns(subject: Subject) -> None:
     """A small GPT with this variant solves a recall task in 1000 steps, unless the variant says that it cannot."""
-    model = subject.gpt(stack_depth(subject), init="fan_in", tie=False, **SETTINGS)
+    sizes: dict[str, Any] = {"d_model": 32, "norm": "rms", "mlp": "gelu", "mlp_ratio": 2.0}
+    model = subject.gpt(stack_depth(subject), vocab_size=KEYS * VALUES + KEYS, init="fan_in", tie=False, **sizes)
     claims = any(block.attention.traits.can_recall for block in model.layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     right, step = 0.0, 0

@@ -18,8 +18,7 @@ from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.messages import ComposedVariant
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError
-from attnlab.model import GPT, generator_for
-from attnlab.options.model_config import ModelConfig
+from attnlab.model import GPT, ModelConfig, generator_for
 
 # Small and all different, so that no two axes can be swapped unnoticed. 24 makes 4 heads of 6, whose width is even.
 D_MODEL, BATCH, VOCAB, CONTEXT = 24, 3, 29, 157

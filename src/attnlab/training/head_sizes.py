@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.config.keys import nodes
-from attnlab.config.run_config import RunConfig
+from attnlab.config.run_config import RunConfig, class_name
 from attnlab.errors import UsageError
 from attnlab.training.budget import GRAIN, TOLERANCE, count_budget
 
@@ -38,7 +38,7 @@ def put(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def by_heads(config: RunConfig, target: int) -> tuple[RunConfig, tuple[int, int]]:
     """The size of heads whose decode state is nearest to the target: first with the number of heads as it is."""
-    name = f"match=state cannot be met: attention={config.attention['_target_'].rpartition('.')[2]}"
+    name = f"match=state cannot be met: attention={class_name(config.attention)}"
     there = sizes(config)
     ranks = [key for key in there if key.endswith(".kv_rank")]
     levers = ranks or [key for key in there if key.endswith(".head_dim")]

@@ -56,9 +56,9 @@ def match_budget(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[s
     Raises UsageError where nothing that may move can come to the budget.
     """
     mode = config.match
-    if mode is None or config.baseline is None:
+    if mode is None:
         return config, {}
-    base = replace(config, model=config.baseline.model, attention=config.baseline.attention)
+    base = RunConfig.of({**config.as_dict(), **config.baseline})
     if base == config or mode == "tokens":
         ours, spent = config, _spent(base, mode, site)
     elif mode == "state":

@@ -295,7 +295,7 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     if "match" in prepared.fairness:
         log(describe_match(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
-        log(f"optimizer.lr {config.optimizer['lr']:g}, as tuned for this variant in {config.tuned}")
+        log(f"optimizer.lr {prepared.recipe.lr:g}, as tuned for this variant in {config.tuned}")
     variant = prepared.identity.variant
     if (plain := prepared.fairness.get("computes", variant)) != variant:
         log(f"{variant} {in_words(config, plain)}")

@@ -1,10 +1,11 @@
 """What a run was and what it came to: its stored config, its line in the hparams tab, its summary.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from attnlab.config.keys import without_secrets
+from attnlab.config.run_config import class_name
 from attnlab.data.task import Task
 from attnlab.model import GPT
 from attnlab.store.status import Status
@@ -33,8 +34,8 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
         "hash": prepared.identity.hash8,
         "code": prepared.folder.code_digits,
         "seed": config.seed,
-        "position": _class_name(config.position.inside) + " + " + _class_name(config.position.embed),
-        "optimizer": _class_name(config.optimizer),
+        "position": class_name(config.position.inside) + " + " + class_name(config.position.embed),
+        "optimizer": class_name(config.optimizer),
         "lr": prepared.recipe.lr,
         "batch_size": config.batch_size,
         "max_steps": config.trainer.max_steps,
@@ -48,10 +49,6 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
         "data": prepared.splits.sha256[:8],
         "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
     }
-
-
-def _class_name(node: Mapping[str, Any]) -> str:
-    return str(node["_target_"]).rpartition(".")[2]
 
 
 def of_a_task(prepared: Prepared) -> dict[str, Any]:
