@@ -14,7 +14,7 @@ from yardstick import PlainGPT, stepper
 
 from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.multi_head import MultiHeadAttention
-from attnlab.attention.position import Position
+from attnlab.attention.position import NoPE
 from attnlab.attention.rotary import RoPE
 from attnlab.model import GPT
 from attnlab.options.model_config import ModelConfig
@@ -38,7 +38,7 @@ def main() -> None:
         ids = torch.randint(VOCABULARY, (batch, context + 1), generator=torch.Generator().manual_seed(0))
         attention = partial(MultiHeadAttention, n_heads=n_heads)
         gpt = partial(GPT, vocab_size=VOCABULARY)
-        same = partial(gpt, ModelConfig(**size, mlp="gelu"), attention=partial(attention, position=Position))
+        same = partial(gpt, ModelConfig(**size, mlp="gelu"), attention=partial(attention, position=NoPE))
         same = partial(same, embed=LearnedEmbedding)
         default = partial(gpt, ModelConfig(**size, mlp="relu2"), attention=partial(attention, position=RoPE))
         sides = {

@@ -27,6 +27,7 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.score import Scaled
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.traits import rule_of
+from attnlab.attention.write import AddWrite
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import sentence
@@ -42,7 +43,7 @@ FAMILIES = ("Softmax attention", "Recurrent and linear attention", "Mixtures of 
 COMMON = {"n_heads", "position", "dropout", "kinds", "mask", "score", "normalizer", "gate", "feature_map", "decay"}
 COMMON |= {"write", "output_norm", "_target_", "_partial_"}
 # The options that a variant is not told apart by, and the classes that are told apart by their options alone.
-PLAIN = (Causal, Scaled, Softmax)
+PLAIN = (AddWrite, Causal, Scaled, Softmax)
 COMPOSED = (MultiHeadAttention, RecurrentAttention)
 # What the picture of each family shows (docs/pictures.py draws it).
 SHOWS = {

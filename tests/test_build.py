@@ -134,7 +134,7 @@ def test_one_factory_serves_many_layers() -> None:
         ("+attention.n_head=2", r"^attention\.n_head \(2\).* MultiHeadAttention .*'n_head'"),
         ("+attention.mask.windw=3", r"^attention\.mask.* Causal.*'windw'"),
         ("+position.inside.bse=5", r"\.bse \(5\).* RoPE .*'bse'"),
-        ("+position.embed.width=5", r"^position\.embed\.width \(5\).* Embedding .*'width'"),
+        ("+position.embed.width=5", r"^position\.embed\.width \(5\).* NoEmbedding .*'width'"),
     ],
 )
 def test_unknown_argument(override: str, where: str) -> None:
@@ -233,7 +233,7 @@ FOREIGN = [
     ("attention.x", "attnlab.inspection.tab.plugin.AttentionTab"),
     ("attention.x", "attnlab.attention.mask.Causal"),  # no argument of that name
     ("attention.n_heads", "attnlab.attention.mask.Causal"),
-    ("attention.mask", "attnlab.attention.gate.Gate"),
+    ("attention.mask", "attnlab.attention.gate.NoGate"),
     ("attention.mask", "attnlab.attention.rotary.RoPE"),
     ("attention.mask", "attnlab.attention.heads.split_heads"),
     ("attention.mask", "ours.Runs"),

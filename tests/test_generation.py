@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import AttentionFactory
-from attnlab.attention.embedding import Embedding, LearnedEmbedding
+from attnlab.attention.embedding import Embedding, LearnedEmbedding, NoEmbedding
 from attnlab.attention.feature_map import EluPlusOne
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
@@ -30,7 +30,7 @@ ATTENTIONS: dict[str, AttentionFactory] = {
 }
 
 
-def gpt(attention: AttentionFactory = multi_head, embed: Callable[..., Embedding] = Embedding, **sizes: Any) -> GPT:
+def gpt(attention: AttentionFactory = multi_head, embed: Callable[..., Embedding] = NoEmbedding, **sizes: Any) -> GPT:
     """A small model whose numbers are large enough for clear favourites, and for texts that do not repeat."""
     config = ModelConfig(**{"context": CONTEXT, "n_layers": 2, "d_model": 8, "tie": False, **sizes})
     model = GPT(config, vocab_size=VOCAB, attention=attention, embed=embed)

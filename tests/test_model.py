@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, AttentionFactory, Shared
 from attnlab.attention.cost import Cost
 from attnlab.attention.decay import FixedDecay, ScalarDecay
-from attnlab.attention.embedding import Embedding, LearnedEmbedding, SinusoidalEmbedding
+from attnlab.attention.embedding import Embedding, LearnedEmbedding, NoEmbedding, SinusoidalEmbedding
 from attnlab.attention.feature_map import EluPlusOne, UnitLength
 from attnlab.attention.gate import Elementwise, Headwise, Swish
 from attnlab.attention.head_wrapper import HeadWrapper, layered
@@ -58,13 +58,13 @@ ATTENTIONS: dict[str, AttentionFactory] = {
     "stacked": partial(HeadWrapper, n_heads=2, pattern="head", kinds={"head": SelfAttention}),
     "hybrid": partial(layered, pattern="a a b", kinds={"a": delta, "b": partial(multi_head, position=RoPE)}),
 }
-EMBEDS = {"nothing": Embedding, "learned": LearnedEmbedding, "sinusoidal": SinusoidalEmbedding}
+EMBEDS = {"nothing": NoEmbedding, "learned": LearnedEmbedding, "sinusoidal": SinusoidalEmbedding}
 
 
 def gpt(
     attention: AttentionFactory = multi_head,
     vocab_size: int = VOCAB,
-    embed: Callable[..., Embedding] = Embedding,
+    embed: Callable[..., Embedding] = NoEmbedding,
     seed: int = 0,
     **sizes: Any,
 ) -> GPT:

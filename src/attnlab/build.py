@@ -23,7 +23,7 @@ from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 from attnlab.model import GPT
-from attnlab.options import PER_LAYER, OptionError, check, options_of, settable
+from attnlab.options import PER_LAYER, OptionError, check, is_abstract, options_of, settable
 from attnlab.options.rules import nearest, shown
 
 KEYWORDS = ("_target_", "_partial_")
@@ -201,7 +201,7 @@ def _find_target(name: str, key: str, allowed: tuple[str, ...]) -> Callable[...,
     is_function = inspect.isfunction(target) and (not home.startswith("attnlab.") or home.startswith(FUNCTIONS))
     if not (inspect.isclass(target) or is_function) or home.split(".")[0] not in allowed:
         raise UsageError(f"{key} ({name}) is not a class of {' or '.join(allowed)}{nearest(last, here)}")
-    if inspect.isabstract(target):
+    if is_abstract(target):
         raise UsageError(f"{key} ({name}) is abstract: name one of its subclasses")
     return target
 

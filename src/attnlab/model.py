@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
-from attnlab.attention.embedding import Embedding
+from attnlab.attention.embedding import Embedding, NoEmbedding
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
@@ -100,7 +100,7 @@ class GPT(nn.Module):
         *,
         vocab_size: Count,
         attention: AttentionFactory,
-        embed: Callable[..., Embedding] = Embedding,
+        embed: Callable[..., Embedding] = NoEmbedding,
         seed: int = 0,
     ) -> None:
         super().__init__()

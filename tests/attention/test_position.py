@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnlab.attention.embedding import Embedding, LearnedEmbedding, SinusoidalEmbedding
-from attnlab.attention.position import Position
+from attnlab.attention.embedding import LearnedEmbedding, NoEmbedding, SinusoidalEmbedding
+from attnlab.attention.position import NoPE
 from attnlab.attention.position_bias import ALiBi, alibi_slopes
 from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
@@ -39,12 +39,12 @@ def turned(x: Tensor, place: int, base: float = 10000.0) -> list[float]:
 
 
 def test_no_position_changes_nothing() -> None:
-    position, x = Position(head_dim=WIDTH, n_heads=2, context=5), heads(4)
+    position, x = NoPE(head_dim=WIDTH, n_heads=2, context=5), heads(4)
     assert position.rotate(x, 3) is x
     assert position.bias(torch.arange(4), torch.arange(4)) is None
     assert position.hooks == frozenset()
     y = torch.rand(1, 9, 4)
-    assert Embedding(d_model=4, context=5)(y, 3) is y and Embedding(d_model=4, context=5).limit is None
+    assert NoEmbedding(d_model=4, context=5)(y, 3) is y and NoEmbedding(d_model=4, context=5).limit is None
 
 
 # RoPE

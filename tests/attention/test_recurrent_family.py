@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, StepDecay
-from attnlab.attention.feature_map import FeatureMap, RandomFeatures, SiLUFeatures, Taylor, UnitLength
+from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, NoDecay, ScalarDecay, StepDecay
+from attnlab.attention.feature_map import IdentityMap, RandomFeatures, SiLUFeatures, Taylor, UnitLength
 from attnlab.attention.log_linear import LogLinearAttention
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
@@ -207,14 +207,14 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match=r"features \(0\) must be an integer of at least 1"):
         made(feature_map=partial(RandomFeatures, features=0))
     with pytest.raises(UsageError, match="output_norm=sum"):
-        made(feature_map=FeatureMap, output_norm=SumNorm)
+        made(feature_map=IdentityMap, output_norm=SumNorm)
     with pytest.raises(UsageError, match=r"writes \(2\) must be 1 unless"):
         made(writes=2)
     with pytest.raises(UsageError, match=r"writes \(0\) must be an integer of at least 1"):
         made(writes=0)
 
 
-@pytest.mark.parametrize("decay", [Decay, ScalarDecay, KimiDecay])
+@pytest.mark.parametrize("decay", [NoDecay, ScalarDecay, KimiDecay])
 @pytest.mark.parametrize("writes", [2, 3])
 def test_delta_product(decay: type[Decay], writes: int) -> None:
     """S <- a S; n times S <- (I - beta k k^T) S + beta k v^T; o = S^T q."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.attention.position import Position
+from attnlab.attention.position import NoPE, Position
 from attnlab.attention.rotary import RoPE
 from attnlab.attention.test_time_training import EPS, TTTAttention
 from attnlab.errors import UsageError
@@ -86,10 +86,10 @@ def test_cutting_inside_a_minibatch_changes_nothing() -> None:
 
 @torch.no_grad()
 def test_an_inner_rate_of_almost_nothing_leaves_each_token_alone() -> None:
-    layer, x = build(rate=1e-14, position=Position), tokens()
+    layer, x = build(rate=1e-14, position=NoPE), tokens()
     alone = torch.cat([layer(one) for one in x.split(1, dim=1)], dim=1)
     same(layer(x), alone)
-    assert (build(position=Position)(x) - alone).abs().max() > 1e-2
+    assert (build(position=NoPE)(x) - alone).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnlab.attention.base import Attention, HeadedAttention
-from attnlab.attention.decay import Decay, FixedDecay, ScalarDecay
-from attnlab.attention.feature_map import EluPlusOne, FeatureMap, UnitLength
+from attnlab.attention.decay import FixedDecay, NoDecay, ScalarDecay
+from attnlab.attention.feature_map import EluPlusOne, IdentityMap, UnitLength
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink, Softmax1
-from attnlab.attention.output_norm import OutputNorm, SumNorm
+from attnlab.attention.output_norm import NoOutputNorm, SumNorm
 from attnlab.attention.position_bias import ALiBi, alibi_slopes
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
-from attnlab.attention.write import DeltaWrite, Write
+from attnlab.attention.write import AddWrite, DeltaWrite
 from attnlab.laws.subject import BATCH, D_MODEL, SAME, SHORT, gap, perturbed, subject_of, tokens
 
 ROPE, T = partial(RoPE), 13
@@ -196,7 +196,7 @@ def test_alibi_is_its_formula() -> None:
 def test_the_base_of_every_recurrent_slot_changes_nothing(length: int) -> None:
     """Without features, decay, erasing, norm and gate: o_i = sum_{j <= i} q_i . k_j v_j / sqrt(d)."""
     layer: HeadedAttention = made(
-        RecurrentAttention, feature_map=FeatureMap, decay=Decay, write=Write, output_norm=OutputNorm
+        RecurrentAttention, feature_map=IdentityMap, decay=NoDecay, write=AddWrite, output_norm=NoOutputNorm
     )
     x = tokens(BATCH, length)
     q, k, _, _ = layer.qkv(x, None)  # type: ignore[operator]

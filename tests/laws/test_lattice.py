@@ -13,7 +13,7 @@ from attnlab.attention.base import Attention
 from attnlab.attention.block_topk import BlockTopKAttention
 from attnlab.attention.contextual_position import CoPE
 from attnlab.attention.controls import IdentityAttention, UniformAttention
-from attnlab.attention.decay import ChannelDecay, Decay, FixedDecay, KimiDecay, ScalarDecay, SlopeDecay, StepDecay
+from attnlab.attention.decay import ChannelDecay, FixedDecay, KimiDecay, NoDecay, ScalarDecay, SlopeDecay, StepDecay
 from attnlab.attention.entmax import Entmax, Sparsemax
 from attnlab.attention.feature_map import RandomFeatures, UnitLength
 from attnlab.attention.forgetting import Forget
@@ -29,7 +29,7 @@ from attnlab.attention.native_sparse import NativeSparseAttention
 from attnlab.attention.normalizer import Sigmoid, Sink, Softmax1
 from attnlab.attention.output_norm import RMSOutputNorm, SumNorm
 from attnlab.attention.path import Path
-from attnlab.attention.position import Position
+from attnlab.attention.position import NoPE
 from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias, alibi_slopes
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE, YaRN
@@ -409,7 +409,7 @@ EDGES = {
     "fire without an output is none": Edge(placed(FIRE), nope, {}, {"position.to_bias.weight": 0.0}),
     # memories
     "retention that does not fade is linear without a norm": Edge(
-        fading(FixedDecay), fading(Decay), {"decay": NoFading}
+        fading(FixedDecay), fading(NoDecay), {"decay": NoFading}
     ),
     "a scalar decay that hears no token is retention": Edge(
         fading(ScalarDecay), fading(FixedDecay), {}, {**NO_STEP, "decay.log_rate": (-FADES / LOG2).log()}
@@ -422,7 +422,7 @@ EDGES = {
         {"decay.to_decay.weight": 0.0, "decay.bias": math.log(math.expm1(1.0)), "decay.log_rate": (-FADES).log()},
     ),
     "gla that does not fade is linear without a norm": Edge(
-        fading(ChannelDecay), fading(Decay), {}, {"decay.to_decay.weight": 0.0, "decay.bias": 50.0}
+        fading(ChannelDecay), fading(NoDecay), {}, {"decay.to_decay.weight": 0.0, "decay.bias": 50.0}
     ),
     "gla with tied channels is a scalar decay": Edge(
         fading(ChannelDecay), fading(ScalarDecay), {},
@@ -495,7 +495,7 @@ def test_without_its_setting_it_is_not(name: str) -> None:
 def test_performer_estimates_softmax(features: int, least: float, most: float) -> None:
     """With many random features an estimated softmax is multi_head's; with few it is further off."""
     random = partial(RandomFeatures, features=features)
-    performer = built(partial(rec, position=Position, feature_map=random, output_norm=SumNorm), 0, {})
+    performer = built(partial(rec, position=NoPE, feature_map=random, output_norm=SumNorm), 0, {})
     softmax = built(nope, 0, {})
     by_name(performer.layer, softmax.layer)
     x = tokens(BATCH, T)

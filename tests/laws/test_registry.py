@@ -19,7 +19,7 @@ from attnlab.attention.decay import Decay
 from attnlab.attention.embedding import Embedding
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.gate import Gate
-from attnlab.attention.mask import Causal, Full, Mask, Windowed
+from attnlab.attention.mask import Causal, Full, Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.output_norm import OutputNorm
 from attnlab.attention.position import Position
@@ -31,11 +31,10 @@ from attnlab.attention.write import Write
 from attnlab.config.compose import config_dir, leaves
 from attnlab.errors import UsageError
 from attnlab.laws import documentation, subject_of
+from attnlab.options import Configurable, is_abstract, options_of
 
 SOURCE = Path(attnlab.__file__).parent
 FAMILIES = (Attention, Mask, Score, Normalizer, Gate, Decay, FeatureMap, Write, OutputNorm, Position, Embedding)
-# The bases that are no option themselves; the other bases are the option "none" or the plainest one.
-BASES = {Mask, Windowed, Score, Normalizer}
 YAMLS = sorted(p for group in ("attention", "position") for p in (config_dir() / group).rglob("*.yaml"))
 
 
@@ -54,7 +53,7 @@ def concrete(family: type) -> set[type]:
         for cls in vars(importlib.import_module(name)).values()
         if inspect.isclass(cls) and issubclass(cls, family) and cls.__module__.startswith("attnlab.")
     }
-    return {cls for cls in found if not inspect.isabstract(cls)} - BASES
+    return {cls for cls in found if not is_abstract(cls)}
 
 
 def targets() -> set[Any]:
@@ -79,6 +78,14 @@ def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_
             subject_of(name, ["attention.causal=false"]).gpt(2)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_families_are_abstract(family: type[Configurable]) -> None:
+    """A base is no option; the option that changes nothing, of which a slot has one at most, is a class of its own."""
+    with pytest.raises(TypeError, match="abstract"):
+        family(**dict.fromkeys(options_of(family) or {}, 2))
+    assert sum(cls.neutral for cls in concrete(family)) <= 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
     named = {str(value) for path, value in leaves(shipped(name).config.attention) if path.endswith("_target_")}
@@ -92,13 +99,13 @@ def test_every_yaml_opens_with_a_sentence(file: Path) -> None:
     assert re.match(r"# \S.*\.\n", file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("cls", sorted({c for f in FAMILIES for c in concrete(f)} | BASES, key=lambda c: c.__name__))
+@pytest.mark.parametrize("cls", sorted({c for f in FAMILIES for c in (f, *concrete(f))}, key=lambda c: c.__name__))
 def test_every_class_says_what_it_does(cls: type) -> None:
     text = vars(cls).get("__doc__") or ""
     assert re.match(r"[A-Z].+?[.:;]", " ".join(text.split())), cls
 
 
-CLASSES = sorted({c for f in FAMILIES for c in concrete(f)} - set(FAMILIES), key=lambda c: c.__name__)
+CLASSES = sorted((c for f in FAMILIES for c in concrete(f) if not c.neutral), key=lambda c: c.__name__)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.utils import get_class
 from tests.fixtures.runs_2026 import record
 from tests.fixtures.runs_2026.record import ARCHIVE, CUT, EXPECTED, HERE, MORE_STEPS, RUNS, run_of, words_of
 
@@ -24,6 +25,7 @@ from attnlab.cli import main
 from attnlab.config.compose import compose_config
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
+from attnlab.options import is_abstract
 from attnlab.runs import load, read_config
 from attnlab.store import moved
 from attnlab.store.digests import is_sealed, seal
@@ -138,7 +140,29 @@ def test_moved_class(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved.first_name(NEW) == "RecurrentAttention"
     assert moved.current(NEW) == NEW
     assert moved.current("attnlab.position.RoPE") == "attnlab.attention.rotary.RoPE"
-    assert moved.current("attnlab.position.Position") == "attnlab.attention.position.Position"
+    assert moved.current("attnlab.position.Position") == "attnlab.attention.position.NoPE"
+
+
+@pytest.mark.parametrize("old", moved.CLASSES)
+def test_renamed_class(old: str) -> None:
+    """There and back: the class exists, is found by its old name, and enters a hash under it."""
+    from attnlab.config.keys import stable
+
+    new = moved.CLASSES[old]
+    assert moved.current(old) == moved.current(new) == new and not is_abstract(get_class(new))
+    assert stable("attention.slot._target_", new) == stable("attention.slot._target_", old) == old.rpartition(".")[2]
+    stored = {"attention": {"slots": [{"_target_": old, "_partial_": True}]}}
+    assert moved.with_current_targets(stored)["attention"]["slots"][0]["_target_"] == new
+
+
+@pytest.mark.parametrize("slot", ["gate", "decay", "write", "feature_map", "output_norm"])
+def test_old_name_of_slot(slot: str, tmp_path: Path) -> None:
+    """A user's YAML that names the base of a slot, which once was the option that changes nothing, is told its name."""
+    ((old, new),) = [(o, n) for o, n in moved.CLASSES.items() if o.startswith(f"attnlab.attention.{slot}.")]
+    (tmp_path / "attention" / slot).mkdir(parents=True)
+    (tmp_path / "attention" / slot / "mine.yaml").write_text(f"_target_: {old}\n_partial_: true\n")
+    with pytest.raises(UsageError, match=rf"attention\.{slot}\._target_ \({old}\) has moved: write {new}"):
+        compose_config(["attention=gated_delta", f"attention/{slot}=mine"], [tmp_path])
 
 
 def test_moved_class_hash(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

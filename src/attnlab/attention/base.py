@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
 from attnlab.attention.heads import Heads, indivisible, per_query_head
-from attnlab.attention.position import Position
+from attnlab.attention.position import NoPE, Position
 from attnlab.attention.shared import Shared
 from attnlab.attention.tokens import checks_tokens
 from attnlab.attention.traits import Traits
@@ -111,7 +111,7 @@ class HeadedAttention(Attention, ABC):
     )
     head_dim: Count = option(default=None, null="d_model / n_heads", doc="Width of a query and of a key in each head.")
     value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
-    position: Position = slot(default=Position, doc="Position information inside attention.")
+    position: Position = slot(default=NoPE, doc="Position information inside attention.")
 
     seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"

@@ -1,6 +1,7 @@
 """How fast the memory of a recurrent layer fades."""
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ def first_steps(n: int) -> Float[Tensor, " n"]:
     return torch.tensor([softplus_inverse(step) for step in np.logspace(-1, -3, n)])
 
 
-class Decay(Configurable, nn.Module):
-    """Gives the log of a_t in S_t = a_t S_{t-1} + ...; this base never forgets (a = 1).
+class Decay(Configurable, nn.Module, ABC):
+    """Gives the log of a_t in S_t = a_t S_{t-1} + ...; None where the memory never forgets.
 
     `scale_keys` is for a decay that also says how strongly a token is written.
     `per_channel`: a_t is one number per row of the memory, (b, h, t, d), rather than one per head, (b, h, t).
@@ -42,12 +43,21 @@ class Decay(Configurable, nn.Module):
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         """Refuse a combination that makes no sense."""
 
-    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None:
-        return None
+    @abstractmethod
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None: ...
 
     def scale_keys(self, k: Float[Tensor, "b h t d"], x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
         """Make a token's write stronger or weaker; by default neither."""
         return k
+
+
+class NoDecay(Decay):
+    """Never forgets: a = 1."""
+
+    neutral = True
+
+    def project(self, x: Float[Tensor, "b t c"]) -> None:
+        return None
 
 
 class FixedDecay(Decay):

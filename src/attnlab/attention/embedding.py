@@ -1,5 +1,7 @@
 """Embeddings of positions, added to those of the tokens at the model's entrance."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,8 +10,8 @@ from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, given
 
 
-class Embedding(Configurable, nn.Module):
-    """Position information added to the token embeddings; this base adds nothing.
+class Embedding(Configurable, nn.Module, ABC):
+    """Position information added to the token embeddings.
 
     Built once per model as factory(d_model=, context=). `limit` is the number of positions it knows, None if any.
     """
@@ -19,6 +21,15 @@ class Embedding(Configurable, nn.Module):
 
     def setup(self) -> None:
         self.limit: int | None = None
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]: ...
+
+
+class NoEmbedding(Embedding):
+    """Adds nothing."""
+
+    neutral = True
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
         return x

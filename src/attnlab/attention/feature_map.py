@@ -1,5 +1,7 @@
 """Feature maps phi, applied to queries and keys of linear attention."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,8 +11,8 @@ from attnlab.attention.log_scale import RISE, exceeds
 from attnlab.options import Configurable, Count, given, option
 
 
-class FeatureMap(Configurable, nn.Module):
-    """Applied to queries and keys alike; this base leaves them as they are.
+class FeatureMap(Configurable, nn.Module, ABC):
+    """Applied to queries and keys alike.
 
     `positive`: every product phi(q) . phi(k) is > 0; `unit`: features have length one; `width`: how many there are.
     Where features may leave the range of float32, `exponential` is true, and the logarithms of all are given, too.
@@ -26,8 +28,8 @@ class FeatureMap(Configurable, nn.Module):
         self.width = self.head_dim
         self.query_scale = self.head_dim**-0.5
 
-    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
-        return x
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]: ...
 
     def extreme(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h t d"]) -> bool:
         """Whether features of these must be handled by their logarithms; asked where there are any."""
@@ -40,6 +42,15 @@ class FeatureMap(Configurable, nn.Module):
     def query_logs(self, q: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
         """The logarithms of a query's features, but for a number that is the same for all of them."""
         return self.logs(q)
+
+
+class IdentityMap(FeatureMap):
+    """Leaves queries and keys as they are."""
+
+    neutral = True
+
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+        return x
 
 
 class EluPlusOne(FeatureMap):

@@ -1,5 +1,7 @@
 """What happens to a head's output after the map."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,8 +10,8 @@ from torch import Tensor, nn
 from attnlab.options import Configurable, Count, given
 
 
-class Gate(Configurable, nn.Module):
-    """Multiplies each head's output by a gate computed from the token; this base leaves it alone.
+class Gate(Configurable, nn.Module, ABC):
+    """Multiplies each head's output by a gate computed from the token.
 
     Built per layer as factory(d_model=, n_heads=, value_dim=). `project` sees the token early, `forward` acts in
     `merge` and sees the token's own value, so a gate changes no map.
@@ -20,7 +22,19 @@ class Gate(Configurable, nn.Module):
     value_dim: Count = given(doc="Width of a value in each head.")
 
     def project(self, x: Float[Tensor, "b t c"]) -> Tensor | None:
+        """What the gate is made of, where it is more than the token's own value."""
         return None
+
+    @abstractmethod
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]: ...
+
+
+class NoGate(Gate):
+    """Leaves each head's output as it is."""
+
+    neutral = True
 
     def forward(
         self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attnlab.attention.decay import Decay
+from attnlab.attention.decay import Decay, NoDecay
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.norm import HeadNorm
 from attnlab.attention.position_bias import softplus_inverse
@@ -37,7 +37,7 @@ class LogLinearAttention(StateAttention):
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """
 
-    decay: Decay = slot(default=Decay, doc="How much of the memory remains at each token.")
+    decay: Decay = slot(default=NoDecay, doc="How much of the memory remains at each token.")
 
     def setup(self) -> None:
         super().setup()

@@ -1,5 +1,7 @@
 """Which keys a query may read."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from attnlab.options import Configurable, Count, option
 
 
-class Mask(Configurable, nn.Module):
+class Mask(Configurable, nn.Module, ABC):
     """A rule over absolute positions. `cache_size` is how many keys a later query may still read; None means all.
 
     A mask whose `cache_size` is a number also says, in `slot_positions`, which position each of that many slots stores
@@ -25,8 +27,8 @@ class Mask(Configurable, nn.Module):
         self.cache_size: int | None = None
         self.max_lookback: int | None = None
 
-    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
-        raise NotImplementedError
+    @abstractmethod
+    def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]: ...
 
     def slot_positions(self, length: int, device: torch.device) -> Int[Tensor, " slots"]:
         """The position each slot stores after `length` tokens, -1 where it is still empty."""
@@ -55,7 +57,7 @@ class Full(Mask):
         return torch.ones(q_pos.numel(), k_pos.numel(), dtype=torch.bool, device=q_pos.device)
 
 
-class Windowed(Mask):
+class Windowed(Mask, ABC):
     """What masks with a window share."""
 
     window: Count = option(kw_only=False, short=3, doc="Latest keys that a query may read, its own included.")

@@ -1,5 +1,6 @@
 """How scores become weights. No rule here reads the length of the whole input: that would not be causal."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from attnlab.attention.traits import MapKind
 from attnlab.options import Configurable, Count, given
 
 
-class Normalizer(Configurable, nn.Module):
+class Normalizer(Configurable, nn.Module, ABC):
     """Turns scores into weights that are 0 where a key is not visible.
 
     Keys stand in the order of their positions. Built per layer as factory(n_heads=). `fusable` says that this is the
@@ -22,8 +23,10 @@ class Normalizer(Configurable, nn.Module):
     map_kind: ClassVar[MapKind]
     n_heads: Count = given(doc="Query heads.")
 
-    def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(
+        self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]
+    ) -> Float[Tensor, "b h t s"]: ...
 
 
 def softmax_with_sink(

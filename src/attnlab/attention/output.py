@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import HeadedAttention
-from attnlab.attention.gate import Gate
+from attnlab.attention.gate import Gate, NoGate
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.options import slot
 
@@ -17,7 +17,7 @@ class GatedOutput(HeadedAttention, ABC):
     A subclass ends its `setup` with `build_output`, and puts what `gates` makes into the `extra` of its heads.
     """
 
-    gate: Gate = slot(default=Gate, doc="What each head's output is multiplied by.")
+    gate: Gate = slot(default=NoGate, doc="What each head's output is multiplied by.")
 
     def build_output(self, n_heads: int, *, bias: bool = False) -> None:
         """Build the gate and the projection of so many heads."""

@@ -1,5 +1,7 @@
 """How the output of a recurrent layer is kept in bounds."""
 
+from abc import ABC
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,8 +13,8 @@ from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, given
 
 
-class OutputNorm(Configurable, nn.Module):
-    """Leaves the output as it is; subclasses divide inside the map or normalise each head after it.
+class OutputNorm(Configurable, nn.Module, ABC):
+    """Divides inside the map, or normalises each head after it.
 
     `widen` and `divide` act around the scan and belong to the map; `forward` acts after it, in `merge`.
     """
@@ -33,6 +35,12 @@ class OutputNorm(Configurable, nn.Module):
 
     def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         return o
+
+
+class NoOutputNorm(OutputNorm):
+    """Leaves the output as it is."""
+
+    neutral = True
 
 
 class SumNorm(OutputNorm):

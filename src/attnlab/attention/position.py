@@ -1,5 +1,6 @@
 """Positions inside attention: what a layer asks of one."""
 
+from abc import ABC
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from attnlab.options import Configurable, Count, given
 
 
-class Position(Configurable, nn.Module):
-    """Position information used inside attention; this base does nothing, which is NoPE (arXiv 2305.19466).
+class Position(Configurable, nn.Module, ABC):
+    """Position information used inside attention.
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
     "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
@@ -33,3 +34,9 @@ class Position(Configurable, nn.Module):
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         """What to add to the scores of queries at q_pos for keys at k_pos."""
         return None
+
+
+class NoPE(Position):
+    """No position inside attention (arXiv 2305.19466)."""
+
+    neutral = True

@@ -8,18 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.base import Shared, evaluating
-from attnlab.attention.decay import Decay
-from attnlab.attention.feature_map import FeatureMap
+from attnlab.attention.decay import Decay, NoDecay
+from attnlab.attention.feature_map import FeatureMap, IdentityMap
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.log_scale import exceeds, rescaled
 from attnlab.attention.output import GatedOutput
-from attnlab.attention.output_norm import OutputNorm
+from attnlab.attention.output_norm import NoOutputNorm, OutputNorm
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import MapKind, Traits
-from attnlab.attention.write import Write
+from attnlab.attention.write import AddWrite, Write
 from attnlab.options import Count, Natural, OptionError, option, slot
 
 
@@ -51,10 +51,10 @@ class RecurrentAttention(GatedOutput, StateAttention):
     """
 
     conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")
-    feature_map: FeatureMap = slot(default=FeatureMap, doc="The map phi of queries and keys.")
-    decay: Decay = slot(default=Decay, doc="How much of the memory remains at each token.")
-    write: Write = slot(default=Write, doc="What is added to the memory: the value, or its correction.")
-    output_norm: OutputNorm = slot(default=OutputNorm, doc="What keeps the output in bounds.")
+    feature_map: FeatureMap = slot(default=IdentityMap, doc="The map phi of queries and keys.")
+    decay: Decay = slot(default=NoDecay, doc="How much of the memory remains at each token.")
+    write: Write = slot(default=AddWrite, doc="What is added to the memory: the value, or its correction.")
+    output_norm: OutputNorm = slot(default=NoOutputNorm, doc="What keeps the output in bounds.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
     writes: Count = option(default=1, doc="Corrections of the memory per token.")
 

@@ -1,5 +1,6 @@
 """Score modifiers: what happens to q . k before the normaliser. Several act in an order fixed by `order`."""
 
+from abc import ABC
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ class ScoreContext(NamedTuple):
     scale: float
 
 
-class Score(Configurable, nn.Module):
-    """A score modifier (the `score_mod` of FlexAttention); this base changes nothing.
+class Score(Configurable, nn.Module, ABC):
+    """A score modifier (the `score_mod` of FlexAttention), which overrides some of the methods below.
 
     Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and
     `apply_weights` do nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the

@@ -1,5 +1,6 @@
 """How a token is written into the memory of a recurrent layer."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 from jaxtyping import Float
@@ -11,8 +12,8 @@ from attnlab.options import Configurable, Count, given, option
 from attnlab.options.rules import Rule
 
 
-class Write(Configurable, nn.Module):
-    """Adds the value under its key, whatever is stored there already: S + k v^T."""
+class Write(Configurable, nn.Module, ABC):
+    """Says how strongly a token corrects what is stored under its key; None where it adds to it."""
 
     erases = False
 
@@ -22,7 +23,17 @@ class Write(Configurable, nn.Module):
     def check(self, feature_map: FeatureMap) -> None:
         """Refuse a combination that makes no sense."""
 
-    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
+    @abstractmethod
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None: ...
+
+
+class AddWrite(Write):
+    """Adds the value under its key, whatever is stored there already.
+
+    Rule: S_t = a_t S_{t-1} + k_t v_t^T. Source: arXiv 2006.16236.
+    """
+
+    def project(self, x: Float[Tensor, "b t c"]) -> None:
         return None
 
 

@@ -246,8 +246,8 @@ def slots(layer: Attention) -> Iterator[tuple[str, str]]:
     shown: set[type] = {type(layer)}
     for module in layer.modules():
         kind = type(module)
-        base = nn.Module in kind.__bases__ and bool(kind.__subclasses__())  # such as Gate: it leaves all as it is
-        if kind in shown or base or not kind.__module__.startswith("attnlab") or not kind.__doc__:
+        neutral = getattr(kind, "neutral", False)
+        if kind in shown or neutral or not kind.__module__.startswith("attnlab") or not kind.__doc__:
             continue
         shown.add(kind)
         yield kind.__name__, intro(module)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from attnlab.attention.embedding import Embedding
 from attnlab.attention.position import Position
 from attnlab.build import instantiate
 from attnlab.errors import UsageError
@@ -22,15 +21,16 @@ def every_position(subject: Subject) -> Skipped | None:
     at = {name: subject.rebuild([f"position={name}"]) for name in sorted({*subject.position_names, "none"})}
     plain = stack(at["none"])
     for name, tried in at.items():
-        inside = type(_inside(tried))
+        inside = _inside(tried)
         try:
             model = stack(tried)
         except UsageError as error:
-            if "position" not in str(error) or not any(w in str(error) for w in (f"position={name}", inside.__name__)):
+            names = f"position={name}", type(inside).__name__
+            if "position" not in str(error) or not any(each in str(error) for each in names):
                 raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
             continue
         reads = any(block.attention.traits.uses_position for block in model.layers) and not _says_none(tried)
-        if (reads and inside is not Position) or type(model.embed) is not Embedding:
+        if (reads and not inside.neutral) or not model.embed.neutral:
             _is_not_ignored(model, plain, name)
         if tried.config.position == subject.config.position:
             continue  # the laws under their own names judge it

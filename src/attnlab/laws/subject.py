@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, AttentionFactory
-from attnlab.attention.embedding import Embedding
+from attnlab.attention.embedding import Embedding, NoEmbedding
 from attnlab.build import attention_factory, embedding_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.messages import ComposedVariant
@@ -51,7 +51,7 @@ class Subject:
     factory: AttentionFactory
     config: RunConfig
     rebuild: Callable[[Sequence[str]], "Subject"] = field(repr=False)
-    embed: Callable[..., Embedding] = Embedding
+    embed: Callable[..., Embedding] = NoEmbedding
     yaml: Path | None = None
     position_names: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ class without importing torch.
 
 import functools
 import inspect
+from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
@@ -154,6 +155,7 @@ class Configurable:
     A subclass may write a constructor of its own, which calls this one; it then declares no options.
     """
 
+    neutral: ClassVar[bool] = False  # True of the option of a slot that changes nothing, which is not worth a line
     withdrawn: ClassVar[set[str]] = set()  # inherited options that nobody may set: `setup` does, or nothing
     _declared: ClassVar[dict[str, Option]] = {}
     _slots: ClassVar[dict[str, Any]] = {}
@@ -182,6 +184,11 @@ class Configurable:
             raise error.below(name) from error
 
 
+def is_abstract(cls: Any) -> bool:
+    """Whether a class is only there for its subclasses: it says so by ABC among its bases, or lacks a method."""
+    return ABC in getattr(cls, "__bases__", ()) or inspect.isabstract(cls)
+
+
 def _own(cls: type) -> list[tuple[str, Option]]:
     return [(name, o) for name, o in vars(cls).items() if isinstance(o, Option)]
 
@@ -208,6 +215,8 @@ def _constructor(cls: type) -> Callable[..., None]:
     in_order = [name for name, o in taken.items() if not o.kw_only]
 
     def __init__(self: Any, *args: Any, **settings: Any) -> None:
+        if is_abstract(type(self)):
+            raise TypeError(f"{type(self).__name__} is abstract: name one of its subclasses")
         if len(args) > len(in_order):
             raise TypeError(f"{type(self).__name__} takes by position only {', '.join(in_order) or 'nothing'}")
         values = dict(zip(in_order, args, strict=False)) | settings

@@ -15,9 +15,18 @@ CLASSES = {  # full name of a class that was renamed or moved alone, in its modu
     for module, names in {
         "rotary": ("RoPE", "YaRN", "XPos"),
         "position_bias": ("ALiBi", "T5Bias", "Kerple", "FIRE"),
-        "embedding": ("Embedding", "LearnedEmbedding", "SinusoidalEmbedding"),
+        "embedding": ("LearnedEmbedding", "SinusoidalEmbedding"),
     }.items()
     for name in names
+} | {
+    "attnlab.attention.decay.Decay": "attnlab.attention.decay.NoDecay",
+    "attnlab.attention.feature_map.FeatureMap": "attnlab.attention.feature_map.IdentityMap",
+    "attnlab.attention.gate.Gate": "attnlab.attention.gate.NoGate",
+    "attnlab.attention.output_norm.OutputNorm": "attnlab.attention.output_norm.NoOutputNorm",
+    "attnlab.attention.write.Write": "attnlab.attention.write.AddWrite",
+    "attnlab.attention.position.Position": "attnlab.attention.position.NoPE",
+    "attnlab.attention.position.Embedding": "attnlab.attention.embedding.NoEmbedding",
+    "attnlab.attention.embedding.Embedding": "attnlab.attention.embedding.NoEmbedding",
 }
 SUMMARY_KEYS: dict[str, str] = {}  # keys of summary.json
 METRICS: dict[str, str] = {}  # names in metrics.csv

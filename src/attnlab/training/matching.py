@@ -137,7 +137,7 @@ def _by_width(config: RunConfig, target: int, mode: str) -> tuple[RunConfig, tup
 def _slope(config: RunConfig, mode: str) -> int:
     """What one more hidden unit of the MLP adds to the count, all layers together: measured on the MLP alone."""
     plain = {"_target_": "attnlab.attention.controls.IdentityAttention", "_partial_": True, "n_heads": 1}
-    embed = {"_target_": "attnlab.attention.embedding.Embedding", "_partial_": True}
+    embed = {"_target_": "attnlab.attention.embedding.NoEmbedding", "_partial_": True}
     bare = replace(config, attention=plain, position=replace(config.position, embed=embed))
     one, two = (count_budget(_with_width(bare, width), mode) for width in (GRAIN, 2 * GRAIN))
     return (two - one) // GRAIN
