@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxtyping
 import pytest
@@ -188,13 +188,24 @@ def test_a_layer_of_another_width_is_refused() -> None:
 
 
 def test_reading_what_nobody_published_is_refused() -> None:
-    shared = Shared(values=1, keys=2)
-    assert shared.read("keys") == 2
+    shared = Shared()
+    shared.publish(Times(2))
+    assert shared.read(Times) == Times(2) and shared.get(OwnValues) is None
     with pytest.raises(UsageError) as error:
-        shared.read("gates")
-    assert str(error.value) == (
-        "a layer reads 'gates' but no earlier layer published it (published: ['keys', 'values'])"
-    )
+        shared.read(OwnValues)
+    assert str(error.value) == "a layer reads OwnValues, which no earlier layer published (published: Times)"
+
+
+def test_shared_copy() -> None:
+    """What is published to a copy, or to a part of it, stays there."""
+    shared = Shared()
+    shared.publish(Times(1))
+    shared.part(0).publish(Times(2))
+    copy = shared.copy()
+    assert copy.read(Times).n == 1 and copy.part(0).read(Times).n == 2
+    copy.publish(Times(3))
+    copy.part(0).publish(Times(4))
+    assert shared.read(Times).n == 1 and shared.part(0).read(Times).n == 2 and shared.part(1).get(Times) is None
 
 
 # Initial values
@@ -434,16 +445,28 @@ def test_the_mode_comes_back_even_if_a_map_fails() -> None:
     assert all(m.training for m in model.modules())
 
 
+class OwnValues(NamedTuple):
+    """A record of a variant's own."""
+
+    v: Tensor
+
+
+class Times(NamedTuple):
+    """How often the first layer published its values."""
+
+    n: int
+
+
 class SharedValues(MultiHeadAttention):
     """The first layer publishes its values, and how often it did; every later one adds them to its own."""
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.layer == 0:
-            shared["values"] = heads.v
-            shared["times"] = shared.get("times", 0) + 1
+            shared.publish(OwnValues(heads.v))
+            shared.publish(Times(1 + (shared.get(Times) or Times(0)).n))
             return heads
-        assert shared.read("times") == 1
-        return heads._replace(v=heads.v + shared.read("values"))
+        assert shared.read(Times).n == 1
+        return heads._replace(v=heads.v + shared.read(OwnValues).v)
 
 
 def test_layers_share() -> None:
@@ -462,7 +485,7 @@ def test_a_reader_without_a_publisher_is_refused() -> None:
     alone = SharedValues(WIDTH, n_heads=2, layer=1, n_layers=2)
     alone_reads = partial(alone.share, alone.project(torch.rand(1, 2, WIDTH)))
     with pytest.raises(
-        UsageError, match=r"a layer reads 'times' but no earlier layer published it \(published: \[\]\)"
+        UsageError, match=r"a layer reads Times, which no earlier layer published \(published: nothing\)"
     ):
         alone_reads(Shared())
 

@@ -151,8 +151,8 @@ class GPT(nn.Module):
             x, shared = self.embed(self.embedding(ids)), Shared()
             for block in self.layers:
                 mixer, normed = block.attention, block.norm_attention(x)
-                before = Shared(shared)  # looking must not publish anything twice
-                weights, norms = mixer.weights(normed, Shared(before)), mixer.value_norms(normed, Shared(before))
+                # Of copies: looking must not publish anything twice.
+                weights, norms = mixer.weights(normed, shared.copy()), mixer.value_norms(normed, shared.copy())
                 maps.append(AttentionMap(weights, mixer.traits.map_kind, norms))
                 x = block(x, shared)
         return maps

@@ -12,7 +12,7 @@ from attnlab.attention.decay import ChannelDecay, Decay, ScalarDecay, StepDecay
 from attnlab.attention.feature_map import EluPlusOne, FeatureMap, RandomFeatures, Taylor
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.heads import Heads
-from attnlab.attention.log_linear import LogLinearAttention
+from attnlab.attention.log_linear import LogLinearAttention, Rating
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Sigmoid, Softmax, Softpick
 from attnlab.attention.output_norm import SumNorm
@@ -86,9 +86,10 @@ def test_long_sums_in_log_linear() -> None:
     t = 1024
     layer = LogLinearAttention(8, n_heads=1, decay=ScalarDecay, context=t)
     q, k, v = (draw(1, 1, t, 8, seed=seed) for seed in range(3))
-    extra = {"log_decay": -draw(1, 1, t, seed=3).abs(), "level": draw(1, 1, t, layer.n_levels, seed=4).abs()}
-    heads = Heads(q.abs(), k.abs(), v.abs(), extra)  # nothing cancels, so that an error is one of the decays
-    wide = Heads(*(p.double() for p in (q.abs(), k.abs(), v.abs())), extra={n: p.double() for n, p in extra.items()})
+    decay, level = -draw(1, 1, t, seed=3).abs(), draw(1, 1, t, layer.n_levels, seed=4).abs()
+    parts = (q.abs(), k.abs(), v.abs())  # nothing cancels, so that an error is one of the decays
+    heads = Heads(*parts, log_decay=decay, own=Rating(level))
+    wide = Heads(*(p.double() for p in parts), log_decay=decay.double(), own=Rating(level.double()))
     assert apart(layer.mix(heads), layer.double().mix(wide)) < DIGITS
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnlab.attention.base import Attention
 from attnlab.attention.head_wrapper import HeadWrapper
-from attnlab.attention.layer_sharing import ValueResidualAttention
+from attnlab.attention.layer_sharing import FirstValues, ValueResidualAttention
 from attnlab.attention.shared import Shared
 
 C, T, H = 6, 5, 3
@@ -67,5 +67,5 @@ def test_maps_and_norms_read_the_same_place(look: Callable[..., Any]) -> None:
 def test_requires_combine() -> None:
     """What heads read is what their layer reads so that its cost can be measured."""
     below, above = layers()
-    assert (below.traits.requires, above.traits.requires) == ((), ("first values",))
+    assert (below.traits.requires, above.traits.requires) == ((), (FirstValues,))
     assert above.cost(T, [below]).pairs == T * (T + 1) // 2

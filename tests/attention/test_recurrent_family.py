@@ -220,14 +220,14 @@ def test_delta_product(decay: type[Decay], writes: int) -> None:
     """S <- a S; n times S <- (I - beta k k^T) S + beta k v^T; o = S^T q."""
     layer = made(feature_map=UnitLength, write=DeltaWrite, decay=decay, writes=writes, chunk=8)
     heads = layer.project(tokens(BATCH, T))
-    k, v, beta = (y.unflatten(1, (HEADS, writes)) for y in (heads.k, heads.v, heads.extra["beta"]))
+    k, v, beta = (y.unflatten(1, (HEADS, writes)) for y in (heads.k, heads.v, heads.beta))
     out = torch.zeros(BATCH, HEADS, T, WIDTH, dtype=v.dtype)
     for b in range(BATCH):
         for h in range(HEADS):
             s, rows = torch.zeros(WIDTH, WIDTH, dtype=v.dtype), []
             for t in range(T):
-                if "log_decay" in heads.extra:
-                    s = heads.extra["log_decay"][b, h, t].exp().expand(WIDTH)[:, None] * s
+                if heads.log_decay is not None:
+                    s = heads.log_decay[b, h, t].exp().expand(WIDTH)[:, None] * s
                 for m in range(writes):
                     key = k[b, h, m, t]
                     s = s - beta[b, h, m, t] * torch.outer(key, s.mT @ key - v[b, h, m, t])

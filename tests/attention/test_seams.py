@@ -16,9 +16,11 @@ from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
 from attnlab.attention.score import QKNorm, Score
 from attnlab.attention.seams import covered
+from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.talking_heads import TalkingHeads
 from attnlab.explain.record_calls import watched
+from attnlab.explain.trace import trace
 
 X = torch.randn(1, 5, 8)
 LINKS = {"norm": QKNorm, "talk": TalkingHeads}
@@ -50,6 +52,31 @@ def test_every_seam_is_taken(layer: HeadedAttention) -> None:
 def test_methods_exist() -> None:
     for kind in (HeadedAttention, SoftmaxAttention, Score, Position):
         assert all(callable(getattr(kind, name)) for name in kind.seams)
+
+
+@pytest.mark.parametrize("seam", MultiHeadAttention.seams)
+def test_renamed_seam_loses_no_step(seam: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worked example fails where a method has another name, and does not leave its step out."""
+    layer = MultiHeadAttention(8, n_heads=2, position=ALiBi, score=LINKS)
+    owner = next(kind for kind in MultiHeadAttention.__mro__ if seam in vars(kind))
+
+    class Renamed(MultiHeadAttention):
+        seams = tuple(f"{name}_" if name == seam else name for name in MultiHeadAttention.seams)
+
+    monkeypatch.setattr(Renamed, f"{seam}_", vars(owner)[seam], raising=False)
+    monkeypatch.setattr(Renamed, seam, property(lambda self: self.gone), raising=False)
+    layer.__class__ = Renamed
+    with pytest.raises((LookupError, AttributeError), match=seam):
+        trace(layer, X, Shared())
+
+
+@pytest.mark.parametrize("seam", ["prepare", "apply_scores", "apply_weights"])
+def test_renamed_link_loses_no_step(seam: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of the score chain, whose steps are asked for by their names."""
+    layer = MultiHeadAttention(8, n_heads=2, score=LINKS)
+    monkeypatch.setattr(Score, "seams", tuple(name for name in Score.seams if name != seam))
+    with pytest.raises(LookupError, match=f"{seam} is no seam of"):
+        trace(layer, X, Shared())
 
 
 def test_other_names_are_refused() -> None:

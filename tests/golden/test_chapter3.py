@@ -184,7 +184,7 @@ def several_heads() -> dict[str, Tensor]:
     return {
         "multihead_wrapper.output": wrapper(BATCH),
         "multihead.output": multi(BATCH),
-        "batched_matmul.a_aT": pairs.scores(Heads(a, a, a, {}), POS[:3], POS[:3], pairs.visible(POS[:3], POS[:3])),
+        "batched_matmul.a_aT": pairs.scores(Heads(a, a, a), POS[:3], POS[:3], pairs.visible(POS[:3], POS[:3])),
         "exercise_3_3.param_count": torch.tensor(sum(p.numel() for p in sizes.parameters())),
         "bonus_multihead_notebook.shapes": wide,
     }

@@ -118,8 +118,8 @@ def test_gated_delta_that_forgets_nothing_is_the_delta_rule() -> None:
         gated.decay.log_rate.fill_(-torch.inf)  # log a = -exp(-inf) softplus(...) = 0
     x = tokens(BATCH, T)
     heads = gated.project(x)
-    assert gap(heads.extra["log_decay"].exp(), torch.ones(BATCH, 4, T, dtype=x.dtype)) == 0
-    loop = delta_rule(heads.q, heads.k, heads.v, heads.extra["beta"])
+    assert gap(heads.log_decay.exp(), torch.ones(BATCH, 4, T, dtype=x.dtype)) == 0
+    loop = delta_rule(heads.q, heads.k, heads.v, heads.beta)
     assert gap(gated.mix(heads), loop) < SAME
     plain = made(RecurrentAttention, feature_map=UnitLength, write=DeltaWrite)
     same(gated, plain)

@@ -12,6 +12,7 @@ from torch import Tensor
 from attnlab.attention.base import Shared
 from attnlab.attention.head_wrapper import layered
 from attnlab.attention.heads import Heads
+from attnlab.attention.layer_sharing import FirstValues
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.recurrent import RecurrentAttention
@@ -87,13 +88,13 @@ class ReadsBelow(MultiHeadAttention):
 
     def __init__(self, d_model: int, **settings: Any) -> None:
         super().__init__(d_model, **settings)
-        self.traits = replace(self.traits, requires=("v",) if self.layer else ())
+        self.traits = replace(self.traits, requires=(FirstValues,) if self.layer else ())
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.layer == 0:
-            shared["v"] = heads.v
+            shared.publish(FirstValues(heads.v))
             return heads
-        return heads._replace(v=heads.v + shared.read("v"))
+        return heads._replace(v=heads.v + shared.read(FirstValues).v)
 
 
 class ReadsBelowWrongly(ReadsBelow):
@@ -101,7 +102,7 @@ class ReadsBelowWrongly(ReadsBelow):
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         heads = super().share(heads, shared)
-        return heads if self.layer == 0 else heads._replace(v=heads.v + 1e-3 * shared.read("v").flip(2))
+        return heads if self.layer == 0 else heads._replace(v=heads.v + 1e-3 * shared.read(FirstValues).v.flip(2))
 
 
 SEAM = [law for law in LAWS if law not in APART]

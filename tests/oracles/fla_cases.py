@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,10 @@ from torch import Tensor
 
 from attnlab.attention.base import Attention
 from attnlab.attention.heads import Heads
+from attnlab.attention.indexed import Index
+from attnlab.attention.log_linear import Rating
+from attnlab.attention.rwkv import Removal
+from attnlab.attention.test_time_training import InnerRate
 
 T, H, D = 8, 4, 4
 LEVELS = 4  # of 8 tokens
@@ -68,9 +73,9 @@ def divided(run: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
     return run(v) / run(torch.ones_like(v))
 
 
-def mixed(layer: Attention, q: Tensor, k: Tensor, v: Tensor, **extra: Tensor) -> Tensors:
+def mixed(layer: Attention, q: Tensor, k: Tensor, v: Tensor, **beside: Any) -> Tensors:
     """What `mix` of our layer makes of heads that are given, back in the operator's layout."""
-    return {"y": layer.mix(Heads(head_first(q), head_first(k), head_first(v), extra)).transpose(1, 2)}
+    return {"y": layer.mix(Heads(head_first(q), head_first(k), head_first(v), **beside)).transpose(1, 2)}
 
 
 def memory(layer: Attention, i: Tensors) -> Tensors:
@@ -98,13 +103,13 @@ def several_writes(layer: Attention, i: Tensors) -> Tensors:
 
 
 def corrected(layer: Attention, i: Tensors) -> Tensors:
-    extra = {"log_decay": head_first(i["g"]), "removal": head_first(unit(i["w"])), "rate": head_first(i["beta"])}
-    return mixed(layer, i["q"], i["k"], i["v"], **extra)
+    own = Removal(head_first(unit(i["w"])), head_first(i["beta"]))
+    return mixed(layer, i["q"], i["k"], i["v"], log_decay=head_first(i["g"]), own=own)
 
 
 def levels(layer: Attention, i: Tensors) -> Tensors:
     ratings = F.pad(i["level"], (0, layer.n_levels - LEVELS))
-    return mixed(layer, i["q"], i["k"], i["v"], log_decay=head_first(i["g"]), level=head_first(ratings))
+    return mixed(layer, i["q"], i["k"], i["v"], log_decay=head_first(i["g"]), own=Rating(head_first(ratings)))
 
 
 def scores(layer: Attention, i: Tensors) -> Tensors:
@@ -121,10 +126,10 @@ def reflected(layer: Attention, i: Tensors) -> Tensors:
 
 
 def indexed(layer: Attention, i: Tensors) -> Tensors:
-    index = {"index_q": head_first(i["q_idx"]), "index_k": i["k_idx"], "index_w": i["w_idx"]}
+    index = Index(head_first(i["q_idx"]), i["k_idx"], i["w_idx"])
     with torch.no_grad():  # with gradients, what is added for the indexer's sake would lead one to it
-        plain = mixed(layer, i["q"], i["k"], i["v"], **index)
-    trained = mixed(layer, i["q"], i["k"], i["v"], **index)
+        plain = mixed(layer, i["q"], i["k"], i["v"], own=index)
+    trained = mixed(layer, i["q"], i["k"], i["v"], own=index)
     torch.testing.assert_close(trained["y"], plain["y"])
     return trained
 
@@ -133,7 +138,7 @@ def inner_model(layer: Attention, i: Tensors) -> Tensors:
     """The weights and biases of the inner model after all tokens, and the last token's output."""
     layer.load_state_dict({"gain": i["w"].detach()[:, None], "offset": i["b"].detach()[:, None]}, strict=False)
     rate = i["rate"].expand(BATCH, H, T, 1)
-    heads = Heads(*(head_first(i[n]) for n in "qkv"), {"rate": rate})
+    heads = Heads(*(head_first(i[n]) for n in "qkv"), own=InnerRate(rate))
     start = torch.cat([i["h"], i["hb"]], dim=-2)
     empty = layer.empty(BATCH, D)
     o, inner = layer.scan(heads, empty._replace(weight=start, update=torch.zeros_like(start)), 0)

@@ -22,6 +22,7 @@ from tests.oracles.case import (
 from torch import Tensor
 
 from attnlab.attention.base import Attention
+from attnlab.attention.layer_sharing import FirstValues
 from attnlab.attention.shared import Shared
 
 HEADS = 4
@@ -92,7 +93,7 @@ def residual(layer: Attention, inputs: Tensors) -> Tensors:
     """The second layer of two, which is handed the first one's values; its share of them is one half."""
     weights = projections(inputs) | {"own": torch.tensor(0.5, dtype=torch.float64)}
     shared = Shared()
-    shared["first values"] = inputs["first"]
+    shared.publish(FirstValues(inputs["first"]))
     return {"y": torch.func.functional_call(layer, weights, (inputs["x"], shared))}
 
 

@@ -138,7 +138,7 @@ def lightning(layer: Attention, x: Tensor, inputs: Tensors) -> Tensor:
         split_heads(x @ w.flatten(0, 1).T, 4) for w in inputs["qkv_proj.weight"].unflatten(0, (4, 3, -1)).unbind(1)
     )
     features, rates = layer.feature_map, layer.decay.project(x) * (1 + 1e-5)
-    return join_heads(layer.mix(Heads(features(q), features(k), F.silu(v), {"log_decay": rates})))
+    return join_heads(layer.mix(Heads(features(q), features(k), F.silu(v), log_decay=rates)))
 
 
 def before_norm(name: str, kind: str, source: str, path: str, norm: str, ours: Any, why: str, **more: Any) -> Case:

@@ -31,7 +31,7 @@ class ValuesOnlyAttention(HeadedAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         v = split_heads(self.to_v(x), self.n_heads)
-        return Heads(v, v, v, {})  # nothing is asked of queries and keys
+        return Heads(v, v, v)  # nothing is asked of queries and keys
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return self.to_out(join_heads(o))
@@ -54,12 +54,12 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
         self.conv = ShortConv(self.n_heads * self.value_dim, self.conv) if self.conv else None
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        values, extra = self.to_v(x), dict[str, Tensor]()
+        values = self.to_v(x)
         if self.conv is not None:
-            mixed, extra["tail"] = self.conv(values, tail)
+            mixed, tail = self.conv(values, tail)
             values = mixed.to(values.dtype)
         v = split_heads(values, self.n_heads)
-        return Heads(v, v, v, extra)
+        return Heads(v, v, v, tail=tail)
 
     def empty_tail(self, batch: int) -> Tensor | None:
         return None if self.conv is None else self.conv.empty(batch)

@@ -49,8 +49,8 @@ class DifferentialAttention(SoftmaxAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v = (split_heads(to(x), self.n_heads) for to in (self.to_q, self.to_k, self.to_v))
         halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)
-        qs, ks = zip(*(self.prepare_qk(q, k, x, start, {}) for q, k in halves), strict=True)
-        return Heads(torch.cat(qs, dim=-1), torch.cat(ks, dim=-1), v, {})
+        qs, ks = zip(*(self.prepare_qk(q, k, x, start)[:2] for q, k in halves), strict=True)
+        return Heads(torch.cat(qs, dim=-1), torch.cat(ks, dim=-1), v)
 
     def explicit_weights(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]

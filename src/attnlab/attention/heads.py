@@ -1,6 +1,6 @@
 """Queries, keys and values of several heads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -9,12 +9,27 @@ from attnlab.errors import UsageError
 
 
 class Heads(NamedTuple):
-    """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need."""
+    """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need.
+
+    What no field here is meant for, a variant puts in a NamedTuple of tensors of its own: `own`.
+    """
 
     q: Float[Tensor, "b h t d"]
     k: Float[Tensor, "b g s d"]
     v: Float[Tensor, "b g s v"]
-    extra: dict[str, Tensor]  # gates, decays, write strengths, the tail of a short convolution
+    tail: Tensor | None = None  # what a short convolution remembers after these tokens
+    carried: Float[Tensor, "b h s e"] | None = None  # what each key cached_extras along for the score chain
+    log_q: Float[Tensor, "b h t f"] | None = None  # the logarithms of features that float32 does not hold
+    log_k: Float[Tensor, "b h s f"] | None = None
+    log_decay: Float[Tensor, "b h t *d"] | None = None
+    beta: Float[Tensor, "b h t"] | None = None  # how strongly a token is written
+    gate: Tensor | None = None  # what `merge` multiplies by, or makes it of
+    own: Any = None
+
+    def beside(self) -> dict[str, Tensor]:
+        """Every tensor beside queries, keys and values by name, those of `own` among them."""
+        fields = self._asdict() | ({} if self.own is None else self.own._asdict())
+        return {name: x for name, x in fields.items() if isinstance(x, Tensor) and name not in ("q", "k", "v")}
 
 
 def indivisible(n_heads: int, width: int) -> UsageError:

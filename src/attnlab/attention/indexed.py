@@ -1,5 +1,7 @@
 """Sparse by contents, token by token: a small indexer picks the keys that attention reads."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -15,6 +17,14 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
+
+
+class Index(NamedTuple):
+    """The indexer's queries, keys and weights."""
+
+    index_q: Float[Tensor, "b j t e"]
+    index_k: Float[Tensor, "b s e"]
+    index_w: Float[Tensor, "b t j"]
 
 
 class IndexedAttention(MultiHeadAttention):
@@ -59,12 +69,11 @@ class IndexedAttention(MultiHeadAttention):
                 F.linear(wide, linear.weight.to(wide.dtype))
                 for linear in (self.to_index_q, self.to_index_k, self.to_index_w)
             )
-        index = {"index_q": split_heads(q, self.index_heads), "index_k": k, "index_w": w}
-        return heads._replace(extra=heads.extra | index)
+        return heads._replace(own=Index(split_heads(q, self.index_heads), k, w))
 
     def index(self, heads: Heads) -> Float[Tensor, "b t s"]:
         """How the indexer rates each key for each query, I_ts; in float32 at least."""
-        q, k, w = (heads.extra[name] for name in ("index_q", "index_k", "index_w"))
+        q, k, w = heads.own
         with full_precision(q.device):
             hits = (q @ k[:, None].to(q.dtype).mT).relu()  # (b, j, t, s)
             return (hits * w.mT[..., None]).sum(dim=1)
@@ -87,7 +96,7 @@ class IndexedAttention(MultiHeadAttention):
         return super().key_width + self.index_share
 
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        share = F.pad(heads.extra["index_k"], (0, self.index_share * self.n_kv_heads - self.index_dim))
+        share = F.pad(heads.own.index_k, (0, self.index_share * self.n_kv_heads - self.index_dim))
         rows = torch.cat([heads.k, split_heads(share, self.n_kv_heads).to(heads.k.dtype)], dim=-1)
         return super().update_cache(heads._replace(k=rows), state, shared)
 
@@ -95,5 +104,5 @@ class IndexedAttention(MultiHeadAttention):
         carried = visible_kv.k.size(-1) - self.head_dim - self.index_share
         k, share, rest = visible_kv.k.split([self.head_dim, self.index_share, carried], dim=-1)
         index_k = share.transpose(1, 2).flatten(2)[..., : self.index_dim]
-        heads = heads._replace(extra=heads.extra | {"index_k": index_k})
+        heads = heads._replace(own=heads.own._replace(index_k=index_k))
         return super().read_cache(heads, visible_kv._replace(k=torch.cat([k, rest], dim=-1)))

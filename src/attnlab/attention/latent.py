@@ -1,7 +1,7 @@
 """Keys and values from one small latent per token, which is all that decoding keeps."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,12 @@ from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.errors import UsageError
 from attnlab.options import Count, OptionError, option
 from attnlab.options.rules import NATURAL
+
+
+class Latent(NamedTuple):
+    """What decoding keeps of each token: its latent, and its rotary key."""
+
+    rows: Float[Tensor, "b 1 t e"]
 
 
 class LatentAttention(GatedOutput, SoftmaxAttention):
@@ -83,7 +89,7 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
             q = torch.cat([plain, self.position.rotate(rotary, start)], dim=-1)
             k = torch.cat([k, key.expand(-1, self.n_heads, -1, -1)], dim=-1)
             rows = torch.cat([rows, key], dim=-1)
-        return Heads(q, k, v, {"rows": rows} | self.gates(x))
+        return Heads(q, k, v, gate=self.gate.project(x), own=Latent(rows))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         width = self.kv_rank + self.rope_dim
@@ -95,7 +101,7 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
     ) -> tuple[Float[Tensor, "b n o"], SoftmaxState]:
         start = state.cache.length
         heads = self.project(x, start)
-        rows = heads.extra["rows"]
+        rows = heads.own.rows
         visible_kv, cache = state.cache.append(rows, rows[..., :0], self.mask)
         up_k, up_v = (w.weight.unflatten(0, (self.n_heads, -1)) for w in (self.to_k, self.to_v))  # (h, d, rank)
         plain, rotary = heads.q.split([self.plain_dim, self.rope_dim], dim=-1)

@@ -1,6 +1,7 @@
 """Layers that use what an earlier layer published: its values, or its keys and values."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,19 @@ from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.options import Count, option
+
+
+class FirstValues(NamedTuple):
+    """The values of the first layer."""
+
+    v: Float[Tensor, "b g s v"]
+
+
+class SharedKV(NamedTuple):
+    """The keys and values of a layer that makes some."""
+
+    k: Float[Tensor, "b g s d"]
+    v: Float[Tensor, "b g s v"]
 
 
 class ValueResidualAttention(MultiHeadAttention):
@@ -26,14 +40,14 @@ class ValueResidualAttention(MultiHeadAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, requires=("first values",) if self.layer else ())
+        self.traits = replace(self.traits, requires=(FirstValues,) if self.layer else ())
         self.own = nn.Parameter(torch.tensor(0.5)) if self.layer else None
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.own is None:
-            shared["first values"] = heads.v
+            shared.publish(FirstValues(heads.v))
             return heads
-        return heads._replace(v=self.own * heads.v + (1 - self.own) * shared.read("first values"))
+        return heads._replace(v=self.own * heads.v + (1 - self.own) * shared.read(FirstValues).v)
 
 
 class CrossLayerAttention(MultiHeadAttention):
@@ -53,20 +67,20 @@ class CrossLayerAttention(MultiHeadAttention):
         super().setup()
         self.makes = self.layer % self.every == 0
         if not self.makes:
-            self.traits = replace(self.traits, growth="constant", requires=("keys and values",))
+            self.traits = replace(self.traits, growth="constant", requires=(SharedKV,))
             del self.qkv.to_k, self.qkv.to_v
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         if self.makes:
             return super().project(x, start, tail)
         q = self.position.rotate(self.qkv.queries(x), start)
-        return Heads(q, q[:, :0], q[:, :0], self.gates(x))
+        return Heads(q, q[:, :0], q[:, :0], gate=self.gate.project(x))
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         if self.makes:
-            shared["keys and values"] = heads.k, heads.v
+            shared.publish(SharedKV(heads.k, heads.v))
             return heads
-        k, v = shared.read("keys and values")
+        k, v = shared.read(SharedKV)
         return heads._replace(k=k, v=v)
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
@@ -78,7 +92,7 @@ class CrossLayerAttention(MultiHeadAttention):
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         if self.makes:
             visible_kv, cache = super().update_cache(heads, state, shared)
-            shared["at hand"] = visible_kv
+            shared.publish(visible_kv)
             return visible_kv, cache
-        visible_kv = shared.read("at hand")
+        visible_kv = shared.read(KeysValues)
         return visible_kv, state.cache._replace(length=state.cache.length + heads.q.size(2))

@@ -1,5 +1,7 @@
 """Log-linear attention: a few memories of growing age, so that what is recent is kept apart from what is old."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -23,6 +25,12 @@ def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[T
     """The level on which query i finds key j <= i: the number of bits of i xor j, which is 0 for i = j."""
     differ = i ^ j
     return sum(((differ >> bit) > 0).long() for bit in range(n_levels))  # type: ignore[return-value]
+
+
+class Rating(NamedTuple):
+    """How much each token reads of each level, lambda."""
+
+    level: Float[Tensor, "b h t l"]
 
 
 class LogLinearAttention(StateAttention):
@@ -60,12 +68,13 @@ class LogLinearAttention(StateAttention):
                 f"attention=log_linear has levels for {self.context} positions (model.context), "
                 f"not {start + x.size(1)}; use attention=linear for longer texts"
             )
-        q, k, v, extra = self.qkv(x, tail)
-        extra["level"] = F.softplus(self.to_level(x) + ONE).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        q, k, v, _ = self.qkv(x, tail)
+        level = F.softplus(self.to_level(x) + ONE).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         decay = self.decay.project(x)
-        extra["log_decay"] = q.new_zeros(q.shape[:3]) if decay is None else decay
+        decay = q.new_zeros(q.shape[:3]) if decay is None else decay
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
-        return Heads(q * self.head_dim**-0.5, self.decay.scale_keys(k, x), v, extra)
+        k = self.decay.scale_keys(k, x)
+        return Heads(q * self.head_dim**-0.5, k, v, log_decay=decay, own=Rating(level))
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         return self.among(heads, 0).to(heads.v.dtype)
@@ -75,12 +84,12 @@ class LogLinearAttention(StateAttention):
         work = torch.promote_types(self.anchor.dtype, torch.float32)
         with full_precision(heads.q.device):
             q, k, v = (p.to(work) for p in heads[:3])
-            t, age = q.size(2), running_sum(heads.extra["log_decay"])
+            t, age = q.size(2), running_sum(heads.log_decay)
             later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
             fade = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
             pos = torch.arange(start, start + t, device=q.device)
             level = levels(pos[:, None], pos, self.n_levels)
-            rating = heads.extra["level"].to(work).gather(-1, level.expand(*q.shape[:2], -1, -1))
+            rating = heads.own.level.to(work).gather(-1, level.expand(*q.shape[:2], -1, -1))
             return (q @ k.mT) * fade * rating @ v
 
     def recall(
@@ -94,12 +103,12 @@ class LogLinearAttention(StateAttention):
         work, t = memory.dtype, heads.q.size(2)
         with full_precision(memory.device):
             q, k, v = (p.to(work) for p in heads[:3])
-            age = running_sum(heads.extra["log_decay"])
+            age = running_sum(heads.log_decay)
             pos = torch.arange(start, start + t + 1, device=q.device)
             stretch = torch.arange(self.n_levels, device=q.device)
             turned = levels(pos[:, None], pos[:1], self.n_levels)
             level = torch.maximum(turned, stretch).clamp(max=self.n_levels - 1)  # past the end nothing reads
-            rating = heads.extra["level"].to(work).gather(-1, level[:-1].expand(*q.shape[:2], -1, -1))
+            rating = heads.own.level.to(work).gather(-1, level[:-1].expand(*q.shape[:2], -1, -1))
             faded = rating * age.to(work).exp()[..., None]
             o = (faded[..., None] * q[..., None, :]).flatten(-2) @ memory.flatten(2, 3)
             own = levels(pos[-1:], pos[:-1], self.n_levels).clamp(max=self.n_levels - 1)[:, None] == stretch

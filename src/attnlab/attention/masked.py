@@ -37,7 +37,7 @@ class MaskedAttention(HeadedAttention, ABC):
         super().setup()
         self.mask = self.build("mask")
         self.fused, self.scale = False, self.head_dim**-0.5
-        self.cached_extras = 0  # numbers that each key carries along for each query head, in `extra`
+        self.cached_extras = 0  # numbers that each key carries along for each query head
         self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
     @abstractmethod
@@ -91,11 +91,9 @@ class MaskedAttention(HeadedAttention, ABC):
         """What decoding block by block would give; the backward pass forms each block's map again, and keeps none."""
 
         def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
-            extra = heads.extra
-            if self.cached_extras:
-                extra = extra | {"carried": extra["carried"][:, :, k_pos]}
+            carried = None if heads.carried is None else heads.carried[:, :, k_pos]
             q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
-            return self.attend_explicitly(Heads(q, k, v, extra), q_pos, k_pos)
+            return self.attend_explicitly(heads._replace(q=q, k=k, v=v, carried=carried), q_pos, k_pos)
 
         forget = partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
         return torch.cat([forget(q_pos, k_pos) for q_pos, k_pos in blocks.cuts(heads.q.device)], dim=2)
@@ -116,7 +114,7 @@ class MaskedAttention(HeadedAttention, ABC):
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
         """In `kernel_dtype` where a CPU trains: on most, the kernel's backward is four times slower in bfloat16."""
-        q, k, v, _ = heads
+        q, k, v = heads[:3]
         slow = v.device.type == "cpu" and torch.is_grad_enabled()
         work = torch.promote_types(v.dtype, self.kernel_dtype) if slow else v.dtype
         return q.to(work), k.to(work), v.to(work)

@@ -30,9 +30,9 @@ class MultiHeadAttention(GatedOutput, SoftmaxAttention):
         self.build_output(self.n_heads, bias=self.out_bias)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, extra = self.qkv(x, tail)
-        q, k = self.prepare_qk(q, k, x, start, extra)
-        return Heads(q, k, v, extra | self.gates(x))
+        q, k, v, tail = self.qkv(x, tail)
+        q, k, carried = self.prepare_qk(q, k, x, start)
+        return Heads(q, k, v, tail=tail, carried=carried, gate=self.gate.project(x))
 
     def empty_tail(self, batch: int) -> Tensor | None:
         return self.qkv.empty_tail(batch)

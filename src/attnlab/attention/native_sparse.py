@@ -1,6 +1,7 @@
 """Three sparse views of the past at once: summaries of blocks, the best blocks in full, and the latest tokens."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,12 @@ from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.options import Count, option
+
+
+class BranchGates(NamedTuple):
+    """How much each query head takes of the summaries, the chosen blocks and the window, before the sigmoid."""
+
+    gates: Float[Tensor, "3 b h t 1"]
 
 
 class NativeSparseAttention(SoftmaxAttention):
@@ -52,10 +59,10 @@ class NativeSparseAttention(SoftmaxAttention):
         self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, extra = self.qkv(x, tail)
-        q, k = self.prepare_qk(q, k, x, start, extra)
+        q, k, v, tail = self.qkv(x, tail)
+        q, k, carried = self.prepare_qk(q, k, x, start)
         gates = self.to_gates(x).unflatten(-1, (3, self.n_heads)).movedim(2, 0).mT[..., None]  # (3, b, h, t, 1)
-        return Heads(q, k, v, extra | {"gates": gates})
+        return Heads(q, k, v, tail=tail, carried=carried, own=BranchGates(gates))
 
     def explicit_weights(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
@@ -74,7 +81,7 @@ class NativeSparseAttention(SoftmaxAttention):
             self.normalizer(scores, read & visible),
             self.normalizer(scores, latest),
         )
-        gates = heads.extra["gates"].to(scores.dtype).sigmoid()
+        gates = heads.own.gates.to(scores.dtype).sigmoid()
         return sum(gate * branch for gate, branch in zip(gates, branches, strict=True))
 
     def compressed(self, heads: Heads, q_pos: Int[Tensor, " t"]) -> Float[Tensor, "b h t n"]:

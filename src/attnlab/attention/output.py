@@ -14,7 +14,7 @@ from attnlab.options import slot
 class GatedOutput(HeadedAttention, ABC):
     """y = W_o [g_1 * o_1; ...; g_h * o_h], with a slot for what makes the gates g of the token.
 
-    A subclass ends its `setup` with `build_output`, and puts what `gates` makes into the `extra` of its heads.
+    A subclass ends its `setup` with `build_output`, and its heads hold what `gate.project` makes of the tokens.
     """
 
     gate: Gate = slot(default=NoGate, doc="What each head's output is multiplied by.")
@@ -24,11 +24,6 @@ class GatedOutput(HeadedAttention, ABC):
         self.gate = self.build("gate", d_model=self.d_model, n_heads=n_heads, value_dim=self.value_dim)
         self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=bias)
 
-    def gates(self, x: Float[Tensor, "b t c"]) -> dict[str, Tensor]:
-        """What `merge` needs to know of the tokens."""
-        gate = self.gate.project(x)
-        return {} if gate is None else {"gate": gate}
-
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         own = per_query_head(heads.v, self.n_heads)
-        return self.to_out(join_heads(self.gate(o, heads.extra.get("gate"), own)))
+        return self.to_out(join_heads(self.gate(o, heads.gate, own)))

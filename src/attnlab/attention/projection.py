@@ -23,15 +23,14 @@ class QKV(nn.Module):
         self.widths = widths
         self.conv = ShortConv(sum(widths), conv) if conv else None
 
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """(b, t, c) -> q (b, h, t, d), k (b, g, t, d), v (b, g, t, v), and the next tail of the convolution."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
-        extra: dict[str, Tensor] = {}
         if self.conv is not None:
-            mixed, extra["tail"] = self.conv(torch.cat([q, k, v], dim=-1), tail)
+            mixed, tail = self.conv(torch.cat([q, k, v], dim=-1), tail)
             kind, (q, k, v) = v.dtype, mixed.split(self.widths, dim=-1)
             v = v.to(kind)
-        return split_heads(q, self.n_heads), split_heads(k, self.n_kv_heads), split_heads(v, self.n_kv_heads), extra
+        return split_heads(q, self.n_heads), split_heads(k, self.n_kv_heads), split_heads(v, self.n_kv_heads), tail
 
     def queries(self, x: Tensor) -> Tensor:
         """(b, t, c) -> q (b, h, t, d) alone, for a layer that looks at another's keys and values."""

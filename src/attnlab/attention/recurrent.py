@@ -84,19 +84,18 @@ class RecurrentAttention(GatedOutput, StateAttention):
         self.traits = Traits("signed" if signed else kind, "constant")
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, extra = self.qkv(x, tail)
+        q, k, v, tail = self.qkv(x, tail)
+        log_q = log_k = None
         work = torch.promote_types(v.dtype, torch.float32)  # features are as exact as the memory that they meet in
         q, k = self.position.rotate(q.to(work), start), self.position.rotate_keys(k.to(work), start)
         if self.log_scaled and self.feature_map.extreme(q, k):
             strength = self.decay.scale_keys(torch.ones_like(k[..., :1]), x)
-            extra["log_q"], extra["log_k"] = self.feature_map.query_logs(q), self.feature_map.logs(k) + strength.log()
+            log_q, log_k = self.feature_map.query_logs(q), self.feature_map.logs(k) + strength.log()
         else:
             q, k = self.feature_map(q), self.feature_map(k)
-        for name, part in (("log_decay", self.decay), ("beta", self.write)):
-            if (value := part.project(x)) is not None:
-                extra[name] = value
-        extra |= self.gates(x)
-        return Heads(q * self.feature_map.query_scale, self.decay.scale_keys(k, x), v, extra)
+        q, k = q * self.feature_map.query_scale, self.decay.scale_keys(k, x)
+        beside = {"log_decay": self.decay.project(x), "beta": self.write.project(x), "gate": self.gate.project(x)}
+        return Heads(q, k, v, tail, log_q=log_q, log_k=log_k, **beside)
 
     def scan(self, heads: Heads, memory: Matrix, start: int) -> tuple[Float[Tensor, "b h t v"], Matrix]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
@@ -106,22 +105,20 @@ class RecurrentAttention(GatedOutput, StateAttention):
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
-            decay, beta = (
-                part.to(work) if (part := heads.extra.get(name)) is not None else None for name in ("log_decay", "beta")
-            )
+            decay, beta = (None if part is None else part.to(work) for part in (heads.log_decay, heads.beta))
             if scale is not None:
-                q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads.extra)
+                q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             o = o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
 
     def in_range(
-        self, q: Tensor, k: Tensor, decay: Tensor | None, matrix: Tensor, scale: Tensor, extra: dict[str, Tensor]
+        self, q: Tensor, k: Tensor, decay: Tensor | None, matrix: Tensor, scale: Tensor, heads: Heads
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """Features, decay and memory in units in which float32 holds them."""
-        if "log_k" in extra:
-            log_q, log_k = extra["log_q"].to(matrix.dtype), extra["log_k"].to(matrix.dtype)
+        if heads.log_q is not None and heads.log_k is not None:
+            log_q, log_k = heads.log_q.to(matrix.dtype), heads.log_k.to(matrix.dtype)
         elif exceeds(scale.abs().masked_fill(scale.isinf(), 0.0), 0.0):  # the memory is in other units already
             log_q, log_k = q.log(), k.log()
         else:
@@ -163,4 +160,4 @@ class RecurrentAttention(GatedOutput, StateAttention):
         """What the writes of a memory bring is one sum, whether `o` holds the sum already (`mix`) or its terms."""
         o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
         own = heads.v[:, self.writes - 1 :: self.writes]  # the value that was written last
-        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.extra.get("gate"), own)))
+        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.gate, own)))

@@ -1,6 +1,7 @@
 """RWKV-7: a memory that fades row by row, and that is corrected under one key and written under another."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,13 @@ class LowRank(nn.Module):
         return y if self.bias is None else (y + self.bias).to(torch.promote_types(y.dtype, torch.float32))
 
 
+class Removal(NamedTuple):
+    """The key that a token removes under, and how much of each of its channels."""
+
+    removal: Float[Tensor, "b h t d"]
+    rate: Float[Tensor, "b h t d"]
+
+
 class RWKV7Attention(StateAttention):
     """Each token fades the memory row by row, takes out a share of what it finds under one key, and adds its value.
 
@@ -128,14 +136,15 @@ class RWKV7Attention(StateAttention):
         )
         r, k = self.position.rotate(r, start), self.position.rotate_keys(k, start).to(work)
         rate = rate.to(work).sigmoid()
-        extra = {
-            "log_decay": -SHARPEST * decay.to(work).sigmoid(),
-            "removal": F.normalize(k * self.xi, dim=-1),
-            "rate": rate,
-            "gate": self.to_gate(mixed["g"]),
-            "tail": earlier[:, -1:].clone(),
-        }
-        return Heads(r, k * (1 + self.alpha * (rate - 1)), v, extra)
+        return Heads(
+            r,
+            k * (1 + self.alpha * (rate - 1)),
+            v,
+            tail=earlier[:, -1:].clone(),
+            log_decay=-SHARPEST * decay.to(work).sigmoid(),
+            gate=self.to_gate(mixed["g"]),
+            own=Removal(F.normalize(k * self.xi, dim=-1), rate),
+        )
 
     def empty_tail(self, batch: int) -> Float[Tensor, "b 1 c"]:
         return self.anchor.new_zeros(batch, 1, self.d_model)
@@ -148,10 +157,7 @@ class RWKV7Attention(StateAttention):
     ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         with full_precision(heads.q.device):
-            q, k, v, fade, removal, rate = (
-                part.to(memory.dtype)
-                for part in (*heads[:3], *(heads.extra[name] for name in ("log_decay", "removal", "rate")))
-            )
+            q, k, v, fade, removal, rate = (part.to(memory.dtype) for part in (*heads[:3], heads.log_decay, *heads.own))
             o, memory = erase_and_write(q, k, v, fade, removal, rate, memory, self.chunk)
             return o.to(heads.v.dtype), memory
 
@@ -159,5 +165,5 @@ class RWKV7Attention(StateAttention):
         work = heads.k.dtype
         normed = F.layer_norm(o.to(work), (self.value_dim,), eps=1e-5 * self.value_dim) * self.gain + self.offset
         own = (heads.q.to(work) * heads.k * self.rho).sum(dim=-1, keepdim=True) * heads.v
-        gate = heads.extra["gate"]
-        return self.to_out(join_heads(normed + own).to(gate.dtype) * gate)
+        assert heads.gate is not None
+        return self.to_out(join_heads(normed + own).to(heads.gate.dtype) * heads.gate)

@@ -30,8 +30,8 @@ class SelfAttention(SoftmaxAttention):
         self.qkv = QKV(self, bias=self.qkv_bias)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, extra = self.qkv(x, tail)
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
+        q, k, v, _ = self.qkv(x, tail)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return join_heads(o)

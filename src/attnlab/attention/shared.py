@@ -1,22 +1,45 @@
 """What layers hand to later layers."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from attnlab.errors import UsageError
 
+Record = TypeVar("Record")
 
-class Shared(dict[str, Any]):
-    """What layers hand to later layers during one pass: one record per forward, map or decode step.
 
-    A layer publishes with `shared["name"] = value`; a later one reads with `shared.read("name")`.
+class Shared:
+    """What layers hand to later layers during one pass: one for each forward, map or decode step.
+
+    A layer publishes a record of a class of its own, such as a NamedTuple of tensors, and a later one reads the record
+    of that class: `shared.publish(FirstValues(heads.v))`, `shared.read(FirstValues).v`. A layer that reads says so in
+    `traits.requires`.
     """
 
-    def read(self, name: str) -> Any:
-        if name not in self:
-            raise UsageError(f"a layer reads {name!r} but no earlier layer published it (published: {sorted(self)})")
-        return self[name]
+    def __init__(self) -> None:
+        self.records: dict[type, Any] = {}
+        self.parts: dict[int, Shared] = {}
+
+    def publish(self, record: Any) -> None:
+        """Hand a record to later layers, in the place of an earlier one of its class."""
+        self.records[type(record)] = record
+
+    def get(self, kind: type[Record]) -> Record | None:
+        """The last record of this class; None if no earlier layer published one."""
+        return self.records.get(kind)
+
+    def read(self, kind: type[Record]) -> Record:
+        """The last record of this class; a UsageError if no earlier layer published one."""
+        if (record := self.get(kind)) is None:
+            names = ", ".join(sorted(each.__name__ for each in self.records)) or "nothing"
+            raise UsageError(f"a layer reads {kind.__name__}, which no earlier layer published (published: {names})")
+        return record
 
     def part(self, i: int) -> "Shared":
-        """The record of one of several attentions side by side, which must not read what its neighbours publish."""
-        part: Shared = self.setdefault(f"place {i}", Shared())
-        return part
+        """Of one of several attentions side by side, which must not read what its neighbours publish."""
+        return self.parts.setdefault(i, type(self)())
+
+    def copy(self) -> "Shared":
+        """The same records, to which others can be published that the original does not see."""
+        copy = Shared()
+        copy.records, copy.parts = self.records.copy(), {i: part.copy() for i, part in self.parts.items()}
+        return copy

@@ -32,7 +32,7 @@ class SimpleAttention(SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         alone = x[:, None]
-        return Heads(self.position.rotate(alone, start), self.position.rotate_keys(alone, start), alone, {})
+        return Heads(self.position.rotate(alone, start), self.position.rotate_keys(alone, start), alone)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         return join_heads(o)

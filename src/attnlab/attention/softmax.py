@@ -104,21 +104,18 @@ class SoftmaxAttention(MaskedAttention):
     def _carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
         """What the keys carry along for each score modifier."""
         mods = [mod for mod in self.score_mods if mod.cached_extras]
-        if not mods:
+        if heads.carried is None:
             return {}
-        parts = heads.extra["carried"][..., : self.cached_extras].split([mod.cached_extras for mod in mods], dim=-1)
+        parts = heads.carried[..., : self.cached_extras].split([mod.cached_extras for mod in mods], dim=-1)
         return dict(zip(mods, parts, strict=True))
 
-    def prepare_qk(
-        self, q: Tensor, k: Tensor, x: Tensor, start: int, extra: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Queries and keys, prepared by score modifiers and rotated by position; notes what keys carry along."""
+    def prepare_qk(self, q: Tensor, k: Tensor, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys, prepared by score modifiers and rotated by position, and what keys carry along."""
         for mod in self.score_mods:
             q, k = mod.prepare(q, k, x)
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
-        if carried := [mod.make_extras(q, k, x) for mod in self.score_mods if mod.cached_extras]:
-            extra["carried"] = torch.cat(carried, dim=-1)
-        return q, k
+        carried = [mod.make_extras(q, k, x) for mod in self.score_mods if mod.cached_extras]
+        return q, k, torch.cat(carried, dim=-1) if carried else None
 
     def content_mask(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
@@ -150,8 +147,8 @@ class SoftmaxAttention(MaskedAttention):
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         """Cache the new keys and values, and say which ones are visible; a layer that reads another's caches none."""
         rows = heads.k
-        if self.cached_extras:  # (b, h, n, e) -> (b, g, n, h / g * e), beside the key that it belongs to
-            carried = heads.extra["carried"].unflatten(1, (self.n_kv_heads, -1)).transpose(2, 3).flatten(3)
+        if heads.carried is not None:  # (b, h, n, e) -> (b, g, n, h / g * e), beside the key that it belongs to
+            carried = heads.carried.unflatten(1, (self.n_kv_heads, -1)).transpose(2, 3).flatten(3)
             rows = torch.cat([rows, carried.to(rows.dtype)], dim=-1)
         return state.cache.append(rows, heads.v, self.mask)
 
@@ -164,16 +161,15 @@ class SoftmaxAttention(MaskedAttention):
         visible_kv, cache = self.update_cache(heads, state, shared)
         q_pos = torch.arange(start, start + x.size(1), device=x.device)
         o = self.attend(self.read_cache(heads, visible_kv), q_pos, visible_kv.pos)
-        return self.merge(o, heads), SoftmaxState(cache, heads.extra.get("tail"))
+        return self.merge(o, heads), SoftmaxState(cache, heads.tail)
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
         """The new queries beside the visible keys and values, and what these carry."""
-        dtype, extra = heads.q.dtype, heads.extra
-        k = visible_kv.k.to(dtype)
+        k, carried = visible_kv.k.to(heads.q.dtype), None
         if self.cached_extras:
-            k, carried = k.split([self.head_dim, k.size(-1) - self.head_dim], dim=-1)
-            extra = extra | {"carried": carried.unflatten(-1, (-1, self.cached_extras)).transpose(2, 3).flatten(1, 2)}
-        return heads._replace(k=k, v=visible_kv.v.to(heads.v.dtype), extra=extra)
+            k, rest = k.split([self.head_dim, k.size(-1) - self.head_dim], dim=-1)
+            carried = rest.unflatten(-1, (-1, self.cached_extras)).transpose(2, 3).flatten(1, 2)
+        return heads._replace(k=k, v=visible_kv.v.to(heads.v.dtype), carried=carried)
 
     def pairs(self, seq_len: int) -> int | None:
         k_pos = torch.arange(seq_len)

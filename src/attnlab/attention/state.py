@@ -58,4 +58,4 @@ class StateAttention(HeadedAttention, ABC):
     ) -> tuple[Float[Tensor, "b n o"], RecurrentState]:
         heads = self.share(self.project(x, state.length, state.tail), Shared() if shared is None else shared)
         o, memory = self.scan(heads, state.memory, state.length)
-        return self.merge(o, heads), RecurrentState(memory, heads.extra.get("tail"), state.length + x.size(1))
+        return self.merge(o, heads), RecurrentState(memory, heads.tail, state.length + x.size(1))

@@ -1,5 +1,7 @@
 """Queries, keys and values as sums of products, a factor over heads times a factor over width."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,6 +42,15 @@ class Product(nn.Module):
         return (a.permute(0, 2, 3, 1).to(b.dtype) @ b.transpose(1, 2)).transpose(1, 2) / self.rank
 
 
+class Factors(NamedTuple):
+    """What keys and values are products of: a factor over heads, a factor over width."""
+
+    k_a: Float[Tensor, "b r t h"]
+    k_b: Float[Tensor, "b r t d"]
+    v_a: Float[Tensor, "b r t h"]
+    v_b: Float[Tensor, "b r t d"]
+
+
 class TensorProductAttention(GatedOutput, SoftmaxAttention):
     """Writes the queries, keys and values of all heads as sums of few products, of which decoding keeps the factors.
 
@@ -71,8 +82,7 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
         (q_a, q_b), (k_a, k_b), (v_a, v_b) = self.q(x), self.k(x), self.v(x)
         q_b, k_b = self.position.rotate(q_b, start), self.position.rotate_keys(k_b, start)
         q, k, v = self.q.product(q_a, q_b), self.k.product(k_a, k_b), self.v.product(v_a, v_b)
-        extra = {"k_a": k_a, "k_b": k_b, "v_a": v_a, "v_b": v_b}
-        return Heads(q, k, v, extra | self.gates(x))
+        return Heads(q, k, v, gate=self.gate.project(x), own=Factors(k_a, k_b, v_a, v_b))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         """Room for the factors alone: those of the keys where keys would stand, those of the values likewise."""
@@ -82,8 +92,8 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
         return SoftmaxState(cache, None)
 
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        e = heads.extra
-        return state.cache.append(as_row(e["k_a"], e["k_b"]), as_row(e["v_a"], e["v_b"]), self.mask)
+        own: Factors = heads.own
+        return state.cache.append(as_row(own.k_a, own.k_b), as_row(own.v_a, own.v_b), self.mask)
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
         k = self.k.product(*from_row(visible_kv.k.to(heads.q.dtype), self.k))

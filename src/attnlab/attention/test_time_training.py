@@ -27,6 +27,12 @@ class InnerModel(NamedTuple):
     update: Float[Tensor, "b h e v"]  # what the running mini-batch has added up so far
 
 
+class InnerRate(NamedTuple):
+    """The learning rate of the inner model at each token, before the sigmoid."""
+
+    rate: Float[Tensor, "b h t 1"]
+
+
 class TTTAttention(StateAttention):
     """Its memory is a small linear model per head, trained by gradient descent while the sequence is read.
 
@@ -56,9 +62,9 @@ class TTTAttention(StateAttention):
         self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, extra = self.qkv(x, tail)
-        extra["rate"] = self.to_rate(x).mT[..., None]
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
+        q, k, v, _ = self.qkv(x, tail)
+        rate = InnerRate(self.to_rate(x).mT[..., None])
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, own=rate)
 
     @uncompiled  # as in scan.py: a loop over mini-batches
     def scan(self, heads: Heads, memory: InnerModel, start: int) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
@@ -68,7 +74,7 @@ class TTTAttention(StateAttention):
         with full_precision(heads.q.device):
             work = memory.weight.dtype
             q, k, v = (part.to(work) for part in heads[:3])
-            rate = self.rate * heads.extra["rate"].to(work).sigmoid() / self.head_dim
+            rate = self.rate * heads.own.rate.to(work).sigmoid() / self.head_dim
             first = self.minibatch - start % self.minibatch  # what the running mini-batch still lacks
             bounds = [0, *range(first, q.size(2), self.minibatch), q.size(2)]
             out = []

@@ -41,7 +41,7 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, v = split_heads(self.to_q(x), self.n_heads), split_heads(self.to_kv(x), self.n_kv_heads)
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, self.gates(x))
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, gate=self.gate.project(x))
 
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
         cache = Cache.empty(

@@ -24,7 +24,7 @@ class Traits:
     cannot learn to look something up; then a law asserts that it indeed cannot. `uses_position` is False where
     weights do not come from queries and keys, so that nothing could be rotated or biased: such a layer takes no
     `position`. `discontinuous` says that rounding may move a few outputs far: then bfloat16 is held to be near on
-    average. `requires` names what a layer needs of those below it, as they publish it.
+    average. `requires` are the records that a layer needs of those below it, by the class that they publish.
     `limit` is the number of positions it knows, None if any.
     """
 
@@ -34,7 +34,7 @@ class Traits:
     can_recall: bool = True
     uses_position: bool = True
     discontinuous: bool = False
-    requires: tuple[str, ...] = ()
+    requires: tuple[type, ...] = ()
     limit: int | None = None
 
     def __or__(self, other: "Traits") -> "Traits":

@@ -82,8 +82,8 @@ class CLASS(StateAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         """Queries, keys and values of tokens that stand at positions start, start + 1, ..."""
-        q, k, v, extra = self.qkv(x, tail)
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, extra)
+        q, k, v, _ = self.qkv(x, tail)
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v)
 
     def empty(self, batch: int, value_dim: int) -> Float[Tensor, "b h d v"]:
         """The memory before the first token."""
@@ -155,7 +155,7 @@ class CLASS(HeadedAttention):
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         """Queries, keys and values of tokens that stand at positions start, start + 1, ..."""
         q, k, v = (split_heads(to(x), self.n_heads) for to in (self.to_q, self.to_k, self.to_v))
-        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, {})
+        return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v)
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """Move information between tokens: your rule goes here. Must be linear in heads.v, for that gives the map.

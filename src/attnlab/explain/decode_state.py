@@ -20,7 +20,7 @@ def memory_steps(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) ->
     state, after = layer.init_state(1, x.size(1)), []
     before = dict(_tensors(state))
     for i in range(x.size(1)):
-        _, state = layer.step(x[:, i : i + 1], state, Shared(shared))
+        _, state = layer.step(x[:, i : i + 1], state, shared.copy())
         after.append({name: tensor.clone() for name, tensor in _tensors(state)})
     steps = []
     for name in after[0] if after else ():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,10 @@ def explained_run(
         raise UsageError(f"layer ({index}) must be below the number of layers of the run ({len(model.layers)})")
     ids, labels = check_prompt(prompt, tokenizer, model.context)
     mixer = model.layers[index].attention
-    inputs: dict[str, Tensor] = {}
-    shared = Shared()
+    inputs: dict[str, Any] = {}
 
     def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
-        inputs["x"] = given[0]
-        shared.update(given[1])
+        inputs["x"], inputs["shared"] = given[0], given[1].copy()
 
     def embedded(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         inputs["embedded"] = output
@@ -60,7 +59,7 @@ def explained_run(
     finally:
         for hook in hooks:
             hook.remove()
-    steps = trace(mixer, inputs["x"], shared)
+    steps = trace(mixer, inputs["x"], inputs["shared"])
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
     steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, inputs["embedded"][:, None]))
     steps[1] = replace(steps[1], title=f"Input of layer {index}", text="After the blocks below and a norm.")

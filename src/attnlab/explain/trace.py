@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, HeadedAttention, evaluating
+from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.head_wrapper import HeadWrapper
 from attnlab.attention.heads import Heads
+from attnlab.attention.position import Position
 from attnlab.attention.score import Score
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
@@ -20,8 +22,6 @@ from attnlab.explain.decode_state import memory_steps
 from attnlab.explain.record_calls import Call, watched
 from attnlab.explain.steps import Part, Step
 
-TRANSFORMS = ("feature_map", "position")  # children that change queries and keys once they are projected
-
 
 @torch.no_grad()
 def trace(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) -> list[Step]:
@@ -29,7 +29,7 @@ def trace(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) -> list[S
     steps = [vectors("inputs", "inputs", "Input vectors", "One vector per token: what the layer is given.", x[:, None])]
     with evaluating(layer):
         steps += _inner(layer, x, shared)
-        y = layer(x, Shared(shared))
+        y = layer(x, shared.copy())
         steps.append(
             vectors("output", "output", "Output", "What the layer gives to the rest of the model.", y[:, None])
         )
@@ -60,21 +60,21 @@ def _inner(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
         return _side_by_side([_inner(part, x, shared) for part in layer.parts])
     if isinstance(layer, HeadedAttention):
         return _headed(layer, x, shared)
-    weights = layer.weights(x, Shared(shared))
+    weights = layer.weights(x, shared.copy())
     return [] if weights is None else [_implied(weights)]
 
 
 def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
     mods = [module for module in layer.modules() if isinstance(module, Score)]
-    changing = [(m, "forward") for n, m in layer.named_children() if n == TRANSFORMS[0]]
-    changing += [(m, "rotate") for n, m in layer.named_children() if n == TRANSFORMS[1]]
+    changing = [(m, "forward") for m in layer.children() if isinstance(m, FeatureMap)]
+    changing += [(m, "rotate") for m in layer.children() if isinstance(m, Position)]
     changing += [(mod, "prepare") for mod in mods]
     with watched(changing) as calls:
-        heads = layer.share(layer.project(x), Shared(shared))
+        heads = layer.share(layer.project(x), shared.copy())
     steps = _projections(x, heads, calls)
     if isinstance(layer, SoftmaxAttention):
         steps += _softmax(layer, heads)
-    elif (weights := layer.weights(x, Shared(shared))) is not None:
+    elif (weights := layer.weights(x, shared.copy())) is not None:
         steps.append(_implied(weights))
     o = layer.mix(heads)
     steps.append(vectors("context", "context", "Context vectors", "The output of each head for each token.", o))
@@ -108,7 +108,7 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
     if not torch.equal(heads.v, x[:, None]):
         steps.append(vectors("v", "projections", "Values v", "What each token hands over when it is read.", heads.v))
     t = heads.v.size(2)
-    for name, extra in heads.extra.items():
+    for name, extra in heads.beside().items():
         if extra.ndim in (3, 4) and extra.size(0) == 1 and extra.size(2) == t:
             wide = extra if extra.ndim == 4 else extra[..., None]
             title = name.replace("_", " ").capitalize()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Shared, State
+from attnlab.attention.shared import Record
 from attnlab.laws.subject import CONTEXT, LONG, SHORT, Subject, perturbed, tokens
 
 
@@ -91,27 +92,25 @@ class Placed(nn.Module):
 
 
 class _Watched(Shared):
-    """Notes which names a layer asks for."""
+    """Notes which records are published and asked for, in its parts, too."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.asked: set[str] = set()
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: set[tuple[str, type]] = set()
 
-    def read(self, name: str) -> Any:
-        self.asked.add(name)
-        return super().read(name)
+    def publish(self, record: Any) -> None:
+        self.notes.add(("published", type(record)))
+        super().publish(record)
 
-    def __getitem__(self, name: str) -> Any:
-        self.asked.add(name)
-        return super().__getitem__(name)
+    def get(self, kind: type[Record]) -> Record | None:
+        self.notes.add(("read", kind))
+        return super().get(kind)
 
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked.add(name)
-        return super().get(name, default)
-
-    def __contains__(self, name: object) -> bool:
-        self.asked.add(str(name))
-        return super().__contains__(name)
+    def part(self, i: int) -> Shared:
+        part = super().part(i)
+        assert isinstance(part, _Watched)
+        part.notes = self.notes
+        return part
 
 
 def _makeup(layer: Attention) -> Iterator[tuple[Any, ...]]:
@@ -130,11 +129,11 @@ def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[
     shared, x = _Watched(), tokens(1, 3, dtype=dtype)
     layers_by_makeup: dict[Any, Placed] = {}
     for i, layer in enumerate(layers):
-        shared.asked, before = set(), set(shared)
+        shared.notes.clear()
         with torch.no_grad():
             layer(x, shared)
-        makeup = (tuple(_makeup(layer)), frozenset(shared.asked), frozenset(set(shared) - before))
-        below = layers[:i] if shared.asked else []
+        makeup = (tuple(_makeup(layer)), frozenset(shared.notes))
+        below = layers[:i] if any(what == "read" for what, _ in shared.notes) else []
         layers_by_makeup.setdefault(makeup, Placed(layer, below, f"layer {i}: "))
     alone = len(layers_by_makeup) == 1
     for placed in layers_by_makeup.values():

@@ -28,7 +28,7 @@ def _map_holds(layer: Attention, x: Tensor, shared: Shared, label: str) -> None:
     kind = layer.traits.map_kind
     if kind not in get_args(MapKind):
         raise LawBroken(f"map_kind is {kind!r}, not one of {', '.join(get_args(MapKind))}")
-    a = layer.weights(x, Shared(shared))
+    a = layer.weights(x, shared.copy())
     if a is None or kind == "none":
         if (a is None) != (kind == "none"):
             raise LawBroken(f"{label}map_kind is {kind!r}, but weights gives {'no map' if a is None else 'a map'}")
@@ -40,7 +40,7 @@ def _map_holds(layer: Attention, x: Tensor, shared: Shared, label: str) -> None:
     parts = list(_parts(layer))
     for i, part in enumerate(parts):
         _map_holds(part, x, shared, f"{label}part {i}: ")
-    drawn = [part.weights(x, Shared(shared)) for part in parts]
+    drawn = [part.weights(x, shared.copy()) for part in parts]
     whole = [part for part in drawn if part is not None]
     if whole and len(whole) == len(drawn):
         together = torch.cat(whole, dim=1)
@@ -79,11 +79,11 @@ def _kind_holds(a: Tensor, x: Tensor, kind: MapKind, label: str) -> None:
 
 @torch.no_grad()
 def _reproduces(layer: HeadedAttention, a: Tensor, x: Tensor, shared: Shared, label: str) -> None:
-    heads = layer.share(layer.project(x), Shared(shared))
+    heads = layer.share(layer.project(x), shared.copy())
     if a.size(1) != layer.n_heads:
         raise LawBroken(f"{label}the map has {a.size(1)} heads, not n_heads ({layer.n_heads})")
     values = heads.v.repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=1)
-    off = gap(layer.merge(a @ values, heads), layer(x, Shared(shared)))
+    off = gap(layer.merge(a @ values, heads), layer(x, shared.copy()))
     if off > SAME:
         raise LawBroken(f"{label}merge(A v) differs from forward by {off:.1e} (allowed {SAME:.0e})")
 

@@ -103,7 +103,7 @@ def _results(
 ) -> list[torch.Tensor]:
     """The output in training and besides, and its gradients towards `towards`, by x and the named parameters."""
     with torch.no_grad():
-        training = mixer.train()(x, Shared(shared))  # where a rule may draw noise of its own
+        training = mixer.train()(x, shared.copy())  # where a rule may draw noise of its own
     y = mixer.eval()(x, shared)
     inputs = [x, *(parameter for name in names if (parameter := mixer.get_parameter(name)).requires_grad)]
     return [training, y, *torch.autograd.grad(y, inputs, towards, retain_graph=True, materialize_grads=True)]
