@@ -18,7 +18,7 @@ class Heads(NamedTuple):
     k: Float[Tensor, "b g s d"]
     v: Float[Tensor, "b g s v"]
     tail: Tensor | None = None  # what a short convolution remembers after these tokens
-    carried: Float[Tensor, "b h s e"] | None = None  # what each key cached_extras along for the score chain
+    carried: Float[Tensor, "b h s e"] | None = None  # what each key carries along for score modifiers
     log_q: Float[Tensor, "b h t f"] | None = None  # the logarithms of features that float32 does not hold
     log_k: Float[Tensor, "b h s f"] | None = None
     log_decay: Float[Tensor, "b h t *d"] | None = None

@@ -81,6 +81,7 @@ class LogLinearAttention(StateAttention):
 
     def among(self, heads: Heads, start: int) -> Float[Tensor, "b h t v"]:
         """What the tokens of `heads`, at positions from `start`, read of each other."""
+        assert heads.log_decay is not None
         work = torch.promote_types(self.anchor.dtype, torch.float32)
         with full_precision(heads.q.device):
             q, k, v = (p.to(work) for p in heads[:3])
@@ -100,6 +101,7 @@ class LogLinearAttention(StateAttention):
         A stretch moves up where a bit above its own has turned since: seen from i it is at the higher of its level and
         the bits of i xor the tokens seen.
         """
+        assert heads.log_decay is not None
         work, t = memory.dtype, heads.q.size(2)
         with full_precision(memory.device):
             q, k, v = (p.to(work) for p in heads[:3])

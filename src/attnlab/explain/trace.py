@@ -66,7 +66,7 @@ def _inner(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
 
 def _headed(layer: HeadedAttention, x: Tensor, shared: Shared) -> list[Step]:
     mods = [module for module in layer.modules() if isinstance(module, Score)]
-    changing = [(m, "forward") for m in layer.children() if isinstance(m, FeatureMap)]
+    changing: list[tuple[nn.Module, str]] = [(m, "forward") for m in layer.children() if isinstance(m, FeatureMap)]
     changing += [(m, "rotate") for m in layer.children() if isinstance(m, Position)]
     changing += [(mod, "prepare") for mod in mods]
     with watched(changing) as calls:
