@@ -59,8 +59,8 @@ def _tuned(group: Group, curve: LRCurve) -> Arm:
 
 def _tuning(named: str, experiment: Experiment, lower_is_better: bool, alpha: float) -> Tuning | AttnlabError:
     """The tuning experiment that runs name, or why it cannot be read."""
-    path = Path(named)
-    candidates = (path, path.parent, experiment.folder.path.parent / path.name)  # the folder, its file, or moved along
+    path = Path(named) if Path(named).suffix != ".yaml" else Path(named).parent  # as `attnlab.config.tuned_lr` reads it
+    candidates = (path, experiment.folder.path.parent / path.name)  # where it was, or moved along
     folder = next((each for each in candidates if each.is_dir()), path)
     try:
         return Tuning(folder, read_tuning(read_experiment(folder, experiment.metric), lower_is_better, alpha))
