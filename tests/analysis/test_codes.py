@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 from tests.analysis.folders import CODE, write_arm, write_run
+from tests.analysis.in_memory import make_run
 
 from attnlab.analysis.analyse import Report, analyse
+from attnlab.analysis.codes import across_codes, alike_but_for_code, of_latest_code, remarks
 from attnlab.analysis.fairness import notes
+from attnlab.analysis.groups import Group
 from attnlab.analysis.lr_tuning import read_tuning
 from attnlab.analysis.reading import read_experiment
 from attnlab.analysis.settings import Options
+from attnlab.store.status import Status
 
 NEW = CODE | {"attnlab.model": "2" * 16}
 LINEAR = {"attnlab.attention.linear": "3" * 16}
@@ -129,3 +133,39 @@ def test_tuning_goes_by_the_latest_code(tmp_path: Path) -> None:
     (entry,) = read_tuning(read_experiment(tmp_path / "e"), True, 0.05)
     assert entry.lr_curve.best == 4e-3 and entry.apart == {}
     assert "what other code made before is left out" in entry.lr_curve.remarks
+
+
+def group(folder: str, day: int, digits: str, seeds: dict[int, float], lr: float = 1e-3) -> Group:
+    """Runs of one code, begun on a day; a seed whose result is 0 has failed."""
+    about = {"summary": {"started": f"2026-01-0{day}"}, "code": {"attnlab.model": digits}}
+    runs = [
+        make_run(seed, final, group=folder, status=Status.FINISHED if final else Status.FAILED, **about)
+        for seed, final in seeds.items()
+    ]
+    return Group(folder, "v", {"optimizer.lr": lr, "code.attnlab.model": digits}, runs)
+
+
+def test_latest_of_each_seed() -> None:
+    """Across codes a seed counts with its latest result; a later run that failed takes no result away."""
+    old, new = group("old", 1, "1", {0: 1.0, 1: 2.0, 2: 0.0}), group("new", 2, "2", {1: 5.0, 2: 6.0, 0: 0.0})
+    assert [[each.folder for each in alike] for alike in alike_but_for_code([new, old])] == [["old", "new"]]
+    (merged,) = across_codes([new, old])
+    assert {seed: run.final for seed, run in merged.results.items()} == {0: 1.0, 1: 5.0, 2: 6.0}
+    assert merged.settings == {"optimizer.lr": 1e-3}
+
+
+def test_latest_code_of_a_grid() -> None:
+    """A grid of rates is by one code, the latest of any of its rates."""
+    grid = [group("a", 1, "1", {0: 1.0}), group("b", 2, "1", {0: 1.0}, 2e-3), group("c", 3, "2", {0: 1.0})]
+    assert [each.folder for each in of_latest_code(grid, besides="optimizer.lr")] == ["c"]
+    assert [each.folder for each in of_latest_code(grid, besides="")] == ["b", "c"]
+
+
+def test_remarks() -> None:
+    """Which modules changed within a variant, and of how many runs the code is unknown."""
+    groups = [group("a", 1, "1", {0: 1.0}), group("b", 2, "2", {1: 1.0})]
+    assert remarks(groups[:1], "same") == []
+    assert remarks(groups, "any") == ["v was trained by 2 codes (changed: attnlab.model): averaged (code=any)"]
+    unknown = Group("c", "w", {"code": "unknown"}, [make_run(0, 1.0), make_run(1, 1.0)])
+    (line,) = remarks([groups[0], unknown], "same")
+    assert line.startswith("which code made 2 of 3 runs is unknown")

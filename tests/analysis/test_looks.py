@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.analysis.folders import write_arm, write_run
+from tests.analysis.in_memory import make_run
 from tests.analysis.test_level import ALPHA, DECISIVE, RULES, TOLERANCE, design
 
 from attnlab.analysis.analyse import Report, analyse
 from attnlab.analysis.arms import Arm
 from attnlab.analysis.compare_arms import compare
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.looks import take_look
+from attnlab.analysis.reading import Experiment, Run
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.publish import write
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.status import Status
 
 RNG = np.random.default_rng(5)
 
@@ -35,6 +39,35 @@ def words(report: Report, folder: Path) -> tuple[str, str]:
     (row,) = csv.DictReader((folder / "report" / "verdicts.csv").read_text().splitlines())
     assert row["verdict"] in str(pages)
     return report.comparisons[0].word, row["verdict"]
+
+
+def test_count(tmp_path: Path) -> None:
+    """A look is told by the runs that were planned: lost ones count, refused ones do not, and order means nothing."""
+
+    def number(runs: list[Run]) -> tuple[int, int]:
+        look = take_look(Experiment(ExperimentFolder(tmp_path), "val/loss", runs, {}, []))
+        return look.number, len(look.earlier)
+
+    runs = [make_run(seed, 1.0) for seed in range(3)]
+    assert number(runs) == (1, 0)
+    assert number([*runs[::-1], make_run(9, status=Status.REFUSED)]) == (1, 0)
+    assert number([*runs, make_run(3)]) == (2, 1)
+    assert number([*runs, make_run(3, 1.0)]) == (2, 1)  # completed
+    assert number(runs) == (1, 0)
+    assert number([*runs, make_run(3), make_run(4)]) == (3, 2)
+
+
+def test_declared_by_the_first(tmp_path: Path) -> None:
+    """The runs that began first say how many looks are judged; of several the fewest, and nonsense is none."""
+
+    def declared(*first: object) -> int:
+        early = [
+            make_run(i, 1.0, config={"report": {"looks": n}}, summary={"started": "1"}) for i, n in enumerate(first)
+        ]
+        late = make_run(99, 1.0, config={"report": {"looks": 9}}, summary={"started": "2"})
+        return take_look(Experiment(ExperimentFolder(tmp_path), "val/loss", [late, *early], {}, [])).declared
+
+    assert [declared(2), declared(3, 2), declared("x"), declared(0, 4), declared(None)] == [2, 2, 1, 4, 1]
 
 
 def test_first_look_is_final(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tests.analysis.folders import write_arm, write_run
 
-import attnlab
 from attnlab.analysis.analyse import analyse
 from attnlab.analysis.settings import Options
+from attnlab.analysis.verdicts import verdict
 from attnlab.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_same_as_report(tmp_path: Path, options: Options, asked: dict[str, Any])
     (next(tmp_path.glob("worse-*/seed_3")) / "summary.json").unlink()
     del variants["worse"][3]
     report = analyse(tmp_path, options)
-    verdicts = attnlab.verdict(BASE, variants, lost={"worse": [3]}, **asked)
+    verdicts = verdict(BASE, variants, lost={"worse": [3]}, **asked)
     for c in report.comparisons:
         assert [getattr(c, name) for name in FIELDS] == [getattr(verdicts[c.arm.label], name) for name in FIELDS]
         assert np.array_equal(c.differences, verdicts[c.arm.label].differences)
@@ -77,7 +77,7 @@ def test_same_as_report_solved(tmp_path: Path) -> None:
     write_run(tmp_path, "linear", 5, 0.1, status="diverged", **about)
     (c,) = analyse(tmp_path, Options(margin=0.9)).comparisons
     variants = {"linear": dict(enumerate([*ours, math.nan]))}
-    verdicts = attnlab.verdict(dict(enumerate(base)), variants, better="higher", solved=0.9, margin=0.9)
+    verdicts = verdict(dict(enumerate(base)), variants, better="higher", solved=0.9, margin=0.9)
     assert c.lost_seeds == [5] and c.remarks == verdicts["linear"].remarks
     assert [getattr(c, name) for name in FIELDS] == [getattr(verdicts["linear"], name) for name in FIELDS]
 
@@ -86,32 +86,31 @@ def test_lost() -> None:
     """A seed of one side alone is lost unless the lost ones are named; what is no number is lost; either costs a
     verdict that does not survive it."""
     variant = {seed: x for seed, x in moved(0.5).items() if seed != 2}
-    assert attnlab.verdict(BASE, {"a": variant})["a"].lost_seeds == [2]
-    assert attnlab.verdict(BASE, {"a": variant}, lost={})["a"].lost_seeds == []
-    infinite = attnlab.verdict(BASE, {"a": {**variant, 2: math.inf}}, lost={})["a"]
+    assert verdict(BASE, {"a": variant})["a"].lost_seeds == [2]
+    assert verdict(BASE, {"a": variant}, lost={})["a"].lost_seeds == []
+    infinite = verdict(BASE, {"a": {**variant, 2: math.inf}}, lost={})["a"]
     assert infinite.lost_seeds == [2] and "1 of a diverged" in infinite.remarks[0]
-    of_baseline = attnlab.verdict({0: 2.0, **variant}, {"a": BASE}, lost={"baseline": [2]})["a"]
+    of_baseline = verdict({0: 2.0, **variant}, {"a": BASE}, lost={"baseline": [2]})["a"]
     assert "1 of baseline lost" in of_baseline.remarks[0]
     six = {seed: BASE[seed] for seed in range(6)}
     whole = {seed: x + 0.5 for seed, x in six.items()} | {1: six[1] + 0.51}
     words = {
-        n: attnlab.verdict(six, {"a": {seed: x for seed, x in whole.items() if seed >= 6 - n}})["a"].verdict
-        for n in (6, 5)
+        n: verdict(six, {"a": {seed: x for seed, x in whole.items() if seed >= 6 - n}})["a"].verdict for n in (6, 5)
     }
     assert words == {6: "worse", 5: "cannot tell"}
 
 
 def test_printed() -> None:
     """It prints as a table with a row for each variant, and what else is to be said below it."""
-    text = str(attnlab.verdict(BASE, {"twin": BASE, "bad": moved(0.3)}))
+    text = str(verdict(BASE, {"twin": BASE, "bad": moved(0.3)}))
     assert re.search(r"\| twin +\| 12 \|.*\| cannot tell", text) and re.search(r"\| bad +\| 12 \|.*\| worse", text)
     assert "- twin: the same numbers as the baseline in every seed" in text
 
 
 def test_looks() -> None:
     """A look beyond those that were declared explores."""
-    assert attnlab.verdict(BASE, {"bad": moved(0.3)}, look=2)["bad"].sentence == "worse, exploratory"
-    assert attnlab.verdict(BASE, {"bad": moved(0.3)}, look=2, looks=2)["bad"].sentence == "worse"
+    assert verdict(BASE, {"bad": moved(0.3)}, look=2)["bad"].sentence == "worse, exploratory"
+    assert verdict(BASE, {"bad": moved(0.3)}, look=2, looks=2)["bad"].sentence == "worse"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_looks() -> None:
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        attnlab.verdict(**{"baseline": BASE, "variants": {"gqa": moved(0.1)}, **changes})
+        verdict(**{"baseline": BASE, "variants": {"gqa": moved(0.1)}, **changes})
 
 
 def test_no_torch() -> None:
