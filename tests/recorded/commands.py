@@ -167,8 +167,12 @@ def _files(home: Path) -> dict[Path, int]:
 
 
 def _stable(path: str) -> str:
-    """A path without what differs between two recordings: hashes of code, and time and process of event files."""
-    path = re.sub(r"(-[0-9a-f]{8})\.[0-9a-f]{4}(?=/|-)", r"\1.CODE", path)
+    """A path without what differs between two recordings: hashes of code, and time and process of event files.
+
+    What a run continues counts by its contents, and a checkpoint holds the code that made it, so `more` has another hash.
+    """
+    path = re.sub(r"(runs/more/multi_head-)[0-9a-f]{8}", r"\1HASH", path)
+    path = re.sub(r"(-[0-9a-f]{8}|-HASH)\.[0-9a-f]{4}(?=/|-)", r"\1.CODE", path)
     return re.sub(r"events\.out\.tfevents\.\d+\.[^/]*", "events.out.tfevents", path)
 
 
