@@ -169,7 +169,7 @@ def _files(home: Path) -> dict[Path, int]:
 def _stable(path: str) -> str:
     """A path without what differs between two recordings: hashes of code, and time and process of event files.
 
-    What a run continues counts by its contents, and a checkpoint holds the code that made it, so `more` has another hash.
+    What a run continues counts by its contents, and a checkpoint holds the code that made it: `more` has another hash.
     """
     path = re.sub(r"(runs/more/multi_head-)[0-9a-f]{8}", r"\1HASH", path)
     path = re.sub(r"(-[0-9a-f]{8}|-HASH)\.[0-9a-f]{4}(?=/|-)", r"\1.CODE", path)
