@@ -11,7 +11,7 @@ from attnlab.store.files import write_atomically
 from attnlab.store.run_folder import RunFolder
 
 FORMAT = 1
-HEADER = "head     zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
+HEADER = "head        zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
 
 
 def line(effect: Effect) -> str:
