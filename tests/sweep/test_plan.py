@@ -51,7 +51,7 @@ def run(parameters: int, rate: float) -> PlannedRun:
 
 
 def test_alike_runs_are_tried_once() -> None:
-    """LRCurve do not change how long a run takes; sizes do."""
+    """Learning rates do not change how long a run takes; sizes do."""
     pool = OnePool()
     runs = [run(size, rate) for size in (1, 2) for rate in (0.1, 0.2, 0.3)]
     estimate(runs, pool)
