@@ -1,6 +1,6 @@
 """How long the command line takes to answer, and how many modules it imports: python bench/start_up.py [--rounds N]
 
-Seconds stand beside those of `python -c "import torch"`, taken in turn with them: the ratio says more than the seconds.
+Medians, in turn with those of `python -c "import torch"`; "more" is what a command takes beyond that.
 """
 
 import argparse
@@ -11,13 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from attnlab.cli._arguments import COMMANDS
+
 TRAIN = Path(__file__).parents[1] / "train.py"
 ATTNLAB = "from attnlab.cli import main; main()"
 COUNT = (
-    "import atexit, sys; atexit.register(lambda: print(len(sys.modules), 'torch' in sys.modules, file=sys.stderr)); "
+    "import atexit, sys; atexit.register(lambda: print(len(sys.modules), *(name for name in ('torch', 'lightning') "
+    "if name in sys.modules), file=sys.stderr)); "
 )
+RUN = "runs/default"  # of a tiny run that is trained first
+TINY = ("trainer.max_steps=2", "trainer.threads=1", "tokenizer=byte", "maps.steps=0", "sample.steps=0")
 RUN_TRAIN = f"import runpy; sys.argv[0] = {str(TRAIN)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
-COMMANDS = ("ablate_heads", "card", "check", "evaluate", "explain", "generate", "maps", "new", "report", "tune")
 CASES = {
     "train.py --help": (RUN_TRAIN, "--help"),
     "train.py --cfg job": (RUN_TRAIN, "--cfg", "job"),
@@ -31,6 +35,8 @@ CASES = {
     "an impossible construction": (RUN_TRAIN, "model.n_heads=5"),
     "explain": (ATTNLAB, "explain", "attention=simple"),
     "check, one law": (ATTNLAB, "check", "attention=multi_head", "laws=shape"),
+    "generate": (ATTNLAB, "generate", f"run={RUN}", "prompt=Once", "tokens=1"),
+    "maps": (ATTNLAB, "maps", f"run={RUN}", "prompt=Once upon"),
 }
 
 
@@ -45,19 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{'case':32}{'best, s':>9}{'/ torch':>9}{'modules':>9}  torch")
+    print(f"{'case':32}{'s':>7}{'torch, s':>10}{'more, s':>9}{'modules':>9}  torch, lightning")
     with tempfile.TemporaryDirectory() as folder:
+        seconds(folder, RUN_TRAIN, *TINY)
         for name, (code, *words) in CASES.items():
             own, torch, line = [], [], ""
             for _ in range(options.rounds):
                 taken, line = seconds(folder, COUNT + code, *words)
                 own.append(taken)
                 torch.append(seconds(folder, "import torch")[0])
-            count, with_torch = line.split()
-            ratio = statistics.median(a / b for a, b in zip(own, torch, strict=True))
-            print(
-                f"{name:32}{min(own):9.2f}{ratio:9.2f}{count:>9}  {'yes' if with_torch == 'True' else 'no'}", flush=True
-            )
+            count, *heavy = line.split()
+            more = statistics.median(a - b for a, b in zip(own, torch, strict=True))
+            columns = f"{statistics.median(own):7.2f}{statistics.median(torch):10.2f}{more:9.2f}{count:>9}"
+            print(f"{name:32}{columns}  {', '.join(heavy) or 'neither'}", flush=True)
 
 
 if __name__ == "__main__":
