@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from attnlab.build import build_model, instantiate
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.model import GPT
-from attnlab.training.optimizer import Muon, MuonWithAdamW, Recipe, matrices_of
+from attnlab.training.optimizer import Decay, Muon, MuonWithAdamW, Recipe, matrices_of
 
 VARIANTS = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 MUON = Muon(
@@ -64,7 +64,7 @@ def test_constant_schedule() -> None:
     assert schedule(5, warmup_fraction=0.4, decay="constant", final_lr_fraction=0.1) == [1 / 3, 2 / 3, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("decay", get_args(Decay))
 @pytest.mark.parametrize(("warmup", "first"), [(0.0, 1.0), (0.4, 1.0), (0.9, 0.5)])
 def test_a_run_of_one_step_has_a_rate(decay: str, warmup: float, first: float) -> None:
     assert schedule(1, decay=decay, warmup_fraction=warmup, final_lr_fraction=0.0)[0] == first
@@ -75,7 +75,7 @@ def test_a_run_of_one_step_has_a_rate(decay: str, warmup: float, first: float) -
     max_steps=st.integers(1, 500),
     warmup=st.floats(0, 1, exclude_max=True),
     final=st.floats(0, 1),
-    decay=st.sampled_from(["linear", "cosine", "constant"]),
+    decay=st.sampled_from(get_args(Decay)),
 )
 def test_rate_within_bounds(max_steps: int, warmup: float, final: float, decay: str) -> None:
     """No update is made at a rate of 0 or above the peak."""
