@@ -60,7 +60,7 @@ def main() -> None:
                 taken, line = seconds(folder, COUNT + code, *words)
                 own.append(taken)
                 torch.append(seconds(folder, "import torch")[0])
-            count, *heavy = line.split()
+            count, *heavy = line.split() or ["-", "not counted"]  # attnlab train becomes another program
             more = statistics.median(a - b for a, b in zip(own, torch, strict=True))
             columns = f"{statistics.median(own):7.2f}{statistics.median(torch):10.2f}{more:9.2f}{count:>9}"
             print(f"{name:32}{columns}  {', '.join(heavy) or 'neither'}", flush=True)
