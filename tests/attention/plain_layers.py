@@ -21,7 +21,7 @@ class Sliced(HeadedAttention):
 
     def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
         y = split_heads(x, self.n_heads)
-        return Heads(y, y, y, {})
+        return Heads(y, y, y)
 
     def merge(self, o: Tensor, heads: Heads) -> Tensor:
         return join_heads(o)
@@ -35,7 +35,7 @@ class Itself(GatedOutput, Sliced):
         self.build_output(self.n_heads)
 
     def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
-        return super().project(x)._replace(extra=self.gates(x))
+        return super().project(x)._replace(gate=self.gate.project(x))
 
     def mix(self, heads: Heads) -> Tensor:
         return heads.v

@@ -13,8 +13,8 @@ LAYER = Mean(6, n_heads=4, n_kv_heads=2, head_dim=3, value_dim=5)
 def test_heads() -> None:
     """Head h of what is asked lies in rows h d to (h + 1) d of its matrix, and keys and values have heads of theirs."""
     qkv, x = QKV(LAYER, bias=True).double(), draw(2, 7, 6)
-    q, k, v, extra = qkv(x, None)
-    assert (q.shape, k.shape, v.shape, extra) == ((2, 4, 7, 3), (2, 2, 7, 3), (2, 2, 7, 5), {})
+    q, k, v, tail = qkv(x, None)
+    assert (q.shape, k.shape, v.shape, tail) == ((2, 4, 7, 3), (2, 2, 7, 3), (2, 2, 7, 5), None)
     for y, line, width in ((q, qkv.to_q, 3), (k, qkv.to_k, 3), (v, qkv.to_v, 5)):
         for h in range(y.size(1)):
             rows = slice(h * width, (h + 1) * width)
@@ -33,6 +33,6 @@ def test_convolution(cut: int) -> None:
     mixed = F.silu(sum(y[:, i : i + 7] * qkv.conv.weight[:, i] for i in range(3)))  # type: ignore[arg-type]
     torch.testing.assert_close(torch.cat([part.transpose(1, 2).flatten(2) for part in whole[:3]], dim=-1), mixed)
     first = qkv(x[:, :cut], qkv.empty_tail(2))
-    then = qkv(x[:, cut:], first[3]["tail"])
+    then = qkv(x[:, cut:], first[3])
     for part, a, b in zip(whole[:3], first[:3], then[:3], strict=True):
         torch.testing.assert_close(torch.cat([a, b], dim=2), part)

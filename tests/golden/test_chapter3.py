@@ -109,7 +109,7 @@ def without_trainable_weights() -> dict[str, Tensor]:
 def with_trainable_weights() -> dict[str, Tensor]:
     """Section 3.4: SelfAttention, from torch.rand and then from nn.Linear; exercise 3.1 ends it."""
     v1 = self_attention(rand_weights(123), causal=False)
-    q, k, v, _ = v1.project(X)
+    q, k, v = v1.project(X)[:3]
     s = scores(v1, X)
     drawn, drawn_next = linear_weights(789), rand_weights(None)  # the second from where the first left the stream
     v2, v1_again = self_attention(drawn, causal=False), self_attention(drawn_next, causal=False)
