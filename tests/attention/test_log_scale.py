@@ -34,7 +34,7 @@ def test_same_weights(decay: str, spread: float, empty: bool) -> None:
     wide = None if fade is None else fade.view(B, H, T, -1).expand(B, H, T, F)
     before = torch.zeros_like(memory) if empty else memory * scale.exp()[..., None]
     expected, last = outputs(log_q.exp(), log_k.exp(), v, wide, before)
-    small = rescaled(*(None if x is None else x.float() for x in (log_q, log_k, fade, memory, scale)))  # type: ignore[arg-type]
+    small = rescaled(*(None if x is None else x.float() for x in (log_q, log_k, fade, memory, scale)))
     assert all(bool(x.isfinite().all()) for x in small if x is not None)
     y, after = outputs(small.q, small.k, v.float(), small.log_decay, small.memory)
     torch.testing.assert_close(y.double(), expected, rtol=2e-4, atol=1e-6)

@@ -30,7 +30,7 @@ def test_convolution(cut: int) -> None:
     assert qkv.conv is not None
     whole = qkv(x, qkv.empty_tail(2))
     y = F.pad(torch.cat([line(x) for line in (qkv.to_q, qkv.to_k, qkv.to_v)], dim=-1), (0, 0, 2, 0))
-    mixed = F.silu(sum(y[:, i : i + 7] * qkv.conv.weight[:, i] for i in range(3)))  # type: ignore[arg-type]
+    mixed = F.silu(sum(y[:, i : i + 7] * qkv.conv.weight[:, i] for i in range(3)))
     torch.testing.assert_close(torch.cat([part.transpose(1, 2).flatten(2) for part in whole[:3]], dim=-1), mixed)
     first = qkv(x[:, :cut], qkv.empty_tail(2))
     then = qkv(x[:, cut:], first[3])

@@ -1,10 +1,12 @@
 """A folder of YAML files is data: it sets nothing of Hydra's own, and stands for no more than a config holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from attnlab.config.compose import compose_config
+from attnlab.config.guard import MOST_CHARACTERS, check_references, from_environment
 from attnlab.errors import UsageError
 
 BOMB = "".join(
@@ -58,3 +60,39 @@ def test_what_may_be_set(tmp_path: Path) -> None:
 )
 def test_more_than_a_config_is_refused(tmp_path: Path, content: str, reason: str) -> None:
     assert reason in composed(tmp_path, content)
+
+
+def doubled(depth: int) -> dict[str, Any]:
+    return {"n": {"z": "x"} | {f"a{i}": f"${{.a{i + 1}}}${{.a{i + 1}}}" for i in range(depth)} | {f"a{depth}": "xy"}}
+
+
+def test_references_are_counted() -> None:
+    """2 characters, doubled so often: with the references themselves, just what a config may come to, and beyond it."""
+    fits = next(depth for depth in range(40) if 2 ** (depth + 1) * 12 > MOST_CHARACTERS) - 4
+    check_references(doubled(fits))
+    with pytest.raises(UsageError, match=r"^n\.a\d+ refers to more than 1,000,000 characters"):
+        check_references(doubled(fits + 6))
+
+
+def test_references_in_a_circle() -> None:
+    """OmegaConf refuses what leads back to itself; it is not counted for ever here. A chain without end is refused."""
+    check_references({"a": "${b}", "b": "${a}", "c": {"d": "${.d}"}})
+    with pytest.raises(UsageError, match="a chain that is too long"):
+        check_references({f"a{i}": f"${{a{i + 1}}}" for i in range(5_000)})
+
+
+@pytest.mark.parametrize(
+    ("raw", "secret"),
+    [
+        ({"a": "${oc.env:KEY}", "b": "plain"}, {"a"}),
+        ({"a": "${ oc.env:KEY,x}"}, {"a"}),
+        ({"a": "${oc.env:KEY}", "b": "x ${a}", "c": {"d": "${..b}", "e": "${.f}", "f": "ours"}}, {"a", "b", "c.d"}),
+        ({"all": {"in": "${oc.env:KEY}", "out": "ours"}, "copy": "${all}"}, {"all.in", "copy"}),
+        ({"list": ["ours", "${oc.env:KEY}"], "first": "${list[0]}"}, {"list[1]"}),
+        ({"a": "${b}", "b": "${a}"}, set()),
+    ],
+)
+def test_from_environment(raw: dict[str, Any], secret: set[str]) -> None:
+    """What comes from the environment, by however many references, and nothing else; a number is none."""
+    assert {*from_environment(raw, {})} == secret
+    assert "a" not in from_environment(raw, {**raw, "a": 3})

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.limits import HANG
 
 import attnlab.training.run
 from attnlab.cli._exits import one_line_errors
+from attnlab.config.messages import explain, refuse_flags, refuse_repetitions
 from attnlab.errors import Diverged, Locked, NoUsableCheckpoint, Stopped, UsageError
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -627,3 +629,48 @@ def test_reader_goes_away(train: Train, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(sys, "stdout", gone)
         answer = train("seed=3")
     assert (answer.code, answer.err) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=1", "lr=2", "seed=2"], "seed is given twice, as seed=1 and seed=2: leave one of them out"),
+        (["+x=1", "x=2"], "x is given twice, as +x=1 and x=2: leave one of them out"),
+        (["seed=1", "seed=1"], ""),  # that is no contradiction
+        (["hydra.run.dir=a", "hydra.run.dir=b", "~x", "~x", "--cfg=job", "--cfg=all"], ""),  # Hydra's own
+    ],
+)
+def test_repetitions(words: list[str], message: str) -> None:
+    """Only one of two values could count."""
+    if not message:
+        return refuse_repetitions(words)
+    with pytest.raises(UsageError) as caught:
+        refuse_repetitions(words)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--multirn"], "unrecognized arguments: --multirn (see: "),
+        (["seed=1", "--multirun", "lr=2"], "settings must stand together"),
+        (["--cfg", "jobs"], "argument --cfg/-c: invalid choice"),
+    ],
+)
+def test_flags(words: list[str], message: str) -> None:
+    """A flag that is none, or that stands between settings, is refused in a line, and not with a page of usage."""
+    with pytest.raises(UsageError) as caught:
+        refuse_flags(words)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    refuse_flags(["seed=1", "lr=2", "--multirun"])
+
+
+def test_explain_files() -> None:
+    """Of what the disk or a file refuses, the file, the reason and the line."""
+    error = PermissionError(13, "Permission denied", "/x/y")
+    assert explain(error) == (
+        "cannot write /x/y (Permission denied); paths.cache and hydra.run.dir say what goes there"
+    )
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load("a: 1\nb: [")
+    assert "is not a YAML file: " in explain(caught.value) and "(line 2, column 5)" in explain(caught.value)

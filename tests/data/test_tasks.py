@@ -19,6 +19,7 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
 from attnlab.data.task import Task, _hash, _held_out
+from attnlab.data.tasks.compression import Compression
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.fuzzy_recall import FuzzyRecall
 from attnlab.data.tasks.icl_bigram import ICLBigram
@@ -150,6 +151,7 @@ def test_a_reader_of_the_inputs_reaches_the_ceiling(name: str) -> None:
         (Recall(3, 3, 2, 0.5), 11, after_the_same),
         (FuzzyRecall(3, 3, 2, 1), 12, by_motif),
         (SelectiveCopy(4, 1), 2, copied),
+        (Compression(3), 7, copied),  # an odd row shows one more than it asks
     ],
 )
 def test_other_settings_are_solved_too(found: Task, length: int, solver: Callable[[Sequence[str]], str]) -> None:

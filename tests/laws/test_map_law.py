@@ -40,11 +40,11 @@ def test_reproduces() -> None:
     """What is merged must be what the map makes of the values."""
 
     class Doubled(Mean):
-        def mix(self, heads: Tensor) -> Tensor:  # type: ignore[override]
-            o = super().mix(heads)  # type: ignore[arg-type]
-            return o if heads.v.size(-1) == heads.v.size(-2) else 2 * o  # type: ignore[attr-defined]
+        def mix(self, heads: Tensor) -> Tensor:
+            o = super().mix(heads)
+            return o if heads.v.size(-1) == heads.v.size(-2) else 2 * o
 
-    assert map_(subject_from(Mean, NO_POSITION), (1, 7)) is None  # type: ignore[func-returns-value]
+    assert map_(subject_from(Mean, NO_POSITION), (1, 7)) is None
     with pytest.raises(LawBroken, match=r"merge\(A v\) differs from forward by"):
         map_(subject_from(Doubled, NO_POSITION), (7,))
 

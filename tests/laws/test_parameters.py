@@ -19,8 +19,8 @@ class HalfRead(Itself):
         super().setup()
         self.gain = nn.Parameter(torch.ones(4))
 
-    def mix(self, heads: Tensor) -> Tensor:  # type: ignore[override]
-        return super().mix(heads) * self.gain[:2].sum()  # type: ignore[arg-type]
+    def mix(self, heads: Tensor) -> Tensor:
+        return super().mix(heads) * self.gain[:2].sum()
 
 
 class Shrinks(Sum):
@@ -51,9 +51,9 @@ def test_reproducible() -> None:
     class Moody(Itself):
         draws = 0
 
-        def mix(self, heads: Tensor) -> Tensor:  # type: ignore[override]
+        def mix(self, heads: Tensor) -> Tensor:
             Moody.draws += 1
-            return super().mix(heads) * Moody.draws  # type: ignore[arg-type]
+            return super().mix(heads) * Moody.draws
 
     reproducible(subject_from(Itself, NO_POSITION))
     with pytest.raises(LawBroken, match="differs between two runs with the same seed"):

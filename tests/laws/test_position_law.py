@@ -42,10 +42,10 @@ def test_refusal_without_name() -> None:
         def project(self, x: Tensor, start: int = 0, tail: Tensor | None = None) -> Heads:
             return super().project(x)
 
-        def build_position(self, head_dim: int) -> Tensor:  # type: ignore[override]
+        def build_position(self, head_dim: int) -> Tensor:
             if self._slots["position"].target.hooks:
                 raise UsageError("that does not go with this position")
-            return super().build_position(head_dim)  # type: ignore[return-value]
+            return super().build_position(head_dim)
 
     with pytest.raises(LawBroken, match="position=rope is refused without being named"):
         every_position(with_names(subject_from(Mute, ["position=none"]), "rope"))

@@ -114,7 +114,7 @@ def refuse_repetitions(arguments: Sequence[str]) -> None:
 def explain(error: Exception, arguments: Sequence[str] = (), several: str = "add -m to run each") -> str:
     """The complaint of Hydra, or of what it is made of, in one line that says what is allowed.
 
-    `words` are what was typed, and `several` is what to do with several values of one key.
+    `arguments` are what was typed, and `several` is what to do with several values of one key.
     """
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
