@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from tests.training.launch import folder_of, run_here, tiny
 from tests.training.spies import Halve, Hoards, Killed, Stops, Watch
 
@@ -16,6 +16,7 @@ from attnlab.errors import UsageError
 from attnlab.inspection.records import load_maps
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.run_folder import RunFolder
+from attnlab.training.callback_group import describe_callback, weights_evaluated
 from attnlab.training.checkpoint import network_weights
 
 QUICK = (
@@ -157,3 +158,21 @@ def test_typed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"attention=gqua does not exist; did you mean 'gqa'"):
         attnlab.train(["attention=gqua"])
     assert torch.is_grad_enabled()
+
+
+def test_description() -> None:
+    """Two callbacks that do the same are described alike, whatever order a set has; another number is another one."""
+    described = describe_callback(Halve(3))
+    assert described == {"class": "tests.training.spies.Halve", "first": 3, "halved": 0}
+    one, other, third = Halve(), Halve(), Halve()
+    for callback, names, tensor in ((one, ["a", "b"], 1.0), (other, ["b", "a"], 1.0), (third, ["a", "b"], 2.0)):
+        vars(callback).update(names=set(names), tensor=torch.tensor([tensor]), nested={"f": (len, torch.device("cpu"))})
+    assert describe_callback(one) == describe_callback(other) != describe_callback(third)
+    assert describe_callback(one)["names"] == ["a", "b"]
+    assert describe_callback(one)["nested"] == {"f": ["builtins.len", "cpu"]}
+
+
+def test_weights_evaluated() -> None:
+    """Averaged where any callback averages them."""
+    assert weights_evaluated([]) == weights_evaluated([EarlyStopping("val/loss")]) == "raw"
+    assert weights_evaluated([EarlyStopping("val/loss"), EMAWeightAveraging()]) == "averaged"

@@ -36,7 +36,7 @@ class Logger:
 def recorder(params: dict[str, str], **histories: list[int]) -> tuple[MlflowRecorder, Logger]:
     """One that is there already: making it takes MLflow itself."""
     one, logger = object.__new__(MlflowRecorder), Logger()
-    one.client, one.run_id, one.logger = Client(params, histories), "1", logger  # type: ignore[assignment]
+    one.client, one.run_id, one.logger = Client(params, histories), "1", logger
     return one, logger
 
 
