@@ -172,7 +172,7 @@ def _stable(path: str) -> str:
     What a run continues counts by its contents, and a checkpoint holds the code that made it: `more` has another hash.
     """
     path = re.sub(r"(runs/more/multi_head-)[0-9a-f]{8}", r"\1HASH", path)
-    path = re.sub(r"(-[0-9a-f]{8}|-HASH)\.[0-9a-f]{4}(?=/|-)", r"\1.CODE", path)
+    path = re.sub(r"(-[0-9a-f]{8}|-HASH)\.[0-9a-f]{4}(?=/|-|$)", r"\1.CODE", path)
     return re.sub(r"events\.out\.tfevents\.\d+\.[^/]*", "events.out.tfevents", path)
 
 
@@ -185,7 +185,7 @@ def _numbers(path: Path) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(csv.DictReader(path.read_text().splitlines())):
             for key, cell in row.items():
                 if _is_number(cell) and not any(time in key for time in TIMES):
-                    yield f"{number} {key}", float(cell)
+                    yield f"{number} {_stable(key)}", float(cell)
 
 
 def _is_number(text: str) -> bool:
