@@ -17,7 +17,12 @@ from attnlab.store.run_folder import RunFolder
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 Held = dict[str, dict[tuple[int, str], int]]  # by run: how often each (step, tag) stands there; key "" counts configs
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:.*noload.*loader strategy is deprecated:DeprecationWarning"
+    ),  # MLflow asks for it
+]
 
 
 def needs(name: str) -> None:
