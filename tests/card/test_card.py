@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import attnlab.card.battery
 from attnlab.build import instantiate
 from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, chosen_cells, results
 from attnlab.card.pages import against_controls, line, save
@@ -90,7 +89,7 @@ def test_notes_of_a_run_are_shown(
         note("note: was made by other code")
         return {}
 
-    monkeypatch.setattr(attnlab.card.battery, "run", run)
+    monkeypatch.setattr("attnlab.training.run.run", run)
     list(results(["multi_head"], ["compression"], folder=tmp_path))
     assert capsys.readouterr() == ("", "note: was made by other code\n")
 

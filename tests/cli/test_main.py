@@ -427,6 +427,7 @@ finally:
         ("report --foo", 170, []),
         ("explain attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("check attention=gqa attention.n_head=2", 420, ["hydra", "omegaconf"]),
+        ("card attention=gqaa", 1250, ["hydra", "numpy", "omegaconf"]),
     ],
 )
 def test_start_up(words: str, most: int, heavy: list[str]) -> None:

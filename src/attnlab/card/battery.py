@@ -11,7 +11,6 @@ from attnlab.config.compose import OF_ATTENTION, compose_config, with_plus
 from attnlab.config.keys import options
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.options.rules import nearest
-from attnlab.training.run import run
 
 GROUP = "card"
 FACTORS = (1, 2, 4, 8)  # of the trained length
@@ -128,8 +127,8 @@ def results(
     cannot do, or a run that diverges, is told in its place and stops nothing.
     """
     jobs = []
-    for variant in variants:
-        for cell in chosen:
+    for cell in chosen:
+        for variant in variants:
             own = CONTROLS.get(variant, (f"attention={variant}",))
             settings = [f"+{GROUP}={cell}", *own, f"paths.runs={folder / 'runs'}"]
             # What is set inside the variants means nothing to a control.
@@ -138,6 +137,8 @@ def results(
             jobs.append((variant, cell, config))
     put_in = (word.partition("=")[2] for word in overrides if word.startswith("attention/"))
     name = "+".join(["{}", *(value for value in put_in if value)])
+    from attnlab.training.run import run  # Lightning: seconds, which a wrong word does not wait for
+
     for variant, cell, config in jobs:
         called = variant if variant in CONTROLS else name.format(variant)
         try:

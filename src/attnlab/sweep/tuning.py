@@ -86,6 +86,8 @@ def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides
     code = subprocess.run(command, check=False).returncode
     if code in STOPPED:
         raise Stopped(f"stopped; the same command goes on with {folder}", code)
+    if code == UsageError.exit_code:
+        raise UsageError("attnlab train refused the sweep (why, is told above)")
     if code not in (0, SOME_FAILED):  # runs that diverge are points of the curve, and what failed is found by reading
         raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
 
