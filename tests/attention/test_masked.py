@@ -26,7 +26,7 @@ def test_blocks(mask: partial[Mask], t: int) -> None:
 def test_empty_slots() -> None:
     """A slot of a ring that holds no token yet (position -1) is never read, whatever the mask says."""
     layer = Mean(4, n_heads=1, mask=partial(Window, 5)).double()
-    heads = Heads(draw(1, 1, 1, 4), draw(1, 1, 3, 4), draw(1, 1, 3, 4), {})
+    heads = Heads(draw(1, 1, 1, 4), draw(1, 1, 3, 4), draw(1, 1, 3, 4))
     o = layer.attend(heads, torch.tensor([1]), torch.tensor([1, -1, 0]))
     torch.testing.assert_close(o[0, 0, 0], heads.v[0, 0, [0, 2]].mean(dim=0))
 
@@ -34,7 +34,7 @@ def test_empty_slots() -> None:
 def test_no_queries() -> None:
     """A step without tokens has no output, and no mean over nothing."""
     layer = Mean(4, n_heads=2)
-    heads = Heads(torch.zeros(3, 2, 0, 2), torch.zeros(3, 2, 5, 2), torch.zeros(3, 2, 5, 2), {})
+    heads = Heads(torch.zeros(3, 2, 0, 2), torch.zeros(3, 2, 5, 2), torch.zeros(3, 2, 5, 2))
     assert layer.attend_explicitly(heads, torch.arange(0), torch.arange(5)).shape == (3, 2, 0, 2)
 
 

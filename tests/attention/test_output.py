@@ -23,7 +23,7 @@ def test_gated() -> None:
 def test_plain() -> None:
     """Without a gate nothing of the token is carried along, and the output is the projection alone."""
     layer, x = Itself(6, n_heads=2, d_out=5, head_dim=3).double(), draw(2, 4, 6)
-    assert layer.gate.project(x) is None and layer.to_out.bias is None
+    assert layer.project(x).gate is None and layer.to_out.bias is None
     torch.testing.assert_close(layer(x), x @ layer.to_out.weight.T)
 
 
