@@ -18,6 +18,8 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setattr(signals, "_pending", None)
+    for number in EXIT_CODES:  # the tests may run under nohup
+        signal.signal(number, signal.SIG_DFL)
     end_at_signals()
     yield codes
     for number, handler in before.items():

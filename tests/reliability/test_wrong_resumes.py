@@ -147,7 +147,7 @@ def test_wrong_resumes(finished: Path, n: int | None) -> None:
 def test_right_resumes(finished: Path) -> None:
     """The controls: more steps from a finished run, and the same run again."""
     more = config_of(finished, "trainer.max_steps=6", "experiment_name=longer")
-    assert run({**more, "resume_from": str(folder_of(finished))}, variant="multi_head")["step"] == 6
+    assert run(replace(more, resume_from=str(folder_of(finished))), variant="multi_head")["step"] == 6
     (folder_of(finished) / "summary.json").unlink()
     assert run(config_of(finished), variant="multi_head")["step"] == 4
 

@@ -30,7 +30,7 @@ def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each validation, from the first process alone, and no bar where nobody looks."""
-    speed = Speed(10, 1)
+    speed = Speed(10)
     speed.tokens, speed.seconds = 3000, 2.0
     progress = Progress(speed, bar=False)
     module = Mock(spec=L.LightningModule, latest={"val/loss": 2.0})

@@ -5,7 +5,7 @@ Defaults and explanations stand in the YAML files. What names a class stays a ma
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from attnlab.config.keys import shipped_settings
 from attnlab.errors import UsageError
@@ -135,6 +135,8 @@ class RunConfig:
         values = usual | {name: value for name, value in content.items() if name in own}
         for name, kind in SECTIONS.items():
             values[name] = _section(name, kind, values[name], {} if name == "model" else usual[name])
+        for name in OPEN & values.keys():
+            _check_node(name, values[name])
         return cls(**values, more={name: value for name, value in content.items() if name not in own})
 
     def as_dict(self) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def class_name(node: Node) -> str:
 
 
 SECTIONS: dict[str, Any] = {n: o.type for n, o in (options_of(RunConfig) or {}).items() if is_dataclass(o.type)}
+OPEN = {n for n, o in (options_of(RunConfig) or {}).items() if get_origin(o.type) is dict}
 
 
 def fixed_options() -> dict[str, Option]:
@@ -162,11 +165,15 @@ def fixed_options() -> dict[str, Option]:
 
 def _section(name: str, kind: type[T], content: Any, usual: Mapping[str, Any]) -> T:
     """The settings of a group; of a model, which has no usual ones, neither more nor less than it has."""
-    if not isinstance(content, Mapping):
-        raise UsageError(f"{name} ({shown(content)}) must hold settings by name")
+    _check_node(name, content)
     try:
         return kind(**{**usual, **{key: value for key, value in content.items() if key in usual or not usual}})
     except OptionError as error:
         raise error.below(name) from error
     except TypeError as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def _check_node(name: str, content: Any) -> None:
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{name} ({shown(content)}) must hold settings by name")
