@@ -16,7 +16,7 @@ from tests.laws.cases import NAMES, shipped
 from attnlab.build import attention_factory
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
-from attnlab.laws.layer_in_stack import Placed
+from attnlab.laws.layer_in_stack import LayerInStack
 from attnlab.laws.subject import SAME, UNTOUCHED, gap, perturbed, positions
 from attnlab.model import generator_for
 
@@ -140,7 +140,7 @@ def cases(draw: st.DrawFn, config: RunConfig, insides: dict[str, dict[str, Any]]
     )
 
 
-def built(case: Case) -> Placed:
+def built(case: Case) -> LayerInStack:
     """The layer of a case, off its initial values, with the layers that it reads."""
     make = attention_factory(case.config)
     layers = [
@@ -149,7 +149,7 @@ def built(case: Case) -> Placed:
     ]
     for i, layer in enumerate(layers):
         perturbed(layer, seed=i)
-    return Placed(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
+    return LayerInStack(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ from attnlab.attention.talking_heads import TalkingHeads
 from attnlab.attention.tensor_product import TensorProductAttention
 from attnlab.attention.tied import TiedAttention
 from attnlab.attention.write import DeltaWrite
-from attnlab.laws.layer_in_stack import Placed
+from attnlab.laws.layer_in_stack import LayerInStack
 from attnlab.laws.subject import BATCH, D_MODEL, SAME, gap, perturbed, subject_of, tokens
 
 T, H, W = 13, 4, D_MODEL // 4
@@ -454,7 +454,7 @@ EDGES = {
 }  # fmt: skip
 
 
-def built(make: Make, layer: int, numbers: Numbers) -> Placed:
+def built(make: Make, layer: int, numbers: Numbers) -> LayerInStack:
     """The layer in fp64, off its initial values and with these numbers, above those that it reads."""
     layers: list[Any] = [make(layer=i, n_layers=2).double() for i in range(layer + 1)]
     with torch.no_grad():
@@ -467,7 +467,7 @@ def built(make: Make, layer: int, numbers: Numbers) -> Placed:
             here = named[name]
             new = value(here.clone(), layers[-1]) if callable(value) else torch.as_tensor(value, dtype=here.dtype)
             here.copy_(new.expand_as(here))
-    return Placed(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
+    return LayerInStack(layers[-1], layers[:-1] if layers[-1].traits.requires else [], "").eval()
 
 
 @torch.no_grad()

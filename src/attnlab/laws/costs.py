@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from attnlab.attention.base import State
-from attnlab.laws.layer_in_stack import Placed, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
 from attnlab.laws.subject import BATCH, LawBroken, Subject, tokens
 
 
@@ -57,7 +57,7 @@ def cost(subject: Subject) -> None:
                 )
 
 
-def _pairs_cover_the_map(placed: Placed, t: int, pairs: int | None, label: str) -> None:
+def _pairs_cover_the_map(placed: LayerInStack, t: int, pairs: int | None, label: str) -> None:
     a = placed.weights(tokens(BATCH, t))
     if pairs is None or a is None:
         return

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.laws.layer_in_stack import Placed, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
 from attnlab.laws.subject import LONG, LawBroken, Subject, tokens
 
 OFF = 1e-3  # of the largest number
@@ -90,7 +90,7 @@ def rounded(x: Tensor, nearest: bool) -> Tensor:
     return torch.ldexp(digits / 2**24, exponent)
 
 
-def results(placed: Placed, x: Tensor, mode: Choosing) -> dict[str, Tensor]:
+def results(placed: LayerInStack, x: Tensor, mode: Choosing) -> dict[str, Tensor]:
     """Outputs and the gradient of the input, (n, t, c), and whatever gradients parameters get."""
     x = x.clone().requires_grad_()
     parameters = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
@@ -104,7 +104,7 @@ def results(placed: Placed, x: Tensor, mode: Choosing) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def decoded(placed: Placed, x: Tensor, mode: Choosing) -> Tensor:
+def decoded(placed: LayerInStack, x: Tensor, mode: Choosing) -> Tensor:
     with mode:
         return placed.decode(x, [LONG - ONE_BY_ONE] + [1] * ONE_BY_ONE, max_len=LONG)
 
@@ -117,7 +117,7 @@ def off(y: Tensor, right: Tensor) -> Tensor:
     return torch.where(error <= FLOAT32.tiny, 0.0, error / scale).amax(dim=(1, 2)).nan_to_num(nan=torch.inf)
 
 
-def exact_twin(placed: Placed) -> Placed:
+def exact_twin(placed: LayerInStack) -> LayerInStack:
     """The same numbers in float64, with every rule written out."""
     twin = copy.deepcopy(placed).double()
     for module in twin.modules():
@@ -136,7 +136,7 @@ def extreme_inputs(subject: Subject) -> None:
             _float32_is_enough(placed, twin, cases)
 
 
-def _float32_is_enough(placed: Placed, twin: Placed, cases: dict[str, Tensor]) -> None:
+def _float32_is_enough(placed: LayerInStack, twin: LayerInStack, cases: dict[str, Tensor]) -> None:
     x = torch.stack(list(cases.values()))
     with torch.no_grad():
         takes = twin(x).isfinite().all(dim=(1, 2))

@@ -12,7 +12,7 @@ from attnlab.attention.shared import Record
 from attnlab.laws.subject import CONTEXT, LONG, SHORT, Subject, perturbed, tokens
 
 
-class Placed(nn.Module):
+class LayerInStack(nn.Module):
     """One layer and, if it reads what earlier layers publish, those layers; all see the same input.
 
     `label` says which layer it is, where a model's layers differ; otherwise it is empty.
@@ -120,21 +120,21 @@ def _makeup(layer: Attention) -> Iterator[tuple[Any, ...]]:
         yield type(module), *sorted((k, repr(v)) for k, v in plain.items() if k not in ("layer", "training"))
 
 
-def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[Placed]:
+def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[LayerInStack]:
     """Every different layer of a model with this variant, off its initial values, in eval mode."""
     layers = [subject.layer(i).to(dtype) for i in range(subject.depth)]
     for i, layer in enumerate(layers):
         perturbed(layer, seed=i)
         layer.eval()
     shared, x = _Watched(), tokens(1, 3, dtype=dtype)
-    layers_by_makeup: dict[Any, Placed] = {}
+    layers_by_makeup: dict[Any, LayerInStack] = {}
     for i, layer in enumerate(layers):
         shared.notes.clear()
         with torch.no_grad():
             layer(x, shared)
         makeup = (tuple(_makeup(layer)), frozenset(shared.notes))
         below = layers[:i] if any(what == "read" for what, _ in shared.notes) else []
-        layers_by_makeup.setdefault(makeup, Placed(layer, below, f"layer {i}: "))
+        layers_by_makeup.setdefault(makeup, LayerInStack(layer, below, f"layer {i}: "))
     alone = len(layers_by_makeup) == 1
     for placed in layers_by_makeup.values():
         placed.label = "" if alone else placed.label

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, HeadedAttention, Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.traits import MapKind
-from attnlab.laws.layer_in_stack import Placed, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
 from attnlab.laws.sequence import stack
 from attnlab.laws.subject import BATCH, LONG, SAME, UNTOUCHED, LawBroken, Skipped, Subject, cuttings, gap, ids, tokens
 
@@ -88,7 +88,7 @@ def _reproduces(layer: HeadedAttention, a: Tensor, x: Tensor, shared: Shared, la
         raise LawBroken(f"{label}merge(A v) differs from forward by {off:.1e} (allowed {SAME:.0e})")
 
 
-def _mode_is_left_alone(placed: Placed) -> None:
+def _mode_is_left_alone(placed: LayerInStack) -> None:
     """The map is taken without dropout, and the layer goes on training as before."""
     x = tokens(BATCH, 7)
     calm = placed.weights(x)
@@ -137,7 +137,7 @@ def fused_equals_explicit(subject: Subject) -> Skipped | None:
     return None if served else Skipped("the fused kernel does not serve this variant")
 
 
-def _agree(fused: Placed, explicit: Placed, t: int) -> None:
+def _agree(fused: LayerInStack, explicit: LayerInStack, t: int) -> None:
     what: dict[str, tuple[Tensor, Tensor]] = {}
     x = tokens(BATCH, t)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def _agree(fused: Placed, explicit: Placed, t: int) -> None:
             )
 
 
-def _gradients(placed: Placed, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _gradients(placed: LayerInStack, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     x = x.clone().requires_grad_()
     y = placed(x)
     loss = (y * tokens(x.size(0), x.size(1), seed=2)).sum()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from attnlab.laws.layer_in_stack import Placed, placed_layers, stack_depth
+from attnlab.laws.layer_in_stack import LayerInStack, placed_layers, stack_depth
 from attnlab.laws.subject import (
     BATCH,
     CONTEXT,
@@ -128,7 +128,7 @@ def half_precision(subject: Subject) -> None:
                 _memory_is_float32(exact, torch.float32, f"{placed.label}autocast")
 
 
-def _decoded(placed: Placed, x: Tensor) -> Tensor:
+def _decoded(placed: LayerInStack, x: Tensor) -> Tensor:
     """Token by token, but for the first of a long sequence, which come at once."""
     prompt = max(1, x.size(1) - 10)
     return placed.decode(x, [prompt] + [1] * (x.size(1) - prompt), max_len=x.size(1))
@@ -146,7 +146,7 @@ def _near_on_average(y: Tensor, usual: Tensor, label: str) -> None:
         raise LawBroken(f"{label}: {off:.1e} of the average output away from float32 on average (allowed {HALF})")
 
 
-def _finite_gradients(placed: Placed, loss: Tensor, label: str) -> None:
+def _finite_gradients(placed: LayerInStack, loss: Tensor, label: str) -> None:
     params = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True) if params else ()
     for name, grad in zip(params, grads, strict=True):
@@ -155,7 +155,7 @@ def _finite_gradients(placed: Placed, loss: Tensor, label: str) -> None:
 
 
 @torch.no_grad()
-def _memory_is_float32(placed: Placed, dtype: torch.dtype, label: str) -> None:
+def _memory_is_float32(placed: LayerInStack, dtype: torch.dtype, label: str) -> None:
     """What is kept below float32 may be a few recent inputs, never a sum over all tokens: sums round each time."""
     x, older = (tokens(1, LONG, seed, dtype) for seed in (0, 1))
     other = torch.cat([older[:, :-RECENT], x[:, -RECENT:]], dim=1)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from attnlab.laws.layer_in_stack import Placed, placed_layers, stack_depth
+from attnlab.laws.layer_in_stack import LayerInStack, placed_layers, stack_depth
 from attnlab.laws.subject import (
     BATCH,
     D_MODEL,
@@ -47,7 +47,7 @@ def shape(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def _shape(placed: Placed, batch: int, t: int) -> None:
+def _shape(placed: LayerInStack, batch: int, t: int) -> None:
     x = tokens(batch, t)
     before = x.clone()
     y, _ = placed.step(x, placed.init_state(batch, t))
@@ -64,7 +64,7 @@ def _shape(placed: Placed, batch: int, t: int) -> None:
 
 
 @torch.no_grad()
-def _no_tokens(placed: Placed, batch: int) -> None:
+def _no_tokens(placed: LayerInStack, batch: int) -> None:
     """Of no tokens (b, 0, d_model) is made, the map is empty, and a state that is given none goes on as it was."""
     none, x = tokens(batch, 0), tokens(batch, 3)
     try:
