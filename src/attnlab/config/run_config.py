@@ -137,6 +137,7 @@ class RunConfig:
             values[name] = _section(name, kind, values[name], {} if name == "model" else usual[name])
         for name in OPEN & values.keys():
             _check_node(name, values[name])
+        _check_options(cls, values)
         return cls(**values, more={name: value for name, value in content.items() if name not in own})
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,8 +167,10 @@ def fixed_options() -> dict[str, Option]:
 def _section(name: str, kind: type[T], content: Any, usual: Mapping[str, Any]) -> T:
     """The settings of a group; of a model, which has no usual ones, neither more nor less than it has."""
     _check_node(name, content)
+    settings = {**usual, **{key: value for key, value in content.items() if key in usual or not usual}}
     try:
-        return kind(**{**usual, **{key: value for key, value in content.items() if key in usual or not usual}})
+        _check_options(kind, settings)
+        return kind(**settings)
     except OptionError as error:
         raise error.below(name) from error
     except TypeError as error:
@@ -177,3 +180,9 @@ def _section(name: str, kind: type[T], content: Any, usual: Mapping[str, Any]) -
 def _check_node(name: str, content: Any) -> None:
     if not isinstance(content, Mapping):
         raise UsageError(f"{name} ({shown(content)}) must hold settings by name")
+
+
+def _check_options(kind: type, settings: Mapping[str, Any]) -> None:
+    for name, option in (options_of(kind) or {}).items():
+        if option.rules and name in settings and (problem := option.problem(settings[name])) is not None:
+            raise OptionError(name, settings[name], problem)
