@@ -1,5 +1,6 @@
 """A checkpoint is what was written, or it is not used."""
 
+import errno
 import hashlib
 import io
 import json
@@ -283,3 +284,16 @@ def test_a_checkpoint_that_would_run_code_is_refused_although_its_hash_is_right(
     with pytest.raises(UsageError, match="holds more than numbers and text"):
         VerifiedCheckpointIO().load_checkpoint(tmp_path / OLD, weights_only=False)
     assert not marker.exists()
+
+
+def test_unreadable_manifest(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that the disk does not give now is not an empty one: what it lists stays."""
+
+    def full(path: Path) -> bytes:
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr("attnlab.store.checkpoints.read_file", full)
+    with pytest.raises(OSError, match="full"):
+        folder.write("step_00000015.ckpt", 15, saved(content(15)))
+    monkeypatch.undo()
+    assert set(folder.listed()) == {OLD, NEW} and (folder.path / OLD).exists()

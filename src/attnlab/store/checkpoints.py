@@ -39,7 +39,18 @@ class CheckpointFolder:
     def listed(self) -> dict[str, dict[str, Any]]:
         """What the manifest says; nothing if it is missing or cannot be read."""
         try:
-            files = parse_json(read_file(self.path / MANIFEST))["files"]
+            return self._read()
+        except OSError:
+            return {}
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says; an OSError where there is one that the machine does not give."""
+        try:
+            content = read_file(self.path / MANIFEST)
+        except FileNotFoundError:
+            return {}
+        try:
+            files = parse_json(content)["files"]
             if len(files) > MOST_FILES or not all(Path(name).name == name for name in files):
                 return {}
             return {
@@ -51,14 +62,14 @@ class CheckpointFolder:
                 }
                 for name, entry in files.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
 
     def write(self, name: str, step: int, data: bytes, beside: Digests = {}) -> None:  # noqa: B006
         """Keep a checkpoint, list it, and drop those that are older than the newest two."""
         write_atomically(self.path / name, data, key="paths.runs")
         entry = {"step": step, **digest(data), "beside": dict(beside)}
-        files = self.listed() | {name: entry}
+        files = self._read() | {name: entry}  # a list that cannot be read now is not an empty one
         newest = sorted(files, key=lambda n: files[n]["step"])[-KEEP:]
         manifest = {"files": {n: files[n] for n in newest}}
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1).encode(), key="paths.runs")
