@@ -29,14 +29,13 @@ class ScoreContext(NamedTuple):
 class Score(Configurable, nn.Module, ABC):
     """A score modifier (the `score_mod` of FlexAttention), which overrides some of the methods below.
 
-    Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and
-    `apply_weights` do nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the
-    `scale`; otherwise it is 1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for
-    this modifier and query head: `make_extras` makes them, decoding caches them beside the key. `reads_keys` says
-    that `apply_scores` looks at the keys themselves, which a family that never makes them while decoding must
-    refuse. `makes_scores` says that it puts scores of its own in the place of q . k, which at most one modifier of
-    a layer may do. `needs_all` says that it reads every token between query and key. One that turns weights into
-    another kind of map sets `map_kind`.
+    Built per layer as factory(d_model=, n_heads=, head_dim=). `fusable` says that `apply_scores` and `apply_weights` do
+    nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the `scale`; otherwise it is
+    1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this modifier and query head:
+    `make_extras` makes them, decoding caches them beside the key. `reads_keys` says that `apply_scores` looks at the
+    keys themselves, which a family that never makes them while decoding must refuse. `makes_scores` says that it puts
+    scores of its own in the place of q . k, which at most one modifier of a layer may do. `needs_all` says that it
+    reads every token between query and key. One that turns weights into another kind of map sets `map_kind`.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("prepare", "apply_scores", "apply_weights")
@@ -56,7 +55,7 @@ class Score(Configurable, nn.Module, ABC):
         self.scale: float | None = None
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
-        """Refuse a combination that makes no sense, such as a mask that decodes without tokens that the link needs."""
+        """Refuse a combination that makes no sense, such as a mask under which decoding drops what is needed."""
         if self.needs_all and not (mask.causal and mask.contiguous):
             raise UsageError(
                 f"attention/score ({type(self).__name__}) needs every token between query and key, and no later one: "

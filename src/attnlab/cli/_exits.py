@@ -32,7 +32,7 @@ def one_line_errors(argv: Sequence[str] = ()) -> Iterator[None]:
         end_unheard()
     except Exception as error:
         if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-            from attnlab.config.messages import explain
+            from attnlab.config.messages import explain  # Hydra takes long to import, and is there by now
 
             end(explain(error), UsageError.exit_code)
         if not isinstance(error, OSError):

@@ -60,7 +60,7 @@ def explain(
             names = [attention] if against is None else [attention, against]
             variants = [compose_for_chapter(each, config_dir, allow_targets, overrides) for each in names]
             from attnlab.explain.compare import Pairing
-            from attnlab.explain.explanations import explanations
+            from attnlab.explain.explanations import explanations  # only now: torch takes seconds to import
 
             examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
             name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None

@@ -35,7 +35,7 @@ def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None
         if {"-h", "--help"} & {*overrides}:
             print(usage())
             return
-        from attnlab.config.compose import for_each_job, with_plus
+        from attnlab.config.compose import for_each_job, with_plus  # only now: Hydra takes long to import
 
         _hand_to_hydra(for_each_job(with_plus(overrides)))
 

@@ -5,11 +5,12 @@ Defaults and explanations stand in the YAML files. What names a class stays a ma
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from attnlab.config.keys import shipped_settings
 from attnlab.errors import UsageError
-from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, options_of
+from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, check, options_of
 from attnlab.options.model_config import ModelConfig
 from attnlab.options.rules import MOST_SEED, Rule, shown
 
@@ -157,7 +158,8 @@ SECTIONS: dict[str, Any] = {n: o.type for n, o in (options_of(RunConfig) or {}).
 OPEN = {n for n, o in (options_of(RunConfig) or {}).items() if get_origin(o.type) is dict}
 
 
-def fixed_options() -> dict[str, Option]:
+@cache
+def fixed_options() -> Mapping[str, Option]:
     """What each fixed key may hold, by its dotted name."""
     every = dict(options_of(RunConfig) or {})
     every |= {f"{group}.{n}": o for group, kind in SECTIONS.items() for n, o in (options_of(kind) or {}).items()}
@@ -183,6 +185,5 @@ def _check_node(name: str, content: Any) -> None:
 
 
 def _check_options(kind: type, settings: Mapping[str, Any]) -> None:
-    for name, option in (options_of(kind) or {}).items():
-        if option.rules and name in settings and (problem := option.problem(settings[name])) is not None:
-            raise OptionError(name, settings[name], problem)
+    options = {name: o for name, o in (options_of(kind) or {}).items() if o.rules and name in settings}
+    check(options, {name: settings[name] for name in options}, kind.__name__)

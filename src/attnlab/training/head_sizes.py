@@ -18,9 +18,9 @@ def sizes(config: RunConfig) -> list[str]:
 
 def at(config: RunConfig, key: str) -> Any:
     """What stands at a dotted key."""
-    value: Any = config.as_dict()
+    value: Any = config
     for part in key.split("."):
-        value = value[part]
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
     return value
 
 
