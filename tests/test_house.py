@@ -6,7 +6,7 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 30_941,
+    "lines of src, pages included": 38_000,
     "forwarding lines in attention/": 5,
     "longest file of attention/": 187,
     "modules at the top level": 5,

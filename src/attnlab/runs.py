@@ -32,28 +32,12 @@ from attnlab.model import GPT
 from attnlab.options.rules import shown
 from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
-from attnlab.store.run_folder import RunFolder, seed_name
+from attnlab.store.run_folder import RunFolder, find_run
 from attnlab.training.checkpoint import load_checkpoint, weights_in
 
 AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
 MOST_MAP_TOKENS = 512  # a map holds tokens^2 weights for each head
 CACHE = Path(".cache/attnlab")  # where paths.cache usually is; only read
-
-
-def find_run(path: os.PathLike[str] | str) -> RunFolder:
-    """The folder of a run: the one given, or the only one below it."""
-    folder = Path(path)
-    if RunFolder(folder).config.is_file():
-        return RunFolder(folder)
-    folders = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
-    if not folders:
-        raise UsageError(
-            f"run ({path}) must be the folder of a run, such as runs/default/NAME/{seed_name(0)}: no {CONFIG} there"
-        )
-    if len(folders) > 1:
-        names = ", ".join(map(str, folders[:6])) + (", ..." if len(folders) > 6 else "")
-        raise UsageError(f"run ({path}) holds {len(folders)} runs; name one of them: {names}")
-    return RunFolder(folders[0])
 
 
 def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> RunConfig:

@@ -336,8 +336,10 @@ class Screen:
     ],
 )
 def test_a_character_of_several_tokens_comes_whole(
-    monkeypatch: pytest.MonkeyPatch, data: bytes, at_each_byte: list[str], at_last: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes, at_each_byte: list[str], at_last: str
 ) -> None:
+    (tmp_path / "config.yaml").touch()
+
     def bytes_after(model: Any, prompt: torch.Tensor, **settings: Any) -> Iterator[int]:
         assert prompt.tolist() == [ord(">")] and settings["top_k"] == 5
         yield from data
@@ -346,12 +348,13 @@ def test_a_character_of_several_tokens_comes_whole(
     monkeypatch.setattr(attnlab.runs, "load", lambda run, **_: (None, ByteTokenizer()))
     monkeypatch.setattr(attnlab.generation, "generate", bytes_after)
     monkeypatch.setattr(sys, "stdout", screen)
-    assert typed("generate", "run=r", "prompt=>", "top_k=5") == 0
+    assert typed("generate", f"run={tmp_path}", "prompt=>", "top_k=5") == 0
     assert screen.shown[: len(data)] == [f">{text}" for text in at_each_byte]
     assert screen.line == f">{at_last}\n"
 
 
-def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
     asked: list[tuple[str, ...]] = []
 
     def remember(run: str, *, allow_targets: tuple[str, ...], code: str, limits: bool) -> None:
@@ -360,7 +363,7 @@ def test_packages_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attnlab.runs, "load", remember)
     for text in ("", "mine", "[mine]", "mine,yours", "[mine, yours]"):
-        assert typed("generate", *NEEDED, f"allow_targets={text}") == 2
+        assert typed("generate", f"run={tmp_path}", "prompt=p", f"allow_targets={text}") == 2
     assert asked == [(), ("mine",), ("mine",), ("mine", "yours"), ("mine", "yours")]
 
 
@@ -425,6 +428,11 @@ finally:
         ("explain --help", 170, []),
         ("generate run=r tokens=0", 170, []),
         ("report --foo", 170, []),
+        ("generate run=r prompt=p", 290, []),
+        ("maps run=r prompt=p", 290, []),
+        ("explain run=r prompt=p", 290, []),
+        ("evaluate run=r", 290, []),
+        ("ablate_heads run=r", 290, []),
         ("explain attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("check attention=gqa attention.n_head=2", 420, ["hydra", "omegaconf"]),
         ("card attention=gqaa", 1250, ["hydra", "numpy", "omegaconf"]),

@@ -6,6 +6,7 @@ from typing import Annotated
 from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
 from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
+from attnlab.store.run_folder import find_run
 
 
 def ablate_heads(
@@ -17,12 +18,12 @@ def ablate_heads(
     limits: Limits = True,
 ) -> None:
     """Silence one head after the other and show how the loss changes, beside what the head looks at."""
+    folder = find_run(run)
     from attnlab.inspection import head_report
     from attnlab.inspection.head_ablation import Effect, ablate, headed_parts
-    from attnlab.runs import find_run, load, newest_step, validation_batches
+    from attnlab.runs import load, newest_step, validation_batches
     from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 
-    folder = find_run(run)
     with limited(limits):
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
         batches = validation_batches(folder, tokenizer, tokens=tokens, allow_targets=allow_targets)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
 from attnlab.machine.limits import limited
+from attnlab.store.run_folder import find_run
 
 
 def evaluate(
@@ -15,10 +16,10 @@ def evaluate(
     limits: Limits = True,
 ) -> None:
     """Judge a trained model on rows longer than those it was trained on."""
-    from attnlab.runs import find_run, load, material_of, newest_step, read_config
+    folder = find_run(run)
+    from attnlab.runs import load, material_of, newest_step, read_config
     from attnlab.training.extrapolation import check_lengths, extrapolate, keep, line
 
-    folder = find_run(run)
     factors = check_lengths([int(text) if text.isdecimal() else text for text in lengths])
     with limited(limits):
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)

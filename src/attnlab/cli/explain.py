@@ -10,6 +10,7 @@ from attnlab.cli._arguments import ConfigDir, Limits, Range, RunCode, VariantPac
 from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
 from attnlab.store.files import check_writable, write_atomically
+from attnlab.store.run_folder import find_run
 
 if TYPE_CHECKING:
     from attnlab.explain.compare import Pairing
@@ -43,10 +44,10 @@ def explain(
     started, pairing = time.perf_counter(), None
     with limited(limits and run is not None):
         if run is not None and prompt is not None:
-            from attnlab.explain.example import explained_run
-            from attnlab.runs import find_run, load
-
             trained = find_run(run)
+            from attnlab.explain.example import explained_run
+            from attnlab.runs import load
+
             model, tokenizer = load(trained, allow_targets=allow_targets, code=code, limits=limits)
             name = trained.name.replace("/", "-")
             examples = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]

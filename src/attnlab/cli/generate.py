@@ -8,6 +8,7 @@ from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
 from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
 from attnlab.options.rules import MOST_SEED
+from attnlab.store.run_folder import find_run
 
 
 def generate(
@@ -24,12 +25,13 @@ def generate(
     limits: Limits = True,
 ) -> None:
     """Write a text with a trained model."""
+    folder = find_run(run)
     import torch
 
     from attnlab import generation, runs
 
     with limited(limits):
-        model, tokenizer = runs.load(run, allow_targets=allow_targets, code=code, limits=limits)
+        model, tokenizer = runs.load(folder, allow_targets=allow_targets, code=code, limits=limits)
         try:
             ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
         except UsageError as error:

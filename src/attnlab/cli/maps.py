@@ -6,6 +6,7 @@ from typing import Annotated
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
 from attnlab.machine.limits import limited
 from attnlab.options.rules import parse_integers
+from attnlab.store.run_folder import find_run
 
 HIGHEST = 9999  # number of a layer or a head that may be typed
 
@@ -26,13 +27,13 @@ def maps(
         key: None if text is None else parse_integers(key, text, most=HIGHEST, like="0,2 or 1-3")
         for key, text in (("layers", layers), ("heads", heads))
     }
+    home = folder if folder is not None else find_run(run).prompt_maps
     from attnlab.inspection.figures import draw_layer, to_png
     from attnlab.inspection.map_page.page import page
     from attnlab.inspection.prompt_maps import save_prompt_maps
-    from attnlab.runs import find_run, maps_of
+    from attnlab.runs import maps_of
     from attnlab.store.files import check_writable, write_atomically
 
-    home = folder if folder is not None else find_run(run).prompt_maps
     with limited(limits):
         check_writable(home, key="folder")
         text_maps = maps_of(run, prompt, **chosen, allow_targets=allow_targets, code=code, limits=limits)

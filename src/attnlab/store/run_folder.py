@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from attnlab.errors import Locked
+from attnlab.errors import Locked, UsageError
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import Digests, check_files, digest, digests_in, seal, was_changed
@@ -220,6 +220,22 @@ class RunFolder:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+def find_run(path: os.PathLike[str] | str) -> RunFolder:
+    """The folder of a run: the one given, or the only one below it."""
+    folder = Path(path)
+    if RunFolder(folder).config.is_file():
+        return RunFolder(folder)
+    folders = sorted(config.parent for config in folder.glob(f"**/{CONFIG}")) if folder.is_dir() else []
+    if not folders:
+        raise UsageError(
+            f"run ({path}) must be the folder of a run, such as runs/default/NAME/{seed_name(0)}: no {CONFIG} there"
+        )
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders[:6])) + (", ..." if len(folders) > 6 else "")
+        raise UsageError(f"run ({path}) holds {len(folders)} runs; name one of them: {names}")
+    return RunFolder(folders[0])
 
 
 def parse_config(folder: Path, text: str | None) -> dict[str, Any]:
