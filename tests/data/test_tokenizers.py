@@ -211,7 +211,7 @@ def test_a_folder_holds_a_tokenizer_without_its_corpus(tokenizer: Tokenizer, tmp
 
 
 def test_kinds_are_known_by_their_names() -> None:
-    assert set(KINDS) == {"ranks", "characters", "bytes", "task"}
+    assert set(KINDS) == {"ranks", "characters", "bytes", "task", "hf"}
     assert all(cls.kind == kind for kind, cls in KINDS.items())
 
 

@@ -21,7 +21,7 @@ from attnlab.options.model_config import ModelConfig
 class Letters:
     """A tokenizer of the letters a to z and the space."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> list[int]:
         for c in text:
             if c not in "abcdefghijklmnopqrstuvwxyz ":
                 raise UsageError(f"the text holds {c!r}")

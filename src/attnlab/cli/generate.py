@@ -33,7 +33,7 @@ def generate(
     with limited(limits):
         model, tokenizer = runs.load(folder, allow_targets=allow_targets, code=code, limits=limits)
         try:
-            ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long)
+            ids = torch.tensor(tokenizer.encode_prompt(prompt), dtype=torch.long)
         except UsageError as error:
             raise UsageError(f"prompt: {error}") from error
         new = generation.generate(
@@ -42,6 +42,8 @@ def generate(
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
         sys.stdout.write(prompt)
         for token in new:
+            if token in tokenizer.eos:
+                break
             sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
             sys.stdout.flush()
         sys.stdout.write(decoder.decode(b"", final=True) + "\n")

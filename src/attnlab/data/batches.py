@@ -24,14 +24,15 @@ class TokenSplits(Material):
     """The token ids of both parts of a corpus, and what is needed to turn a validation loss into bits per byte.
 
     `scored_bytes` are the bytes of the validation tokens that are predicted: all but those of the first
-    token. So bits per byte = (sum of losses in nats) / ln 2 / scored_bytes, whatever the tokenizer.
+    token. So bits per byte = (sum of losses in nats) / ln 2 / scored_bytes, whatever the tokenizer. None where the ids
+    do not spell the text: a tokenizer that changes texts leaves fewer bytes to predict.
     """
 
     train: Integer[np.ndarray, " n"]
     val: Integer[np.ndarray, " m"]
     n_vocab: int
     corpus_sha256: str
-    scored_bytes: int
+    scored_bytes: int | None
     corpus_probe: str | None = None
     val_sha256: str | None = None
 
@@ -111,8 +112,8 @@ class TokenSplits(Material):
 def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str, *, keep: bool = True) -> TokenSplits:
     """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`, unless `keep` is False."""
     train, val = (_tokenise(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
-    first = len(tokenizer.token_bytes(int(val[0])))
-    scored = len(corpus.val) - first
+    is_whole = tokenizer.decode_bytes(val) == corpus.val  # else the model need not write all bytes
+    scored = len(corpus.val) - len(tokenizer.decode_bytes(val[:1])) if is_whole else None
     probe, val_sha256 = corpus.probe, sha256_of(corpus.val)
     return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, scored, probe, val_sha256)
 

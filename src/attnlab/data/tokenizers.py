@@ -1,4 +1,4 @@
-"""From text to token ids and back: three kinds of tokenizer, each of which a folder can hold without its corpus."""
+"""From text to token ids and back: five kinds of tokenizer, each of which a folder can hold without its corpus."""
 
 import base64
 import json
@@ -16,6 +16,7 @@ import tiktoken
 from jaxtyping import Int32
 
 from attnlab.data.download import sha256_of
+from attnlab.data.hf_backend import MOST_IDS, Backend
 from attnlab.errors import UsageError
 from attnlab.store.files import MOST_BYTES, parse_json, read_file, write_atomically
 
@@ -28,11 +29,13 @@ class Tokenizer(ABC):
     """A vocabulary of byte strings, and a rule that cuts text into them.
 
     `tokens[id]` are the bytes of an id, so decoding is joining; encoding is what the kinds differ in.
-    Encoding and decoding again gives the same text, always. An id without bytes is one that no text ever
-    produces.
+    Encoding and decoding again gives the same text, unless `losses` names what it changes. An id without bytes is one
+    that no text ever produces. A prompt begins with the ids `bos`, and a text ends where one of `eos` comes.
     """
 
     kind: ClassVar[str]
+    bos: tuple[int, ...] = ()
+    eos: tuple[int, ...] = ()
 
     def __init__(self, name: str, tokens: Sequence[bytes]) -> None:
         self.name = name
@@ -46,9 +49,33 @@ class Tokenizer(ABC):
     @abstractmethod
     def _encode(self, text: str) -> Int32[np.ndarray, " n"]: ...
 
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What does not come back when a text is encoded and decoded again, in words: nothing."""
+        return ()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of the start of a text, as the model has read starts: after `bos`."""
+        return [*self.bos, *self.encode(text)]
+
     def _extra(self) -> dict[str, Any]:
         """What the kind needs to be built again, besides name and tokens."""
         return {}
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides which ids a text gets."""
+        return {"tokens": [t.hex() for t in self.tokens], **self._extra()}
+
+    def _stored(self) -> dict[str, Any]:
+        """What `_restore` needs."""
+        return {**self._extra(), "tokens": [base64.b64encode(t).decode() for t in self.tokens]}
+
+    @classmethod
+    def _restore(cls, name: str, n_vocab: int, stored: dict[str, Any]) -> "Tokenizer":
+        """A ValueError, KeyError or TypeError for what no tokenizer can be made of."""
+        tokens = [base64.b64decode(t, validate=True) for t in stored.pop("tokens")]
+        _check_tokens(cls, tokens, **stored)
+        return cls(name, tokens, **stored)
 
     def encode_array(self, text: str) -> Int32[np.ndarray, " n"]:
         """Token ids of a text as a numpy array; what looks like a special token is ordinary text."""
@@ -68,11 +95,14 @@ class Tokenizer(ABC):
 
     def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of a sequence of ids: a list, an array or a one-dimensional tensor."""
+        return self._join(self._checked(ids))
+
+    def _checked(self, ids: Iterable[SupportsIndex]) -> np.ndarray:
         array = np.asarray(ids if isinstance(ids, Sequence) or hasattr(ids, "__array__") else list(ids))
         wrong = array[(array < 0) | (array >= self.n_vocab)]
         if wrong.size:
             raise UsageError(f"token id {wrong[0]} is not in the vocabulary of {self.name} (0 .. {self.n_vocab - 1})")
-        return self._join(array)
+        return array
 
     def _join(self, ids: np.ndarray) -> bytes:
         """The bytes of ids that are all within the vocabulary, those of many ids gathered at once."""
@@ -98,7 +128,7 @@ class Tokenizer(ABC):
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one id stands for."""
-        return self.decode_bytes([token_id])
+        return self._join(self._checked([token_id]))
 
     def labels(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """A short name for each token, of printable characters: a space is '·', a line break '\\n'."""
@@ -107,20 +137,12 @@ class Tokenizer(ABC):
     @cached_property
     def sha256(self) -> str:
         """The identity of the vocabulary: equal exactly where every text gets equal ids."""
-        content = {"kind": self.kind, "tokens": [t.hex() for t in self.tokens], **self._extra()}
-        return sha256_of(json.dumps(content, sort_keys=True).encode())
+        return sha256_of(json.dumps({"kind": self.kind, **self._identity()}, sort_keys=True).encode())
 
     def to_json(self) -> str:
         """Everything `from_json` needs, the tokens in base64."""
-        content = {
-            "kind": self.kind,
-            "name": self.name,
-            "n_vocab": self.n_vocab,
-            "sha256": self.sha256,
-            **self._extra(),
-            "tokens": [base64.b64encode(t).decode() for t in self.tokens],
-        }
-        return json.dumps(content, indent=0) + "\n"
+        head = {"kind": self.kind, "name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
+        return json.dumps(head | self._stored(), indent=0) + "\n"
 
     def save(self, path: Path) -> None:
         """Write a file for `load_tokenizer`."""
@@ -224,8 +246,83 @@ class TaskTokenizer(Tokenizer):
         return [self._names[int(i)] for i in ids]
 
 
+PROBES = {  # what a tokenizer may not give back, and a text that shows it
+    "upper case": "Abc",
+    "letters with accents": "caf\u00e9",
+    "accents that stand apart": "cafe\u0301",
+    "characters that stand for others": "\ufb01\u00b2",
+    "a blank at the start": " a",
+    "several blanks": "a  b" + 40 * " " + "c",
+    "tabs": "a\tb",
+    "line breaks": "a\nb\n\n",
+    "carriage returns": "a\r\nb",
+    "blanks around signs": "a , b .c",
+    "the sign \u2581": "a\u2581b",
+    "rare characters": "\U0001f98a\U00013000",
+}
+
+
+class HFTokenizer(Tokenizer):
+    """A tokenizer of Hugging Face's `tokenizers` by the content of its tokenizer.json, its `definition`.
+
+    Ids without a piece stand for no bytes, up to `n_vocab`: embeddings are often padded. What looks like a special
+    token is ordinary text; other added tokens are part of the vocabulary. A blank that stands before the first word in
+    the ids alone is taken off when a whole text is decoded; `losses` are what encoding changes in a text for good.
+    """
+
+    kind = "hf"
+
+    def __init__(
+        self,
+        name: str,
+        definition: Mapping[str, Any],
+        *,
+        n_vocab: int | None = None,
+        bos: Sequence[int] = (),
+        eos: Sequence[int] = (),
+    ) -> None:
+        # What stands around a text is in `bos`, and no text is cut or filled up.
+        self.definition = {**definition, "post_processor": None, "truncation": None, "padding": None}
+        self._backend = Backend(self.definition)
+        pieces = self._backend.pieces
+        size = max(pieces) + 1 if n_vocab is None else n_vocab
+        if (most := max(pieces.keys() - self._backend.special, default=0)) >= size or size > MOST_IDS:
+            raise ValueError(f"its ids go up to {most}, and the model has {size}")
+        super().__init__(name, [pieces.get(i, b"") for i in range(size)])
+        self.bos, self.eos = tuple(bos), tuple(eos)
+        if wrong := [i for i in (*bos, *eos) if type(i) is not int or not 0 <= i < size]:
+            raise ValueError(f"it begins or ends texts with id {wrong[0]}, which it does not have")
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        try:
+            return np.array(self._backend.encode(text), dtype=np.int32)
+        except ValueError as error:  # a pattern that takes too many tries, a sign it has no id for
+            raise UsageError(f"tokenizer {self.name} cannot cut this text: {error}") from error
+
+    def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
+        text = super().decode_bytes(ids)
+        return text.removeprefix(self._backend.start).removesuffix(self._backend.end)
+
+    @cached_property
+    def losses(self) -> tuple[str, ...]:
+        """What does not come back when a text is encoded and decoded again, in words."""
+        back = {text: self.decode(self.encode(text)) for text in ("a", *PROBES.values())}
+        blank = ("the start of a text: it begins with a blank",) if back["a"] == " a" else ()
+        return (*blank, *(what for what, text in PROBES.items() if back[text] not in (text, f" {text}")))
+
+    def _stored(self) -> dict[str, Any]:
+        return {"definition": self.definition, "bos": self.bos, "eos": self.eos}
+
+    def _identity(self) -> dict[str, Any]:
+        return {"n_vocab": self.n_vocab, **self._stored()}
+
+    @classmethod
+    def _restore(cls, name: str, n_vocab: int, stored: dict[str, Any]) -> "Tokenizer":
+        return cls(name, stored.pop("definition"), n_vocab=n_vocab, **stored)
+
+
 KINDS: Mapping[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer, TaskTokenizer)
+    cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer, TaskTokenizer, HFTokenizer)
 }
 
 
@@ -234,10 +331,8 @@ def from_json(text: str, source: str) -> Tokenizer:
     try:
         content = parse_json(text)
         cls, name, expected = KINDS[content.pop("kind")], content.pop("name"), content.pop("sha256")
-        tokens = [base64.b64decode(t, validate=True) for t in content.pop("tokens")]
         n_vocab = content.pop("n_vocab")
-        _check_tokens(cls, tokens, **content)
-        tokenizer = cls(str(name), tokens, **content)
+        tokenizer = cls._restore(str(name), n_vocab, content)
     except (ValueError, KeyError, TypeError, AttributeError, TimeoutError, regex.error) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UsageError(f"{source} is not a tokenizer that attnlab wrote ({reason})") from error

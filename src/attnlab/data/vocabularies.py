@@ -12,11 +12,13 @@ from typing import Annotated, NamedTuple
 
 from attnlab.data.corpus import Corpus
 from attnlab.data.download import fetch, read_cached, sha256_of
+from attnlab.data.hf_backend import SIGNS
+from attnlab.data.hf_files import load_hf_tokenizer
 from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json
 from attnlab.errors import UsageError
-from attnlab.options import checked
+from attnlab.options import Text, checked
 from attnlab.options.rules import Rule
-from attnlab.store.files import write_atomically
+from attnlab.store.files import expand_path, write_atomically
 
 N_BYTES = 256
 BYTES_PER_ID = 256  # a vocabulary sized to its corpus has about one id per so many training bytes ...
@@ -127,17 +129,9 @@ def train_bpe(text: str, n_vocab: int) -> list[bytes]:
     with _environment("TOKENIZERS_PARALLELISM", "false"):  # one text has no parts to share, and forks stay silent
         trainee.train_from_iterator([text], trainer)
     merges = json.loads(trainee.to_str())["model"]["merges"]
-    to_byte = _byte_of_sign()
-    pairs = (bytes(to_byte[sign] for sign in left + right) for left, right in merges)
+    pairs = (bytes(SIGNS[sign] for sign in left + right) for left, right in merges)
     # Two merges can spell the same bytes; the first one gives the rank.
     return list(dict.fromkeys([*(bytes([i]) for i in range(N_BYTES)), *pairs]))
-
-
-def _byte_of_sign() -> dict[str, int]:
-    """The printable sign that byte-level trainers write for each byte, turned round: GPT-2's convention."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(N_BYTES) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(N_BYTES + i): byte for i, byte in enumerate(others)}
 
 
 class Characters(Vocabulary):
@@ -152,6 +146,19 @@ class Bytes(Vocabulary):
 
     def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
         return ByteTokenizer()
+
+
+class HuggingFace(Vocabulary):
+    """The tokenizer of a model's folder: its tokenizer.json, or vocab.json and merges.txt."""
+
+    @checked
+    def __init__(self, path: Text | None = None) -> None:
+        if not path:
+            raise UsageError("tokenizer=hf needs a folder: set tokenizer.path=FOLDER, one with a tokenizer.json")
+        self.path = expand_path(path, key="tokenizer.path")
+
+    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+        return load_hf_tokenizer(self.path)
 
 
 class Remote(NamedTuple):

@@ -30,7 +30,7 @@ class Probe(NamedTuple):
 class Labeller(Protocol):
     """What is needed of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode_prompt(self, text: str) -> list[int]: ...
 
     def labels(self, ids: Iterable[int]) -> list[str]: ...
 
@@ -63,7 +63,7 @@ def check_probe(
     """
     key, note = f"maps.{name}", ""
     try:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text)
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from error
     if not ids:
@@ -83,7 +83,7 @@ def check_prompt(
 ) -> tuple[list[int], list[str]]:
     """The tokens of a text as numbers and as labels, or a refusal where the model cannot read it."""
     try:
-        ids = list(tokenizer.encode(text))
+        ids = list(tokenizer.encode_prompt(text))
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from error
     most = min(context, max_tokens)

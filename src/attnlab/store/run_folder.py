@@ -20,7 +20,7 @@ from attnlab.store.files import named, parse_json, parse_yaml, read_file, tidy, 
 from attnlab.store.locks import exclusive, is_owned
 from attnlab.store.metrics_csv import STEP, Row, read_metrics
 from attnlab.store.moved import with_current_keys, with_current_targets
-from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY
+from attnlab.store.names import CODE, CONFIG, EVENTS, LAST_MAPS, METRICS, SEED, SUMMARY, TOKENIZER
 
 WHOLE = (CONFIG, CODE, LAST_MAPS)  # written at once; metrics.csv only grows, and a killed command leaves more
 READ = (CONFIG, CODE, METRICS)  # what every report goes by
@@ -53,7 +53,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         self.config = self.path / CONFIG  # the settings that it ran with
         self.code = self.path / CODE  # the modules that executed, a hash of each
-        self.tokenizer = self.path / "tokenizer.json"  # its vocabulary
+        self.tokenizer = self.path / TOKENIZER  # its vocabulary
         self.metrics = self.path / METRICS  # every number, one a line: the source of truth
         self.summary = self.path / SUMMARY  # what it came to; written last
         self.checkpoints = CheckpointFolder(self.path / "checkpoints")

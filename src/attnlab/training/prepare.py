@@ -140,7 +140,7 @@ def sample_prompt(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> 
     if text is None:
         return splits.example(tokenizer, context, config.streams.eval)[: min(SAMPLE_PROMPT_TOKENS, context)]
     try:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_prompt(text)
     except UsageError as error:
         raise UsageError(f"sample.prompt: {error}") from error
     if not ids or len(ids) > context:

@@ -303,6 +303,8 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
     hardware = f"{device_name(machine.accelerator)}, {precision}, {machine.threads} threads"
     log(f"{hardware}; {splits.describe(context)}")
+    if losses := prepared.tokenizer.losses:
+        log(f"the tokenizer does not give back: {', '.join(losses)}")
     log(f"baseline loss: {splits.baseline_loss(context):.4f} nats per target, by guessing")
     if step is not None:
         log(f"continuing after step {step} of {config.trainer.max_steps}")
