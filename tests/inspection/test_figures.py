@@ -93,8 +93,8 @@ def test_labels_are_written_beside_their_row_and_above_their_column() -> None:
     left, top = figures.MARGIN + layout.gutter, figures.MARGIN + figures.HEADER + 16 + layout.corner(0)[1]
     for i in range(3):
         near = slice(i * layout.cell, (i + 1) * layout.cell)
-        row = pixels[top : top + layout.side][near, figures.MARGIN : left - 6]
-        column = pixels[top - layout.gutter : top - 6, left : left + layout.side][:, near]
+        row = pixels[top : top + layout.down][near, figures.MARGIN : left - 6]
+        column = pixels[top - layout.gutter : top - 6, left : left + layout.across][:, near]
         widths = [np.ptp(np.flatnonzero((part < PAGE).any(axis=axis))) for part, axis in ((row, 0), (column, 1))]
         assert all((w > 30) == (labels[i] == "mmmmmm") for w in widths)
         # A label touches the end of its gutter that is next to the map.
@@ -105,10 +105,24 @@ def test_labels_are_written_beside_their_row_and_above_their_column() -> None:
 def test_no_two_labels_touch(tokens: int) -> None:
     labels = ["mmm"] * tokens
     layout = arrange(4, labels)
-    left, _ = figures._label_strips(tuple(labels), layout)
+    left, _ = figures._label_strips(tuple(labels), tuple(labels), layout)
     dark = (np.asarray(left)[:, : layout.gutter - 6] < PAGE - 6).any(axis=1)
     starts = np.flatnonzero(np.diff(dark.astype(int)) == 1)
     assert len(starts) == len(range(0, tokens, layout.stride))
+
+
+def test_cross_figure() -> None:
+    """Of a map that is not causal no weight is grey, and rows and columns have labels of their own."""
+    maps = np.zeros((2, 2, 5), dtype=np.float32)
+    maps[:, 1, 4] = 1
+    layout = arrange(2, names(2), names(5))
+    pixels = np.asarray(draw_layer(maps, "probability", names(2), "t", keys=names(5), causal=False))
+    x, y = layout.corner(0)
+    top, left = figures.MARGIN + figures.HEADER + 16 + y, figures.MARGIN + x
+    drawn = pixels[top : top + layout.down : layout.cell, left : left + layout.across : layout.cell]
+    assert drawn.shape == (2, 5)
+    assert (drawn == 255).sum() == 1 and drawn[1, 4] == 255 and (drawn != NEVER_READ).all()
+    assert layout.across == 5 * layout.cell and layout.down == 2 * layout.cell
 
 
 def test_many_tokens_thin_the_labels_and_the_picture_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_maps_are_read_back_as_they_were_written(tmp_path: Path) -> None:
         ChosenHeads(0, "signed", [1, 12], weights, None),
         ChosenHeads(3, "probability", [0, 1], np.abs(weights), np.abs(weights[:, 0])),
     ]
-    maps = PromptMaps("a/b", 7, "\u00e9<\u202e", ["<", "\u202e", "", " ", "\n"], layers)
+    maps = PromptMaps("a/b", 7, "\u00e9<\u202e", ["<", "\u202e", "", " ", "\n"], layers, list("abcde"), False)
     save_prompt_maps(tmp_path / "maps.safetensors", maps)
     found = load_prompt_maps(tmp_path / "maps.safetensors")
     assert found._replace(layers=[]) == maps._replace(layers=[])

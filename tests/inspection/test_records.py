@@ -47,7 +47,7 @@ def record(step: int = 400, *, causal: bool = True, norms: bool = True, seed: in
 
 
 def assert_same(a: Record, b: Record) -> None:
-    assert a[:6] == b[:6]
+    assert a[:6] == b[:6] and (a.keys, a.causal) == (b.keys, b.causal)
     for x, y in ((a.weights, b.weights), (a.value_norm, b.value_norm)):
         assert (x is None) == (y is None)
         if x is not None and y is not None:
@@ -60,6 +60,14 @@ def assert_same(a: Record, b: Record) -> None:
 def test_decoding_gives_back_every_bit(causal: bool, norms: bool) -> None:
     original = record(causal=causal, norms=norms)
     assert_same(decode(*encode(original)), original)
+
+
+def test_cross_record() -> None:
+    """Tokens that read others, and later ones, come back; the header says so, and a zero above the diagonal stays."""
+    original = record()._replace(keys=["a", "b", "c", "d", "e"], causal=False)
+    header, numbers = encode(original)
+    assert json.loads(header)["layout"] == "full" and json.loads(header)["keys"] == original.keys
+    assert_same(decode(header, numbers), original)
 
 
 def test_the_layout_is_the_documented_one() -> None:

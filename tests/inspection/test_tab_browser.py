@@ -54,6 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(root / name, maps, metrics)
     silenced = [(f"head_ablation_{how}/{head}", change, 60) for head, *both in SILENCED for how, change in both]
     write_run(root / "multi_head", [], silenced)
+    for name in ("multi_head", "signed"):
+        (root / name / "config.yaml").touch()
     write_run(root / "gap", [record(0, 0), record(0, 2)])
     write_run(root / "<i>hostile</i>", [record(0, 0, tokens=HOSTILE, sentence="<b>bold</b>")])
     write_run(root / "other", [], [("loss", 1.0, 0)])

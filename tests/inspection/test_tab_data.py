@@ -117,9 +117,12 @@ def test_the_tab_is_told_whether_every_step_is_kept(tmp_path: Path) -> None:
 
 
 def test_tab_settings(tmp_path: Path) -> None:
-    """The tab is told how to measure what a head is good for and when one is emerges."""
-    write_run(tmp_path / "it's", [record(0, 0)])
+    """The tab is told how to measure what a head of a run is good for, and when one emerges."""
+    for name in ("it's", "foreign"):
+        write_run(tmp_path / name, [record(0, 0)])
+    (tmp_path / "it's" / "config.yaml").touch()
     said = Tab(tmp_path).get("/runs").json
+    assert said["runs"]["foreign"]["ablate"] is None
     program, command, argument = shlex.split(said["runs"]["it's"]["ablate"])
     assert (program, command, argument) == ("attnlab", "ablate_heads", f"run={tmp_path}/it's")
     assert said["ablation"] == {"zero": "head_ablation_zero", "mean": "head_ablation_mean"}
@@ -220,6 +223,8 @@ BROKEN = {
         "lacks text",
     ),
     "kind": (changed("kind", None), "its kind is None"),
+    "keys": (changed("keys", ["a"]), "its tokens do not fit its shape"),
+    "causal": (changed("causal", 3), "whether it is causal is 3"),
 }
 
 
@@ -261,6 +266,27 @@ def test_long_map_pooled() -> None:
     assert shown.record.tokens[1] == "t3…"
     block = one.weights[0, 300:303, 30:33]
     assert shown.record.weights[0, 100, 10] == block.ravel()[np.abs(block).argmax()]
+
+
+def cross_record(targets: int = 3, sources: int = 7) -> Record:
+    """A map of one text that reads another."""
+    weights = half(np.random.default_rng(0).uniform(0.1, 1, size=(2, targets, sources)))
+    tokens, keys = ([f"{side}{i}" for i in range(n)] for side, n in (("t", targets), ("s", sources)))
+    return Record(0, 0, "nonnegative", "cross", "text", tokens, weights, None, keys, False)
+
+
+def test_cross_map(tmp_path: Path) -> None:
+    """A map of one text that reads another arrives whole, without a distance; a long one is pooled on both sides."""
+    write_run(tmp_path / "a", [cross_record()])
+    tab = Tab(tmp_path)
+    header = tab.map(0, sentence="cross").map[0]
+    assert header["shape"] == [2, 3, 7] and header["layout"] == "full" and header["causal"] is False
+    assert (len(header["tokens"]), len(header["keys"]), header["n_tokens"]) == (3, 7, 7)
+    assert "attention_distance" not in header["metrics"] and "attention_entropy" in header["metrics"]
+    numbers = tab.get("/numbers", run="a", sentence="cross", layer=0, step=0).json["heads"]
+    assert set(numbers) == set(header["metrics"])
+    shown = shrink(cross_record(20, 1100), 512).record
+    assert (shown.weights.shape, len(shown.tokens), len(shown.keys or [])) == ((2, 7, 367), 7, 367)
 
 
 def test_a_map_of_512_tokens_is_not_pooled() -> None:

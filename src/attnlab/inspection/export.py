@@ -36,6 +36,8 @@ def for_bertviz(maps: PromptMaps) -> dict[str, Any]:
             f"layers have {' or '.join(map(str, sorted(counts)))} heads, but BertViz needs the same number in each; "
             "choose some with layers=[...] or heads=[...]"
         )
+    if maps.keys is not None:
+        raise UsageError("these maps read other tokens than their own, which for_bertviz does not hand on")
     signed = [layer.layer for layer in maps.layers if layer.kind == "signed"]
     if signed:
         raise UsageError(
@@ -55,6 +57,8 @@ def for_circuitsvis(maps: PromptMaps, layer: int) -> dict[str, Any]:
     if layer_map is None:
         has = ", ".join(str(one.layer) for one in maps.layers)
         raise UsageError(f"layer ({layer}) is not among the layers of these maps ({has})")
+    if maps.keys is not None:
+        raise UsageError("these maps read other tokens than their own, which CircuitsVis cannot draw")
     top = max(1.0, float(np.abs(np.nan_to_num(layer_map.weights)).max()))
     return {
         "attention": layer_map.weights.copy(),
@@ -62,7 +66,7 @@ def for_circuitsvis(maps: PromptMaps, layer: int) -> dict[str, Any]:
         "attention_head_names": [f"L{layer:02d}H{head:02d}" for head in layer_map.heads],
         "max_value": top,
         "min_value": -top,
-        "mask_upper_tri": not np.triu(layer_map.weights, 1).any(),
+        "mask_upper_tri": maps.causal and not np.triu(layer_map.weights, 1).any(),
     }
 
 

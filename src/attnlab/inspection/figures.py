@@ -91,36 +91,46 @@ class Layout:
     stride: int  # every how many tokens one is labelled
     size: int  # of the labels' letters
     gutter: int  # room for the labels, at the left of a map and above it
-    tokens: int
+    n_queries: int
+    n_keys: int
 
     @property
-    def side(self) -> int:
-        """One map, without labels."""
-        return self.cell * self.tokens
+    def across(self) -> int:
+        """The width of one map, without labels."""
+        return self.cell * self.n_keys
+
+    @property
+    def down(self) -> int:
+        """The height of one map, without labels."""
+        return self.cell * self.n_queries
 
     def corner(self, head: int) -> tuple[int, int]:
         """Top left corner of a head's map, from the top left corner of the grid."""
         row, column = divmod(head, self.columns)
-        x = column * (self.gutter + self.side + GAP) + self.gutter
-        return x, row * (HEAD_LINE + self.gutter + self.side + GAP) + HEAD_LINE + self.gutter
+        x = column * (self.gutter + self.across + GAP) + self.gutter
+        return x, row * (HEAD_LINE + self.gutter + self.down + GAP) + HEAD_LINE + self.gutter
 
     @property
     def width(self) -> int:
-        return self.columns * (self.gutter + self.side + GAP) - GAP
+        return self.columns * (self.gutter + self.across + GAP) - GAP
 
     @property
     def height(self) -> int:
-        return self.rows * (HEAD_LINE + self.gutter + self.side + GAP) - GAP
+        return self.rows * (HEAD_LINE + self.gutter + self.down + GAP) - GAP
 
 
-def arrange(n_heads: int, names: Sequence[str]) -> Layout:
-    """Choose the grid: cells as large as is comfortable to read, few empty places, a landscape shape."""
-    tokens, gutter = len(names), _gutter(names)
+def arrange(n_heads: int, names: Sequence[str], keys: Sequence[str] | None = None) -> Layout:
+    """Choose the grid: cells as large as is comfortable to read, few empty places, a landscape shape.
+
+    `names` are those of the rows, `keys` those of the columns, if they are others.
+    """
+    keys = names if keys is None else keys
+    n_queries, n_keys, gutter = len(names), len(keys), _gutter([*names, *keys])
 
     def fitting(columns: int, width: int, height: int) -> int:
         rows = math.ceil(n_heads / columns)
-        across = ((width - 2 * MARGIN + GAP) / columns - gutter - GAP) / tokens
-        down = ((height - 2 * MARGIN - HEADER) / rows - HEAD_LINE - gutter - GAP) / tokens
+        across = ((width - 2 * MARGIN + GAP) / columns - gutter - GAP) / n_keys
+        down = ((height - 2 * MARGIN - HEADER) / rows - HEAD_LINE - gutter - GAP) / n_queries
         return max(0, min(int(across), int(down)))
 
     def cell_for(columns: int) -> int:
@@ -129,8 +139,8 @@ def arrange(n_heads: int, names: Sequence[str]) -> Layout:
 
     def badness(columns: int) -> float:
         rows, cell = math.ceil(n_heads / columns), cell_for(columns)
-        side = gutter + GAP + cell * tokens
-        shape = abs(math.log(columns * side / (rows * (side + HEAD_LINE)) / 1.3))
+        wide, high = (gutter + GAP + cell * n for n in (n_keys, n_queries))
+        shape = abs(math.log(columns * wide / (rows * (high + HEAD_LINE)) / 1.3))
         empty = rows * columns - n_heads
         return 4 * max(0, 1 - cell / COMFORTABLE_CELL) + shape + 0.3 * empty / rows
 
@@ -138,7 +148,7 @@ def arrange(n_heads: int, names: Sequence[str]) -> Layout:
     cell = cell_for(columns)
     stride = 1 if cell >= LABEL_PITCH - 1 else math.ceil(LABEL_PITCH / max(1, cell))
     rows, size = math.ceil(n_heads / columns), min(12, max(10, cell - 1))
-    return Layout(columns, rows, cell, stride, size, _gutter(names[::stride]), tokens)
+    return Layout(columns, rows, cell, stride, size, _gutter([*names[::stride], *keys[::stride]]), n_queries, n_keys)
 
 
 def _gutter(names: Sequence[str]) -> int:
@@ -156,46 +166,51 @@ def draw_layer(
     notes: Sequence[str] = (),
     captions: Sequence[str] = (),
     heads: Sequence[int] | None = None,
+    keys: Sequence[str] | None = None,
+    causal: bool = True,
 ) -> Image.Image:
     """Draw all heads of one layer: a row per query token, its colours saying which key tokens (columns) it reads.
 
     `kind` is the kind of map (probability, sub_probability, nonnegative or signed) and decides colours and scale;
-    `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens, `heads` are the
-    numbers of the heads if these are not all of them, `captions` are written beside their names. What a token can
-    never read, because it comes later, is grey. The picture has one byte per pixel and a palette (Pillow's mode P).
+    `scale` is the weight that gets the last colour, if not the kind's own. `labels` name the tokens, and `keys` those
+    that are read, if they are others; `heads` are the numbers of the heads if these are not all of them, `captions` are
+    written beside their names. Of a `causal` map what a token can never read, because it comes later, is grey. The
+    picture has one byte per pixel and a palette (Pillow's mode P).
     """
-    n_heads, tokens = maps.shape[:2]
-    if maps.shape != (n_heads, len(labels), len(labels)) or 0 in maps.shape:
-        raise ValueError(f"maps of shape {maps.shape} need {maps.shape[-1]} labels, at least 1, but got {len(labels)}")
+    n_heads = len(maps)
+    for axis, named in ((1, labels), (2, labels if keys is None else keys)):
+        if maps.shape[axis] != len(named) or 0 in maps.shape:
+            wrong = f"need {maps.shape[axis]} labels, at least 1, but got {len(named)}"
+            raise ValueError(f"maps of shape {maps.shape} {wrong}")
     scaling = scale_for(kind, scale)
-    names, remarks = [printable(label.replace(" ", SPACE)) for label in labels], list(notes)
+    names, read = ([printable(label.replace(" ", SPACE)) for label in each] for each in (labels, keys or labels))
+    remarks = list(notes)
     largest = np.where(np.isnan(maps), 0, np.abs(maps)).max()
     if largest > scaling.top * 1.0001:
         remarks.append(f"weights beyond {scaling.top:g} get the last colour; the largest here is {largest:.3g}")
     if np.isnan(maps).any():
         remarks.append("black: not a number")
-    block, layout = 1, arrange(n_heads, names)
-    while layout.cell < 1 and block < tokens:
+    block, layout = 1, arrange(n_heads, names, read)
+    while layout.cell < 1 and block < max(maps.shape[1:]):
         block += 1
-        layout = arrange(n_heads, names[::block])
+        layout = arrange(n_heads, names[::block], read[::block])
     if block > 1:
-        maps, names = largest_of(maps, block), names[::block]
+        maps, names, read = largest_of(maps, block), names[::block], read[::block]
         remarks.append(f"each cell is the largest of {block} x {block} weights")
     if layout.stride > 1:
         nth = {2: "2nd", 3: "3rd"}.get(layout.stride, f"{layout.stride}th")
         remarks.append(f"every {nth} token is labelled")
     numbers = range(n_heads) if heads is None else heads
     called = [f"H{head:02d}  {text}".rstrip() for head, text in zip(numbers, captions or [""] * n_heads, strict=True)]
-    return _draw(maps, scaling, layout, tuple(names), title, remarks, called)
+    return _draw(maps, scaling, layout, (tuple(names), tuple(read)), title, remarks, called, causal)
 
 
 def largest_of(maps: Float[np.ndarray, "h t s"], n: int) -> Float[np.ndarray, "h i j"]:
     """For each n x n block the weight that is furthest from 0."""
-    heads, tokens = maps.shape[:2]
-    blocks = math.ceil(tokens / n)
-    pad = blocks * n - tokens
-    padded = np.pad(maps, ((0, 0), (0, pad), (0, pad))).reshape(heads, blocks, n, blocks, n)
-    flat = padded.transpose(0, 1, 3, 2, 4).reshape(heads, blocks, blocks, n * n)
+    heads, t, s = maps.shape
+    down, across = math.ceil(t / n), math.ceil(s / n)
+    padded = np.pad(maps, ((0, 0), (0, down * n - t), (0, across * n - s))).reshape(heads, down, n, across, n)
+    flat = padded.transpose(0, 1, 3, 2, 4).reshape(heads, down, across, n * n)
     return np.take_along_axis(flat, np.abs(flat).argmax(axis=-1)[..., None], axis=-1)[..., 0]
 
 
@@ -203,10 +218,11 @@ def _draw(
     maps: Float[np.ndarray, "h t s"],
     scale: Scale,
     layout: Layout,
-    names: tuple[str, ...],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
     title: str,
     notes: list[str],
     heads: list[str],
+    causal: bool,
 ) -> Image.Image:
     width = max(MIN_WIDTH, layout.width + 2 * MARGIN)
     lines = [line for note in notes for line in _wrap(note, width - 2 * MARGIN)]
@@ -216,22 +232,23 @@ def _draw(
     heading = font(16)
     draw.text((MARGIN, MARGIN), shorten(printable(title), width - 2 * MARGIN, heading), INK, heading)
     draw.text((MARGIN, MARGIN + 24), EXPLANATION, SOFT_INK, font(12))
-    image.paste(_bar_strip(scale), (MARGIN - 1, MARGIN + 47))
+    image.paste(_bar_strip(scale, causal), (MARGIN - 1, MARGIN + 47))
     for i, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + HEADER + 16 * i), line, SOFT_INK, font(12))
 
-    side, gutter = layout.side, layout.gutter
-    rows, columns = _label_strips(names, layout)
-    indices = np.where(np.triu(maps == 0, 1), NEVER_READ, scale.index(maps)).astype(np.uint8)
+    gutter = layout.gutter
+    rows, columns = _label_strips(*names, layout)
+    never = np.triu(maps == 0, 1) if causal else np.zeros_like(maps, dtype=bool)
+    indices = np.where(never, NEVER_READ, scale.index(maps)).astype(np.uint8)
     cells = np.ascontiguousarray(indices.repeat(layout.cell, axis=1).repeat(layout.cell, axis=2))
     for i, head in enumerate(heads):
         x, y = layout.corner(i)
         x, y = x + MARGIN, y + top
         image.paste(rows, (x - gutter, y - PAD))
         image.paste(columns, (x - PAD, y - gutter))
-        draw.text((x, y - gutter - HEAD_LINE), shorten(head, gutter + side, font(14)), INK, font(14))
+        draw.text((x, y - gutter - HEAD_LINE), shorten(head, gutter + layout.across, font(14)), INK, font(14))
         image.paste(Image.fromarray(cells[i]), (x, y))
-        draw.rectangle((x - 1, y - 1, x + side, y + side), outline=LINE)
+        draw.rectangle((x - 1, y - 1, x + layout.across, y + layout.down), outline=LINE)
     image.putpalette(palette(scale.signed).tobytes())
     return image
 
@@ -248,24 +265,24 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _label_strips(names: tuple[str, ...], layout: Layout) -> tuple[Image.Image, Image.Image]:
+def _label_strips(names: tuple[str, ...], keys: tuple[str, ...], layout: Layout) -> tuple[Image.Image, Image.Image]:
     """The labels for the left side of a map, and those for its top, which read upwards; both are `PAD` too long."""
     gutter, cell = layout.gutter, layout.cell
-    left, upright = (Image.new("L", (gutter, layout.side + 2 * PAD), PAGE) for _ in range(2))
-    on_left, on_top = ImageDraw.Draw(left), ImageDraw.Draw(upright)
-    for i in range(0, len(names), layout.stride):
-        face = font(layout.size + (4 if set(names[i]) <= FAINT else 0))
-        text, y = shorten(names[i], gutter - 8, face), PAD + (i * cell + cell // 2)
-        _write(on_left, gutter - 7 - _length(text, face), y, text, face)
-        _write(on_top, 7.0, y, text, face)
-        on_left.line((gutter - 4, y, gutter - 2, y), fill=LINE)
-        on_top.line((1, y, 3, y), fill=LINE)
+    left, upright = (Image.new("L", (gutter, side + 2 * PAD), PAGE) for side in (layout.down, layout.across))
+    for strip, labels in ((left, names), (upright, keys)):
+        on_strip = ImageDraw.Draw(strip)
+        for i in range(0, len(labels), layout.stride):
+            face = font(layout.size + (4 if set(labels[i]) <= FAINT else 0))
+            text, y = shorten(labels[i], gutter - 8, face), PAD + (i * cell + cell // 2)
+            x, tick = (gutter - 7 - _length(text, face), gutter - 4) if strip is left else (7.0, 1)
+            _write(on_strip, x, y, text, face)
+            on_strip.line((tick, y, tick + 2, y), fill=LINE)
     # Turned by 90 degrees against the clock, the top becomes the left and the text reads upwards.
     return left, upright.transpose(Image.Transpose.ROTATE_90)
 
 
 @lru_cache(maxsize=8)
-def _bar_strip(scale: Scale) -> Image.Image:
+def _bar_strip(scale: Scale, causal: bool) -> Image.Image:
     """The colour bar with its numbers, what it measures, and the grey of what is never read; drawn once for all."""
     low = -1.0 if scale.signed else 0.0
     # Each pixel of the bar takes its colour by its place, so that the numbers below stand where their colour is.
@@ -286,8 +303,9 @@ def _bar_strip(scale: Scale) -> Image.Image:
     face = font(12)
     right = x + BAR_WIDTH + 16
     draw.text((right, y + 6), scale.caption, SOFT_INK, face, anchor="lm")
-    draw.rectangle((right, y + 18, right + 11, y + 29), fill=NEVER_READ, outline=LINE)
-    draw.text((right + 18, y + 24), "later tokens: never read", SOFT_INK, face, anchor="lm")
+    if causal:
+        draw.rectangle((right, y + 18, right + 11, y + 29), fill=NEVER_READ, outline=LINE)
+        draw.text((right + 18, y + 24), "later tokens: never read", SOFT_INK, face, anchor="lm")
     return strip
 
 

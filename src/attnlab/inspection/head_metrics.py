@@ -48,10 +48,10 @@ def first_token_mass(w: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]:
 
 
 def attention_distance(w: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]:
-    """How many tokens back a head reads, as mean over rows of sum_j w_ij (i - j)."""
+    """How many tokens away a head reads, as mean over rows of sum_j w_ij |i - j|; a causal one reads back."""
     t, s = w.shape[1:]
-    back = np.arange(t)[:, None] - np.arange(s)
-    return (w * back).sum(axis=-1).mean(axis=-1)
+    away = np.abs(np.arange(t)[:, None] - np.arange(s))
+    return (w * away).sum(axis=-1).mean(axis=-1)
 
 
 def effective_rank(w: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]:
@@ -95,10 +95,11 @@ def negative_share(maps: Float[np.ndarray, "h t s"]) -> Float[np.ndarray, " h"]:
     return -np.divide(size, total, out=np.zeros_like(size), where=total > 0)
 
 
-def head_metrics(maps: Float[np.ndarray, "h t s"], kind: str, layer: int) -> dict[str, float]:
+def head_metrics(maps: Float[np.ndarray, "h t s"], kind: str, layer: int, *, cross: bool = False) -> dict[str, float]:
     """The numbers of one layer under the tags they are logged by, such as attention_entropy/L00H01.
 
-    Row sums only where they can differ from 1, negative shares only where weights may be negative.
+    Row sums only where they can differ from 1, negative shares only where weights may be negative, and no distance
+    across from one text to another (`cross`).
     """
     w = shares(maps, kind)
     numbers = {
@@ -107,6 +108,8 @@ def head_metrics(maps: Float[np.ndarray, "h t s"], kind: str, layer: int) -> dic
         DISTANCE: attention_distance(w),
         EFFECTIVE_RANK: effective_rank(w),
     }
+    if cross:
+        del numbers[DISTANCE]
     if kind != "probability":
         numbers[ROW_SUM] = row_sum(maps)
     if kind == "signed":

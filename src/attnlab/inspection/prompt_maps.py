@@ -34,6 +34,8 @@ class PromptMaps(NamedTuple):
     text: str
     tokens: list[str]
     layers: list[ChosenHeads]
+    keys: list[str] | None = None  # the tokens that are read, if they are not the tokens themselves
+    causal: bool = True  # whether no token may read a later one
 
 
 def choose_heads(
@@ -68,7 +70,8 @@ def save_prompt_maps(path: Path, maps: PromptMaps) -> None:
 
     A tensor `layer_00.head_03` (float32, queries x keys) for each head, and `layer_00.head_03.value_norm` (keys) with
     the length of each token's value. The metadata holds `format`, `run`, `step`, `text`, and as JSON `tokens` (a label
-    for each) and `kinds` ({layer: probability, sub_probability, nonnegative or signed}).
+    for each), `kinds` ({layer: probability, sub_probability, nonnegative or signed}), `causal`, and `keys` (a label
+    for each token that is read, null where these are the tokens themselves).
     """
     tensors: dict[str, np.ndarray] = {}
     for layer in maps.layers:
@@ -84,6 +87,8 @@ def save_prompt_maps(path: Path, maps: PromptMaps) -> None:
         "text": maps.text,
         "tokens": json.dumps(maps.tokens, ensure_ascii=False),
         "kinds": json.dumps({layer.layer: layer.kind for layer in maps.layers}),
+        "keys": json.dumps(maps.keys, ensure_ascii=False),
+        "causal": json.dumps(maps.causal),
     }
     write_atomically(path, save(tensors, metadata), key="folder")
 
@@ -103,7 +108,8 @@ def load_prompt_maps(path: Path | str) -> PromptMaps:
             norms = [tensors[f"{name}.value_norm"] for name in names if f"{name}.value_norm" in tensors]
             heads, weights = [int(name.removeprefix(before)) for name in names], np.stack([tensors[n] for n in names])
             layers.append(ChosenHeads(number, kind, heads, weights, np.stack(norms) if norms else None))
-        tokens: list[str] = parse_json(metadata["tokens"])
-        return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers)
+        tokens, keys = parse_json(metadata["tokens"]), parse_json(metadata.get("keys", "null"))
+        causal = parse_json(metadata.get("causal", "true"))
+        return PromptMaps(metadata["run"], int(metadata["step"]), metadata["text"], tokens, layers, keys, causal)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error

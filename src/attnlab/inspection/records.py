@@ -8,6 +8,8 @@ A record is a summary with a string tensor of two elements, under the plugin nam
 
 Weights run head by head and row by row. In the layout "lower" row i holds the keys 0 .. i only, because the map is
 square and all later keys have weight 0: heads * t * (t + 1) / 2 numbers. In the layout "full" every row holds all keys.
+A header may hold two entries more: "causal": false, of a map whose tokens may read later ones, too, and "keys": [label,
+...], of one that reads other tokens than its own, as cross-attention does.
 Norms are the L2 norms of each token's value: heads * keys numbers, head by head. float16 has 11 significant bits;
 weights beyond +-65504 are stored as that, NaN stays NaN.
 """
@@ -54,6 +56,8 @@ class Record(NamedTuple):
     tokens: list[str]
     weights: Float16[np.ndarray, "h t s"]
     value_norm: Float16[np.ndarray, "h s"] | None
+    keys: list[str] | None = None  # the tokens that are read, if they are not the tokens themselves
+    causal: bool = True  # whether no token may read a later one
 
     @property
     def tag(self) -> str:
@@ -96,7 +100,7 @@ def encode(record: Record) -> tuple[bytes, bytes]:
     """Header and compressed numbers of a record, as described at the top of this file."""
     weights = record.weights
     heads, t, s = weights.shape
-    lower = t == s and not np.triu(weights != 0, 1).any()
+    lower = record.causal and t == s and not np.triu(weights != 0, 1).any()
     numbers = weights[:, *np.tril_indices(t)] if lower else weights
     parts = [numbers] if record.value_norm is None else [numbers, record.value_norm]
     header = {
@@ -111,6 +115,8 @@ def encode(record: Record) -> tuple[bytes, bytes]:
         "layout": "lower" if lower else "full",
         "value_norm": record.value_norm is not None,
     }
+    header |= {} if record.causal else {"causal": False}
+    header |= {} if record.keys is None else {"keys": record.keys}
     raw = b"".join(np.ascontiguousarray(part, dtype="<f2").tobytes() for part in parts)
     return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(), zlib.compress(raw, 6)
 
@@ -130,9 +136,9 @@ def decode(header: bytes, numbers: bytes) -> Record:
         count = heads * t * s
         weights = flat[:count].reshape(heads, t, s)
     norms = flat[count:].reshape(heads, s) if meta["value_norm"] else None
-    return Record(
-        meta["step"], meta["layer"], meta["kind"], meta["probe"], meta["text"], meta["tokens"], weights, norms
-    )
+    about = {key: meta[key] for key in ("step", "layer", "kind", "probe", "text", "tokens")}
+    about |= {"keys": meta.get("keys"), "causal": meta.get("causal", True)}
+    return Record(**about, weights=weights, value_norm=norms)
 
 
 def record_summary(record: Record) -> Summary:

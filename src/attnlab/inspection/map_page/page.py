@@ -20,6 +20,8 @@ def page(maps: PromptMaps) -> str:
         "step": maps.step,
         "text": maps.text,
         "tokens": maps.tokens,
+        "keys": maps.keys,
+        "causal": maps.causal,
         "layers": [_layer(layer, maps) for layer in maps.layers],
     }
     # In a script, JSON may hold no "<": a token could end the script.
@@ -38,7 +40,8 @@ def page(maps: PromptMaps) -> str:
 
 def _layer(layer: ChosenHeads, maps: PromptMaps) -> dict[str, object]:
     norms = None if layer.value_norm is None else half(layer.value_norm)
-    record = Record(maps.step, layer.layer, layer.kind, "prompt", "", [], half(layer.weights), norms)
+    weights = half(layer.weights)
+    record = Record(maps.step, layer.layer, layer.kind, "prompt", "", [], weights, norms, causal=maps.causal)
     header, numbers = encode(record)
     layout = json.loads(header)["layout"]
     fields = {

@@ -1,11 +1,11 @@
 """The tab's side in the TensorBoard server: it lists runs and hands out maps; drawing is done in the browser."""
 
-import os
 import re
 import shlex
 from collections.abc import Callable
 from functools import wraps
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from attnlab.inspection.tab.series import (
     packed,
     without_nan,
 )
+from attnlab.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -100,12 +101,13 @@ class AttentionTab(base_plugin.TBPlugin):
         """Every run with maps, and how many steps of a series TensorBoard was told to keep (null: about ten).
 
         Beside it what the names of some scalars stand for: what a silenced head changes, with the command that
-        measures it for a run, and which scores tell the birth of a head.
+        measures it for a run of ours, and which scores tell the birth of a head.
         """
         runs, foreign = self._series.runs(context, experiment)
         for run, about in runs.items():
-            folder = os.path.normpath(os.path.join(self._logdir, run))
-            about["ablate"] = f"attnlab ablate_heads {shlex.quote(f'run={folder}')}"
+            folder = RunFolder(Path(self._logdir, run))
+            command = f"attnlab ablate_heads {shlex.quote(f'run={folder}')}"
+            about["ablate"] = command if folder.config.is_file() else None
         content = {
             "runs": runs,
             "foreign": foreign,
@@ -126,7 +128,8 @@ class AttentionTab(base_plugin.TBPlugin):
     def _numbers(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         """The metrics of a map, which take longer than the map itself."""
         record = checked(self._series.map(context, experiment, _place(request), _number(request, "step")))
-        return without_nan(numbers_of(record.weights.astype(np.float32), record.kind)), "application/json"
+        weights, cross = record.weights.astype(np.float32), record.keys is not None
+        return without_nan(numbers_of(weights, record.kind, cross=cross)), "application/json"
 
     def _curves(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         """The curves of one layer's heads, or without a layer those of all heads."""

@@ -77,14 +77,17 @@ def verified(parts: list[bytes]) -> dict[str, Any]:
     if not isinstance(header.get("kind"), str) or header["kind"] not in KINDS:
         raise DamagedRecord(f"its kind is {header.get('kind')}")
     heads, t, s = shape
-    if not (isinstance(tokens, list) and len(tokens) == s == t and all(isinstance(token, str) for token in tokens)):
-        raise DamagedRecord("its tokens do not fit its shape")
+    for labels, n in ((tokens, t), (header.get("keys", tokens), s)):
+        if not (isinstance(labels, list) and len(labels) == n and all(isinstance(label, str) for label in labels)):
+            raise DamagedRecord("its tokens do not fit its shape")
+    if not isinstance(header.get("causal", True), bool):
+        raise DamagedRecord(f"whether it is causal is {header['causal']}")
     if lacking := sorted({"step", "layer", "probe", "text", "value_norm"} - header.keys()):
         raise DamagedRecord(f"its header lacks {', '.join(lacking)}")
     texts, numbers = (header["probe"], header["text"]), (header["step"], header["layer"])
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in numbers):
         raise DamagedRecord("its step, layer, probe or text is of another type")
-    per_head = {"lower": t * (t + 1) // 2, "full": t * s}.get(str(header.get("layout")), 0)
+    per_head = {"lower": t * (t + 1) // 2 if t == s else 0, "full": t * s}.get(str(header.get("layout")), 0)
     count = heads * (per_head + (s if header.get("value_norm") else 0))
     if not per_head or count > MOST_NUMBERS:
         raise DamagedRecord(f"its layout is {header.get('layout')} with {count} numbers")
@@ -104,10 +107,10 @@ def checked(parts: list[bytes]) -> Record:
     return decode(*parts)
 
 
-def numbers_of(maps: Float[np.ndarray, "h t s"], kind: str) -> dict[str, dict[str, Any]]:
+def numbers_of(maps: Float[np.ndarray, "h t s"], kind: str, *, cross: bool = False) -> dict[str, dict[str, Any]]:
     """The metrics of a map: under `heads` for each name a number per head, under `layer` one for all heads."""
     metrics: dict[str, dict[str, Any]] = {"heads": {}, "layer": {}}
-    for tag, number in head_metrics(maps, kind, 0).items():
+    for tag, number in head_metrics(maps, kind, 0, cross=cross).items():
         name = tag.rpartition("/")[0]
         if HEAD_SCALAR.fullmatch(tag):
             metrics["heads"].setdefault(name, []).append(number)
@@ -117,23 +120,24 @@ def numbers_of(maps: Float[np.ndarray, "h t s"], kind: str) -> dict[str, dict[st
 
 
 @cache
-def metrics_of(kind: str) -> list[str]:
+def metrics_of(kind: str, cross: bool) -> list[str]:
     """The names of the numbers that a head with a map of this kind has."""
-    return list(numbers_of(np.ones((1, 1, 1)), kind)["heads"])
+    return list(numbers_of(np.ones((1, 1, 1)), kind, cross=cross)["heads"])
 
 
 def shrink(record: Record, most: int) -> Shown:
-    """The record with at most `most` rows: of each block of tokens the weight furthest from 0 stands for it."""
-    tokens = len(record.tokens)
-    n = math.ceil(tokens / most)
+    """The record with at most `most` rows and columns: of each block the weight furthest from 0 stands for it."""
+    tokens, keys = len(record.tokens), record.weights.shape[2]
+    n = math.ceil(max(tokens, keys) / most)
     if n > 1:
-        labels = [f"{first}…" for first in record.tokens[::n]]
+        queries, read = ([f"{first}…" for first in each[::n]] for each in (record.tokens, record.keys or []))
         norms = record.value_norm
         if norms is not None:
-            starts = np.arange(0, tokens, n)
-            norms = np.maximum.reduceat(norms, starts, axis=1)
-        record = record._replace(tokens=labels, weights=largest_of(record.weights, n), value_norm=norms)
-    return Shown(record, n, tokens)
+            norms = np.maximum.reduceat(norms, np.arange(0, keys, n), axis=1)
+        record = record._replace(
+            tokens=queries, weights=largest_of(record.weights, n), value_norm=norms, keys=read or None
+        )
+    return Shown(record, n, max(tokens, keys))
 
 
 def packed(parts: list[bytes], most: int) -> bytes:
@@ -142,8 +146,9 @@ def packed(parts: list[bytes], most: int) -> bytes:
     One of more than `most` tokens is pooled.
     """
     header, numbers = verified(parts), parts[1]
-    extra = {"pooled": 1, "n_tokens": len(header["tokens"]), "metrics": metrics_of(header["kind"])}
-    if len(header["tokens"]) > most:
+    n_tokens, cross = max(header["shape"][1:]), "keys" in header
+    extra = {"pooled": 1, "n_tokens": n_tokens, "metrics": metrics_of(header["kind"], cross)}
+    if n_tokens > most:
         shown = shrink(decode(*parts), most)
         text_of_header, numbers = encode(shown.record)
         header, extra["pooled"] = json.loads(text_of_header), shown.pooled

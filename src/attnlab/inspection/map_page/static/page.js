@@ -1,10 +1,11 @@
 // The page of one text: every head small, or one large with the row of a token. Follows half.js and map_view.js in one module.
 
 const maps = JSON.parse(document.getElementById("maps").textContent);
+const [keys, cross] = [maps.keys ?? maps.tokens, Boolean(maps.keys)]; // the tokens that are read, and whether they are others
 const bounded = (kind) => kind === "probability" || kind === "sub_probability";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const state = { view: "grid", at: 0, row: maps.tokens.length - 1, mode: "sqrt", first: 0, order: "model" };
-const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", distance: "by distance" };
+const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", ...(cross ? {} : { distance: "by distance" }) };
 
 function el(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);
@@ -19,23 +20,23 @@ async function unpacked(text) {
 
 /** A layer's heads: weights as whole squares, and how the head reads, in three numbers. */
 async function headsOf(layer) {
-  const [numbers, t] = [await unpacked(layer.numbers), maps.tokens.length];
+  const [numbers, t, s] = [await unpacked(layer.numbers), maps.tokens.length, keys.length];
   const lower = layer.layout === "lower";
   let n = 0;
   const heads = layer.heads.map((head) => {
-    const weights = new Float32Array(t * t);
-    for (let i = 0; i < t; i++) for (let j = 0; j < (lower ? i + 1 : t); j++) weights[i * t + j] = numbers[n++];
-    return { layer: layer.layer, head, kind: layer.kind, weights, ...measures(weights, t) };
+    const weights = new Float32Array(t * s);
+    for (let i = 0; i < t; i++) for (let j = 0; j < (lower ? i + 1 : s); j++) weights[i * s + j] = numbers[n++];
+    return { layer: layer.layer, head, kind: layer.kind, weights, ...measures(weights, t, s) };
   });
-  for (const head of heads) head.norms = layer.norms ? numbers.subarray(n, (n += t)) : null;
+  for (const head of heads) head.norms = layer.norms ? numbers.subarray(n, (n += s)) : null;
   return heads;
 }
 
 /** Means over the rows, each taken as shares of the sum of its sizes. */
-function measures(weights, t) {
+function measures(weights, t, s) {
   let [entropy, start, distance, rows] = [0, 0, 0, 0];
   for (let i = 0; i < t; i++) {
-    const row = weights.subarray(i * t, (i + 1) * t).map(Math.abs);
+    const row = weights.subarray(i * s, (i + 1) * s).map(Math.abs);
     const sum = row.reduce((a, b) => a + b, 0);
     if (!(sum > 0)) continue;
     rows += 1;
@@ -52,11 +53,11 @@ const all = (await Promise.all(maps.layers.map(headsOf))).flat();
 const nameOf = ({ layer, head }) => `layer ${layer}, head ${head}`;
 
 function shown({ weights, kind }) {
-  const [t, first] = [maps.tokens.length, Math.min(state.first, maps.tokens.length - 1)];
-  const columns = t - first;
+  const [t, s, first] = [maps.tokens.length, keys.length, Math.min(state.first, keys.length - 1)];
+  const columns = s - first;
   const cut = new Float32Array(t * columns);
-  for (let i = 0; i < t; i++) cut.set(weights.subarray(i * t + first, (i + 1) * t), i * columns);
-  return { weights: cut, kind, rows: t, columns, tokens: maps.tokens, keys: maps.tokens.slice(first), first };
+  for (let i = 0; i < t; i++) cut.set(weights.subarray(i * s + first, (i + 1) * s), i * columns);
+  return { weights: cut, kind, rows: t, columns, tokens: maps.tokens, keys: keys.slice(first), first, causal: maps.causal };
 }
 
 function look(map) {
@@ -77,7 +78,7 @@ function gridView() {
     const [canvas, map] = [el("canvas"), shown(all[i])];
     drawThumbnail(canvas, map, { ...look(map), size });
     const { entropy, start, distance } = all[i];
-    const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)} · distance ${short(distance, 2)}`;
+    const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)}${cross ? "" : ` · distance ${short(distance, 2)}`}`;
     grid.append(el("button", { className: "thumb", type: "button", title: numbers, onclick: () => set({ view: "head", at: i }) },
       canvas, el("b", { textContent: nameOf(all[i]) }), el("div", { className: "soft small", textContent: `entropy ${short(entropy, 2)}` })));
   }
@@ -112,18 +113,18 @@ function headView() {
     if (found) set({ row: found.row });
   };
   const values = map.weights.subarray(row * map.columns, (row + 1) * map.columns);
-  const about = { values, tokens: map.keys, query: row - map.first };
+  const about = { values, tokens: map.keys, query: cross ? null : row - map.first, causal: map.causal };
   const [bars, text] = [el("canvas"), el("div", { className: "text" })];
   drawBars(bars, about, { scale, colours, width: Math.min(600, wide ? Math.max(360, window.innerWidth - 60 - place.left - place.width - 60) : room) });
   colourText(text, about, { scale, colours });
-  [...text.children].forEach((span, j) => { span.onclick = () => set({ row: j + map.first }); });
+  if (!cross) [...text.children].forEach((span, j) => { span.onclick = () => set({ row: j + map.first }); });
   const kind = `kind of map: ${head.kind.replace("_", "-")}; entropy ${short(head.entropy, 3)}, weight on the first token `
-    + `${short(head.start, 3)}, mean distance ${short(head.distance, 3)} tokens`;
+    + `${short(head.start, 3)}${cross ? "" : `, mean distance ${short(head.distance, 3)} tokens`}`;
   return el("section", { className: "head" },
     el("div", {}, el("h2", { textContent: nameOf(head) }), legend, el("p", { className: "soft small", textContent: scale.caption }),
       said, el("div", { className: "map" }, canvas, above)),
     el("div", { className: "side" }, el("h3", { textContent: `What “${printable(maps.tokens[row])}” (${row}) reads` }), text, bars,
-      el("p", { className: "soft small", textContent: "Click a token, here or in the map, to see its row; bars are linear." }),
+      el("p", { className: "soft small", textContent: `Click a ${cross ? "row of the map to see it" : "token, here or in the map, to see its row"}; bars are linear.` }),
       el("p", { className: "soft small", textContent: kind })));
 }
 
@@ -158,7 +159,7 @@ function set(change) {
 
 function draw() {
   const title = el("h1", { textContent: `Attention of ${maps.run}` });
-  const about = `step ${maps.step}; ${maps.tokens.length} tokens, ${all.length} heads`;
+  const about = `step ${maps.step}; ${maps.tokens.length} tokens${cross ? ` that read ${keys.length} others` : ""}, ${all.length} heads`;
   const page = document.getElementById("page");
   page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls(), state.view === "grid" ? gridView() : headView());
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);

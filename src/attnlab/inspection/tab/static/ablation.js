@@ -13,7 +13,7 @@ export function effectOf(curves, name, tags) {
 /** A change with its sign. */
 export const change = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(4)}`;
 
-/** The effect of a head as a line, or how to measure it. */
+/** The effect of a head as a line, or how to measure it; null where that is not known, for a model of another program. */
 export function effectLine(effect, command) {
   if (!effect) return howToMeasure(command);
   const line = note(`silenced: validation loss ${change(effect.zero)} (zero), ${change(effect.mean)} (mean), at step ${effect.step}`);
@@ -22,7 +22,7 @@ export function effectLine(effect, command) {
   return line;
 }
 
-/** A line that names the command that measures a run's heads. */
+/** A line that names the command that measures a run's heads, if there is one. */
 export function howToMeasure(command) {
-  return el("p", { className: "note effect" }, "To see what each head is good for: ", el("code", { textContent: command }));
+  return command && el("p", { className: "note effect" }, "To see what each head is good for: ", el("code", { textContent: command }));
 }

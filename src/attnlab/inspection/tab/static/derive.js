@@ -27,7 +27,8 @@ export const headName = (layer, head) => `L${String(layer).padStart(2, "0")} H${
 
 function plain(layer, weights, weighted) {
   return {
-    weights, rows: layer.rows, columns: layer.columns, tokens: layer.tokens, keys: layer.tokens, first: 0,
+    weights, rows: layer.rows, columns: layer.columns, tokens: layer.tokens, keys: layer.keys ?? layer.tokens, first: 0,
+    causal: layer.causal ?? true, cross: Boolean(layer.keys),
     signed: layer.kind === "signed", bound: BOUNDED.includes(layer.kind) && !weighted ? 1 : null,
     unit: weighted ? "weight × length of the value" : "weight",
   };
@@ -53,7 +54,8 @@ export function mean(maps) {
 
 /** One map minus another, or null if they are not of the same tokens. */
 export function difference(a, b) {
-  const same = a.columns === b.columns && a.rows === b.rows && a.tokens.every((token, i) => token === b.tokens[i]);
+  const alike = (one, other) => one.length === other.length && one.every((token, i) => token === other[i]);
+  const same = a.rows === b.rows && alike(a.tokens, b.tokens) && alike(a.keys, b.keys);
   if (!same) return null;
   return { ...a, weights: a.weights.map((w, n) => w - b.weights[n]), signed: true, bound: null,
     unit: `difference of ${a.unit}` };
@@ -65,6 +67,7 @@ async function rolledOut(wanted, options) {
   const below = wanted.layers.filter((layer) => layer <= wanted.layer);
   const layers = await Promise.all(below.map((layer) => layerMap({ ...wanted, layer, most: 512 })));
   const last = layers[layers.length - 1];
+  if (last.keys) throw new Error("there is no rollout from one text to another");
   if (last.pooled > 1) throw new Error(`a rollout needs whole maps, but ${last.n_tokens} tokens are pooled to ${last.rows}`);
   const t = last.rows;
   let rolled = null;
@@ -72,7 +75,7 @@ async function rolledOut(wanted, options) {
     const step = meanShares(layer);
     for (let n = 0; n < step.length; n++) step[n] /= 2;
     for (let i = 0; i < t; i++) step[i * t + i] += 0.5;
-    rolled = rolled ? product(step, rolled, t) : step;
+    rolled = rolled ? product(step, rolled, t, last.causal ?? true) : step;
   }
   const missing = wanted.layer + 1 - below.length;
   const notes = ["rollout: how much of each token reaches this layer, the residual stream counting half"];
@@ -95,13 +98,13 @@ function meanShares(layer) {
   return shares;
 }
 
-/** The product of two lower triangular matrices. */
-function product(a, b, t) {
+/** The product of two matrices, lower triangular ones if `causal`. */
+function product(a, b, t, causal) {
   const c = new Float32Array(t * t);
   for (let i = 0; i < t; i++) {
-    for (let k = 0; k <= i; k++) {
+    for (let k = 0; k < (causal ? i + 1 : t); k++) {
       const f = a[i * t + k];
-      if (f) for (let j = 0; j <= k; j++) c[i * t + j] += f * b[k * t + j];
+      if (f) for (let j = 0; j < (causal ? k + 1 : t); j++) c[i * t + j] += f * b[k * t + j];
     }
   }
   return c;

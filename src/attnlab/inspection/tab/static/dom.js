@@ -32,7 +32,7 @@ export const words = (name) => name.replace(/^attention_/, "").replace(/[_/]/g, 
 const MEANINGS = {
   attention_entropy: "how widely the head looks, in nats: 0 at one token, log n at n tokens alike",
   attention_first_token_mass: "the share of attention that goes to the first token",
-  attention_distance: "how many tokens back the head reads, on average",
+  attention_distance: "how many tokens away the head reads, on average",
   attention_effective_rank: "how many independent patterns the map is made of",
   attention_row_sum: "what the weights of a row add up to, on average",
   attention_negative_share: "which part of the size of all weights is negative",

@@ -3,13 +3,13 @@
 import { el } from "./dom.js";
 import { drawLegend } from "./map_view.js";
 
-/** The legend of a scale as an element. */
-export function legend(scale, colours, unit) {
+/** The legend of a scale as an element, for maps that measure the same. */
+export function legend(scale, colours, { unit, causal }) {
   const canvas = el("canvas", { className: "colour-bar" });
   drawLegend(canvas, scale, colours);
   const swatch = el("span", { className: "swatch" });
   const words = el("div", { className: "legend-words" },
     el("div", { className: "legend-scale", textContent: `${unit}, ${scale.caption}` }),
-    el("div", {}, swatch, "later tokens: never read"));
+    causal ? el("div", {}, swatch, "later tokens: never read") : null);
   return el("div", { className: "legend" }, canvas, words);
 }

@@ -11,9 +11,9 @@
 //   colourText(element, row, look)   one row as coloured text, one <span> per token
 //   printable(token)                 a token in characters that can be seen
 //
-// A map is {weights: Float32Array, rows, columns, tokens, keys, first}, row by row; `tokens` name the rows, `keys` the
-// columns, `first` is the token of the first column (0 if left out).
-// A row is {values, tokens, query}; a look is {scale, colours, ...}. Every token is drawn or set as text, never as HTML.
+// A map is {weights: Float32Array, rows, columns, tokens, keys, first, causal}, row by row; `tokens` name the rows, `keys`
+// the columns, `first` is the token of the first column (0 if left out), `causal` says that no token reads later ones. A row is
+// {values, tokens, query, causal}, query null if none of the tokens; a look {scale, colours, ...}. Tokens never become HTML.
 
 // The anchors of the PNG pictures; the path between them is straight in OKLab and walked at constant speed.
 export const SEQUENTIAL = ["#fffcef", "#c5e5bd", "#58b8a4", "#1f7fa3", "#274888", "#1c0f45"];
@@ -132,7 +132,7 @@ function pixels(map, { scale, colours }) {
   for (let i = 0, n = 0; i < map.rows; i++) {
     for (let j = 0; j < map.columns; j++, n++) {
       const w = map.weights[n];
-      const special = w === 0 && j + (map.first ?? 0) > i ? never : Number.isNaN(w) ? wrong : null;
+      const special = map.causal && w === 0 && j + (map.first ?? 0) > i ? never : Number.isNaN(w) ? wrong : null;
       const [from, k] = special ? [special, 0] : [table, numberOf(w, scale)];
       for (let c = 0; c < 3; c++) image.data[4 * n + c] = from[k + c];
       image.data[4 * n + 3] = 255;
@@ -289,7 +289,7 @@ export function colourText(element, row, look) {
   element.replaceChildren(...row.tokens.map((token, j) => {
     const span = document.createElement("span");
     const { fill, text } = cssColour(row.values[j], look);
-    const later = j > row.query && row.values[j] === 0;
+    const later = row.causal && j > row.query && row.values[j] === 0;
     span.textContent = printable(token);
     span.title = short(row.values[j]);
     span.className = j === row.query ? "token query" : "token";

@@ -60,7 +60,7 @@ export async function compareView({ state, colours, update }) {
   }
   if (!shown.length) return element;
   const scale = makeScale(scaleSettings(shown.map((one) => one.map), state));
-  element.append(legend(scale, colours, shown[0].map.unit));
+  element.append(legend(scale, colours, shown[0].map));
   for (const text of new Set(shown.flatMap((one) => one.notes))) element.append(note(text));
   const room = Math.min(640, Math.max(300, state.width / Math.min(shown.length, 3) - 24));
   element.append(el("div", { className: "side-by-side" }, ...shown.map((one) => {

@@ -21,7 +21,7 @@ export function valueAt(curve, step) {
 function gaps(layers) {
   const without = Array.from({ length: Math.max(...layers) }, (_, i) => i).filter((i) => !layers.includes(i));
   const which = without.length > 1 ? `Layers ${without.join(", ")} have` : `Layer ${without[0]} has`;
-  return without.length ? [`${which} no map, as the output is not linear in the values.`] : [];
+  return without.length ? [`${which} no map: no weighted sum of values that gives the output.`] : [];
 }
 
 /** The view as an element. */
@@ -78,10 +78,10 @@ export async function gridView({ state, colours, update }) {
     return element;
   }
   const scale = makeScale(scaleSettings(cells.map((cell) => cell.map), state));
-  bar.append(legend(scale, colours, cells[0].map.unit));
+  bar.append(legend(scale, colours, cells[0].map));
   element.append(...missing.map((text) => note(text, "warning")), ...[...notes].map((text) => note(text)));
   const measured = cells.some((cell) => cell.effect);
-  if (!state.rollout && !measured) element.append(howToMeasure(state.runs[run].ablate));
+  if (!state.rollout && !measured && state.runs[run].ablate) element.append(howToMeasure(state.runs[run].ablate));
   if (measured) {
     element.append(note("Below each map: how much the validation loss changes when the head is silenced; above 0 it was useful."));
   }

@@ -28,7 +28,7 @@ export async function headView({ state, colours, update }) {
   const logged = await curves;
   const name = headName(layer, head).replace(" ", "");
   const effect = state.rollout ? null : effectLine(effectOf(logged, name, state.ablation), state.runs[run].ablate);
-  const left = el("div", { className: "left" }, title, effect, legend(scale, colours, map.unit), panel,
+  const left = el("div", { className: "left" }, title, effect, legend(scale, colours, map), panel,
     ...shown.notes.map((text) => note(text)));
   const width = wide ? beside : Math.min(640, room);
   const side = el("div", { className: "side" }, rowPanel(map, row, { scale, colours, width }, update));
@@ -40,10 +40,10 @@ export async function headView({ state, colours, update }) {
 /** One row of a map, as text, as bars and as a list of its largest weights. */
 function rowPanel(map, row, look, update) {
   const values = map.weights.subarray(row * map.columns, (row + 1) * map.columns);
-  const about = { values, tokens: map.keys, query: row - map.first };
+  const about = { values, tokens: map.keys, query: map.cross ? null : row - map.first, causal: map.causal };
   const text = el("div", { className: "coloured-text" });
   colourText(text, about, look);
-  [...text.children].forEach((span, j) => { span.onclick = () => update({ row: j + map.first }); });
+  if (!map.cross) [...text.children].forEach((span, j) => { span.onclick = () => update({ row: j + map.first }); });
   const bars = el("canvas", { className: "bars" });
   const place = drawBars(bars, about, look);
   const said = el("output", { className: "cell-text", textContent: `The longest bar is ${short(place.top)}.` });
@@ -53,7 +53,7 @@ function rowPanel(map, row, look, update) {
   };
   return el("div", { className: "row-panel" },
     el("h3", { textContent: `What “${printable(map.tokens[row])}” (${row}) reads` }),
-    text, bars, said, note("Click a token to see its row; bars are linear."));
+    text, bars, said, note(map.cross ? "Click a row of the map to see it; bars are linear." : "Click a token to see its row; bars are linear."));
 }
 
 /** The numbers of the map, which come a moment later than the map, and the ones that the run has logged. */

@@ -25,7 +25,7 @@ export async function trainingView({ state, colours, update }) {
   const name = headName(layer, state.head).replace(" ", "");
   const effect = effectOf(curves, name, state.ablation);
   const left = el("div", { className: "left" }, el("h2", { textContent: `${shown.names[head]} at step ${step}` }),
-    effect ? effectLine(effect) : null, legend(scale, colours, map.unit), mapPanel(map, { scale, colours, room }), ...shown.notes.map((text) => note(text)));
+    effect ? effectLine(effect) : null, legend(scale, colours, map), mapPanel(map, { scale, colours, room }), ...shown.notes.map((text) => note(text)));
   const charts = el("div", { className: "charts" });
   const once = Object.values(state.ablation); // measured when the run is over: nothing that changes with the step
   const metrics = Object.keys(curves).filter((metric) => curves[metric][name] && !once.includes(metric));
