@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jaxtyping
 import pytest
@@ -21,6 +21,7 @@ from attnlab.attention.head_wrapper import HeadWrapper, layered
 from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Window
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.norm import LayerNorm, RMSNorm
 from attnlab.attention.normalizer import Sink
 from attnlab.attention.output_norm import RMSOutputNorm, SumNorm
 from attnlab.attention.position_bias import ALiBi
@@ -31,8 +32,8 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import DeltaWrite
 from attnlab.errors import UsageError
-from attnlab.model import GPT, MLP, NORMS, generator_for
-from attnlab.options.model_config import MLPKind, ModelConfig
+from attnlab.model import GPT, MLP, generator_for
+from attnlab.options.model_config import GATED, MLPKind, ModelConfig
 
 VOCAB, CONTEXT, LAYERS, WIDTH = 13, 11, 3, 12
 
@@ -146,7 +147,7 @@ def test_an_mlp_without_width_is_refused(ratio: float) -> None:
     ("key", "value", "allowed"),
     [
         ("norm", "batch", ["rms", "layer"]),
-        ("mlp", "tanh", ["gelu", "relu2", "swiglu"]),
+        ("mlp", "tanh", ["gelu", "gelu_tanh", "relu", "relu2", "swiglu", "geglu", "geglu_tanh", "none"]),
         ("init", "xavier", ["gpt2", "fan_in"]),
     ],
 )
@@ -338,41 +339,64 @@ def test_a_tied_head_is_the_embedding_and_stays_it() -> None:
     assert tied.embedding.weight.grad is not None
 
 
+@pytest.mark.parametrize("kind", GATED)
 @pytest.mark.parametrize(("d_model", "ratio", "width"), [(12, 4.0, 32), (7, 4.0, 19), (128, 4.0, 341), (1, 0.1, 1)])
-def test_swiglu_is_narrower_by_a_third(d_model: int, ratio: float, width: int) -> None:
-    mlp = MLP(d_model, kind="swiglu", ratio=ratio, bias=False)
-    assert mlp.gate is not None
-    assert [p.weight.shape for p in (mlp.up, mlp.gate, mlp.down)] == [(width, d_model)] * 2 + [(d_model, width)]
+def test_a_gated_mlp_is_narrower_by_a_third(kind: MLPKind, d_model: int, ratio: float, width: int) -> None:
+    mlp = gpt(n_layers=1, d_model=2 * d_model, mlp=kind, mlp_ratio=ratio / 2).layers[0].mlp
+    assert mlp is not None and mlp.gate is not None
+    shapes = [tuple(p.weight.shape) for p in (mlp.up, mlp.gate, mlp.down)]
+    assert shapes == [(width, 2 * d_model)] * 2 + [(2 * d_model, width)]
 
 
 def test_mlp_parameters() -> None:
     """Every MLP has as many parameters where the third comes out even."""
-    counts = {
-        kind: sum(p.numel() for p in MLP(12, kind=kind, ratio=4.0, bias=False).parameters())
-        for kind in ("gelu", "relu2", "swiglu")
-    }
-    assert set(counts.values()) == {2 * 12 * 48}
+    mlps = [gpt(n_layers=1, mlp=kind).layers[0].mlp for kind in get_args(MLPKind)]
+    assert {sum(p.numel() for p in mlp.parameters()) for mlp in mlps if mlp is not None} == {2 * 12 * 48}
+    assert len(mlps) == 7
 
 
-@pytest.mark.parametrize("kind", ["gelu", "relu2", "swiglu"])
+def test_mlp_width() -> None:
+    """The width that is set is the width there is, gated or not."""
+    for kind in ("relu", "geglu"):
+        mlp = gpt(n_layers=1, mlp=kind, mlp_width=5).layers[0].mlp
+        assert mlp is not None and mlp.up.out_features == mlp.down.in_features == 5
+
+
+def plain_gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def plain_tanh_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": plain_gelu,
+    "gelu_tanh": plain_tanh_gelu,
+    "relu": lambda x: x.clamp(min=0),
+    "relu2": lambda x: x.clamp(min=0) ** 2,
+    "swiglu": lambda x: x / (1 + torch.exp(-x)),
+    "geglu": plain_gelu,
+    "geglu_tanh": plain_tanh_gelu,
+}
+
+
+@pytest.mark.parametrize("kind", get_args(MLPKind))
 def test_an_mlp_computes_what_its_name_says(kind: MLPKind) -> None:
-    mlp = MLP(6, kind=kind, ratio=3.0, bias=True).double()
+    mlp = MLP(6, kind=kind, width=18, bias=True).double()
     x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     up = x @ mlp.up.weight.T + mlp.up.bias
-    if kind == "gelu":
-        inner = up * 0.5 * (1 + torch.erf(up / 2**0.5))
-    elif kind == "relu2":
-        inner = up.clamp(min=0) ** 2
-    else:
+    if kind in GATED:
         assert mlp.gate is not None
-        gate = x @ mlp.gate.weight.T + mlp.gate.bias
-        inner = gate / (1 + torch.exp(-gate)) * up
+        inner = FORMULAS[kind](x @ mlp.gate.weight.T + mlp.gate.bias) * up
+    else:
+        inner = FORMULAS[kind](up)
     torch.testing.assert_close(mlp(x), inner @ mlp.down.weight.T + mlp.down.bias, rtol=1e-12, atol=1e-12)
 
 
 def test_norms_do_what_their_names_say() -> None:
     x = 3 + 5 * torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rms, layer = NORMS["rms"](9).double()(x), NORMS["layer"](9).double()(x)
+    rms, layer = RMSNorm(9).double()(x), LayerNorm(9).double()(x)
     # LayerNorm adds 1e-5 to a variance of about 25.
     torch.testing.assert_close(rms, x / x.square().mean(dim=-1, keepdim=True).sqrt(), rtol=1e-6, atol=0)
     centred = x - x.mean(dim=-1, keepdim=True)

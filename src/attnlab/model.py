@@ -1,8 +1,9 @@
-"""A plain GPT: token embedding, pre-norm blocks with a pluggable attention, a head."""
+"""A plain GPT: token embedding, blocks with a pluggable attention, a head."""
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,36 +14,46 @@ from attnlab.attention.base import Attention, AttentionFactory, Shared, State, e
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
 from attnlab.attention.embedding import Embedding, NoEmbedding
-from attnlab.attention.norm import RMSNorm
+from attnlab.attention.norm import LayerNorm, RMSNorm
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
 from attnlab.options import Count, checked
-from attnlab.options.model_config import InitKind, MLPKind, ModelConfig
+from attnlab.options.model_config import GATED, InitKind, MLPKind, ModelConfig
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "rms": RMSNorm,
-    "layer": lambda d_model: nn.LayerNorm(d_model, bias=False),
-}
+tanh_gelu = partial(F.gelu, approximate="tanh")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": tanh_gelu,
+    "relu": F.relu,
     "relu2": lambda x: (y := F.relu(x)) * y,  # a product stays in bfloat16 under autocast, a power does not
     "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu_tanh": tanh_gelu,
 }
+
+
+def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
+    """A norm over the model's width, as the config describes it."""
+    settings: dict[str, Any] = {"gain": config.norm_gain, "unit_offset": config.norm_unit_offset}
+    if config.norm_eps is not None:
+        settings["eps"] = config.norm_eps
+    if config.norm == "rms":
+        return RMSNorm(config.d_model, **settings)
+    return LayerNorm(config.d_model, **settings, bias=config.norm_bias)
 
 
 class MLP(nn.Module):
-    """Works on each token alone: down(act(up x)); swiglu multiplies by a second projection (arXiv 2002.05202).
+    """Works on each token alone: down(act(up x)); gated kinds multiply by a second projection, down(act(gate x) up x).
 
-    relu2 is the squared ReLU of arXiv 2109.08668. swiglu is made narrower by a third, for the same parameter count.
+    Gated are swiglu and geglu, with its GELU by erf or by tanh (arXiv 2002.05202). gelu_tanh is the approximation of
+    arXiv 1606.08415, relu2 the squared ReLU of arXiv 2109.08668.
     """
 
-    def __init__(self, d_model: int, *, kind: MLPKind, ratio: float, bias: bool) -> None:
+    def __init__(self, d_model: int, *, kind: MLPKind, width: int, bias: bool) -> None:
         super().__init__()
-        gated = kind == "swiglu"
-        width = max(1, round(d_model * ratio * (2 / 3 if gated else 1)))
         self.activation = ACTIVATIONS[kind]
         self.up = nn.Linear(d_model, width, bias=bias)
-        self.gate = nn.Linear(d_model, width, bias=bias) if gated else None
+        self.gate = nn.Linear(d_model, width, bias=bias) if kind in GATED else None
         self.down = nn.Linear(width, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
@@ -52,23 +63,51 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x)."""
+    """Two halves, attention and MLP, each added to what comes in: x + attention(norm x), then x + mlp(norm x).
+
+    With `norm_place` post the norms stand behind, x + norm(attention x), as in OLMo 2 (arXiv 2501.00656), with sandwich
+    on both sides, as in Gemma 2 (arXiv 2408.00118). With `parallel` both halves read the same: x + attention(norm x) +
+    mlp(norm x), as in GPT-J, where `norm_shared` makes it one norm. What is added is multiplied by `residual_scale`.
+    Without an MLP there is no second half.
+    """
 
     def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
-        self.norm_attention, self.norm_mlp = NORMS[config.norm](config.d_model), NORMS[config.norm](config.d_model)
+        before, behind = config.norm_place != "post", config.norm_place != "pre"
+        self.parallel, self.norm_shared, self.scale = config.parallel, config.norm_shared, config.residual_scale
+        self.norm_attention = make_norm(config) if before else nn.Identity()
+        self.norm_attention_out = make_norm(config) if behind else nn.Identity()
         self.attention = attention
-        self.mlp = MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio, bias=config.bias)
+        self.mlp: MLP | None = None
+        if config.mlp != "none":
+            self.norm_mlp = make_norm(config) if before and not config.norm_shared else nn.Identity()
+            self.norm_mlp_out = make_norm(config) if behind else nn.Identity()
+            self.mlp = MLP(config.d_model, kind=config.mlp, width=config.hidden, bias=config.bias)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
-        x = x + self.drop(self.attention(self.norm_attention(x), shared))
-        return x + self.drop(self.mlp(self.norm_mlp(x)))
+        normed = self.norm_attention(x)
+        return self._add(x, normed, self.attention(normed, shared))
 
     def step(self, x: Float[Tensor, "b n c"], state: State, shared: Shared) -> tuple[Float[Tensor, "b n c"], State]:
-        mixed, state = self.attention.step(self.norm_attention(x), state, shared)
-        x = x + mixed
-        return x + self.mlp(self.norm_mlp(x)), state
+        normed = self.norm_attention(x)
+        mixed, state = self.attention.step(normed, state, shared)
+        return self._add(x, normed, mixed), state
+
+    def _add(
+        self, x: Float[Tensor, "b t c"], normed: Float[Tensor, "b t c"], mixed: Float[Tensor, "b t c"]
+    ) -> Float[Tensor, "b t c"]:
+        """x and what both halves add to it, of which the attention's is `mixed`, made from `normed`."""
+        attended = x + _times(self.drop(self.norm_attention_out(mixed)), self.scale)
+        if self.mlp is None:
+            return attended
+        entrance = self.norm_mlp((normed if self.norm_shared else x) if self.parallel else attended)
+        return attended + _times(self.drop(self.norm_mlp_out(self.mlp(entrance))), self.scale)
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    """x itself where the factor is 1: a product would cost a pass over it."""
+    return x if factor == 1 else x * factor
 
 
 class AttentionMap(NamedTuple):
@@ -106,7 +145,9 @@ class GPT(nn.Module):
         super().__init__()
         self.vocab_size, self.context = vocab_size, config.context
         self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.embed_scale, self.logit_scale, self.softcap = config.embed_scale, config.logit_scale, config.final_softcap
         self.embed = embed(d_model=config.d_model, context=config.context)
+        self.embed_norm = make_norm(config) if config.embed_norm else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList()
         for layer in range(config.n_layers):
@@ -121,8 +162,8 @@ class GPT(nn.Module):
                     f"attention of layer {layer} gives width {mixer.d_out}, not model.d_model ({config.d_model})"
                 )
             self.blocks.append(Block(config, mixer))
-        self.norm = NORMS[config.norm](config.d_model)
-        self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.d_model, vocab_size, bias=config.head_bias)
         if config.tie:
             self.head.weight = self.embedding.weight
         initialise(self, kind=config.init, seed=seed)
@@ -138,17 +179,26 @@ class GPT(nn.Module):
         return list(self.blocks)  # type: ignore[arg-type]
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t vocab"]:
-        x, shared = self.drop(self.embed(self.embedding(ids))), Shared()
+        x, shared = self.drop(self.entrance(ids)), Shared()
         for block in self.blocks:
             x = block(x, shared)
-        return self.head(self.norm(x))
+        return self.logits(x)
+
+    def entrance(self, ids: Int[Tensor, "b t"], start: int = 0) -> Float[Tensor, "b t c"]:
+        """What the first block is given: token embeddings, scaled, with their positions from `start` on, and normed."""
+        return self.embed_norm(self.embed(_times(self.embedding(ids), self.embed_scale), start))
+
+    def logits(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t vocab"]:
+        """What the last block gives as logits: normed, through the head, scaled, and held within +-`final_softcap`."""
+        logits = _times(self.head(self.norm(x)), self.logit_scale)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     @torch.no_grad()
     def attention_maps(self, ids: Int[Tensor, "b t"]) -> list[AttentionMap]:
         """The map of every layer for these tokens, without dropout; the model's mode is left as it was."""
         maps = []
         with evaluating(self):
-            x, shared = self.embed(self.embedding(ids)), Shared()
+            x, shared = self.entrance(ids), Shared()
             for block in self.layers:
                 mixer, normed = block.attention, block.norm_attention(x)
                 # Of copies: looking must not publish anything twice.
@@ -163,11 +213,11 @@ class GPT(nn.Module):
 
     def step(self, ids: Int[Tensor, "b n"], state: ModelState) -> tuple[Float[Tensor, "b n vocab"], ModelState]:
         """The logits of n >= 1 more tokens, after those in `state`. The given state may be written into."""
-        x, shared, after = self.embed(self.embedding(ids), state.length), Shared(), []
+        x, shared, after = self.entrance(ids, state.length), Shared(), []
         for block, layer_state in zip(self.layers, state.layers, strict=True):
             x, layer_state = block.step(x, layer_state, shared)
             after.append(layer_state)
-        return self.head(self.norm(x)), ModelState(after, state.length + ids.size(1))
+        return self.logits(x), ModelState(after, state.length + ids.size(1))
 
     def cost(self, seq_len: int) -> Cost:
         """What the attention of all layers costs together."""
@@ -190,9 +240,9 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
 
     Each random tensor is drawn on the CPU from a generator seeded by (seed, its name), so two variants that share a
     tensor start it from the same numbers, on every device. Matrices are normal: `gpt2` with standard deviation 0.02,
-    `fan_in` with 1 / sqrt(inputs), embeddings 0.02 in both; the projections that write into the residual stream
-    (to_out, down) are divided by sqrt(2 * layers). Convolutions are uniform in +-1 / sqrt(width). Biases are 0.
-    Every other parameter (gains, decay rates, sinks) keeps the constant its module gave it.
+    `fan_in` with 1 / sqrt(inputs), embeddings 0.02 in both, before `embed_scale`; the projections that write into the
+    residual stream (to_out, down) are divided by sqrt(2 * layers). Convolutions are uniform in +-1 / sqrt(width).
+    Biases are 0. Every other parameter (gains, decay rates, sinks) keeps the constant its module gave it.
     """
     depth = (2 * len(model.blocks)) ** -0.5
     for name, parameter in model.named_parameters():

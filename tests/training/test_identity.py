@@ -127,12 +127,12 @@ def test_a_value_can_be_put_anywhere() -> None:
 def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: list[str]) -> None:
     config = composed(*choices)
     # Without what the machine decides, so that the settings behind it are seen, too.
-    usual = identify(config, "some", {}, CODE).hash8
-    silent = {
-        path
-        for path, value in leaves(config.as_dict())
-        if identify(with_value(config, path, another(path, value)), "some", {}, CODE).hash8 == usual
-    }
+    silent = set()
+    for path, value in leaves(config.as_dict()):
+        usual = with_value(config, "model.parallel", True) if path == "model.norm_shared" else config
+        changed = with_value(usual, path, another(path, value))
+        if identify(changed, "some", {}, CODE).hash8 == identify(usual, "some", {}, CODE).hash8:
+            silent.add(path)
     assert silent == EXPECTED_NOT_RESULTS
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnlab.analysis.reading import Run
-from attnlab.config.keys import one_spelling, settings_of
+from attnlab.config.keys import LATER, one_spelling, settings_of
 from attnlab.store.status import ENDED
 
 RATE = "optimizer.lr"
@@ -72,6 +72,9 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         values = {spelling(group.settings[key]): group.settings[key] for group in groups if key in group.settings}
         for group in groups if len(values) == 1 else ():
             group.settings.setdefault(key, *values.values())
+    for key, usual in LATER.items():  # where some set what came later, the others have what was usual before
+        for group in groups if any(key in group.settings for group in groups) else ():
+            group.settings.setdefault(key, usual)
     _name_validation_texts(groups)
     _set_code(groups)
     return groups

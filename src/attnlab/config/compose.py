@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attnlab.config.guard import check_references, from_environment, guarded
 from attnlab.config.keys import (
     APPENDED,
+    LATER,
     LISTS,
     config_dir,
     fixed_keys,
@@ -188,7 +189,7 @@ def check_keys(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
         if not (above and f"{above}._target_" in given) and above not in new and not one_more_class:
             raise UsageError(unknown_key(path, (fixed | set(usual)) - {path}))
         new.add(path)
-    for path in sorted(fixed - set(given)):
+    for path in sorted(fixed - set(given) - set(LATER)):
         raise UsageError(f"{path} is missing: it can be set, but not left out")
 
 

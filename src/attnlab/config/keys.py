@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from fnmatch import fnmatch
 from functools import cache
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from attnlab.options.model_config import FIRST, ModelConfig
 from attnlab.options.rules import nearest_key
 from attnlab.store.files import parse_yaml, read_file
 from attnlab.store.moved import first_name
@@ -40,6 +42,9 @@ NOT_RESULTS = (
     "trainer.checkpoint_every",
     "trainer.progress",
 )
+# Settings that came later, with the value at which a run is the one it was before: there they are in no identity, and
+# may be left out of a file.
+LATER = {f"model.{f.name}": f.default for f in fields(ModelConfig) if f.name not in FIRST}
 
 
 def config_dir() -> Path:
@@ -131,6 +136,7 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     settings = [
         (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
         for key, value in leaves({k: v for k, v in without_watchers(config).items() if k != "environment"})
+        if key not in LATER or value != LATER[key]
     ]
     return {key: stable(key, value) for key, value in settings if not any(fnmatch(key, pattern) for pattern in dropped)}
 

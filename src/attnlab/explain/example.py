@@ -43,26 +43,25 @@ def explained_run(
     if index >= len(model.layers):
         raise UsageError(f"layer ({index}) must be below the number of layers of the run ({len(model.layers)})")
     ids, labels = check_prompt(prompt, tokenizer, model.context)
-    mixer = model.layers[index].attention
+    block = model.layers[index]
+    mixer = block.attention
     inputs: dict[str, Any] = {}
 
     def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
         inputs["x"], inputs["shared"] = given[0], given[1].copy()
 
-    def embedded(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs["embedded"] = output
-
-    hooks = [mixer.register_forward_pre_hook(at_entrance), model.embed.register_forward_hook(embedded)]
+    hook = mixer.register_forward_pre_hook(at_entrance)
     try:
         with torch.no_grad(), evaluating(model):
+            embedded = model.entrance(torch.tensor([ids]))
             model(torch.tensor([ids]))
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     steps = trace(mixer, inputs["x"], inputs["shared"])
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
-    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, inputs["embedded"][:, None]))
-    steps[1] = replace(steps[1], title=f"Input of layer {index}", text="After the blocks below and a norm.")
+    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, embedded[:, None]))
+    text = f"After the blocks below{'' if isinstance(block.norm_attention, nn.Identity) else ' and a norm'}."
+    steps[1] = replace(steps[1], title=f"Input of layer {index}", text=text)
     heading = f"{name}, layer {index} of {len(model.layers)}"
     return _explanation(name, heading, mixer, steps, labels, token, [f"the text: {prompt}"])
 

@@ -1,30 +1,74 @@
 """The sizes and parts of a GPT. Imports no torch; apart from other settings, for a run executes it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from attnlab.options import Count, Fraction, Positive, check, options_of
+from attnlab.options import Count, Fraction, OptionError, Positive, check, options_of
+from attnlab.options.rules import shown
 
-MLPKind = Literal["gelu", "relu2", "swiglu"]
+NormKind = Literal["rms", "layer"]
+MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu", "geglu", "geglu_tanh"]
 InitKind = Literal["gpt2", "fan_in"]
+GATED = ("swiglu", "geglu", "geglu_tanh")  # kinds whose MLP has a third matrix, the gate's
+FIRST = ("n_layers", "n_heads", "d_model", "context", "norm", "mlp", "mlp_ratio", "bias", "tie", "dropout", "init")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What model= chooses. `tie` uses the embedding matrix as the head (arXiv 1608.05859); `n_heads` is there for an
-    attention to refer to. Raises OptionError for a value that may not stand where it does."""
+    """What model= chooses; configs/model/nano.yaml says what each setting means. Its settings are `FIRST`, which every
+    run has, and those that came later, at whose defaults a model is the one it was before.
+
+    `tie` uses the embedding matrix as the head (arXiv 1608.05859); `n_heads` is there for an attention to refer to.
+    Raises OptionError for a value that may not stand where it does, or not beside another.
+    """
 
     n_layers: Count
     n_heads: Count = 1
     d_model: Count
     context: Count
-    norm: Literal["rms", "layer"] = "layer"
-    mlp: MLPKind = "relu2"
+    norm: NormKind = "layer"
+    norm_eps: Positive | None = None
+    norm_gain: bool = True
+    norm_unit_offset: bool = False
+    norm_bias: bool = False
+    norm_place: Literal["pre", "post", "sandwich"] = "pre"
+    norm_shared: bool = False
+    parallel: bool = False
+    residual_scale: Positive = 1.0
+    mlp: Literal[MLPKind, "none"] = "relu2"
     mlp_ratio: Positive = 4.0
+    mlp_width: Count | None = None
     bias: bool = False
+    embed_scale: Positive = 1.0
+    embed_norm: bool = False
     tie: bool = True
+    head_bias: bool = False
+    logit_scale: Positive = 1.0
+    final_softcap: Positive | None = None
     dropout: Fraction = 0.0
     init: InitKind = "gpt2"
 
     def __post_init__(self) -> None:
         check(options_of(type(self)) or {}, vars(self), type(self).__name__)
+        for name, needed, value in (
+            ("norm_bias", "norm", "layer"),
+            ("norm_bias", "norm_gain", True),
+            ("norm_unit_offset", "norm_gain", True),
+            ("norm_shared", "parallel", True),
+            ("parallel", "norm_place", "pre"),
+        ):
+            if getattr(self, name) and getattr(self, needed) != value:
+                raise OptionError(name, True, _needs(needed, value, getattr(self, needed)))
+        for name in ("parallel", "bias", "mlp_width"):
+            if self.mlp == "none" and getattr(self, name):
+                raise OptionError(name, getattr(self, name), "needs an MLP, and model.mlp is none")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP: `mlp_width`, or d_model * `mlp_ratio`, less a third where a gate's matrix comes on top."""
+        ratio = self.mlp_ratio * (2 / 3 if self.mlp in GATED else 1)
+        return self.mlp_width or max(1, round(self.d_model * ratio))
+
+
+def _needs(name: str, value: Any, current: Any) -> str:
+    return f"needs model.{name}={shown(value)}, which is {shown(current)}"

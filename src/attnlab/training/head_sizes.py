@@ -13,7 +13,8 @@ def sizes(config: RunConfig) -> list[str]:
     """The keys that matching may move, where they stand in a config."""
     names = ("head_dim", "kv_rank", "n_heads")
     inside = [path for path, _, _ in nodes({"attention": config.attention}) if path.rpartition(".")[2] in names]
-    return ["model.mlp_ratio", "model.n_heads", *inside]
+    width = "model.mlp_ratio" if config.model.mlp_width is None else "model.mlp_width"
+    return [width, "model.n_heads", *inside]
 
 
 def at(config: RunConfig, key: str) -> Any:

@@ -25,6 +25,7 @@ import torch
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
+from attnlab.options.model_config import GATED
 from attnlab.store.locks import make_once
 from attnlab.training.budget import (
     BUILT_FROM,
@@ -58,6 +59,8 @@ def match_budget(config: RunConfig, site: TimingSite) -> tuple[RunConfig, dict[s
     mode = config.match
     if mode is None:
         return config, {}
+    if config.model.mlp == "none" and mode not in ("state", "tokens"):
+        raise UsageError(f"match={mode} moves the width of the MLP, and model.mlp is none; choose match=tokens")
     base = RunConfig.of({**config.as_dict(), **config.baseline})
     if base == config or mode == "tokens":
         ours, spent = config, _spent(base, mode, site)
@@ -103,13 +106,18 @@ def _spent(config: RunConfig, mode: str, site: TimingSite) -> tuple[float, float
 
 
 def _mlp_width(model: GPT) -> int:
-    return model.layers[0].mlp.up.out_features
+    mlp = model.layers[0].mlp
+    return 0 if mlp is None else mlp.up.out_features
 
 
 def _with_width(config: RunConfig, width: int) -> RunConfig:
     """The config with an MLP of this hidden width."""
-    ratio = width / config.model.d_model * (1.5 if config.model.mlp == "swiglu" else 1.0)
-    widened = replace(config, model=replace(config.model, mlp_ratio=ratio))
+    model = config.model
+    if model.mlp_width is None:
+        model = replace(model, mlp_ratio=width / model.d_model * (1.5 if model.mlp in GATED else 1.0))
+    else:
+        model = replace(model, mlp_width=width)
+    widened = replace(config, model=model)
     assert _mlp_width(build_to_measure(widened)) == width, "the ratio gives another width than the one sought"
     return widened
 
