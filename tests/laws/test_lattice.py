@@ -32,8 +32,8 @@ from attnlab.attention.path import Path
 from attnlab.attention.position import NoPE
 from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias, alibi_slopes
 from attnlab.attention.recurrent import RecurrentAttention
-from attnlab.attention.rotary import RoPE, YaRN
-from attnlab.attention.score import Scaled, SoftCap, SSMax, Unscaled
+from attnlab.attention.rotary import LinearRoPE, Llama3RoPE, RoPE, YaRN
+from attnlab.attention.score import QKNorm, Scaled, SoftCap, SSMax, Unscaled
 from attnlab.attention.selective import Selective
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
@@ -84,6 +84,21 @@ def selected(rows: Callable[[Tensor], Tensor], *names: str) -> Callable[[Any, An
     return carry
 
 
+def one_more(one: Any, other: Any) -> None:
+    """Gains stored less one to gains."""
+    by_name(one, other)
+    for name in QK_GAINS:
+        other.get_parameter(name).copy_(one.get_parameter(name) + 1)
+
+
+def first_half_of_values(one: Any, other: Any) -> None:
+    """Of each head's values the first half of the rows, and of the output the columns that read them."""
+    by_name(one, other)
+    other.qkv.to_v.weight.copy_(one.qkv.to_v.weight.unflatten(0, (H, W))[:, : W // 2].flatten(0, 1))
+    other.to_out.weight.copy_(one.to_out.weight.unflatten(1, (H, W))[:, :, : W // 2].flatten(1))
+
+
+QK_GAINS = ("score.0.q_norm.weight", "score.0.k_norm.weight")
 VALUES_ONLY = renamed(to_v__weight="qkv__to_v__weight")
 KEYS_VALUES = ("qkv.to_k.weight", "qkv.to_v.weight")
 
@@ -144,6 +159,19 @@ def same_in_each(groups: int) -> Callable[[Tensor, Any], Tensor]:
 def one_row_per_head(old: Tensor, layer: Any) -> Tensor:
     """All rows of a head are its first."""
     return old.reshape(H, W, -1)[:, :1].expand(-1, W, -1).reshape(old.shape)
+
+
+def around_zero(old: Tensor, layer: Any) -> Tensor:
+    """Rows of each head whose sum is zero."""
+    heads = old.unflatten(0, (H, W))
+    return (heads - heads.mean(dim=1, keepdim=True)).flatten(0, 1)
+
+
+def only_first_half(old: Tensor, layer: Any) -> Tensor:
+    """Of each head the first half of the rows, and zeros."""
+    heads = old.unflatten(0, (H, W)).clone()
+    heads[:, W // 2 :] = 0
+    return heads.flatten(0, 1)
 
 
 def identity_kernel(old: Tensor, layer: Any) -> Tensor:
@@ -226,6 +254,9 @@ EDGES = {
     "multi_head whose heads share one key and value is mqa": Edge(
         mha, partial(mha, n_kv_heads=1), {}, dict.fromkeys(KEYS_VALUES, same_in_each(1)),
         selected(lambda w: w[:W], *KEYS_VALUES),
+    ),
+    "multi_head whose values are empty in half is multi_head with narrower values": Edge(
+        mha, partial(mha, value_dim=W // 2), {}, {"qkv.to_v.weight": only_first_half}, first_half_of_values
     ),
     "multi_head whose pairs of heads share keys and values is gqa": Edge(
         mha, partial(mha, n_kv_heads=2), {}, dict.fromkeys(KEYS_VALUES, same_in_each(2)),
@@ -348,6 +379,30 @@ EDGES = {
     "temperature of 1 / sqrt(d) is unscaled": Edge(
         linked(it=Scaled), linked(it=Unscaled), {"score": {"it": partial(Scaled, temperature=W**-0.5)}}
     ),
+    "a scale of 1 / sqrt(d) is multi_head": Edge(
+        linked(it=partial(Scaled, scale=0.1)), nope, {"score": {"it": partial(Scaled, scale=W**-0.5)}}
+    ),
+    "qk_norm over all heads of one is qk_norm": Edge(
+        partial(mha, score={"it": partial(QKNorm, over="all")}), partial(mha, n_heads=1, score={"it": QKNorm}),
+        {"n_heads": 1},
+    ),
+    "qk_norm after positions with one gain is qk_norm": Edge(
+        partial(mha, score={"it": partial(QKNorm, when="after")}), partial(mha, score={"it": QKNorm}), {},
+        dict.fromkeys(QK_GAINS, 1.3),
+    ),
+    "qk_norm with gains of 1 is qk_norm without": Edge(
+        linked(it=QKNorm), linked(it=partial(QKNorm, gain=False)), {}, dict.fromkeys(QK_GAINS, 1.0)
+    ),
+    "qk_norm with gains less one is qk_norm": Edge(
+        linked(it=QKNorm), linked(it=QKNorm), {"score": {"it": partial(QKNorm, unit_offset=True)}}, {}, one_more
+    ),
+    "qk_norm by LayerNorm of queries and keys around 0 is qk_norm": Edge(
+        linked(it=partial(QKNorm, kind="layer", bias=True, eps=0.1)), linked(it=partial(QKNorm, eps=0.1)), {},
+        {
+            **dict.fromkeys(("qkv.to_q.weight", "qkv.to_k.weight"), around_zero),
+            "score.0.q_norm.bias": 0.0, "score.0.k_norm.bias": 0.0,
+        },
+    ),
     "softcap that is never reached is multi_head": Edge(  # c tanh(z / c) = z - z^3 / 3c^2
         linked(it=partial(SoftCap, cap=0.1)), nope, {"score": {"it": partial(SoftCap, cap=1e7)}}
     ),
@@ -399,6 +454,23 @@ EDGES = {
     # positions
     "rope_partial of the whole head is rope": Edge(
         placed(RoPE, fraction=0.5), mha, {"position": partial(RoPE, fraction=1.0)}
+    ),
+    "linear scaling by a factor of 1 is rope": Edge(
+        placed(LinearRoPE, factor=4.0), mha, {"position": partial(LinearRoPE, factor=1.0)}
+    ),
+    "llama3 by a factor of 1 is rope": Edge(
+        placed(Llama3RoPE, factor=4.0), mha, {"position": partial(Llama3RoPE, factor=1.0)}
+    ),
+    "llama3 where every pair is slow is linear scaling": Edge(
+        placed(Llama3RoPE, factor=4.0, original_context=60), placed(LinearRoPE, factor=4.0),
+        {"position": partial(Llama3RoPE, factor=4.0, original_context=1)},
+    ),
+    "yarn over pairs by a factor of 1 is rope": Edge(
+        placed(YaRN, factor=4.0, ramp="pairs"), mha, {"position": partial(YaRN, factor=1.0, ramp="pairs")}
+    ),
+    "yarn over pairs that are all fast is rope": Edge(
+        placed(YaRN, ramp="pairs", attention_factor=1.0), mha,
+        {"position": partial(YaRN, ramp="pairs", original_context=3_000_000, attention_factor=1.0)},
     ),
     "yarn by a factor of 1 is rope": Edge(placed(YaRN, factor=4.0), mha, {"position": partial(YaRN, factor=1.0)}),
     "t5 with an empty table is none": Edge(placed(T5Bias), nope, {}, {"position.table.weight": 0.0}),

@@ -45,7 +45,10 @@ USUAL |= {f"attention/{usual}" for usual in ("mask=causal", "normalizer=softmax"
 SOFTMAX = {slot: options(slot) for slot in ("mask", "score", "normalizer", "gate")} | {
     "position": PLACES,
     "conv": SHORT_CONV,
-    "heads": ["attention.n_kv_heads=1", "attention.n_kv_heads=2", "attention.head_dim=10", "attention.qkv_bias=true"],
+    "heads": [
+        *("attention.n_kv_heads=1", "attention.n_kv_heads=2", "attention.head_dim=10", "attention.qkv_bias=true"),
+        "+attention.value_dim=10",
+    ],
 }
 RECURRENT = {slot: options(slot) for slot in ("feature_map", "decay", "write", "output_norm", "gate")} | {
     "position": PLACES,
@@ -192,6 +195,33 @@ CHAINS = ["scaled,qk_norm", "qk_norm,softcap", "softcap,qk_norm,scaled", "unscal
 @pytest.mark.parametrize("chain", sampled([(chain,) for chain in CHAINS], every=4))
 def test_links_of_a_score_chain_keep_the_laws_together(chain: str) -> None:
     assert breaches("multi_head", f"attention/score=[{chain}]") == {}
+
+
+QK_NORMS = ["over=all", "when=after", "kind=layer", "eps=0.01", "gain=false", "unit_offset=true"]
+
+
+@pytest.mark.parametrize("option", sampled([(option,) for option in QK_NORMS], every=6))
+def test_norms_of_queries_and_keys_keep_the_laws(option: str) -> None:
+    assert breaches("gqa", "attention/score=[scaled,qk_norm]", f"+attention.score.qk_norm.{option}") == {}
+
+
+@pytest.mark.parametrize(("name", "option"), [("mla", "value_dim=3"), ("multi_head", "value_dim=10")])
+@pytest.mark.slow
+def test_values_of_another_width_keep_the_laws(name: str, option: str) -> None:
+    assert breaches(name, f"+attention.{option}") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("{bias: true}", "bias.*must be false: only kind=layer has a shift"),
+        ("{gain: false, unit_offset: true}", "gain.*must be true where unit_offset or bias is"),
+        ("{over: each}", "over"),
+    ],
+)
+def test_norms_that_contradict_themselves_are_refused(options: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        subject_of("gqa", ["attention/score=[scaled,qk_norm]", f"+attention.score.qk_norm={options}"]).layer(0)
 
 
 def test_two_links_that_both_set_the_scale_are_refused() -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache
 from attnlab.attention.heads import Heads, split_heads
-from attnlab.attention.norm import RMSNorm
+from attnlab.attention.norm import EPS, RMSNorm
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.position import Position
 from attnlab.attention.score import Score
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.errors import UsageError
-from attnlab.options import Count, OptionError, option
+from attnlab.options import Count, OptionError, Positive, option
 from attnlab.options.rules import NATURAL
 
 
@@ -44,11 +44,14 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
     rope_dim: Annotated[Any, NATURAL] = option(
         default=None, null="head_dim / 2", doc="Rotary coordinates of a head; 0: none."
     )
+    value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
+    norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of the latents.")
 
     def setup(self) -> None:
         super().setup()
         for mod in self.score_mods:
-            if type(mod).prepare is not Score.prepare or mod.cached_extras or mod.reads_keys:
+            changes = type(mod).prepare is not Score.prepare or type(mod).prepare_rotated is not Score.prepare_rotated
+            if changes or mod.cached_extras or mod.reads_keys:
                 raise UsageError(
                     f"attention/score ({type(mod).__name__}) must not read, change or extend keys: latent attention "
                     "never makes them while decoding; remove it"
@@ -58,10 +61,10 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
         self.kv_rank = self.kv_rank or max(1, self.d_model // 2)
         self.plain_dim = self.head_dim - self.rope_dim
         self.to_q_latent = nn.Linear(self.d_model, self.q_rank, bias=False) if self.q_rank else None
-        self.q_norm = RMSNorm(self.q_rank) if self.q_rank else None
+        self.q_norm = RMSNorm(self.q_rank, eps=self.norm_eps or EPS) if self.q_rank else None
         self.to_q = nn.Linear(self.q_rank or self.d_model, self.n_heads * self.head_dim, bias=False)
         self.to_latent = nn.Linear(self.d_model, self.kv_rank, bias=False)
-        self.norm = RMSNorm(self.kv_rank)
+        self.norm = RMSNorm(self.kv_rank, eps=self.norm_eps or EPS)
         self.to_k = nn.Linear(self.kv_rank, self.n_heads * self.plain_dim, bias=False)
         self.to_v = nn.Linear(self.kv_rank, self.n_heads * self.value_dim, bias=False)
         self.to_k_rotary = nn.Linear(self.d_model, self.rope_dim, bias=False) if self.rope_dim else None

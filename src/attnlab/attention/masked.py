@@ -146,6 +146,10 @@ class MaskedAttention(HeadedAttention, ABC):
 
         None where it would lose the gradients.
         """
+        width, widest = v.size(-1), max(q.size(-1), v.size(-1))
+        padded = width != q.size(-1) and q.device.type == "cpu" and torch.is_grad_enabled()
+        if padded:  # the kernel whose gradients are exact wants one width
+            q, k, v = (F.pad(x, (0, widest - x.size(-1))) for x in (q, k, v))
         with full_precision(q.device):  # autocast would undo the choice of the type
             o = F.scaled_dot_product_attention(
                 q,
@@ -157,7 +161,9 @@ class MaskedAttention(HeadedAttention, ABC):
                 scale=self.scale,
                 enable_gqa=self.n_heads != self.n_kv_heads,
             )
-        return None if self._beyond_kernel(o) else o
+        if self._beyond_kernel(o):
+            return None
+        return o[..., :width] if padded else o
 
     @uncompiled  # what is kept lies outside the compiled code
     def _cached_mask(self, like: Tensor, blocks: Blocks) -> Shaped[Tensor, " blocks #h t s"]:

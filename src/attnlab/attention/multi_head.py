@@ -7,7 +7,7 @@ from attnlab.attention.heads import Heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.projection import QKV
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.options import Natural, option
+from attnlab.options import Count, Natural, option
 
 
 class MultiHeadAttention(GatedOutput, SoftmaxAttention):
@@ -20,6 +20,7 @@ class MultiHeadAttention(GatedOutput, SoftmaxAttention):
     Source: arXiv 1706.03762.
     """
 
+    value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
     out_bias: bool = option(default=False, doc="Whether the output has a bias.")
     conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")

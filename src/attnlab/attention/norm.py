@@ -15,7 +15,7 @@ class RMSNorm(nn.RMSNorm):
 
     `unit_offset`: the parameter is w, and g = 1 + w, as in Gemma (arXiv 2403.08295). Without `gain`, g = 1.
 
-    Source: arXiv 1910.07467. Where we differ: eps is 2^-23 unless told otherwise; most models take 1e-6 or 1e-5, which
+    Source: arXiv 1910.07467. Where we differ: eps is 2^-23; most models take 1e-6 or 1e-5, which
     damps inputs below about 1e-3.
     """
 

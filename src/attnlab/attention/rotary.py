@@ -1,7 +1,7 @@
 """Rotary positions: queries and keys are rotated by angles that grow with their position."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -80,37 +80,106 @@ class RoPE(Position):
         return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
 
 
+class LinearRoPE(RoPE):
+    """RoPE for texts `factor` times longer: every pair rotates slower by that factor (position interpolation).
+
+    Rule: angle_pi = p base^(-2i/d) / factor. Source: arXiv 2306.15595.
+    """
+
+    factor: Positive = option(default=4.0, doc="How many times longer texts are.")
+
+    def frequencies(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        return super().frequencies(pair) / self.factor
+
+
+class Llama3RoPE(RoPE):
+    """RoPE for longer texts as in Llama 3.1: slow pairs rotate slower by the factor, fast ones are kept.
+
+    Rule: w_i = w_i (g_i + (1 - g_i) / factor), g_i = (r_i - low) / (high - low). A pair of frequency w_i has r_i =
+    original_context * w_i / (2 pi) wavelengths in the original context; g_i is held within 0 and 1.
+
+    Source: arXiv 2407.21783, and the `rope_type` llama3 of Hugging Face transformers.
+    """
+
+    factor: Positive = option(default=8.0, doc="By how much the slow pairs are slowed down.")
+    low_freq_factor: Positive = option(default=1.0, doc="Pairs with fewer wavelengths are slowed down by all of it.")
+    high_freq_factor: Positive = option(default=4.0, doc="Pairs with more wavelengths are kept.")
+    original_context: Count = option(default=256, doc="Tokens of the texts that the model was trained on.")
+
+    def setup(self) -> None:
+        super().setup()
+        if not self.low_freq_factor < self.high_freq_factor:
+            problem = f"must be greater than low_freq_factor ({self.low_freq_factor})"
+            raise OptionError("high_freq_factor", self.high_freq_factor, problem)
+
+    def frequencies(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+        frequency = super().frequencies(pair)
+        turns = self.original_context * frequency / (2 * math.pi)
+        return slowed(frequency, ramp(turns, self.low_freq_factor, self.high_freq_factor), self.factor)
+
+
 class YaRN(RoPE):
     """RoPE for texts `factor` times longer than a model was trained on: slow pairs are slowed down, fast ones are kept.
 
     Rule: w_i = w_i (g_i + (1 - g_i) / factor), g_i = (r_i - beta_slow) / (beta_fast - beta_slow). A pair of
     frequency w_i makes r_i = original_context * w_i / (2 pi) turns in the original context; g_i is held within 0
-    and 1. Queries and keys both are multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer rows.
+    and 1. What is rotated of queries and keys is multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer
+    rows; by (0.1 mscale ln(factor) + 1) / (0.1 mscale_all_dim ln(factor) + 1) where these are given, as by DeepSeek.
 
     Source: arXiv 2309.00071, sections 3.2 and 3.4. Where we differ: libraries, and the authors' code, ramp over the
-    pair's number between the rounded numbers of the two betas; here, as in the paper, the ramp is over r.
+    pair's number between the numbers of the two betas, rounded outwards (`ramp` pairs, `truncate`); here, as in the
+    paper, the ramp is over r.
     """
 
-    withdrawn = {"fraction"}
     factor: Annotated[float, Rule(float, least=1)] = option(default=4.0, doc="How many times longer texts are.")
     original_context: Count = option(default=256, doc="Tokens of the texts that the model was trained on.")
     beta_fast: float = option(default=32.0, doc="Pairs with more turns in the original context are kept.")
     beta_slow: float = option(default=1.0, doc="Pairs with fewer turns are slowed down by the whole factor.")
+    ramp: Literal["turns", "pairs"] = option(default="turns", doc="Between the betas, what the share grows with.")
+    truncate: bool = option(default=True, doc="Whether a ramp over pairs goes from one whole pair to another.")
+    mscale: Positive = option(default=None, null="1", doc="Strength of the sharpening.")
+    mscale_all_dim: Positive = option(default=None, null="none", doc="Of what the sharpening is divided by.")
+    attention_factor: Positive = option(default=None, null="from the mscales", doc="The sharpening itself.")
 
     def setup(self) -> None:
         super().setup()
         if not self.beta_slow < self.beta_fast:
             raise OptionError("beta_fast", self.beta_fast, f"must be greater than beta_slow ({self.beta_slow})")
-        self.sharpness = 0.1 * math.log(self.factor) + 1
+        if self.ramp == "pairs" and (self.beta_slow <= 0 or self.base <= 1):
+            problem = f"must be turns unless beta_slow ({self.beta_slow}) is above 0 and base ({self.base}) above 1"
+            raise OptionError("ramp", self.ramp, problem)
+        if (self.mscale is None) != (self.mscale_all_dim is None):
+            raise OptionError("mscale", self.mscale, f"must be given with mscale_all_dim ({self.mscale_all_dim})")
+        sharp, all_dim = (0.1 * m * math.log(self.factor) + 1 for m in (self.mscale or 1, self.mscale_all_dim or 0))
+        self.sharpness = self.attention_factor or sharp / all_dim
 
     def frequencies(self, pair: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
         frequency = super().frequencies(pair)
-        rotations = self.original_context * frequency / (2 * math.pi)
-        ramp = ((rotations - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0, 1)
-        return frequency * (ramp + (1 - ramp) / self.factor)
+        if self.ramp == "turns":
+            turns = self.original_context * frequency / (2 * math.pi)
+            return slowed(frequency, ramp(turns, self.beta_slow, self.beta_fast), self.factor)
+        first, last = self.pair_of(self.beta_fast), self.pair_of(self.beta_slow)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, self.width - 1)
+        return slowed(frequency, 1 - ramp(pair, first, last + 0.001 * (first == last)), self.factor)
 
-    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
-        return super().rotate(x, start) * self.sharpness
+    def pair_of(self, turns: float) -> float:
+        """The number of the pair that makes so many turns in the original context; between two pairs, a fraction."""
+        return self.width * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(self.base))
+
+    def _rotate(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
+        return super()._rotate(x, start) * self.sharpness
+
+
+def ramp(x: Float[Tensor, " pair"], low: float, high: float) -> Float[Tensor, " pair"]:
+    """0 up to low, 1 from high, and straight between them."""
+    return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def slowed(frequency: Float[Tensor, " pair"], share: Float[Tensor, " pair"], factor: float) -> Float[Tensor, " pair"]:
+    """Of each frequency a share as it is, and the rest divided by the factor."""
+    return frequency * (share + (1 - share) / factor)
 
 
 class XPos(RoPE):

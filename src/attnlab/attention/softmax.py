@@ -44,7 +44,8 @@ class SoftmaxAttention(MaskedAttention):
 
     def setup(self) -> None:
         super().setup()
-        built = self.build("score", d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
+        sizes = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads, "head_dim": self.head_dim}
+        built = self.build("score", d_model=self.d_model, **sizes)
         mods: list[Score] = sorted(built.values(), key=lambda mod: mod.order)
         self.add_module("score", nn.ModuleList(mods))
         self.normalizer = self.build("normalizer", n_heads=self.n_heads)
@@ -114,6 +115,8 @@ class SoftmaxAttention(MaskedAttention):
         for mod in self.score_mods:
             q, k = mod.prepare(q, k, x)
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
+        for mod in self.score_mods:
+            q, k = mod.prepare_rotated(q, k)
         carried = [mod.make_extras(q, k, x) for mod in self.score_mods if mod.cached_extras]
         return q, k, torch.cat(carried, dim=-1) if carried else None
 
