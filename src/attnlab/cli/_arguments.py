@@ -1,8 +1,9 @@
 """What a command takes, read from the signature of its function.
 
-The module attnlab.cli.NAME holds a function NAME, whose docstring begins with what it does. A parameter is a key: its
-annotation says what may stand there and, in the text of `Annotated`, what it means; without a default it is required.
-The key of a parameter before the `*` may be left out. `*overrides` takes every other setting.
+The module attnlab.cli.NAME holds a function NAME, whose docstring begins with what it does; both are called NAME_ where
+Python has a word of that name. A parameter is a key: its annotation says what may stand there and, in the text of
+`Annotated`, what it means; without a default it is required. The key of a parameter before the `*` may be left out.
+`*overrides` takes every other setting.
 """
 
 import inspect
@@ -18,7 +19,8 @@ from attnlab.errors import UsageError
 from attnlab.options.rules import Rule, nearest, refusal, shown
 from attnlab.store.files import expand_path
 
-COMMANDS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+MODULES = {path.stem.rstrip("_"): path.stem for path in Path(__file__).parent.glob("[!_]*.py")}  # import is no name
+COMMANDS = tuple(sorted(MODULES))
 REQUIRED = inspect.Parameter.empty
 OVERRIDES = "overrides"
 
@@ -72,7 +74,7 @@ def command(name: str) -> Command:
         raise UsageError(
             f"attnlab {name} is not a command{nearest(name, COMMANDS)} (choose from: {', '.join(COMMANDS)})"
         )
-    function = getattr(import_module(f"attnlab.cli.{name}"), name)
+    function = getattr(import_module(f"attnlab.cli.{MODULES[name]}"), MODULES[name])
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: _argument(hints[p.name], p.default) for p in parameters if p.name != OVERRIDES}

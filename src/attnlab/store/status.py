@@ -14,6 +14,7 @@ class Status(StrEnum):
     RUNNING = "running"
     PLANNED = "planned"
     REFUSED = "refused"  # a combination that makes no sense
+    IMPORTED = "imported"  # trained by others: its numbers are theirs, and there is nothing to go on with
 
 
 ENDED = (Status.FINISHED, Status.DIVERGED)  # training came to its end, good or bad

@@ -1,0 +1,186 @@
+"""Llama (arXiv 2302.13971) and what its layout became: Mistral, Qwen, SmolLM3, Arcee."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from attnlab.interchange.families.family import Family
+from attnlab.interchange.families.keys_of_config import (
+    CAUSAL,
+    COUNT_OR_NULL,
+    FLAG,
+    NOPE,
+    Choice,
+    Key,
+    Must,
+    Reading,
+    Rope,
+    Same,
+    Several,
+    Windows,
+    rotary,
+)
+from attnlab.interchange.families.settings import HOME, Settings
+from attnlab.interchange.families.transforms import PAIRS
+from attnlab.options.rules import COUNT, POSITIVE
+
+SCALED = {"_target_": f"{HOME}score.Scaled", "_partial_": True}
+QK_NORM = {"_target_": f"{HOME}score.QKNorm", "_partial_": True}
+ATTENTION = {
+    "_target_": f"{HOME}multi_head.MultiHeadAttention",
+    "_partial_": True,
+    "mask": CAUSAL,
+    "score": {"scaled": SCALED},
+    "normalizer": {"_target_": f"{HOME}normalizer.Softmax", "_partial_": True},
+    "gate": {"_target_": f"{HOME}gate.NoGate", "_partial_": True},
+    "position": rotary("RoPE"),
+}
+WITH_QK_NORM = {**ATTENTION, "score": {"scaled": SCALED, "qk_norm": QK_NORM}}
+GATED = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu": "geglu",
+    "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
+}
+UNGATED = {
+    **{"relu2": "relu2", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"},
+    **{"gelu_fast": "gelu_tanh"},
+}
+
+LAYER = "model.layers.{i}"
+TENSORS: dict[Any, Any] = {
+    "embedding": "model.embed_tokens",
+    "blocks.{i}.norm_attention": f"{LAYER}.input_layernorm",
+    "blocks.{i}.attention.qkv.to_q": (f"{LAYER}.self_attn.q_proj", PAIRS),
+    "blocks.{i}.attention.qkv.to_k": (f"{LAYER}.self_attn.k_proj", PAIRS),
+    "blocks.{i}.attention.qkv.to_v": f"{LAYER}.self_attn.v_proj",
+    "blocks.{i}.attention.to_out": f"{LAYER}.self_attn.o_proj",
+    "blocks.{i}.attention.score.*.q_norm": (f"{LAYER}.self_attn.q_norm", PAIRS),
+    "blocks.{i}.attention.score.*.k_norm": (f"{LAYER}.self_attn.k_norm", PAIRS),
+    "blocks.{i}.norm_mlp": f"{LAYER}.post_attention_layernorm",
+    "blocks.{i}.mlp.gate": f"{LAYER}.mlp.gate_proj",
+    "blocks.{i}.mlp.up": f"{LAYER}.mlp.up_proj",
+    "blocks.{i}.mlp.down": f"{LAYER}.mlp.down_proj",
+    "norm": "model.norm",
+    "head": "lm_head",
+}
+
+LLAMA = Family(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    model={"norm": "rms"},
+    attention=ATTENTION,
+    keys=(
+        Same("vocab_size", "vocab_size", default=32000),
+        Same("hidden_size", "model.d_model"),
+        Same("max_position_embeddings", "model.context", default=2048),
+        Several("num_attention_heads", ("attention.n_heads", "model.n_heads"), COUNT),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, None),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, None),
+        Same("intermediate_size", "model.mlp_width"),
+        Choice("hidden_act", "model.mlp", GATED, "silu"),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-6),
+        Same("tie_word_embeddings", "model.tie", FLAG, False),
+        Several("attention_bias", ("attention.qkv_bias", "attention.out_bias"), FLAG, False),
+        Same("mlp_bias", "model.bias", FLAG, False),
+        Rope(),
+    ),
+    tensors=TENSORS,
+)
+ARCEE = LLAMA.but(
+    "arcee",
+    "ArceeForCausalLM",
+    [
+        Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=4096),
+    ],
+)
+MISTRAL = LLAMA.but(
+    "mistral",
+    "MistralForCausalLM",
+    [
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 8),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Must("attention_bias", (False,)),
+        Must("mlp_bias", (False,)),
+        Windows(default=4096, types=None),
+    ],
+)
+
+
+def _above_max_window(i: int, config: Reading) -> bool:
+    return i >= config.checked("max_window_layers", 28, COUNT_OR_NULL)
+
+
+QWEN_WINDOWS = Windows(
+    default=4096, switch="use_sliding_window", rule=_above_max_window, ignored=("max_window_layers",)
+)
+QWEN2 = LLAMA.but(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=151936),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 32),
+        Same("max_position_embeddings", "model.context", default=32768),
+        Must("attention_bias", (True,)),
+        Must("mlp_bias", (False,)),
+        QWEN_WINDOWS,
+    ],
+    attention={**ATTENTION, "qkv_bias": True},
+)
+QWEN3 = LLAMA.but(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=151936),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 32),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("max_position_embeddings", "model.context", default=32768),
+        Must("mlp_bias", (False,)),
+        Several("rms_norm_eps", ("model.norm_eps", "attention.score.qk_norm.eps"), POSITIVE, 1e-6),
+        QWEN_WINDOWS,
+    ],
+    attention=WITH_QK_NORM,
+)
+
+
+@dataclass(frozen=True)
+class LayersWithoutRope(Key):
+    """Which layers have no position: no_rope_layers, of which 0 says so, or every no_rope_layer_interval-th."""
+
+    def read(self, config: Reading, settings: Settings) -> None:
+        interval, names = config.checked("no_rope_layer_interval", 4, COUNT), config.get("no_rope_layers")
+        n = len(settings.layers)
+        rotated = [int((i + 1) % interval != 0) for i in range(n)] if names is None else names
+        if not isinstance(rotated, list) or len(rotated) < n or not all(each in (0, 1) for each in rotated):
+            raise config.refused("no_rope_layers", names, "must be 0 or 1 for every layer")
+        for node, has_rope in zip(settings.layers, rotated, strict=False):
+            if not has_rope:
+                node["position"] = copy.deepcopy(NOPE)
+
+    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+        config["no_rope_layers"] = [int("base" in node["position"]) for node in settings.layers]
+
+
+def _without_rope(i: int, config: Reading) -> bool:
+    """SmolLM3 gives a window to the layers without rotation, where it has one at all."""
+    interval, names = config.checked("no_rope_layer_interval", 4, COUNT), config.get("no_rope_layers")
+    has_window = config.get("use_sliding_window") and config.get("sliding_window") is not None
+    return bool(has_window) and not (names[i] if isinstance(names, list) and i < len(names) else (i + 1) % interval)
+
+
+SMOLLM3 = LLAMA.but(
+    "smollm3",
+    "SmolLM3ForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=128256),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 4),
+        Same("max_position_embeddings", "model.context", default=32768),
+        Same("tie_word_embeddings", "model.tie", FLAG, True),
+        Windows(switch="use_sliding_window", rule=_without_rope),
+        Rope(base=2e6),
+        LayersWithoutRope(),
+    ],
+)

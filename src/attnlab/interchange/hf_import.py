@@ -1,0 +1,200 @@
+"""From a model's folder of Hugging Face's to a run folder, as if the run had just been trained."""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from attnlab.build import build_model
+from attnlab.config.code import code_of
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import one_spelling, settings_of, without_secrets
+from attnlab.config.run_config import RunConfig
+from attnlab.data.tokenizers import Tokenizer
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.interchange.families.family import Family, Link
+from attnlab.interchange.families.registry import family_for
+from attnlab.interchange.families.settings import Settings
+from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
+from attnlab.store.digests import digest
+from attnlab.store.files import check_writable, write_atomically, writing
+from attnlab.store.metrics_csv import COLUMNS
+from attnlab.store.run_folder import RunFolder
+from attnlab.store.status import Status
+
+USUAL_CONTEXT = 1024  # tokens of a row of text where nobody says how many, and the model takes more
+VOCABULARY = "attnlab.data.vocabularies.HuggingFace"
+
+
+class Imported(NamedTuple):
+    """A model that was read: the config of a run, the parameters by our names, and where they come from."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    weights: dict[str, Tensor]
+    origin: dict[str, Any]
+
+
+def import_folder(hf: Path, folder: Path, *, context: int | None = None) -> RunFolder:
+    """Write a run folder with the model of a folder of Hugging Face's.
+
+    `context` is how many tokens a row of text has, at most those that the model was made for. Everything is read and
+    checked before anything is written; a folder that is there must be empty.
+    """
+    check_writable(folder, key="folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"folder ({folder}) is there already, and not empty: name a new one")
+    model = read_model(hf, context=context)
+    with _appearing(folder) as home:
+        _write(RunFolder(home), model)
+    return RunFolder(folder)
+
+
+def read_model(hf: Path, *, context: int | None = None) -> Imported:
+    """The model of a folder of Hugging Face's, checked. Raises UsageError for what cannot be read or expressed."""
+    source = HFFolder(hf)
+    family = family_for(source.config, str(hf / CONFIG))
+    settings = family.settings(source.config, str(hf / CONFIG))
+    if len(settings.layers) > len(source.names):
+        raise UsageError(f"{hf / CONFIG}: {family.n_layers} ({len(settings.layers)}) is more than there are tensors")
+    config = config_of(settings, family.model_type, hf, context)
+    model = empty_model(config, settings.vocab_size)
+    links = family.links(model)
+    family.check(links, model, source.names, str(hf))
+    tokenizer = _tokenizer(hf, settings.vocab_size)
+    weights, dtypes = _weights(source, family, links, model)
+    return Imported(config, tokenizer, weights, _origin(source, family, dtypes))
+
+
+def config_of(settings: Settings, name: str, hf: Path, context: int | None) -> RunConfig:
+    """The config of a run of these settings, on the stories that come with attnlab."""
+    usual, nodes = compose_config(), settings.nodes()
+    most = nodes["model"]["context"]
+    if context is not None and context > most:
+        raise UsageError(f"context ({context}) must be at most {most}, which the model was made for")
+    by_table = nodes["position"]["embed"]["_target_"].endswith(".LearnedEmbedding")
+    chosen = most if by_table else min(most, USUAL_CONTEXT) if context is None else context
+    content = {
+        **usual.as_dict(),
+        **nodes,
+        "model": {**nodes["model"], "context": chosen},
+        "experiment_name": name,
+        "tokenizer": {"_target_": VOCABULARY, "path": str(hf)},
+    }
+    return RunConfig.of(content)
+
+
+def empty_model(config: RunConfig, vocab_size: int) -> nn.Module:
+    """The model of a config without its numbers; refused if a constructor refuses it."""
+    try:
+        with torch.device("meta"):
+            return build_model(config, vocab_size)
+    except AttnlabError:
+        raise
+    except Exception as error:  # sizes that do not go together, or that nothing can count
+        raise UsageError(
+            f"{CONFIG} gives no model ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+def _weights(
+    source: HFFolder, family: Family, links: Sequence[Link], model: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parameters by our names, in float32, and the types that theirs are stored in."""
+    weights: dict[str, Tensor] = {}
+    dtypes: dict[str, str] = {}
+    for link in links:
+        names = [family.name_in(name, source.names) for name in link.theirs]
+        stored = [source.tensor(name) for name in names]
+        dtypes |= {theirs: source.names[name].dtype for theirs, name in zip(link.theirs, names, strict=True)}
+        for name, tensor in zip(link.ours, link.transform.ours(stored, link.attention), strict=True):
+            weights[name] = _exact(tensor, names[0])
+    for name in family.tied_names(model):
+        if name in source.names and not torch.equal(_exact(source.tensor(name), name), weights["embedding.weight"]):
+            raise UsageError(f"{source}: {name} is not the embedding, though tie_word_embeddings says so")
+    return weights, dtypes
+
+
+def _exact(tensor: Tensor, name: str) -> Tensor:
+    """A tensor in float32, in memory of its own; refused if float32 does not hold its numbers."""
+    exact = tensor.to(torch.float32).contiguous()
+    if tensor.dtype == torch.float64 and not torch.equal(exact.to(torch.float64), tensor):
+        raise UsageError(f"{name} holds numbers of float64 that float32 does not")
+    return exact.clone() if exact.data_ptr() == tensor.data_ptr() else exact
+
+
+def _tokenizer(hf: Path, n_vocab: int) -> Tokenizer:
+    from attnlab.data.hf_files import load_hf_tokenizer
+
+    return load_hf_tokenizer(hf, n_vocab, key="hf")
+
+
+def _origin(source: HFFolder, family: Family, dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """Where a model comes from, as its summary says."""
+    usual = max(DTYPES, key=list(dtypes.values()).count)
+    return {
+        "format": "hf",
+        "model_type": family.model_type,
+        "folder": str(source.path.absolute()),
+        "sha256": source.sha256,
+        "dtype": usual,
+        "other_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != usual},
+        "config": source.config,
+        "generation_config": source.generation,
+    }
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder beside the one that is to be, which becomes it at the end of the block; gone if that is not reached."""
+    with writing(folder, key="folder"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as home:
+            inside = Path(home) / "run"
+            inside.mkdir()
+            yield inside
+            os.replace(inside, folder)
+
+
+def _write(folder: RunFolder, model: Imported) -> None:
+    """Write all files of a run, its summary last."""
+    config, tokenizer = model.config, model.tokenizer
+    variant, code = model.origin["model_type"], code_of(config.as_dict(), ("attnlab",))
+    content = {"variant": variant, **without_secrets(config.as_dict())}
+    folder.write_config(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    folder.write_code(code.described(), None)
+    tokenizer.save(folder.tokenizer)
+    rows = (",".join(COLUMNS) + "\n").encode()
+    write_atomically(folder.metrics, rows, key="folder")
+    settings = settings_of(config.as_dict(), besides=("data.*", "tokenizer.*"))
+    fingerprint = {key: one_spelling(value) for key, value in settings.items()}
+    state = {f"model.{name}": tensor for name, tensor in model.weights.items()}
+    if config.model.tie:
+        state["model.head.weight"] = state["model.embedding.weight"]
+    file = io.BytesIO()
+    checkpoint = {
+        "state_dict": state,
+        "fingerprint": {**fingerprint, "tokenizer.sha256": tokenizer.sha256},
+        "global_step": 0,
+    }
+    torch.save(checkpoint, file)
+    digests = {folder.metrics.name: digest(rows)}
+    folder.checkpoints.write(folder.checkpoints.file(0).name, 0, file.getvalue(), digests)
+    summary = {
+        "status": Status.IMPORTED,
+        "variant": variant,
+        "seed": config.seed,
+        "step": 0,
+        "parameters": sum(tensor.numel() for tensor in model.weights.values()),
+        "tokenizer_sha256": tokenizer.sha256,
+        "n_vocab": tokenizer.n_vocab,
+        "imported": model.origin,
+    }
+    folder.write_summary(summary, digests)

@@ -1,0 +1,156 @@
+"""Every type of model that comes in computes what it computed: logits, cached decoding, maps, gradients; and goes out."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.interchange.tiny import TYPES, VOCAB, save_tiny
+
+from attnlab.build import build_model
+from attnlab.interchange.families.family import Family, run_settings
+from attnlab.interchange.families.registry import FAMILIES, family_of
+from attnlab.interchange.hf_import import Imported, read_model
+from attnlab.model import GPT
+
+CLOSE = 1e-6  # in float64, of the largest: their rotations and some of their norms are float32 whatever the type
+TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class Pair(NamedTuple):
+    """A model of transformers and ours, read from its folder."""
+
+    folder: Path
+    theirs: Any
+    imported: Imported
+    ours: GPT
+
+
+@pytest.fixture(scope="module")
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(name: str) -> Pair:
+        folder = tmp_path_factory.mktemp("model")
+        theirs = save_tiny(name, folder)
+        imported = read_model(folder)
+        ours = model_of(imported)
+        return Pair(folder, theirs, imported, ours)
+
+    return make
+
+
+def model_of(imported: Imported) -> GPT:
+    """The model in float64."""
+    model = build_model(imported.config, imported.tokenizer.n_vocab).double().eval()
+    tied = {"head.weight": imported.weights["embedding.weight"]} if imported.config.model.tie else {}
+    model.load_state_dict({**imported.weights, **tied})
+    return model
+
+
+def tokens(n: int = 13) -> torch.Tensor:
+    return torch.randint(VOCAB, (2, n), generator=torch.Generator().manual_seed(1))
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= CLOSE * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_logits(name: str, pair_of: Any) -> None:
+    """The whole model."""
+    pair, ids = pair_of(name), tokens()
+    with torch.no_grad():
+        assert_close(pair.ours(ids), pair.theirs(ids).logits)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_decoding(name: str, pair_of: Any) -> None:
+    """With caches on both sides: a prompt, a chunk, and single tokens."""
+    pair, ids = pair_of(name), tokens()
+    state, cache = pair.ours.init_state(2, 13), None
+    with torch.no_grad():
+        for part in ids.split([7, 3, 1, 1, 1], dim=1):
+            answer = pair.theirs(part, cache=cache, use_cache=True)
+            cache = answer.cache
+            logits, state = pair.ours.step(part, state)
+            assert_close(logits, answer.logits)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_maps(name: str, pair_of: Any) -> None:
+    """Of every layer that has one on their side."""
+    pair, ids = pair_of(name), tokens()
+    with torch.no_grad():
+        theirs = pair.theirs(ids, output_attentions=True).attentions
+    for ours, other in zip(pair.ours.attention_maps(ids), theirs, strict=True):
+        assert_close(ours.weights, other)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gradient(name: str, pair_of: Any) -> None:
+    """Of the loss, for every parameter, by the same table as the numbers."""
+    pair, ids = pair_of(name), tokens()
+    pair.theirs.zero_grad()
+    pair.theirs(ids, labels=ids).loss.backward()
+    logits = pair.ours(ids)
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    theirs = {n: p.grad for n, p in pair.theirs.named_parameters()}
+    own = {n: p.grad for n, p in pair.ours.named_parameters()}
+    largest = max(gradient.abs().max() for gradient in theirs.values())
+    for link in FAMILIES[pair.theirs.config.model_type].links(pair.ours):
+        moved = link.transform.ours([theirs[name] for name in link.theirs], link.attention)
+        for ours_name, gradient in zip(link.ours, moved, strict=True):
+            assert (own[ours_name] - gradient).abs().max() <= CLOSE * largest, ours_name
+
+
+def write(folder: Path, family: Family, imported: Imported) -> None:
+    """The model again in their format."""
+    settings = run_settings(imported.config, imported.tokenizer.n_vocab)
+    config = family.config_like(settings, imported.origin["config"])
+    (folder / "config.json").write_text(json.dumps(config))
+    model = build_model(imported.config, imported.tokenizer.n_vocab)
+    model.load_state_dict(imported.weights, strict=False)
+    dtype = TORCH[imported.origin["dtype"]]
+    tensors = {name: tensor.to(dtype).contiguous().clone() for name, tensor in family.tensors_of(model)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
+    """Out again, each tensor is the one that came in, bit for bit; so is the config, and transformers reads it."""
+    from transformers import AutoModelForCausalLM
+
+    pair = pair_of(name)
+    family = family_of(pair.imported.config, VOCAB)
+    assert family is not None and family.model_type == pair.theirs.config.model_type
+    write(tmp_path, family, pair.imported)
+    (tmp_path / "tokenizer.json").write_bytes((pair.folder / "tokenizer.json").read_bytes())
+    assert same(load_file(tmp_path / "model.safetensors"), load_file(pair.folder / "model.safetensors"))
+    again = read_model(tmp_path)
+    assert same(again.weights, pair.imported.weights)
+    assert again.config.model == pair.imported.config.model and again.config.attention == pair.imported.config.attention
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float64).eval()
+    with torch.no_grad():
+        assert torch.equal(theirs(tokens()).logits, pair.theirs(tokens()).logits)
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are equal bit for bit."""
+    assert one.keys() == other.keys()
+    return all(t.dtype == other[name].dtype and torch.equal(t, other[name]) for name, t in one.items())
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    """What was stored in bfloat16 is float32 here, and bfloat16 again, bit for bit."""
+    (first := tmp_path / "in").mkdir()
+    (last := tmp_path / "out").mkdir()
+    save_tiny("qwen2", first, torch.bfloat16)
+    imported = read_model(first)
+    assert imported.origin["dtype"] == "BF16"
+    write(last, FAMILIES["qwen2"], imported)
+    assert same(load_file(first / "model.safetensors"), load_file(last / "model.safetensors"))

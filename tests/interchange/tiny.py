@@ -1,0 +1,78 @@
+"""Tiny random models of transformers, saved to disk with every parameter moved: one entry per type."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VOCAB = 300
+LLAMA = {
+    **{"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+}
+TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True, "head_dim": 6, "rms_norm_eps": 1e-3}),
+    "llama, Llama 3 scaling": (
+        "llama",
+        {
+            **LLAMA,
+            "rope_parameters": {
+                **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0},
+                **{"high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+            },
+        },
+    ),
+    "llama, linear scaling": (
+        "llama",
+        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+    ),
+    "llama, YaRN": (
+        "llama",
+        {
+            **LLAMA,
+            "rope_parameters": {
+                **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
+                **{"original_max_position_embeddings": 16},
+            },
+        },
+    ),
+    "mistral": ("mistral", {**LLAMA, "sliding_window": 5}),
+    "mistral, no window": ("mistral", {**LLAMA, "sliding_window": None}),
+    "qwen2": ("qwen2", LLAMA),
+    "qwen2, windows": ("qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {**LLAMA, "head_dim": 6}),
+    "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 4, "pad_token_id": 0}),
+    "arcee": ("arcee", LLAMA),
+    "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
+}
+
+
+def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Write the model of an entry of TYPES, with a tokenizer, to a folder; gives it as it is loaded from there."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_type, settings = TYPES[name]
+    config = AutoConfig.for_model(model_type, **settings)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.to(dtype).save_pretrained(folder)
+    save_tokenizer(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64).eval()
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer with the 256 bytes and nothing else."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
