@@ -102,8 +102,9 @@ def test_gradient(name: str, pair_of: Any) -> None:
     theirs = {n: p.grad for n, p in pair.theirs.named_parameters()}
     own = {n: p.grad for n, p in pair.ours.named_parameters()}
     largest = max(gradient.abs().max() for gradient in theirs.values())
-    for link in FAMILIES[pair.theirs.config.model_type].links(pair.ours):
-        moved = link.transform.ours([theirs[name] for name in link.theirs], link.attention)
+    family = FAMILIES[pair.theirs.config.model_type]
+    for link in family.links(pair.ours):
+        moved = link.transform.ours([theirs[family.name_in(name, theirs)] for name in link.theirs], link.attention)
         for ours_name, gradient in zip(link.ours, moved, strict=True):
             assert (own[ours_name] - gradient).abs().max() <= CLOSE * largest, ours_name
 

@@ -12,6 +12,7 @@ LLAMA = {
     **{"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
 }
+NEOX = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
 TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True, "head_dim": 6, "rms_norm_eps": 1e-3}),
@@ -46,6 +47,21 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3": ("qwen3", {**LLAMA, "head_dim": 6}),
     "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 4, "pad_token_id": 0}),
     "arcee": ("arcee", LLAMA),
+    "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64}),
+    "gpt_neox": (
+        "gpt_neox",
+        {**NEOX, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ),
+    "gpt_neox, one after the other": ("gpt_neox", {**NEOX, "use_parallel_residual": False, "hidden_size": 32}),
+    "phi": ("phi", LLAMA),
+    "phi, normed queries": ("phi", {**LLAMA, "qk_layernorm": True}),
+    "stablelm": ("stablelm", {**LLAMA, "use_qkv_bias": True, "hidden_size": 32}),
+    "stablelm, parallel": ("stablelm", {**LLAMA, "use_parallel_residual": True, "hidden_size": 32}),
+    "olmo": ("olmo", LLAMA),
+    "olmo2": ("olmo2", LLAMA),
+    "gemma": ("gemma", {**LLAMA, "head_dim": 6}),
+    "gemma2": ("gemma2", {**LLAMA, "head_dim": 6, "sliding_window": 5, "query_pre_attn_scalar": 7}),
+    "gemma3_text": ("gemma3_text", {**LLAMA, "num_hidden_layers": 6, "head_dim": 6, "sliding_window": 5}),
     "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
 }
 

@@ -47,13 +47,14 @@ class Family:
     tensors: Table
     n_layers: str = "num_hidden_layers"
     prefix: str = "model."  # of all names but the head's, which a model saved without its head does not have
+    also: Mapping[str, str] = field(default_factory=dict)  # names of theirs, and what other versions call them
     embed: Node = field(default_factory=lambda: copy.deepcopy(NO_EMBEDDING))
     unused: Sequence[str] = (r".*rotary_emb\.inv_freq",)
 
     def but(self, model_type: str, architecture: str, keys: Sequence[Key] = (), **changes: Any) -> "Family":
         """A type that differs in some things: keys that are given stand in the place of those with the same name."""
-        names = {getattr(key, "theirs", type(key)) for key in keys}
-        rest = [key for key in self.keys if getattr(key, "theirs", type(key)) not in names]
+        names = {key.theirs for key in keys}
+        rest = [key for key in self.keys if key.theirs not in names]
         return replace(self, model_type=model_type, architecture=architecture, keys=(*rest, *keys), **changes)
 
     # Settings.
@@ -122,8 +123,8 @@ class Family:
 
     def name_in(self, name: str, names: Mapping[str, Any]) -> str:
         """A name of theirs as a file has it: a model that was saved without its head lacks the first part."""
-        short = name.removeprefix(self.prefix)
-        return short if name not in names and short in names else name
+        others = (name.removeprefix(self.prefix), self.also.get(name, name))
+        return next((each for each in (name, *others) if each in names), name)
 
     def check(self, links: Sequence[Link], model: nn.Module, headers: Mapping[str, TensorHeader], source: str) -> None:
         """Refuse headers of files that lack a tensor, hold one too many, or one of another shape."""

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
@@ -99,7 +99,9 @@ def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 class Key(ABC):
-    """A key, or a few that belong together, of a config.json."""
+    """A key, or a few that belong together, of a config.json; `theirs` names it, or the first of them."""
+
+    theirs: Any
 
     @abstractmethod
     def read(self, config: Reading, settings: Settings) -> None:
@@ -253,6 +255,7 @@ class Rope(Key):
 
     base: float = 10000.0
     fraction: float = 1.0
+    theirs: str = "rope_parameters"
     theirs_base: str = "rope_theta"
     theirs_fraction: str = "partial_rotary_factor"
 
@@ -349,3 +352,92 @@ class Windows(Key):
             config[self.switch] = size is not None
         if self.types is not None:
             config[self.types] = ["full_attention" if each is None else "sliding_attention" for each in sizes]
+
+
+@dataclass(frozen=True)
+class Added(Key):
+    """A key that puts a class among ours where it is true, or where it holds a number that `number` of the class is.
+
+    The key of a flag holds true or false, that of a number null where there is none of the class.
+    """
+
+    theirs: str
+    ours: str
+    node: Mapping[str, Any]
+    number: str | None = None
+    default: Any = None
+
+    def read(self, config: Reading, settings: Settings) -> None:
+        rule = FLAG if self.number is None else POSITIVE_OR_NULL
+        value = config.checked(self.theirs, self.default, rule)
+        if value:
+            settings.put(self.ours, dict(self.node) | ({} if self.number is None else {self.number: value}))
+
+    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+        node = settings.get(self.ours)
+        number = None if node is None else node.get(self.number)
+        put_in(config, self.theirs, node is not None if self.number is None else number)
+
+
+@dataclass(frozen=True)
+class Derived(Key):
+    """A setting of ours that follows from the others."""
+
+    ours: str
+    rule: Callable[[Settings], Any]
+    theirs: str = ""
+
+    def read(self, config: Reading, settings: Settings) -> None:
+        settings.put(self.ours, self.rule(settings))
+
+    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class InverseRoot(Key):
+    """A number whose inverse square root is ours."""
+
+    theirs: str
+    ours: str
+    default: Any = REQUIRED
+
+    def read(self, config: Reading, settings: Settings) -> None:
+        settings.put(self.ours, config.checked(self.theirs, self.default, POSITIVE) ** -0.5)
+
+    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+        value = settings.get(self.ours)
+        root = settings.head_dim if value is None else value**-2
+        put_in(config, self.theirs, next((n for n in (round(root), root) if n > 0 and n**-0.5 == value), root))
+
+
+@dataclass(frozen=True)
+class RopeByKind(Rope):
+    """A rotation for the layers that see all, another for those with a window: rope_parameters by type of layer, or
+    rope_theta and rope_local_base_freq, where rope_scaling is of the former alone."""
+
+    local: float = 10000.0
+
+    def read(self, config: Reading, settings: Settings) -> None:
+        given = config.get("rope_parameters")
+        if not isinstance(given, Mapping) or not {*given} & {"full_attention", "sliding_attention"}:
+            given = {"full_attention": given or config.get("rope_scaling") or {}}
+        config.get("rope_scaling")
+        kinds = [given.get(name) or {} for name in ("full_attention", "sliding_attention")]
+        if not all(isinstance(kind, Mapping) for kind in kinds) or {*given} - {"full_attention", "sliding_attention"}:
+            raise config.refused("rope_parameters", given, "must hold full_attention and sliding_attention")
+        full = self.node(config, kinds[0])
+        local_base = config.checked("rope_local_base_freq", self.local, POSITIVE)
+        local = Rope(base=local_base, theirs_base="rope_local_base_freq").node(config, kinds[1])
+        for node in settings.layers:
+            node["position"] = copy.deepcopy(local if "window" in node["mask"] else full)
+
+    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+        by_kind = {"window" in node["mask"]: node["position"] for node in reversed(settings.layers)}
+        self.write_node(by_kind.get(False, {"base": self.base}), config)
+        full = config.pop("rope_parameters")
+        local = Rope(base=self.local, theirs_base="rope_local_base_freq")
+        scaling = config["rope_scaling"]
+        local.write_node(by_kind.get(True, {"base": self.local}), config)
+        config["rope_scaling"] = scaling
+        config["rope_parameters"] = {"full_attention": full, "sliding_attention": config["rope_parameters"]}

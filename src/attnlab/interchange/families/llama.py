@@ -150,6 +150,8 @@ QWEN3 = LLAMA.but(
 class LayersWithoutRope(Key):
     """Which layers have no position: no_rope_layers, of which 0 says so, or every no_rope_layer_interval-th."""
 
+    theirs: str = "no_rope_layers"
+
     def read(self, config: Reading, settings: Settings) -> None:
         interval, names = config.checked("no_rope_layer_interval", 4, COUNT), config.get("no_rope_layers")
         n = len(settings.layers)

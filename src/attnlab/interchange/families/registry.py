@@ -5,10 +5,17 @@ from typing import Any
 
 from attnlab.config.run_config import RunConfig
 from attnlab.interchange.families.family import Family, refused_type, run_settings
+from attnlab.interchange.families.gemma import GEMMA, GEMMA2, GEMMA3
+from attnlab.interchange.families.gpt2 import GPT2
+from attnlab.interchange.families.gpt_neox import GPT_NEOX, PHI, STABLELM
 from attnlab.interchange.families.llama import ARCEE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
 from attnlab.interchange.families.mpt import MPT
+from attnlab.interchange.families.olmo import OLMO, OLMO2
 
-ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, ARCEE, MPT)
+ALL = (
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, ARCEE, GPT2, GPT_NEOX, MPT, OLMO, OLMO2, GEMMA, GEMMA2, GEMMA3, PHI),
+    *(STABLELM,),
+)
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 
 

@@ -36,6 +36,12 @@ class Settings:
             node = node[int(part)] if isinstance(node, list) else node.get(part) if isinstance(node, Mapping) else None
         return node
 
+    @property
+    def head_dim(self) -> int:
+        """Width of a head of the first layer."""
+        node = self.layers[0]
+        return int(node.get("head_dim") or self.model["d_model"] // node["n_heads"])
+
     def _home(self, name: str) -> Any:
         homes = {"model": self.model, "attention": self.layers[0] if self.layers else {}, "embed": self.embed}
         return homes.get(name, self.vocab_size)
