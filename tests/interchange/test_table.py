@@ -1,4 +1,4 @@
-"""Every type of model that comes in computes what it computed: logits, cached decoding, maps, gradients; and goes out."""
+"""Every type of model that comes in computes what it did: logits, cached decoding, maps, gradients; and goes out."""
 
 import json
 from collections.abc import Mapping

@@ -1,9 +1,13 @@
 """`attnlab import`."""
 
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import Range
+
+if TYPE_CHECKING:
+    from attnlab.store.run_folder import RunFolder
 
 
 def import_(
@@ -16,6 +20,28 @@ def import_(
     from attnlab.interchange.hf_import import import_folder
 
     run = import_folder(hf, folder, context=context)
+    _show_maps(run)
     summary = run.read_summary()
-    print(f"{summary['imported']['model_type']}, {summary['parameters']:,} parameters, in {run}")
-    print(f"next: attnlab generate run={run} prompt=...; attnlab maps run={run} prompt=...")
+    print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")
+    print(f"next: attnlab generate run={run} prompt=...; tensorboard --logdir {run}")
+
+
+def _show_maps(run: "RunFolder") -> None:
+    """Write the maps of a sentence where the Attention tab finds them."""
+    from attnlab.data.corpus import CHAPTER_SENTENCE
+    from attnlab.inspection.maps import check_probe, collect
+    from attnlab.inspection.records import Record, half
+    from attnlab.runs import load
+    from attnlab.store.digests import digests_in
+    from attnlab.training.recorders.tensorboard import TensorBoardRecorder
+
+    model, tokenizer = load(run, limits=False)
+    probe = check_probe("probe", CHAPTER_SENTENCE, tokenizer, model.context)
+    with closing(TensorBoardRecorder(run, resume_at=None)) as recorder:
+        for layer in collect(model, probe.ids):
+            if layer.weights is not None:
+                norms = None if layer.value_norm is None else half(layer.value_norm)
+                about = (0, layer.layer, layer.kind, probe.name, probe.text, probe.labels)
+                recorder.map(Record(*about, half(layer.weights), norms))
+        summary = run.read_summary()
+        run.write_summary(summary, {**digests_in(summary), **recorder.digests()})

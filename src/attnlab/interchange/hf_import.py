@@ -17,6 +17,8 @@ from attnlab.config.code import code_of
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import one_spelling, settings_of, without_secrets
 from attnlab.config.run_config import RunConfig
+from attnlab.data.download import sha256_of
+from attnlab.data.hf_files import load_hf_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.families.family import Family, Link
@@ -68,7 +70,7 @@ def read_model(hf: Path, *, context: int | None = None) -> Imported:
     model = empty_model(config, settings.vocab_size)
     links = family.links(model)
     family.check(links, model, source.names, str(hf))
-    tokenizer = _tokenizer(hf, settings.vocab_size)
+    tokenizer = load_hf_tokenizer(hf, settings.vocab_size, key="hf")
     weights, dtypes = _weights(source, family, links, model)
     return Imported(config, tokenizer, weights, _origin(source, family, dtypes))
 
@@ -130,12 +132,6 @@ def _exact(tensor: Tensor, name: str) -> Tensor:
     return exact.clone() if exact.data_ptr() == tensor.data_ptr() else exact
 
 
-def _tokenizer(hf: Path, n_vocab: int) -> Tokenizer:
-    from attnlab.data.hf_files import load_hf_tokenizer
-
-    return load_hf_tokenizer(hf, n_vocab, key="hf")
-
-
 def _origin(source: HFFolder, family: Family, dtypes: Mapping[str, str]) -> dict[str, Any]:
     """Where a model comes from, as its summary says."""
     usual = max(DTYPES, key=list(dtypes.values()).count)
@@ -187,9 +183,12 @@ def _write(folder: RunFolder, model: Imported) -> None:
     torch.save(checkpoint, file)
     digests = {folder.metrics.name: digest(rows)}
     folder.checkpoints.write(folder.checkpoints.file(0).name, 0, file.getvalue(), digests)
+    weights = sha256_of("".join(sorted(model.origin["sha256"].values())).encode())
     summary = {
         "status": Status.IMPORTED,
         "variant": variant,
+        "hash": weights[:8],
+        "code": code.hash,
         "seed": config.seed,
         "step": 0,
         "parameters": sum(tensor.numel() for tensor in model.weights.values()),

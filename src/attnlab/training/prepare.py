@@ -20,6 +20,7 @@ from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
+from attnlab.store.status import Status
 from attnlab.training.callback_group import with_callbacks
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
@@ -128,6 +129,11 @@ def _sizes(config: RunConfig) -> Sizes:
 def _source_hash(folder: RunFolder) -> str:
     """The identity of the run that another one starts from."""
     summary = folder.read_summary()
+    if summary.get("status") == Status.IMPORTED:
+        raise UsageError(
+            f"resume_from ({folder}) is a model that others have trained: no run goes on from it; init_from={folder} "
+            "starts one with its weights"
+        )
     if "hash" not in summary:
         raise UsageError(
             f"resume_from ({folder}) must be the folder of a finished run: it has no {folder.summary.name}"
