@@ -33,6 +33,7 @@ IGNORED = (
     *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("diversity_penalty", "num_return_sequences", "forced_*", "remove_invalid_values", "exponential_decay_*"),
     *("suppress_tokens", "begin_suppress_tokens", "unsloth_*", "reuse_cache", "init_device", "router_*"),
+    *("is_llama_config", "js_config"),  # the latter of transformers.js
 )
 # What must stand there, if anything does, in every config.json.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -42,6 +43,8 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "pruned_heads": (None, {}),
     "tie_encoder_decoder": (False,),
+    "use_mrope": (False,),
+    "rope_interleaved": (False,),
 }
 
 
@@ -93,7 +96,7 @@ def is_ignored(key: str) -> bool:
 
 
 def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
+    if isinstance(node, Mapping):
         return [leaf for k, v in node.items() for leaf in _leaves(v, f"{path}.{k}" if path else str(k))]
     return [(path, node)]
 

@@ -181,7 +181,7 @@ SMOLLM3 = LLAMA.but(
         Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 4),
         Same("max_position_embeddings", "model.context", default=32768),
         Same("tie_word_embeddings", "model.tie", FLAG, True),
-        Windows(switch="use_sliding_window", rule=_without_rope),
+        Windows(switch="use_sliding_window", rule=_without_rope, ignored=("max_window_layers",)),
         Rope(base=2e6),
         LayersWithoutRope(),
     ],
