@@ -98,7 +98,7 @@ def is_ignored(key: str) -> bool:
 def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(node, Mapping):
         return [leaf for k, v in node.items() for leaf in _leaves(v, f"{path}.{k}" if path else str(k))]
-    return [(path, node)]
+    return [(path, node)] if path else []
 
 
 class Key(ABC):
