@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 MOST_IDS = 1 << 22  # each takes memory, whether it stands for something or not
@@ -27,10 +27,12 @@ class Backend:
             raise ValueError("its model drops merges at random")
         reads = reader(definition.get("decoder"))
         with _in_python(), _silenced():
-            self._tokenizer = Tokenizer.from_str(json.dumps(definition))
+            alone = {**definition, "post_processor": None, "truncation": None, "padding": None}  # a text, whole
+            self._tokenizer = Tokenizer.from_str(json.dumps(alone))
             self._tokenizer.encode_special_tokens = True  # those in a text are ordinary text
             for text in LONG:
-                self._tokenizer.encode(text, add_special_tokens=False)
+                with suppress(Exception):  # a sign that it has no id for
+                    self._tokenizer.encode(text, add_special_tokens=False)
         added = self._tokenizer.get_added_tokens_decoder()
         texts = {i: piece for piece, i in self._tokenizer.get_vocab(with_added_tokens=False).items()}
         texts |= {i: token.content for i, token in added.items()}

@@ -130,15 +130,16 @@ def _bos(
             return []
         token = _content(settings.get("bos_token"))
         return [ids[token]] if token is not None and token in ids else _listed(model.get("bos_token_id"))
-    return _before(definition.get("post_processor"))
+    return before_text(definition.get("post_processor"))
 
 
-def _before(processor: Mapping[str, Any] | None) -> list[int]:
+def before_text(processor: Mapping[str, Any] | None) -> list[int]:
+    """The ids that the post_processor of a tokenizer.json puts before a text."""
     kind = processor["type"] if processor else None
     if processor is None or kind == "ByteLevel":
         return []
     if kind == "Sequence":
-        return [i for inner in reversed(processor["processors"]) for i in _before(inner)]  # the last one is outermost
+        return [i for inner in reversed(processor["processors"]) for i in before_text(inner)]
     if kind in ("BertProcessing", "RobertaProcessing"):
         return [processor["cls"][1]]
     if kind != "TemplateProcessing":

@@ -281,8 +281,7 @@ class HFTokenizer(Tokenizer):
         bos: Sequence[int] = (),
         eos: Sequence[int] = (),
     ) -> None:
-        # What stands around a text is in `bos`, and no text is cut or filled up.
-        self.definition = {**definition, "post_processor": None, "truncation": None, "padding": None}
+        self.definition = dict(definition)
         self._backend = Backend(self.definition)
         pieces = self._backend.pieces
         size = max(pieces) + 1 if n_vocab is None else n_vocab
@@ -306,9 +305,15 @@ class HFTokenizer(Tokenizer):
     @cached_property
     def losses(self) -> tuple[str, ...]:
         """What does not come back when a text is encoded and decoded again, in words."""
-        back = {text: self.decode(self.encode(text)) for text in ("a", *PROBES.values())}
+        back = {text: self._back(text) for text in ("a", *PROBES.values())}
         blank = ("the start of a text: it begins with a blank",) if back["a"] == " a" else ()
         return (*blank, *(what for what, text in PROBES.items() if back[text] not in (text, f" {text}")))
+
+    def _back(self, text: str) -> str:
+        try:
+            return self.decode(self.encode(text))
+        except UsageError:  # refused, and not lost
+            return text
 
     def _stored(self) -> dict[str, Any]:
         return {"definition": self.definition, "bos": self.bos, "eos": self.eos}
