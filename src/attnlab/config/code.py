@@ -66,6 +66,20 @@ def code_of(config: Mapping[str, Any], allowed: Sequence[str]) -> Code:
     return Code({name: modules[name] for name in sorted(modules)})
 
 
+def sources_of(names: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
+    """The text of these modules and of all that they import, as they were imported, by the path of each file below the
+    folder that its package lies in. Raises UsageError for a module that is not written in Python."""
+    files = {}
+    for name in sorted(_closure(names, {"attnlab", *allowed})):
+        source, is_python = _source(name)
+        if not is_python:
+            raise UsageError(f"{name} is not written in Python, so its source cannot be handed on")
+        spec = _spec(name)
+        is_package = spec is not None and spec.submodule_search_locations is not None
+        files[name.replace(".", "/") + ("/__init__.py" if is_package else ".py")] = source.decode()
+    return files
+
+
 def changed(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """The modules that differ, or that one side lacks."""
     return [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]

@@ -117,6 +117,23 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
         flush_folder(path.parent)
 
 
+def write_folder(folder: Path, files: Mapping[str, bytes], *, key: str) -> None:
+    """Write a new folder with these files, all of it or nothing; refused if something is there."""
+    check_new_folder(folder, key=key)
+    with uninterrupted(), writing(folder, key=key):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            for name, data in files.items():
+                with (whole / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            whole.replace(folder)
+        flush_folder(folder.parent)
+
+
 def tidy(folder: Path, name: str = "*") -> None:
     """Remove what `write_atomically` left of a file, or of all in a folder, when it was cut off; only the owner may."""
     for path in folder.glob(f".{name}.*"):
@@ -201,6 +218,13 @@ def check_writable(folder: Path, *, key: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{key} ({folder}) cannot be written: {error.strerror} in {nearest}") from error
+
+
+def check_new_folder(folder: Path, *, key: str) -> None:
+    """Refuse a folder that cannot be made, or that holds something."""
+    check_writable(folder, key=key)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{key} ({folder}) is there already, and nothing is written over: name another")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
