@@ -433,6 +433,7 @@ finally:
         ("explain run=r prompt=p", 290, []),
         ("evaluate run=r", 290, []),
         ("ablate_heads run=r", 290, []),
+        ("export run=r folder=f", 290, []),
         ("explain attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("check attention=gqa attention.n_head=2", 420, ["hydra", "omegaconf"]),
         ("card attention=gqaa", 1250, ["hydra", "numpy", "omegaconf"]),

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from attnlab.cli._arguments import Limits, Run, RunCode, RunPackages
 from attnlab.machine.limits import limited
+from attnlab.store.files import check_new_folder, write_folder
+from attnlab.store.run_folder import find_run
 
 
 def export(
@@ -17,12 +19,11 @@ def export(
     limits: Limits = True,
 ) -> None:
     """Write a trained model for other tools."""
-    from attnlab.interchange.export_run import exported
-    from attnlab.runs import find_run, load, read_config
-    from attnlab.store.files import check_new_folder, write_folder
-
     home = find_run(run)
     check_new_folder(folder, key="folder")
+    from attnlab.interchange.export_run import exported
+    from attnlab.runs import load, read_config
+
     with limited(limits):
         model, tokenizer = load(home, allow_targets=allow_targets, code=code, limits=limits)
         files = exported(home, read_config(home, allow_targets), model, tokenizer, to=to)
