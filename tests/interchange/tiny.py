@@ -13,6 +13,7 @@ LLAMA = {
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
 }
 NEOX = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64}
 TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True, "head_dim": 6, "rms_norm_eps": 1e-3}),
@@ -47,7 +48,7 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3": ("qwen3", {**LLAMA, "head_dim": 6}),
     "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 4, "pad_token_id": 0}),
     "arcee": ("arcee", LLAMA),
-    "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64}),
+    "gpt2": ("gpt2", GPT2),
     "gpt_neox": (
         "gpt_neox",
         {**NEOX, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
@@ -62,6 +63,47 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gemma": ("gemma", {**LLAMA, "head_dim": 6}),
     "gemma2": ("gemma2", {**LLAMA, "head_dim": 6, "sliding_window": 5, "query_pre_attn_scalar": 7}),
     "gemma3_text": ("gemma3_text", {**LLAMA, "num_hidden_layers": 6, "head_dim": 6, "sliding_window": 5}),
+    "granite": (
+        "granite",
+        {
+            **LLAMA,
+            **{"embedding_multiplier": 3.0, "logits_scaling": 3.0, "residual_multiplier": 0.7},
+            "attention_multiplier": 0.3,
+        },
+    ),
+    "seed_oss": ("seed_oss", {**LLAMA, "head_dim": 6}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**LLAMA, "head_dim": 4, "pad_token_id": 0}),
+    "ministral": (
+        "ministral",
+        {**LLAMA, "head_dim": 4, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "cwm": ("cwm", {**LLAMA, "sliding_window": 5, "head_dim": 6}),
+    "ernie4_5": ("ernie4_5", {**LLAMA, "head_dim": 6, "use_bias": True}),
+    "helium": ("helium", {**LLAMA, "head_dim": 4}),
+    "phi3": ("phi3", {**LLAMA, "pad_token_id": 0, "sliding_window": 5}),
+    "glm": ("glm", {**LLAMA, "head_dim": 8, "pad_token_id": 0}),
+    "glm4": ("glm4", {**LLAMA, "head_dim": 8, "pad_token_id": 0}),
+    "starcoder2": ("starcoder2", {**LLAMA, "sliding_window": 5}),
+    "nemotron": ("nemotron", {**LLAMA, "hidden_size": 32}),
+    "jais2": ("jais2", LLAMA),
+    "persimmon": ("persimmon", {**NEOX, "hidden_size": 32}),
+    "olmo3": ("olmo3", {**LLAMA, "num_hidden_layers": 4, "sliding_window": 5}),
+    "exaone4": ("exaone4", {**LLAMA, "num_hidden_layers": 4, "sliding_window": 5}),
+    "vaultgemma": ("vaultgemma", {**LLAMA, "head_dim": 6, "sliding_window": 5}),
+    "cohere": ("cohere", LLAMA),
+    "cohere2": ("cohere2", {**LLAMA, "num_hidden_layers": 4, "sliding_window": 5}),
+    "nanochat": ("nanochat", LLAMA),
+    "gpt_bigcode": ("gpt_bigcode", GPT2),
+    "gpt_bigcode, all heads": ("gpt_bigcode", {**GPT2, "multi_query": False}),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            **{"vocab_size": VOCAB, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "window_size": 5},
+            **{"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64},
+        },
+    ),
+    "gptj": ("gptj", {**GPT2, "rotary_dim": 2}),
+    "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 24, "n_head": 6, "n_layer": 2}),
     "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
 }
 

@@ -22,8 +22,8 @@ from attnlab.data.hf_files import load_hf_tokenizer
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.families.family import Family, Link
+from attnlab.interchange.families.model_settings import ModelSettings
 from attnlab.interchange.families.registry import family_for
-from attnlab.interchange.families.settings import Settings
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
 from attnlab.store.digests import digest
 from attnlab.store.files import check_writable, write_atomically, writing
@@ -75,7 +75,7 @@ def read_model(hf: Path, *, context: int | None = None) -> Imported:
     return Imported(config, tokenizer, weights, _origin(source, family, dtypes))
 
 
-def config_of(settings: Settings, name: str, hf: Path, context: int | None) -> RunConfig:
+def config_of(settings: ModelSettings, name: str, hf: Path, context: int | None) -> RunConfig:
     """The config of a run of these settings, on the stories that come with attnlab."""
     usual, nodes = compose_config(), settings.nodes()
     most = nodes["model"]["context"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnlab.config.run_config import Node, RunConfig
 from attnlab.errors import UsageError
 from attnlab.interchange.families.keys_of_config import Key, Reading, Same, is_ignored
-from attnlab.interchange.families.settings import NO_EMBEDDING, Settings, normal, put_in, settings_of_run
+from attnlab.interchange.families.model_settings import NO_EMBEDDING, ModelSettings, normal, put_in, settings_of_run
 from attnlab.interchange.families.transforms import SAME, Transform
 from attnlab.interchange.hf_folder import TensorHeader
 from attnlab.options.rules import Rule, shown
@@ -48,6 +48,7 @@ class Family:
     n_layers: str = "num_hidden_layers"
     prefix: str = "model."  # of all names but the head's, which a model saved without its head does not have
     also: Mapping[str, str] = field(default_factory=dict)  # names of theirs, and what other versions call them
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other names of keys, and the names that are read
     embed: Node = field(default_factory=lambda: copy.deepcopy(NO_EMBEDDING))
     unused: Sequence[str] = (r".*rotary_emb\.inv_freq",)
 
@@ -57,13 +58,13 @@ class Family:
         rest = [key for key in self.keys if key.theirs not in names]
         return replace(self, model_type=model_type, architecture=architecture, keys=(*rest, *keys), **changes)
 
-    # Settings.
+    # ModelSettings.
 
-    def settings(self, config: Mapping[str, Any], source: str) -> Settings:
+    def settings(self, config: Mapping[str, Any], source: str) -> ModelSettings:
         """Our settings of a model with this config.json. Raises UsageError for what cannot be expressed."""
-        reading = Reading(config, source)
+        reading = Reading({self.aliases.get(key, key): value for key, value in config.items()}, source)
         n_layers = reading.checked(self.n_layers, None, Rule(int, least=1, most=MOST_LAYERS))
-        settings = Settings(
+        settings = ModelSettings(
             model=copy.deepcopy(dict(self.model)),
             layers=[copy.deepcopy(dict(self.attention)) for _ in range(n_layers)],
             embed=copy.deepcopy(dict(self.embed)),
@@ -73,7 +74,7 @@ class Family:
         reading.check_all_read()
         return settings
 
-    def config_json(self, settings: Settings) -> dict[str, Any]:
+    def config_json(self, settings: ModelSettings) -> dict[str, Any]:
         """The config.json of a model with our settings, as far as it can say them."""
         config: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
         put_in(config, self.n_layers, len(settings.layers))
@@ -81,7 +82,7 @@ class Family:
             key.write(settings, config)
         return config
 
-    def config_like(self, settings: Settings, origin: Mapping[str, Any]) -> dict[str, Any]:
+    def config_like(self, settings: ModelSettings, origin: Mapping[str, Any]) -> dict[str, Any]:
         """The config.json of a model that was read with the config.json `origin`: what it said beside our settings, it
         says again, and of how many tokens the model was made for, too."""
         config = self.config_json(settings)
@@ -89,7 +90,7 @@ class Family:
         beside = {key: value for key, value in origin.items() if key not in config and is_ignored(key)}
         return config | beside | {key: max(config[key], origin.get(key, 0)) for key in lengths}
 
-    def fits(self, settings: Settings) -> bool:
+    def fits(self, settings: ModelSettings) -> bool:
         """Whether a model of this type can have these settings: what its config.json says of them is all of them."""
         try:
             again = self.settings(self.config_json(settings), self.model_type)
@@ -178,6 +179,6 @@ def refused_type(source: str, model_type: Any, types: Sequence[str]) -> UsageErr
     return UsageError(f"{source}: model_type ({shown(model_type)[:60]}) {among}")
 
 
-def run_settings(config: RunConfig, vocab_size: int) -> Settings:
+def run_settings(config: RunConfig, vocab_size: int) -> ModelSettings:
     """The settings of one of our runs."""
     return settings_of_run(config, vocab_size)

@@ -7,7 +7,6 @@ from attnlab.interchange.families.keys_of_config import (
     Added,
     Choice,
     Derived,
-    InverseRoot,
     Must,
     Reading,
     RopeByKind,
@@ -15,9 +14,10 @@ from attnlab.interchange.families.keys_of_config import (
     Several,
     Unused,
     Windows,
+    inverse_root,
 )
 from attnlab.interchange.families.llama import ATTENTION, GATED, LLAMA, QK_NORM, SCALED, TENSORS
-from attnlab.interchange.families.settings import HOME
+from attnlab.interchange.families.model_settings import HOME
 from attnlab.options.rules import COUNT, POSITIVE
 
 LAYER = "model.layers.{i}"
@@ -51,7 +51,7 @@ GEMMA = LLAMA.but(
 )
 
 
-def _even(i: int, config: Reading) -> bool:
+def _even(i: int, reading: Reading) -> bool:
     return i % 2 == 0
 
 
@@ -62,7 +62,7 @@ GEMMA2 = GEMMA.but(
         Same("num_key_value_heads", "attention.n_kv_heads", COUNT, 4),
         Choice("hidden_activation", "model.mlp", GATED, "gelu_pytorch_tanh"),
         Unused(("hidden_act", "cache_implementation")),
-        InverseRoot("query_pre_attn_scalar", "attention.score.scaled.scale", 256),
+        inverse_root("query_pre_attn_scalar", "attention.score.scaled.scale", 256),
         Added("attn_logit_softcapping", "attention.score.softcap", SOFTCAP, "cap", 50.0),
         Same("final_logit_softcapping", "model.final_softcap", POSITIVE_OR_NULL, 30.0),
         Windows(default=4096, rule=_even),
@@ -72,8 +72,8 @@ GEMMA2 = GEMMA.but(
 )
 
 
-def _by_pattern(i: int, config: Reading) -> bool:
-    return (i + 1) % config.checked("sliding_window_pattern", 6, COUNT) != 0
+def _by_pattern(i: int, reading: Reading) -> bool:
+    return (i + 1) % reading.checked("sliding_window_pattern", 6, COUNT) != 0
 
 
 GEMMA3 = GEMMA2.but(
@@ -89,4 +89,10 @@ GEMMA3 = GEMMA2.but(
         RopeByKind(base=1e6),
     ],
     attention={**ATTENTION, "score": {"scaled": SCALED, "qk_norm": {**QK_NORM, "unit_offset": True}}},
+)
+VAULTGEMMA = GEMMA2.but(
+    "vaultgemma",
+    "VaultGemmaForCausalLM",
+    model=MODEL,
+    tensors={**TENSORS, "blocks.{i}.norm_mlp": f"{LAYER}.pre_feedforward_layernorm"},
 )

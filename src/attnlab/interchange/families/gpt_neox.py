@@ -1,7 +1,7 @@
 """GPT-NeoX (arXiv 2204.06745) and its kin: LayerNorms with a shift, heads that rotate in part, parallel halves."""
 
 from attnlab.interchange.families.family import Family
-from attnlab.interchange.families.gpt2 import LAYER_NORM, QKV
+from attnlab.interchange.families.gpt2 import LAYER_NORM
 from attnlab.interchange.families.keys_of_config import (
     COUNT_OR_NULL,
     FLAG,
@@ -12,8 +12,9 @@ from attnlab.interchange.families.keys_of_config import (
     Same,
     Several,
     Unused,
+    Windows,
 )
-from attnlab.interchange.families.llama import ATTENTION, GATED, LLAMA, QK_NORM, TENSORS, UNGATED
+from attnlab.interchange.families.llama import ATTENTION, GATED, LLAMA, QK_NORM, QKV, TENSORS, UNGATED
 from attnlab.interchange.families.transforms import PAIRS, PAIRS_OF_QK, QKV_BY_GROUP, then
 from attnlab.options.rules import COUNT, POSITIVE
 
@@ -34,7 +35,7 @@ GPT_NEOX = Family(
         Same("tie_word_embeddings", "model.tie", FLAG, False),
         Same("use_parallel_residual", "model.parallel", FLAG, True),
         Several("attention_bias", ("attention.qkv_bias", "attention.out_bias"), FLAG, True),
-        Rope(fraction=0.25, theirs_base="rotary_emb_base", theirs_fraction="rotary_pct"),
+        Rope(fraction=0.25, bases=("rotary_emb_base", "rope_theta"), fractions=("rotary_pct", "partial_rotary_factor")),
     ),
     tensors={
         "embedding": "gpt_neox.embed_in",
@@ -98,4 +99,72 @@ STABLELM = LLAMA.but(
         Rope(fraction=0.25),
     ],
     model=LAYER_NORM,
+)
+STARCODER2 = LLAMA.but(
+    "starcoder2",
+    "Starcoder2ForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=49152),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 2),
+        Same("max_position_embeddings", "model.context", default=4096),
+        Choice("hidden_act", "model.mlp", UNGATED, "gelu_pytorch_tanh"),
+        Same("norm_epsilon", "model.norm_eps", POSITIVE, 1e-5),
+        Several("use_bias", ("model.bias", "attention.qkv_bias", "attention.out_bias"), FLAG, True),
+        Same("tie_word_embeddings", "model.tie", FLAG, True),
+        Must("rms_norm_eps", (None,)),
+        Must("attention_bias", (None,)),
+        Must("mlp_bias", (None,)),
+        Must("mlp_type", (None, "default")),
+        Must("norm_type", (None, "layer_norm")),
+        Windows(types=None),
+    ],
+    model=LAYER_NORM,
+    tensors={
+        **TENSORS,
+        "blocks.{i}.mlp.up": "model.layers.{i}.mlp.c_fc",
+        "blocks.{i}.mlp.down": "model.layers.{i}.mlp.c_proj",
+    },
+)
+NEMOTRON = LLAMA.but(
+    "nemotron",
+    "NemotronForCausalLM",
+    [
+        Same("max_position_embeddings", "model.context", default=4096),
+        Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
+        Same("norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Must("rms_norm_eps", (None,)),
+        Rope(fraction=0.5),
+    ],
+    model={**LAYER_NORM, "norm_unit_offset": True},
+)
+JAIS2 = LLAMA.but(
+    "jais2",
+    "Jais2ForCausalLM",
+    [
+        Same("max_position_embeddings", "model.context", default=8192),
+        Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
+        Same("layer_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Several("attention_bias", ("attention.qkv_bias", "attention.out_bias"), FLAG, True),
+        Same("mlp_bias", "model.bias", FLAG, True),
+        Must("rms_norm_eps", (None,)),
+    ],
+    model=LAYER_NORM,
+)
+LAYER = "model.layers.{i}"
+PERSIMMON = PHI.but(
+    "persimmon",
+    "PersimmonForCausalLM",
+    [
+        Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
+        Same("max_position_embeddings", "model.context", default=16384),
+        Must("num_key_value_heads", (None,)),
+        Added("qk_layernorm", "attention.score.qk_norm", {**QK_LAYER_NORM, "eps": 1e-5}, default=True),
+    ],
+    model={**LAYER_NORM, "bias": True},
+    tensors={
+        **{ours: theirs for ours, theirs in PHI.tensors.items() if ours not in QKV},
+        QKV: (f"{SELF}.query_key_value", then(QKV_BY_GROUP, PAIRS_OF_QK)),
+        "blocks.{i}.mlp.up": f"{LAYER}.mlp.dense_h_to_4h",
+        "blocks.{i}.mlp.down": f"{LAYER}.mlp.dense_4h_to_h",
+    },
 )

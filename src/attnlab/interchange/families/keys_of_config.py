@@ -8,11 +8,12 @@ from fnmatch import fnmatch
 from typing import Any
 
 from attnlab.errors import UsageError
-from attnlab.interchange.families.settings import HOME, Settings, put_in
+from attnlab.interchange.families.model_settings import HOME, ModelSettings, put_in
 from attnlab.options.rules import COUNT, POSITIVE, Rule, refusal, shown
 
 REQUIRED: Any = object()
 FLAG = Rule(bool)
+SHARE = Rule(float, above=0, most=1)
 COUNT_OR_NULL, POSITIVE_OR_NULL = Rule(int, least=1, optional=True), Rule(float, above=0, optional=True)
 # What changes no number of a model that is evaluated.
 IGNORED = (
@@ -107,11 +108,11 @@ class Key(ABC):
     theirs: Any
 
     @abstractmethod
-    def read(self, config: Reading, settings: Settings) -> None:
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
         """From theirs to ours."""
 
     @abstractmethod
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         """From ours to theirs; what cannot be said there is noticed when it is read again."""
 
 
@@ -124,13 +125,13 @@ class Same(Key):
     rule: Rule = COUNT
     default: Any = REQUIRED
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        settings.put(self.ours, config.checked(self.theirs, self.default, self.rule))
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        settings.put(self.ours, reading.checked(self.theirs, self.default, self.rule))
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         value = settings.get(self.ours)
         if value is not None or self.default is not None:  # some programs take null for a number
-            put_in(config, self.theirs, value)
+            put_in(content, self.theirs, value)
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,13 @@ class Several(Key):
     rule: Rule = FLAG
     default: Any = REQUIRED
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        value = config.checked(self.theirs, self.default, self.rule)
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        value = reading.checked(self.theirs, self.default, self.rule)
         for path in self.ours:
             settings.put(path, value)
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
-        put_in(config, self.theirs, settings.get(self.ours[0]))
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
+        put_in(content, self.theirs, settings.get(self.ours[0]))
 
 
 @dataclass(frozen=True)
@@ -160,16 +161,16 @@ class Choice(Key):
     values: Mapping[Any, Any]
     default: Any = REQUIRED
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        value = config.get(self.theirs, self.default)
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        value = reading.get(self.theirs, self.default)
         if value is REQUIRED or not isinstance(value, str | bool | int | float | None) or value not in self.values:
             allowed = ", ".join(map(shown, self.values))
-            raise config.refused(self.theirs, None if value is REQUIRED else value, f"must be among: {allowed}")
+            raise reading.refused(self.theirs, None if value is REQUIRED else value, f"must be among: {allowed}")
         settings.put(self.ours, copy.deepcopy(self.values[value]))
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         value = settings.get(self.ours)
-        put_in(config, self.theirs, next((k for k, v in self.values.items() if v == value), None))
+        put_in(content, self.theirs, next((k for k, v in self.values.items() if v == value), None))
 
 
 @dataclass(frozen=True)
@@ -179,15 +180,15 @@ class Must(Key):
     theirs: str
     values: tuple[Any, ...]
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        value = config.get(self.theirs, self.values[0])
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        value = reading.get(self.theirs, self.values[0])
         if not any(
             value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in self.values
         ):
             allowed = " or ".join(map(shown, self.values))
-            raise config.refused(self.theirs, value, f"cannot be expressed: only {allowed} can")
+            raise reading.refused(self.theirs, value, f"cannot be expressed: only {allowed} can")
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         pass
 
 
@@ -197,11 +198,11 @@ class Unused(Key):
 
     theirs: Sequence[str]
 
-    def read(self, config: Reading, settings: Settings) -> None:
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
         for path in self.theirs:
-            config.get(path)
+            reading.get(path)
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         pass
 
 
@@ -259,23 +260,27 @@ class Rope(Key):
     base: float = 10000.0
     fraction: float = 1.0
     theirs: str = "rope_parameters"
-    theirs_base: str = "rope_theta"
-    theirs_fraction: str = "partial_rotary_factor"
+    bases: tuple[str, ...] = ("rope_theta",)  # where older files have the base; the first is written
+    fractions: tuple[str, ...] = ("partial_rotary_factor",)
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        config.get("rope_scaling")
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        parameters = reading.get("rope_parameters") or reading.get("rope_scaling") or {}
+        reading.get("rope_scaling")
         if not isinstance(parameters, Mapping):
-            raise config.refused("rope_parameters", parameters, "must hold settings by name")
-        settings.put("attention.position", self.node(config, parameters))
+            raise reading.refused("rope_parameters", parameters, "must hold settings by name")
+        settings.put("attention.position", self.node(reading, parameters))
 
-    def node(self, config: Reading, given: Mapping[str, Any], base: float | None = None) -> dict[str, Any]:
+    def node(self, reading: Reading, given: Mapping[str, Any], base: float | None = None) -> dict[str, Any]:
         """The position that a set of parameters describes."""
-        inner = Reading(given, f"{config.source}: rope_parameters")
-        base = config.checked(self.theirs_base, self.base if base is None else base, POSITIVE)
+        inner = Reading(given, f"{reading.source}: rope_parameters")
+        base = self.base if base is None else base
+        for name in self.bases:
+            base = reading.checked(name, base, POSITIVE)
         base = inner.checked("rope_theta", base, POSITIVE)
-        fraction = config.checked(self.theirs_fraction, self.fraction, Rule(float, above=0, most=1))
-        fraction = inner.checked("partial_rotary_factor", fraction, Rule(float, above=0, most=1))
+        fraction = self.fraction
+        for name in self.fractions:
+            fraction = reading.checked(name, fraction, SHARE)
+        fraction = inner.checked("partial_rotary_factor", fraction, SHARE)
         legacy = inner.get("type", "default")
         kind = inner.get("rope_type", legacy)
         if not isinstance(kind, str) or kind not in SCALINGS:
@@ -284,7 +289,7 @@ class Rope(Key):
         node = rotary(name, base=base, fraction=fraction, **FIXED.get(kind, {}))
         for theirs, ours, default in numbers:
             if ours == "original_context":
-                default = config.get(theirs, config.get("max_position_embeddings"))
+                default = reading.get(theirs, reading.get("max_position_embeddings"))
                 node[ours] = inner.checked(theirs, default, COUNT)
             elif ours == "truncate":
                 node[ours] = inner.checked(theirs, default, FLAG)
@@ -293,11 +298,11 @@ class Rope(Key):
         inner.check_all_read()
         return node
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         moving = [node["position"] for node in settings.layers if "base" in node.get("position", {})]
-        self.write_node(moving[0] if moving else {}, config)
+        self.write_node(moving[0] if moving else {}, content)
 
-    def write_node(self, node: Mapping[str, Any], config: dict[str, Any]) -> None:
+    def write_node(self, node: Mapping[str, Any], content: dict[str, Any]) -> None:
         """A position as rope_parameters, and as older programs read it."""
         kind = next(
             (k for k, (name, _) in SCALINGS.items() if str(node.get("_target_")).endswith(f".{name}")), "default"
@@ -305,11 +310,11 @@ class Rope(Key):
         numbers = {theirs: node.get(ours) for theirs, ours, _ in SCALINGS[kind][1]}
         base, fraction = node.get("base", self.base), node.get("fraction", 1.0)
         scaling = {"rope_type": kind, **{name: value for name, value in numbers.items() if value is not None}}
-        config[self.theirs_base] = base
-        config["rope_scaling"] = None if kind == "default" else scaling
+        content[self.bases[0]] = base
+        content["rope_scaling"] = None if kind == "default" else scaling
         partial = {} if fraction == self.fraction == 1 else {"partial_rotary_factor": fraction}
-        config |= {self.theirs_fraction: fraction} if partial else {}
-        config["rope_parameters"] = {"rope_theta": base, **partial, **scaling}
+        content |= {self.fractions[0]: fraction} if partial else {}
+        content["rope_parameters"] = {"rope_theta": base, **partial, **scaling}
 
 
 @dataclass(frozen=True)
@@ -326,35 +331,35 @@ class Windows(Key):
     types: str | None = "layer_types"
     ignored: Sequence[str] = field(default_factory=tuple)
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        size = config.checked(self.theirs, self.default, COUNT_OR_NULL)
-        on = self.switch is None or config.checked(self.switch, False, FLAG)
-        local = self._local(config, len(settings.layers))
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        size = reading.checked(self.theirs, self.default, COUNT_OR_NULL)
+        on = self.switch is None or reading.checked(self.switch, False, FLAG)
+        local = self._local(reading, len(settings.layers))
         for key in self.ignored:
-            config.get(key)
+            reading.get(key)
         for node, is_local in zip(settings.layers, local, strict=True):
             if is_local and size is None:
-                raise config.refused(self.theirs, size, "must be a number of tokens: a layer has a window")
+                raise reading.refused(self.theirs, size, "must be a number of tokens: a layer has a window")
             node["mask"] = window(size) if is_local and on else copy.deepcopy(CAUSAL)
 
-    def _local(self, config: Reading, n_layers: int) -> list[bool]:
-        names = None if self.types is None else config.get(self.types)
+    def _local(self, reading: Reading, n_layers: int) -> list[bool]:
+        names = None if self.types is None else reading.get(self.types)
         if names is None:
-            is_local = self.rule or (lambda i, config: config.get(self.theirs, self.default) is not None)
-            return [bool(is_local(i, config)) for i in range(n_layers)]
+            is_local = self.rule or (lambda i, reading: reading.get(self.theirs, self.default) is not None)
+            return [bool(is_local(i, reading)) for i in range(n_layers)]
         known_names = {"full_attention": False, "sliding_attention": True}
         if not isinstance(names, list) or len(names) < n_layers or not all(name in known_names for name in names):
-            raise config.refused(self.types or "", names, f"must name {' or '.join(known_names)} for every layer")
+            raise reading.refused(self.types or "", names, f"must name {' or '.join(known_names)} for every layer")
         return [known_names[name] for name in names[:n_layers]]
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         sizes = [node["mask"].get("window") for node in settings.layers]
         size = next((each for each in sizes if each is not None), None)
-        config[self.theirs] = size
+        content[self.theirs] = size
         if self.switch is not None:
-            config[self.switch] = size is not None
+            content[self.switch] = size is not None
         if self.types is not None:
-            config[self.types] = ["full_attention" if each is None else "sliding_attention" for each in sizes]
+            content[self.types] = ["full_attention" if each is None else "sliding_attention" for each in sizes]
 
 
 @dataclass(frozen=True)
@@ -370,16 +375,16 @@ class Added(Key):
     number: str | None = None
     default: Any = None
 
-    def read(self, config: Reading, settings: Settings) -> None:
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
         rule = FLAG if self.number is None else POSITIVE_OR_NULL
-        value = config.checked(self.theirs, self.default, rule)
+        value = reading.checked(self.theirs, self.default, rule)
         if value:
             settings.put(self.ours, dict(self.node) | ({} if self.number is None else {self.number: value}))
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         node = settings.get(self.ours)
         number = None if node is None else node.get(self.number)
-        put_in(config, self.theirs, node is not None if self.number is None else number)
+        put_in(content, self.theirs, node is not None if self.number is None else number)
 
 
 @dataclass(frozen=True)
@@ -387,31 +392,56 @@ class Derived(Key):
     """A setting of ours that follows from the others."""
 
     ours: str
-    rule: Callable[[Settings], Any]
+    rule: Callable[[ModelSettings], Any]
     theirs: str = ""
 
-    def read(self, config: Reading, settings: Settings) -> None:
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
         settings.put(self.ours, self.rule(settings))
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         pass
 
 
 @dataclass(frozen=True)
-class InverseRoot(Key):
-    """A number whose inverse square root is ours."""
+class Through(Key):
+    """A number of which ours is a function, and that function's inverse, up to rounding."""
 
     theirs: str
     ours: str
+    function: Callable[[float], float]
+    inverse: Callable[[float], float]
     default: Any = REQUIRED
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        settings.put(self.ours, config.checked(self.theirs, self.default, POSITIVE) ** -0.5)
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        settings.put(self.ours, self.function(reading.checked(self.theirs, self.default, POSITIVE)))
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         value = settings.get(self.ours)
-        root = settings.head_dim if value is None else value**-2
-        put_in(config, self.theirs, next((n for n in (round(root), root) if n > 0 and n**-0.5 == value), root))
+        number = self.inverse(settings.head_dim**-0.5 if value is None else value)
+        near = (round(number), round(number, 6), number)
+        put_in(content, self.theirs, next((n for n in near if n > 0 and self.function(n) == value), number))
+
+
+def inverse_root(theirs: str, ours: str, default: Any = REQUIRED) -> Through:
+    """A number of which ours is one by its root."""
+    return Through(theirs, ours, lambda x: x**-0.5, lambda x: x**-2, default)
+
+
+def inverse(theirs: str, ours: str, default: Any = REQUIRED) -> Through:
+    """A number by which is divided where ours multiplies."""
+    return Through(theirs, ours, lambda x: 1 / x, lambda x: 1 / x, default)
+
+
+@dataclass(frozen=True)
+class RopeOfWindows(Rope):
+    """A rotation of the layers with a window alone, where there are some; the others have no position."""
+
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        super().read(reading, settings)
+        is_local = ["window" in node["mask"] for node in settings.layers]
+        for node, local in zip(settings.layers, is_local, strict=True):
+            if any(is_local) and not local:
+                node["position"] = copy.deepcopy(NOPE)
 
 
 @dataclass(frozen=True)
@@ -421,26 +451,26 @@ class RopeByKind(Rope):
 
     local: float = 10000.0
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        given = config.get("rope_parameters")
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        given = reading.get("rope_parameters")
         if not isinstance(given, Mapping) or not {*given} & {"full_attention", "sliding_attention"}:
-            given = {"full_attention": given or config.get("rope_scaling") or {}}
-        config.get("rope_scaling")
+            given = {"full_attention": given or reading.get("rope_scaling") or {}}
+        reading.get("rope_scaling")
         kinds = [given.get(name) or {} for name in ("full_attention", "sliding_attention")]
         if not all(isinstance(kind, Mapping) for kind in kinds) or {*given} - {"full_attention", "sliding_attention"}:
-            raise config.refused("rope_parameters", given, "must hold full_attention and sliding_attention")
-        full = self.node(config, kinds[0])
-        local_base = config.checked("rope_local_base_freq", self.local, POSITIVE)
-        local = Rope(base=local_base, theirs_base="rope_local_base_freq").node(config, kinds[1])
+            raise reading.refused("rope_parameters", given, "must hold full_attention and sliding_attention")
+        full = self.node(reading, kinds[0])
+        local_base = reading.checked("rope_local_base_freq", self.local, POSITIVE)
+        local = Rope(base=local_base, bases=("rope_local_base_freq",)).node(reading, kinds[1])
         for node in settings.layers:
             node["position"] = copy.deepcopy(local if "window" in node["mask"] else full)
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         by_kind = {"window" in node["mask"]: node["position"] for node in reversed(settings.layers)}
-        self.write_node(by_kind.get(False, {"base": self.base}), config)
-        full = config.pop("rope_parameters")
-        local = Rope(base=self.local, theirs_base="rope_local_base_freq")
-        scaling = config["rope_scaling"]
-        local.write_node(by_kind.get(True, {"base": self.local}), config)
-        config["rope_scaling"] = scaling
-        config["rope_parameters"] = {"full_attention": full, "sliding_attention": config["rope_parameters"]}
+        self.write_node(by_kind.get(False, {"base": self.base}), content)
+        full = content.pop("rope_parameters")
+        local = Rope(base=self.local, bases=("rope_local_base_freq",))
+        scaling = content["rope_scaling"]
+        local.write_node(by_kind.get(True, {"base": self.local}), content)
+        content["rope_scaling"] = scaling
+        content["rope_parameters"] = {"full_attention": full, "sliding_attention": content["rope_parameters"]}

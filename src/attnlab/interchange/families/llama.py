@@ -17,11 +17,13 @@ from attnlab.interchange.families.keys_of_config import (
     Rope,
     Same,
     Several,
+    Unused,
     Windows,
+    inverse,
     rotary,
 )
-from attnlab.interchange.families.settings import HOME, Settings
-from attnlab.interchange.families.transforms import PAIRS
+from attnlab.interchange.families.model_settings import HOME, ModelSettings
+from attnlab.interchange.families.transforms import HALVES, PAIRS, PAIRS_OF_QK, QKV_ROWS, then
 from attnlab.options.rules import COUNT, POSITIVE
 
 SCALED = {"_target_": f"{HOME}score.Scaled", "_partial_": True}
@@ -65,6 +67,10 @@ TENSORS: dict[Any, Any] = {
     "norm": "model.norm",
     "head": "lm_head",
 }
+
+INTERLEAVED = {ours: theirs[0] if isinstance(theirs, tuple) else theirs for ours, theirs in TENSORS.items()}
+QKV = tuple(f"blocks.{{i}}.attention.qkv.to_{name}" for name in "qkv")
+GATE_UP = ("blocks.{i}.mlp.gate", "blocks.{i}.mlp.up")
 
 LLAMA = Family(
     model_type="llama",
@@ -110,8 +116,8 @@ MISTRAL = LLAMA.but(
 )
 
 
-def _above_max_window(i: int, config: Reading) -> bool:
-    return i >= config.checked("max_window_layers", 28, COUNT_OR_NULL)
+def _above_max_window(i: int, reading: Reading) -> bool:
+    return i >= reading.checked("max_window_layers", 28, COUNT_OR_NULL)
 
 
 QWEN_WINDOWS = Windows(
@@ -152,24 +158,24 @@ class LayersWithoutRope(Key):
 
     theirs: str = "no_rope_layers"
 
-    def read(self, config: Reading, settings: Settings) -> None:
-        interval, names = config.checked("no_rope_layer_interval", 4, COUNT), config.get("no_rope_layers")
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        interval, names = reading.checked("no_rope_layer_interval", 4, COUNT), reading.get("no_rope_layers")
         n = len(settings.layers)
         rotated = [int((i + 1) % interval != 0) for i in range(n)] if names is None else names
         if not isinstance(rotated, list) or len(rotated) < n or not all(each in (0, 1) for each in rotated):
-            raise config.refused("no_rope_layers", names, "must be 0 or 1 for every layer")
+            raise reading.refused("no_rope_layers", names, "must be 0 or 1 for every layer")
         for node, has_rope in zip(settings.layers, rotated, strict=False):
             if not has_rope:
                 node["position"] = copy.deepcopy(NOPE)
 
-    def write(self, settings: Settings, config: dict[str, Any]) -> None:
-        config["no_rope_layers"] = [int("base" in node["position"]) for node in settings.layers]
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
+        content["no_rope_layers"] = [int("base" in node["position"]) for node in settings.layers]
 
 
-def _without_rope(i: int, config: Reading) -> bool:
+def _without_rope(i: int, reading: Reading) -> bool:
     """SmolLM3 gives a window to the layers without rotation, where it has one at all."""
-    interval, names = config.checked("no_rope_layer_interval", 4, COUNT), config.get("no_rope_layers")
-    has_window = config.get("use_sliding_window") and config.get("sliding_window") is not None
+    interval, names = reading.checked("no_rope_layer_interval", 4, COUNT), reading.get("no_rope_layers")
+    has_window = reading.get("use_sliding_window") and reading.get("sliding_window") is not None
     return bool(has_window) and not (names[i] if isinstance(names, list) and i < len(names) else (i + 1) % interval)
 
 
@@ -185,4 +191,146 @@ SMOLLM3 = LLAMA.but(
         Rope(base=2e6),
         LayersWithoutRope(),
     ],
+)
+
+# Of these, what makes them a Llama of their own is a size, a scale or a bias.
+GRANITE = LLAMA.but(
+    "granite",
+    "GraniteForCausalLM",
+    [
+        Same("embedding_multiplier", "model.embed_scale", POSITIVE, 1.0),
+        Same("residual_multiplier", "model.residual_scale", POSITIVE, 1.0),
+        Same("attention_multiplier", "attention.score.scaled.scale", POSITIVE, 1.0),
+        inverse("logits_scaling", "model.logit_scale", 1.0),
+    ],
+)
+SEED_OSS = LLAMA.but(
+    "seed_oss",
+    "SeedOssForCausalLM",
+    [
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 8),
+        Same("max_position_embeddings", "model.context", default=524288),
+        Same("attention_bias", "attention.qkv_bias", FLAG, True),
+        Same("attention_out_bias", "attention.out_bias", FLAG, False),
+        Unused(("residual_dropout",)),
+    ],
+)
+HUNYUAN = LLAMA.but(
+    "hunyuan_v1_dense",
+    "HunYuanDenseV1ForCausalLM",
+    [
+        Several("rms_norm_eps", ("model.norm_eps", "attention.score.qk_norm.eps"), POSITIVE, 1e-5),
+        Must("mlp_bias", (False,)),
+        Unused(("eod_token_id", "sep_token_id", "pad_id", "use_qk_norm", "use_cla", "cla_share_factor")),
+    ],
+    attention={**ATTENTION, "score": {"scaled": SCALED, "qk_norm": {**QK_NORM, "when": "after"}}},
+    tensors={
+        **TENSORS,
+        "blocks.{i}.attention.score.*.q_norm": (f"{LAYER}.self_attn.query_layernorm", PAIRS),
+        "blocks.{i}.attention.score.*.k_norm": (f"{LAYER}.self_attn.key_layernorm", PAIRS),
+    },
+)
+MINISTRAL = MISTRAL.but(
+    "ministral",
+    "MinistralForCausalLM",
+    [Windows(default=4096)],
+)
+
+
+def _not_fourth(i: int, reading: Reading) -> bool:
+    return i % 4 != 0
+
+
+CWM = LLAMA.but(
+    "cwm",
+    "CwmForCausalLM",
+    [
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 8),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Must("attention_bias", (False,)),
+        Must("mlp_bias", (False,)),
+        Windows(default=8192, rule=_not_fourth),
+        Rope(base=1e6),
+    ],
+)
+# Of these, the layout of tensors: neighbours rotate as ours do, or what stands apart here is one matrix.
+ERNIE = LLAMA.but(
+    "ernie4_5",
+    "Ernie4_5ForCausalLM",
+    [
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 2),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Same("tie_word_embeddings", "model.tie", FLAG, True),
+        Several("use_bias", ("model.bias", "attention.qkv_bias", "attention.out_bias"), FLAG, False),
+        Must("attention_bias", (None,)),
+        Must("mlp_bias", (None,)),
+        Rope(base=5e5),
+    ],
+    tensors=INTERLEAVED,
+)
+HELIUM = LLAMA.but(
+    "helium",
+    "HeliumForCausalLM",
+    [
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 20),
+        Same("max_position_embeddings", "model.context", default=4096),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-8),
+        Same("attention_bias", "attention.qkv_bias", FLAG, False),
+        Rope(base=1e5),
+    ],
+    tensors=INTERLEAVED,
+)
+PHI3 = LLAMA.but(
+    "phi3",
+    "Phi3ForCausalLM",
+    [
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=4096),
+        Must("attention_bias", (False,)),
+        Must("mlp_bias", (False,)),
+        Unused(("original_max_position_embeddings",)),
+        Windows(types=None),
+    ],
+    tensors={
+        **{
+            ours: theirs
+            for ours, theirs in TENSORS.items()
+            if not ours.endswith(("to_q", "to_k", "to_v", "gate", "up"))
+        },
+        QKV: (f"{LAYER}.self_attn.qkv_proj", then(QKV_ROWS, PAIRS_OF_QK)),
+        GATE_UP: (f"{LAYER}.mlp.gate_up_proj", HALVES),
+    },
+)
+GLM = LLAMA.but(
+    "glm",
+    "GlmForCausalLM",
+    [
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 2),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1.5625e-07),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Same("attention_bias", "attention.qkv_bias", FLAG, True),
+        Must("mlp_bias", (False,)),
+        Rope(fraction=0.5),
+    ],
+    tensors={
+        **{ours: theirs for ours, theirs in INTERLEAVED.items() if ours not in GATE_UP},
+        GATE_UP: (f"{LAYER}.mlp.gate_up_proj", HALVES),
+    },
+)
+GLM4 = GLM.but(
+    "glm4",
+    "Glm4ForCausalLM",
+    model={"norm": "rms", "norm_place": "sandwich"},
+    tensors={
+        **GLM.tensors,
+        "blocks.{i}.norm_attention_out": f"{LAYER}.post_self_attn_layernorm",
+        "blocks.{i}.norm_mlp_out": f"{LAYER}.post_mlp_layernorm",
+    },
 )

@@ -3,7 +3,7 @@
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.keys_of_config import FLAG, POSITIVE_OR_NULL, Must, Same, Several, Unused
 from attnlab.interchange.families.llama import ATTENTION
-from attnlab.interchange.families.settings import HOME
+from attnlab.interchange.families.model_settings import HOME
 from attnlab.interchange.families.transforms import QKV_ROWS
 from attnlab.options.rules import COUNT, POSITIVE
 

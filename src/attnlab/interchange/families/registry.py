@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnlab.config.run_config import RunConfig
+from attnlab.interchange.families import cohere, gemma, gpt2, gpt_neox, llama, mpt, nanochat, olmo
 from attnlab.interchange.families.family import Family, refused_type, run_settings
-from attnlab.interchange.families.gemma import GEMMA, GEMMA2, GEMMA3
-from attnlab.interchange.families.gpt2 import GPT2
-from attnlab.interchange.families.gpt_neox import GPT_NEOX, PHI, STABLELM
-from attnlab.interchange.families.llama import ARCEE, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
-from attnlab.interchange.families.mpt import MPT
-from attnlab.interchange.families.olmo import OLMO, OLMO2
 
+# The first that fits is the one that a run is written as.
 ALL = (
-    *(LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, ARCEE, GPT2, GPT_NEOX, MPT, OLMO, OLMO2, GEMMA, GEMMA2, GEMMA3, PHI),
-    *(STABLELM,),
+    *(llama.LLAMA, llama.MISTRAL, llama.QWEN2, llama.QWEN3, llama.SMOLLM3, llama.ARCEE, gpt2.GPT2, gpt_neox.GPT_NEOX),
+    *(mpt.MPT, olmo.OLMO, olmo.OLMO2, gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, gpt_neox.PHI, gpt_neox.STABLELM),
+    *(llama.SEED_OSS, llama.MINISTRAL, llama.CWM, llama.HUNYUAN, llama.GRANITE, llama.ERNIE, llama.HELIUM, llama.PHI3),
+    *(llama.GLM, llama.GLM4, gpt_neox.STARCODER2, gpt_neox.NEMOTRON, gpt_neox.JAIS2, gpt_neox.PERSIMMON, olmo.OLMO3),
+    *(olmo.EXAONE4, gemma.VAULTGEMMA, cohere.COHERE, cohere.COHERE2, nanochat.NANOCHAT, gpt2.BIGCODE, gpt2.GPT_NEO),
+    *(gpt2.GPTJ, gpt2.BLOOM),
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 

@@ -54,6 +54,10 @@ def _by_head(t: Tensor, attention: Any, order: Callable[[Tensor, int], Tensor]) 
 
 # Rows of queries and keys: they rotate coordinate i with i + d/2, we with its neighbour.
 PAIRS = each(_to_pairs, _to_halves)
+SWAPPED = each(
+    lambda t, a: _by_head(t, a, lambda x, w: x.unflatten(1, (w // 2, 2)).flip(2).flatten(1, 2)),
+    lambda t, a: _by_head(t, a, lambda x, w: x.unflatten(1, (w // 2, 2)).flip(2).flatten(1, 2)),
+)  # neighbours in the other order, where they rotate against us
 
 
 def parts(sizes: Callable[[Any], Sequence[int]]) -> Transform:
@@ -69,6 +73,7 @@ def _qkv_rows(attention: Any) -> list[int]:
     return [attention.n_heads * attention.head_dim, keys, attention.n_kv_heads * attention.value_dim]
 
 
+HALVES = Transform(lambda x, a: list(x[0].chunk(2)), lambda x, a: [torch.cat(list(x))])  # two, of as many rows each
 QKV_ROWS = parts(_qkv_rows)  # all queries, then all keys, then all values
 
 

@@ -21,7 +21,7 @@ KINDS = ("full", "local", "third", "fourth")  # what kinds of layers are called,
 
 
 @dataclass
-class Settings:
+class ModelSettings:
     """The parts of a GPT by what stands in a config; `layers` holds the attention of each, its position within."""
 
     model: dict[str, Any]
@@ -93,7 +93,7 @@ def put_in(node: Any, path: str, value: Any) -> None:
     node[last] = value
 
 
-def settings_of_run(config: RunConfig, vocab_size: int) -> Settings:
+def settings_of_run(config: RunConfig, vocab_size: int) -> ModelSettings:
     """The settings of one of our runs, the attention of each layer written out."""
     attention, n_layers = config.attention, config.model.n_layers
     if attention.get("_target_") == LAYERED:
@@ -102,16 +102,16 @@ def settings_of_run(config: RunConfig, vocab_size: int) -> Settings:
     else:
         layers = [copy.deepcopy(attention) for _ in range(n_layers)]
     model = {key: value for key, value in asdict(config.model).items() if key != "n_layers"}
-    return Settings(model, layers, copy.deepcopy(config.position.embed), vocab_size)
+    return ModelSettings(model, layers, copy.deepcopy(config.position.embed), vocab_size)
 
 
-def normal(settings: Settings) -> Settings:
+def normal(settings: ModelSettings) -> ModelSettings:
     """The same settings with every default written out, without those that change no number: equal for equal models."""
     config = ModelConfig(**{"n_layers": len(settings.layers), **settings.model})
     model = {key: value for key, value in asdict(config).items() if key not in (*UNUSED, "n_layers")}
     model |= {"mlp_width": config.hidden, "norm_eps": config.norm_eps or NORM_EPS[config.norm]}
     layers = [_normal_layer(layer, config) for layer in settings.layers]
-    return Settings(model, layers, _normal_node(settings.embed), settings.vocab_size)
+    return ModelSettings(model, layers, _normal_node(settings.embed), settings.vocab_size)
 
 
 def _normal_layer(layer: Node, config: ModelConfig) -> Node:
