@@ -43,6 +43,14 @@ def test_groups() -> None:
     assert "seed" not in groups[0].settings and groups[0].settings["batch_size"] == 2
 
 
+def test_later_settings() -> None:
+    """A setting that came later has its default where a config says nothing of it, if any run has set it."""
+    model = {"norm": "rms"}
+    a, b = groups_of([of("a", 0, {"model": model}), of("b", 0, {"model": model | {"norm_place": "post", "tie": True}})])
+    assert (a.settings["model.norm_place"], b.settings["model.norm_place"]) == ("pre", "post")
+    assert "model.norm_eps" not in a.settings and "model.tie" not in a.settings
+
+
 def test_from_summary() -> None:
     """What the files decide is read from a run that ended; where all others agree, it holds for one that did not."""
     runs = [

@@ -52,6 +52,16 @@ def test_match_parameters(tmp_path: Path, attention: str, mlp: str) -> None:
     assert told["mlp_width"] == build_to_measure(config).layers[0].mlp.down.in_features
 
 
+def test_width_that_is_set(tmp_path: Path) -> None:
+    """The setting that says how wide the MLP is, is the one that moves; without an MLP nothing can."""
+    config, told = fitted(tmp_path, "attention=mqa", "match=params", "model.mlp_width=40", "model.mlp=geglu")
+    assert list(told["moved"]) == ["model.mlp_width"] and abs(told["left_percent"]) <= 1
+    assert config.model.mlp_width == told["mlp_width"] != 40
+    with pytest.raises(UsageError, match=r"^match=params moves the width of the MLP, and model.mlp is none; choose"):
+        fitted(tmp_path, "attention=mqa", "match=params", "model.mlp=none")
+    assert fitted(tmp_path, "attention=mqa", "match=state", "model.mlp=none")[1]["mlp_width"] == 0
+
+
 def test_no_other_width_comes_nearer(tmp_path: Path) -> None:
     config, told = fitted(tmp_path, "attention=mla", "match=params")
     for width in (told["mlp_width"] - 8, told["mlp_width"] + 8):
