@@ -21,11 +21,18 @@ from attnlab.options import Count, checked
 from attnlab.options.model_config import GATED, InitKind, MLPKind, ModelConfig
 
 tanh_gelu = partial(F.gelu, approximate="tanh")
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """relu(x)^2: a product stays in bfloat16 under autocast, a power does not; a function with a name can be pickled."""
+    return (y := F.relu(x)) * y
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": tanh_gelu,
     "relu": F.relu,
-    "relu2": lambda x: (y := F.relu(x)) * y,  # a product stays in bfloat16 under autocast, a power does not
+    "relu2": relu_squared,
     "swiglu": F.silu,
     "geglu": F.gelu,
     "geglu_tanh": tanh_gelu,

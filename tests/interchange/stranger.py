@@ -5,6 +5,7 @@ FOLDER holds, beside what was exported, `expected.pt`: ids, logits, loss, gradie
 """
 
 import copy
+import io
 import json
 import shutil
 import sys
@@ -97,8 +98,11 @@ def padded(model: Any, ids: Tensor, logits: Tensor) -> dict[str, float]:
 
 
 def carried(model: Any, ids: Tensor, expected: dict[str, Any]) -> dict[str, float]:
-    """Copied, written again, and read in bfloat16."""
-    again = [copy.deepcopy(model)]
+    """Copied, pickled, written again, and read in bfloat16."""
+    whole = io.BytesIO()
+    torch.save(model, whole)
+    whole.seek(0)
+    again = [copy.deepcopy(model), torch.load(whole, weights_only=False)]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         again.append(opened(folder))
