@@ -115,9 +115,11 @@ class HeadedAttention(Attention, ABC):
 
     seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
+    eager = False  # whether `forward` writes the map out, see `mix_by_map`
 
     def setup(self) -> None:
         super().setup()
+        self.map = nn.Identity()
         self.n_kv_heads = self.n_kv_heads or self.n_heads
         if not self.head_dim and self.d_out % self.n_heads:
             raise indivisible(self.n_heads, self.d_out)
@@ -158,15 +160,25 @@ class HeadedAttention(Attention, ABC):
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
         heads = self.share(self.project(x), Shared() if shared is None else shared)
-        return self.merge(self.mix(heads), heads)
+        return self.merge(self.mix_by_map(heads) if self.eager else self.mix(heads), heads)
+
+    def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
+        """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""
+        if self.traits.map_kind == "none":
+            return self.mix(heads)
+        weights = self.map(self.map_of(heads)).to(heads.v.dtype)
+        return weights @ per_query_head(heads.v, self.n_heads)
+
+    def map_of(self, heads: Heads) -> Float[Tensor, "b h t s"]:
+        """The map A of o = A v: what `mix` makes of the identity."""
+        b, g, s = heads.v.shape[:3]
+        identity = torch.eye(s, dtype=heads.v.dtype, device=heads.v.device).expand(b, g, s, s)
+        return self.mix(heads._replace(v=identity))
 
     @torch.no_grad()
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
         with evaluating(self):
-            heads = self.share(self.project(x), Shared() if shared is None else shared)
-            b, g, s = heads.v.shape[:3]
-            identity = torch.eye(s, dtype=heads.v.dtype, device=heads.v.device).expand(b, g, s, s)
-            return self.mix(heads._replace(v=identity))
+            return self.map_of(self.share(self.project(x), Shared() if shared is None else shared))
 
     @torch.no_grad()
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.base import Shared, evaluating
 from attnlab.attention.decay import Decay, NoDecay
 from attnlab.attention.feature_map import FeatureMap, IdentityMap
 from attnlab.attention.heads import Heads, join_heads
@@ -145,16 +144,12 @@ class RecurrentAttention(GatedOutput, StateAttention):
     def empty_tail(self, batch: int) -> Tensor | None:
         return self.qkv.empty_tail(batch)
 
-    @torch.no_grad()
-    def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
-        with evaluating(self):
-            heads = self.share(self.project(x), Shared() if shared is None else shared)
-            b, g, s = heads.v.shape[:3]
-            n = self.writes
-            # Each write of a memory answers in columns of its own.
-            identity = torch.eye(n * s, dtype=heads.v.dtype, device=heads.v.device).unflatten(0, (n, s))
-            answers = self.mix(heads._replace(v=identity.repeat(g // n, 1, 1).expand(b, -1, -1, -1)))
-            return answers.unflatten(-1, (n, s)).transpose(2, 3).flatten(1, 2)
+    def map_of(self, heads: Heads) -> Float[Tensor, "b h t s"]:
+        """Each write of a memory answers in columns of its own."""
+        (b, g, s), n = heads.v.shape[:3], self.writes
+        identity = torch.eye(n * s, dtype=heads.v.dtype, device=heads.v.device).unflatten(0, (n, s))
+        answers = self.mix(heads._replace(v=identity.repeat(g // n, 1, 1).expand(b, -1, -1, -1)))
+        return answers.unflatten(-1, (n, s)).transpose(2, 3).flatten(1, 2)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         """What the writes of a memory bring is one sum, whether `o` holds the sum already (`mix`) or its terms."""
