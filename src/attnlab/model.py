@@ -24,7 +24,7 @@ tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
 def relu_squared(x: Tensor) -> Tensor:
-    """relu(x)^2: a product stays in bfloat16 under autocast, a power does not; a function with a name can be pickled."""
+    """relu(x)^2: a product stays in bfloat16 under autocast, a power does not. With a name, it can be pickled."""
     return (y := F.relu(x)) * y
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from tests.laws.cases import NAMES
 from tests.limits import HANG
 
@@ -20,7 +21,7 @@ import attnlab
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.generation import generate
-from attnlab.interchange.remote_export import CODE, remote_folder
+from attnlab.interchange.remote_export import CODE, remote_files
 from attnlab.laws.subject import perturbed
 from attnlab.model import GPT
 
@@ -46,8 +47,10 @@ def written(case: str, folder: Path) -> Path:
     perturbed(model)
     model.double()
     folder.mkdir()
-    for name, data in remote_folder(model, config, torch.float64).items():
-        (folder / name).write_bytes(data)
+    settings, tensors, code = remote_files(model, config, torch.float64)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, text in {"config.json": json.dumps(settings), **code}.items():
+        (folder / name).write_text(text, encoding="utf-8")
     torch.save(expected(model), folder / "expected.pt")
     return folder
 

@@ -12,6 +12,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import read_file
 from attnlab.store.run_folder import RunFolder
+from attnlab.store.status import Status
 
 USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -62,7 +63,7 @@ def _model(config: RunConfig, summary: Mapping[str, Any], tokenizer: Tokenizer) 
 
 
 def _training(config: RunConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
-    if "imported" in summary or summary.get("status") == "imported":
+    if summary.get("status") == Status.IMPORTED:
         return {"weights": "were imported, not trained here"}
     streams, optimizer = config.streams, config.optimizer
     matched = f", matched by {config.match} to {config.match_to}" if config.match else ""
@@ -114,15 +115,16 @@ def _limits(config: RunConfig) -> list[str]:
 
 
 def _provenance(run: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
-    versions = summary.get("versions") or {}
-    source = summary.get("source")
+    versions, origin = summary.get("versions") or {}, summary.get("imported") or {}
     return {
         "run": run.name,
         "settings": summary.get("hash"),
         "code": summary.get("code"),
         "commit": summary.get("git_commit"),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("attnlab", "torch") if name in versions) or None,
-        "imported from": None if source is None else json.dumps(source, sort_keys=True),
+        "imported": ", ".join(str(origin[name]) for name in ("format", "model_type", "dtype") if name in origin)
+        or None,
+        **{f"SHA-256 of {name}": value for name, value in (origin.get("sha256") or {}).items()},
     }
 
 

@@ -1,15 +1,12 @@
 """A model as a folder that transformers opens without attnlab: its settings, its weights, and the code it runs."""
 
 import ast
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from attnlab.config.code import sources_of
@@ -28,14 +25,11 @@ EMPTY = "SOURCES: dict[str, str] = {}\n"  # in attnlab_source.py, which is fille
 RELATIVE = re.compile(r"^\s*(from|import)\s+\.", re.MULTILINE)  # transformers would look for such a file
 
 
-def remote_folder(model: GPT, config: RunConfig, dtype: torch.dtype = torch.float32) -> dict[str, bytes]:
-    """The files of such a folder by name, all but those of the tokenizer and the model card."""
-    return {
-        "config.json": _json(remote_config(model, config, dtype)),
-        "generation_config.json": _json({"_from_model_config": False}),
-        "model.safetensors": save(remote_tensors(model, dtype), metadata={"format": "pt"}),
-        **remote_code(config),
-    }
+def remote_files(
+    model: GPT, config: RunConfig, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
+    """What such a folder holds: config.json, the weights, and the text of each file of code by its name."""
+    return remote_config(model, config, dtype), remote_tensors(model, dtype), remote_code(config)
 
 
 def remote_config(model: GPT, config: RunConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -67,7 +61,7 @@ def remote_tensors(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: each.to(dtype) if each.is_floating_point() else each for name, each in tensors.items()}
 
 
-def remote_code(config: RunConfig) -> dict[str, bytes]:
+def remote_code(config: RunConfig) -> dict[str, str]:
     """The files that transformers executes: two of ours, and the modules of the model word for word in a third."""
     nodes = {"attention": config.attention, "embed": config.position.embed}
     homes = [str(value).rpartition(".")[0] for key, value in leaves(nodes) if key.endswith("_target_")]
@@ -78,7 +72,7 @@ def remote_code(config: RunConfig) -> dict[str, bytes]:
     head, tail = (CODE / "attnlab_source.py").read_text(encoding="utf-8").split(EMPTY)
     quoted = "".join(f"{file!r}: {_quoted(text)},\n" for file, text in sources.items())
     files["attnlab_source.py"] = f"{head}SOURCES = {{\n{quoted}}}\n{tail}"
-    return {name: text.encode() for name, text in files.items()}
+    return files
 
 
 def _quoted(text: str) -> str:
@@ -100,7 +94,3 @@ def _check_imports(file: str, text: str, roots: set[str]) -> None:
                 raise UsageError(
                     f"{file} says `import {alias.name}`, which cannot go along: write `from {root} import`"
                 )
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
