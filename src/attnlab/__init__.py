@@ -9,15 +9,20 @@ if TYPE_CHECKING:
 
     from attnlab.analysis.verdicts import verdict as verdict
     from attnlab.data.tokenizers import Tokenizer
+    from attnlab.interchange.foreign.parts import inspect as inspect
     from attnlab.model import GPT
 
 
 def __getattr__(name: str) -> Any:
-    """`attnlab.verdict`, imported where it is used: it needs no torch, and nothing else needs SciPy."""
+    """`attnlab.verdict` and `attnlab.inspect`, imported where they are used: one needs SciPy, the other torch."""
     if name == "verdict":
         from attnlab.analysis.verdicts import verdict
 
         return verdict
+    if name == "inspect":
+        from attnlab.interchange.foreign.parts import inspect
+
+        return inspect
     raise AttributeError(f"module 'attnlab' has no attribute {name!r}")
 
 

@@ -1,0 +1,1 @@
+"""The attention of models that are not ours."""
