@@ -48,13 +48,19 @@ def pickled(folder: Path) -> None:
 HOSTILE = {
     "not there": (lambda f: f.rename(f.parent / "other"), "is no folder; download=true with revision="),
     "empty": (lambda f: [path.unlink() for path in f.iterdir()], "holds no config.json"),
-    "no JSON": (lambda f: (f / "config.json").write_text("{"), "model): "),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
     "pickle": (
         pickled,
-        "holds no weights as safetensors, the only ones that are read: pytorch_model.bin may hold code",
+        "pytorch_model.bin, a pickle, which could run code and is not read",
     ),
-    "cut off": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:999]), "model): "),
-    "huge header": (lambda f: (f / WEIGHTS).write_bytes((10**10).to_bytes(8, "little") + b"{"), "model): "),
+    "cut off": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:999]),
+        "is not a whole safetensors file",
+    ),
+    "huge header": (
+        lambda f: (f / WEIGHTS).write_bytes((10**10).to_bytes(8, "little") + b"{"),
+        "its header of 10,000,000,000 bytes",
+    ),
     "missing tensor": (
         lambda f: change_weights(f, lambda t: t.pop("transformer.h.1.attn.c_attn.weight")),
         "lacks transformer.h.1.attn.c_attn.weight",
@@ -80,7 +86,7 @@ def test_hostile_folder(folder: Path, name: str) -> None:
     with pytest.raises(UsageError) as refusal:
         load_foreign(folder)
     text = str(refusal.value)
-    assert text.startswith("hf (") and reason in text and len(text.splitlines()) == 1 and len(text) < 500
+    assert reason in text and len(text.splitlines()) == 1 and len(text) < 500
     assert not (folder / "ran").exists()
 
 

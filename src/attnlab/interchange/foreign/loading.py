@@ -14,6 +14,7 @@ from attnlab.data.hf_backend import reader
 from attnlab.data.tokenizers import label
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.foreign.parts import Inspection, inspect
+from attnlab.interchange.hf_folder import HFFolder
 from attnlab.store.files import parse_json, read_file
 
 MOST_TOKENS = 512  # a map holds tokens^2 weights for each head
@@ -90,7 +91,9 @@ def load_foreign(folder: Path, *, allow_code: bool = False) -> ForeignModel:
     Code in the folder runs only with `allow_code`. Raises UsageError for what cannot be loaded whole.
     """
     transformers = import_transformers()
-    _check_folder(folder)
+    if not folder.is_dir():
+        raise UsageError(f"hf ({folder}) is no folder; download=true with revision=... fetches a model of the Hub")
+    HFFolder(folder)  # refuses pickles, and files that are not what they say
     here = {"local_files_only": True, "trust_remote_code": allow_code}
     with _one_line(folder):
         config = transformers.AutoConfig.from_pretrained(folder, **here)
@@ -153,17 +156,6 @@ def run_name(folder: Path) -> str:
     """What the model of a folder is called: a checkpoint by the training that stored it."""
     path = folder.resolve()
     return (path.parent if STEP.fullmatch(path.name) else path).name
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UsageError(f"hf ({folder}) is no folder; download=true with revision=... fetches a model of the Hub")
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"hf ({folder}) holds no config.json")
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        reason = f": {others[0]} may hold code" if others else ""
-        raise UsageError(f"hf ({folder}) holds no weights as safetensors, the only ones that are read{reason}")
 
 
 def _tokenizer_home(folder: Path) -> Path:
