@@ -195,6 +195,14 @@ def test_learned_positions_add_one_row_each() -> None:
     assert torch.equal(embed(torch.zeros(1, 7, 4))[0], embed.table.weight)
 
 
+def test_learned_offset() -> None:
+    """The first position has the row after those that are not used, and the last of the context still has one."""
+    embed = LearnedEmbedding(d_model=4, context=7, offset=2)
+    assert embed.table.weight.shape == (9, 4) and embed.limit == 7
+    assert torch.equal(embed(torch.zeros(1, 7, 4))[0], embed.table.weight[2:])
+    assert torch.equal(embed(torch.zeros(1, 2, 4), 5)[0], embed.table.weight[7:])
+
+
 @pytest.mark.parametrize(("n", "start", "end"), [(8, 0, 8), (1, 7, 8), (3, 6, 9)])
 def test_learned_positions_end_at_the_context(n: int, start: int, end: int) -> None:
     with pytest.raises(UsageError) as error:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from attnlab.errors import UsageError
+from attnlab.interchange.families.model_settings import normal
 from attnlab.interchange.families.registry import family_for
-from attnlab.interchange.families.settings import normal
 
 SIZES = {
     **{"hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 4, "num_attention_heads": 6},

@@ -13,6 +13,8 @@ LLAMA = {
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
 }
 NEOX = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+FALCON = {key: value for key, value in NEOX.items() if key != "intermediate_size"}
+NEW_FALCON = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
 GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64}
 TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
@@ -103,6 +105,21 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "gptj": ("gptj", {**GPT2, "rotary_dim": 2}),
+    "codegen": ("codegen", {**GPT2, "rotary_dim": 2}),
+    "falcon": ("falcon", FALCON),
+    "falcon, one after the other": ("falcon", {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True}),
+    "falcon, new": ("falcon", NEW_FALCON),
+    "falcon, new, one norm": ("falcon", {**NEW_FALCON, "num_ln_in_parallel_attn": 1}),
+    "opt": ("opt", {**FALCON, "ffn_dim": 24}),
+    "biogpt": ("biogpt", NEOX),
+    "exaone": ("exaone", LLAMA),
+    "internlm3": ("internlm3", {**LLAMA, "head_dim": 6, "attention_bias": True, "mlp_bias": True, "pad_token_id": 0}),
+    "iquestcoder": ("iquestcoder", {**LLAMA, "head_dim": 6}),
+    "hyperclovax": (
+        "hyperclovax",
+        {**LLAMA, "embedding_multiplier": 3.0, "logits_scaling": 0.3, "residual_multiplier": 0.7},
+    ),
+    "hyperclovax, pre": ("hyperclovax", {**LLAMA, "use_post_norm": False, "attention_multiplier": 0.3}),
     "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 24, "n_head": 6, "n_layer": 2}),
     "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
 }

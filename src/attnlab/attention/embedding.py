@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.errors import UsageError
-from attnlab.options import Configurable, Count, given
+from attnlab.options import Configurable, Count, Natural, given, option
 
 
 class Embedding(Configurable, nn.Module, ABC):
@@ -39,11 +39,14 @@ class LearnedEmbedding(Embedding):
     """Adds one trained vector per position, as in GPT-2; it knows no position beyond the model's context.
 
     Rule: x_p = x_p + table[p]. Source: A. Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+    With `offset`, p + offset is the row, and those before it are not used, as in OPT (arXiv 2205.01068).
     """
+
+    offset: Natural = option(default=0, doc="Rows of the table before that of the first position.")
 
     def setup(self) -> None:
         self.limit = self.context
-        self.table = nn.Embedding(self.context, self.d_model)
+        self.table = nn.Embedding(self.context + self.offset, self.d_model)
 
     def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
         if start + x.size(1) > self.context:
@@ -51,7 +54,8 @@ class LearnedEmbedding(Embedding):
                 f"position=learned knows {self.context} positions (model.context), not {start + x.size(1)}; "
                 "use position=rope for longer texts"
             )
-        return x + self.table.weight[start : start + x.size(1)]
+        first = self.offset + start
+        return x + self.table.weight[first : first + x.size(1)]
 
 
 class SinusoidalEmbedding(Embedding):

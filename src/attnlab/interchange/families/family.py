@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from attnlab.interchange.hf_folder import TensorHeader
 from attnlab.options.rules import Rule, shown
 
 MOST_LAYERS = 10_000
-Table = Mapping[str | tuple[str, ...], tuple[str | tuple[str, ...], Transform] | str]
+Names = str | tuple[str, ...]
+Table = Mapping[Names, tuple[Names, Transform] | str | Callable[[Any], str]]
 
 
 class Link(NamedTuple):
@@ -36,7 +37,8 @@ class Family:
 
     `model`, `attention` and `embed` are what all models of the type have in common, `keys` what their config.json says.
     `tensors` maps names of ours to names of theirs, {i} standing for the layer, * for any number; a name stands for a
-    module, too: for its weight and its bias. `unused` are patterns of tensors that hold nothing learned.
+    module, too: for its weight and its bias; a function of the block gives a name that depends on it. `unused` are
+    patterns of tensors that hold nothing learned.
     """
 
     model_type: str
@@ -106,10 +108,11 @@ class Family:
         blocks: Any = model.get_submodule("blocks")
         links = []
         for pattern, entry in self.tensors.items():
-            target, transform = (entry, SAME) if isinstance(entry, str) else entry
+            target, transform = entry if isinstance(entry, tuple) else (entry, SAME)
             ours = (pattern,) if isinstance(pattern, str) else pattern
-            theirs = (target,) if isinstance(target, str) else target
             for i in range(len(blocks)) if "{i}" in ours[0] else (None,):
+                names_there = target(blocks[i or 0]) if callable(target) else target
+                theirs = (names_there,) if isinstance(names_there, str) else names_there
                 attention = None if i is None else blocks[i].attention
                 for leaf in ("", ".weight", ".bias"):
                     own = [_match(f"{name}{leaf}", i, names) for name in ours]
@@ -155,7 +158,7 @@ class Family:
         """What a tied head may be called, where a file repeats the embedding."""
         is_tied = model.get_submodule("head").weight is model.get_submodule("embedding").weight
         head = self.tensors["head"]
-        return (f"{head if isinstance(head, str) else head[0]}.weight",) if is_tied else ()
+        return (f"{head}.weight",) if is_tied else ()
 
     def tensors_of(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a GPT of ours by their names, in their order of numbers; views where that is possible."""

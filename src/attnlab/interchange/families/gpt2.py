@@ -20,7 +20,7 @@ from attnlab.interchange.families.keys_of_config import (
 )
 from attnlab.interchange.families.llama import ATTENTION, QKV, UNGATED
 from attnlab.interchange.families.model_settings import HOME, NO_EMBEDDING, ModelSettings
-from attnlab.interchange.families.transforms import QKV_BY_GROUP, QKV_ROWS, TRANSPOSED, then
+from attnlab.interchange.families.transforms import QKV_BY_GROUP, QKV_ROWS, QVK_IN_FOUR, TRANSPOSED, then
 from attnlab.options.rules import COUNT, POSITIVE
 
 LAYER = "transformer.h.{i}"
@@ -182,6 +182,17 @@ GPTJ = GPT2.but(
         "blocks.{i}.mlp.up": f"{LAYER}.mlp.fc_in",
         "blocks.{i}.mlp.down": f"{LAYER}.mlp.fc_out",
     },
+)
+QVK = tuple(f"blocks.{{i}}.attention.qkv.to_{name}" for name in "qvk")
+CODEGEN = GPTJ.but(
+    "codegen",
+    "CodeGenForCausalLM",
+    [Same("vocab_size", "vocab_size", default=50400), Must("rotary", (None, True))],
+    tensors={
+        **{ours: theirs for ours, theirs in GPTJ.tensors.items() if ours not in QKV},
+        QVK: (f"{LAYER}.attn.qkv_proj", QVK_IN_FOUR),
+    },
+    unused=(r".*attn\.causal_mask",),
 )
 BLOOM = GPT2.but(
     "bloom",

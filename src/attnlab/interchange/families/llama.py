@@ -10,6 +10,7 @@ from attnlab.interchange.families.keys_of_config import (
     COUNT_OR_NULL,
     FLAG,
     NOPE,
+    POSITIVE_OR_NULL,
     Choice,
     Key,
     Must,
@@ -332,5 +333,78 @@ GLM4 = GLM.but(
         **GLM.tensors,
         "blocks.{i}.norm_attention_out": f"{LAYER}.post_self_attn_layernorm",
         "blocks.{i}.norm_mlp_out": f"{LAYER}.post_mlp_layernorm",
+    },
+)
+# Of these, nothing but names, and what is usual where their config.json is silent.
+EXAONE_LAYER = "transformer.h.{i}"
+EXAONE = LLAMA.but(
+    "exaone",
+    "LlamaForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=102400),
+        Same("hidden_size", "model.d_model", default=4096),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 8),
+        Same("intermediate_size", "model.mlp_width", default=14336),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=4096),
+        Rope(base=5e5),
+    ],
+    aliases={
+        **{"num_layers": "num_hidden_layers", "layer_norm_epsilon": "rms_norm_eps"},
+        "activation_function": "hidden_act",
+    },
+    tensors={
+        "embedding": "transformer.wte",
+        "blocks.{i}.norm_attention": f"{EXAONE_LAYER}.ln_1",
+        "blocks.{i}.attention.qkv.to_q": (f"{EXAONE_LAYER}.attn.attention.q_proj", PAIRS),
+        "blocks.{i}.attention.qkv.to_k": (f"{EXAONE_LAYER}.attn.attention.k_proj", PAIRS),
+        "blocks.{i}.attention.qkv.to_v": f"{EXAONE_LAYER}.attn.attention.v_proj",
+        "blocks.{i}.attention.to_out": f"{EXAONE_LAYER}.attn.attention.out_proj",
+        "blocks.{i}.norm_mlp": f"{EXAONE_LAYER}.ln_2",
+        "blocks.{i}.mlp.gate": f"{EXAONE_LAYER}.mlp.c_fc_0",
+        "blocks.{i}.mlp.up": f"{EXAONE_LAYER}.mlp.c_fc_1",
+        "blocks.{i}.mlp.down": f"{EXAONE_LAYER}.mlp.c_proj",
+        "norm": "transformer.ln_f",
+        "head": "lm_head",
+    },
+    prefix="transformer.",
+)
+INTERNLM3 = LLAMA.but(
+    "internlm3",
+    "LlamaForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=128512),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 2),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=32768),
+    ],
+    aliases={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
+)
+IQUESTCODER = LLAMA.but(
+    "iquestcoder",
+    "LlamaForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=76800),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 8),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Must("clip_qkv", (None,)),
+        Must("use_sliding_window", (False, None)),
+    ],
+)
+HYPERCLOVAX = GRANITE.but(
+    "hyperclovax",
+    "HyperCLOVAXForCausalLM",
+    [
+        Same("attention_multiplier", "attention.score.scaled.scale", POSITIVE_OR_NULL, None),
+        Same("logits_scaling", "model.logit_scale", POSITIVE, 1.0),
+        Choice("use_post_norm", "model.norm_place", {True: "sandwich", False: "pre"}, True),
+    ],
+    tensors={
+        **TENSORS,
+        "blocks.{i}.norm_attention_out": f"{LAYER}.post_norm1",
+        "blocks.{i}.norm_mlp_out": f"{LAYER}.post_norm2",
     },
 )

@@ -98,3 +98,14 @@ def _grouped_to_theirs(x: Sequence[Tensor], attention: Any) -> list[Tensor]:
 
 
 QKV_BY_GROUP = Transform(_grouped_to_ours, _grouped_to_theirs)
+
+
+def _in_four(x: Sequence[Tensor], attention: Any) -> list[Tensor]:
+    return [part.flatten(0, 1) for part in x[0].unflatten(0, (4, 3, -1)).unbind(1)]
+
+
+# Of four parts of a model, one below the other, each with its share of the queries, then the values, then the keys.
+QVK_IN_FOUR = Transform(
+    _in_four,
+    lambda x, a: [torch.stack([t.unflatten(0, (4, -1)) for t in x], dim=1).flatten(0, 2)],
+)
