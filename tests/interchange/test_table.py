@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +67,22 @@ def test_logits(name: str, pair_of: Any) -> None:
     pair, ids = pair_of(name), tokens()
     with torch.no_grad():
         assert_close(pair.ours(ids), pair.theirs(ids).logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: replace(c, model=replace(c.model, norm_eps=2e-6)),
+        lambda c: replace(c, attention=c.attention | {"position": c.attention["position"] | {"base": 10100.0}}),
+        lambda c: replace(c, model=replace(c.model, mlp="geglu")),
+    ],
+)
+def test_a_slip_shows(change: Any, pair_of: Any) -> None:
+    """A setting that is a little off is further off than what counts as equal."""
+    pair, ids = pair_of("llama"), tokens()
+    wrong = model_of(pair.imported._replace(config=change(pair.imported.config)))
+    with torch.no_grad(), pytest.raises(AssertionError):
+        assert_close(wrong(ids), pair.theirs(ids).logits)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -137,8 +154,8 @@ def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     pair = pair_of(name)
-    family = FAMILIES[pair.theirs.config.model_type]
-    assert family.fits(run_settings(pair.imported.config, VOCAB)) and family_of(pair.imported.config, VOCAB)
+    family = family_of(pair.imported.config, VOCAB, like=pair.imported.origin["model_type"])
+    assert family is not None and family.model_type == pair.theirs.config.model_type
     write(tmp_path, family, pair.imported)
     (tmp_path / "tokenizer.json").write_bytes((pair.folder / "tokenizer.json").read_bytes())
     assert same(load_file(tmp_path / "model.safetensors"), load_file(pair.folder / "model.safetensors"))

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -85,8 +86,13 @@ class Family:
         return config
 
     def config_like(self, settings: ModelSettings, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """The config.json of a model that was read with the config.json `origin`: what it said beside our settings, it
-        says again, and of how many tokens the model was made for, too."""
+        """The config.json of a model that was read with the config.json `origin`: the same where it still says it all.
+
+        Else, what it said beside our settings, and of how many tokens the model was made for, it says again.
+        """
+        with suppress(UsageError):
+            if normal(self.settings(origin, self.model_type)) == normal(settings):
+                return dict(origin)
         config = self.config_json(settings)
         lengths = {key.theirs for key in self.keys if isinstance(key, Same) and key.ours == "model.context"}
         beside = {key: value for key, value in origin.items() if key not in config and is_ignored(key)}

@@ -109,6 +109,8 @@ def normal(settings: ModelSettings) -> ModelSettings:
     """The same settings with every default written out, without those that change no number: equal for equal models."""
     config = ModelConfig(**{"n_layers": len(settings.layers), **settings.model})
     model = {key: value for key, value in asdict(config).items() if key not in (*UNUSED, "n_layers")}
+    if settings.embed["_target_"] != NO_EMBEDDING["_target_"]:
+        model["context"] = config.context  # as many positions as the table has
     model |= {"mlp_width": config.hidden, "norm_eps": config.norm_eps or NORM_EPS[config.norm]}
     layers = [_normal_layer(layer, config) for layer in settings.layers]
     return ModelSettings(model, layers, _normal_node(settings.embed), settings.vocab_size)

@@ -28,7 +28,11 @@ def family_for(config: Mapping[str, Any], source: str) -> Family:
     return FAMILIES[model_type]
 
 
-def family_of(config: RunConfig, vocab_size: int = 2) -> Family | None:
-    """The first family that can say all of the settings of one of our runs; None if none can."""
+def family_of(config: RunConfig, vocab_size: int = 2, *, like: str | None = None) -> Family | None:
+    """The first family that can say all of the settings of one of our runs; None if none can.
+
+    `like` is the type of the model that it was read from, which goes before the others.
+    """
     settings = run_settings(config, vocab_size)
-    return next((family for family in ALL if family.fits(settings)), None)
+    own = [FAMILIES[like]] if like in FAMILIES else []
+    return next((family for family in (*own, *ALL) if family.fits(settings)), None)
