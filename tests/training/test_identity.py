@@ -45,6 +45,7 @@ EXPECTED_NOT_RESULTS = {
     "overwrite",
     "code",
     "resume_from",
+    "init_from",  # the hash of its weights is there instead
     "allow_targets",
     "evaluation.lengths",
     "paths.runs",

@@ -65,6 +65,8 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         }
         if source := config.get("resume_from"):
             settings["resume_from"] = source
+        if source := summary.get("init_sha256", config.get("init_from")):
+            settings["init_from"] = source
         if config:
             tuned = next((str(name) for run in members if (name := run.config.get("tuned"))), None)
             groups.append(Group(folder, members[0].variant, settings, members, tuned))

@@ -48,7 +48,7 @@ OF_SUMMARY: dict[str, tuple[type, ...]] = {
 OF_CONFIG: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
     **dict.fromkeys(("report", "environment"), SETTINGS),
-    **dict.fromkeys(("match", "match_to", "tuned", "resume_from"), NAMES),
+    **dict.fromkeys(("match", "match_to", "tuned", "resume_from", "init_from"), NAMES),
     **{f"report.{key}": kind for key, kind in TERMS.items()},
     "report.looks": (int,),
     "optimizer.lr": NUMBERS,

@@ -76,7 +76,7 @@ def _hand_to_hydra(argv: Sequence[str]) -> None:
             with alone(config.trainer.devices):
                 from attnlab.training.run import run  # only now: torch takes seconds to import
 
-            return run(config, variant=variant_name()).get("val_loss")
+            return run(config, variant=variant_name(config)).get("val_loss")
 
     with _explained(argv):
         sys.argv[1:] = argv  # hydra.main takes no arguments: it reads them here

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from attnlab.config.from_folder import OF_MODELS, with_folder
 from attnlab.config.guard import check_references, from_environment, guarded
 from attnlab.config.keys import (
     APPENDED,
@@ -77,7 +78,8 @@ def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         cfg = compose("train", overrides=[*overrides, *searched], return_hydra_config=True)
         with open_dict(cfg):
             hydra = cfg.pop("hydra")
-        return check(cfg, overrides, searched=searched), variant_name(hydra)
+        config = check(cfg, overrides, searched=searched)
+        return config, variant_name(config, hydra)
 
 
 def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> RunConfig:
@@ -99,7 +101,9 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
         )
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    return at_tuned_rate(config, variant_name(hydra))[0]  # here, too: a sweep refuses every seed before any run starts
+    return at_tuned_rate(config, variant_name(config, hydra))[
+        0
+    ]  # here, too: a sweep refuses every seed before any run starts
 
 
 def check(
@@ -116,7 +120,8 @@ def check(
     hydra.searchpath=[...]: they tell which keys there are by default. Finding that out takes time, so whoever checks
     many configs keeps `usual_of` from one to the next.
     """
-    plain = _plain(cfg)
+    whole, variant = with_folder(cfg, overrides)
+    plain = _plain(whole)
     environment = plain.pop("environment", {})  # what is stored in the place of values that may be secrets
     if "sweep" in plain:
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
@@ -126,7 +131,9 @@ def check(
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {fix}")
     check_groups(plain, overrides)
     check_targets(plain)
-    usual = {path: value for path, value, _ in nodes(_usual(plain, overrides, main, searched, usual_of))}
+    shipped = _usual(plain, overrides, main, searched, usual_of)
+    theirs = {} if whole is cfg else {name: plain[name] for name in (*OF_MODELS, "tokenizer")}
+    usual = {path: value for path, value, _ in nodes({**shipped, **theirs})}
     check_values(plain, usual, {_key(word): word.partition("=")[2] for word in overrides})
     check_keys(plain, usual)
     given = {path for path, _, _ in nodes(plain)}
@@ -147,13 +154,14 @@ def check(
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
         environment |= {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}
-    return RunConfig.of({**plain, "environment": environment})
+    named = {} if variant is None else {"variant": variant}
+    return RunConfig.of({**plain, **named, "environment": environment})
 
 
 def _expand_paths(plain: dict[str, Any]) -> None:
     """Put home folders in the place of ~ and ~name, in every key of the main config that names a file or a folder."""
     plain["paths"] = {name: str(expand_path(path, key=f"paths.{name}")) for name, path in plain["paths"].items()}
-    for key in ("resume_from", "tuned"):
+    for key in ("resume_from", "init_from", "tuned"):
         if plain[key] is not None:
             plain[key] = str(expand_path(plain[key], key=key))
 
@@ -435,11 +443,14 @@ def overrides_of(hydra: Any) -> list[str]:
     return [str(word) for word in overrides]
 
 
-def variant_name(hydra: Any = None) -> str:
+def variant_name(config: RunConfig, hydra: Any = None) -> str:
     """The attention that was chosen, and the options that were put into its slots: gqa, or gqa+window.
 
-    Of the job that Hydra has started, or of the one whose Hydra settings are given.
+    Of the job that Hydra has started, or of the one whose Hydra settings are given. What came with init_from= is called
+    as it is there.
     """
+    if "variant" in config.more:
+        return str(config.more["variant"])
     hydra = HydraConfig.get() if hydra is None else hydra
     slots = (o.partition("=") for o in overrides_of(hydra) if o.lstrip("+").startswith("attention/"))
     put_in = (word for _, _, values in slots for word in values.strip("[]").split(","))

@@ -37,6 +37,7 @@ NOT_RESULTS = (
     "overwrite",
     "code",
     "resume_from",
+    "init_from",  # the hash of its weights is
     "allow_targets*",
     "trainer.log_every",
     "trainer.checkpoint_every",

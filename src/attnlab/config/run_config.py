@@ -109,6 +109,7 @@ class RunConfig:
     overwrite: bool
     code: Literal["same", "any"]
     resume_from: Text | None
+    init_from: Text | None
     allow_targets: list[str] = field(default_factory=list)
     paths: PathsConfig
     model: ModelConfig

@@ -102,14 +102,14 @@ def _oniguruma(tokenizer: RankTokenizer) -> str:
     if flags := FLAGS.search(tokenizer.pattern):
         raise UsageError(f"{otherwise} ({flags[0]})")
 
-    def said(match: re.Match[str]) -> str:
+    def translate(match: re.Match[str]) -> str:
         if match["end"] or match["start"]:
             return r"\z" if match["end"] else r"\A"
         if match["bound"] and match["last"] is None:
             raise UsageError(f"{otherwise} ({match[0]})")
         return match["bound"] or match[0]  # nothing is given back where the alternative ends
 
-    return ATOM.sub(said, tokenizer.pattern)
+    return ATOM.sub(translate, tokenizer.pattern)
 
 
 def _special(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:

@@ -14,11 +14,12 @@ from attnlab.data.corpus import Corpus
 from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.data.hf_backend import SIGNS
 from attnlab.data.hf_files import load_hf_tokenizer
-from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json
+from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json, load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.options import Text, checked
 from attnlab.options.rules import Rule
 from attnlab.store.files import expand_path, write_atomically
+from attnlab.store.names import TOKENIZER
 
 N_BYTES = 256
 BYTES_PER_ID = 256  # a vocabulary sized to its corpus has about one id per so many training bytes ...
@@ -159,6 +160,19 @@ class HuggingFace(Vocabulary):
 
     def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
         return load_hf_tokenizer(self.path)
+
+
+class OfRun(Vocabulary):
+    """The tokenizer that a run or an import was made with."""
+
+    @checked
+    def __init__(self, path: Text | None = None) -> None:
+        if not path:
+            raise UsageError("tokenizer=run needs the folder of a run: set tokenizer.path=FOLDER, or init_from=FOLDER")
+        self.path = expand_path(path, key="tokenizer.path")
+
+    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+        return load_tokenizer(self.path / TOKENIZER, limits=False)
 
 
 class Remote(NamedTuple):

@@ -78,7 +78,7 @@ class Composer:
         if config.trainer.threads is None:
             overrides = [*overrides, ONE_THREAD]
             config = replace(config, trainer=replace(config.trainer, threads=1))
-        return Job(tuple(overrides), config, variant_name(hydra), levels or {}, is_baseline)
+        return Job(tuple(overrides), config, variant_name(config, hydra), levels or {}, is_baseline)
 
     def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, Any]:
         seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, overrides) if match}

@@ -32,6 +32,7 @@ from attnlab.training.hardware import (
     set_threads,
 )
 from attnlab.training.identity import Identity, identify
+from attnlab.training.initial_weights import InitialWeights, initial_weights
 from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
@@ -60,6 +61,7 @@ class Prepared(NamedTuple):
     identity: Identity
     code: Code
     folder: RunFolder
+    init: InitialWeights | None
     fairness: dict[str, Any]  # what summary.json says of how variants were brought to equal terms, or are on
     loggers: Mapping[str, Factory]
     callbacks: Sequence[L.Callback]  # of the config and those handed over
@@ -91,6 +93,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
         for name, text in probes(config, tokenizer, splits):
             check_probe(name, text, tokenizer, config.model.context)
     sample_prompt(config, tokenizer, splits)
+    init = initial_weights(config, tokenizer)
     source_hash = _source_hash(RunFolder(Path(config.resume_from))) if config.resume_from else None
     experiment = ExperimentFolder(runs / config.experiment_name)
     kind = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
@@ -99,6 +102,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     config, match = match_budget(config, TimingSite(accelerator, precision, threads, cache))
     if match:
         check_memory(check_construction(config).n_parameters, accelerator)
+        init = initial_weights(config, tokenizer)  # which may not fit what the budget made of the model
     resolved = {
         "data.sha256": splits.sha256,
         "tokenizer.sha256": tokenizer.sha256,
@@ -111,13 +115,16 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
         resolved["data.val_fraction"] = config.data["val_fraction"]
     if source_hash is not None:
         resolved["resume_from"] = source_hash
+    if init is not None:
+        resolved["init_from"] = init.sha256
     code = code_of(config.as_dict(), allowed_packages(config.allow_targets))
     identity = identify(config, variant, resolved, code.hash)
     folder = identity.folder(runs, config.experiment_name)
     computes = PLAIN if computes_the_same(config, plain(config)) else None
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
     fairness = {key: report for key, report in terms if report}
-    return Prepared(config, machine, recipe, tokenizer, splits, identity, code, folder, fairness, loggers, callbacks)
+    trained = (config, machine, recipe, tokenizer, splits)
+    return Prepared(*trained, identity, code, folder, init, fairness, loggers, callbacks)
 
 
 def _sizes(config: RunConfig) -> Sizes:

@@ -142,6 +142,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     meter = Meter(prepared.machine.accelerator)
     checkpoint, step, rows_from, digests = _where_to_start(prepared)
     model = build_model(config, prepared.tokenizer.n_vocab)
+    if prepared.init is not None and checkpoint is None:
+        prepared.init.load_into(model)
     module = LanguageModel(
         model,
         prepared.recipe,
@@ -306,6 +308,8 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     if losses := prepared.tokenizer.losses:
         log(f"the tokenizer does not give back: {', '.join(losses)}")
     log(f"baseline loss: {splits.baseline_loss(context):.4f} nats per target, by guessing")
+    if prepared.init is not None and step is None:
+        log(f"starting with the weights of {prepared.init.folder}; streams.init changes nothing")
     if step is not None:
         log(f"continuing after step {step} of {config.trainer.max_steps}")
 

@@ -117,6 +117,7 @@ def summarise(
         "val_sha256": splits.val_sha256,
         "tokenizer_sha256": prepared.tokenizer.sha256,
         "n_vocab": splits.n_vocab,
+        **({} if prepared.init is None else {"init_sha256": prepared.init.sha256}),
         "device": device_name(prepared.machine.accelerator),
         "precision": prepared.machine.precision,
         "threads": prepared.machine.threads,
