@@ -101,9 +101,8 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
         )
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    return at_tuned_rate(config, variant_name(config, hydra))[
-        0
-    ]  # here, too: a sweep refuses every seed before any run starts
+    tuned, _ = at_tuned_rate(config, variant_name(config, hydra))  # here, too: a sweep refuses every seed at its start
+    return tuned
 
 
 def check(
