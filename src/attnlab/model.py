@@ -33,10 +33,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": tanh_gelu,
     "relu": F.relu,
     "relu2": relu_squared,
+    "silu": F.silu,
     "swiglu": F.silu,
     "geglu": F.gelu,
     "geglu_tanh": tanh_gelu,
+    "reglu": F.relu,
 }
+
+
+class XIELU(nn.Module):
+    """alpha_p x^2 + beta x above 0, alpha_n (exp(x) - 1 - x) + beta x below (arXiv 2411.13010).
+
+    Learned are both alphas: alpha_p = softplus(`alpha_p`), alpha_n = `beta` + softplus(`alpha_n`), which start at 0.8.
+    `beta` and `eps` are frozen: they are tensors as in Apertus (arXiv 2509.14233), which takes exp of min(x, eps).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(0.5), requires_grad=False)
+        self.eps = nn.Parameter(torch.tensor(-1e-6), requires_grad=False)
+        self.alpha_p, self.alpha_n = (nn.Parameter(torch.tensor([0.8 - b]).expm1().log()) for b in (0.0, 0.5))
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        below = (self.beta + F.softplus(self.alpha_n)) * (torch.minimum(x, self.eps).expm1() - x)
+        return torch.where(x > 0, F.softplus(self.alpha_p) * x * x, below) + self.beta * x
 
 
 def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
@@ -52,13 +72,13 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
 class MLP(nn.Module):
     """Works on each token alone: down(act(up x)); gated kinds multiply by a second projection, down(act(gate x) up x).
 
-    Gated are swiglu and geglu, with its GELU by erf or by tanh (arXiv 2002.05202). gelu_tanh is the approximation of
-    arXiv 1606.08415, relu2 the squared ReLU of arXiv 2109.08668.
+    Gated are swiglu, geglu, with its GELU by erf or by tanh, and reglu (arXiv 2002.05202). gelu_tanh is the
+    approximation of arXiv 1606.08415, which has silu, too; relu2 is the squared ReLU of arXiv 2109.08668.
     """
 
     def __init__(self, d_model: int, *, kind: MLPKind, width: int, bias: bool) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[kind]
+        self.activation = XIELU() if kind == "xielu" else ACTIVATIONS[kind]
         self.up = nn.Linear(d_model, width, bias=bias)
         self.gate = nn.Linear(d_model, width, bias=bias) if kind in GATED else None
         self.down = nn.Linear(width, d_model, bias=bias)

@@ -112,6 +112,7 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "falcon, new, one norm": ("falcon", {**NEW_FALCON, "num_ln_in_parallel_attn": 1}),
     "opt": ("opt", {**FALCON, "ffn_dim": 24}),
     "biogpt": ("biogpt", NEOX),
+    "apertus": ("apertus", {**LLAMA, "pad_token_id": 0, "head_dim": 6}),
     "exaone": ("exaone", LLAMA),
     "internlm3": ("internlm3", {**LLAMA, "head_dim": 6, "attention_bias": True, "mlp_bias": True, "pad_token_id": 0}),
     "iquestcoder": ("iquestcoder", {**LLAMA, "head_dim": 6}),

@@ -7,9 +7,9 @@ from attnlab.options import Count, Fraction, OptionError, Positive, check, optio
 from attnlab.options.rules import shown
 
 NormKind = Literal["rms", "layer"]
-MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu", "geglu", "geglu_tanh"]
+MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "xielu", "swiglu", "geglu", "geglu_tanh", "reglu"]
 InitKind = Literal["gpt2", "fan_in"]
-GATED = ("swiglu", "geglu", "geglu_tanh")  # kinds whose MLP has a third matrix, the gate's
+GATED = ("swiglu", "geglu", "geglu_tanh", "reglu")  # kinds whose MLP has a third matrix, the gate's
 FIRST = ("n_layers", "n_heads", "d_model", "context", "norm", "mlp", "mlp_ratio", "bias", "tie", "dropout", "init")
 
 

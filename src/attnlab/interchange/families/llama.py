@@ -42,13 +42,14 @@ WITH_QK_NORM = {**ATTENTION, "score": {"scaled": SCALED, "qk_norm": QK_NORM}}
 GATED = {
     "silu": "swiglu",
     "swish": "swiglu",
+    "relu": "reglu",
     "gelu": "geglu",
     "gelu_pytorch_tanh": "geglu_tanh",
     "gelu_new": "geglu_tanh",
 }
 UNGATED = {
     **{"relu2": "relu2", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"},
-    **{"gelu_fast": "gelu_tanh"},
+    **{"gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu"},
 }
 
 LAYER = "model.layers.{i}"
@@ -333,6 +334,30 @@ GLM4 = GLM.but(
         **GLM.tensors,
         "blocks.{i}.norm_attention_out": f"{LAYER}.post_self_attn_layernorm",
         "blocks.{i}.norm_mlp_out": f"{LAYER}.post_mlp_layernorm",
+    },
+)
+APERTUS = QWEN3.but(
+    "apertus",
+    "ApertusForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=131072),
+        Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, None),
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, None),
+        Same("max_position_embeddings", "model.context", default=65536),
+        Choice("hidden_act", "model.mlp", {"xielu": "xielu", **UNGATED}, "xielu"),
+        Several("rms_norm_eps", ("model.norm_eps", "attention.score.qk_norm.eps"), POSITIVE, 1e-5),
+        Must("mlp_bias", (False,)),
+        Unused(("post_norm", "qk_norm")),
+        Rope(base=12e6),
+    ],
+    tensors={
+        **TENSORS,
+        "blocks.{i}.norm_attention": f"{LAYER}.attention_layernorm",
+        "blocks.{i}.norm_mlp": f"{LAYER}.feedforward_layernorm",
+        **{
+            f"blocks.{{i}}.mlp.activation.{name}": f"{LAYER}.mlp.act_fn.{name}"
+            for name in ("alpha_p", "alpha_n", "beta", "eps")
+        },
     },
 )
 # Of these, nothing but names, and what is usual where their config.json is silent.
