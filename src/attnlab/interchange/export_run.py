@@ -11,8 +11,8 @@ from torch import Tensor
 from attnlab.config.run_config import RunConfig
 from attnlab.data.hf_export import to_hf
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.interchange.families.family import Family, run_settings
-from attnlab.interchange.families.registry import FAMILIES, family_of
+from attnlab.interchange.families.family import Family
+from attnlab.interchange.families.registry import native_form
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, GENERATION, WEIGHTS
 from attnlab.interchange.model_card import model_card
 from attnlab.interchange.remote_export import remote_files, untied
@@ -28,15 +28,15 @@ def exported(run: RunFolder, config: RunConfig, model: GPT, tokenizer: Tokenizer
         about = {"format": "pt", "run": run.name, "variant": str(summary.get("variant"))}
         return {WEIGHTS: save(untied(model), metadata=about)}
     origin: Mapping[str, Any] = summary.get("imported") or {}
-    family = _family(config, model.vocab_size, origin)
+    native = native_form(config, model.vocab_size, like=origin.get("model_type"))
     names = {"bos_token_id": tokenizer.bos[:1], "eos_token_id": tokenizer.eos[:1]}
     around = {name: ids[0] if ids else None for name, ids in names.items()}  # else transformers takes ids of its own
-    if family is None:
+    if native is None:
         dtype = DTYPES[origin["dtype"]] if origin and not origin["other_dtypes"] else torch.float32
         settings, tensors, code = remote_files(model, config, dtype)
         settings |= around
     else:
-        ours, code = run_settings(config, model.vocab_size), {}
+        (family, ours), code = native, {}
         tensors = dict(_native_tensors(family, model, origin))
         if origin:
             settings = family.config_like(ours, origin["config"])
@@ -48,13 +48,7 @@ def exported(run: RunFolder, config: RunConfig, model: GPT, tokenizer: Tokenizer
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         **{name: text.encode() for name, text in {**code, **to_hf(tokenizer)}.items()},
     }
-    return {**files, "README.md": model_card(run, config, tokenizer, remote=family is None).encode()}
-
-
-def _family(config: RunConfig, vocab_size: int, origin: Mapping[str, Any]) -> Family | None:
-    """The type of theirs that a run is of: that which it came as, or the first that can say its settings."""
-    own = FAMILIES.get(str(origin.get("model_type")))
-    return own if own is not None and own.fits(run_settings(config, vocab_size)) else family_of(config, vocab_size)
+    return {**files, "README.md": model_card(run, config, tokenizer, remote=native is None).encode()}
 
 
 def _native_tensors(family: Family, model: GPT, origin: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -105,6 +105,18 @@ def settings_of_run(config: RunConfig, vocab_size: int) -> ModelSettings:
     return ModelSettings(model, layers, copy.deepcopy(config.position.embed), vocab_size)
 
 
+def spelled_out(settings: ModelSettings) -> ModelSettings:
+    """The same settings, with numbers in the place of nulls that stand for what follows from others."""
+    config = ModelConfig(**{"n_layers": len(settings.layers), **settings.model})
+    numbers = {"mlp_width": config.hidden, "norm_eps": config.norm_eps or NORM_EPS[config.norm]}
+    layers = copy.deepcopy(settings.layers)
+    for layer in layers:
+        if "n_heads" in layer:
+            layer["n_kv_heads"] = layer.get("n_kv_heads") or layer["n_heads"]
+            layer["head_dim"] = layer.get("head_dim") or config.d_model // layer["n_heads"]
+    return ModelSettings({**settings.model, **numbers}, layers, copy.deepcopy(settings.embed), settings.vocab_size)
+
+
 def normal(settings: ModelSettings) -> ModelSettings:
     """The same settings with every default written out, without those that change no number: equal for equal models."""
     config = ModelConfig(**{"n_layers": len(settings.layers), **settings.model})
@@ -136,7 +148,10 @@ def _normal_node(node: Any) -> Any:
     every = {name: o.default for name, o in settable(options_of(target) or {}).items()}
     slots = {name: _default_node(value) for name, value in every.items()}
     own = {name: _normal_node(value) for name, value in node.items() if name != "_partial_"}
-    return {**slots, **own}
+    whole = {**slots, **own}
+    if "eps" in whole and whole["eps"] is None and whole.get("kind") in NORM_EPS:
+        whole["eps"] = NORM_EPS[whole["kind"]]
+    return whole
 
 
 def _is_class(node: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from attnlab.config.run_config import RunConfig
 from attnlab.interchange.families import cohere, falcon, gemma, gpt2, gpt_neox, llama, mpt, nanochat, olmo, opt
 from attnlab.interchange.families.family import Family, refused_type, run_settings
+from attnlab.interchange.families.model_settings import ModelSettings, spelled_out
 
 # The first that fits is the one that a run is written as.
 ALL = (
@@ -29,10 +30,17 @@ def family_for(config: Mapping[str, Any], source: str) -> Family:
 
 
 def family_of(config: RunConfig, vocab_size: int = 2, *, like: str | None = None) -> Family | None:
-    """The first family that can say all of the settings of one of our runs; None if none can.
+    """The first family that can say all of the settings of one of our runs; None if none can."""
+    form = native_form(config, vocab_size, like=like)
+    return None if form is None else form[0]
 
-    `like` is the type of the model that it was read from, which goes before the others.
-    """
+
+def native_form(config: RunConfig, vocab_size: int, *, like: str | None = None) -> tuple[Family, ModelSettings] | None:
+    """The first family that can say all of the settings of one of our runs, and the settings as it says them; None if
+    none can. `like` is the type of the model that it was read from, which goes before the others."""
     settings = run_settings(config, vocab_size)
-    own = [FAMILIES[like]] if like in FAMILIES else []
-    return next((family for family in (*own, *ALL) if family.fits(settings)), None)
+    families = sorted(ALL, key=lambda family: family.model_type != like)
+    for each in (settings, spelled_out(settings)):
+        if family := next((family for family in families if family.fits(each)), None):
+            return family, each
+    return None
