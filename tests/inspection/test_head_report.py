@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from attnlab.inspection.head_ablation import Effect
-from attnlab.inspection.head_report import HEADER, line, save, scalars
+from attnlab.inspection.head_report import HEADER, last_maps, line, save, scalars
 from attnlab.inspection.records import LayerMap, Sentence, save_maps
 from attnlab.store.run_folder import RunFolder
 
@@ -29,14 +29,14 @@ def test_numbers() -> None:
 def test_save(tmp_path: Path) -> None:
     """The file holds all effects; a layer whose map is not one of these heads has no picture."""
     run = RunFolder(tmp_path)
-    (file,) = save(run, EFFECTS, loss=1.5, tokens=7, step=3)
+    (file,) = save(run.head_ablation, EFFECTS, last_maps(run), loss=1.5, tokens=7, step=3)
     content = json.loads(file.read_text())
     assert (content["loss"], content["tokens"], content["step"]) == (1.5, 7, 3)
     assert [Effect(**head) for head in content["heads"]] == EFFECTS
     weights = np.tril(np.ones((2, 3, 3), dtype=np.float32)) / np.arange(1, 4, dtype=np.float32)[:, None]
     layers = [LayerMap(0, "probability", weights, None), LayerMap(1, "probability", weights[:1], None)]
     save_maps(run.last_maps, [Sentence("probe", "abc", ["a", "b", "c"], layers)], step=3, run="r")
-    _, picture = save(run, EFFECTS, loss=1.5, tokens=7, step=3)
+    _, picture = save(run.head_ablation, EFFECTS, last_maps(run), loss=1.5, tokens=7, step=3)
     assert picture.name.endswith("_layer_00.png")
     with Image.open(picture) as image:
         assert image.width > 50

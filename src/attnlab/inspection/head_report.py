@@ -1,17 +1,19 @@
 """Shows what every head is good for, beside what it looks at: a file, a picture per layer, and numbers."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_ablation import Effect
 from attnlab.inspection.head_metrics import SILENCED_MEAN, SILENCED_ZERO
+from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import load_maps
 from attnlab.store.files import write_atomically
 from attnlab.store.run_folder import RunFolder
 
 FORMAT = 1
-HEADER = "head        zero      mean    (change in val/loss without the head, nats per token; above 0 it was useful)"
+HEADER = "head        zero      mean    (change in the loss without the head, nats per token; above 0 it was useful)"
 
 
 def line(effect: Effect) -> str:
@@ -19,8 +21,10 @@ def line(effect: Effect) -> str:
     return f"L{effect.layer:02d}H{effect.head:02d} {effect.zero:+9.4f} {effect.mean:+9.4f}"
 
 
-def save(run: RunFolder, effects: list[Effect], *, loss: float, tokens: int, step: int) -> list[Path]:
-    """Write maps/head_ablation.json and a picture for each layer with a map into a run."""
+def save(
+    path: Path, effects: list[Effect], maps: PromptMaps | None, *, loss: float, tokens: int, step: int
+) -> list[Path]:
+    """Write the effects into a file, and beside it a picture of each layer that has a map of its heads."""
     content = {
         "format": FORMAT,
         "step": step,
@@ -28,11 +32,22 @@ def save(run: RunFolder, effects: list[Effect], *, loss: float, tokens: int, ste
         "tokens": tokens,
         "heads": [effect._asdict() for effect in effects],
     }
-    written = [run.head_ablation]
-    write_atomically(run.head_ablation, (json.dumps(content, indent=1) + "\n").encode(), key="run")
-    if run.last_maps.is_file():
-        written += _pictures(run, effects)
-    return written
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode(), key="run")
+    return [path, *(_pictures(path, effects, maps) if maps is not None else ())]
+
+
+def last_maps(run: RunFolder) -> PromptMaps | None:
+    """The last maps of a run on its first sentence; None where it has none."""
+    if not run.last_maps.is_file():
+        return None
+    maps = load_maps(run.last_maps)
+    sentence = maps.sentences[0]
+    layers = [
+        ChosenHeads(layer.layer, layer.kind, [*range(len(layer.weights))], layer.weights, layer.value_norm)
+        for layer in sentence.layers
+        if layer.weights is not None
+    ]
+    return PromptMaps(maps.run, maps.step, sentence.text, sentence.tokens, layers)
 
 
 def scalars(effects: list[Effect]) -> dict[str, float]:
@@ -44,17 +59,15 @@ def scalars(effects: list[Effect]) -> dict[str, float]:
     return numbers
 
 
-def _pictures(run: RunFolder, effects: list[Effect]) -> list[Path]:
-    """The last map of each layer, and beside the name of each head what its silence changes."""
-    notes = ["beside the name of each head: the change in val/loss, in nats per token, when it is set to zero"]
-    maps = load_maps(run.last_maps)
-    sentence, written = maps.sentences[0], []
-    for layer in sentence.layers:
+def _pictures(path: Path, effects: list[Effect], maps: PromptMaps) -> Iterator[Path]:
+    """The map of each layer, and beside the name of each head what its silence changes."""
+    notes = ["beside the name of each head: the change in the loss, in nats per token, when it is set to zero"]
+    for layer in maps.layers:
         captions = [f"{effect.zero:+.3f}" for effect in effects if effect.layer == layer.layer]
-        if layer.weights is None or len(captions) != len(layer.weights):
-            continue  # a layer that has no map, or one map over heads that are not its own
+        if len(captions) != len(layer.weights):
+            continue  # a layer that has one map over heads that are not its own
         title = f"{maps.run} · layer {layer.layer} · step {maps.step}"
-        picture = draw_layer(layer.weights, layer.kind, sentence.tokens, title, notes=notes, captions=captions)
-        written.append(run.head_ablation.with_name(f"{run.head_ablation.stem}_layer_{layer.layer:02d}.png"))
-        write_atomically(written[-1], to_png(picture), key="run")
-    return written
+        picture = draw_layer(layer.weights, layer.kind, maps.tokens, title, notes=notes, captions=captions)
+        picture_path = path.with_name(f"{path.stem}_layer_{layer.layer:02d}.png")
+        write_atomically(picture_path, to_png(picture), key="run")
+        yield picture_path

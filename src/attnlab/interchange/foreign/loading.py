@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class ForeignModel(NamedTuple):
             target_ids = [self.model.config.decoder_start_token_id, *self._ids("target", target, text_target=True)[:-1]]
             inputs["decoder_input_ids"], target_labels = torch.tensor([target_ids]), self.labels(target_ids)
             text = f"{prompt} → {target}"
-        with _one_line(self.name):
+        with self.refusing():
             return inspect(
                 self.model,
                 inputs,
@@ -61,6 +61,16 @@ class ForeignModel(NamedTuple):
                 text=text,
                 step=self.step,
             )
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model is made for, where its config says so."""
+        context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context
+
+    def refusing(self) -> AbstractContextManager[None]:
+        """Whatever the model or its tokenizer says within the block is a refusal of one line."""
+        return _one_line(self.name)
 
     def labels(self, ids: list[int]) -> list[str]:
         """A short name for each token, in the characters that it stands for."""
@@ -72,16 +82,13 @@ class ForeignModel(NamedTuple):
         return [label(read(str(piece))) for piece in pieces]
 
     def _ids(self, key: str, text: str, *, text_target: bool = False) -> list[int]:
-        with _one_line(self.name):
+        with self.refusing():
             encoded = self.tokenizer(text_target=text) if text_target else self.tokenizer(text)
         ids: list[int] = encoded["input_ids"]
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
-        limit = "the model's context" if context <= MOST_TOKENS else "the most that is drawn"
-        if not 1 <= len(ids) <= min(context, MOST_TOKENS):
-            raise UsageError(
-                f"{key} ({len(ids)} tokens) must hold at least one token and no more than {limit} "
-                f"({min(context, MOST_TOKENS)})"
-            )
+        most = min(self.context or MOST_TOKENS, MOST_TOKENS)
+        if not 1 <= len(ids) <= most:
+            limit = f"{'the model takes' if most == self.context else 'is drawn'} ({most})"
+            raise UsageError(f"{key} ({len(ids)} tokens) must hold at least one token and no more than {limit}")
         return ids
 
 

@@ -67,7 +67,7 @@ class Watch(TorchDispatchMode):
         self.mixings: list[Mixing] = []
         self.missing: dict[Owner, str] = {}
         self.computed: dict[Owner, str] = {}  # each layer that computed anything, in order, and its class
-        self.count = 0  # of softmax mixings so far
+        self.owners: list[Owner] = []  # of each softmax mixing, in the order of their numbers
         self._numbered = _numbered(model)
         self._stack: list[nn.Module] = []
         self._positions: int | None = None  # that the layer which is computing was given
@@ -90,9 +90,9 @@ class Watch(TorchDispatchMode):
                 if isinstance(arg, Tensor) and arg.shape == out.shape and _storage(arg) in self._softmaxes:
                     self._softmaxes[_storage(out)] = (out, self._softmaxes[_storage(arg)][1])
         elif op is aten.bmm and _storage(args[0]) in self._softmaxes:
-            number, self.count = self.count, self.count + 1
+            self.owners.append(self._owner())
             if self.change is not None:
-                self.change(number, out)
+                self.change(len(self.owners) - 1, out)
                 return
             batch = self._softmaxes[_storage(args[0])][1]
             if batch == 1:
@@ -116,9 +116,9 @@ class Watch(TorchDispatchMode):
         signature = inspect.signature(kernel.function)
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            softmaxes, inner = self.count, len(self.mixings)
+            softmaxes, inner = len(self.owners), len(self.mixings)
             result = kernel.function(*args, **kwargs)
-            if softmaxes == self.count:  # one that calls softmax is seen by way of that
+            if softmaxes == len(self.owners):  # one that calls softmax is seen by way of that
                 bound = signature.bind(*args, **kwargs)
                 self._imply(lambda: implied_sum(kernel, bound, result, self._positions), inner)
             return result
