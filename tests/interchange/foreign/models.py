@@ -87,6 +87,13 @@ CONFIGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "marian": ("MarianMTModel", SEQ2SEQ),
+    "led": (
+        "LEDForConditionalGeneration",
+        {
+            **{key: value for key, value in SEQ2SEQ.items() if key != "max_position_embeddings"},
+            **{"attention_window": 8, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
+        },
+    ),
     "whisper": (
         "WhisperForConditionalGeneration",
         {**SEQ2SEQ, "num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 60, "suppress_tokens": None},
@@ -98,7 +105,7 @@ CONFIGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
 }
 PICTURES = ("vit", "swin")
-WITH_TARGET = ("t5", "marian", "whisper")
+WITH_TARGET = ("t5", "marian", "led", "whisper")
 
 
 def tiny(name: str) -> Any:

@@ -42,6 +42,18 @@ def test_cross_of_equal_lengths() -> None:
     assert parts["decoder.SelfAttention"].causal and parts["decoder.SelfAttention"].tokens == list("wxyz")
 
 
+def test_encoder_without_maps() -> None:
+    """Where an encoder attends in blocks its layers are named, and the decoder's are what they are."""
+    given = {"input_ids": torch.arange(3, 19)[None], "decoder_input_ids": torch.arange(30, 46)[None]}
+    inspection = attnlab.inspect(tiny("led"), given)
+    assert [sentence.partition(" has")[0] for sentence in inspection.missing] == [
+        f"layer {i} of led.encoder.layers" for i in (0, 1)
+    ]
+    cross = inspection.parts["encoder_attn"]
+    assert (cross.tokens[0], (cross.keys or [])[0], cross.causal) == ("30", "3", False)
+    assert inspection.parts["self_attn"].causal
+
+
 def test_saved(translated: Inspection, tmp_path: Path) -> None:
     """A folder for each part, with the files of a run's maps."""
     files = [path.relative_to(tmp_path).as_posix() for path in translated.chosen([1], [0, 2]).save(tmp_path)]

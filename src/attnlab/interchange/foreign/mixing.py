@@ -66,7 +66,7 @@ class Watch(TorchDispatchMode):
         self.change = change
         self.mixings: list[Mixing] = []
         self.missing: dict[Owner, str] = {}
-        self.computed: dict[Owner, str] = {}  # each layer that computed anything, in order, and its class
+        self.computed: dict[Owner, nn.Module] = {}  # each layer that computed anything, in order
         self.owners: list[Owner] = []  # of each softmax mixing, in the order of their numbers
         self._numbered = _numbered(model)
         self._stack: list[nn.Module] = []
@@ -136,8 +136,10 @@ class Watch(TorchDispatchMode):
             whole = product()
             if whole is not None:
                 self._add(whole, is_memory=True)
-        except (UsageError, RuntimeError, TypeError) as error:  # whatever a kernel says to values that it does not know
-            self.missing[self._owner()] = " ".join(str(error).split())[:200]
+        except UsageError as error:
+            self.missing[self._owner()] = str(error)
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever a kernel says to values it does not know
+            self.missing[self._owner()] = "its kernel cannot be asked with other values"
         finally:
             self._paused = False
         if len(self.mixings) == inner:
@@ -157,7 +159,7 @@ class Watch(TorchDispatchMode):
         if type(module).__name__ in INLINE:
             self._imply(lambda: INLINE[type(module).__name__](module, args, kwargs), len(self.mixings))
         if id(module) in self._numbered and not any(id(outer) in self._numbered for outer in self._stack[:-1]):
-            self.computed[self._owner()._replace(part="")] = type(module).__name__
+            self.computed[self._owner()._replace(part="")] = module
             self._softmaxes.clear()
         self._stack.pop()
 

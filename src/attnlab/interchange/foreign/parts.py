@@ -100,8 +100,9 @@ def inspect(
     for part, mixings in _groups(watching.mixings).items():
         layers = [_heads(mixing) for mixing in mixings]
         t, s = layers[0].weights.shape[1:]
-        of_decoder = targets is not None and "decoder" in part
-        crosses = of_decoder and CROSS.search(part.rpartition(".")[2]) is not None
+        owner = mixings[0].owner
+        of_decoder = targets is not None and "decoder" in owner.layers
+        crosses = of_decoder and CROSS.search(owner.part) is not None
         tokens = _named(targets if of_decoder else sources, t)
         keys = _named(targets if of_decoder and not crosses else sources, s)
         causal = t == s and not crosses and not any(np.triu(layer.weights, 1).any() for layer in layers)
@@ -185,19 +186,24 @@ def _kind(weights: Float[np.ndarray, "h t s"]) -> str:
 
 
 def _missing(watching: Watch) -> list[str]:
-    """A sentence for each layer, or part of one, that has no map, in lists of layers in which some have."""
+    """A sentence for each layer, or part of one, that has no map, in lists in which some have or could have one."""
     shown = {mixing.owner for mixing in watching.mixings}
     reasons = {owner: reason for owner, reason in watching.missing.items() if owner not in shown}
     some = {owner.layers for owner in (*shown, *reasons)}
     mixed = {owner._replace(part="") for owner in (*shown, *reasons)}
-    for owner, name in watching.computed.items():
-        if owner not in mixed and owner.layers in some:
-            reasons[owner] = f"{name} computes no weighted sum of values that could be shown"
+    for owner, layer in watching.computed.items():
+        if owner not in mixed and (owner.layers in some or any(map(_is_attention, layer.modules()))):
+            reasons[owner] = f"{type(layer).__name__} computes no weighted sum of values that could be shown"
+    some = {owner.layers for owner in (*shown, *reasons)}
     return [
         f"layer {owner.layer}{f' of {owner.layers}' if len(some) > 1 else ''}{f', {owner.part}' if owner.part else ''} "
         f"has no map: {reason}"
         for owner, reason in sorted(reasons.items())
     ]
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "attention" in type(module).__name__.lower()
 
 
 def _ids(inputs: Any, key: str) -> list[str] | None:
