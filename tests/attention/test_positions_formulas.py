@@ -10,7 +10,8 @@ from torch import Tensor
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.position import Position
 from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias
-from attnlab.attention.rotary import RoPE, XPos, YaRN
+from attnlab.attention.rotary import RoPE, YaRN
+from attnlab.attention.xpos import XPos
 from attnlab.errors import UsageError
 
 HEADS, T = 3, 11

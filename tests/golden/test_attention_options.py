@@ -15,11 +15,18 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.attention.base import AttentionFactory
+from attnlab.attention.decay import ScalarDecay, StepDecay
+from attnlab.attention.differential import DifferentialAttention
+from attnlab.attention.feature_map import UnitLength
 from attnlab.attention.latent import LatentAttention
+from attnlab.attention.mamba import Mamba2Attention
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.output_norm import RMSOutputNorm
 from attnlab.attention.position import Position
+from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import LinearRoPE, Llama3RoPE, RoPE, YaRN
 from attnlab.attention.score import QKNorm, Scaled, Score
+from attnlab.attention.write import DeltaWrite
 from attnlab.model import GPT
 from attnlab.options.model_config import ModelConfig
 
@@ -27,6 +34,17 @@ FILE = Path(__file__).with_name("attention_options.json")
 STEPS, BATCH, VOCABULARY, CONTEXT = 4, 4, 64, 24
 MULTI_HEAD = partial(MultiHeadAttention, n_heads=4, n_kv_heads=2, position=RoPE)
 LATENT = partial(LatentAttention, n_heads=4, position=RoPE)
+DIFFERENTIAL = partial(DifferentialAttention, n_heads=4, position=RoPE)
+MAMBA = partial(Mamba2Attention, n_heads=4, n_key_heads=2, conv=3, conv_bias=True)
+GATED_DELTA = partial(
+    RecurrentAttention,
+    n_heads=4,
+    conv=3,
+    feature_map=UnitLength,
+    decay=ScalarDecay,
+    write=DeltaWrite,
+    output_norm=RMSOutputNorm,
+)
 
 
 def scored(kind: type[Score], /, **options: Any) -> AttentionFactory:
@@ -49,6 +67,22 @@ OPTIONS: dict[str, AttentionFactory] = {
     "qk_norm unit_offset=true": scored(QKNorm, unit_offset=True),
     "scaled scale=0.5": scored(Scaled, scale=0.5),
     "value_dim=3": partial(MULTI_HEAD, value_dim=3),
+    "differential": DIFFERENTIAL,
+    "differential n_kv_heads=2": partial(DIFFERENTIAL, n_kv_heads=2),
+    "differential head_dim=4": partial(DIFFERENTIAL, head_dim=4),
+    "differential qkv_bias=true": partial(DIFFERENTIAL, qkv_bias=True),
+    "differential out_bias=true": partial(DIFFERENTIAL, out_bias=True),
+    "differential norm_eps=0.01": partial(DIFFERENTIAL, norm_eps=0.01),
+    "differential norm_gain=false": partial(DIFFERENTIAL, norm_gain=False),
+    "gated_delta": GATED_DELTA,
+    "gated_delta n_key_heads=2": partial(GATED_DELTA, n_key_heads=2),
+    "gated_delta conv_bias=true": partial(GATED_DELTA, conv_bias=True),
+    "unit eps=0.01": partial(GATED_DELTA, feature_map=partial(UnitLength, eps=0.01)),
+    "output_norm eps=0.01": partial(GATED_DELTA, output_norm=partial(RMSOutputNorm, eps=0.01)),
+    "mamba2_mixer": MAMBA,
+    "mamba2_mixer norm_eps=0.01": partial(MAMBA, norm_eps=0.01),
+    "steps least=0.05": partial(MAMBA, decay=partial(StepDecay, least=0.05)),
+    "steps most=0.05": partial(MAMBA, decay=partial(StepDecay, most=0.05)),
     "latent": LATENT,
     "latent value_dim=3": partial(LATENT, value_dim=3),
     "latent norm_eps=0.01": partial(LATENT, norm_eps=0.01),

@@ -22,6 +22,7 @@ from attnlab.attention.head_wrapper import HeadWrapper, layered
 from attnlab.attention.indexed import IndexedAttention
 from attnlab.attention.layer_sharing import CrossLayerAttention, ValueResidualAttention
 from attnlab.attention.log_linear import LogLinearAttention
+from attnlab.attention.mamba import Mamba2Attention
 from attnlab.attention.mask import Chunked, Dilated, LocalGlobal, Strided, Window, WindowSinks
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.multi_token import MultiToken
@@ -96,6 +97,12 @@ def first_half_of_values(one: Any, other: Any) -> None:
     by_name(one, other)
     other.qkv.to_v.weight.copy_(one.qkv.to_v.weight.unflatten(0, (H, W))[:, : W // 2].flatten(0, 1))
     other.to_out.weight.copy_(one.to_out.weight.unflatten(1, (H, W))[:, :, : W // 2].flatten(1))
+
+
+def gain_of_a_head(one: Any, other: Any) -> None:
+    """Gains of all values to those of one head."""
+    by_name(one, other)
+    other.output_norm.norm.weight.copy_(one.gain[:W])
 
 
 QK_GAINS = ("score.0.q_norm.weight", "score.0.k_norm.weight")
@@ -517,6 +524,25 @@ EDGES = {
             selected(lambda w: w.unflatten(0, (H, 2, W))[:, 0].flatten(0, 1), *KEYS_VALUES)(one, other),
             selected(lambda w: w[::2], "write.to_beta.weight")(one, other),
         )[0],
+    ),
+    "gated_delta whose keys are shared by pairs of heads is gated_delta with half as many": Edge(
+        gated_delta, partial(gated_delta, n_key_heads=2), {},
+        dict.fromkeys(("qkv.to_q.weight", "qkv.to_k.weight"), same_in_each(2)),
+        selected(lambda w: w.unflatten(0, (2, -1))[:, :W].flatten(0, 1), "qkv.to_q.weight", "qkv.to_k.weight"),
+    ),
+    "lengths with an eps of 0 are lengths": Edge(
+        partial(delta, feature_map=partial(UnitLength, eps=1.0)), delta, {"feature_map": UnitLength}
+    ),
+    "steps without limits are steps": Edge(
+        fading(partial(StepDecay, least=0.4, most=0.5)), fading(StepDecay), {"decay": partial(StepDecay, most=1e9)}
+    ),
+    "a convolution without a shift is a convolution": Edge(
+        partial(rec, conv=3, conv_bias=True), partial(rec, conv=3), {}, {"qkv.conv.bias": 0.0}
+    ),
+    "mamba2_mixer with one gate and no way past the state is mamba2 without a gate": Edge(
+        partial(Mamba2Attention, D_MODEL, n_heads=H, chunk=5, norm_eps=1e-30),
+        partial(rec, position=NoPE, decay=StepDecay, output_norm=partial(RMSOutputNorm, eps=1e-30)), {},
+        {"skip": 0.0, "to_gate.weight": says(1.0), "gain": 0.7}, gain_of_a_head,
     ),
     "log_linear that rates all levels alike is a scalar decay": Edge(
         partial(LogLinearAttention, D_MODEL, n_heads=H, position=RoPE, decay=ScalarDecay, context=T),

@@ -12,13 +12,13 @@ from attnlab.options import OptionError
 
 
 class ShortConv(nn.Module):
-    """Mixes each channel with its last `width` values, then SiLU: silu(sum_i w_i x_{t-i}), zeros before the start.
+    """Mixes each channel with its last `width` values, then SiLU: silu(sum_i w_i x_{t-i} + b), zeros before the start.
 
     Source: Mamba (arXiv 2312.00752) and the linear-attention models after it. By itself it solves some recall
     tasks, so an ablation holds it fixed or varies it for every variant.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
         super().__init__()
         if width < 2:
             problem = "must be 0 (none) or at least 2: a width of 1 sees only the token itself"
@@ -26,6 +26,7 @@ class ShortConv(nn.Module):
         self.width = width
         self.weight = nn.Parameter(torch.empty(channels, width))
         nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def empty(self, batch: int) -> Float[Tensor, "b w channels"]:
         """What is remembered before the first token."""
@@ -41,7 +42,8 @@ class ShortConv(nn.Module):
             return y.to(work), past.clone()
         with full_precision(y.device):
             lines, weight = past.to(work).transpose(1, 2), self.weight.to(work)[:, None]
-            mixed = F.conv1d(lines, weight, groups=weight.size(0)).transpose(1, 2)
+            bias = None if self.bias is None else self.bias.to(work)
+            mixed = F.conv1d(lines, weight, bias, groups=weight.size(0)).transpose(1, 2)
         # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
         # keep a whole prompt alive through a view of its end.
         return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()

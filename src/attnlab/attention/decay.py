@@ -13,7 +13,7 @@ from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.position_bias import alibi_slopes, softplus_inverse
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
-from attnlab.options import Configurable, Count, given, option
+from attnlab.options import Configurable, Count, NonNegative, OptionError, Positive, given, option
 
 
 # By Python's logarithms: torch's in float32 differ in their last digit from processor to processor.
@@ -110,8 +110,21 @@ class StepDecay(ScalarDecay):
     """A scalar decay that writes as strongly as it forgets.
 
     Rule: S_t = exp(-exp(A) D_t) S_{t-1} + D_t k_t v_t^T. D = softplus(w . x + b) is the time that passes at a token: a
-    token for which none passes leaves no trace. Source: Mamba-2, arXiv 2405.21060.
+    token for which none passes leaves no trace. Source: Mamba-2, arXiv 2405.21060, some of whose models hold D within
+    limits.
     """
+
+    least: NonNegative = option(default=0.0, doc="The shortest step.")
+    most: Positive = option(default=None, null="any", doc="The longest step.")
+
+    def setup(self) -> None:
+        super().setup()
+        if self.most is not None and self.most <= self.least:
+            raise OptionError("most", self.most, f"must be greater than least ({self.least})")
+
+    def steps(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t h"]:
+        limited = self.least > 0 or self.most is not None
+        return super().steps(x).clamp(self.least, self.most) if limited else super().steps(x)
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         if write.erases:

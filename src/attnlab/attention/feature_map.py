@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.log_scale import RISE, exceeds
-from attnlab.options import Configurable, Count, given, option
+from attnlab.options import Configurable, Count, NonNegative, given, option
 
 
 class FeatureMap(Configurable, nn.Module, ABC):
@@ -76,13 +76,17 @@ class UnitLength(FeatureMap):
     """Scales queries and keys to length one, which keeps the delta rule stable.
 
     Rule: phi(x) = x / |x|. Source: arXiv 2406.06484. Where we differ: flash-linear-attention divides queries and keys
-    by sqrt(|x|^2 + 1e-6); here a length counts as it is, down to 1e-12.
+    by sqrt(|x|^2 + 1e-6), which is `eps`; here a length counts as it is, down to 1e-12.
     """
 
     unit = True
 
+    eps: NonNegative = option(default=0.0, doc="Added to the square of a length; 0: a length counts as it is.")
+
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
-        return F.normalize(x, dim=-1)
+        if not self.eps:
+            return F.normalize(x, dim=-1)
+        return x * (x.square().sum(dim=-1, keepdim=True) + self.eps).rsqrt()
 
 
 class SiLUFeatures(FeatureMap):

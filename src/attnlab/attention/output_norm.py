@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.feature_map import FeatureMap
-from attnlab.attention.norm import HeadNorm
+from attnlab.attention.norm import EPS, HeadNorm
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
-from attnlab.options import Configurable, Count, given
+from attnlab.options import Configurable, Count, Positive, given, option
 
 
 class OutputNorm(Configurable, nn.Module, ABC):
@@ -74,8 +74,10 @@ class RMSOutputNorm(OutputNorm):
     rules, arXiv 2406.06484.
     """
 
+    eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square.")
+
     def setup(self) -> None:
-        self.norm = HeadNorm(self.value_dim)
+        self.norm = HeadNorm(self.value_dim, eps=self.eps or EPS)
 
     def forward(self, o: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         return self.norm(o)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnlab.attention.decay import Decay, NoDecay
 from attnlab.attention.feature_map import FeatureMap, IdentityMap
-from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.log_scale import exceeds, rescaled
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.output_norm import NoOutputNorm, OutputNorm
@@ -49,7 +49,11 @@ class RecurrentAttention(GatedOutput, StateAttention):
     writes).
     """
 
+    n_key_heads: Count = option(
+        default=None, null="n_heads", doc="Heads of queries and keys, each of several heads of values."
+    )
     conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")
+    conv_bias: bool = option(default=False, doc="Whether the convolution has a shift.")
     feature_map: FeatureMap = slot(default=IdentityMap, doc="The map phi of queries and keys.")
     decay: Decay = slot(default=NoDecay, doc="How much of the memory remains at each token.")
     write: Write = slot(default=AddWrite, doc="What is added to the memory: the value, or its correction.")
@@ -60,9 +64,15 @@ class RecurrentAttention(GatedOutput, StateAttention):
     def setup(self) -> None:
         super().setup()
         self.n_memories, d_model = self.n_heads, self.d_model
+        self.n_key_heads = self.n_key_heads or self.n_heads
+        if self.n_heads % self.n_key_heads:
+            raise OptionError("n_key_heads", self.n_key_heads, f"must divide n_heads ({self.n_heads})")
+        if self.conv_bias and not self.conv:
+            raise OptionError("conv_bias", self.conv_bias, "must be false where there is no convolution (conv 0)")
         # One query for all writes of a memory; from here on a head is a write.
         self.n_kv_heads = self.n_heads * self.writes
-        self.qkv = QKV(self, conv=self.conv)
+        heads = (self.n_key_heads, self.n_key_heads * self.writes, self.n_kv_heads)
+        self.qkv = QKV(self, heads=heads, conv=self.conv, conv_bias=self.conv_bias)
         self.n_heads = self.n_kv_heads
         self.feature_map = self.build("feature_map", head_dim=self.head_dim)
         self.decay = self.build("decay", d_model=d_model, n_heads=self.n_memories, head_dim=self.head_dim)
@@ -84,6 +94,9 @@ class RecurrentAttention(GatedOutput, StateAttention):
 
     def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, tail = self.qkv(x, tail)
+        if self.n_key_heads < self.n_memories:
+            keys = per_query_head(k.unflatten(1, (self.n_key_heads, -1)), self.n_memories)
+            q, k = per_query_head(q, self.n_memories), keys.flatten(1, 2)
         log_q = log_k = None
         work = torch.promote_types(v.dtype, torch.float32)  # features are as exact as the memory that they meet in
         q, k = self.position.rotate(q.to(work), start), self.position.rotate_keys(k.to(work), start)

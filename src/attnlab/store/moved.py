@@ -13,7 +13,8 @@ MODULES = {  # module of a `_target_` -> where its classes are now
 CLASSES = {  # full name of a class that was renamed or moved alone, in its module of `MODULES` -> full name of today
     f"attnlab.attention.position.{name}": f"attnlab.attention.{module}.{name}"
     for module, names in {
-        "rotary": ("RoPE", "YaRN", "XPos"),
+        "rotary": ("RoPE", "YaRN"),
+        "xpos": ("XPos",),
         "position_bias": ("ALiBi", "T5Bias", "Kerple", "FIRE"),
         "embedding": ("LearnedEmbedding", "SinusoidalEmbedding"),
     }.items()
@@ -24,6 +25,8 @@ CLASSES = {  # full name of a class that was renamed or moved alone, in its modu
     "attnlab.attention.gate.Gate": "attnlab.attention.gate.NoGate",
     "attnlab.attention.output_norm.OutputNorm": "attnlab.attention.output_norm.NoOutputNorm",
     "attnlab.attention.write.Write": "attnlab.attention.write.AddWrite",
+    "attnlab.attention.rotary.XPos": "attnlab.attention.xpos.XPos",
+    "attnlab.attention.score.SSMax": "attnlab.attention.scalable_softmax.SSMax",
     "attnlab.attention.position.Position": "attnlab.attention.position.NoPE",
     "attnlab.attention.position.Embedding": "attnlab.attention.embedding.NoEmbedding",
     "attnlab.attention.embedding.Embedding": "attnlab.attention.embedding.NoEmbedding",
