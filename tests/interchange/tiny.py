@@ -16,6 +16,10 @@ NEOX = {key: value for key, value in LLAMA.items() if key != "num_key_value_head
 FALCON = {key: value for key, value in NEOX.items() if key != "intermediate_size"}
 NEW_FALCON = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
 GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64}
+LATENT = {
+    **{**LLAMA, "num_key_value_heads": 4, "first_k_dense_replace": 2, "kv_lora_rank": 10, "qk_rope_head_dim": 4},
+    **{"qk_nope_head_dim": 6, "v_head_dim": 5},
+}
 TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True, "head_dim": 6, "rms_norm_eps": 1e-3}),
@@ -122,6 +126,19 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "hyperclovax, pre": ("hyperclovax", {**LLAMA, "use_post_norm": False, "attention_multiplier": 0.3}),
     "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 24, "n_head": 6, "n_layer": 2}),
+    "deepseek_v3": ("deepseek_v3", {**LATENT, "q_lora_rank": 12}),
+    "deepseek_v3, YaRN": (
+        "deepseek_v3",
+        {
+            **{**LATENT, "q_lora_rank": 12},
+            "rope_parameters": {
+                **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+                **{"original_max_position_embeddings": 16},
+            },
+        },
+    ),
+    "deepseek_v3, no latent queries": ("deepseek_v3", {**LATENT, "q_lora_rank": None}),
+    "diffllama": ("diffllama", {**LLAMA, "num_key_value_heads": 4}),
     "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
 }
 

@@ -53,11 +53,13 @@ class Family:
     also: Mapping[str, str] = field(default_factory=dict)  # names of theirs, and what other versions call them
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of keys, and the names that are read
     embed: Node = field(default_factory=lambda: copy.deepcopy(NO_EMBEDDING))
+    words: Callable[[Any], Mapping[str, str]] = lambda attention: {}  # in names of theirs, by a layer's attention
     unused: Sequence[str] = (r".*rotary_emb\.inv_freq",)
 
     def but(self, model_type: str, architecture: str, keys: Sequence[Key] = (), **changes: Any) -> "Family":
         """A type that differs in some things: keys that are given stand in the place of those with the same name."""
-        names = {key.theirs for key in keys}
+        named = [[key.theirs] if isinstance(key.theirs, str) else key.theirs for key in keys]
+        names = {name for each in named for name in each}
         rest = [key for key in self.keys if key.theirs not in names]
         return replace(self, model_type=model_type, architecture=architecture, keys=(*rest, *keys), **changes)
 
@@ -123,7 +125,8 @@ class Family:
                 for leaf in ("", ".weight", ".bias"):
                     own = [_match(f"{name}{leaf}", i, names) for name in ours]
                     if all(own):
-                        named = tuple(f"{name}{leaf}".replace("{i}", str(i)) for name in theirs)
+                        words = {"{i}": str(i), **({} if attention is None else self.words(attention))}
+                        named = tuple(f"{_filled(name, words)}{leaf}" for name in theirs)
                         links.append(Link(tuple(map(str, own)), named, transform, attention))
         named_ours = [name for link in links for name in link.ours]
         if sorted(named_ours) != sorted(names):
@@ -172,6 +175,12 @@ class Family:
         for link in self.links(model):
             own = [parameters[name].detach() for name in link.ours]
             yield from zip(link.theirs, link.transform.theirs(own, link.attention), strict=True)
+
+
+def _filled(pattern: str, words: Mapping[str, str]) -> str:
+    for word, text in words.items():
+        pattern = pattern.replace(word, text)
+    return pattern
 
 
 def _match(pattern: str, layer: int | None, names: set[str]) -> str | None:

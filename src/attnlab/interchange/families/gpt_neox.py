@@ -7,6 +7,7 @@ from attnlab.interchange.families.keys_of_config import (
     FLAG,
     Added,
     Choice,
+    Implied,
     Must,
     Rope,
     Same,
@@ -157,7 +158,7 @@ PERSIMMON = PHI.but(
     [
         Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
         Same("max_position_embeddings", "model.context", default=16384),
-        Must("num_key_value_heads", (None,)),
+        Implied("num_key_value_heads", lambda settings: settings.layers[0]["n_heads"]),
         Added("qk_layernorm", "attention.score.qk_norm", {**QK_LAYER_NORM, "eps": 1e-5}, default=True),
     ],
     model={**LAYER_NORM, "bias": True},

@@ -193,6 +193,22 @@ class Must(Key):
 
 
 @dataclass(frozen=True)
+class Implied(Key):
+    """A count that follows from others, which must be what it is there, or absent."""
+
+    theirs: str
+    rule: Callable[[ModelSettings], int]
+
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        value, implied = reading.checked(self.theirs, None, COUNT_OR_NULL), self.rule(settings)
+        if value not in (None, implied):
+            raise reading.refused(self.theirs, value, f"cannot be expressed: only {implied} can, as the others are")
+
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
+        put_in(content, self.theirs, self.rule(settings))
+
+
+@dataclass(frozen=True)
 class Unused(Key):
     """Keys that change no number of this type of model."""
 

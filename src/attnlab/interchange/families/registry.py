@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnlab.config.run_config import RunConfig
-from attnlab.interchange.families import cohere, falcon, gemma, gpt2, gpt_neox, llama, mpt, nanochat, olmo, opt
+from attnlab.interchange.families import (
+    cohere,
+    deepseek,
+    diffllama,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    mpt,
+    nanochat,
+    olmo,
+    opt,
+)
 from attnlab.interchange.families.family import Family, refused_type, run_settings
 from attnlab.interchange.families.model_settings import ModelSettings, spelled_out
 
@@ -16,7 +29,7 @@ ALL = (
     *(llama.GLM, llama.GLM4, gpt_neox.STARCODER2, gpt_neox.NEMOTRON, gpt_neox.JAIS2, gpt_neox.PERSIMMON, olmo.OLMO3),
     *(olmo.EXAONE4, gemma.VAULTGEMMA, cohere.COHERE, cohere.COHERE2, nanochat.NANOCHAT, gpt2.BIGCODE, gpt2.GPT_NEO),
     *(gpt2.GPTJ, gpt2.BLOOM, gpt2.CODEGEN, falcon.FALCON, opt.OPT, opt.BIOGPT, llama.EXAONE, llama.INTERNLM3),
-    *(llama.IQUESTCODER, llama.HYPERCLOVAX, llama.APERTUS),
+    *(llama.IQUESTCODER, llama.HYPERCLOVAX, llama.APERTUS, deepseek.DEEPSEEK_V3, diffllama.DIFFLLAMA),
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 
