@@ -13,7 +13,10 @@ def export(
     *,
     run: Run,
     folder: Annotated[Path, "a new folder for it"],
-    to: Annotated[Literal["hf", "safetensors"], "hf: for transformers; safetensors: the weights by our names"] = "hf",
+    to: Annotated[
+        Literal["hf", "safetensors", "gguf"],
+        "hf: for transformers; safetensors: the weights by our names; gguf: for llama.cpp",
+    ] = "hf",
     allow_targets: RunPackages = (),
     code: RunCode = "same",
     limits: Limits = True,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import Range
+from attnlab.errors import UsageError
 
 if TYPE_CHECKING:
     from attnlab.store.run_folder import RunFolder
@@ -12,14 +13,20 @@ if TYPE_CHECKING:
 
 def import_(
     *,
-    hf: Annotated[Path, "the folder of a model, with config.json, model.safetensors and tokenizer.json"],
     folder: Annotated[Path, "the run folder that is written"],
+    hf: Annotated[Path | None, "the folder of a model: config.json, model.safetensors and tokenizer.json"] = None,
+    gguf: Annotated[Path | None, "or a GGUF file of a Llama or a Qwen"] = None,
     context: Annotated[int | None, Range(least=1), "tokens of a row of text; null: the model's, at most 1024"] = None,
 ) -> None:
-    """Make a run folder of a model in the format of Hugging Face."""
-    from attnlab.interchange.hf_import import import_folder
+    """Make a run folder of a model of others."""
+    if (hf is None) == (gguf is None):
+        raise UsageError("name one model to import: hf=FOLDER or gguf=FILE")
+    from attnlab.interchange.hf_import import import_folder, import_gguf
 
-    run = import_folder(hf, folder, context=context)
+    if hf is not None:
+        run = import_folder(hf, folder, context=context)
+    elif gguf is not None:
+        run = import_gguf(gguf, folder, context=context)
     _show_maps(run)
     summary = run.read_summary()
     print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")

@@ -13,6 +13,7 @@ from attnlab.data.hf_export import to_hf
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.registry import native_form
+from attnlab.interchange.gguf_file import gguf_bytes
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, GENERATION, WEIGHTS
 from attnlab.interchange.model_card import model_card
 from attnlab.interchange.remote_export import remote_files, untied
@@ -24,6 +25,8 @@ def exported(run: RunFolder, config: RunConfig, model: GPT, tokenizer: Tokenizer
     """The files of a folder. `hf` is for transformers: in the layout of a type of theirs where one can say all of the
     settings, else with the code that it runs. `safetensors` holds nothing but the weights, by our names."""
     summary = run.read_summary()
+    if to == "gguf":
+        return {"model.gguf": gguf_bytes(config, model, tokenizer, run.name)}
     if to == "safetensors":
         about = {"format": "pt", "run": run.name, "variant": str(summary.get("variant"))}
         return {WEIGHTS: save(untied(model), metadata=about)}

@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from attnlab.build import build_model
 from attnlab.config.code import code_of
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import one_spelling, settings_of, without_secrets
-from attnlab.config.run_config import RunConfig
+from attnlab.config.run_config import Node, RunConfig
 from attnlab.data.download import sha256_of
 from attnlab.data.hf_files import load_hf_tokenizer
 from attnlab.data.tokenizers import Tokenizer
@@ -24,6 +24,8 @@ from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.families.family import Family, Link
 from attnlab.interchange.families.model_settings import ModelSettings
 from attnlab.interchange.families.registry import family_for
+from attnlab.interchange.gguf_file import GGUFFile
+from attnlab.interchange.gguf_tokenizer import read_tokenizer
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
 from attnlab.store.digests import digest
 from attnlab.store.files import check_writable, write_atomically, writing
@@ -32,7 +34,8 @@ from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
 
 USUAL_CONTEXT = 1024  # tokens of a row of text where nobody says how many, and the model takes more
-VOCABULARY = "attnlab.data.vocabularies.HuggingFace"
+VOCABULARY, OF_RUN = "attnlab.data.vocabularies.HuggingFace", "attnlab.data.vocabularies.OfRun"
+Source = HFFolder | GGUFFile
 
 
 class Imported(NamedTuple):
@@ -47,13 +50,22 @@ class Imported(NamedTuple):
 def import_folder(hf: Path, folder: Path, *, context: int | None = None) -> RunFolder:
     """Write a run folder with the model of a folder of Hugging Face's.
 
-    `context` is how many tokens a row of text has, at most those that the model was made for. Everything is read and
-    checked before anything is written; a folder that is there must be empty.
+    `context` is how many tokens a row of text has, at most those that the model was made for.
     """
+    return write_run(folder, lambda: read_model(hf, context=context))
+
+
+def import_gguf(gguf: Path, folder: Path, *, context: int | None = None) -> RunFolder:
+    """Write a run folder with the model of a GGUF file, its numbers in float32 and its tokenizer beside it."""
+    return write_run(folder, lambda: read_gguf(gguf, folder, context=context))
+
+
+def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
+    """Write a run folder. Everything is read and checked before; a folder that is there must be empty."""
     check_writable(folder, key="folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"folder ({folder}) is there already, and not empty: name a new one")
-    model = read_model(hf, context=context)
+    model = read()
     with _appearing(folder) as home:
         _write(RunFolder(home), model)
     return RunFolder(folder)
@@ -61,21 +73,43 @@ def import_folder(hf: Path, folder: Path, *, context: int | None = None) -> RunF
 
 def read_model(hf: Path, *, context: int | None = None) -> Imported:
     """The model of a folder of Hugging Face's, checked. Raises UsageError for what cannot be read or expressed."""
-    source = HFFolder(hf)
-    family = family_for(source.config, str(hf / CONFIG))
-    settings = family.settings(source.config, str(hf / CONFIG))
-    if len(settings.layers) > len(source.names):
-        raise UsageError(f"{hf / CONFIG}: {family.n_layers} ({len(settings.layers)}) is more than there are tensors")
-    config = config_of(settings, family.model_type, hf, context)
-    model = empty_model(config, settings.vocab_size)
-    links = family.links(model)
-    family.check(links, model, source.names, str(hf))
+    source, file = HFFolder(hf), str(hf / CONFIG)
+    settings, family = _settings(source, family_for(source.config, file), file)
+    config = config_of(settings, family.model_type, {"_target_": VOCABULARY, "path": str(hf)}, context)
+    model, links = _model(config, settings.vocab_size, family, source)
     tokenizer = load_hf_tokenizer(hf, settings.vocab_size, key="hf")
     weights, dtypes = _weights(source, family, links, model)
-    return Imported(config, tokenizer, weights, _origin(source, family, dtypes))
+    return Imported(config, tokenizer, weights, {"format": "hf", **_origin(source, family, dtypes)})
 
 
-def config_of(settings: ModelSettings, name: str, hf: Path, context: int | None) -> RunConfig:
+def read_gguf(gguf: Path, folder: Path, *, context: int | None = None) -> Imported:
+    """The model of a GGUF file, checked; `folder` is where the run will be, and its tokenizer with it."""
+    source, file = GGUFFile(gguf), str(gguf)
+    settings, family = _settings(source, source.family, file)
+    config = config_of(settings, family.model_type, {"_target_": OF_RUN, "path": str(folder)}, context)
+    model, links = _model(config, settings.vocab_size, family, source)
+    tokenizer = read_tokenizer(source.tokenizer, settings.vocab_size, file)
+    weights, dtypes = _weights(source, family, links, model)
+    origin = _origin(source, family, dict.fromkeys(dtypes, "F32"))
+    return Imported(config, tokenizer, weights, {"format": "gguf", "types": source.types, **origin})
+
+
+def _settings(source: Source, family: Family, file: str) -> tuple[ModelSettings, Family]:
+    settings = family.settings(source.config, file)
+    if len(settings.layers) > len(source.names):
+        raise UsageError(f"{file}: {family.n_layers} ({len(settings.layers)}) is more than there are tensors")
+    return settings, family
+
+
+def _model(config: RunConfig, vocab_size: int, family: Family, source: Source) -> tuple[nn.Module, list[Link]]:
+    """The empty model, and its tensors in the source, whose names and shapes have been compared."""
+    model = empty_model(config, vocab_size)
+    links = family.links(model)
+    family.check(links, model, source.names, str(source))
+    return model, links
+
+
+def config_of(settings: ModelSettings, name: str, vocabulary: Node, context: int | None) -> RunConfig:
     """The config of a run of these settings, on the stories that come with attnlab."""
     usual, nodes = compose_config(), settings.nodes()
     most = nodes["model"]["context"]
@@ -88,7 +122,7 @@ def config_of(settings: ModelSettings, name: str, hf: Path, context: int | None)
         **nodes,
         "model": {**nodes["model"], "context": chosen},
         "experiment_name": name,
-        "tokenizer": {"_target_": VOCABULARY, "path": str(hf)},
+        "tokenizer": vocabulary,
     }
     return RunConfig.of(content)
 
@@ -107,7 +141,7 @@ def empty_model(config: RunConfig, vocab_size: int) -> nn.Module:
 
 
 def _weights(
-    source: HFFolder, family: Family, links: Sequence[Link], model: nn.Module
+    source: Source, family: Family, links: Sequence[Link], model: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The parameters by our names, in float32, and the types that theirs are stored in."""
     weights: dict[str, Tensor] = {}
@@ -132,11 +166,10 @@ def _exact(tensor: Tensor, name: str) -> Tensor:
     return exact.clone() if exact.data_ptr() == tensor.data_ptr() else exact
 
 
-def _origin(source: HFFolder, family: Family, dtypes: Mapping[str, str]) -> dict[str, Any]:
+def _origin(source: Source, family: Family, dtypes: Mapping[str, str]) -> dict[str, Any]:
     """Where a model comes from, as its summary says."""
     usual = max(DTYPES, key=list(dtypes.values()).count)
     return {
-        "format": "hf",
         "model_type": family.model_type,
         "folder": str(source.path.absolute()),
         "sha256": source.sha256,
