@@ -10,7 +10,6 @@ import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -39,11 +38,7 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         file = self.file(fullname)
         if file is None:
             return None
-        origin, is_package = f"{__file__}/{file}", file.endswith("/__init__.py")
-        spec = importlib.util.spec_from_loader(fullname, self, origin=origin, is_package=is_package)
-        assert isinstance(spec, ModuleSpec)
-        spec.has_location = True  # so that a traceback finds its lines
-        return spec
+        return importlib.util.spec_from_loader(fullname, self, is_package=file.endswith("/__init__.py"))
 
     def file(self, fullname: str) -> str | None:
         """The file of a module; an `__init__.py` that is not there is empty."""
@@ -57,6 +52,7 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return SOURCES.get(self.file(fullname) or "", "")
 
     def exec_module(self, module: ModuleType) -> None:
+        module.__file__ = f"{__file__}/{self.file(module.__name__)}"  # where tracebacks say that their lines stand
         tree = ast.parse(self.get_source(module.__name__))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and not node.level and _is_here(node.module or ""):
@@ -65,7 +61,7 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                 for alias in node.names:
                     if _is_here(alias.name):
                         alias.asname, alias.name = alias.asname or alias.name, f"{__name__}.{alias.name}"
-        exec(compile(tree, str(module.__file__), "exec"), vars(module))
+        exec(compile(tree, module.__file__, "exec"), vars(module))
 
 
 def _is_here(name: str) -> bool:

@@ -1,9 +1,21 @@
 """The settings of a model trained with attnlab, for transformers."""
 
+import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+
+def _tell_transformer_lens() -> None:
+    """Let TransformerLens, where it is in use and attnlab is installed, know its adapter: entry points do not reach the
+    list that its `boot` looks into."""
+    factory = sys.modules.get("transformer_lens.factories.architecture_adapter_factory")
+    architectures = getattr(factory, "SUPPORTED_ARCHITECTURES", {})
+    for point in entry_points(group="transformer_lens.architectures") if factory is not None else ():
+        if point.name == "AttnlabForCausalLM" and point.name not in architectures:
+            architectures[point.name] = point.load()
 
 
 class AttnlabConfig(PreTrainedConfig):
@@ -22,6 +34,7 @@ class AttnlabConfig(PreTrainedConfig):
         seed: int = 0,
         **others: Any,
     ) -> None:
+        _tell_transformer_lens()
         self.model, self.attention, self.embed = dict(model or {}), dict(attention or {}), dict(embed or {})
         super().__init__(**others)
         self.vocab_size, self.seed = vocab_size, seed

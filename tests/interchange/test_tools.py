@@ -1,0 +1,109 @@
+"""Other tools open what is exported: TransformerLens and nnsight read and replace maps. Skipped without them."""
+
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.interchange.test_export_run import write
+
+from attnlab.build import build_model
+from attnlab.config.compose import compose_config
+from attnlab.data.tokenizers import ByteTokenizer
+from attnlab.interchange.export_run import exported
+from attnlab.laws.subject import gap, perturbed
+from attnlab.model import GPT
+from attnlab.store.run_folder import RunFolder
+
+SIZES = ("model.d_model=32", "model.n_heads=4", "model.n_layers=2", "model.context=64", "model.dropout=0")
+REMOTE = ("differential", "hybrid", "gated_delta")  # a memory's map is read and replaced as any other
+GROUP = "transformer_lens.architectures"
+CLOSE = 1e-5  # float32
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the tools themselves, and of what they use
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Exported folders by variant, each with the model that it was made of; code is copied to a folder of its own."""
+    home = tmp_path_factory.mktemp("tools")
+
+    def folder_of(case: str) -> tuple[Path, GPT]:
+        config = compose_config([*f"attention={case}".split(), *SIZES])
+        model = build_model(config, 256).eval()
+        perturbed(model)
+        folder = home / str(len(list(home.iterdir())))
+        return write(folder, exported(RunFolder(home / "none"), config, model, ByteTokenizer(), to="hf")), model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield folder_of
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(256, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def lens(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TransformerLens's bridge, with the entry points that pyproject.toml states."""
+    bridge = pytest.importorskip("transformer_lens.model_bridge")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    points = [EntryPoint(name, value, GROUP) for name, value in project["entry-points"][GROUP].items()]
+    from attnlab.interchange.lens_adapter import AttnlabAdapter
+
+    assert [point.load() for point in points] == [AttnlabAdapter]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: points)
+    monkeypatch.setattr("transformer_lens.factories.architecture_adapter_factory.entry_points", lambda **_: points)
+    return bridge.TransformerBridge
+
+
+@pytest.mark.parametrize("variant", REMOTE)
+def test_transformer_lens(variant: str, folders: Any, lens: Any) -> None:
+    """`run_with_cache` gives our maps and logits, and a pattern that is patched is what the layer goes on with."""
+    (folder, ours), ids = folders(variant), tokens()
+    model = lens.boot_transformers(str(folder), trust_remote_code=True, device="cpu", dtype=torch.float32)
+    logits, cache = model.run_with_cache(ids)
+    assert gap(logits, ours(ids)) <= CLOSE
+    for i, layer in enumerate(ours.attention_maps(ids)):
+        assert gap(cache[f"blocks.{i}.attn.hook_pattern"], layer.weights) <= CLOSE
+    identity = torch.eye(ids.size(1))
+    ours.layers[0].attention.map.register_forward_hook(lambda *_: identity.expand_as(_[2]))
+    ours.layers[0].attention.eager = True
+    patch = [("blocks.0.attn.hook_pattern", lambda pattern, hook: identity.expand_as(pattern))]
+    patched = model.run_with_hooks(ids, fwd_hooks=patch)
+    assert gap(patched, ours(ids)) <= CLOSE < gap(patched, logits)
+
+
+def test_transformer_lens_has_its_own(folders: Any, lens: Any) -> None:
+    """A run in the layout of Llama's opens by the adapter that TransformerLens has for it."""
+    (folder, ours), ids = folders("gqa model.norm=rms model.mlp=swiglu"), tokens()
+    model = lens.boot_transformers(str(folder), device="cpu", dtype=torch.float32)
+    logits, cache = model.run_with_cache(ids)
+    assert gap(logits, ours(ids)) <= CLOSE
+    assert gap(cache["blocks.1.attn.hook_pattern"], ours.attention_maps(ids)[1].weights) <= CLOSE
+
+
+@pytest.mark.parametrize("variant", REMOTE)
+def test_nnsight(variant: str, folders: Any) -> None:
+    """A trace reads what enters a layer, its map and what leaves it, and replaces the map."""
+    nnsight = pytest.importorskip("nnsight")
+    (folder, ours), ids = folders(variant), tokens()
+    model = nnsight.LanguageModel(str(folder), trust_remote_code=True, attn_implementation="eager", dispatch=True)
+    layer = model.model.blocks[1].attention
+    with model.trace(ids):
+        entrance = layer.input.save()
+        pattern = layer.map.output.save()
+        exit_ = layer.output.save()
+        logits = model.output.logits.save()
+    mixer = ours.layers[1].attention
+    assert gap(logits, ours(ids)) <= CLOSE and gap(exit_, mixer(entrance)) <= CLOSE
+    assert gap(pattern, mixer.weights(entrance)) <= CLOSE
+    with model.trace(ids):
+        layer.map.output = 0 * layer.map.output
+        moved = model.output.logits.save()
+    mixer.map.register_forward_hook(lambda _, __, weights: 0 * weights)
+    mixer.eager = True
+    assert gap(moved, ours(ids)) <= CLOSE < gap(moved, logits)
