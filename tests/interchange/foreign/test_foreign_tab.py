@@ -95,7 +95,7 @@ SHOWN = [
 
 @pytest.mark.parametrize(("run", "sentence", "causal"), SHOWN, ids=[f"{run} {part}" for run, part, _ in SHOWN])
 def test_views(tab: Any, run: str, sentence: str, causal: bool, tmp_path: Path) -> None:
-    """Grey stands for later tokens where no token reads them, and nowhere else; every view is drawn without an error."""
+    """Grey stands for later tokens where no token reads them, nowhere else; every view is drawn without an error."""
     page, frame = tab
     folder = Path(os.environ.get("ATTNLAB_PICTURES", tmp_path))
     for view in ("grid", "head"):
