@@ -74,7 +74,7 @@ class RunFolder:
     @property
     def name(self) -> str:
         """The folder of its configuration, and its own."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        return f"{self.path.parent.name}/{self.path.name}".removeprefix("/")
 
     @property
     def code_digits(self) -> str:
