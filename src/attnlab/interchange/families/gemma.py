@@ -83,7 +83,7 @@ GEMMA3 = GEMMA2.but(
         Same("vocab_size", "vocab_size", default=262208),
         Same("max_position_embeddings", "model.context", default=131072),
         Several("rms_norm_eps", ("model.norm_eps", "attention.score.qk_norm.eps"), POSITIVE, 1e-6),
-        Added("attn_logit_softcapping", "attention.score.softcap", SOFTCAP, "cap"),
+        Must("attn_logit_softcapping", (None,)),  # which transformers does not act on
         Same("final_logit_softcapping", "model.final_softcap", POSITIVE_OR_NULL, None),
         Windows(default=4096, rule=_by_pattern, ignored=("sliding_window_pattern",)),
         RopeByKind(base=1e6),

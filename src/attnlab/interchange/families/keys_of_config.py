@@ -278,13 +278,17 @@ class Rope(Key):
     theirs: str = "rope_parameters"
     bases: tuple[str, ...] = ("rope_theta",)  # where older files have the base; the first is written
     fractions: tuple[str, ...] = ("partial_rotary_factor",)
+    usual: Mapping[str, Any] = field(default_factory=dict)  # parameters where none are given
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
-        parameters = reading.get("rope_parameters") or reading.get("rope_scaling") or {}
+        parameters = reading.get("rope_parameters") or reading.get("rope_scaling") or self.usual
         reading.get("rope_scaling")
         if not isinstance(parameters, Mapping):
             raise reading.refused("rope_parameters", parameters, "must hold settings by name")
-        settings.put("attention.position", self.node(reading, parameters))
+        node = self.node(reading, parameters)
+        if node["fraction"] < 1 and int(width := settings.head_dim * node["fraction"]) % 2:
+            raise reading.refused(self.fractions[0], node["fraction"], f"rotates {width:g} coordinates, which is odd")
+        settings.put("attention.position", node)
 
     def node(self, reading: Reading, given: Mapping[str, Any], base: float | None = None) -> dict[str, Any]:
         """The position that a set of parameters describes."""

@@ -52,6 +52,10 @@ UNGATED = {
     **{"gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu"},
 }
 
+LLAMA3 = {
+    **{"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 8192,
+}
 LAYER = "model.layers.{i}"
 TENSORS: dict[Any, Any] = {
     "embedding": "model.embed_tokens",
@@ -255,7 +259,7 @@ CWM = LLAMA.but(
         Must("attention_bias", (False,)),
         Must("mlp_bias", (False,)),
         Windows(default=8192, rule=_not_fourth),
-        Rope(base=1e6),
+        Rope(usual={**LLAMA3, "rope_theta": 1e6, "factor": 16.0}),
     ],
 )
 # Of these, the layout of tensors: neighbours rotate as ours do, or what stands apart here is one matrix.
@@ -348,7 +352,7 @@ APERTUS = QWEN3.but(
         Several("rms_norm_eps", ("model.norm_eps", "attention.score.qk_norm.eps"), POSITIVE, 1e-5),
         Must("mlp_bias", (False,)),
         Unused(("post_norm", "qk_norm")),
-        Rope(base=12e6),
+        Rope(usual={**LLAMA3, "rope_theta": 12e6, "factor": 8.0}),
     ],
     tensors={
         **TENSORS,
