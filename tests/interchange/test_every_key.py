@@ -15,14 +15,17 @@ from tests.interchange.tiny import TYPES, VOCAB, save_tokenizer
 from attnlab.errors import UsageError
 from attnlab.interchange.hf_import import read_model
 
-CLOSE = 1e-5  # of the largest: their rotations and some of their norms are float32 whatever the type
+# Of the largest: their rotations and some norms are float32 whatever the type, and norms of a few nearly equal numbers
+# make more of that. What a key that is not acted upon makes is above 1e-3.
+CLOSE = 1e-4
 # What only says what the folder is, what another tokenizer would have to follow, and what would cost time.
 APART = {
     *("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "vocab_size", "layer_types"),
-    *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "max_seq_len"),
 }
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "gelu_pytorch_tanh", "relu2")
-PLAIN = [name for name in TYPES if "," not in name]
+PARTS = ("phi, normed queries", "qwen2, windows", "falcon, new", "stablelm, parallel")  # that are off by default
+PLAIN = [name for name in TYPES if "," not in name or name in PARTS]
 
 
 def others(key: str, value: Any) -> list[Any]:

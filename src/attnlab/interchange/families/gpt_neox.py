@@ -1,5 +1,7 @@
 """GPT-NeoX (arXiv 2204.06745) and its kin: LayerNorms with a shift, heads that rotate in part, parallel halves."""
 
+from dataclasses import replace
+
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.gpt2 import LAYER_NORM
 from attnlab.interchange.families.keys_of_config import (
@@ -54,7 +56,13 @@ GPT_NEOX = Family(
     unused=(r".*rotary_emb\.inv_freq", r".*attention\.(bias|masked_bias)"),
 )
 
-QK_LAYER_NORM = {**QK_NORM, "kind": "layer", "bias": True}
+QK_LAYER_NORM = Added(
+    "qk_layernorm",
+    "attention.score.qk_norm",
+    {**QK_NORM, "kind": "layer", "bias": True},
+    default=False,
+    copied={"eps": "model.norm_eps"},
+)
 SELF = "model.layers.{i}.self_attn"
 PHI = LLAMA.but(
     "phi",
@@ -66,7 +74,7 @@ PHI = LLAMA.but(
         Must("rms_norm_eps", (None,)),
         Must("attention_bias", (True,)),
         Must("mlp_bias", (True,)),
-        Added("qk_layernorm", "attention.score.qk_norm", {**QK_LAYER_NORM, "eps": 1e-5}, default=False),
+        QK_LAYER_NORM,
         Rope(fraction=0.5),
     ],
     model={**LAYER_NORM, "bias": True, "head_bias": True, "parallel": True, "norm_shared": True},
@@ -159,7 +167,7 @@ PERSIMMON = PHI.but(
         Choice("hidden_act", "model.mlp", UNGATED, "relu2"),
         Same("max_position_embeddings", "model.context", default=16384),
         Implied("num_key_value_heads", lambda settings: settings.layers[0]["n_heads"]),
-        Added("qk_layernorm", "attention.score.qk_norm", {**QK_LAYER_NORM, "eps": 1e-5}, default=True),
+        replace(QK_LAYER_NORM, default=True),
     ],
     model={**LAYER_NORM, "bias": True},
     tensors={

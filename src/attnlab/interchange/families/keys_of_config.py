@@ -386,7 +386,8 @@ class Windows(Key):
 class Added(Key):
     """A key that puts a class among ours where it is true, or where it holds a number that `number` of the class is.
 
-    The key of a flag holds true or false, that of a number null where there is none of the class.
+    The key of a flag holds true or false, that of a number null where there is none of the class. `copied` are settings
+    of the class that are those at a path of ours.
     """
 
     theirs: str
@@ -394,12 +395,14 @@ class Added(Key):
     node: Mapping[str, Any]
     number: str | None = None
     default: Any = None
+    copied: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         rule = FLAG if self.number is None else POSITIVE_OR_NULL
         value = reading.checked(self.theirs, self.default, rule)
         if value:
-            settings.put(self.ours, dict(self.node) | ({} if self.number is None else {self.number: value}))
+            copies = {name: settings.get(path) for name, path in self.copied.items()}
+            settings.put(self.ours, {**self.node, **copies, **({} if self.number is None else {self.number: value})})
 
     def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         node = settings.get(self.ours)
@@ -454,13 +457,17 @@ def inverse(theirs: str, ours: str, default: Any = REQUIRED) -> Through:
 
 @dataclass(frozen=True)
 class RopeOfWindows(Rope):
-    """A rotation of the layers with a window alone, where there are some; the others have no position."""
+    """A rotation of the layers with a window alone; the others have no position, unless no size of one is given, where
+    `all_without` says that they then rotate, too."""
+
+    all_without: bool = False
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         super().read(reading, settings)
-        is_local = ["window" in node["mask"] for node in settings.layers]
-        for node, local in zip(settings.layers, is_local, strict=True):
-            if any(is_local) and not local:
+        if self.all_without and reading.get("sliding_window", 1) is None:
+            return
+        for node in settings.layers:
+            if "window" not in node["mask"]:
                 node["position"] = copy.deepcopy(NOPE)
 
 

@@ -69,7 +69,7 @@ EXAONE4 = OLMO2.but(
         Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, 32),
         Must("attention_bias", (False,)),
         Windows(default=4096, rule=_by_pattern, ignored=("sliding_window_pattern",)),
-        RopeOfWindows(),
+        RopeOfWindows(all_without=True),
     ],
     attention=WITH_QK_NORM,
 )
