@@ -23,7 +23,8 @@ from attnlab.attention.path import Path
 from attnlab.attention.position import Position
 from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias
 from attnlab.attention.rotary import RoPE
-from attnlab.attention.score import SoftCap, SSMax
+from attnlab.attention.scalable_softmax import SSMax
+from attnlab.attention.score import SoftCap
 from attnlab.attention.selective import Selective
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.stick_breaking import StickBreaking

@@ -34,7 +34,8 @@ from attnlab.attention.position import NoPE
 from attnlab.attention.position_bias import FIRE, ALiBi, Kerple, T5Bias, alibi_slopes
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import LinearRoPE, Llama3RoPE, RoPE, YaRN
-from attnlab.attention.score import QKNorm, Scaled, SoftCap, SSMax, Unscaled
+from attnlab.attention.scalable_softmax import SSMax
+from attnlab.attention.score import QKNorm, Scaled, SoftCap, Unscaled
 from attnlab.attention.selective import Selective
 from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention

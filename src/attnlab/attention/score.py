@@ -185,29 +185,3 @@ class SoftCap(Score):
         self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         return self.cap * (scores / self.cap).tanh()
-
-
-class SSMax(Score):
-    """Multiplies scores by the logarithm of how many keys are visible, so that long rows stay as sharp as short ones.
-
-    Rule: score_ij = s_h * ln(n_i) * score_ij. n_i counts the keys that query i sees, and s_h is learned per head;
-    without it, attention to the best key fades as 1 / n. The first row has one key, so that ln(1) = 0 changes nothing.
-
-    Source: scalable softmax, arXiv 2501.19399. `start` is the initial s_h: with 0.2, rows of e^5 = 148 keys start as
-    they are without it.
-    """
-
-    order = 15
-    fusable = False
-
-    start: Positive = option(default=0.2, doc="The initial s_h of all heads.")
-
-    def setup(self) -> None:
-        super().setup()
-        self.gain = nn.Parameter(torch.full((self.n_heads,), self.start))
-
-    def apply_scores(
-        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
-    ) -> Float[Tensor, "b h t s"]:
-        count = ctx.visible.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
-        return scores * self.gain[:, None, None].to(scores.dtype) * count.log()
