@@ -8,7 +8,7 @@ from tests import house
 AT_MOST = {
     "lines of src, pages included": 38_000,
     "forwarding lines in attention/": 9,
-    "longest file of attention/": 187,
+    "longest file of attention/": 199,
     "modules at the top level": 5,
     "rooms": 20,
     "imports between rooms": 112,

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.interchange.tiny import TYPES, VOCAB, save_tiny
+from tests.interchange.tiny import TYPES, VOCAB, load_double, save_tiny
 
 from attnlab.build import build_model
 from attnlab.interchange.families.family import Family, run_settings
 from attnlab.interchange.families.registry import FAMILIES, family_of
+from attnlab.interchange.foreign.parts import inspect
 from attnlab.interchange.hf_import import Imported, read_model
 from attnlab.model import GPT
 
@@ -100,22 +101,37 @@ def test_decoding(name: str, pair_of: Any) -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_maps(name: str, pair_of: Any) -> None:
-    """Of every layer that has one on their side."""
+    """Of every layer: those that they report, or that their memories imply."""
     pair, ids = pair_of(name), tokens()
     with torch.no_grad():
-        theirs = pair.theirs(ids, output_attentions=True).attentions
-        if name == "diffllama":
-            theirs = [difference(a, layer.self_attn) for a, layer in zip(theirs, pair.theirs.model.layers, strict=True)]
-    for ours, other in zip(pair.ours.attention_maps(ids), theirs, strict=True):
-        assert_close(ours.weights, other)
+        theirs = their_maps(pair.theirs, ids)
+        for ours, other in zip(pair.ours.attention_maps(ids), theirs, strict=True):
+            assert_close(ours.weights, other)
 
 
-def difference(maps: torch.Tensor, attention: Any) -> torch.Tensor:
-    """Of two maps, which stand half of all heads apart: what their layer makes of them."""
-    a = attention
-    first, second = maps.chunk(2, dim=1)
-    plus, minus = (a.lambda_q1 * a.lambda_k1).sum().exp(), (a.lambda_q2 * a.lambda_k2).sum().exp()
-    return first - (plus - minus + a.lambda_init) * second
+def their_maps(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Of each layer (b, h, t, s)."""
+    kind = model.config.model_type
+    if kind in ("mamba2", "qwen3_next", "qwen3_5_text"):
+        rows = [inspect(model, {"input_ids": row[None]}).parts.values() for row in ids]
+        layers = [sorted((each for part in row for each in part.layers), key=lambda each: each.layer) for row in rows]
+        maps = [torch.stack([torch.as_tensor(row.weights) for row in layer]) for layer in zip(*layers, strict=True)]
+        if kind == "mamba2":  # the way of a value past the memory, which is none of its map
+            skips = [layer.mixer.D[:, None, None] * torch.eye(13) for layer in model.backbone.layers]
+            maps = [a - skip for a, skip in zip(maps, skips, strict=True)]
+        return maps
+    maps = list(model(ids, output_attentions=True).attentions)
+    if kind == "diffllama":
+        maps = [difference(a, layer.self_attn) for a, layer in zip(maps, model.model.layers, strict=True)]
+    return maps
+
+
+def difference(a: torch.Tensor, layer: Any) -> torch.Tensor:
+    """Of the first half of the heads and the second, of which a share is taken."""
+    lambdas = ((layer.lambda_q1, layer.lambda_k1), (layer.lambda_q2, layer.lambda_k2))
+    plus, minus = ((q * k).sum().exp() for q, k in lambdas)
+    first, second = a.chunk(2, dim=1)
+    return first - (plus - minus + layer.lambda_init) * second
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -161,8 +177,6 @@ def write(folder: Path, family: Family, imported: Imported) -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
     """Out again, each tensor is the one that came in, bit for bit; so is the config, and transformers reads it."""
-    from transformers import AutoModelForCausalLM
-
     pair = pair_of(name)
     family = family_of(pair.imported.config, VOCAB, like=pair.imported.origin["model_type"])
     assert family is not None and family.model_type == pair.theirs.config.model_type
@@ -172,7 +186,7 @@ def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
     again = read_model(tmp_path)
     assert same(again.weights, pair.imported.weights)
     assert again.config.model == pair.imported.config.model and again.config.attention == pair.imported.config.attention
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float64).eval()
+    theirs = load_double(tmp_path)
     with torch.no_grad():
         assert torch.equal(theirs(tokens()).logits, pair.theirs(tokens()).logits)
 

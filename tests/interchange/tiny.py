@@ -1,11 +1,13 @@
 """Tiny random models of transformers, saved to disk with every parameter moved: one entry per type."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests.oracles.case import in_double
 
 VOCAB = 300
 LLAMA = {
@@ -19,6 +21,14 @@ GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positio
 LATENT = {
     **{**LLAMA, "num_key_value_heads": 4, "first_k_dense_replace": 2, "kv_lora_rank": 10, "qk_rope_head_dim": 4},
     **{"qk_nope_head_dim": 6, "v_head_dim": 5},
+}
+MAMBA2 = {
+    **{"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 8, "expand": 2},
+    **{"state_size": 5, "n_groups": 2, "conv_kernel": 3, "chunk_size": 4},
+}
+HYBRID = {
+    **{**LLAMA, "num_hidden_layers": 4, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+    **{"linear_key_head_dim": 5, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 3},
 }
 TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
@@ -125,6 +135,12 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {**LLAMA, "embedding_multiplier": 3.0, "logits_scaling": 0.3, "residual_multiplier": 0.7},
     ),
     "hyperclovax, pre": ("hyperclovax", {**LLAMA, "use_post_norm": False, "attention_multiplier": 0.3}),
+    "diffllama": ("diffllama", {**LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6}),
+    "diffllama, biases": ("diffllama", {**LLAMA, "attention_bias": True, "rms_norm_eps": 1e-3}),
+    "mamba2": ("mamba2", MAMBA2),
+    "mamba2, without biases": ("mamba2", {**MAMBA2, "use_conv_bias": False, "tie_word_embeddings": True}),
+    "qwen3_next": ("qwen3_next", {**HYBRID, "num_experts": 0}),
+    "qwen3_5_text": ("qwen3_5_text", HYBRID),
     "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 24, "n_head": 6, "n_layer": 2}),
     "deepseek_v3": ("deepseek_v3", {**LATENT, "q_lora_rank": 12}),
     "deepseek_v3, YaRN": (
@@ -138,7 +154,6 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "deepseek_v3, no latent queries": ("deepseek_v3", {**LATENT, "q_lora_rank": None}),
-    "diffllama": ("diffllama", {**LLAMA, "num_key_value_heads": 4}),
     "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 18, "n_heads": 6, "n_layers": 2, "max_seq_len": 64}),
 }
 
@@ -156,7 +171,23 @@ def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> An
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.to(dtype).save_pretrained(folder)
     save_tokenizer(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64).eval()
+    return load_double(folder)
+
+
+def load_double(folder: Path) -> Any:
+    """Their model in float64, where it would cast to float32, too."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64).eval()
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def in_full(*args: Any, **settings: Any) -> Any:
+        with in_double():
+            return forward(*args, **settings)
+
+    model.forward = in_full
+    return model
 
 
 def save_tokenizer(folder: Path) -> None:

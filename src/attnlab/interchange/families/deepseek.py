@@ -1,12 +1,8 @@
 """DeepSeek-V3 (arXiv 2412.19437) where every layer is dense: keys and values from a latent."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from attnlab.interchange.families.keys_of_config import (
     COUNT_OR_NULL,
@@ -20,7 +16,7 @@ from attnlab.interchange.families.keys_of_config import (
 )
 from attnlab.interchange.families.llama import ATTENTION, LAYER, LLAMA, TENSORS
 from attnlab.interchange.families.model_settings import HOME, ModelSettings
-from attnlab.interchange.families.transforms import Transform, parts
+from attnlab.interchange.families.transforms import by_group, parts
 from attnlab.options.rules import COUNT
 
 SELF = f"{LAYER}.self_attn"
@@ -78,16 +74,6 @@ def _scale(settings: ModelSettings) -> float | None:
     return float(settings.head_dim**-0.5 * (0.1 * node["mscale_all_dim"] * math.log(node["factor"]) + 1) ** 2)
 
 
-def _by_head(x: Sequence[Tensor], attention: Any) -> list[Tensor]:
-    plain = attention.head_dim - attention.rope_dim
-    heads = x[0].unflatten(0, (attention.n_heads, plain + attention.value_dim))
-    return [part.flatten(0, 1) for part in heads.split([plain, attention.value_dim], dim=1)]
-
-
-def _together(x: Sequence[Tensor], attention: Any) -> list[Tensor]:
-    return [torch.cat([t.unflatten(0, (attention.n_heads, -1)) for t in x], dim=1).flatten(0, 1)]
-
-
 A = "blocks.{i}.attention"
 DEEPSEEK_V3 = LLAMA.but(
     "deepseek_v3",
@@ -116,14 +102,16 @@ DEEPSEEK_V3 = LLAMA.but(
         **{ours: theirs for ours, theirs in TENSORS.items() if "attention." not in ours},
         f"{A}.to_q_latent": f"{SELF}.q_a_proj",
         f"{A}.q_norm": f"{SELF}.q_a_layernorm",
-        f"{A}.to_q": f"{SELF}.{{q}}",
+        f"{A}.to_q": lambda block: f"{SELF}.q_b_proj" if block.attention.q_rank else f"{SELF}.q_proj",
         (f"{A}.to_latent", f"{A}.to_k_rotary"): (
             f"{SELF}.kv_a_proj_with_mqa",
             parts(lambda a: [a.kv_rank, a.rope_dim]),
         ),
         f"{A}.norm": f"{SELF}.kv_a_layernorm",
-        (f"{A}.to_k", f"{A}.to_v"): (f"{SELF}.kv_b_proj", Transform(_by_head, _together)),
+        (f"{A}.to_k", f"{A}.to_v"): (
+            f"{SELF}.kv_b_proj",
+            by_group(lambda a: a.n_heads, lambda a: [a.plain_dim, a.value_dim]),
+        ),
         f"{A}.to_out": f"{SELF}.o_proj",
     },
-    words=lambda attention: {"{q}": "q_b_proj" if attention.q_rank else "q_proj"},
 )

@@ -38,8 +38,8 @@ class Family:
 
     `model`, `attention` and `embed` are what all models of the type have in common, `keys` what their config.json says.
     `tensors` maps names of ours to names of theirs, {i} standing for the layer, * for any number; a name stands for a
-    module, too: for its weight and its bias; a function of the block gives a name that depends on it. `unused` are
-    patterns of tensors that hold nothing learned.
+    module, too: for its weight and its bias; a function of the block gives a name that depends on it, or none. `unused`
+    are patterns of tensors that hold nothing learned.
     """
 
     model_type: str
@@ -53,7 +53,6 @@ class Family:
     also: Mapping[str, str] = field(default_factory=dict)  # names of theirs, and what other versions call them
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of keys, and the names that are read
     embed: Node = field(default_factory=lambda: copy.deepcopy(NO_EMBEDDING))
-    words: Callable[[Any], Mapping[str, str]] = lambda attention: {}  # in names of theirs, by a layer's attention
     unused: Sequence[str] = (r".*rotary_emb\.inv_freq",)
 
     def but(self, model_type: str, architecture: str, keys: Sequence[Key] = (), **changes: Any) -> "Family":
@@ -120,13 +119,14 @@ class Family:
             ours = (pattern,) if isinstance(pattern, str) else pattern
             for i in range(len(blocks)) if "{i}" in ours[0] else (None,):
                 names_there = target(blocks[i or 0]) if callable(target) else target
+                if not names_there:
+                    continue
                 theirs = (names_there,) if isinstance(names_there, str) else names_there
                 attention = None if i is None else blocks[i].attention
                 for leaf in ("", ".weight", ".bias"):
                     own = [_match(f"{name}{leaf}", i, names) for name in ours]
                     if all(own):
-                        words = {"{i}": str(i), **({} if attention is None else self.words(attention))}
-                        named = tuple(f"{_filled(name, words)}{leaf}" for name in theirs)
+                        named = tuple(f"{name}{leaf}".replace("{i}", str(i)) for name in theirs)
                         links.append(Link(tuple(map(str, own)), named, transform, attention))
         named_ours = [name for link in links for name in link.ours]
         if sorted(named_ours) != sorted(names):
@@ -175,12 +175,6 @@ class Family:
         for link in self.links(model):
             own = [parameters[name].detach() for name in link.ours]
             yield from zip(link.theirs, link.transform.theirs(own, link.attention), strict=True)
-
-
-def _filled(pattern: str, words: Mapping[str, str]) -> str:
-    for word, text in words.items():
-        pattern = pattern.replace(word, text)
-    return pattern
 
 
 def _match(pattern: str, layer: int | None, names: set[str]) -> str | None:

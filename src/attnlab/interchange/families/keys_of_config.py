@@ -34,6 +34,7 @@ IGNORED = (
     *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("diversity_penalty", "num_return_sequences", "forced_*", "remove_invalid_values", "exponential_decay_*"),
     *("suppress_tokens", "begin_suppress_tokens", "unsloth_*", "reuse_cache", "init_device", "router_*"),
+    "mrope_*",  # of pictures: a text's positions are one
     *("is_llama_config", "js_config"),  # the latter of transformers.js
 )
 # What must stand there, if anything does, in every config.json.

@@ -109,3 +109,16 @@ QVK_IN_FOUR = Transform(
     _in_four,
     lambda x, a: [torch.stack([t.unflatten(0, (4, -1)) for t in x], dim=1).flatten(0, 2)],
 )
+
+
+def by_group(n: Callable[[Any], int], sizes: Callable[[Any], Sequence[int]]) -> Transform:
+    """One tensor of theirs holds several of ours group by group, of so many rows each in each of n groups."""
+    return Transform(
+        lambda x, a: [part.flatten(0, 1) for part in x[0].unflatten(0, (n(a), -1)).split(list(sizes(a)), dim=1)],
+        lambda x, a: [torch.cat([part.unflatten(0, (n(a), -1)) for part in x], dim=1).flatten(0, 1)],
+    )
+
+
+STACKED = Transform(lambda x, _: [torch.stack(list(x))], lambda x, _: list(x[0].unbind()))  # several as one of ours
+# Of a convolution of each channel by itself: theirs has a dimension of one input channel.
+CHANNELWISE = each(lambda t, _: t[:, 0] if t.dim() == 3 else t, lambda t, _: t[:, None] if t.dim() == 2 else t)
