@@ -16,17 +16,25 @@ def import_(
     folder: Annotated[Path, "the run folder that is written"],
     hf: Annotated[Path | None, "the folder of a model: config.json, model.safetensors and tokenizer.json"] = None,
     gguf: Annotated[Path | None, "or a GGUF file of a Llama or a Qwen"] = None,
+    ckpt: Annotated[Path | None, "or a file of torch's: nanoGPT's ckpt.pt, or the GPT of a book"] = None,
+    tokenizer: Annotated[Path | None, "with ckpt: the folder of its tokenizer, or a meta.pkl; null: GPT-2's"] = None,
+    n_heads: Annotated[int | None, Range(least=1), "with ckpt: how many heads, where the file does not say"] = None,
     context: Annotated[int | None, Range(least=1), "tokens of a row of text; null: the model's, at most 1024"] = None,
 ) -> None:
     """Make a run folder of a model of others."""
-    if (hf is None) == (gguf is None):
-        raise UsageError("name one model to import: hf=FOLDER or gguf=FILE")
-    from attnlab.interchange.hf_import import import_folder, import_gguf
+    if sum(path is not None for path in (hf, gguf, ckpt)) != 1:
+        raise UsageError("name one model to import: hf=FOLDER, gguf=FILE or ckpt=FILE")
+    for key, value in (("tokenizer", tokenizer), ("n_heads", n_heads)):
+        if value is not None and ckpt is None:
+            raise UsageError(f"{key} ({value}) is for ckpt=FILE: others say it themselves")
+    from attnlab.interchange.hf_import import import_file, import_folder, import_gguf
 
     if hf is not None:
         run = import_folder(hf, folder, context=context)
     elif gguf is not None:
         run = import_gguf(gguf, folder, context=context)
+    elif ckpt is not None:
+        run = import_file(ckpt, folder, tokenizer=tokenizer, n_heads=n_heads, context=context)
     _show_maps(run)
     summary = run.read_summary()
     print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")

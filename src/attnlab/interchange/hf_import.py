@@ -17,16 +17,20 @@ from attnlab.config.code import code_of
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import one_spelling, settings_of, without_secrets
 from attnlab.config.run_config import Node, RunConfig
+from attnlab.data.corpus import Stories
 from attnlab.data.download import sha256_of
 from attnlab.data.hf_files import load_hf_tokenizer
-from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.tokenizers import RankTokenizer, Tokenizer
+from attnlab.data.vocabularies import Tiktoken
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.families.family import Family, Link
 from attnlab.interchange.families.model_settings import ModelSettings
 from attnlab.interchange.families.registry import family_for
+from attnlab.interchange.families.torch_gpts import FROM_SCRATCH, NANOGPT
 from attnlab.interchange.gguf_file import GGUFFile
 from attnlab.interchange.gguf_tokenizer import read_tokenizer
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
+from attnlab.interchange.torch_file import TorchFile, read_meta
 from attnlab.store.digests import digest
 from attnlab.store.files import check_writable, write_atomically, writing
 from attnlab.store.metrics_csv import COLUMNS
@@ -35,7 +39,9 @@ from attnlab.store.status import Status
 
 USUAL_CONTEXT = 1024  # tokens of a row of text where nobody says how many, and the model takes more
 VOCABULARY, OF_RUN = "attnlab.data.vocabularies.HuggingFace", "attnlab.data.vocabularies.OfRun"
-Source = HFFolder | GGUFFile
+CACHE = Path(".cache/attnlab")  # where paths.cache usually is
+META = "meta.pkl"  # the characters of a model of nanoGPT's
+Source = HFFolder | GGUFFile | TorchFile
 
 
 class Imported(NamedTuple):
@@ -58,6 +64,18 @@ def import_folder(hf: Path, folder: Path, *, context: int | None = None) -> RunF
 def import_gguf(gguf: Path, folder: Path, *, context: int | None = None) -> RunFolder:
     """Write a run folder with the model of a GGUF file, its numbers in float32 and its tokenizer beside it."""
     return write_run(folder, lambda: read_gguf(gguf, folder, context=context))
+
+
+def import_file(
+    ckpt: Path, folder: Path, *, tokenizer: Path | None = None, n_heads: int | None = None, context: int | None = None
+) -> RunFolder:
+    """Write a run folder with the model of nanoGPT's ckpt.pt, or of the book's GPT.
+
+    `tokenizer` is a folder of Hugging Face's or nanoGPT's meta.pkl; None: a meta.pkl beside the file, else GPT-2's.
+    """
+    return write_run(
+        folder, lambda: read_file_of_torch(ckpt, folder, tokenizer=tokenizer, n_heads=n_heads, context=context)
+    )
 
 
 def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
@@ -92,6 +110,38 @@ def read_gguf(gguf: Path, folder: Path, *, context: int | None = None) -> Import
     weights, dtypes = _weights(source, family, links, model)
     origin = _origin(source, family, dict.fromkeys(dtypes, "F32"))
     return Imported(config, tokenizer, weights, {"format": "gguf", "types": source.types, **origin})
+
+
+def read_file_of_torch(
+    ckpt: Path, folder: Path, *, tokenizer: Path | None = None, n_heads: int | None = None, context: int | None = None
+) -> Imported:
+    """The model of such a file, checked; `folder` is where the run will be, and its tokenizer with it."""
+    source, file = TorchFile(ckpt, n_heads), f"ckpt ({ckpt})"
+    family = NANOGPT if source.config["model_type"] == NANOGPT.model_type else FROM_SCRATCH
+    settings, _ = _settings(source, family, file)
+    config = config_of(settings, family.model_type, {"_target_": OF_RUN, "path": str(folder)}, context)
+    model, links = _model(config, settings.vocab_size, family, source)
+    own = _tokenizer_beside(ckpt, tokenizer, settings.vocab_size)
+    weights, dtypes = _weights(source, family, links, model)
+    return Imported(config, own, weights, {"format": "torch", **_origin(source, family, dtypes)})
+
+
+def _tokenizer_beside(ckpt: Path, chosen: Path | None, n_vocab: int) -> Tokenizer:
+    meta = chosen or ckpt.parent / META
+    if chosen is not None and chosen.is_dir():
+        return load_hf_tokenizer(chosen, n_vocab, key="tokenizer")
+    tokenizer: Tokenizer = read_meta(meta) if chosen is not None or meta.exists() else gpt2_tokenizer(n_vocab)
+    if tokenizer.n_vocab != n_vocab:
+        raise UsageError(f"the tokenizer has {tokenizer.n_vocab} ids, and the model {n_vocab}: set tokenizer=FOLDER")
+    return tokenizer
+
+
+def gpt2_tokenizer(n_vocab: int) -> Tokenizer:
+    """GPT-2's vocabulary, with ids that stand for nothing up to those of the model: embeddings are often padded."""
+    tokenizer = Tiktoken("gpt2").build(Stories().load(), CACHE)
+    assert isinstance(tokenizer, RankTokenizer)
+    tokens = [*tokenizer.tokens, *[b""] * (n_vocab - tokenizer.n_vocab)]
+    return RankTokenizer(tokenizer.name, tokens, pattern=tokenizer.pattern, n_ranks=tokenizer.n_ranks)
 
 
 def _settings(source: Source, family: Family, file: str) -> tuple[ModelSettings, Family]:
