@@ -79,6 +79,26 @@ def test_folder_is_taken(run: RunFolder) -> None:
         import_folder(run.path.parents[1] / "hf", run.path)
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ([], "name one model to import"),
+        (["hf=a", "gguf=b"], "name one model to import"),
+        (["hf=a", "n_heads=2"], "n_heads"),
+        (["gguf=a", "download=true"], "download"),
+        (["hf=a", "revision=main"], "revision"),
+        (["hf=owner/name", "download=true"], "needs revision="),
+        (["hf=owner/name"], "must be a folder"),
+    ],
+)
+def test_typed(typed: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What does not go together is refused by name; nothing is fetched that was not asked for."""
+    with pytest.raises(SystemExit) as ended:
+        main(["import", f"folder={tmp_path / 'run'}", *typed])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It writes maps for the tab, too; scores and silenced heads stand beside them."""
     write_llama(tmp_path / "hf")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import Range
+from attnlab.cli._foreign import Download, Revision, check_unused, hf_folder
 from attnlab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,18 +20,21 @@ def import_(
     ckpt: Annotated[Path | None, "or a file of torch's: nanoGPT's ckpt.pt, or the GPT of a book"] = None,
     tokenizer: Annotated[Path | None, "with ckpt: the folder of its tokenizer, or a meta.pkl; null: GPT-2's"] = None,
     n_heads: Annotated[int | None, Range(least=1), "with ckpt: how many heads, where the file does not say"] = None,
+    download: Download = False,
+    revision: Revision = None,
     context: Annotated[int | None, Range(least=1), "tokens of a row of text; null: the model's, at most 1024"] = None,
 ) -> None:
     """Make a run folder of a model of others."""
     if sum(path is not None for path in (hf, gguf, ckpt)) != 1:
         raise UsageError("name one model to import: hf=FOLDER, gguf=FILE or ckpt=FILE")
-    for key, value in (("tokenizer", tokenizer), ("n_heads", n_heads)):
-        if value is not None and ckpt is None:
-            raise UsageError(f"{key} ({value}) is for ckpt=FILE: others say it themselves")
+    if ckpt is None:
+        check_unused({"tokenizer": tokenizer, "n_heads": n_heads}, of="ckpt=")
+    if hf is None:
+        check_unused({"download": download, "revision": revision}, of="hf=")
     from attnlab.interchange.hf_import import import_file, import_folder, import_gguf
 
     if hf is not None:
-        run = import_folder(hf, folder, context=context)
+        run = import_folder(hf_folder(hf, download=download, revision=revision), folder, context=context)
     elif gguf is not None:
         run = import_gguf(gguf, folder, context=context)
     elif ckpt is not None:

@@ -38,7 +38,7 @@ class HFFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_dir():
-            raise UsageError(f"hf ({path}) must be a folder with {CONFIG} and {WEIGHTS}")
+            raise UsageError(f"hf ({path}) must be a folder with {CONFIG} and {WEIGHTS}; download=true fetches one")
         self.config = self._read_json(CONFIG)
         self.generation = self._read_json(GENERATION) if (path / GENERATION).exists() else {}
         self.files = self._weight_files()
