@@ -20,7 +20,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.interchange.families.family import Family, run_settings
 from attnlab.interchange.families.llama import LLAMA, QWEN2, QWEN3
-from attnlab.interchange.families.model_settings import normal
+from attnlab.interchange.families.model_settings import normal, spelled_out
 from attnlab.interchange.families.transforms import PAIRS
 from attnlab.interchange.gguf_tokenizer import write_tokenizer
 from attnlab.interchange.hf_folder import TensorHeader
@@ -153,23 +153,23 @@ def config_of(
     """The config.json of what the metadata and the shapes of the tensors say."""
     before = f"{architecture}."
     own = {key.removeprefix(before): _plain(value) for key, value in about.items() if key.startswith(before)}
-    config: dict[str, Any] = {
+    content: dict[str, Any] = {
         "model_type": architecture,
         "vocab_size": shapes["token_embd.weight"].shape[0] if "token_embd.weight" in shapes else 0,
         "tie_word_embeddings": "output.weight" not in shapes,
     }
     if architecture == "llama":
-        config["attention_bias"] = "blk.0.attn_q.bias" in shapes
-    config |= {theirs: own.pop(key) for key, theirs in SIZES.items() if key in own}
-    n_heads = config.get("num_attention_heads") or 1
-    config["head_dim"] = config.get("head_dim") or config.get("hidden_size", 0) // n_heads
+        content["attention_bias"] = "blk.0.attn_q.bias" in shapes
+    content |= {theirs: own.pop(key) for key, theirs in SIZES.items() if key in own}
+    n_heads = content.get("num_attention_heads") or 1
+    content["head_dim"] = content.get("head_dim") or content.get("hidden_size", 0) // n_heads
     if own.get("rope.scaling.type") == "linear":
-        config["rope_scaling"] = {"rope_type": "linear", "factor": own.pop("rope.scaling.factor", 1.0)}
+        content["rope_scaling"] = {"rope_type": "linear", "factor": own.pop("rope.scaling.factor", 1.0)}
         del own["rope.scaling.type"]
     for key, value in own.items():
-        if SAME_AS.get(key) is None or config.get(SAME_AS[key]) != value:
+        if SAME_AS.get(key) is None or content.get(SAME_AS[key]) != value:
             raise UsageError(f"{source}: {before}{key} ({shown(value)[:60]}) is not understood")
-    return config
+    return content
 
 
 def gguf_bytes(config: RunConfig, model: GPT, tokenizer: Tokenizer, name: str) -> bytes:
@@ -181,10 +181,11 @@ def gguf_bytes(config: RunConfig, model: GPT, tokenizer: Tokenizer, name: str) -
         from gguf import GGUFWriter
     except ImportError as error:
         raise UsageError(f"to=gguf needs the package gguf: {INSTALL}") from error
-    settings = run_settings(config, model.vocab_size)
-    architecture = next((each for each, family in FAMILIES.items() if family.fits(settings)), None)
-    if architecture is None:
+    own = run_settings(config, model.vocab_size)
+    forms = [(name, each) for each in (own, spelled_out(own)) for name, f in FAMILIES.items() if f.fits(each)]
+    if not forms:
         raise UsageError(f"to=gguf writes models with the settings of {', '.join(FAMILIES)}, and {name} has others")
+    architecture, settings = forms[0]
     family, tensors = FAMILIES[architecture], dict(FAMILIES[architecture].tensors_of(model))
     config_json = family.config_json(settings)
     config_json["rope_theta"] = settings.layers[0]["position"].get("base")

@@ -8,6 +8,7 @@ from attnlab.data.hf_export import to_hf
 from attnlab.data.hf_files import QWEN2
 from attnlab.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from attnlab.errors import UsageError
+from attnlab.store.names import TOKENIZER
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # kinds of tokens, as llama.cpp numbers them
 LLAMA3 = (
@@ -100,7 +101,7 @@ def write_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     refusal = UsageError(f"to=gguf: llama.cpp knows no tokenizer like this one ({tokenizer.name})")
     if not isinstance(tokenizer, HFTokenizer | ByteTokenizer):
         raise refusal
-    definition = json.loads(to_hf(tokenizer)["tokenizer.json"])
+    definition = json.loads(to_hf(tokenizer)[TOKENIZER])
     if definition["model"].get("type") != "BPE":
         raise refusal
     model, added = definition["model"], {token["id"]: token for token in definition["added_tokens"] or ()}
