@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tests.interchange.by_hand import write_llama
 from tests.training.launch import TINY, folder_of, run_here, write_text
 
 import attnlab
 from attnlab.config.compose import compose_job
 from attnlab.config.from_folder import with_folder
 from attnlab.errors import UsageError
+from attnlab.interchange.hf_import import import_folder
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.digests import digest
 from attnlab.store.metrics_csv import read_metrics
@@ -143,6 +145,17 @@ def test_damaged_weights(source: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UsageError, match=r"init_from \(.*\) must be the folder of a run or an import: it has no check"):
         start(words(tmp_path, copy))
+
+
+def test_import(tmp_path: Path) -> None:
+    """Training goes on from a model that others have trained, under its type's name, on a text of one's own."""
+    imported = import_folder(write_llama(tmp_path / "hf"), tmp_path / "imported")
+    summary = start(words(tmp_path, imported.path, "maps.steps=0", "sample.steps=0"))
+    here = folder_of(tmp_path, "llama")
+    assert summary["variant"] == "llama" and losses(here)[-1][1] < losses(here)[0][1]
+    model, _ = attnlab.load(imported.path)
+    first = network_weights(newest(here))
+    assert summary["init_sha256"] == sha256_of_weights(model.state_dict()) != sha256_of_weights(first)
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
                 parts.append(f"about {duration(first.estimate)} a run")
             parts.append(f"{first.facts['disk_bytes'] / 2**20:,.0f} MiB a run")
         print("; ".join(parts))
+    for folder in dict.fromkeys(run.job.config.init_from for run in runs if run.job.config.init_from):
+        print(f"  starting with the weights of {folder}; streams.init changes nothing")
     for run in runs:
         for other in run.same_as:
             print(f"  merged: {' '.join(other.overrides)} is the same run as {' '.join(run.job.overrides)}")
