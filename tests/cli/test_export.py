@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tests.cli.test_main import typed
 from tests.training.launch import folder_of, run_here
@@ -13,6 +14,7 @@ from tests.training.launch import folder_of, run_here
 import attnlab
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.interchange.export_run import exported
+from attnlab.interchange.lm_eval_task import TASK, prefix_id
 from attnlab.interchange.model_card import model_card
 from attnlab.runs import read_config
 from attnlab.store.run_folder import RunFolder
@@ -53,7 +55,7 @@ def test_card_is_of_its_files(run: Path) -> None:
     config, (model, tokenizer) = read_config(home), attnlab.load(run)
     files = exported(home, config, model, tokenizer, to="hf")
     assert files["README.md"].decode() == model_card(home, config, tokenizer, remote=True)
-    assert "trust_remote_code" not in model_card(home, config, ByteTokenizer(), remote=False)
+    assert "trust" not in model_card(home, config, ByteTokenizer(), remote=False)
 
 
 def test_safetensors(run: Path, tmp_path: Path) -> None:
@@ -63,6 +65,16 @@ def test_safetensors(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
     assert tensors.keys() == model.state_dict().keys() - {"head.weight"}
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in tensors.items())
+
+
+def test_lm_eval(run: Path, tmp_path: Path) -> None:
+    """Validation rows as a task: contexts and last words that stand in the text, behind each other."""
+    assert typed("export", f"run={run}", "to=lm_eval", f"folder={tmp_path / 'task'}") == 0
+    task = yaml.safe_load((tmp_path / "task" / TASK).read_text())
+    rows = [json.loads(line) for line in Path(task["dataset_kwargs"]["data_files"]).read_text().splitlines()]
+    text = (run.parents[3] / "text.txt").read_text()
+    assert rows and all(f"{row['context']} {row['answer']}" in text for row in rows)
+    assert prefix_id(attnlab.load(run)[1]) == ord("\n")
 
 
 def test_nothing_is_written_over(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

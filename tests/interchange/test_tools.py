@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from tests.cli.test_main import typed
 from tests.interchange.test_export_run import write
+from tests.training.launch import folder_of, write_text
 
+import attnlab
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.interchange.export_run import exported
+from attnlab.interchange.lm_eval_task import prefix_id
 from attnlab.laws.subject import gap, perturbed
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder
+from attnlab.training.run import run
 
 SIZES = ("model.d_model=32", "model.n_heads=4", "model.n_layers=2", "model.context=64", "model.dropout=0")
 REMOTE = ("differential", "hybrid", "gated_delta")  # a memory's map is read and replaced as any other
@@ -107,3 +112,43 @@ def test_nnsight(variant: str, folders: Any) -> None:
     mixer.map.register_forward_hook(lambda _, __, weights: 0 * weights)
     mixer.eager = True
     assert gap(moved, ours(ids)) <= CLOSE < gap(moved, logits)
+
+
+@pytest.mark.parametrize("words", ["data=recall", "data=file tokenizer=byte"])
+def test_lm_eval(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own model `hf`: the log-likelihood of every answer, or last word, is ours; of a task, so is their mean."""
+    lm_eval = pytest.importorskip("lm_eval")
+    for name, value in {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}.items():
+        monkeypatch.setenv(name, value)
+    typed_words = [*words.split(), *([f"data.path={write_text(tmp_path)}"] if "file" in words else [])]
+    small = (
+        "trainer.max_steps=2",
+        "maps.steps=0",
+        "sample.steps=0",
+        "model.d_model=32",
+        "model.n_layers=1",
+        "batch_size=4",
+    )
+    paths = (f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}")
+    config = compose_config(["attention=gated_delta", *SIZES, *small, *typed_words, *paths])
+    run(config, variant="gated_delta")
+    home = folder_of(tmp_path, "gated_delta")
+    assert typed("export", f"run={home}", f"folder={tmp_path / 'model'}") == 0
+    assert typed("export", f"run={home}", "to=lm_eval", f"folder={tmp_path / 'task'}") == 0
+    ours, tokenizer = attnlab.load(home)
+    settings = {
+        "pretrained": str(tmp_path / "model"),
+        "trust_remote_code": True,
+        "prefix_token_id": prefix_id(tokenizer),
+    }
+    task = [str(tmp_path / "task" / "task.yaml")]
+    results = lm_eval.simple_evaluate("hf", settings, task, device="cpu", batch_size=8, limit=40, bootstrap_iters=0)
+    (samples,) = results["samples"].values()
+    assert samples
+    for sample in samples:
+        before = tokenizer.encode(sample["doc"]["context"])
+        whole = tokenizer.encode(f"{sample['doc']['context']} {sample['doc']['answer']}")
+        with torch.no_grad():
+            scores = ours(torch.tensor([whole[:-1]])).log_softmax(dim=-1)[0, len(before) - 1 :]
+        expected = float(scores.gather(1, torch.tensor(whole[len(before) :])[:, None]).sum())
+        assert sample["filtered_resps"][0][0] == pytest.approx(expected, abs=1e-4)

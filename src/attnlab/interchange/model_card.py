@@ -9,6 +9,7 @@ from typing import Any
 from attnlab.config.keys import sentence
 from attnlab.config.run_config import RunConfig, class_name
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.interchange.lm_eval_task import prefix_id
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import read_file
 from attnlab.store.run_folder import RunFolder
@@ -18,7 +19,13 @@ USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust})
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
+```"""
+LM_EVAL = """What the run was judged by, in lm-eval:
+
+```
+attnlab export run=RUN to=lm_eval folder=TASK
+lm_eval --model hf --model_args pretrained=FOLDER,prefix_token_id={prefix}{trust} --tasks TASK/task.yaml
 ```"""
 REMOTE = (
     "The folder holds the code that it runs (`trust_remote_code=True`): two files for transformers, and attnlab's "
@@ -34,7 +41,11 @@ def model_card(run: RunFolder, config: RunConfig, tokenizer: Tokenizer, *, remot
     variant = str(summary.get("variant", class_name(config.attention)))
     about = sentence("attention", variant)
     sections = {
-        "Use": [USE.format(trust=", trust_remote_code=True" if remote else ""), *([REMOTE] if remote else [])],
+        "Use": [
+            USE.format(trust=", trust_remote_code=True" if remote else ""),
+            *([REMOTE] if remote else []),
+            LM_EVAL.format(trust=",trust_remote_code=True" if remote else "", prefix=prefix_id(tokenizer)),
+        ],
         "Model": [_list(_model(config, summary, tokenizer))],
         "Training": [_list(_training(config, summary))],
         "Results": [_list(_results(summary))],
