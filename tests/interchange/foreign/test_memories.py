@@ -33,6 +33,11 @@ def rotate(q: Tensor, k: Tensor) -> Tensor:
     return q + k
 
 
+def with_state(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    """Over (batch, heads, positions, width), with a state as wide as the values."""
+    return (q @ k.transpose(-1, -2)).tril() @ v + q @ state
+
+
 class Layer(nn.Module):
     pass
 
@@ -40,7 +45,7 @@ class Layer(nn.Module):
 def test_known_by_parameters() -> None:
     """Functions with keys and values, or a state space, and no others; the values are named."""
     mine = {kernel.name: kernel.values for kernel in kernels(Layer())}
-    assert mine == {"retention": "value", "per_channel": "value", "gated_space": "x"}
+    assert mine == {"retention": "value", "per_channel": "value", "gated_space": "x", "with_state": "v"}
 
 
 def product(function: object, *args: object, positions: int | None = None, **kwargs: object):  # type: ignore[no-untyped-def]
@@ -58,6 +63,18 @@ def test_heads(t: int) -> None:
     expected = torch.einsum("thd,shd->hts", q[0], k[0]) * (0.9 ** (torch.arange(t)[:, None] - torch.arange(t))).tril()
     torch.testing.assert_close(result.a, expected)
     assert relative_error(result) < 1e-6
+
+
+@pytest.mark.parametrize("t", [2, 5, 11])
+def test_state_of_fixed_width(t: int) -> None:
+    """A kernel that takes values of one width only is asked for as many columns at a time; a state that is not empty is
+    no part of a map, and shows in the error."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 3, t, 5)
+    result = product(with_state, q, k, v, torch.zeros(1, 3, 5, 5))
+    torch.testing.assert_close(result.a, (q @ k.transpose(-1, -2)).tril()[0])
+    assert relative_error(result) < 1e-6
+    assert relative_error(product(with_state, q, k, v, torch.ones(1, 3, 5, 5))) > 1e-2
 
 
 def test_channels() -> None:

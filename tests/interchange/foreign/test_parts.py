@@ -9,6 +9,8 @@ from tests.interchange.foreign.models import inputs, tiny
 from torch import Tensor, nn
 
 import attnlab
+from attnlab.build import build_model
+from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.inspection.prompt_maps import load_prompt_maps
 from attnlab.inspection.records import decode, encode
@@ -115,6 +117,19 @@ def test_missing() -> None:
     assert [layer.layer for layer in inspection.parts[""].layers] == [1]
     windows = attnlab.inspect(tiny("swin"), inputs("swin")).missing
     assert windows == ["layer 0, attention has no map: its attention is computed in 4 separate blocks"]
+
+
+@pytest.mark.parametrize("variant", ["differential", "delta_product"])
+def test_our_own(variant: str) -> None:
+    """A network of ours gives its maps itself, whatever its mixing is written with."""
+    config = compose_config([f"attention={variant}", "model.d_model=16", "model.n_heads=4", "model.context=8"])
+    model, ids = build_model(config, 20), torch.arange(8)[None]
+    (maps,) = attnlab.inspect(model, {"input_ids": ids}).parts.values()
+    for layer, own in zip(maps.layers, model.attention_maps(ids), strict=True):
+        np.testing.assert_allclose(layer.weights, own.weights[0].detach(), rtol=1e-6)
+        assert layer.kind == own.kind
+    with pytest.raises(UsageError, match=r"labels \(3\) must be as many as tokens \(8\)"):
+        attnlab.inspect(model, ids, labels=["a", "b", "c"])
 
 
 class Position(nn.Module):

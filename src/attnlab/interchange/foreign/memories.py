@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -94,14 +95,29 @@ def _of_heads(again: Function, v: Tensor, o: Tensor, positions: int | None) -> W
     products = []
     for heads in (2, 1):
         by_head = [x[0].movedim(heads - 1, 0) for x in (v, o)]
-        h, t, _ = by_head[0].shape
-        if positions not in (None, t):
+        if positions not in (None, by_head[0].shape[1]):
             continue
-        identity = torch.eye(t, dtype=v.dtype, device=v.device).expand(h, t, t).movedim(0, heads - 1)[None]
-        products.append(WeightedSum(again(identity.contiguous())[0].movedim(heads - 1, 0), *by_head))
+
+        def mix(values: Float[Tensor, "h s n"], heads: int = heads) -> Float[Tensor, "h t n"]:
+            result: Tensor = again(values.movedim(0, heads - 1)[None].contiguous())[0].movedim(heads - 1, 0)
+            return result
+
+        try:
+            a = _columns(mix, by_head[0], by_head[0].shape[1])
+        except (RuntimeError, ValueError):  # a kernel with a state that is as wide as its values
+            a = _columns(mix, by_head[0], v.shape[-1])
+        products.append(WeightedSum(a, *by_head))
         if relative_error(products[-1]) < 1e-3:
             break
     return min(products, key=relative_error)
+
+
+def _columns(mix: Function, v: Float[Tensor, "h s d"], width: int) -> Float[Tensor, "h t s"]:
+    """What comes out for the identity as values, so many of its columns at a time."""
+    h, s, _ = v.shape
+    identity = torch.eye(s, dtype=v.dtype, device=v.device).expand(h, s, s)
+    parts = [mix(F.pad(some, (0, width - some.shape[-1]))) for some in identity.split(width, dim=-1)]
+    return torch.cat(parts, dim=-1)[..., :s]
 
 
 def _of_channels(again: Function, v: Tensor, o: Tensor) -> WeightedSum:
@@ -142,13 +158,7 @@ def lightning_sum(layer: Any, args: Any, kwargs: Any) -> WeightedSum:
 
     o = run(None)
     v = values[0]
-    t = v.shape[1]
-    identity = torch.eye(t, dtype=v.dtype, device=v.device)
-    columns = [
-        run(torch.nn.functional.pad(some, (0, d - some.shape[1])).expand(h, t, d))[..., : some.shape[1]]
-        for some in identity.split(d, dim=1)
-    ]
-    return WeightedSum(torch.cat(columns, dim=-1), v, o)
+    return WeightedSum(_columns(run, v, d), v, o)
 
 
 INLINE: dict[str, Callable[[Any, Any, Any], WeightedSum]] = {"MiniMaxLightningAttention": lightning_sum}

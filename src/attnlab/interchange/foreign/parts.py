@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnlab.errors import UsageError
 from attnlab.inspection.map_files import write_map_files
+from attnlab.inspection.maps import collect
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import Record, half
 from attnlab.interchange.foreign.mixing import Mixing, Watch, watch
@@ -90,6 +91,8 @@ def inspect(
     called by their ids, and all else by its place. `name`, `text` and `step` are written beside the maps. The model
     computes in evaluation mode, and is the same afterwards. Raises UsageError where nothing can be shown.
     """
+    if (ours := _ours(model, inputs)) is not None:
+        return _of_ours(*ours, labels, PromptMaps(name, step, text, [], []))
     watching, _ = watch(model, lambda: call(model, inputs))
     sources = labels if labels is not None else _ids(inputs, "input_ids")
     targets = target_labels if target_labels is not None else _ids(inputs, "decoder_input_ids")
@@ -109,6 +112,28 @@ def inspect(
         same = t == s and not crosses
         parts[part] = PromptMaps(name, step, text, tokens, layers, None if same else keys, causal)
     _check_labels(parts, labels, target_labels)
+    return Inspection(parts, missing)
+
+
+def _ours(model: nn.Module, inputs: Any) -> tuple[Any, list[int]] | None:
+    """Our own network, bare or in an exported model, which gives every map itself; and the ids it is given."""
+    ids = _ids(inputs, "input_ids")
+    networks = [m for m in model.modules() if type(m).__name__ == "GPT" and hasattr(m, "attention_maps")]
+    return (networks[0], [int(i) for i in ids]) if networks and ids is not None else None
+
+
+def _of_ours(network: Any, ids: list[int], labels: Sequence[str] | None, maps: PromptMaps) -> Inspection:
+    layers, missing = [], []
+    for layer in collect(network, ids):
+        if layer.weights is None:
+            missing.append(f"layer {layer.layer} has no map: its output is no weighted sum of its values")
+        else:
+            heads = [*range(len(layer.weights))]
+            layers.append(ChosenHeads(layer.layer, layer.kind, heads, layer.weights, layer.value_norm))
+    if not layers:
+        raise UsageError("; ".join(["this model has no attention that can be shown", *missing[:4]]))
+    parts = {"": maps._replace(tokens=list(labels) if labels is not None else [str(i) for i in ids], layers=layers)}
+    _check_labels(parts, labels)
     return Inspection(parts, missing)
 
 
@@ -221,8 +246,7 @@ def _named(labels: Sequence[str] | None, n: int) -> list[str]:
 
 def _check_labels(parts: Mapping[str, PromptMaps], *given: Sequence[str] | None) -> None:
     """Refuse labels that name nothing."""
-    sides = [side for maps in parts.values() for side in (maps.tokens, maps.keys) if side]
-    lengths = sorted({len(side) for side in sides})
+    lengths = sorted({n for maps in parts.values() for layer in maps.layers for n in layer.weights.shape[1:]})
     for labels in given:
         if labels is not None and len(labels) not in lengths:
             raise UsageError(f"labels ({len(labels)}) must be as many as tokens ({' or '.join(map(str, lengths))})")
