@@ -1,4 +1,4 @@
-"""The validation rows of a run as a task of lm-eval: the harness scores by log-likelihood what the run was judged by."""
+"""The validation rows of a run as a task of lm-eval, which scores by log-likelihood what the run was judged by."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,11 @@ TASK, ROWS = "task.yaml", "rows.jsonl"
 
 
 def lm_eval_files(config: RunConfig, tokenizer: Tokenizer, batches: Sequence[Batch], folder: Path) -> dict[str, bytes]:
-    """A task and its rows, which lie in `folder`. Of a synthetic task each answer is asked for; of a text the last whole
-    word of each row (as LAMBADA does, arXiv 1606.06031). Raises UsageError where there is nothing to ask for."""
+    """A task and its rows, which lie in `folder`. Raises UsageError where there is nothing to ask for.
+
+    Of a synthetic task each answer is asked for, of a text the last whole word of each row, as LAMBADA does (arXiv
+    1606.06031).
+    """
     rows = list(_answers(batches, tokenizer) if isinstance(tokenizer, TaskTokenizer) else _words(batches, tokenizer))
     if not rows:
         raise UsageError("to (lm_eval) finds nothing to ask for: the rows of this run are shorter than two words")
