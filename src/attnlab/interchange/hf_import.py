@@ -1,10 +1,7 @@
 """From a model's folder of Hugging Face's to a run folder, as if the run had just been trained."""
 
 import io
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +23,12 @@ from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.families.family import Family, Link
 from attnlab.interchange.families.model_settings import ModelSettings
 from attnlab.interchange.families.registry import family_for
-from attnlab.interchange.families.torch_gpts import FROM_SCRATCH, NANOGPT
 from attnlab.interchange.gguf_file import GGUFFile
 from attnlab.interchange.gguf_tokenizer import read_tokenizer
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
 from attnlab.interchange.torch_file import TorchFile, read_meta
 from attnlab.store.digests import digest
-from attnlab.store.files import check_writable, write_atomically, writing
+from attnlab.store.files import check_new_folder, new_folder, write_atomically
 from attnlab.store.metrics_csv import COLUMNS
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
@@ -80,11 +76,9 @@ def import_file(
 
 def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
     """Write a run folder. Everything is read and checked before; a folder that is there must be empty."""
-    check_writable(folder, key="folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"folder ({folder}) is there already, and not empty: name a new one")
+    check_new_folder(folder, key="folder")
     model = read()
-    with _appearing(folder) as home:
+    with new_folder(folder, key="folder") as home:
         _write(RunFolder(home), model)
     return RunFolder(folder)
 
@@ -117,7 +111,7 @@ def read_file_of_torch(
 ) -> Imported:
     """The model of such a file, checked; `folder` is where the run will be, and its tokenizer with it."""
     source, file = TorchFile(ckpt, n_heads), f"ckpt ({ckpt})"
-    family = NANOGPT if source.config["model_type"] == NANOGPT.model_type else FROM_SCRATCH
+    family = source.family
     settings, _ = _settings(source, family, file)
     config = config_of(settings, family.model_type, {"_target_": OF_RUN, "path": str(folder)}, context)
     model, links = _model(config, settings.vocab_size, family, source)
@@ -228,18 +222,6 @@ def _origin(source: Source, family: Family, dtypes: Mapping[str, str]) -> dict[s
         "config": source.config,
         "generation_config": source.generation,
     }
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside the one that is to be, which becomes it at the end of the block; gone if that is not reached."""
-    with writing(folder, key="folder"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as home:
-            inside = Path(home) / "run"
-            inside.mkdir()
-            yield inside
-            os.replace(inside, folder)
 
 
 def _write(folder: RunFolder, model: Imported) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnlab.data.tokenizers import CharTokenizer
 from attnlab.errors import UsageError
+from attnlab.interchange.families.torch_gpts import FROM_SCRATCH, NANOGPT
 from attnlab.interchange.hf_folder import DTYPES, TensorHeader
 from attnlab.store.files import read_file
 
@@ -41,11 +42,12 @@ class TorchFile:
         if isinstance(arguments := content.get("model_args"), Mapping):
             if not all(isinstance(each, str | int | float | None) for pair in arguments.items() for each in pair):
                 raise UsageError(f"ckpt ({path}): model_args must hold numbers by name")
-            self.config = {"model_type": "nanogpt", **arguments}
+            self.family, sizes = NANOGPT, dict(arguments)
         elif BOOK in tensors:
-            self.config = {"model_type": "llm_from_scratch", **self._sizes(n_heads)}
+            self.family, sizes = FROM_SCRATCH, self._sizes(n_heads)
         else:
             raise UsageError(f"ckpt ({path}) is neither nanoGPT's, with model_args, nor the book's, with {BOOK}")
+        self.config = {"model_type": self.family.model_type, **sizes}
 
     def __str__(self) -> str:
         return str(self.path)

@@ -117,21 +117,28 @@ def write_atomically(path: Path, data: bytes, *, key: str) -> None:
         flush_folder(path.parent)
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], *, key: str) -> None:
-    """Write a new folder with these files, all of it or nothing; refused if something is there."""
+@contextmanager
+def new_folder(folder: Path, *, key: str) -> Iterator[Path]:
+    """A folder beside the one that is to be, which becomes it at the end of the block; gone if that is not reached."""
     check_new_folder(folder, key=key)
-    with uninterrupted(), writing(folder, key=key):
+    with writing(folder, key=key):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             whole = Path(temporary) / "whole"
             whole.mkdir()
-            for name, data in files.items():
-                with (whole / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+            yield whole
             whole.replace(folder)
         flush_folder(folder.parent)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes], *, key: str) -> None:
+    """Write a new folder with these files, all of it or nothing; refused if something is there."""
+    with uninterrupted(), new_folder(folder, key=key) as whole:
+        for name, data in files.items():
+            with (whole / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def tidy(folder: Path, name: str = "*") -> None:

@@ -37,9 +37,9 @@ ALL = (
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 
 
-def family_for(config: Mapping[str, Any], source: str) -> Family:
+def family_for(content: Mapping[str, Any], source: str) -> Family:
     """The family of a config.json. Raises UsageError for a type that is not ours."""
-    model_type = config.get("model_type")
+    model_type = content.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise refused_type(source, model_type, sorted(FAMILIES))
     return FAMILIES[model_type]
