@@ -78,3 +78,14 @@ def test_refused(cls: type[RoPE], options: dict[str, Any], problem: str) -> None
     """What has no meaning is refused by name."""
     with pytest.raises(UsageError, match=problem):
         cls(**options, head_dim=WIDTH, n_heads=4, context=64)
+
+
+def test_query_beta() -> None:
+    """Queries grow with each original context that they are beyond, keys do not."""
+    sizes = {"head_dim": 6, "n_heads": 2, "context": 32, "factor": 4.0, "original_context": 4}
+    plain, growing = YaRN(**sizes), YaRN(query_beta=0.3, **sizes)
+    x = torch.randn(1, 2, 9, 6, dtype=torch.float64)
+    contexts = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2], dtype=torch.float64)  # from position 2 on
+    growth = 1 + 0.3 * torch.log(1 + contexts)
+    torch.testing.assert_close(growing.rotate(x, 2), plain.rotate(x, 2) * growth[:, None], rtol=0, atol=1e-12)
+    assert torch.equal(growing.rotate_keys(x, 2), plain.rotate(x, 2))

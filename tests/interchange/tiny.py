@@ -126,6 +126,16 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "falcon, new, one norm": ("falcon", {**NEW_FALCON, "num_ln_in_parallel_attn": 1}),
     "opt": ("opt", {**FALCON, "ffn_dim": 24}),
     "biogpt": ("biogpt", NEOX),
+    "ministral3": (
+        "ministral3",
+        {
+            **{**LLAMA, "head_dim": 6},
+            "rope_parameters": {
+                **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 4},
+                **{"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3},
+            },
+        },
+    ),
     "apertus": ("apertus", {**LLAMA, "pad_token_id": 0, "head_dim": 6}),
     "exaone": ("exaone", LLAMA),
     "internlm3": ("internlm3", {**LLAMA, "head_dim": 6, "attention_bias": True, "mlp_bias": True, "pad_token_id": 0}),

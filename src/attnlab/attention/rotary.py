@@ -10,7 +10,7 @@ from torch import Tensor
 from attnlab.attention.position import Position
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
-from attnlab.options import Count, OptionError, Positive, option
+from attnlab.options import Count, NonNegative, OptionError, Positive, option
 from attnlab.options.rules import Rule
 
 
@@ -125,6 +125,8 @@ class YaRN(RoPE):
     frequency w_i makes r_i = original_context * w_i / (2 pi) turns in the original context; g_i is held within 0
     and 1. What is rotated of queries and keys is multiplied by 0.1 ln(factor) + 1, which sharpens the scores of longer
     rows; by (0.1 mscale ln(factor) + 1) / (0.1 mscale_all_dim ln(factor) + 1) where these are given, as by DeepSeek.
+    With `query_beta` a query at position p is multiplied by 1 + query_beta ln(1 + floor(p / original_context)), too, as
+    in Llama 4 and Ministral 3.
 
     Source: arXiv 2309.00071, sections 3.2 and 3.4. Where we differ: libraries, and the authors' code, ramp over the
     pair's number between the numbers of the two betas, rounded outwards (`ramp` pairs, `truncate`); here, as in the
@@ -140,6 +142,7 @@ class YaRN(RoPE):
     mscale: Positive = option(default=None, null="1", doc="Strength of the sharpening.")
     mscale_all_dim: Positive = option(default=None, null="none", doc="Of what the sharpening is divided by.")
     attention_factor: Positive = option(default=None, null="from the mscales", doc="The sharpening itself.")
+    query_beta: NonNegative = option(default=0.0, doc="How queries grow beyond the original context.")
 
     def setup(self) -> None:
         super().setup()
@@ -167,6 +170,17 @@ class YaRN(RoPE):
     def pair_of(self, turns: float) -> float:
         """The number of the pair that makes so many turns in the original context; between two pairs, a fraction."""
         return self.width * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(self.base))
+
+    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        rotated = super().rotate(x, start)
+        return rotated * self._growth(rotated, start) if self.query_beta else rotated
+
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+        return super().rotate(x, start)
+
+    def _growth(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n 1"]:
+        contexts = torch.arange(start, start + like.size(2), device=like.device) // self.original_context
+        return (1 + self.query_beta * (1 + contexts).to(like.dtype).log())[:, None]
 
     def _rotate(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
         return super()._rotate(x, start) * self.sharpness

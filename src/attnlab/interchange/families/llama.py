@@ -1,6 +1,7 @@
 """Llama (arXiv 2302.13971) and what its layout became: Mistral, Qwen, SmolLM3, Arcee."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from attnlab.interchange.families.keys_of_config import (
 )
 from attnlab.interchange.families.model_settings import HOME, ModelSettings
 from attnlab.interchange.families.transforms import HALVES, PAIRS, PAIRS_OF_QK, QKV_ROWS, then
-from attnlab.options.rules import COUNT, POSITIVE
+from attnlab.options.rules import COUNT, NONNEGATIVE, POSITIVE
 
 SCALED = {"_target_": f"{HOME}score.Scaled", "_partial_": True}
 QK_NORM = {"_target_": f"{HOME}score.QKNorm", "_partial_": True}
@@ -363,6 +364,42 @@ APERTUS = QWEN3.but(
             for name in ("alpha_p", "alpha_n", "beta", "eps")
         },
     },
+)
+
+
+@dataclass(frozen=True)
+class RopeOfMinistral3(Rope):
+    """YaRN, where queries grow beyond the original context by llama_4_scaling_beta."""
+
+    def node(self, reading: Reading, given: Mapping[str, Any], base: float | None = None) -> dict[str, Any]:
+        beta = Reading(given, f"{reading.source}: rope_parameters").checked("llama_4_scaling_beta", 0.0, NONNEGATIVE)
+        apart = ("llama_4_scaling_beta", "max_position_embeddings")
+        node = super().node(reading, {name: value for name, value in given.items() if name not in apart}, base)
+        if "original_context" not in node:
+            raise reading.refused(self.theirs, given, "cannot be expressed: only YaRN can")
+        return {**node, "query_beta": beta}
+
+    def write_node(self, node: Mapping[str, Any], content: dict[str, Any]) -> None:
+        super().write_node(node, content)
+        for name in ("rope_parameters", "rope_scaling"):
+            content[name] = {**(content[name] or {}), "llama_4_scaling_beta": node.get("query_beta", 0.0)}
+
+
+MINISTRAL3 = MISTRAL.but(
+    "ministral3",
+    "Ministral3ForCausalLM",
+    [
+        Same("head_dim", "attention.head_dim", COUNT_OR_NULL, 128),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-5),
+        Same("max_position_embeddings", "model.context", default=262144),
+        Windows(types=None),
+        RopeOfMinistral3(
+            usual={
+                **{"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+                **{"original_max_position_embeddings": 16384, "llama_4_scaling_beta": 0.1},
+            }
+        ),
+    ],
 )
 # Of these, nothing but names, and what is usual where their config.json is silent.
 EXAONE_LAYER = "transformer.h.{i}"
