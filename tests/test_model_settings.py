@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "norm_bias": {"norm_bias": True},
     "post": {"norm_place": "post"},
     "sandwich": {"norm_place": "sandwich", "norm": "rms"},
+    "of each layer": {"norm_place": "post sandwich"},
     "parallel": {"parallel": True},
     "norm_shared": {"parallel": True, "norm_shared": True},
     "residual_scale": {"residual_scale": 0.3},
@@ -67,8 +68,9 @@ def written_out(model: GPT, c: ModelConfig, ids: Tensor) -> tuple[Tensor, list[T
     x, entrances = model.embed(model.embedding.weight[ids] * c.embed_scale), []
     if c.embed_norm:
         x = normed(c, model.embed_norm, x)
-    before, behind, shared = c.norm_place in ("pre", "sandwich"), c.norm_place in ("post", "sandwich"), Shared()
-    for block in model.layers:
+    places, shared = c.norm_place.split(), Shared()
+    for i, block in enumerate(model.layers):
+        before, behind = (places[i % len(places)] in (place, "sandwich") for place in ("pre", "post"))
         y = normed(c, block.norm_attention, x) if before else x
         entrances.append(y)
         mixed = block.attention(y, shared)
@@ -182,7 +184,11 @@ def test_parameters() -> None:
         ({"bias": True, "mlp": "none"}, "bias (true) needs an MLP, and model.mlp is none"),
         ({"norm_eps": 0.0}, "norm_eps (0.0) must be null or a number above 0"),
         ({"final_softcap": -1.0}, "final_softcap (-1.0) must be null or a number above 0"),
-        ({"norm_place": "behind"}, "norm_place (behind) must be pre | post | sandwich"),
+        ({"norm_place": "behind"}, "norm_place (behind) must be pre | post | sandwich, or several, one for each layer"),
+        (
+            {"norm_place": "pre past"},
+            "norm_place (pre past) must be pre | post | sandwich, or several, one for each layer",
+        ),
     ],
 )
 def test_refused(settings: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch) -> None:

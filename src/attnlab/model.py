@@ -100,7 +100,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
-        before, behind = config.norm_place != "post", config.norm_place != "pre"
+        place = config.norm_place_of(attention.layer)
+        before, behind = place != "post", place != "pre"
         self.parallel, self.norm_shared, self.scale = config.parallel, config.norm_shared, config.residual_scale
         self.norm_attention = make_norm(config) if before else nn.Identity()
         self.norm_attention_out = make_norm(config) if behind else nn.Identity()

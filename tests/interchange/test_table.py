@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.interchange.tiny import TYPES, VOCAB, load_double, save_tiny
+from tests.interchange.tiny import TYPES, VOCAB, cut, load_double, save_tiny
 
 from attnlab.build import build_model
 from attnlab.interchange.families.family import Family, run_settings
@@ -112,7 +112,7 @@ def test_maps(name: str, pair_of: Any) -> None:
 def their_maps(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
     """Of each layer (b, h, t, s)."""
     kind = model.config.model_type
-    if kind in ("mamba2", "qwen3_next", "qwen3_5_text"):
+    if kind in ("mamba2", "qwen3_next", "qwen3_5_text", "olmo_hybrid"):
         rows = [inspect(model, {"input_ids": row[None]}).parts.values() for row in ids]
         layers = [sorted((each for part in row for each in part.layers), key=lambda each: each.layer) for row in rows]
         maps = [torch.stack([torch.as_tensor(row.weights) for row in layer]) for layer in zip(*layers, strict=True)]
@@ -142,18 +142,21 @@ def test_gradient(name: str, pair_of: Any) -> None:
     pair.theirs(ids, labels=ids).loss.backward()
     logits = pair.ours(ids)
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    theirs = dict(pair.theirs.named_parameters())
+    theirs = {n: (p.detach(), p.grad) for n, p in pair.theirs.named_parameters()}
+    for n in [n for n in theirs if n.endswith("linear_attn.conv1d.weight") and "olmo" in name]:
+        parts = zip(*(cut(x, pair.theirs.config) for x in theirs.pop(n)), strict=True)
+        theirs |= {n.replace("conv1d", f"{part}_conv1d"): each for part, each in zip("qkv", parts, strict=True)}
     own = {n: p.grad for n, p in pair.ours.named_parameters() if p.requires_grad}
-    largest = max(p.grad.abs().max() for p in theirs.values())
+    largest = max(gradient.abs().max() for _, gradient in theirs.values())
     family, stored = FAMILIES[pair.theirs.config.model_type], load_file(pair.folder / "model.safetensors")
 
     def gradient_of(name: str) -> torch.Tensor:
         """By its name, or, where their file has another one than their module, by its numbers."""
         name = family.name_in(name, theirs)
         return (
-            theirs[name].grad
+            theirs[name][1]
             if name in theirs
-            else next(p.grad for p in theirs.values() if torch.equal(p, stored[name].double()))
+            else next(gradient for p, gradient in theirs.values() if torch.equal(p, stored[name].double()))
         )
 
     for link in [each for each in family.links(pair.ours) if each.ours[0] in own]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tests.oracles.case import in_double
 
 VOCAB = 300
@@ -151,6 +152,15 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mamba2, without biases": ("mamba2", {**MAMBA2, "use_conv_bias": False, "tie_word_embeddings": True}),
     "qwen3_next": ("qwen3_next", {**HYBRID, "num_experts": 0}),
     "qwen3_5_text": ("qwen3_5_text", HYBRID),
+    "olmo_hybrid": ("olmo_hybrid", {**HYBRID, "pad_token_id": 0}),
+    "olmo_hybrid, rotated": (
+        "olmo_hybrid",
+        {
+            **{**HYBRID, "pad_token_id": 0, "num_hidden_layers": 3, "linear_allow_neg_eigval": False},
+            **{"layer_types": ["full_attention", "linear_attention", "full_attention"], "attention_bias": True},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        },
+    ),
     "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 24, "n_head": 6, "n_layer": 2}),
     "deepseek_v3": ("deepseek_v3", {**LATENT, "q_lora_rank": 12}),
     "deepseek_v3, YaRN": (
@@ -180,8 +190,31 @@ def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> An
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.to(dtype).save_pretrained(folder)
+    if model_type == "olmo_hybrid":
+        save_as_published(folder, config)
     save_tokenizer(folder)
     return load_double(folder)
+
+
+def save_as_published(folder: Path, config: Any) -> None:
+    """OLMo Hybrid's files: transformers cuts the convolution into three equal parts and renames a norm too many."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for i, kind in enumerate(config.layer_types):
+        layer = f"model.layers.{i}."
+        if kind == "full_attention":
+            tensors[f"{layer}post_attention_layernorm.weight"] = tensors.pop(f"{layer}feedforward_layer_norm.weight")
+            continue
+        names = [f"{layer}linear_attn.{part}_conv1d.weight" for part in "qkv"]
+        for name, part in zip(names, cut(torch.cat([tensors[n] for n in names]), config), strict=True):
+            tensors[name] = part.contiguous().clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def cut(x: torch.Tensor, config: Any) -> tuple[torch.Tensor, ...]:
+    """Rows of a convolution by what they are: queries, keys, values."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    return x.split([keys, keys, config.linear_num_value_heads * config.linear_value_head_dim])
 
 
 def load_double(folder: Path) -> Any:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnlab.options import Count, Fraction, OptionError, Positive, check, options_of
+from attnlab.options import Count, Fraction, OptionError, Positive, Text, check, options_of
 from attnlab.options.rules import shown
 
 NormKind = Literal["rms", "layer"]
 MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "xielu", "swiglu", "geglu", "geglu_tanh", "reglu"]
 InitKind = Literal["gpt2", "fan_in"]
+NORM_PLACES = ("pre", "post", "sandwich")
 GATED = ("swiglu", "geglu", "geglu_tanh", "reglu")  # kinds whose MLP has a third matrix, the gate's
 FIRST = ("n_layers", "n_heads", "d_model", "context", "norm", "mlp", "mlp_ratio", "bias", "tie", "dropout", "init")
 
@@ -31,7 +32,7 @@ class ModelConfig:
     norm_gain: bool = True
     norm_unit_offset: bool = False
     norm_bias: bool = False
-    norm_place: Literal["pre", "post", "sandwich"] = "pre"
+    norm_place: Text = "pre"
     norm_shared: bool = False
     parallel: bool = False
     residual_scale: Positive = 1.0
@@ -50,6 +51,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(options_of(type(self)) or {}, vars(self), type(self).__name__)
+        if not self.norm_place.split() or {*self.norm_place.split()} - {*NORM_PLACES}:
+            problem = f"must be {' | '.join(NORM_PLACES)}, or several, one for each layer"
+            raise OptionError("norm_place", self.norm_place, problem)
         for name, needed, value in (
             ("norm_bias", "norm", "layer"),
             ("norm_bias", "norm_gain", True),
@@ -62,6 +66,11 @@ class ModelConfig:
         for name in ("parallel", "bias", "mlp_width"):
             if self.mlp == "none" and getattr(self, name):
                 raise OptionError(name, getattr(self, name), "needs an MLP, and model.mlp is none")
+
+    def norm_place_of(self, layer: int) -> str:
+        """Where the norms of a layer stand: the words of `norm_place` are repeated to the depth of the model."""
+        places = self.norm_place.split()
+        return places[layer % len(places)]
 
     @property
     def hidden(self) -> int:

@@ -136,7 +136,10 @@ class Family:
 
     def name_in(self, name: str, names: Mapping[str, Any]) -> str:
         """A name of theirs as a file has it: a model that was saved without its head lacks the first part."""
-        others = (name.removeprefix(self.prefix), self.also.get(name, name))
+        number = re.search(r"\.(\d+)\.", name)
+        pattern = name if number is None else name.replace(number[0], ".{i}.", 1)
+        other = self.also.get(pattern, name)
+        others = (name.removeprefix(self.prefix), other if number is None else other.replace("{i}", number[1]))
         return next((each for each in (name, *others) if each in names), name)
 
     def check(self, links: Sequence[Link], model: nn.Module, headers: Mapping[str, TensorHeader], source: str) -> None:

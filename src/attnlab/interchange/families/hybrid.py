@@ -1,17 +1,21 @@
 """Models in which layers of attention stand between layers with a memory: Qwen3-Next, Qwen3.5, OLMo Hybrid."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.config.run_config import Node
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.keys_of_config import (
+    COUNT_OR_NULL,
     FLAG,
     NOPE,
     Choice,
+    Derived,
     Key,
     Must,
     Reading,
@@ -202,6 +206,8 @@ def _qkv_rows(attention: Any) -> list[int]:
     return [keys, keys, attention.n_heads * attention.value_dim]
 
 
+# Queries, keys and values of theirs apart, of ours one below the other.
+JOINED = Transform(lambda x, _: [torch.cat(list(x))], lambda x, a: list(x[0].split(_qkv_rows(a))))
 EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size", "num_experts_per_tok", "norm_topk_prob")
 QWEN3_NEXT = _qwen(
     "qwen3_next",
@@ -223,5 +229,94 @@ QWEN3_5 = _qwen(
         (GATE,): in_memory("in_proj_z"),
         BETA: in_memory("in_proj_b"),
         DECAY: in_memory("in_proj_a"),
+    },
+)
+
+
+@dataclass(frozen=True)
+class RopeOrNone(Rope):
+    """A rotation where there is a base for it, else none."""
+
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        given = reading.get("rope_parameters") or reading.get("rope_scaling") or {}
+        if isinstance(given, Mapping) and given.get("rope_theta", reading.get("rope_theta")) is None:
+            settings.put("attention.position", NOPE)
+        else:
+            super().read(reading, settings)
+
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
+        if "base" in settings.get("attention.position"):
+            super().write(settings, content)
+        else:
+            content["rope_parameters"] = None
+
+
+@dataclass(frozen=True)
+class NegativeEigenvalues(Key):
+    """Whether a write may turn a stored value around: a strength of up to 2."""
+
+    theirs: str = "linear_allow_neg_eigval"
+
+    def read(self, reading: Reading, settings: ModelSettings) -> None:
+        settings.put("attention.write.beta_max", 2.0 if reading.checked(self.theirs, True, FLAG) else 1.0)
+
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
+        content[self.theirs] = settings.get("attention.write.beta_max") == 2
+
+
+def _norm_places(settings: ModelSettings) -> str:
+    """Behind the halves of layers of attention, before those of layers with a memory."""
+    return " ".join("pre" if node["_target_"] == MEMORY["_target_"] else "post" for node in settings.layers)
+
+
+OLMO_HYBRID = Family(
+    model_type="olmo_hybrid",
+    architecture="OlmoHybridForCausalLM",
+    model={"norm": "rms"},
+    attention=ATTENTION,
+    keys=(
+        Same("vocab_size", "vocab_size", default=100352),
+        Same("hidden_size", "model.d_model", default=3840),
+        Same("max_position_embeddings", "model.context", default=65536),
+        Same("intermediate_size", "model.mlp_width", default=11008),
+        Choice("hidden_act", "model.mlp", {"silu": "swiglu", "swish": "swiglu"}, "silu"),
+        Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-6),
+        Same("tie_word_embeddings", "model.tie", FLAG, False),
+        LayerKinds(
+            attention={**ATTENTION, "score": {"scaled": SCALED, "qk_norm": {**QK_NORM, "over": "all"}}},
+            memory={**MEMORY, "output_norm": _part("output_norm.RMSOutputNorm", eps=1e-5)},
+            attention_keys=(
+                Several("num_attention_heads", ("attention.n_heads", "model.n_heads"), COUNT, 30),
+                Same("num_key_value_heads", "attention.n_kv_heads", COUNT_OR_NULL, None),
+                Same("head_dim", "attention.head_dim", COUNT_OR_NULL, None),
+                Several("attention_bias", ("attention.qkv_bias", "attention.out_bias"), FLAG, False),
+                Same("rms_norm_eps", "attention.score.qk_norm.eps", POSITIVE, 1e-6),
+                RopeOrNone(),
+            ),
+            memory_keys=(*MEMORY_KEYS, NegativeEigenvalues()),
+        ),
+        Derived("model.norm_place", _norm_places),
+        Unused(("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor")),
+    ),
+    tensors={
+        **BLOCK,
+        "blocks.{i}.norm_attention": f"{LAYER}.attention_layer_norm",
+        "blocks.{i}.norm_mlp": f"{LAYER}.feedforward_layer_norm",
+        f"{OURS}.qkv.conv": (tuple(f"{LAYER}.linear_attn.{n}_conv1d" for n in "qkv"), then(JOINED, CHANNELWISE)),
+        "blocks.{i}.norm_attention_out": f"{LAYER}.post_attention_layernorm",
+        "blocks.{i}.norm_mlp_out": f"{LAYER}.post_feedforward_layernorm",
+        QUERY: (in_either("q_proj", "q_proj"), PAIRS),
+        KEY: (in_either("k_proj", "k_proj"), PAIRS),
+        VALUE: in_either("v_proj", "v_proj"),
+        GATE: in_memory("g_proj"),
+        BETA: in_memory("b_proj"),
+        DECAY: in_memory("a_proj"),
+        f"{OURS}.to_out": in_either("o_proj", "o_proj"),
+        f"{OURS}.output_norm.norm": f"{LAYER}.linear_attn.o_norm",
+    },
+    also={  # as transformers names them in its modules, and in what it saves
+        f"{LAYER}.attention_layer_norm.weight": f"{LAYER}.input_layernorm.weight",
+        f"{LAYER}.feedforward_layer_norm.weight": f"{LAYER}.post_attention_layernorm.weight",
+        f"{LAYER}.post_attention_layernorm.weight": f"{LAYER}.feedforward_layer_norm.weight",
     },
 )

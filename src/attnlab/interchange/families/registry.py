@@ -31,16 +31,8 @@ ALL = (
     *(llama.GLM, llama.GLM4, gpt_neox.STARCODER2, gpt_neox.NEMOTRON, gpt_neox.JAIS2, gpt_neox.PERSIMMON, olmo.OLMO3),
     *(olmo.EXAONE4, gemma.VAULTGEMMA, cohere.COHERE, cohere.COHERE2, nanochat.NANOCHAT, gpt2.BIGCODE, gpt2.GPT_NEO),
     *(gpt2.GPTJ, gpt2.BLOOM, gpt2.CODEGEN, falcon.FALCON, opt.OPT, opt.BIOGPT, llama.EXAONE, llama.INTERNLM3),
-    *(
-        llama.IQUESTCODER,
-        llama.HYPERCLOVAX,
-        llama.APERTUS,
-        llama.MINISTRAL3,
-        diffllama.DIFFLLAMA,
-        deepseek.DEEPSEEK_V3,
-        mamba2.MAMBA2,
-    ),
-    *(hybrid.QWEN3_NEXT, hybrid.QWEN3_5),
+    *(llama.IQUESTCODER, llama.HYPERCLOVAX, llama.APERTUS, llama.MINISTRAL3, diffllama.DIFFLLAMA),
+    *(deepseek.DEEPSEEK_V3, mamba2.MAMBA2, hybrid.QWEN3_NEXT, hybrid.QWEN3_5, hybrid.OLMO_HYBRID),
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 
