@@ -66,6 +66,19 @@ def test_expressed(name: str, change: dict[str, Any]) -> None:
     assert family.settings(family.config_json(settings), "again") == settings
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def test_mscale_alone() -> None:
+    """Is not read by their code, which the other alone would be, here and there."""
+    config = {"model_type": "llama", **TYPES["llama"][1], "rope_parameters": {**YARN, "mscale": 0.7}}
+    node = family_for(config, "a folder").settings(config, "a folder").get("attention.position")
+    assert node["mscale"] is None and node["mscale_all_dim"] is None
+    config["rope_parameters"] = {**YARN, "mscale_all_dim": 0.7}
+    with pytest.raises(UsageError, match=r"mscale_all_dim \(0.7\) cannot be expressed without mscale"):
+        family_for(config, "a folder").settings(config, "a folder")
+
+
 def test_pairs_of_heads() -> None:
     """Heads h and h + n of theirs are the two maps of our head h."""
     layer = DifferentialAttention(8, n_heads=4, head_dim=2, position=RoPE)

@@ -148,6 +148,8 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "hyperclovax, pre": ("hyperclovax", {**LLAMA, "use_post_norm": False, "attention_multiplier": 0.3}),
     "diffllama": ("diffllama", {**LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6}),
     "diffllama, biases": ("diffllama", {**LLAMA, "attention_bias": True, "rms_norm_eps": 1e-3}),
+    "deepseek_v2": ("deepseek_v2", {**LATENT, "q_lora_rank": 12, "mlp_bias": True}),
+    "youtu": ("youtu", {**LATENT, "q_lora_rank": 12, "tie_word_embeddings": False}),
     "mamba2": ("mamba2", MAMBA2),
     "mamba2, without biases": ("mamba2", {**MAMBA2, "use_conv_bias": False, "tie_word_embeddings": True}),
     "qwen3_next": ("qwen3_next", {**HYBRID, "num_experts": 0}),

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (arXiv 2412.19437) where every layer is dense: keys and values from a latent."""
+"""Keys and values from a latent: DeepSeek-V2 and V3 (arXiv 2405.04434, 2412.19437) where every layer is dense, Youtu."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from attnlab.interchange.families.keys_of_config import (
 from attnlab.interchange.families.llama import ATTENTION, LAYER, LLAMA, TENSORS
 from attnlab.interchange.families.model_settings import HOME, ModelSettings
 from attnlab.interchange.families.transforms import by_group, parts
-from attnlab.options.rules import COUNT
+from attnlab.options.rules import COUNT, Rule
 
 SELF = f"{LAYER}.self_attn"
 EXPERTS = (
@@ -39,10 +39,11 @@ EXPERTS = (
 class AllDense(Key):
     """No layer is a mixture of experts: the first dense ones are all."""
 
+    default: int = 3
     theirs: str = "first_k_dense_replace"
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
-        dense, n = reading.checked(self.theirs, 3, COUNT_OR_NULL), len(settings.layers)
+        dense, n = reading.checked(self.theirs, self.default, Rule(int, least=0, optional=True)), len(settings.layers)
         if dense is None or dense < n:
             raise reading.refused(self.theirs, dense, f"must be at least {n}: layers behind it are mixtures of experts")
 
@@ -114,4 +115,25 @@ DEEPSEEK_V3 = LLAMA.but(
         ),
         f"{A}.to_out": f"{SELF}.o_proj",
     },
+)
+DEEPSEEK_V2 = DEEPSEEK_V3.but(
+    "deepseek_v2",
+    "DeepseekV2ForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=102400),
+        Same("max_position_embeddings", "model.context", default=2048),
+        Same("mlp_bias", "model.bias", FLAG, False),
+        AllDense(default=0),
+        Must("rope_interleave", (None,)),
+    ],
+)
+YOUTU = DEEPSEEK_V3.but(
+    "youtu",
+    "YoutuForCausalLM",
+    [
+        Same("vocab_size", "vocab_size", default=128256),
+        Same("max_position_embeddings", "model.context", default=131072),
+        Same("tie_word_embeddings", "model.tie", FLAG, True),
+        Unused(("first_k_dense_replace", "embedding_initializer_range")),
+    ],
 )

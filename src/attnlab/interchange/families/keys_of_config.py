@@ -317,6 +317,11 @@ class Rope(Key):
             else:
                 node[ours] = inner.checked(theirs, default, POSITIVE if default is not None else POSITIVE_OR_NULL)
         inner.check_all_read()
+        if kind == "yarn" and not node["mscale"]:
+            if node["mscale_all_dim"]:
+                raise inner.refused("mscale_all_dim", node["mscale_all_dim"], "cannot be expressed without mscale")
+        elif kind == "yarn" and not node["mscale_all_dim"]:
+            node["mscale"] = None  # which is read beside the other alone
         return node
 
     def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ ALL = (
     *(gpt2.GPTJ, gpt2.BLOOM, gpt2.CODEGEN, falcon.FALCON, opt.OPT, opt.BIOGPT, llama.EXAONE, llama.INTERNLM3),
     *(llama.IQUESTCODER, llama.HYPERCLOVAX, llama.APERTUS, llama.MINISTRAL3, diffllama.DIFFLLAMA),
     *(deepseek.DEEPSEEK_V3, mamba2.MAMBA2, hybrid.QWEN3_NEXT, hybrid.QWEN3_5, hybrid.OLMO_HYBRID),
+    *(deepseek.DEEPSEEK_V2, deepseek.YOUTU),
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in ALL}
 
