@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tests.oracles.case import Case, Tensors
+from tests.oracles.hugging_face import EPS
 from tests.oracles.mappings import latent
 from tests.oracles.softmax_cases import huggingface
 from torch import Tensor, nn
@@ -65,6 +66,51 @@ def gated_delta(w: Tensors) -> dict[str, Tensor]:
         "write.to_beta.weight": beta,
         "output_norm.norm.weight": w["norm.weight"],
         "gate.to_gate.weight": gate,
+        "to_out.weight": w["out_proj.weight"],
+    }
+
+
+def shared_keys(w: Tensors) -> dict[str, Tensor]:
+    """Two heads of keys, each of two heads of values: rows stand together by the head of keys."""
+    q, k, v, gate = (
+        part.flatten(0, 1) for part in w["in_proj_qkvz.weight"].unflatten(0, (2, -1)).split([3, 3, 10, 10], dim=1)
+    )
+    beta, decay = (part.flatten(0, 1) for part in w["in_proj_ba.weight"].unflatten(0, (2, -1)).split([2, 2], dim=1))
+    return {
+        "qkv.conv.weight": w["conv1d.weight"][:, 0],
+        "decay.log_rate": w["A_log"],
+        "decay.bias": w["dt_bias"],
+        "output_norm.norm.weight": w["norm.weight"],
+        "to_out.weight": w["out_proj.weight"],
+        "qkv.to_q.weight": q,
+        "qkv.to_k.weight": k,
+        "qkv.to_v.weight": v,
+        "gate.to_gate.weight": gate,
+        "write.to_beta.weight": beta,
+        "decay.to_decay.weight": decay,
+    }
+
+
+def whole_mamba(w: Tensors) -> dict[str, Tensor]:
+    """Two groups of a state 3 wide, four heads of 8."""
+    gate, v, k, q, decay = w["in_proj.weight"].split([32, 32, 6, 6, 4])
+
+    def last(x: Tensor) -> Tensor:
+        values, keys, queries = x.split([32, 6, 6])
+        return torch.cat([queries, keys, values])
+
+    return {
+        "qkv.to_q.weight": q,
+        "qkv.to_k.weight": k,
+        "qkv.to_v.weight": v,
+        "qkv.conv.weight": last(w["conv1d.weight"][:, 0]),
+        "qkv.conv.bias": last(w["conv1d.bias"]),
+        "decay.to_decay.weight": decay,
+        "decay.log_rate": w["A_log"],
+        "decay.bias": w["dt_bias"],
+        "to_gate.weight": gate,
+        "skip": w["D"],
+        "gain": w["norm.weight"],
         "to_out.weight": w["out_proj.weight"],
     }
 
@@ -156,6 +202,48 @@ CASES = [
         gated_delta,
         settings=GATED_DELTA,
         options=("position=none", "attention.chunk=4"),
+    ),
+    huggingface(
+        "gated_delta_shared",
+        "gated_delta",
+        "qwen3_next",
+        "Qwen3NextGatedDeltaNet with two heads of keys",
+        "layers.0.linear_attn",
+        shared_keys,
+        settings={
+            **GATED_DELTA,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 3,
+            "linear_value_head_dim": 5,
+        },
+        options=(
+            "position=none",
+            "attention.chunk=4",
+            "attention.head_dim=3",
+            "+attention.value_dim=5",
+            "+attention.n_key_heads=2",
+        ),
+    ),
+    huggingface(
+        "mamba2_mixer",
+        "mamba2_mixer",
+        "mamba2",
+        "Mamba2Mixer",
+        "layers.0.mixer",
+        whole_mamba,
+        sizes={
+            **MAMBA,
+            **{"head_dim": 8, "expand": 2, "n_groups": 2, "state_size": 3, "use_conv_bias": True},
+            "layer_norm_epsilon": EPS,
+        },
+        options=(
+            "position=none",
+            "attention.chunk=4",
+            "attention.n_key_heads=2",
+            "attention.head_dim=3",
+            "attention.value_dim=8",
+            f"+attention.norm_eps={EPS}",
+        ),
     ),
     huggingface(
         "qwen3_next_memory",

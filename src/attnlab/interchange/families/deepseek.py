@@ -1,4 +1,4 @@
-"""Keys and values from a latent: DeepSeek-V2 and V3 (arXiv 2405.04434, 2412.19437) where every layer is dense, Youtu."""
+"""Keys and values from a latent: DeepSeek-V2 and V3 (arXiv 2405.04434, 2412.19437) all dense, and Youtu."""
 
 import math
 from dataclasses import dataclass
