@@ -20,6 +20,12 @@ from attnlab.interchange.hf_import import Imported, read_model
 from attnlab.model import GPT
 
 CLOSE = 1e-6  # in float64, of the largest: their rotations and some of their norms are float32 whatever the type
+# One of each structure; the others are long.
+FAST = (
+    *("llama", "llama, Llama 3 scaling", "mistral", "qwen3", "smollm3", "gpt2", "gpt_neox", "gemma3_text", "olmo2"),
+    *("deepseek_v3", "mpt"),
+)
+EVERY = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in TYPES]
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -62,7 +68,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert (ours - theirs).abs().max() <= CLOSE * theirs.abs().max()
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_logits(name: str, pair_of: Any) -> None:
     """The whole model."""
     pair, ids = pair_of(name), tokens()
@@ -86,7 +92,7 @@ def test_a_slip_shows(change: Any, pair_of: Any) -> None:
         assert_close(wrong(ids), pair.theirs(ids).logits)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_decoding(name: str, pair_of: Any) -> None:
     """With caches on both sides: a prompt, a chunk, and single tokens."""
     pair, ids = pair_of(name), tokens()
@@ -99,7 +105,7 @@ def test_decoding(name: str, pair_of: Any) -> None:
             assert_close(logits, answer.logits)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_maps(name: str, pair_of: Any) -> None:
     """Of every layer: those that they report, or that their memories imply."""
     pair, ids = pair_of(name), tokens()
@@ -134,7 +140,7 @@ def difference(a: torch.Tensor, layer: Any) -> torch.Tensor:
     return first - (plus - minus + layer.lambda_init) * second
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_gradient(name: str, pair_of: Any) -> None:
     """Of the loss, for every parameter, by the same table as the numbers."""
     pair, ids = pair_of(name), tokens()
@@ -177,7 +183,7 @@ def write(folder: Path, family: Family, imported: Imported) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
     """Out again, each tensor is the one that came in, bit for bit; so is the config, and transformers reads it."""
     pair = pair_of(name)
