@@ -26,6 +26,7 @@ from attnlab.interchange.families.registry import family_for
 from attnlab.interchange.gguf_file import GGUFFile
 from attnlab.interchange.gguf_tokenizer import read_tokenizer
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
+from attnlab.interchange.own_export import MODEL_TYPE, own_config, own_family, own_links
 from attnlab.interchange.torch_file import TorchFile, read_meta
 from attnlab.store.digests import digest
 from attnlab.store.files import check_new_folder, new_folder, write_atomically
@@ -86,10 +87,27 @@ def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
 def read_model(hf: Path, *, context: int | None = None) -> Imported:
     """The model of a folder of Hugging Face's, checked. Raises UsageError for what cannot be read or expressed."""
     source, file = HFFolder(hf), str(hf / CONFIG)
+    if source.config.get("model_type") == MODEL_TYPE:
+        return _read_own(source, hf, context)
     settings, family = _settings(source, family_for(source.config, file), file)
     config = config_of(settings, family.model_type, {"_target_": VOCABULARY, "path": str(hf)}, context)
     model, links = _model(config, settings.vocab_size, family, source)
     tokenizer = load_hf_tokenizer(hf, settings.vocab_size, key="hf")
+    weights, dtypes = _weights(source, family, links, model)
+    return Imported(config, tokenizer, weights, {"format": "hf", **_origin(source, family, dtypes)})
+
+
+def _read_own(source: HFFolder, hf: Path, context: int | None) -> Imported:
+    """The model of a folder that attnlab wrote for a variant of its own; its code is not looked at."""
+    config, n_vocab = own_config(source.config, str(hf / CONFIG), {"_target_": VOCABULARY, "path": str(hf)})
+    if context is not None:
+        raise UsageError(f"context ({context}) must be left out: {hf} says that of its run")
+    if config.model.n_layers > len(source.names):
+        raise UsageError(f"{hf / CONFIG}: model.n_layers ({config.model.n_layers}) is more than there are tensors")
+    model = empty_model(config, n_vocab)
+    family, links = own_family(model), own_links(model)
+    family.check(links, model, source.names, str(source))
+    tokenizer = load_hf_tokenizer(hf, n_vocab, key="hf")
     weights, dtypes = _weights(source, family, links, model)
     return Imported(config, tokenizer, weights, {"format": "hf", **_origin(source, family, dtypes)})
 
