@@ -14,9 +14,9 @@ from attnlab.machine.environment import status_bytes
 SECONDS = 60  # of work, measured on the main thread, so that a busy machine does not shorten them
 WAITING = 10  # times as long, if it does no work
 MEMORY_BYTES = 2**31  # above what the imports took
-MODEL_BYTES = 2**28  # parameters and buffers
+MODEL_BYTES = 5 << 27  # parameters and buffers: those of GPT-2 and SmolLM2 in float32, and a little more
 STATE_BYTES = 2**28  # what decoding keeps of a whole context
-CHECKPOINT_BYTES = 2**29
+CHECKPOINT_BYTES = 5 << 27
 MOST_LAYERS, MOST_HEADS = 256, 4096  # heads of all layers together
 LIFT = "if you trust this run, limits=false lifts the limit"
 
