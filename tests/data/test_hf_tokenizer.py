@@ -188,6 +188,25 @@ def test_refused(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == ""
 
 
+STRIP = {"type": "Strip", "content": " ", "start": 10**12, "stop": 0}
+NO_RUNS = (
+    *({"n_vocab": n} for n in (-1, "7", True, None, 2.5, 10**12)),
+    *({"bos": bos} for bos in (["x"], 3, None, [-1], [10**30])),
+    *({"definition": content} for content in (None, [], {}, {"model": 3})),
+    *({"definition": json.loads(definition(decoder=decoder))} for decoder in (3, {"type": ["x"]}, STRIP)),
+    *({"tokens": []}, {"more": 1}),
+)
+
+
+@pytest.mark.parametrize("changes", NO_RUNS, ids=range(len(NO_RUNS)))
+def test_file_of_a_stranger(changes: dict[str, Any], ours: dict[str, HFTokenizer]) -> None:
+    """A run's file that was changed anyhow is refused in one line."""
+    content = {**json.loads(ours["llama_3"].to_json()), **changes}
+    with pytest.raises(UsageError, match=r"^here is (not a tokenizer that attnlab wrote|damaged)") as error:
+        from_json(json.dumps(content), "here")
+    assert "\n" not in str(error.value)
+
+
 def test_no_tokenizer(tmp_path: Path) -> None:
     """A folder without one is refused with what to do, and so is a file that is too large."""
     with pytest.raises(UsageError, match=r"^tokenizer\.path \(.*\) has no tokenizer\.json, nor vocab\.json and merges"):

@@ -31,6 +31,7 @@ def import_(
         check_unused({"tokenizer": tokenizer, "n_heads": n_heads}, of="ckpt=")
     if hf is None:
         check_unused({"download": download, "revision": revision}, of="hf=")
+    from attnlab.data.tokenizers import load_tokenizer
     from attnlab.interchange.hf_import import import_file, import_folder, import_gguf
 
     if hf is not None:
@@ -42,6 +43,8 @@ def import_(
     _show_maps(run)
     summary = run.read_summary()
     print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")
+    if losses := load_tokenizer(run.tokenizer, limits=False).losses:
+        print(f"its tokenizer does not give back: {', '.join(losses)}")
     print(f"next: attnlab generate run={run} prompt=...; tensorboard --logdir {run}")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 MOST_IDS = 1 << 22  # each takes memory, whether it stands for something or not
 MOST_DEPTH = 8  # of decoders within decoders
+MOST_STRIPPED = 8  # signs at either end of a text
 LONG = tuple(64 * run + end for run, end in ("a!", "1!", "!a", " a"))  # for patterns that take too many tries
 BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # a byte of a character without a piece of its own
 
@@ -101,6 +102,8 @@ def reader(decoder: Mapping[str, Any] | None) -> Reader:
     steps = [(_STEPS[kind](step)) for kind, step in _flat(decoder)] if decoder else [_word]
     kinds = [kind for kind, _ in _flat(decoder)] if decoder else []
     edges = [step for kind, step in _flat(decoder) if kind == "Strip"] if decoder else []
+    if any(step[side] not in range(MOST_STRIPPED + 1) for step in edges for side in ("start", "stop")):
+        raise ValueError(f"its decoder takes more than {MOST_STRIPPED} signs off a text")
     blank = not decoder or "WordPiece" in kinds or any(_puts_blank(step) for step in _all(decoder, "Metaspace"))
     start = "".join(step["content"] * step["start"] for step in edges) or " " * blank
     end = "".join(step["content"] * step["stop"] for step in edges) or " " * ("BPEDecoder" in kinds)
