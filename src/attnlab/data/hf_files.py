@@ -22,8 +22,10 @@ def load_hf_tokenizer(folder: Path | str, n_vocab: int | None = None, *, key: st
     """The tokenizer of a folder with tokenizer.json, or vocab.json and merges.txt; `n_vocab` ids where that is given.
 
     `bos` is what tokenizer_config.json or the tokenizer's own template puts before a text, `eos` the end-of-text ids of
-    generation_config.json, else of config.json, else of tokenizer_config.json. `key` is the setting that named the
-    folder. Raises UsageError where there is no such tokenizer, or it has more ids than `n_vocab`.
+    generation_config.json, else of config.json, else of tokenizer_config.json. Ids are those that tokenizer.json says:
+    where transformers 5 makes a Llama's anew by its class, a text that begins with a blank has others there. `key` is
+    the setting that named the folder. Raises UsageError where there is no such tokenizer, or it has more ids than
+    `n_vocab`.
     """
     folder = Path(folder)
     names = ("tokenizer_config.json", "generation_config.json", "config.json")
