@@ -51,6 +51,18 @@ def test_later_settings() -> None:
     assert "model.norm_eps" not in a.settings and "model.tie" not in a.settings
 
 
+def test_started_from() -> None:
+    """Weights that a run started with are told apart by their hash, and by their folder while a run has none yet."""
+    runs = [
+        of("a", 0, {"init_from": "x"}, summary={"init_sha256": "1"}),
+        of("b", 0, {"init_from": "x"}, status=Status.UNFINISHED),
+        of("c", 0, {"resume_from": "y"}),
+        of("d", 0, {"init_from": None}),
+    ]
+    names = [{k: v for k, v in g.settings.items() if k.endswith("_from")} for g in groups_of(runs)]
+    assert names == [{"init_from": "1"}, {"init_from": "x"}, {"resume_from": "y"}, {}]
+
+
 def test_from_summary() -> None:
     """What the files decide is read from a run that ended; where all others agree, it holds for one that did not."""
     runs = [

@@ -18,6 +18,8 @@ FROM_SUMMARY = {
     "precision": "precision",
     "threads": "trainer.threads",
 }
+# What a run started from is the folder that was typed, or what summary.json says of its contents.
+STARTED_FROM = {"resume_from": "", "init_from": "init_sha256"}
 JUDGED_BY = "data.val_sha256"  # the text that a loss is one of
 ATTENTION = "attention."
 CODE = "code"  # and code.MODULE: as what code is told apart in settings
@@ -63,10 +65,9 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
         settings |= {
             key: summary[name] for name, key in FROM_SUMMARY.items() if isinstance(summary.get(name), str | int)
         }
-        if source := config.get("resume_from"):
-            settings["resume_from"] = source
-        if source := summary.get("init_sha256", config.get("init_from")):
-            settings["init_from"] = source
+        for key, digest in STARTED_FROM.items():
+            if source := config.get(key):
+                settings[key] = summary.get(digest, source)
         if config:
             tuned = next((str(name) for run in members if (name := run.config.get("tuned"))), None)
             groups.append(Group(folder, members[0].variant, settings, members, tuned))
