@@ -82,6 +82,8 @@ def test_nothing_is_written_over(run: Path, tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "mine").write_text("x")
     assert typed("export", f"run={run}", f"folder={tmp_path}") == 2
     assert typed("export", f"run={tmp_path}", f"folder={tmp_path / 'out'}") == 2
-    first, second = capsys.readouterr().err.splitlines()
+    assert typed("export", f"run={run}", f"folder={tmp_path / 'out'}", "push=somebody") == 2
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert "push (somebody) must be owner/name" in third
     assert "nothing is written over" in first and "must be the folder of a run" in second
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
