@@ -108,7 +108,8 @@ def carried(model: Any, ids: Tensor, expected: dict[str, Any]) -> dict[str, floa
         again.append(opened(folder))
         half = opened(folder, dtype=torch.bfloat16)
     gaps = [gap(one(ids).logits, expected["logits"]) for one in again]
-    return {"copied": gaps[0], "written again": gaps[1], "bfloat16": gap(half(ids).logits, expected["half"])}
+    gaps.append(gap(half(ids).logits, expected["half"]))
+    return dict(zip(("copied", "pickled", "written again", "bfloat16"), gaps, strict=True))
 
 
 def refused(folder: Path) -> list[str]:
