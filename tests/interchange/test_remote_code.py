@@ -1,7 +1,9 @@
 """Exported folders with remote code, opened where there is no attnlab."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -20,8 +22,9 @@ from tests.limits import HANG
 import attnlab
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
+from attnlab.errors import UsageError
 from attnlab.generation import generate
-from attnlab.interchange.remote_export import CODE, remote_files
+from attnlab.interchange.remote_export import CODE, check_imports, quoted, remote_files
 from attnlab.laws.subject import perturbed
 from attnlab.model import GPT
 
@@ -155,3 +158,21 @@ def test_word_for_word(tmp_path: Path) -> None:
         assert text == (src / file).read_text(encoding="utf-8"), file
     for name in ("modeling_attnlab.py", "configuration_attnlab.py"):
         assert (folder / name).read_bytes() == (CODE / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 1\n", "'''a'''\n", "from .x import y\n", 'a = "\\\\"\n', "'ends with'", "\r\n", ""]
+)
+def test_quoted(text: str) -> None:
+    """Any source comes back as it was; one that imports from beside itself stands in a line of its own, where
+    transformers, which reads lines, does not look for the file."""
+    assert ast.literal_eval(quoted(text)) == text
+    assert not re.search(r"^\s*from\s+\.(\S+)\s+import", quoted(text), flags=re.MULTILINE)
+
+
+def test_imports_that_cannot_go_along() -> None:
+    """`import a.b` would bind a name of another package; every other form is told to mean the copy."""
+    fine = "import attnlab.x as y\nimport own\nfrom attnlab.x import y\nimport torch.nn\n"
+    check_imports("own.py", fine, {"attnlab", "own"})
+    with pytest.raises(UsageError, match=r"own.py says `import attnlab.x`, which cannot go along"):
+        check_imports("own.py", "def f():\n    import attnlab.x\n", {"attnlab"})

@@ -67,15 +67,15 @@ def remote_code(config: RunConfig) -> dict[str, str]:
     homes = [str(value).rpartition(".")[0] for key, value in leaves(nodes) if key.endswith("_target_")]
     sources = sources_of(["attnlab.model", *homes], allowed_packages(config.allow_targets))
     for file, text in sources.items():
-        _check_imports(file, text, {name.partition("/")[0].removesuffix(".py") for name in sources})
+        check_imports(file, text, {name.partition("/")[0].removesuffix(".py") for name in sources})
     files = {path.name: path.read_text(encoding="utf-8") for path in CODE.glob("*_attnlab.py")}
     head, tail = (CODE / "attnlab_source.py").read_text(encoding="utf-8").split(EMPTY)
-    quoted = "".join(f"{file!r}: {_quoted(text)},\n" for file, text in sources.items())
-    files["attnlab_source.py"] = f"{head}SOURCES = {{\n{quoted}}}\n{tail}"
+    entries = "".join(f"{file!r}: {quoted(text)},\n" for file, text in sources.items())
+    files["attnlab_source.py"] = f"{head}SOURCES = {{\n{entries}}}\n{tail}"
     return files
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as it stands between three quotation marks, or, where that is not it, as Python writes it in a line."""
     plain = f"r'''{text}'''"
     try:
@@ -85,7 +85,7 @@ def _quoted(text: str) -> str:
     return plain if same and not RELATIVE.search(text) else repr(text)
 
 
-def _check_imports(file: str, text: str, roots: set[str]) -> None:
+def check_imports(file: str, text: str, roots: set[str]) -> None:
     """Refuse `import a.b` of what goes along: it would bind the name of another package."""
     for node in ast.walk(ast.parse(text)):
         for alias in node.names if isinstance(node, ast.Import) else ():
