@@ -34,7 +34,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_import_goes_out_as_it_came(name: str, tmp_path: Path) -> None:
     """In bfloat16: every tensor and the logits, bit for bit; a folder without code."""
     from transformers import AutoModelForCausalLM
@@ -54,7 +54,9 @@ def test_import_goes_out_as_it_came(name: str, tmp_path: Path) -> None:
     assert not any(file.endswith(".py") for file in files)
 
 
-@pytest.mark.parametrize("model_type", OURS)
+@pytest.mark.parametrize(
+    "model_type", ["qwen3", *(pytest.param(n, marks=pytest.mark.slow) for n in OURS if n != "qwen3")]
+)
 def test_run_of_ours(model_type: str, tmp_path: Path) -> None:
     """It is of the type that its settings say, without code; logits and text are ours, and no id ends a text."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
