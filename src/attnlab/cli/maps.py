@@ -59,6 +59,6 @@ def maps(
             inspection = load_foreign(source, allow_code=allow_code).inspect(prompt, target).chosen(**chosen)
             for sentence in inspection.missing:
                 print(sentence)
-            written = inspection.save(home)
+            written = iter(inspection.save(home))
         for path in written:
             print(f"wrote {path}")

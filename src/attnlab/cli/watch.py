@@ -33,13 +33,15 @@ def watch(
         name, checkpoints = in_order(folders)
         home = logdir / name
         check_writable(home, key="logdir")
+        inspections = []  # all before the first is written
+        for step, source in checkpoints:
+            model = load_foreign(source, allow_code=allow_code)._replace(name=name, step=step)
+            inspections.append(model.inspect(prompt, target))
+            for sentence in inspections[-1].missing:
+                print(f"{source}: {sentence}")
+            print(f"step {step}: {source}", flush=True)
         with closing(TensorBoardRecorder(home, resume_at=None)) as recorder:
-            for step, folder in checkpoints:
-                model = load_foreign(folder, allow_code=allow_code)._replace(name=name, step=step)
-                inspection = model.inspect(prompt, target)
+            for inspection in inspections:
                 for record in inspection.records(sentence_of(prompt)):
                     recorder.map(record)
-                for sentence in inspection.missing:
-                    print(f"{folder}: {sentence}")
-                print(f"step {step}: {folder}", flush=True)
         print(f"to look at it: {tensorboard_command(logdir)}")

@@ -75,6 +75,7 @@ REFUSED = [
     (("maps", "hf=/nowhere", "prompt=x"), "hf (/nowhere) is no folder"),
     (("maps", "hf={root}/t5", "prompt=x"), "hf (t5) needs a target= besides"),
     (("maps", "hf={root}/hybrid", "prompt=x", "layers=9"), "layers (9) must be a number of the layers that have a map"),
+    (("watch", "hf=[{root}/mine/checkpoint-20,{root}/mine/checkpoint-7]", "prompt=x", "logdir=logs"), "is no folder"),
     (("watch", "hf={root}/none-*", "prompt=x", "logdir=logs"), "none-*) fits no folder"),
 ]
 

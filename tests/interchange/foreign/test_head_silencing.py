@@ -37,7 +37,7 @@ def loaded(name: str, root: Path) -> ForeignModel:
     ("name", "path", "layer", "head_dim", "transposed"),
     [
         ("gpt2", "transformer.h.1.attn.c_proj", 1, 8, True),
-        ("llama", "model.layers.0.self_attn.o_proj", 0, 8, False),
+        pytest.param("llama", "model.layers.0.self_attn.o_proj", 0, 8, False, marks=pytest.mark.slow),
         ("qwen3_next", "model.layers.3.self_attn.o_proj", 3, 8, False),
     ],
 )
@@ -71,7 +71,8 @@ def test_rows(root: Path) -> None:
     rows = read_rows(model, root / "text.txt", 50)
     assert [len(row) for row in rows] == [21, 21, 11] and all(a[-1] == b[0] for a, b in pairwise(rows))
     whole, effects = silence(model, rows)
-    assert whole > 0 and len(list(effects)) == 8
+    ids = torch.tensor([[token for row in rows for token in row[:-1]] + [rows[-1][-1]]])
+    assert ids.shape == (1, 51) and 0 < whole < 20 and next(effects).layer == 0
 
 
 def test_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,10 +51,12 @@ class Inspection(NamedTuple):
                 parts[part] = maps._replace(layers=some_heads)
         return Inspection(parts, self.missing)
 
-    def save(self, folder: Path | str) -> Iterator[Path]:
-        """Write what `attnlab maps` writes, of several parts each into a folder of its own; gives each file."""
-        for part, maps in self.parts.items():
-            yield from write_map_files(Path(folder) / part if len(self.parts) > 1 else Path(folder), maps)
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write what `attnlab maps` writes, of several parts each into a folder of its own; gives all files."""
+        home, many = Path(folder), len(self.parts) > 1
+        return [
+            file for part, maps in self.parts.items() for file in write_map_files(home / part if many else home, maps)
+        ]
 
     def records(self, sentence: str) -> Iterator[Record]:
         """The maps as the Attention tab reads them, under the name of a sentence."""
