@@ -45,8 +45,8 @@ class Kernel(NamedTuple):
 
 def kernels(model: nn.Module) -> Iterator[Kernel]:
     """The functions in the modules of a model's classes that take keys and values, or a state space."""
-    homes = {type(module).__module__ for module in model.modules()}
-    for home in (vars(sys.modules[name]) for name in sorted(homes) if not name.startswith("torch.")):
+    names = sorted({type(module).__module__ for module in model.modules()} & sys.modules.keys())
+    for home in (vars(sys.modules[name]) for name in names if not name.startswith("torch.")):
         for name, function in list(home.items()):
             if inspect.isfunction(function) and (values := _values(function)):
                 yield Kernel(home, name, function, values)
