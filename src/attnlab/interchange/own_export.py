@@ -1,4 +1,4 @@
-"""A folder that `attnlab export` wrote with code, as no type of Hugging Face's can say its settings: read without it."""
+"""A folder that `attnlab export` wrote with code, since no type of theirs can say its settings: read without it."""
 
 import re
 from collections.abc import Mapping
