@@ -18,10 +18,12 @@ from attnlab.interchange.hf_import import read_model
 # Of the largest: their rotations and some norms are float32 whatever the type, and norms of a few nearly equal numbers
 # make more of that. What a key that is not acted upon makes is above 1e-3.
 CLOSE = 1e-4
-# What only says what the folder is, what another tokenizer would have to follow, and what would cost time.
+# What only says what the folder is, what another tokenizer would have to follow, what would cost time, and what makes
+# transformers divide weights that it has just loaded.
 APART = {
     *("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "vocab_size", "layer_types"),
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "max_seq_len"),
+    "rescale_prenorm_residual",
 }
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "gelu_pytorch_tanh", "relu2")
 PARTS = ("phi, normed queries", "qwen2, windows", "falcon, new", "stablelm, parallel")  # that are off by default
