@@ -55,6 +55,14 @@ def test_refused(name: str, change: dict[str, Any], problem: str) -> None:
         ("qwen3_next", {"num_experts": 4, "decoder_sparse_step": 5}),
         ("mamba2", {"time_step_limit": [0.0, float("inf")]}),
         ("mamba2", {"time_step_limit": [0.01, 0.1]}),
+        ("mamba2", {"norm_before_gate": True, "rms_norm": True, "intermediate_size": 32, "time_step_scale": 1.0}),
+        ("qwen3_5_text", {"attn_output_gate": True, "mamba_ssm_dtype": "float32", "full_attention_interval": 2}),
+        (
+            "qwen3_5_text",
+            {"rope_parameters": {"rope_theta": 1e6, "mrope_section": [1, 1, 0], "mrope_interleaved": True}},
+        ),
+        ("olmo_hybrid", {"rope_parameters": None}),
+        ("olmo_hybrid", {"rope_parameters": {"rope_theta": None, "rope_type": "default"}}),
     ],
 )
 def test_expressed(name: str, change: dict[str, Any]) -> None:
@@ -77,6 +85,22 @@ def test_mscale_alone() -> None:
     config["rope_parameters"] = {**YARN, "mscale_all_dim": 0.7}
     with pytest.raises(UsageError, match=r"mscale_all_dim \(0.7\) cannot be expressed without mscale"):
         family_for(config, "a folder").settings(config, "a folder")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_rotated"),
+    [
+        ({"rope_parameters": None}, True),
+        ({"rope_parameters": {"rope_theta": None, "rope_type": "default"}}, False),
+        ({"rope_parameters": None, "rope_theta": None}, False),
+        ({"rope_parameters": {"rope_theta": 5e5}}, True),
+    ],
+)
+def test_no_rotation(change: dict[str, Any], is_rotated: bool) -> None:
+    """OLMo Hybrid rotates unless the base is null: no key means the usual base."""
+    config = {"model_type": "olmo_hybrid", **TYPES["olmo_hybrid"][1], **change}
+    layers = family_for(config, "a folder").settings(config, "a folder").layers
+    assert ("base" in layers[3]["position"]) == is_rotated
 
 
 def test_pairs_of_heads() -> None:

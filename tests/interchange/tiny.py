@@ -154,7 +154,10 @@ TYPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mamba2, without biases": ("mamba2", {**MAMBA2, "use_conv_bias": False, "tie_word_embeddings": True}),
     "qwen3_next": ("qwen3_next", {**HYBRID, "num_experts": 0}),
     "qwen3_5_text": ("qwen3_5_text", HYBRID),
-    "olmo_hybrid": ("olmo_hybrid", {**HYBRID, "pad_token_id": 0}),
+    "olmo_hybrid": (
+        "olmo_hybrid",
+        {**HYBRID, "pad_token_id": 0, "rope_parameters": {"rope_theta": None, "rope_type": "default"}},
+    ),
     "olmo_hybrid, rotated": (
         "olmo_hybrid",
         {

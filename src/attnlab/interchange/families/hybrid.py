@@ -193,6 +193,8 @@ def _qwen(model_type: str, architecture: str, sizes: Sequence[int], more: Sequen
             Same("rms_norm_eps", "model.norm_eps", POSITIVE, 1e-6),
             Same("tie_word_embeddings", "model.tie", FLAG, False),
             Must("attention_bias", (False,)),
+            Must("attn_output_gate", (True,)),
+            Unused(("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")),
             kinds,
             *more,
         ),
@@ -235,11 +237,11 @@ QWEN3_5 = _qwen(
 
 @dataclass(frozen=True)
 class RopeOrNone(Rope):
-    """A rotation where there is a base for it, else none."""
+    """A rotation, or none where its base is null."""
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         given = reading.get("rope_parameters") or reading.get("rope_scaling") or {}
-        if isinstance(given, Mapping) and given.get("rope_theta", reading.get("rope_theta")) is None:
+        if isinstance(given, Mapping) and given.get("rope_theta", reading.get("rope_theta", self.base)) is None:
             settings.put("attention.position", NOPE)
         else:
             super().read(reading, settings)
@@ -248,7 +250,7 @@ class RopeOrNone(Rope):
         if "base" in settings.get("attention.position"):
             super().write(settings, content)
         else:
-            content["rope_parameters"] = None
+            content["rope_parameters"] = {"rope_theta": None, "rope_type": "default"}
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ OLMO_HYBRID = Family(
             memory_keys=(*MEMORY_KEYS, NegativeEigenvalues()),
         ),
         Derived("model.norm_place", _norm_places),
+        Must("linear_use_gate", (True,)),
         Unused(("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor")),
     ),
     tensors={

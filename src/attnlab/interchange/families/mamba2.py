@@ -95,10 +95,9 @@ MAMBA2 = Family(
         StepLimits(),
         Must("hidden_act", ("silu", "swish")),
         Must("use_bias", (False,)),
-        Must("rms_norm", (True,)),
-        Must("norm_before_gate", (False,)),
         Unused(("chunk_size", "residual_in_fp32", "rescale_prenorm_residual", "time_step_rank", "time_step_min")),
-        Unused(("time_step_max", "time_step_floor")),
+        Unused(("time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme", "intermediate_size")),
+        Unused(("rms_norm", "norm_before_gate")),  # which transformers does not read: there is a norm, behind the gate
     ),
     tensors={
         "embedding": "backbone.embeddings",
