@@ -13,6 +13,7 @@ from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.interchange.hf_import import import_folder, read_model
+from attnlab.interchange.own_export import MODEL_TYPE
 from attnlab.interchange.remote_export import remote_config, remote_tensors
 from attnlab.runs import load
 
@@ -28,6 +29,7 @@ def write(folder: Path, *overrides: str, **changes: Any) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     content = remote_config(model, config, torch.float32) | changes
+    assert content["model_type"] == MODEL_TYPE
     (folder / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
     (folder / "modeling_attnlab.py").write_text("raise SystemExit('it ran')")
     save_file(remote_tensors(model, torch.float32), folder / "model.safetensors")
