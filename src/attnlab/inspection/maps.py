@@ -1,7 +1,7 @@
 """Taking maps: at which steps, of which sentences, and out of the model into plain numpy arrays."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attnlab.errors import UsageError
 from attnlab.inspection.records import LayerMap
-from attnlab.model import GPT
 
 MAX_STEPS = 60  # map steps of a run: what TensorBoard can still show, and a bound on the size of the event file
 MAX_PROBE_TOKENS = 256  # a map holds tokens^2 weights for each head, layer and step
@@ -33,6 +32,15 @@ class Labeller(Protocol):
     def encode_prompt(self, text: str) -> list[int]: ...
 
     def labels(self, ids: Iterable[int]) -> list[str]: ...
+
+
+@runtime_checkable
+class GivesMaps(Protocol):
+    """A network that gives the map of every layer: a GPT, or its copy in an exported folder."""
+
+    def attention_maps(self, ids: Tensor) -> Sequence[Any]: ...
+
+    def parameters(self) -> Iterator[Tensor]: ...
 
 
 def map_steps(max_steps: int, n: int) -> list[int]:
@@ -93,7 +101,7 @@ def check_prompt(
     return ids, list(tokenizer.labels(ids))
 
 
-def collect(model: GPT, ids: Int[Tensor, " t"] | Sequence[int]) -> list[LayerMap]:
+def collect(model: GivesMaps, ids: Int[Tensor, " t"] | Sequence[int]) -> list[LayerMap]:
     """The maps of all layers for one sentence; neither the model nor any random stream is changed."""
     device = next(model.parameters()).device
     batch = torch.as_tensor(ids, dtype=torch.long, device=device)[None]

@@ -143,9 +143,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
     """What a model gives for its inputs, without a cache."""
     arguments = [*inputs] if isinstance(inputs, tuple) else [] if isinstance(inputs, Mapping) else [inputs]
     keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
-    for tensor in (*arguments, *keywords.values()):
-        if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) != 1:
-            raise UsageError(f"inputs hold a batch of {len(tensor)}, but maps are taken of one example: a batch of 1")
+    first = next((each for each in (*arguments, *keywords.values()) if isinstance(each, Tensor)), None)
+    if first is not None and first.ndim > 1 and len(first) != 1:
+        raise UsageError(f"inputs hold a batch of {len(first)}, but maps are taken of one example: a batch of 1")
     if "use_cache" in signatures.signature(model.forward).parameters:
         keywords.setdefault("use_cache", False)
     return model(*arguments, **keywords)
