@@ -15,9 +15,9 @@ from attnlab.data.tokenizers import label
 from attnlab.inspection.figures import draw_layer, to_png
 
 ROOT = Path(__file__).parents[1]
-STEPS, ROWS, CONTEXT = 600, 16, 128
+STEPS, ROWS, CONTEXT = 220, 8, 96
 LAYER = 2
-PROMPT = "The crow saw the goat. The crow saw the "
+PROMPT = "The crow saw the goat. The crow"
 CONFIG = {
     **{"vocab_size": 256, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 24},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "linear_num_key_heads": 4, "linear_num_value_heads": 4},
@@ -31,6 +31,9 @@ def trained() -> Qwen3NextForCausalLM:
     torch.manual_seed(0)
     text = torch.frombuffer(bytearray((ROOT / "data" / "stories.txt").read_bytes()), dtype=torch.uint8).long()
     model = Qwen3NextForCausalLM(Qwen3NextConfig(**CONFIG))
+    with torch.no_grad():
+        for layer in model.model.layers[:3]:
+            layer.linear_attn.A_log.uniform_(-5, -1)  # so that it remembers from the start
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     for step in range(STEPS):
@@ -42,7 +45,7 @@ def trained() -> Qwen3NextForCausalLM:
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            print(step, round(float(loss), 3), flush=True)
+            print(step, round(loss.item(), 3), flush=True)
     return model.eval()
 
 
@@ -55,7 +58,8 @@ def main() -> None:
     maps = inspection.parts[""]
     layer = maps.layers[LAYER]
     title = f"A small Qwen3-Next of transformers, layer {layer.layer}: a gated delta memory, by the map it implies"
-    top = float(abs(layer.weights).max())
+    largest = float(abs(layer.weights).max())
+    top = next(n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5) if n * 10.0**k >= largest)
     picture = draw_layer(layer.weights, layer.kind, maps.tokens, title, scale=top)
     path = ROOT / "docs" / "interchange" / "memory.png"
     path.parent.mkdir(exist_ok=True)
