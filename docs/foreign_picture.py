@@ -16,7 +16,7 @@ from attnlab.inspection.figures import draw_layer, to_png
 
 ROOT = Path(__file__).parents[1]
 STEPS, ROWS, CONTEXT = 220, 8, 96
-LAYER = 2
+LAYER = 1
 PROMPT = "The crow saw the goat. The crow"
 CONFIG = {
     **{"vocab_size": 256, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 24},
