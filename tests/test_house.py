@@ -6,12 +6,12 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 38_500,
+    "lines of src, pages included": 38_750,
     "forwarding lines in attention/": 9,
     "longest file of attention/": 199,
     "modules at the top level": 5,
     "rooms": 20,
-    "imports between rooms": 112,
+    "imports between rooms": 111,
     "floors of rooms": 8,
     "circles of rooms": 0,
     "circles of modules": 0,

@@ -566,3 +566,13 @@ def test_costs_add() -> None:
     assert one + one == Cost(2, 4, 6, 8, 10)
     assert one + none == none + one == Cost(11, 22, 33, 44, 5)
     assert (none + none).pairs is None
+
+
+def test_order_of_parameters() -> None:
+    """A checkpoint holds what an optimizer keeps of each parameter by its number: the order is that of all runs."""
+    config = ModelConfig(n_layers=1, n_heads=2, d_model=8, context=4)
+    model = GPT(config, vocab_size=5, attention=partial(MultiHeadAttention, n_heads=2))
+    names = [name.removeprefix("blocks.0.") for name, _ in model.named_parameters()]
+    qkv = [f"attention.qkv.to_{name}.weight" for name in "qkv"]
+    inside = ["norm_attention.weight", "norm_mlp.weight", *qkv, "attention.to_out.weight"]
+    assert names == ["embedding.weight", *inside, "mlp.up.weight", "mlp.down.weight", "norm.weight"]

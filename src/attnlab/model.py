@@ -100,17 +100,18 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
-        place = config.norm_place_of(attention.layer)
-        before, behind = place != "post", place != "pre"
+        norms = config.norm_place_of(attention.layer)
+        before, behind, has_mlp = norms != "post", norms != "pre", config.mlp != "none"
         self.parallel, self.norm_shared, self.scale = config.parallel, config.norm_shared, config.residual_scale
+        # In this order, for a checkpoint holds what an optimizer keeps of each parameter by its number.
         self.norm_attention = make_norm(config) if before else nn.Identity()
-        self.norm_attention_out = make_norm(config) if behind else nn.Identity()
+        self.norm_mlp = make_norm(config) if before and has_mlp and not config.norm_shared else nn.Identity()
         self.attention = attention
-        self.mlp: MLP | None = None
+        self.mlp = None
         if config.mlp != "none":
-            self.norm_mlp = make_norm(config) if before and not config.norm_shared else nn.Identity()
-            self.norm_mlp_out = make_norm(config) if behind else nn.Identity()
             self.mlp = MLP(config.d_model, kind=config.mlp, width=config.hidden, bias=config.bias)
+        self.norm_attention_out = make_norm(config) if behind else nn.Identity()
+        self.norm_mlp_out = make_norm(config) if behind and has_mlp else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:

@@ -17,3 +17,8 @@ def test_every_type_is_tested() -> None:
     """Each family has an entry in the table of tests, and a name of its own."""
     assert {model_type for model_type, _ in TYPES.values()} == {*FAMILIES}
     assert len(FAMILIES) == len(ALL) == len(rows())
+
+
+def test_readme_counts_them() -> None:
+    """The README says how many types there are."""
+    assert f"{len(FAMILIES)} types, exactly" in (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")

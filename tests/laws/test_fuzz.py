@@ -28,8 +28,11 @@ maybe = st.none() | st.integers(1, 6)
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     # heads and projections
     "n_kv_heads": st.none() | st.integers(1, 4),
+    "n_key_heads": st.none() | st.integers(1, 4),
     "head_dim": st.none() | st.sampled_from([2, 4, 6, 3]),
+    "value_dim": st.none() | st.sampled_from([2, 4, 6, 3]),
     "conv": st.sampled_from([0, 2, 3, 5]),
+    "conv_bias": st.booleans(),
     "qkv_bias": st.booleans(),
     "out_bias": st.booleans(),
     "kv_rank": maybe,
@@ -69,6 +72,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "fraction": st.sampled_from([0.25, 0.5, 0.75, 1.0]),
     "factor": st.floats(1.0, 9.0),
     "original_context": st.integers(2, 99),
+    "low_freq_factor": st.floats(0.5, 2.0),
+    "high_freq_factor": st.floats(2.5, 9.0),
     "beta_fast": st.floats(8.0, 32.0),
     "beta_slow": st.floats(0.5, 4.0),
     "n_buckets": st.integers(1, 8),
@@ -218,10 +223,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_ten_cases_find_a_fault(fault: str) -> None:
+def test_twenty_cases_find_a_fault(fault: str) -> None:
     name, slot, target, words = BROKEN[fault]
     config = replace(deepcopy(shipped(name).config), allow_targets=["tests"])
     node = config.attention[slot] if slot else config.attention
     node["_target_"] = target
     with pytest.raises(AssertionError, match=words):
-        fuzz(config, 10, LONGEST["ordinary"])
+        fuzz(config, 20, LONGEST["ordinary"])

@@ -95,6 +95,8 @@ def another(path: str, value: Any) -> Any:
     rule = next(iter(FIXED[path].rules), None) if path in FIXED else None
     if rule is not None and rule.choices:
         return next(choice for choice in rule.choices if choice != value)
+    if path == "model.norm_place":  # of which there may be several
+        return "post"
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

@@ -105,7 +105,7 @@ class Scale:
     def caption(self) -> str:
         """What the colour bar says about itself."""
         what = "weight, signed" if self.signed else "weight"
-        return f"{what} (square-root scale)" if self.bounded else f"{what} (log scale beyond {self.knee:g})"
+        return f"{what} (square-root scale)" if self.bounded else f"{what} (log scale beyond {self.knee:.3g})"
 
 
 KINDS = {

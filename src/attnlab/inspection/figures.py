@@ -187,7 +187,7 @@ def draw_layer(
     remarks = list(notes)
     largest = np.where(np.isnan(maps), 0, np.abs(maps)).max()
     if largest > scaling.top * 1.0001:
-        remarks.append(f"weights beyond {scaling.top:g} get the last colour; the largest here is {largest:.3g}")
+        remarks.append(f"weights beyond {scaling.top:.3g} get the last colour; the largest here is {largest:.3g}")
     if np.isnan(maps).any():
         remarks.append("black: not a number")
     block, layout = 1, arrange(n_heads, names, read)
@@ -299,7 +299,7 @@ def _bar_strip(scale: Scale, causal: bool) -> Image.Image:
         at = x + (float(scale.normalize(np.array(tick))) - low) / (1 - low) * (BAR_WIDTH - 1)
         draw.line((at, y + BAR_HEIGHT + 1, at, y + BAR_HEIGHT + 4), fill=SOFT_INK)
         anchor = "lt" if tick == low * scale.top else "mt"  # the first must not stand over the margin
-        draw.text((at, y + BAR_HEIGHT + 6), f"{tick:g}", SOFT_INK, small, anchor=anchor)
+        draw.text((at, y + BAR_HEIGHT + 6), f"{tick:.3g}", SOFT_INK, small, anchor=anchor)
     face = font(12)
     right = x + BAR_WIDTH + 16
     draw.text((right, y + 6), scale.caption, SOFT_INK, face, anchor="lm")
