@@ -1,5 +1,9 @@
 """Every function of attnlab is checked against its annotations, shapes included, while tests run."""
 
+import importlib.util
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -7,6 +11,13 @@ from jaxtyping import install_import_hook
 # An int may stand where a float is written, as everywhere in Python's typing. Installed before attnlab is imported.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("attnlab", CHECKER)
+
+# In this process and in those that tests start.
+QUICK = Path(__file__).parent / "without_transformers"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK), os.environ.get("PYTHONPATH")]))
+spec = importlib.util.spec_from_file_location("without_transformers", QUICK / "sitecustomize.py")
+assert spec is not None and spec.loader is not None
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 torch.set_num_threads(1)  # many small tensors: more threads only wait for each other
 

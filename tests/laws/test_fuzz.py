@@ -223,10 +223,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_twenty_cases_find_a_fault(fault: str) -> None:
+def test_eighty_cases_find_a_fault(fault: str) -> None:
     name, slot, target, words = BROKEN[fault]
     config = replace(deepcopy(shipped(name).config), allow_targets=["tests"])
     node = config.attention[slot] if slot else config.attention
     node["_target_"] = target
     with pytest.raises(AssertionError, match=words):
-        fuzz(config, 20, LONGEST["ordinary"])
+        fuzz(config, 80, LONGEST["ordinary"])

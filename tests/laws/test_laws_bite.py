@@ -38,6 +38,7 @@ def test_law_catches_its_mutant(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREACHES)
 def test_no_other_law_is_broken_by_a_fault(name: str) -> None:
     breach = BREACHES[name]

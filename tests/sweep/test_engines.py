@@ -51,6 +51,7 @@ def test_a_run_that_raises_elsewhere_is_a_row(folder: Path) -> None:
     assert found["attention.tag=raise"][0] == "failed" and "out of luck" in found["attention.tag=raise"][1]
 
 
+@pytest.mark.slow
 def test_optuna_looks_for_a_learning_rate_in_warm_workers(folder: Path) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3"]
     done = typed(folder, "-m", *search, "optimizer.lr=tag(log, interval(1e-4, 1e-2))")

@@ -54,6 +54,7 @@ def test_a_job_that_dies_is_a_row_and_the_same_command_runs_it_again(folder: Pat
     assert {status for status, _ in reasons(folder).values()} == {"finished"} and attempts(folder) == 5
 
 
+@pytest.mark.slow
 def test_lengths_that_are_added_to_a_sweep_are_judged_without_training_anew(folder: Path) -> None:
     words = ["-m", "attention=multi_head", "seed=0,1", "hydra.launcher.n_jobs=1"]
     assert typed(folder, *words).returncode == 0

@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_traced_is_no_end_but_a_text(tmp_path: Path) -> N
     assert text == "    torch cannot trace this model: not this one" and model.training
 
 
-@pytest.mark.parametrize("variant", ["multi_head", "gated_delta"])
+@pytest.mark.parametrize("variant", ["multi_head", pytest.param("gated_delta", marks=pytest.mark.slow)])
 def test_the_graph_of_a_model_has_its_modules(variant: str, tmp_path: Path) -> None:
     """In a process of its own: tests check annotations, and to the tracer a size is a tensor, not an int."""
     code = f"""

@@ -17,6 +17,7 @@ from attnlab.training.run import run
 # No update moves anything, so that what is seen depends on the streams alone.
 STILL = ("optimizer.lr=1e-30", "model.dropout=0.2", "trainer.max_steps=6", "trainer.val_every=3", "maps.steps=2")
 MATERIALS = {"text": (), "task": ("data=recall", "tokenizer=task", "data.val_rows=64")}
+ONE_FAST = ["text", pytest.param("task", marks=pytest.mark.slow)]
 
 
 class Watch(L.Callback):
@@ -71,7 +72,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.mark.parametrize("material", MATERIALS)
+@pytest.mark.parametrize("material", ONE_FAST)
 @pytest.mark.parametrize("stream", ["data", "init", "noise", "eval"])
 def test_a_stream_set_apart_changes_what_it_decides_and_nothing_else(
     stream: str, material: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -90,7 +91,7 @@ def sample_of(capsys: pytest.CaptureFixture[str]) -> str:
     return after.split("\n\n")[0]
 
 
-@pytest.mark.parametrize("material", MATERIALS)
+@pytest.mark.parametrize("material", ONE_FAST)
 def test_for_one_seed_every_variant_sees_the_same_and_starts_alike(material: str, tmp_path: Path) -> None:
     usual = watched(tmp_path, *MATERIALS[material])
     for variant in ("gqa", "differential", "gla", "sliding_window"):

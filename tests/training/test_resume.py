@@ -63,7 +63,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["multi_head", pytest.param("gated_delta", marks=pytest.mark.slow)])
 def test_killed_three_times(variant: str, references: dict[str, Path], tmp_path: Path) -> None:
     """A run killed three times anywhere is the run that was not."""
     chance = random.Random(f"kill {variant}")
@@ -90,7 +90,9 @@ def test_killed_at_any_moment(place: str, variant: str, references: dict[str, Pa
     assert_identical(folder_of(tmp_path, variant), references[variant])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_stop_saves(number: signal.Signals, code: int, references: dict[str, Path], tmp_path: Path) -> None:
     """A run that is asked to stop saves and continues."""
     with subprocess.Popen(

@@ -239,7 +239,7 @@ def test_overwrite_starts_again_and_comes_to_the_same(tmp_path: Path) -> None:
     assert [row for row in read_metrics(folder_of(tmp_path)) if not row.metric.startswith("perf/")] == first
 
 
-@pytest.mark.parametrize("variant", ["multi_head", "gated_delta"])
+@pytest.mark.parametrize("variant", ["multi_head", pytest.param("gated_delta", marks=pytest.mark.slow)])
 def test_looking_changes_nothing(variant: str, tmp_path: Path) -> None:
     weights = []
     for experiment, words in (
@@ -332,6 +332,7 @@ def test_muon_trains_and_resumes(tmp_path: Path) -> None:
     assert all(torch.equal(ours["state_dict"][name], theirs["state_dict"][name]) for name in ours["state_dict"])
 
 
+@pytest.mark.slow
 def test_paired_variants_see_the_same_batches_and_start_alike(tmp_path: Path) -> None:
     weights = {}
     for variant in ("multi_head", "sliding_window", "gqa"):
