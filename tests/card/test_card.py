@@ -68,6 +68,7 @@ def test_not_measured_is_said() -> None:
     assert Result("a", "mqar", {}).reason(1) == "not run"
 
 
+@pytest.mark.slow
 def test_controls_ignore_settings(tmp_path: Path) -> None:
     """`attention.` words belong to the variants; the short convolution alone sees four tokens back."""
     words = ("trainer.max_steps=2", "model.d_model=16", "data.val_rows=32", "trainer.threads=1", "attention.conv=2")

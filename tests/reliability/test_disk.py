@@ -74,6 +74,7 @@ def faults(tmp_path: Path, cases: list[Case], whole: dict[str, Any]) -> list[str
     return troubles
 
 
+@pytest.mark.slow
 def test_disk_fails_sample(whole: tuple[dict[str, Any], int], tmp_path: Path) -> None:
     """A few operations of a run, each with another error, for this one or from then on."""
     chance = random.Random("disk")

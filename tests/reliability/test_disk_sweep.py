@@ -129,7 +129,8 @@ def cases_of(operations: int, n: int | None) -> list[Case]:
     return whole if n is None else random.Random(operations).sample(whole, n)
 
 
-@pytest.mark.parametrize("n", [1, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, None])
 def test_sweep(whole_sweep: tuple[dict[str, Any], int], tmp_path: Path, n: int | None) -> None:
     """One line, a documented exit code, nothing lost, and the same command makes what is missing."""
     cases = cases_of(whole_sweep[1], n)

@@ -32,6 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_in_the_summary(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last validation and the extrapolation come again, and stand there once, as do texts, layout and graph."""
     for name in ("RunFolder.write_summary", "summarise", "RunFolder.write_summary"):

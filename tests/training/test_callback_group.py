@@ -46,6 +46,7 @@ def content(folder: Path) -> tuple[Any, ...]:
     return rows, weights, load_maps(run / "maps" / "last.safetensors").step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("callbacks", "moment"),
     [

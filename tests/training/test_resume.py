@@ -145,6 +145,7 @@ def test_damaged_checkpoint(
     assert_identical(folder_of(cut_off), references["multi_head"])
 
 
+@pytest.mark.slow
 def test_no_checkpoint_left(cut_off: Path) -> None:
     """A run whose checkpoints are all damaged is not started over in silence."""
     for path in (folder_of(cut_off) / "checkpoints").glob("*.ckpt"):
@@ -155,6 +156,7 @@ def test_no_checkpoint_left(cut_off: Path) -> None:
     assert run_here(cut_off, "overwrite=true")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_another_variants_checkpoint_is_refused_by_key(references: dict[str, Path], tmp_path: Path) -> None:
     run_there(tmp_path, "attention=sliding_window", kill=("clipping", 13))
     here = folder_of(tmp_path, "sliding_window") / "checkpoints"

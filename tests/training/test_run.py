@@ -284,6 +284,7 @@ def test_a_last_step_between_two_validations_is_validated_too(tmp_path: Path) ->
     assert [row.step for row in read_metrics(folder_of(tmp_path)) if row.metric == "val/loss"] == [0, 4, 8, 11]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_before_the_update(tmp_path: Path) -> None:
     words = ["optimizer.lr=1e12", "optimizer.grad_clip=null", "trainer.precision=fp32"]
     with pytest.raises(Diverged, match=r"step \d+: the loss is .* stopped before the update") as end:
@@ -321,6 +322,7 @@ def test_signals_are_given_back_after_a_run(tmp_path: Path) -> None:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+@pytest.mark.slow
 def test_muon_trains_and_resumes(tmp_path: Path) -> None:
     assert run_there(tmp_path, "optimizer=muon", kill=("clipping", 13)).returncode == -signal.SIGKILL
     run_here(tmp_path, "optimizer=muon")
