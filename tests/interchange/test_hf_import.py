@@ -10,7 +10,7 @@ from tests.interchange.by_hand import CONFIG, write_llama
 from attnlab.cli import main
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
-from attnlab.interchange.families.family import run_settings
+from attnlab.interchange.families.model_settings import settings_of_run
 from attnlab.interchange.families.registry import family_of
 from attnlab.interchange.hf_import import USUAL_CONTEXT, import_folder, read_model
 from attnlab.runs import load, maps_of, material_of, read_config
@@ -69,7 +69,7 @@ def test_goes_out_as_it_came(run: RunFolder) -> None:
     family = family_of(config, 256)
     assert family is not None
     origin = {**CONFIG, "bos_token_id": 7, "max_position_embeddings": 4096}
-    again = family.config_like(run_settings(config, 256), origin)
+    again = family.config_like(settings_of_run(config, 256), origin)
     assert again.items() >= origin.items()
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.interchange.tiny import TYPES, VOCAB, cut, load_double, save_tiny
 
 from attnlab.build import build_model
-from attnlab.interchange.families.family import Family, run_settings
+from attnlab.interchange.families.family import Family
+from attnlab.interchange.families.model_settings import settings_of_run
 from attnlab.interchange.families.registry import FAMILIES, family_of
 from attnlab.interchange.foreign.parts import inspect
 from attnlab.interchange.hf_import import Imported, read_model
@@ -173,7 +174,7 @@ def test_gradient(name: str, pair_of: Any) -> None:
 
 def write(folder: Path, family: Family, imported: Imported) -> None:
     """The model again in their format."""
-    settings = run_settings(imported.config, imported.tokenizer.n_vocab)
+    settings = settings_of_run(imported.config, imported.tokenizer.n_vocab)
     config = family.config_like(settings, imported.origin["config"])
     (folder / "config.json").write_text(json.dumps(config))
     model = build_model(imported.config, imported.tokenizer.n_vocab)

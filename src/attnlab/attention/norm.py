@@ -15,8 +15,8 @@ class RMSNorm(nn.RMSNorm):
 
     `unit_offset`: the parameter is w, and g = 1 + w, as in Gemma (arXiv 2403.08295). Without `gain`, g = 1.
 
-    Source: arXiv 1910.07467. Where we differ: eps is 2^-23; most models take 1e-6 or 1e-5, which
-    damps inputs below about 1e-3.
+    Source: arXiv 1910.07467. Where we differ: eps is 2^-23; most models take 1e-6 or 1e-5, which damps inputs below
+    about 1e-3.
     """
 
     start = 1.0  # the initial g

@@ -9,6 +9,7 @@ from attnlab.cli._foreign import Download, Revision, check_unused, hf_folder
 from attnlab.errors import UsageError
 
 if TYPE_CHECKING:
+    from attnlab.data.tokenizers import Tokenizer
     from attnlab.store.run_folder import RunFolder
 
 
@@ -31,7 +32,6 @@ def import_(
         check_unused({"tokenizer": tokenizer, "n_heads": n_heads}, of="ckpt=")
     if hf is None:
         check_unused({"download": download, "revision": revision}, of="hf=")
-    from attnlab.data.tokenizers import load_tokenizer
     from attnlab.interchange.hf_import import import_file, import_folder, import_gguf
 
     if hf is not None:
@@ -40,16 +40,16 @@ def import_(
         run = import_gguf(gguf, folder, context=context)
     elif ckpt is not None:
         run = import_file(ckpt, folder, tokenizer=tokenizer, n_heads=n_heads, context=context)
-    _show_maps(run)
+    losses = _show_maps(run).losses
     summary = run.read_summary()
     print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")
-    if losses := load_tokenizer(run.tokenizer, limits=False).losses:
+    if losses:
         print(f"its tokenizer does not give back: {', '.join(losses)}")
     print(f"next: attnlab generate run={run} prompt=...; tensorboard --logdir {run}")
 
 
-def _show_maps(run: "RunFolder") -> None:
-    """Write the maps of a sentence where the Attention tab finds them."""
+def _show_maps(run: "RunFolder") -> "Tokenizer":
+    """Write the maps of a sentence where the Attention tab finds them; gives the run's tokenizer."""
     from attnlab.data.corpus import CHAPTER_SENTENCE
     from attnlab.inspection.maps import check_probe, collect
     from attnlab.inspection.records import Record, half
@@ -67,3 +67,4 @@ def _show_maps(run: "RunFolder") -> None:
                 recorder.map(Record(*about, half(layer.weights), norms))
         summary = run.read_summary()
         run.write_summary(summary, {**digests_in(summary), **recorder.digests()})
+    return tokenizer

@@ -37,6 +37,12 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of_file(path: Path) -> str:
+    """The same of a file, which is not held in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_cached(path: Path, sha256: str) -> bytes | None:
     """The bytes of a file if it is there and has this SHA-256, else None."""
     try:

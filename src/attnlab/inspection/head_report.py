@@ -7,7 +7,7 @@ from pathlib import Path
 from attnlab.inspection.figures import draw_layer, to_png
 from attnlab.inspection.head_ablation import Effect
 from attnlab.inspection.head_metrics import SILENCED_MEAN, SILENCED_ZERO
-from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
+from attnlab.inspection.prompt_maps import PromptMaps, every_head
 from attnlab.inspection.records import load_maps
 from attnlab.store.files import write_atomically
 from attnlab.store.run_folder import RunFolder
@@ -42,12 +42,7 @@ def last_maps(run: RunFolder) -> PromptMaps | None:
         return None
     maps = load_maps(run.last_maps)
     sentence = maps.sentences[0]
-    layers = [
-        ChosenHeads(layer.layer, layer.kind, [*range(len(layer.weights))], layer.weights, layer.value_norm)
-        for layer in sentence.layers
-        if layer.weights is not None
-    ]
-    return PromptMaps(maps.run, maps.step, sentence.text, sentence.tokens, layers)
+    return PromptMaps(maps.run, maps.step, sentence.text, sentence.tokens, every_head(sentence.layers))
 
 
 def scalars(effects: list[Effect]) -> dict[str, float]:

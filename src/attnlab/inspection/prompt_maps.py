@@ -1,7 +1,7 @@
 """The maps that a trained model makes of a text: which heads, and how they are kept in a file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,21 @@ class ChosenHeads(NamedTuple):
     weights: Float[np.ndarray, "h t s"]
     value_norm: Float[np.ndarray, "h s"] | None
 
+    def only(self, heads: Sequence[int] | None) -> "ChosenHeads":
+        """Those of these numbers, or all."""
+        rows = [i for i, head in enumerate(self.heads) if heads is None or head in heads]
+        norms = None if self.value_norm is None else self.value_norm[rows]
+        return self._replace(heads=[self.heads[i] for i in rows], weights=self.weights[rows], value_norm=norms)
+
+
+def every_head(layers: Iterable[LayerMap]) -> list[ChosenHeads]:
+    """All heads of each layer that has a map."""
+    return [
+        ChosenHeads(m.layer, m.kind, [*range(len(m.weights))], m.weights, m.value_norm)
+        for m in layers
+        if m.weights is not None
+    ]
+
 
 class PromptMaps(NamedTuple):
     """The maps of one text: where they come from, its tokens, and the chosen heads layer by layer."""
@@ -45,24 +60,17 @@ def choose_heads(
     for number in layers or ():
         if number >= len(maps):
             raise UsageError(f"layers ({number}) must be below the number of layers of the run ({len(maps)})")
-    of_layers = [m for m in maps if layers is None or m.layer in layers]
-    with_map = [(m, m.weights) for m in of_layers if m.weights is not None]
+    with_map = every_head(m for m in maps if layers is None or m.layer in layers)
     if not with_map:
         raise UsageError(
             "layers: none of these has an attention map (their output is not a weighted sum of values); "
             "attnlab explain shows what they compute"
         )
-    most = max(len(weights) for _, weights in with_map)
+    most = max(len(layer.heads) for layer in with_map)
     for number in heads or ():
         if number >= most:
             raise UsageError(f"heads ({number}) must be below the number of heads of these layers ({most})")
-    chosen = []
-    for m, weights in with_map:
-        numbers = [h for h in range(len(weights)) if heads is None or h in heads]
-        if numbers:
-            norms = None if m.value_norm is None else m.value_norm[numbers]
-            chosen.append(ChosenHeads(m.layer, m.kind, numbers, weights[numbers], norms))
-    return chosen
+    return [chosen for layer in with_map if (chosen := layer.only(heads)).heads]
 
 
 def save_prompt_maps(path: Path, maps: PromptMaps) -> None:

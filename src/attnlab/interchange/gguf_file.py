@@ -4,7 +4,6 @@ llama.cpp keeps the rows of queries and keys of a Llama so that neighbours rotat
 halves, as transformers does.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor
 
 from attnlab.config.run_config import RunConfig
+from attnlab.data.download import sha256_of_file
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
-from attnlab.interchange.families.family import Family, run_settings
+from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.llama import LLAMA, QWEN2, QWEN3
-from attnlab.interchange.families.model_settings import normal, spelled_out
+from attnlab.interchange.families.model_settings import normal, settings_of_run, spelled_out
 from attnlab.interchange.families.transforms import PAIRS
 from attnlab.interchange.gguf_tokenizer import write_tokenizer
 from attnlab.interchange.hf_folder import TensorHeader
@@ -132,8 +132,7 @@ class GGUFFile:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """Of the file, by its name."""
-        with self.path.open("rb") as opened:
-            return {self.path.name: hashlib.file_digest(opened, "sha256").hexdigest()}
+        return {self.path.name: sha256_of_file(self.path)}
 
     @property
     def tokenizer(self) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def gguf_bytes(config: RunConfig, model: GPT, tokenizer: Tokenizer, name: str) -
         from gguf import GGUFWriter
     except ImportError as error:
         raise UsageError(f"to=gguf needs the package gguf: {INSTALL}") from error
-    own = run_settings(config, model.vocab_size)
+    own = settings_of_run(config, model.vocab_size)
     forms = [(name, each) for each in (own, spelled_out(own)) for name, f in FAMILIES.items() if f.fits(each)]
     if not forms:
         raise UsageError(f"to=gguf writes models with the settings of {', '.join(FAMILIES)}, and {name} has others")

@@ -1,6 +1,5 @@
 """A model's folder as Hugging Face lays it out: config.json, safetensors. Nothing in it is executed."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from attnlab.data.download import sha256_of_file
 from attnlab.errors import UsageError
 from attnlab.options.rules import shown
+from attnlab.store.damage import one_line
 from attnlab.store.files import parse_json, read_file
 
 CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", "model.safetensors"
@@ -62,7 +63,7 @@ class HFFolder:
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} holds no {name}") from error
         except (OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{name!r} in {self.path} cannot be read: {_one_line(error)}") from error
+            raise UsageError(f"{name!r} in {self.path} cannot be read: {one_line(error)}") from error
         if not (real.is_relative_to(home) or real.is_relative_to(home.parents[1] / "blobs")):
             raise UsageError(f"{name} in {self.path} leads out of the folder")
         if not real.is_file():
@@ -74,7 +75,7 @@ class HFFolder:
         try:
             content = parse_json(read_file(file, most))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{file} cannot be read: {_one_line(error)}") from error
+            raise UsageError(f"{file} cannot be read: {one_line(error)}") from error
         if not isinstance(content, dict) or _depth(content) > MOST_DEPTH:
             raise UsageError(f"{file} must hold settings by name, at most {MOST_DEPTH} deep")
         return content
@@ -116,7 +117,7 @@ class HFFolder:
                     self.names[name] = TensorHeader(part.get_dtype(), tuple(part.get_shape()))
                     self._files_of[name] = file
         except (OSError, SafetensorError) as error:
-            raise UsageError(f"{file} is not a whole safetensors file: {_one_line(error)}") from error
+            raise UsageError(f"{file} is not a whole safetensors file: {one_line(error)}") from error
 
     def _check_index(self) -> None:
         for name, file in self._index.items():
@@ -138,11 +139,7 @@ class HFFolder:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """Of each file of weights, by its name."""
-        digests = {}
-        for file in self.files:
-            with file.open("rb") as opened:
-                digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-        return digests
+        return {file.name: sha256_of_file(file) for file in self.files}
 
 
 def _depth(node: Any) -> int:
@@ -156,7 +153,3 @@ def _depth(node: Any) -> int:
 
 def _children(node: dict[str, Any] | list[Any]) -> list[Any]:
     return list(node.values()) if isinstance(node, dict) else node
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:120]

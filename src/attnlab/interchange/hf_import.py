@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,56 +87,66 @@ def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
 
 def read_model(hf: Path, *, context: int | None = None) -> Imported:
     """The model of a folder of Hugging Face's, checked. Raises UsageError for what cannot be read or expressed."""
-    source, file = HFFolder(hf), str(hf / CONFIG)
+    source, file, vocabulary = HFFolder(hf), str(hf / CONFIG), {"_target_": VOCABULARY, "path": str(hf)}
     if source.config.get("model_type") == MODEL_TYPE:
-        return _read_own(source, hf, context)
-    settings, family = _settings(source, family_for(source.config, file), file)
-    config = config_of(settings, family.model_type, {"_target_": VOCABULARY, "path": str(hf)}, context)
-    model, links = _model(config, settings.vocab_size, family, source)
-    tokenizer = load_hf_tokenizer(hf, settings.vocab_size, key="hf")
-    weights, dtypes = _weights(source, family, links, model)
-    return Imported(config, tokenizer, weights, {"format": "hf", **_origin(source, family, dtypes)})
+        return _read_own(source, file, vocabulary, context)
+    family, tokenizer_of = family_for(source.config, file), partial(load_hf_tokenizer, hf, key="hf")
+    return _read(source, family, file, vocabulary, tokenizer_of, context, {"format": "hf"})
 
 
-def _read_own(source: HFFolder, hf: Path, context: int | None) -> Imported:
+def _read_own(source: HFFolder, file: str, vocabulary: Node, context: int | None) -> Imported:
     """The model of a folder that attnlab wrote for a variant of its own; its code is not looked at."""
-    config, n_vocab = own_config(source.config, str(hf / CONFIG), {"_target_": VOCABULARY, "path": str(hf)})
+    config, n_vocab = own_config(source.config, file, vocabulary)
     if context is not None:
-        raise UsageError(f"context ({context}) must be left out: {hf} says that of its run")
+        raise UsageError(f"context ({context}) must be left out: {source} says that of its run")
     if config.model.n_layers > len(source.names):
-        raise UsageError(f"{hf / CONFIG}: model.n_layers ({config.model.n_layers}) is more than there are tensors")
+        raise UsageError(f"{file}: model.n_layers ({config.model.n_layers}) is more than there are tensors")
     model = empty_model(config, n_vocab)
     family, links = own_family(model), own_links(model)
     family.check(links, model, source.names, str(source))
-    tokenizer = load_hf_tokenizer(hf, n_vocab, key="hf")
+    tokenizer = load_hf_tokenizer(source.path, n_vocab, key="hf")
     weights, dtypes = _weights(source, family, links, model)
     return Imported(config, tokenizer, weights, {"format": "hf", **_origin(source, family, dtypes)})
 
 
 def read_gguf(gguf: Path, folder: Path, *, context: int | None = None) -> Imported:
     """The model of a GGUF file, checked; `folder` is where the run will be, and its tokenizer with it."""
-    source, file = GGUFFile(gguf), str(gguf)
-    settings, family = _settings(source, source.family, file)
-    config = config_of(settings, family.model_type, {"_target_": OF_RUN, "path": str(folder)}, context)
-    model, links = _model(config, settings.vocab_size, family, source)
-    tokenizer = read_tokenizer(source.tokenizer, settings.vocab_size, file)
-    weights, dtypes = _weights(source, family, links, model)
-    origin = _origin(source, family, dict.fromkeys(dtypes, "F32"))
-    return Imported(config, tokenizer, weights, {"format": "gguf", "types": source.types, **origin})
+    source, file, vocabulary = GGUFFile(gguf), str(gguf), {"_target_": OF_RUN, "path": str(folder)}
+    tokenizer_of = partial(read_tokenizer, source.tokenizer, source=file)
+    return _read(
+        source, source.family, file, vocabulary, tokenizer_of, context, {"format": "gguf", "types": source.types}
+    )
 
 
 def read_file_of_torch(
     ckpt: Path, folder: Path, *, tokenizer: Path | None = None, n_heads: int | None = None, context: int | None = None
 ) -> Imported:
     """The model of such a file, checked; `folder` is where the run will be, and its tokenizer with it."""
-    source, file = TorchFile(ckpt, n_heads), f"ckpt ({ckpt})"
-    family = source.family
-    settings, _ = _settings(source, family, file)
-    config = config_of(settings, family.model_type, {"_target_": OF_RUN, "path": str(folder)}, context)
-    model, links = _model(config, settings.vocab_size, family, source)
-    own = _tokenizer_beside(ckpt, tokenizer, settings.vocab_size)
+    source, file, vocabulary = TorchFile(ckpt, n_heads), f"ckpt ({ckpt})", {"_target_": OF_RUN, "path": str(folder)}
+    tokenizer_of = partial(_tokenizer_beside, ckpt, tokenizer)
+    return _read(source, source.family, file, vocabulary, tokenizer_of, context, {"format": "torch"})
+
+
+def _read(
+    source: Source,
+    family: Family,
+    file: str,
+    vocabulary: Node,
+    tokenizer_of: Callable[[int], Tokenizer],
+    context: int | None,
+    about: Mapping[str, Any],
+) -> Imported:
+    """The model of a source in the layout of a family; `tokenizer_of` gives the tokenizer of so many ids."""
+    settings = family.settings(source.config, file)
+    if len(settings.layers) > len(source.names):
+        raise UsageError(f"{file}: {family.n_layers} ({len(settings.layers)}) is more than there are tensors")
+    config = config_of(settings, family.model_type, vocabulary, context)
+    model = empty_model(config, settings.vocab_size)
+    links = family.links(model)
+    family.check(links, model, source.names, str(source))
+    tokenizer = tokenizer_of(settings.vocab_size)
     weights, dtypes = _weights(source, family, links, model)
-    return Imported(config, own, weights, {"format": "torch", **_origin(source, family, dtypes)})
+    return Imported(config, tokenizer, weights, {**about, **_origin(source, family, dtypes)})
 
 
 def _tokenizer_beside(ckpt: Path, chosen: Path | None, n_vocab: int) -> Tokenizer:
@@ -154,21 +165,6 @@ def gpt2_tokenizer(n_vocab: int) -> Tokenizer:
     assert isinstance(tokenizer, RankTokenizer)
     tokens = [*tokenizer.tokens, *[b""] * (n_vocab - tokenizer.n_vocab)]
     return RankTokenizer(tokenizer.name, tokens, pattern=tokenizer.pattern, n_ranks=tokenizer.n_ranks)
-
-
-def _settings(source: Source, family: Family, file: str) -> tuple[ModelSettings, Family]:
-    settings = family.settings(source.config, file)
-    if len(settings.layers) > len(source.names):
-        raise UsageError(f"{file}: {family.n_layers} ({len(settings.layers)}) is more than there are tensors")
-    return settings, family
-
-
-def _model(config: RunConfig, vocab_size: int, family: Family, source: Source) -> tuple[nn.Module, list[Link]]:
-    """The empty model, and its tensors in the source, whose names and shapes have been compared."""
-    model = empty_model(config, vocab_size)
-    links = family.links(model)
-    family.check(links, model, source.names, str(source))
-    return model, links
 
 
 def config_of(settings: ModelSettings, name: str, vocabulary: Node, context: int | None) -> RunConfig:

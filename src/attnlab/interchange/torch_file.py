@@ -1,6 +1,5 @@
 """Two models that are kept as a file of torch's: nanoGPT's ckpt.pt and a book's GPT. Only plain types are read."""
 
-import hashlib
 import io
 import pickle
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnlab.data.download import sha256_of_file
 from attnlab.data.tokenizers import CharTokenizer
 from attnlab.errors import UsageError
 from attnlab.interchange.families.torch_gpts import FROM_SCRATCH, NANOGPT
@@ -80,8 +80,7 @@ class TorchFile:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """Of the file, by its name."""
-        with self.path.open("rb") as opened:
-            return {self.path.name: hashlib.file_digest(opened, "sha256").hexdigest()}
+        return {self.path.name: sha256_of_file(self.path)}
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attnlab.config.run_config import Node, RunConfig
+from attnlab.config.run_config import Node
 from attnlab.errors import UsageError
 from attnlab.interchange.families.keys_of_config import Key, Reading, Same, is_ignored
-from attnlab.interchange.families.model_settings import NO_EMBEDDING, ModelSettings, normal, put_in, settings_of_run
+from attnlab.interchange.families.model_settings import NO_EMBEDDING, ModelSettings, normal, put_in
 from attnlab.interchange.families.transforms import SAME, Transform
 from attnlab.interchange.hf_folder import TensorHeader
 from attnlab.options.rules import Rule, shown
@@ -62,7 +62,7 @@ class Family:
         rest = [key for key in self.keys if key.theirs not in names]
         return replace(self, model_type=model_type, architecture=architecture, keys=(*rest, *keys), **changes)
 
-    # ModelSettings.
+    # Settings.
 
     def settings(self, config: Mapping[str, Any], source: str) -> ModelSettings:
         """Our settings of a model with this config.json. Raises UsageError for what cannot be expressed."""
@@ -192,8 +192,3 @@ def refused_type(source: str, model_type: Any, types: Sequence[str]) -> UsageErr
     """The complaint about a type of model that is not among those that can be read."""
     among = f"is not among those that can be read: {', '.join(types)}"
     return UsageError(f"{source}: model_type ({shown(model_type)[:60]}) {among}")
-
-
-def run_settings(config: RunConfig, vocab_size: int) -> ModelSettings:
-    """The settings of one of our runs."""
-    return settings_of_run(config, vocab_size)

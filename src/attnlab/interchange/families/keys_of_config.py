@@ -112,9 +112,8 @@ class Key(ABC):
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         """From theirs to ours."""
 
-    @abstractmethod
-    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
-        """From ours to theirs; what cannot be said there is noticed when it is read again."""
+    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:  # noqa: B027
+        """From ours to theirs, if anything is to be said; what cannot be said is noticed when it is read again."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,6 @@ class Must(Key):
             allowed = " or ".join(map(shown, self.values))
             raise reading.refused(self.theirs, value, f"cannot be expressed: only {allowed} can")
 
-    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
-        pass
-
 
 @dataclass(frozen=True)
 class Implied(Key):
@@ -218,9 +214,6 @@ class Unused(Key):
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         for path in self.theirs:
             reading.get(path)
-
-    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
-        pass
 
 
 def rotary(kind: str, **settings: Any) -> dict[str, Any]:
@@ -269,10 +262,7 @@ FIXED = {"yarn": {"ramp": "pairs"}}
 
 @dataclass(frozen=True)
 class Rope(Key):
-    """The rotation of queries and keys: rope_parameters, or rope_theta and rope_scaling as older files have them.
-
-    `where` says of which layers, by a path into their settings.
-    """
+    """The rotation of queries and keys: rope_parameters, or rope_theta and rope_scaling as older files have them."""
 
     base: float = 10000.0
     fraction: float = 1.0
@@ -426,9 +416,6 @@ class Derived(Key):
 
     def read(self, reading: Reading, settings: ModelSettings) -> None:
         settings.put(self.ours, self.rule(settings))
-
-    def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
-        pass
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from attnlab.interchange.families import (
     olmo,
     opt,
 )
-from attnlab.interchange.families.family import Family, refused_type, run_settings
-from attnlab.interchange.families.model_settings import ModelSettings, spelled_out
+from attnlab.interchange.families.family import Family, refused_type
+from attnlab.interchange.families.model_settings import ModelSettings, settings_of_run, spelled_out
 
 # The first that fits is the one that a run is written as.
 ALL = (
@@ -55,7 +55,7 @@ def family_of(config: RunConfig, vocab_size: int = 2, *, like: str | None = None
 def native_form(config: RunConfig, vocab_size: int, *, like: str | None = None) -> tuple[Family, ModelSettings] | None:
     """The first family that can say all of the settings of one of our runs, and the settings as it says them; None if
     none can. `like` is the type of the model that it was read from, which goes before the others."""
-    settings = run_settings(config, vocab_size)
+    settings = settings_of_run(config, vocab_size)
     families = sorted(ALL, key=lambda family: family.model_type != like)
     for each in (settings, spelled_out(settings)):
         if family := next((family for family in families if family.fits(each)), None):

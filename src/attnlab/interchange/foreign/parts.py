@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnlab.errors import UsageError
 from attnlab.inspection.map_files import write_map_files
 from attnlab.inspection.maps import collect
-from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
+from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps, every_head
 from attnlab.inspection.records import Record, half
 from attnlab.interchange.foreign.mixing import Mixing, Watch, watch
 
@@ -46,7 +46,7 @@ class Inspection(NamedTuple):
                 raise UsageError(f"heads ({number}) must be below the number of heads of these layers ({most})")
         parts = {}
         for part, maps in self.parts.items():
-            of_layers = [_with_heads(m, heads) for m in maps.layers if layers is None or m.layer in layers]
+            of_layers = [m.only(heads) for m in maps.layers if layers is None or m.layer in layers]
             if some_heads := [m for m in of_layers if m.heads]:
                 parts[part] = maps._replace(layers=some_heads)
         return Inspection(parts, self.missing)
@@ -125,13 +125,9 @@ def _ours(model: nn.Module, inputs: Any) -> tuple[Any, list[int]] | None:
 
 
 def _of_ours(network: Any, ids: list[int], labels: Sequence[str] | None, maps: PromptMaps) -> Inspection:
-    layers, missing = [], []
-    for layer in collect(network, ids):
-        if layer.weights is None:
-            missing.append(f"layer {layer.layer} has no map: its output is no weighted sum of its values")
-        else:
-            heads = [*range(len(layer.weights))]
-            layers.append(ChosenHeads(layer.layer, layer.kind, heads, layer.weights, layer.value_norm))
+    collected = collect(network, ids)
+    layers, without = every_head(collected), [layer.layer for layer in collected if layer.weights is None]
+    missing = [f"layer {number} has no map: its output is no weighted sum of its values" for number in without]
     if not layers:
         raise UsageError("; ".join(["this model has no attention that can be shown", *missing[:4]]))
     parts = {"": maps._replace(tokens=list(labels) if labels is not None else [str(i) for i in ids], layers=layers)}
@@ -194,12 +190,6 @@ def _heads(mixing: Mixing) -> ChosenHeads:
     weights = mixing.weights
     kind = "signed" if mixing.is_memory else _kind(weights)
     return ChosenHeads(mixing.owner.layer, kind, [*range(len(weights))], weights, mixing.value_norm)
-
-
-def _with_heads(layer: ChosenHeads, heads: Sequence[int] | None) -> ChosenHeads:
-    numbers = [head for head in layer.heads if heads is None or head in heads]
-    norms = None if layer.value_norm is None else layer.value_norm[numbers]
-    return ChosenHeads(layer.layer, layer.kind, numbers, layer.weights[numbers], norms)
 
 
 def _kind(weights: Float[np.ndarray, "h t s"]) -> str:
