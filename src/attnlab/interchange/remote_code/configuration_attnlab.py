@@ -7,6 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+# By what this file imports, transformers tells folders of one name apart; else the second would get the first's model.
+from .attnlab_source import SOURCES as SOURCES  # noqa: TID252
+
 
 def _tell_transformer_lens() -> None:
     """Let TransformerLens, where it is in use and attnlab is installed, know its adapter: entry points do not reach the
