@@ -1,7 +1,7 @@
 """A plain GPT: token embedding, blocks with a pluggable attention, a head."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
+from attnlab.attention.documents import Documents, Start
 from attnlab.attention.embedding import Embedding, NoEmbedding
 from attnlab.attention.norm import LayerNorm, RMSNorm
 from attnlab.attention.traits import MapKind
@@ -147,6 +148,14 @@ class AttentionMap(NamedTuple):
     value_norm: Float[Tensor, "b h s"] | None
 
 
+def _joined(maps: Sequence[AttentionMap], documents: Documents) -> AttentionMap:
+    """The map of a layer from those of batches of documents."""
+    weights = [part.weights for part in maps if part.weights is not None]
+    norms = [part.value_norm for part in maps if part.value_norm is not None]
+    whole = documents.blocks(weights) if weights else None
+    return AttentionMap(whole, maps[0].kind, documents.together(norms, 2) if norms else None)
+
+
 class ModelState(NamedTuple):
     """What decoding keeps: one state per layer, and how many tokens were seen."""
 
@@ -207,13 +216,28 @@ class GPT(nn.Module):
         """The blocks, first to last."""
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t vocab"]:
-        x, shared = self.drop(self.entrance(ids)), Shared()
+    def forward(
+        self, ids: Int[Tensor, "b t"], documents: Int[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "b t vocab"]:
+        """The logits after each token; `documents` numbers those of a row, token by token: 0, 0, 1, ...
+
+        Those do not see each other, and positions begin again in each. Where a layer's own code does not honour them,
+        each document is run alone, beside others of like length.
+        """
+        packed = None if documents is None else Documents(documents)
+        if packed is not None and not self.honours_documents:
+            return packed.together([self(part) for part in packed.apart(ids, 1)], 1)
+        x, shared = self.drop(self.entrance(ids, packed or 0)), Shared(packed)
         for block in self.blocks:
             x = block(x, shared)
         return self.logits(x)
 
-    def entrance(self, ids: Int[Tensor, "b t"], start: int = 0) -> Float[Tensor, "b t c"]:
+    @property
+    def honours_documents(self) -> bool:
+        """Whether the code of every part takes documents in a row."""
+        return all(getattr(part, "documents", True) for part in self.modules())
+
+    def entrance(self, ids: Int[Tensor, "b t"], start: Start = 0) -> Float[Tensor, "b t c"]:
         """What the first block is given: token embeddings, scaled, with their positions from `start` on, and normed."""
         return self.embed_norm(self.embed(_times(self.embedding(ids), self.embed_scale), start))
 
@@ -223,11 +247,17 @@ class GPT(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     @torch.no_grad()
-    def attention_maps(self, ids: Int[Tensor, "b t"]) -> list[AttentionMap]:
+    def attention_maps(
+        self, ids: Int[Tensor, "b t"], documents: Int[Tensor, "b t"] | None = None
+    ) -> list[AttentionMap]:
         """The map of every layer for these tokens, without dropout; the model's mode is left as it was."""
+        packed = None if documents is None else Documents(documents)
+        if packed is not None and not self.honours_documents:
+            each = [self.attention_maps(part) for part in packed.apart(ids, 1)]
+            return [_joined(layer, packed) for layer in zip(*each, strict=True)]
         maps = []
         with evaluating(self):
-            x, shared = self.entrance(ids), Shared()
+            x, shared = self.entrance(ids, packed or 0), Shared(packed)
             for block in self.layers:
                 mixer, normed = block.attention, block.norm_attention(x)
                 # Of copies: looking must not publish anything twice.

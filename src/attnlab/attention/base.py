@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
+from attnlab.attention.documents import Start, say_again
 from attnlab.attention.heads import Heads, indivisible, per_query_head
 from attnlab.attention.position import NoPE, Position
 from attnlab.attention.shared import Shared
@@ -34,8 +35,11 @@ class Attention(Configurable, nn.Module, ABC):
     of a batch do not see each other; `cost` is what is counted; the state grows as `traits.growth` says.
     Tokens of another shape or type than the layer was built for are refused by every method that takes some.
 
-    A subclass says what it is in `traits`, once for the class or in `setup`.
+    A subclass says what it is in `traits`, once for the class or in `setup`, and by `documents` whether its own code
+    honours `shared.documents`; what one inherits that writes a method anew which sees whole rows, it says again.
     """
+
+    documents: ClassVar[bool] = False
 
     d_model: Count = given(kw_only=False, doc="Width of the input.")
     d_out: Count = given(default=None, null="d_model", doc="Width of the output.")
@@ -55,6 +59,7 @@ class Attention(Configurable, nn.Module, ABC):
         for name in ("forward", "weights", "step", "value_norms"):
             if name in vars(cls):
                 setattr(cls, name, checks_tokens(vars(cls)[name]))
+        say_again(cls, "forward", "weights", "value_norms", "project", "share", "merge")
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
@@ -143,7 +148,7 @@ class HeadedAttention(Attention, ABC):
         return position
 
     @abstractmethod
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         """Make the heads of tokens at positions start .. start + t; `tail` is what a short convolution remembers."""
 
     @abstractmethod
@@ -158,9 +163,17 @@ class HeadedAttention(Attention, ABC):
         """Publish to later layers, or use what an earlier one published; by default neither."""
         return heads
 
+    def heads_of(self, x: Float[Tensor, "b t c"], shared: Shared | None) -> Heads:
+        """The heads of whole rows, or of the documents in them."""
+        shared = Shared() if shared is None else shared
+        return self.share(self.project(x, shared.documents or 0), shared)
+
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
-        heads = self.share(self.project(x), Shared() if shared is None else shared)
-        return self.merge(self.mix_by_map(heads) if self.eager else self.mix(heads), heads)
+        heads, mix = self.heads_of(x, shared), self.mix_by_map if self.eager else self.mix
+        if shared is None or shared.documents is None:
+            return self.merge(mix(heads), heads)
+        parts = [mix(part) for part in heads.apart(shared.documents)]
+        return self.merge(shared.documents.together(parts, 2), heads)
 
     def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""
@@ -178,12 +191,15 @@ class HeadedAttention(Attention, ABC):
     @torch.no_grad()
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
         with evaluating(self):
-            return self.map_of(self.share(self.project(x), Shared() if shared is None else shared))
+            heads = self.heads_of(x, shared)
+            if shared is None or shared.documents is None:
+                return self.map_of(heads)
+            return shared.documents.blocks([self.map_of(part) for part in heads.apart(shared.documents)])
 
     @torch.no_grad()
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
         with evaluating(self):
-            v = self.share(self.project(x), Shared() if shared is None else shared).v
+            v = self.heads_of(x, shared).v
         return per_query_head(v.norm(dim=-1), self.n_heads)
 
 

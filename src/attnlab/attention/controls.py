@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.convolution import ShortConv
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.state import StateAttention
@@ -29,7 +30,7 @@ class ValuesOnlyAttention(HeadedAttention):
         self.to_v = nn.Linear(self.d_model, self.n_heads * self.value_dim, bias=False)
         self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         v = split_heads(self.to_v(x), self.n_heads)
         return Heads(v, v, v)  # nothing is asked of queries and keys
 
@@ -53,7 +54,7 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
         self.traits = replace(self.traits, can_recall=self.conv > 0)  # what stood beside a token is a key to it
         self.conv = ShortConv(self.n_heads * self.value_dim, self.conv) if self.conv else None
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         values = self.to_v(x)
         if self.conv is not None:
             mixed, tail = self.conv(values, tail)

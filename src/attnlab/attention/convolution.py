@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Documents, Start
 from attnlab.attention.precision import full_precision
 from attnlab.options import OptionError
 
@@ -33,9 +34,11 @@ class ShortConv(nn.Module):
         return self.weight.new_zeros(batch, self.width - 1, self.weight.size(0))
 
     def forward(
-        self, y: Float[Tensor, "b t channels"], tail: Float[Tensor, "b w channels"] | None
+        self, y: Float[Tensor, "b t channels"], tail: Float[Tensor, "b w channels"] | None, start: Start = 0
     ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b w channels"]]:
-        """Convolve `y` after the remembered `tail`; returns the result and the next tail."""
+        """Convolve `y` after the remembered `tail`, or each document after none; returns that and the next tail."""
+        if isinstance(start, Documents):
+            return start.together([self(part, None)[0] for part in start.apart(y, 1)], 1), self.empty(y.size(0))
         past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
         work = torch.promote_types(y.dtype, torch.float32)  # a sum and its SiLU, rounded once, where they are used
         if not y.size(1):

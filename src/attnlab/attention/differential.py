@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.norm import EPS, HeadNorm
 from attnlab.attention.softmax import SoftmaxAttention
@@ -24,6 +25,7 @@ class DifferentialAttention(SoftmaxAttention):
     Source: arXiv 2410.05258. Where we differ: the four vectors of lambda start at 0.1, not at random.
     """
 
+    documents = True
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
     out_bias: bool = option(default=False, doc="Whether the output has a bias.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of a head's output.")
@@ -53,7 +55,7 @@ class DifferentialAttention(SoftmaxAttention):
     def key_width(self) -> int:
         return 2 * self.head_dim
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         q = split_heads(self.to_q(x), self.n_heads)
         k, v = (split_heads(to(x), self.n_kv_heads) for to in (self.to_k, self.to_v))
         halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)

@@ -1,11 +1,13 @@
 """Embeddings of positions, added to those of the tokens at the model's entrance."""
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Documents, Start, positions, reach, say_again
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, Natural, given, option
 
@@ -14,24 +16,30 @@ class Embedding(Configurable, nn.Module, ABC):
     """Position information added to the token embeddings.
 
     Built once per model as factory(d_model=, context=). `limit` is the number of positions it knows, None if any.
+    `documents` says whether what it writes takes documents where the first position stands.
     """
 
+    documents: ClassVar[bool] = False
     d_model: Count = given(doc="Width of the model.")
     context: Count = given(doc="Tokens that the model is made for.")
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        say_again(cls, "forward")
 
     def setup(self) -> None:
         self.limit: int | None = None
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]: ...
+    def forward(self, x: Float[Tensor, "b n c"], start: Start = 0) -> Float[Tensor, "b n c"]: ...
 
 
 class NoEmbedding(Embedding):
     """Adds nothing."""
 
-    neutral = True
+    documents = neutral = True
 
-    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
+    def forward(self, x: Float[Tensor, "b n c"], start: Start = 0) -> Float[Tensor, "b n c"]:
         return x
 
 
@@ -42,18 +50,21 @@ class LearnedEmbedding(Embedding):
     With `offset`, p + offset is the row, and those before it are not used, as in OPT (arXiv 2205.01068).
     """
 
+    documents = True
     offset: Natural = option(default=0, doc="Rows of the table before that of the first position.")
 
     def setup(self) -> None:
         self.limit = self.context
         self.table = nn.Embedding(self.context + self.offset, self.d_model)
 
-    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
-        if start + x.size(1) > self.context:
+    def forward(self, x: Float[Tensor, "b n c"], start: Start = 0) -> Float[Tensor, "b n c"]:
+        if (needed := reach(start, x.size(1))) > self.context:
             raise UsageError(
-                f"position=learned knows {self.context} positions (model.context), not {start + x.size(1)}; "
+                f"position=learned knows {self.context} positions (model.context), not {needed}; "
                 "use position=rope for longer texts"
             )
+        if isinstance(start, Documents):
+            return x + self.table(start.positions + self.offset)
         first = self.offset + start
         return x + self.table.weight[first : first + x.size(1)]
 
@@ -65,14 +76,17 @@ class SinusoidalEmbedding(Embedding):
     cosine; any position is known.
     """
 
+    documents = True
+
     def setup(self) -> None:
         super().setup()
         if self.d_model % 2:
             raise UsageError(f"position=sinusoidal pairs coordinates, so model.d_model ({self.d_model}) must be even")
 
-    def forward(self, x: Float[Tensor, "b n c"], start: int = 0) -> Float[Tensor, "b n c"]:
-        position = torch.arange(start, start + x.size(1), dtype=torch.float64, device="cpu")
+    def forward(self, x: Float[Tensor, "b n c"], start: Start = 0) -> Float[Tensor, "b n c"]:
+        position = positions(start, x.size(1), torch.device("cpu")).double()
+        position = position[:, 0] if isinstance(start, Documents) else position
         pair = torch.arange(self.d_model // 2, dtype=torch.float64, device="cpu")
-        angles = position[:, None] * 10000.0 ** (-2 * pair / self.d_model)
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+        angles = position[..., None] * 10000.0 ** (-2 * pair / self.d_model)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
         return x + waves.to(x.device, x.dtype)

@@ -32,6 +32,7 @@ class HeadWrapper(Attention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.6.1.
     """
 
+    documents = True
     n_heads: Count = option(doc="Places for heads.")
     pattern: Text = option(doc="Names of kinds, one for each place, repeated until they are full.")
     kinds: dict[str, Attention] = slot(doc="The attentions that the pattern names.")

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from attnlab.attention.documents import Documents
 from attnlab.errors import UsageError
 
 
 class Heads(NamedTuple):
     """What `project` makes of a sequence: queries, keys, values, and whatever else mixing and merging need.
 
-    What no field here is meant for, a variant puts in a NamedTuple of tensors of its own: `own`.
+    What no field here is meant for, a variant puts in a NamedTuple of tensors of its own: `own`, whose first axis is
+    that of the rows, and the one before the last that of the tokens.
     """
 
     q: Float[Tensor, "b h t d"]
@@ -30,6 +32,17 @@ class Heads(NamedTuple):
         """Every tensor beside queries, keys and values by name, those of `own` among them."""
         fields = self._asdict() | ({} if self.own is None else self.own._asdict())
         return {name: x for name, x in fields.items() if isinstance(x, Tensor) and name not in ("q", "k", "v")}
+
+    def apart(self, documents: Documents) -> list["Heads"]:
+        """What mixes tokens, for each batch of documents; what serves `merge` alone is left out."""
+        axes = {"q": -2, "k": -2, "v": -2, "carried": -2, "log_q": -2, "log_k": -2, "log_decay": 2, "beta": 2}
+        fields = {
+            name: documents.apart(x, axes[name]) for name, x in self._asdict().items() if name in axes and x is not None
+        }
+        own = [None] * len(documents.batches)
+        if self.own is not None:
+            own = [type(self.own)(*parts) for parts in zip(*(documents.apart(x, -2) for x in self.own), strict=True)]
+        return [Heads(**{name: x[i] for name, x in fields.items()}, own=own[i]) for i in range(len(own))]
 
 
 def indivisible(n_heads: int, width: int) -> UsageError:

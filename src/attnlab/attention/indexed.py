@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Shared
 from attnlab.attention.block_topk import best
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.mask import Causal
 from attnlab.attention.multi_head import MultiHeadAttention
@@ -45,6 +46,7 @@ class IndexedAttention(MultiHeadAttention):
     Decoding keeps the indexer's keys beside the others: each key head's row carries an equal share of them.
     """
 
+    documents = True
     topk: Count = option(default=64, short=2, doc="Keys that a query reads.")
     index_heads: Count = option(default=4, doc="Query heads of the indexer.")
     index_dim: Count = option(default=16, doc="Width of the indexer's queries and keys.")
@@ -60,7 +62,7 @@ class IndexedAttention(MultiHeadAttention):
         self.to_index_k = nn.Linear(self.d_model, self.index_dim, bias=False)
         self.to_index_w = nn.Linear(self.d_model, self.index_heads, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         heads = super().project(x, start, tail)
         with full_precision(x.device):  # a rounded rating would choose other keys
             # Detached, as in the source: a gradient of something that changes no value must not reach the tokens.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.norm import EPS, RMSNorm
 from attnlab.attention.output import GatedOutput
@@ -38,6 +39,7 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
     it, the latent is as large as W_DKV makes it.
     """
 
+    documents = True
     withdrawn = {"n_kv_heads"}
     kv_rank: Count = option(default=None, null="d_model / 2", doc="Width of the latent of keys and values.")
     q_rank: Count = option(default=None, null="no latent", doc="Width of the latent of queries.")
@@ -79,7 +81,7 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
             self.hooks = frozenset({"bias"})
         return super().build_position(self.rope_dim or head_dim)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         wide = x
         if self.to_q_latent is not None and self.q_norm is not None:
             wide = self.q_norm(self.to_q_latent(x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.softmax import SoftmaxState
@@ -38,6 +39,8 @@ class ValueResidualAttention(MultiHeadAttention):
     Source: arXiv 2410.17897. Where we differ: its two shares are learned apart, here they sum to one.
     """
 
+    documents = True
+
     def setup(self) -> None:
         super().setup()
         self.traits = replace(self.traits, requires=(FirstValues,) if self.layer else ())
@@ -60,6 +63,7 @@ class CrossLayerAttention(MultiHeadAttention):
     Source: Cross-Layer Attention, arXiv 2405.12981.
     """
 
+    documents = True
     withdrawn = {"qkv_bias", "out_bias", "conv", "score"}
     every: Count = option(default=2, doc="Of how many layers one makes keys and values.")
 
@@ -70,7 +74,7 @@ class CrossLayerAttention(MultiHeadAttention):
             self.traits = replace(self.traits, growth="constant", requires=(SharedKV,))
             del self.qkv.to_k, self.qkv.to_v
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         if self.makes:
             return super().project(x, start, tail)
         q = self.position.rotate(self.qkv.queries(x), start)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.decay import Decay, NoDecay
+from attnlab.attention.documents import Start, reach
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.norm import HeadNorm
 from attnlab.attention.position_bias import softplus_inverse
@@ -62,11 +63,11 @@ class LogLinearAttention(StateAttention):
         self.output_norm = HeadNorm(self.value_dim)
         self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        if start + x.size(1) > self.context:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        if (needed := reach(start, x.size(1))) > self.context:
             raise UsageError(
                 f"attention=log_linear has levels for {self.context} positions (model.context), "
-                f"not {start + x.size(1)}; use attention=linear for longer texts"
+                f"not {needed}; use attention=linear for longer texts"
             )
         q, k, v, _ = self.qkv(x, tail)
         level = F.softplus(self.to_level(x) + ONE).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.decay import Decay, StepDecay
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.norm import EPS, HEAD_GAIN
 from attnlab.attention.recurrent import RecurrentAttention
@@ -36,7 +37,7 @@ class Mamba2Attention(RecurrentAttention):
         self.skip = nn.Parameter(torch.ones(self.n_heads))
         self.gain = nn.Parameter(torch.full((width,), HEAD_GAIN))
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         return super().project(x, start, tail)._replace(gate=self.to_gate(x))
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:

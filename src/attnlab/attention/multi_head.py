@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.projection import QKV
@@ -20,6 +21,7 @@ class MultiHeadAttention(GatedOutput, SoftmaxAttention):
     Source: arXiv 1706.03762.
     """
 
+    documents = True
     value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
     out_bias: bool = option(default=False, doc="Whether the output has a bias.")
@@ -30,8 +32,8 @@ class MultiHeadAttention(GatedOutput, SoftmaxAttention):
         self.qkv = QKV(self, bias=self.qkv_bias, conv=self.conv)
         self.build_output(self.n_heads, bias=self.out_bias)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, tail = self.qkv(x, tail)
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, tail = self.qkv(x, tail, start)
         q, k, carried = self.prepare_qk(q, k, x, start)
         return Heads(q, k, v, tail=tail, carried=carried, gate=self.gate.project(x))
 

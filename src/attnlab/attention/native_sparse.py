@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.block_topk import best_blocks, over_tokens, own_block
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
@@ -40,6 +41,7 @@ class NativeSparseAttention(SoftmaxAttention):
     Decoding keeps all keys and values and pools anew.
     """
 
+    documents = True
     withdrawn = {"mask", "score", "normalizer"}
     block: Count = option(default=16, short=2, doc="Tokens of a block.")
     topn: Count = option(default=2, short=1, doc="Past blocks that a query reads in full.")
@@ -58,10 +60,10 @@ class NativeSparseAttention(SoftmaxAttention):
         self.to_gates = nn.Linear(self.d_model, 3 * self.n_heads, bias=False)
         self.to_out = nn.Linear(self.n_heads * self.value_dim, self.d_out, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, tail = self.qkv(x, tail)
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, tail = self.qkv(x, tail, start)
         q, k, carried = self.prepare_qk(q, k, x, start)
-        gates = self.to_gates(x).unflatten(-1, (3, self.n_heads)).movedim(2, 0).mT[..., None]  # (3, b, h, t, 1)
+        gates = self.to_gates(x).unflatten(-1, (3, self.n_heads)).permute(0, 2, 3, 1)[..., None]  # (b, 3, h, t, 1)
         return Heads(q, k, v, tail=tail, carried=carried, own=BranchGates(gates))
 
     def explicit_weights(
@@ -82,7 +84,7 @@ class NativeSparseAttention(SoftmaxAttention):
             self.normalizer(scores, latest),
         )
         gates = heads.own.gates.to(scores.dtype).sigmoid()
-        return sum(gate * branch for gate, branch in zip(gates, branches, strict=True))
+        return sum(gate * branch for gate, branch in zip(gates.unbind(1), branches, strict=True))
 
     def compressed(self, heads: Heads, q_pos: Int[Tensor, " t"]) -> Float[Tensor, "b h t n"]:
         """How much each query attends to the summary of each block, A_c; blocks that have not ended get 0."""

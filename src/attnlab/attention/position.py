@@ -1,11 +1,12 @@
 """Positions inside attention: what a layer asks of one."""
 
 from abc import ABC
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Start, say_again
 from attnlab.options import Configurable, Count, given
 
 
@@ -14,8 +15,10 @@ class Position(Configurable, nn.Module, ABC):
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
     "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
+    `documents` says whether what it writes takes documents where the first position stands.
     """
 
+    documents: ClassVar[bool] = True
     seams: ClassVar[tuple[str, ...]] = ("rotate", "bias")
     hooks = frozenset[str]()
 
@@ -23,11 +26,15 @@ class Position(Configurable, nn.Module, ABC):
     n_heads: Count = given(doc="Query heads.")
     context: Count = given(doc="Tokens that the model is made for.")
 
-    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        say_again(cls, "rotate", "rotate_keys")
+
+    def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         """Rotate queries that stand at positions start .. start + n."""
         return x
 
-    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         """Rotate keys that stand at positions start .. start + n: as queries, unless a rule tells them apart."""
         return self.rotate(x, start)
 

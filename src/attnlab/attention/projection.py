@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.convolution import ShortConv
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import split_heads
 
 
@@ -33,11 +34,12 @@ class QKV(nn.Module):
         self.widths = widths
         self.conv = ShortConv(sum(widths), conv, bias=conv_bias) if conv else None
 
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """(b, t, c) -> q (b, h, t, d), k (b, g, t, d), v (b, g, t, v), and the next tail of the convolution."""
+    def forward(self, x: Tensor, tail: Tensor | None, start: Start = 0) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(b, t, c) -> q (b, h, t, d), k (b, g, t, d), v (b, g, t, v), and the next tail of the convolution;
+        at `start` stand documents where each is convolved alone."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         if self.conv is not None:
-            mixed, tail = self.conv(torch.cat([q, k, v], dim=-1), tail)
+            mixed, tail = self.conv(torch.cat([q, k, v], dim=-1), tail, start)
             kind, (q, k, v) = v.dtype, mixed.split(self.widths, dim=-1)
             v = v.to(kind)
         q, k, v = (split_heads(y, n) for y, n in zip((q, k, v), self.heads, strict=True))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.decay import Decay, NoDecay
+from attnlab.attention.documents import Start
 from attnlab.attention.feature_map import FeatureMap, IdentityMap
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.log_scale import exceeds, rescaled
@@ -92,7 +93,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
         signed = self.write.erases or not self.feature_map.positive
         self.traits = Traits("signed" if signed else kind, "constant")
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, tail = self.qkv(x, tail)
         if self.n_key_heads < self.n_memories:
             keys = per_query_head(k.unflatten(1, (self.n_key_heads, -1)), self.n_memories)

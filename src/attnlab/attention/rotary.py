@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.attention.documents import Documents, Start, positions
 from attnlab.attention.position import Position
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
@@ -27,6 +28,7 @@ class RoPE(Position):
     Source: RoFormer, arXiv 2104.09864; partly rotated heads: GPT-NeoX, arXiv 2204.06745.
     """
 
+    documents = True
     hooks = frozenset({"rotate"})
 
     base: Positive = option(default=10000.0, doc="How slowly the slowest pair rotates: the base of the powers.")
@@ -63,14 +65,17 @@ class RoPE(Position):
         """By how much pair 0, 1, ... rotates from one position to the next."""
         return self.base ** (-2 * pair / self.width)
 
-    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.width < self.head_dim:
             return torch.cat([self._rotate(x[..., : self.width], start), x[..., self.width :]], dim=-1)
         return self._rotate(x, start)
 
-    def _rotate(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
-        table = self.rotations(start + x.size(2), x)[start:]
+    def _rotate(self, x: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "b h n d"]:
+        if isinstance(start, Documents):
+            table = self.rotations(x.size(2), x)[start.positions][:, None]
+        else:
+            table = self.rotations(start + x.size(2), x)[start:]
         if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
             (a, b), (c, s) = x.unflatten(-1, (-1, 2)).unbind(-1), table.unbind(-1)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
@@ -133,6 +138,7 @@ class YaRN(RoPE):
     paper, the ramp is over r.
     """
 
+    documents = True
     factor: Annotated[float, Rule(float, least=1)] = option(default=4.0, doc="How many times longer texts are.")
     original_context: Count = option(default=256, doc="Tokens of the texts that the model was trained on.")
     beta_fast: float = option(default=32.0, doc="Pairs with more turns in the original context are kept.")
@@ -171,18 +177,18 @@ class YaRN(RoPE):
         """The number of the pair that makes so many turns in the original context; between two pairs, a fraction."""
         return self.width * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(self.base))
 
-    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         rotated = super().rotate(x, start)
         return rotated * self._growth(rotated, start) if self.query_beta else rotated
 
-    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         return super().rotate(x, start)
 
-    def _growth(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n 1"]:
-        contexts = torch.arange(start, start + like.size(2), device=like.device) // self.original_context
-        return (1 + self.query_beta * (1 + contexts).to(like.dtype).log())[:, None]
+    def _growth(self, like: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "*b n 1"]:
+        contexts = positions(start, like.size(2), like.device) // self.original_context
+        return (1 + self.query_beta * (1 + contexts).to(like.dtype).log())[..., None]
 
-    def _rotate(self, x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
+    def _rotate(self, x: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "b h n d"]:
         return super()._rotate(x, start) * self.sharpness
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.scan import chunks, faded_products
@@ -124,7 +125,7 @@ class RWKV7Attention(StateAttention):
         self.gain, self.offset = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.zeros(n_heads, 1, d))
         self.to_out = nn.Linear(width, self.d_out, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         before = x.new_zeros(x.size(0), 1, self.d_model) if tail is None else tail.to(x.dtype)
         earlier = torch.cat([before, x], dim=1)
         change = earlier[:, :-1] - x

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.projection import QKV
@@ -20,6 +21,7 @@ class SelfAttention(SoftmaxAttention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", sections 3.4 and 3.5.
     """
 
+    documents = True
     withdrawn = {"n_heads", "n_kv_heads", "head_dim", "mask", "score", "normalizer"}
     causal: bool = option(default=True, doc="Whether a token sees no later ones.")
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
@@ -29,8 +31,8 @@ class SelfAttention(SoftmaxAttention):
         super().setup()
         self.qkv = QKV(self, bias=self.qkv_bias)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, _ = self.qkv(x, tail)
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, _ = self.qkv(x, tail, start)
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v)
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeVar
 
+from attnlab.attention.documents import Documents
 from attnlab.errors import UsageError
 
 Record = TypeVar("Record")
@@ -12,10 +13,11 @@ class Shared:
 
     A layer publishes a record of a class of its own, such as a NamedTuple of tensors, and a later one reads the record
     of that class: `shared.publish(FirstValues(heads.v))`, `shared.read(FirstValues).v`. A layer that reads says so in
-    `traits.requires`.
+    `traits.requires`. `documents` are those that the rows are packed with, None where each row is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, documents: Documents | None = None) -> None:
+        self.documents = documents
         self.records: dict[type, Any] = {}
         self.parts: dict[int, Shared] = {}
 
@@ -36,10 +38,12 @@ class Shared:
 
     def part(self, i: int) -> "Shared":
         """Of one of several attentions side by side, which must not read what its neighbours publish."""
-        return self.parts.setdefault(i, type(self)())
+        part = self.parts.setdefault(i, type(self)())
+        part.documents = self.documents
+        return part
 
     def copy(self) -> "Shared":
         """The same records, to which others can be published that the original does not see."""
-        copy = Shared()
+        copy = Shared(self.documents)
         copy.records, copy.parts = self.records.copy(), {i: part.copy() for i, part in self.parts.items()}
         return copy

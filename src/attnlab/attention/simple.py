@@ -5,6 +5,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.mask import Causal, Full
 from attnlab.attention.score import Unscaled
@@ -21,6 +22,7 @@ class SimpleAttention(SoftmaxAttention):
     Source: S. Raschka, "Build a Large Language Model (From Scratch)", section 3.3.
     """
 
+    documents = True
     withdrawn = {"d_out", "n_heads", "n_kv_heads", "head_dim", "mask", "score", "normalizer", "dropout"}
     causal: bool = option(default=True, doc="Whether a token sees no later ones.")
 
@@ -30,7 +32,7 @@ class SimpleAttention(SoftmaxAttention):
         super().setup()
         self.traits = replace(self.traits, can_recall=False)  # there is nothing to learn where to look with
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         alone = x[:, None]
         return Heads(self.position.rotate(alone, start), self.position.rotate_keys(alone, start), alone)
 

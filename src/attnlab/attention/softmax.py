@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer, Softmax
@@ -110,7 +111,7 @@ class SoftmaxAttention(MaskedAttention):
         parts = heads.carried[..., : self.cached_extras].split([mod.cached_extras for mod in mods], dim=-1)
         return dict(zip(mods, parts, strict=True))
 
-    def prepare_qk(self, q: Tensor, k: Tensor, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def prepare_qk(self, q: Tensor, k: Tensor, x: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries and keys, prepared by score modifiers and rotated by position, and what keys carry along."""
         for mod in self.score_mods:
             q, k = mod.prepare(q, k, x)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.controls import ValuesOnlyAttention
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.shared import Shared
@@ -40,7 +41,8 @@ class Synthesizer(ValuesOnlyAttention, ABC):
     def synthesized(self, x: Float[Tensor, "b n c"], start: int) -> Float[Tensor, "b h n s"]:
         """Scores of the tokens at positions start .. start + n for all s = start + n positions; later ones are cut."""
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        assert isinstance(start, int)  # documents in a row are run alone
         n = x.size(1)
         if start + n > self.context:
             raise UsageError(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
@@ -60,6 +61,7 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
     Source: arXiv 2501.06425.
     """
 
+    documents = True
     withdrawn = {"n_kv_heads"}
     q_rank: Count = option(default=6, doc="Products that the queries are a sum of.")
     k_rank: Count = option(default=2, doc="Products that the keys are a sum of.")
@@ -78,7 +80,7 @@ class TensorProductAttention(GatedOutput, SoftmaxAttention):
         self.v = Product(self.d_model, n_heads=self.n_heads, width=self.value_dim, rank=self.v_rank)
         self.build_output(self.n_heads)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         (q_a, q_b), (k_a, k_b), (v_a, v_b) = self.q(x), self.k(x), self.v(x)
         q_b, k_b = self.position.rotate(q_b, start), self.position.rotate_keys(k_b, start)
         q, k, v = self.q.product(q_a, q_b), self.k.product(k_a, k_b), self.v.product(v_a, v_b)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
@@ -61,7 +62,7 @@ class TTTAttention(StateAttention):
         self.gain, self.offset = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.zeros(n_heads, 1, d))
         self.to_out = nn.Linear(n_heads * self.value_dim, self.d_out, bias=False)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         q, k, v, _ = self.qkv(x, tail)
         rate = InnerRate(self.to_rate(x).mT[..., None])
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(k, start), v, own=rate)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
+from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.score import Score
@@ -21,6 +22,8 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
     Source: Hugging Face, "Gemma 4 modeling code" (2026). Where we differ: there queries, keys and values have norms of
     their own, and scores are not divided by sqrt(d).
     """
+
+    documents = True
 
     def setup(self) -> None:
         super().setup()
@@ -39,7 +42,7 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
         self.to_kv = nn.Linear(self.d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.build_output(self.n_heads)
 
-    def project(self, x: Float[Tensor, "b t c"], start: int = 0, tail: Tensor | None = None) -> Heads:
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         q, v = split_heads(self.to_q(x), self.n_heads), split_heads(self.to_kv(x), self.n_kv_heads)
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, gate=self.gate.project(x))
 

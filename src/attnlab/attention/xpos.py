@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.attention.documents import Start, positions
 from attnlab.attention.rotary import RoPE
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Positive, option
@@ -20,21 +21,22 @@ class XPos(RoPE):
     no product of a query and a key, but what is cached.
     """
 
+    documents = True
     withdrawn = {"fraction"}
     gamma: Positive = option(default=0.4, doc="How little the fastest pair fades.")
     scale: Positive = option(default=512.0, doc="Tokens over which pairs fade.")
 
-    def rotate(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         rotated = super().rotate(x, start)
         return rotated * self._faded(rotated, start)
 
-    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: int = 0) -> Float[Tensor, "b h n d"]:
+    def rotate_keys(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         rotated = super().rotate(x, start)
         return rotated / self._faded(rotated, start)
 
     @uncompiled  # as for the angles
-    def _faded(self, like: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "n d"]:
+    def _faded(self, like: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "*b n d"]:
         pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
         zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)
-        position = torch.arange(start, start + like.size(2), dtype=torch.float64, device=like.device)
-        return (zeta ** (position[:, None] / self.scale)).repeat_interleave(2, dim=-1).to(like.dtype)
+        position = positions(start, like.size(2), like.device).double()
+        return (zeta ** (position[..., None] / self.scale)).repeat_interleave(2, dim=-1).to(like.dtype)

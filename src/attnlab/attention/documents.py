@@ -1,0 +1,113 @@
+"""Documents packed into one row, which do not see each other."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from attnlab.attention.uncompiled import uncompiled
+
+ALIKE = 2  # documents are run side by side where the longest is at most so many times as long as the shortest
+FEW = 16  # tokens up to which all are alike
+
+
+class Documents:
+    """Which document each token belongs to: rows of numbers 0, 1, 2, ... that never fall.
+
+    Made once for each pass. What every layer needs of them is computed when it is first asked for, and kept.
+
+    `batches` are the documents of all rows, those of like length side by side: where each of their tokens stands in the
+    flattened rows. A shorter one is filled up behind its end by its last token again, which under a causal rule changes
+    nothing before it. `order` says where a token of the flattened rows went in them.
+    """
+
+    def __init__(self, ids: Int[Tensor, "b t"]) -> None:
+        self.ids = ids
+
+    @cached_property
+    def starts(self) -> Bool[Tensor, "b t"]:
+        """The first token of each document."""
+        first = torch.ones_like(self.ids, dtype=torch.bool)
+        first[:, 1:] = self.ids[:, 1:] != self.ids[:, :-1]
+        return first
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "b t"]:
+        """The place of each token in its document, from 0."""
+        in_row = torch.arange(self.ids.size(1), device=self.ids.device).expand_as(self.ids)
+        return in_row - in_row.where(self.starts, 0).cummax(dim=1).values
+
+    @cached_property
+    def same(self) -> Bool[Tensor, "b t s"]:
+        """Whether two tokens are of one document."""
+        return self.ids[:, :, None] == self.ids[:, None, :]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first token of each document in the flattened rows, and its length; an accelerator is waited for."""
+        firsts = self.starts.flatten().nonzero()[:, 0].tolist()
+        return [(a, b - a) for a, b in zip(firsts, [*firsts[1:], self.ids.numel()], strict=True)]
+
+    @cached_property
+    def batches(self) -> list[Int[Tensor, "n l"]]:
+        batches: list[list[tuple[int, int]]] = []
+        for span in sorted(self.spans, key=lambda span: -span[1]):
+            if not batches or batches[-1][0][1] > max(FEW, ALIKE * span[1]):
+                batches.append([])
+            batches[-1].append(span)
+        return [self._indices(batch) for batch in batches]
+
+    def _indices(self, batch: list[tuple[int, int]]) -> Int[Tensor, "n l"]:
+        first, length = torch.tensor(batch).T[:, :, None]
+        return (first + torch.arange(batch[0][1]).minimum(length - 1)).to(self.ids.device)
+
+    @cached_property
+    def order(self) -> Int[Tensor, " bt"]:
+        own = torch.cat([batch.diff(dim=1, prepend=batch[:, :1] - 1).flatten() for batch in self.batches]) > 0
+        tokens = torch.cat([batch.flatten() for batch in self.batches])[own]
+        return torch.empty_like(tokens).scatter_(0, tokens, own.nonzero()[:, 0])
+
+    @uncompiled
+    def apart(self, x: Shaped[Tensor, "..."], dim: int) -> list[Shaped[Tensor, "..."]]:
+        """`x`, whose tokens are axis `dim`, as one tensor for each of the `batches`."""
+        rows = x.movedim(dim, 1).flatten(0, 1)
+        return [rows[batch].movedim(1, dim) for batch in self.batches]
+
+    @uncompiled
+    def together(self, parts: list[Shaped[Tensor, "..."]], dim: int) -> Shaped[Tensor, "..."]:
+        """The opposite of `apart`: what was filled up is dropped."""
+        rows = torch.cat([part.movedim(dim, 1).flatten(0, 1) for part in parts])
+        return rows[self.order].unflatten(0, self.ids.shape).movedim(1, dim)
+
+    def blocks(self, maps: list[Float[Tensor, "n h l l"]]) -> Float[Tensor, "b h t t"]:
+        """The maps of all documents as those of whole rows, zero where two tokens are of different documents."""
+        b, t = self.ids.shape
+        whole = maps[0].new_zeros(b, maps[0].size(1), t, t)
+        for batch, its_maps in zip(self.batches, maps, strict=True):
+            for first, end, own in zip(batch[:, 0].tolist(), batch[:, -1].tolist(), its_maps, strict=True):
+                here, n = slice(first % t, end % t + 1), end - first + 1
+                whole[first // t, :, here, here] = own[:, :n, :n]
+        return whole
+
+
+def say_again(cls: Any, *methods: str) -> None:
+    """Take back `documents`, which a class inherits, where it writes one of these methods anew and does not say it."""
+    if "documents" not in vars(cls) and any(name in vars(cls) for name in methods):
+        cls.documents = False
+
+
+Start = int | Documents  # where tokens stand: the position of the first, or the documents that count them each
+
+
+def positions(start: Start, n: int, device: torch.device) -> Int[Tensor, "*b n"]:
+    """Where n tokens stand: (n,), or (b, 1, n) beside heads where each row has documents of its own."""
+    if isinstance(start, Documents):
+        return start.positions[:, None].to(device)
+    return torch.arange(start, start + n, device=device)
+
+
+def reach(start: Start, n: int) -> int:
+    """How many positions n tokens need: those up to the last of them, or as many as the longest document has tokens."""
+    return max(length for _, length in start.spans) if isinstance(start, Documents) else start + n
