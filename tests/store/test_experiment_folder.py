@@ -1,5 +1,6 @@
 """What an experiment's folder holds beside its runs: the manifest with its looks, and the preregistration."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,27 @@ def test_names(tmp_path: Path) -> None:
     paths = [*(path for path in vars(folder).values() if isinstance(path, Path)), folder.manifest.path]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in [*paths, folder.log("a-1.2", 3)]) == [
         *(".", "attention_dtype.json", "learning_rates.svg", "logs", "logs/a-1.2-seed_3.log", "manifest.json"),
-        *("preregistration.json", "report", "tuned.yaml"),
+        *("preregistration.json", "report", "resolved.json", "tuned.yaml"),
     ]
     assert folder.run("a-1.2", 3).path == tmp_path / "a-1.2" / "seed_3"
+
+
+def test_resolve_once(tmp_path: Path) -> None:
+    """Whoever comes first decides, each setting on its own; what an earlier version measured counts as decided."""
+    folder = ExperimentFolder(tmp_path / "e")
+    assert folder.read_resolved() == {} and not folder.path.exists()
+    with ThreadPoolExecutor(4) as pool:
+        records = list(pool.map(lambda i: folder.resolve_once("trainer.precision", lambda: {"value": i}), range(8)))
+    assert len({record["value"] for record in records}) == 1
+    assert folder.resolve_once("trainer.compile", lambda: {"value": True}) == {"value": True}
+    folder.attention_dtype.write_text('{"attention_dtype": "bf16", "threads": 2}')
+    assert folder.resolve_once("trainer.attention_dtype", dict)["value"] == "bf16"
+    folder.attention_dtype.unlink()
+    assert [record["value"] for record in folder.read_resolved().values()] == [records[0]["value"], True, "bf16"]
+    for damage in ("", "[]", "[" * 100_000):
+        folder.resolved.write_text(damage)
+        with pytest.raises(ValueError, match=r"."):
+            folder.resolve_once("trainer.precision", dict)
 
 
 def test_runs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import attnlab
 
 SOURCE = Path(attnlab.__file__).parent
 FILES = re.compile(
-    r"(config|tuned)\.yaml|(code|summary|tokenizer|manifest|preregistration|attention_dtype|head_ablation)\.json"
+    r"(config|tuned)\.yaml|(code|summary|tokenizer|manifest|preregistration|attention_dtype|resolved|head_ablation)\.json"
     r"|metrics\.csv|learning_rates\.svg|(best|last)\.safetensors|\.ckpt|events\.out|\bseed_(?!oss)"
 )
 THEIRS = {"tokenizer.json", ".ckpt"}  # files that models of others have, too: named where those are read

@@ -1,7 +1,6 @@
 """What is asked for, what the machine has, and what comes of it."""
 
 import builtins
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -196,14 +195,14 @@ def test_attention_dtype_as_set(
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_attention_dtype_measured_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run of an experiment decides for all others, whatever the machine would say later."""
-    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": kind, "shape": sizes})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"value": kind, "shape": sizes})
     experiment = ExperimentFolder(tmp_path / "e")
     assert resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment) == kind
-    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": "another"})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"value": "another"})
     assert resolve_attention_dtype("auto", "bf16", "cpu", Sizes(1, 1, 1, 1), experiment) == kind
-    for damage in ("", "[]", '{"attention_dtype": "fp64"}', "[" * 100_000):
-        experiment.attention_dtype.write_text(damage)
-        with pytest.raises(UsageError, match=experiment.attention_dtype.name):
+    for damage in ("", "[]", '{"trainer.attention_dtype": {"value": "fp64"}}', "[" * 100_000):
+        experiment.resolved.write_text(damage)
+        with pytest.raises(UsageError, match=experiment.resolved.name):
             resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment)
 
 
@@ -212,7 +211,7 @@ def test_attention_dtype_needs_a_clear_gain(seconds: float, kind: str, monkeypat
     """With a clock on which float32 takes `seconds` and bfloat16 one."""
     ticks = (t for turn in range(1000) for t in (10 * turn, 10 * turn + seconds, 10 * turn + 5, 10 * turn + 6))
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(ticks))
-    assert measure_dtypes(SMALL)["attention_dtype"] == kind
+    assert measure_dtypes(SMALL)["value"] == kind
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
@@ -237,13 +236,13 @@ def test_attention_dtype_reaches_the_kernel(kind: str, monkeypatch: pytest.Monke
 
 def test_attention_dtype_in_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stored as what it came to, and a run that is set to it by name is the same run."""
-    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"attention_dtype": "bf16"})
+    monkeypatch.setattr(hardware, "measure_dtypes", lambda sizes: {"value": "bf16"})
     words = ("trainer.precision=bf16", "trainer.max_steps=1")
     first = run_here(tmp_path, *words)
     config = folder_of(tmp_path) / "config.yaml"
     assert "  attention_dtype: bf16\n" in config.read_text()
-    record = ExperimentFolder(tmp_path / "runs" / "default").attention_dtype
-    assert json.loads(record.read_text()) == {"attention_dtype": "bf16"}
+    records = ExperimentFolder(tmp_path / "runs" / "default").read_resolved()
+    assert records == {"trainer.attention_dtype": {"value": "bf16"}}
     again = run_here(tmp_path, *words, "trainer.attention_dtype=bf16")
     assert {key: again[key] for key in first} == first
     assert len(list((tmp_path / "runs" / "default").glob("*/seed_0"))) == 1

@@ -1,8 +1,12 @@
 """The folder of an experiment: the names of what stands in it, beside its runs."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from attnlab.store.files import parse_json, read_file
+from attnlab.store.locks import make_entry_once
 from attnlab.store.manifest import Manifest
 from attnlab.store.names import MANIFEST, PREREGISTRATION, SEED
 from attnlab.store.run_folder import RunFolder, seed_name
@@ -17,7 +21,8 @@ class ExperimentFolder:
     def __post_init__(self) -> None:
         self.manifest = Manifest(self.path / MANIFEST)  # every run that was ever planned
         self.preregistration = self.path / PREREGISTRATION  # what was promised before the first run
-        self.attention_dtype = self.path / "attention_dtype.json"  # what was measured for all runs
+        self.resolved = self.path / "resolved.json"  # what settings that were `auto` came to, for all runs
+        self.attention_dtype = self.path / "attention_dtype.json"  # one of them, as earlier versions kept it
         self.tuned = self.path / "tuned.yaml"  # a learning rate for each variant
         self.learning_rates = self.path / "learning_rates.svg"
         self.logs = self.path / "logs"  # what the runs of a sweep printed
@@ -25,6 +30,22 @@ class ExperimentFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def read_resolved(self) -> dict[str, Any]:
+        """A record for each setting that was `auto`, with its `value`; raises ValueError where it is damaged."""
+        records = dict[str, Any]()
+        if self.attention_dtype.is_file():
+            old = _mapping(self.attention_dtype)
+            records["trainer.attention_dtype"] = {"value": old.get("attention_dtype"), **old}
+        return records | (_mapping(self.resolved) if self.resolved.is_file() else {})
+
+    def resolve_once(self, key: str, choose: Callable[[], Mapping[str, Any]]) -> Any:
+        """The record of a setting: what the first run that needs it chooses, for all others. Raises ValueError."""
+
+        def older_or_new() -> Mapping[str, Any]:
+            return dict(self.read_resolved().get(key) or choose())
+
+        return make_entry_once(self.resolved, key, older_or_new, key="paths.runs")
 
     def log(self, group: str, seed: int) -> Path:
         """Where all that a run of a sweep prints goes."""
@@ -37,3 +58,10 @@ class ExperimentFolder:
     def runs(self) -> list[RunFolder]:
         """Every run that is there, in the order of their names."""
         return [RunFolder(path) for path in sorted(self.path.glob(f"*/{SEED}*"))]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = parse_json(read_file(path))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no settings by name")
+    return content

@@ -44,6 +44,21 @@ def make_once(path: Path, make: Callable[[], Any], *, key: str) -> Any:
             return parse_json(read_file(path))
 
 
+def make_entry_once(path: Path, name: str, make: Callable[[], Any], *, key: str) -> Any:
+    """What a JSON file holds under a name, made as in `make_once`; what it holds under others stays."""
+    with writing(path, key=key):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(lock_of(path)):
+            content = parse_json(read_file(path)) if path.exists() else {}
+            if not isinstance(content, dict):
+                raise ValueError("it holds no settings by name")
+            if name not in content:
+                tidy(path.parent, path.name)
+                content[name] = make()
+                write_atomically(path, (json.dumps(content, indent=2) + "\n").encode(), key=key)
+            return content[name]
+
+
 def is_owned(path: Path) -> bool:
     """Whether a process owns a lock file."""
     try:

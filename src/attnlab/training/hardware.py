@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from attnlab.errors import UsageError
 from attnlab.machine.environment import cores
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.store.locks import make_once
+from attnlab.training.resolved import not_here, resolve, resolved_before
 
 CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type
@@ -42,6 +42,17 @@ def resolve_accelerator(setting: str, devices: int) -> str:
     if devices > max(cuda, 1):
         raise UsageError(f"trainer.devices ({devices}) is more than this machine has GPUs ({max(cuda, 1)})")
     return "cuda" if cuda else "mps"
+
+
+def accelerator_of(setting: str, devices: int, experiment: ExperimentFolder) -> str:
+    """The same, where `auto` is what earlier runs of the experiment have made of it, or is refused."""
+    chosen = resolved_before("trainer.accelerator", setting, experiment)
+    try:
+        return resolve_accelerator(chosen, devices)
+    except UsageError as error:
+        if chosen == setting:
+            raise
+        raise not_here("trainer.accelerator", chosen, experiment, "this machine has no such device") from error
 
 
 def has_native_bfloat16(accelerator: str) -> bool:
@@ -76,15 +87,8 @@ def resolve_attention_dtype(
         )
     if setting != "auto" or accelerator != "cpu" or precision != "bf16":
         return precision if setting == "auto" else setting
-    file = experiment.attention_dtype
-    try:
-        record = make_once(file, lambda: measure_dtypes(sizes), key="paths.runs")
-    except ValueError as error:
-        raise UsageError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
-    kind = record.get("attention_dtype") if isinstance(record, dict) else None
-    if kind not in ("fp32", "bf16"):
-        raise UsageError(f"{file} must say fp32 or bf16; delete it, or set trainer.attention_dtype")
-    return "bf16" if kind == "bf16" else "fp32"
+    kind: Precision = resolve("trainer.attention_dtype", setting, lambda: measure_dtypes(sizes), experiment)
+    return kind
 
 
 def measure_dtypes(sizes: Sizes) -> dict[str, object]:
@@ -104,7 +108,7 @@ def measure_dtypes(sizes: Sizes) -> dict[str, object]:
                 least[kind] = min(seconds, took)
     ratio = least[torch.float32] / least[torch.bfloat16]
     return {
-        "attention_dtype": "bf16" if ratio > CLEARLY else "fp32",
+        "value": "bf16" if ratio > CLEARLY else "fp32",
         "times_faster_in_bf16": round(ratio, 3),
         "shape": shape,
         "device": device_name("cpu"),

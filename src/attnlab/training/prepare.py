@@ -25,8 +25,9 @@ from attnlab.training.callback_group import with_callbacks
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,
+    accelerator_of,
     check_memory,
-    resolve_accelerator,
+    device_name,
     resolve_attention_dtype,
     resolve_precision,
     set_threads,
@@ -36,6 +37,7 @@ from attnlab.training.initial_weights import InitialWeights, initial_weights
 from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
+from attnlab.training.resolved import not_here, resolve
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
@@ -72,8 +74,12 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     trainer = config.trainer
     note_sources()
     check_lengths(config.evaluation.lengths)
-    accelerator = resolve_accelerator(trainer.accelerator, trainer.devices)
-    precision, threads = resolve_precision(trainer.precision, accelerator), set_threads(trainer.threads)
+    runs = Path(config.paths.runs)
+    experiment = ExperimentFolder(runs / config.experiment_name)
+    accelerator, threads = (
+        accelerator_of(trainer.accelerator, trainer.devices, experiment),
+        set_threads(trainer.threads),
+    )
     config, tuned = at_tuned_rate(config, variant)
     cache = Path(config.paths.cache)
     check_memory(check_construction(config).n_parameters, accelerator)
@@ -83,7 +89,6 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
     if config.batch_size % trainer.devices:
         raise UsageError(f"batch_size ({config.batch_size}) must be a multiple of trainer.devices ({trainer.devices})")
-    runs = Path(config.paths.runs)
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
@@ -95,11 +100,9 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     sample_prompt(config, tokenizer, splits)
     init = initial_weights(config, tokenizer)
     source_hash = _source_hash(RunFolder(Path(config.resume_from))) if config.resume_from else None
-    experiment = ExperimentFolder(runs / config.experiment_name)
-    kind = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
-    config = replace(config, trainer=replace(trainer, attention_dtype=kind))
-    machine = Machine(accelerator, precision, kind, threads)
-    config, match = match_budget(config, TimingSite(accelerator, precision, threads, cache))
+    config = _without_autos(config, accelerator, experiment)
+    machine = Machine(accelerator, config.trainer.precision, config.trainer.attention_dtype, threads)
+    config, match = match_budget(config, TimingSite(accelerator, machine.precision, threads, cache))
     if match:
         check_memory(check_construction(config).n_parameters, accelerator)
         init = initial_weights(config, tokenizer)  # which may not fit what the budget made of the model
@@ -125,6 +128,23 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     fairness = {key: report for key, report in terms if report}
     trained = (config, machine, recipe, tokenizer, splits)
     return Prepared(*trained, identity, code, folder, init, fairness, loggers, callbacks)
+
+
+def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFolder) -> RunConfig:
+    """The config with what each setting that is `auto` comes to in all runs of the experiment."""
+    trainer = config.trainer
+    usual, name = "cpu" if accelerator == "cpu" else "gpu", device_name(accelerator)
+    kind = resolve("trainer.accelerator", trainer.accelerator, lambda: {"value": usual, "device": name}, experiment)
+    if kind != usual:
+        raise not_here("trainer.accelerator", kind, experiment, "this run was about to take another device")
+    precision = resolve(
+        "trainer.precision",
+        trainer.precision,
+        lambda: {"value": resolve_precision("auto", accelerator), "device": name},
+        experiment,
+    )
+    dtype = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
+    return replace(config, trainer=replace(trainer, accelerator=kind, precision=precision, attention_dtype=dtype))
 
 
 def _sizes(config: RunConfig) -> Sizes:
