@@ -237,6 +237,19 @@ def picture_of(family: str) -> Path:
     return PAGE.parent / "maps" / f"{family.split()[0].lower()}.png"
 
 
+def line(r: Row) -> str:
+    """A variant's line in the table of docs/variants.md."""
+    flops = " / ".join(short(c.forward_flops / r.layers) for c in r.costs)
+    held = " / ".join(short(c.state_bytes / r.layers) for c in r.costs)
+    cells = (f"`{r.name}`", r.sentence, r.formula, r.papers, r.options, r.kind, r.growth, flops, held)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def readme_line(r: Row) -> str:
+    """A variant's line in the table of README.md."""
+    return f"| `{r.name}` | {r.sentence.rstrip('.').replace('|', chr(92) + '|')} |"
+
+
 def page(all_rows: list[Row]) -> str:
     """The text of docs/variants.md."""
     lines = [
@@ -266,12 +279,7 @@ def page(all_rows: list[Row]) -> str:
             "| `attention=` | what it is | formula | paper | options | map | state | FLOPs | bytes |",
             "|---|---|---|---|---|---|---|---:|---:|",
         ]
-        for r in all_rows:
-            if r.family == name:
-                flops = " / ".join(short(c.forward_flops / r.layers) for c in r.costs)
-                held = " / ".join(short(c.state_bytes / r.layers) for c in r.costs)
-                cells = (f"`{r.name}`", r.sentence, r.formula, r.papers, r.options, r.kind, r.growth, flops, held)
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines += [line(r) for r in all_rows if r.family == name]
         told = [r for r in all_rows if r.family == name and r.deviations]
         lines += ["", "Where they differ from their sources:", ""] if told else []
         lines += [f"- `{r.name}` ({r.papers}): {' '.join(r.deviations)}" for r in told]
@@ -308,7 +316,7 @@ def readme(all_rows: list[Row], text: str) -> str:
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     lines = [BEGIN, "", "| `attention=` | what it is |", "|---|---|"]
-    lines += [f"| `{r.name}` | {r.sentence.rstrip('.').replace('|', chr(92) + '|')} |" for r in all_rows]
+    lines += [readme_line(r) for r in all_rows]
     return before + "\n".join([*lines, "", END]) + after
 
 

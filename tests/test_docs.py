@@ -4,12 +4,11 @@ import re
 
 import pytest
 from docs.pictures import BUDGET, PANELS
-from docs.variants import FAMILIES, PAGE, README, Row, page, picture_of, readme, rows
+from docs.variants import FAMILIES, PAGE, README, Row, line, page, picture_of, readme, readme_line, row, rows
 from PIL import Image
+from tests.laws.cases import NAMES, drawn
 
 from attnlab.config.compose import config_dir
-
-NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -17,29 +16,43 @@ def found() -> list[Row]:
     return list(rows())
 
 
-def test_the_page_of_variants_is_current(found: list[Row]) -> None:
-    assert page(found) == PAGE.read_text(encoding="utf-8"), "run: make docs"
+def test_lines() -> None:
+    """One variant in eight has the lines that its config and classes say, and every variant has one on both pages."""
+    text, readme_text = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"\n| `{name}` | " in text and f"\n| `{name}` | " in readme_text, "run: make docs"
+        if drawn((name,), 8):
+            it = row(config_dir() / "attention" / f"{name}.yaml")
+            assert f"\n{line(it)}\n" in text and f"\n{readme_line(it)}\n" in readme_text, "run: make docs"
+            assert line(it._replace(sentence="Something else.")) not in text
+            check(it)
 
 
-def test_the_table_of_the_readme_is_current(found: list[Row]) -> None:
+def check(it: Row) -> None:
+    """A row has a sentence, a formula and costs that grow."""
+    assert len(it.sentence.split()) >= 3 and it.family in FAMILIES, it
+    assert re.search(r"= \S", it.formula), it
+    assert it.costs[0].forward_flops < it.costs[1].forward_flops, it
+
+
+@pytest.mark.slow
+def test_the_pages_of_variants_are_current(found: list[Row]) -> None:
     text = README.read_text(encoding="utf-8")
+    assert page(found) == PAGE.read_text(encoding="utf-8"), "run: make docs"
     assert readme(found, text) == text, "run: make docs"
-
-
-def test_every_variant_has_a_row_with_a_sentence_a_formula_and_a_source(found: list[Row]) -> None:
     assert [row.name for row in found] == NAMES
-    for row in found:
-        assert len(row.sentence.split()) >= 3 and row.family in FAMILIES, row
-        assert re.search(r"= \S", row.formula), row
-        assert row.costs[0].forward_flops < row.costs[1].forward_flops, row
+    for it in found:
+        check(it)
 
 
+@pytest.mark.slow
 def test_a_page_that_is_out_of_date_differs(found: list[Row]) -> None:
     changed = [found[0]._replace(sentence="Something else."), *found[1:]]
     assert page(changed) != page(found)
     assert readme(changed, README.read_text(encoding="utf-8")) != readme(found, README.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_picture_of_two_to_four_of_its_own_layers(family: str, found: list[Row]) -> None:
     file, own = picture_of(family), {row.name for row in found if row.family == family}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.laws.cases import drawn
 from tests.limits import HANG
 
 import attnlab.training.run
@@ -466,7 +467,10 @@ def is_refused(answer: Answer, says: tuple[str, ...]) -> None:
 
 
 def cases(table: list[Any]) -> list[Any]:
-    return [pytest.param(words, tuple(says), id=words) for words, *says in table]
+    return [
+        pytest.param(words, tuple(says), id=words, marks=() if drawn((words,), 2) else pytest.mark.slow)
+        for words, *says in table
+    ]
 
 
 @pytest.mark.parametrize(("words", "says"), cases(BEFORE_TORCH))

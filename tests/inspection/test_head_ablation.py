@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.laws.cases import one_of_each
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
-from attnlab.config.keys import options
 from attnlab.inspection.head_ablation import ablate, headed_parts, loss_of
 from attnlab.inspection.maps import collect
 from attnlab.model import GPT
@@ -124,7 +124,7 @@ def test_a_model_is_as_it_was_even_when_one_stops_half_way(model: GPT) -> None:
     assert loss_of(model, batches()) == pytest.approx(plain_loss(model), rel=1e-6)
 
 
-@pytest.mark.parametrize("variant", options("attention"))
+@pytest.mark.parametrize("variant", one_of_each())
 def test_every_variant_with_heads_can_be_ablated(variant: str) -> None:
     words = [f"attention={variant}", "model.n_heads=2", "model.d_model=16", "model.n_layers=2", "model.context=12"]
     torch.manual_seed(0)

@@ -11,6 +11,8 @@ from attnlab.config.compose import config_dir
 from attnlab.laws import Subject, subject_of
 
 NAMES = sorted(file.stem for file in (config_dir() / "attention").glob("*.yaml"))
+# One of each make. The laws ask of all variants, always, whether they train and decode.
+ONE_OF_EACH = {"multi_head", "simple", "sliding_window", "hybrid", "linear", "kda", "mla", "nsa", "cross_layer", "ttt"}
 
 
 @cache
@@ -25,6 +27,11 @@ def drawn(case: tuple[str, ...], every: int) -> bool:
     The same cases on every machine and in every order, and a new case leaves the others where they are.
     """
     return int(sha256(" ".join(case).encode()).hexdigest(), 16) % every == 0
+
+
+def one_of_each(names: Iterable[str] = NAMES) -> list[Any]:
+    """All variants, of which one of each make is run always, the others as slow."""
+    return [name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def sampled(cases: Iterable[tuple[str, ...]], every: int, always: Iterable[tuple[str, ...]] = ()) -> list[Any]:

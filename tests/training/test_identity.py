@@ -16,6 +16,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.laws.cases import one_of_each
 
 from attnlab.config.code import Code
 from attnlab.config.compose import compose_config, config_dir
@@ -139,7 +140,7 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
     assert silent == EXPECTED_NOT_RESULTS
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", one_of_each())
 def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
     config = composed(f"attention={variant}")
     usual = identify(config, variant, {}, CODE).hash8

@@ -73,7 +73,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("material", ONE_FAST)
-@pytest.mark.parametrize("stream", ["data", "init", "noise", "eval"])
+@pytest.mark.parametrize(
+    "stream", ["data", "init", *(pytest.param(s, marks=pytest.mark.slow) for s in ("noise", "eval"))]
+)
 def test_a_stream_set_apart_changes_what_it_decides_and_nothing_else(
     stream: str, material: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +96,7 @@ def sample_of(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("material", ONE_FAST)
 def test_for_one_seed_every_variant_sees_the_same_and_starts_alike(material: str, tmp_path: Path) -> None:
     usual = watched(tmp_path, *MATERIALS[material])
-    for variant in ("gqa", "differential", "gla", "sliding_window"):
+    for variant in ("gqa", "gla"):
         other = watched(tmp_path, *MATERIALS[material], variant=variant)
         assert (other["data"], other["judged"]) == (usual["data"], usual["judged"]), variant
         shared = [

@@ -132,7 +132,9 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize(("harm", "words"), [(flip, "was changed"), (truncate, "bytes instead of")])
+@pytest.mark.parametrize(
+    ("harm", "words"), [(flip, "was changed"), pytest.param(truncate, "bytes instead of", marks=pytest.mark.slow)]
+)
 def test_damaged_checkpoint(
     harm: Any, words: str, cut_off: Path, references: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
