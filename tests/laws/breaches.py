@@ -1,6 +1,7 @@
 """Which fault breaks which law, what must be said of it, and what may fall with it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from tests.laws.broken import (
     ClaimsWindow,
     CoarseMemory,
     ColumnCut,
+    ConvolvesOn,
+    CountsOn,
     DoesNotLearn,
     DrawsByItself,
     DriftedMap,
@@ -23,8 +26,10 @@ from tests.laws.broken import (
     KernelAtAnyScore,
     LeakAfterTheMap,
     LeakInTraining,
+    LearnsFromWholeRows,
     LeavesTheRange,
     LosesDigits,
+    LumpedMap,
     NarrowOutput,
     NeedsAToken,
     NoisyMap,
@@ -33,6 +38,7 @@ from tests.laws.broken import (
     OffByOneMask,
     OneHeadCut,
     RefusesWithoutName,
+    SeesNeighbours,
     ShortRing,
     SilentlyExplicit,
     StaleBytes,
@@ -65,9 +71,9 @@ class Breach(NamedTuple):
 
 
 # every_position runs causality, decode and map anew, so it falls with them. Decoding is causal whatever forward does,
-# so a leak in forward also breaks decode.
+# so a leak in forward also breaks decode; and documents are filled up behind their ends, beside others.
 ANEW = frozenset({"every_position"})
-LEAK = ANEW | {"decode"}
+LEAK = ANEW | {"decode", "documents"}
 # Where the output has another shape, nothing can be compared.
 EVERYTHING = frozenset(LAWS)
 
@@ -98,7 +104,12 @@ BREACHES: dict[str, Breach] = {
     "unused parameter": Breach("no_dead_parameter", "temperature () does not enter", made_of(Unused)),
     "head thrown away": Breach("no_dead_parameter", "144 of 576 scalars get no gradient", made_of(OneHeadCut)),
     "column not read": Breach("no_dead_parameter", "1 of 25 columns get no gradient", made_of(ColumnCut)),
-    "batch mean": Breach("batch_independence", "row 0 of 3 moves by", made_of(BatchMean)),
+    "batch mean": Breach("batch_independence", "row 0 of 3 moves by", made_of(BatchMean), frozenset({"documents"})),
+    "sees neighbours": Breach("documents", "in row 0, tokens 1 to 2, differs by", made_of(SeesNeighbours)),
+    "counts on": Breach("documents", "in row 0, tokens 1 to 2, differs by", lambda: replace(PLAIN(), embed=CountsOn)),
+    "convolves on": Breach("documents", "in row 0, tokens 1 to 2, differs by", made_of(ConvolvesOn, conv=3)),
+    "learns from whole rows": Breach("documents", "the gradient of embedding.weight", made_of(LearnsFromWholeRows)),
+    "lumped map": Breach("documents", "gives a token of another document a weight of", made_of(LumpedMap)),
     "stale formula": Breach("cost", "reports 1728 parameters, there are 2304", made_of(StaleCost)),
     "half the bytes": Breach("cost", "T=3: cost reports 576 bytes of state, 1152", made_of(StaleBytes)),
     "prompt kept alive": Breach(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Shared, State
 from attnlab.attention.cost import Cost
+from attnlab.attention.documents import Start
+from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.feature_map import RandomFeatures
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.mask import Mask, Window
@@ -196,6 +198,52 @@ class BatchMean(MultiHeadAttention):
 
     def merge(self, o: Tensor, heads: Heads) -> Tensor:
         return super().merge(o - 0.1 * o.mean(dim=0, keepdim=True), heads)
+
+
+class SeesNeighbours(MultiHeadAttention):
+    """Documents: says that it honours them, and mixes whole rows."""
+
+    documents = True
+
+    def forward(self, x: Tensor, shared: Shared | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class ConvolvesOn(MultiHeadAttention):
+    """Documents: the convolution does not see where one ends."""
+
+    documents = True
+
+    def project(self, x: Tensor, start: Start = 0, tail: Tensor | None = None) -> Heads:
+        return super().project(x, 0, tail)  # of rotations only the distances count
+
+
+class CountsOn(LearnedEmbedding):
+    """Documents: positions go on where one ends."""
+
+    documents = True
+
+    def forward(self, x: Tensor, start: Start = 0) -> Tensor:
+        return super().forward(x, start if isinstance(start, int) else 0)
+
+
+class LearnsFromWholeRows(MultiHeadAttention):
+    """Documents: of several in a row nothing is learned."""
+
+    documents = True
+
+    def forward(self, x: Tensor, shared: Shared | None = None) -> Tensor:
+        y = super().forward(x, shared)
+        return y if shared is None or shared.documents is None else y.detach()
+
+
+class LumpedMap(MultiHeadAttention):
+    """Documents: the map is that of the row."""
+
+    documents = True
+
+    def weights(self, x: Tensor, shared: Shared | None = None) -> Tensor | None:
+        return super().weights(x)
 
 
 class StaleCost(MultiHeadAttention):

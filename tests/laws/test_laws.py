@@ -18,6 +18,7 @@ from attnlab.model import GPT
 ONE_IN = {
     "causality": 9,
     "decode": 9,
+    "documents": 15,
     "cost": 9,
     "half_precision": 5,
     "extreme_inputs": 25,

@@ -81,7 +81,7 @@ class Documents:
         rows = torch.cat([part.movedim(dim, 1).flatten(0, 1) for part in parts])
         return rows[self.order].unflatten(0, self.ids.shape).movedim(1, dim)
 
-    def blocks(self, maps: list[Float[Tensor, "n h l l"]]) -> Float[Tensor, "b h t t"]:
+    def blocks(self, maps: list[Float[Tensor, "_ h _ _"]]) -> Float[Tensor, "b h t t"]:
         """The maps of all documents as those of whole rows, zero where two tokens are of different documents."""
         b, t = self.ids.shape
         whole = maps[0].new_zeros(b, maps[0].size(1), t, t)

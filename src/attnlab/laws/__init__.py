@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from attnlab.laws.costs import cost, state_growth
 from attnlab.laws.documentation import explains_itself
+from attnlab.laws.documents import documents
 from attnlab.laws.extremes import extreme_inputs
 from attnlab.laws.formula import stated_formula
 from attnlab.laws.learning import learns
@@ -38,6 +39,7 @@ LAWS: dict[str, Law] = {
     "decode": decode,
     "no_dead_parameter": no_dead_parameter,
     "batch_independence": batch_independence,
+    "documents": documents,
     "cost": cost,
     "state_growth": state_growth,
     "fused_equals_explicit": fused_equals_explicit,
