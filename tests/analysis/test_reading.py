@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.analysis.folders import write_arm, write_run
 
+from attnlab.analysis.field_types import OF_MANIFEST, OF_SUMMARY, misfit
 from attnlab.analysis.reading import read_experiment
 from attnlab.errors import UsageError
 
@@ -137,3 +138,12 @@ def test_a_folder_one_too_high_or_too_deep_is_refused_with_the_right_one(tmp_pat
             read_experiment(deeper)
     with pytest.raises(UsageError, match="there is no such folder"):
         read_experiment(tmp_path / "nope")
+
+
+def test_misfit() -> None:
+    """A value of another type, a number beyond any count and a text that would change a terminal are named."""
+    assert misfit({"step": 3, "variant": None, "anything": []}, OF_SUMMARY) == ""
+    assert misfit({"step": True}, OF_SUMMARY) == "step is 'True'"
+    assert misfit({"step": 10**30}, OF_SUMMARY) == "step is beyond any count"
+    assert misfit({"variant": "\x1b[2J"}, OF_SUMMARY).startswith("variant is ")
+    assert misfit({"design": {"margin": "0.1"}}, OF_MANIFEST) == "design.margin is '0.1'"

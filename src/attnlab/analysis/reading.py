@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from attnlab.analysis.field_types import OF_CONFIG, OF_ENTRY, OF_MANIFEST, OF_SUMMARY, misfit
 from attnlab.errors import UsageError
 from attnlab.store import moved
 from attnlab.store.damage import Damaged, one_line, read_text
@@ -31,39 +32,6 @@ NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
 SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
 MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that are told one by one
-MOST_NUMBER = 10**18
-# What the values of the files are, by dotted key, where the report goes by them; the rest is shown, if at all, as text.
-NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
-TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
-OF_SUMMARY: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
-    **dict.fromkeys(("seed", "step"), (int,)),
-    **dict.fromkeys(
-        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "unigram_loss"),
-        NUMBERS,
-    ),
-    **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
-    **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
-}
-OF_CONFIG: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
-    **dict.fromkeys(("report", "environment"), SETTINGS),
-    **dict.fromkeys(("match", "match_to", "tuned", "resume_from", "init_from"), NAMES),
-    **{f"report.{key}": kind for key, kind in TERMS.items()},
-    "report.looks": (int,),
-    "optimizer.lr": NUMBERS,
-}
-OF_ENTRY: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),
-    "overrides": (list, str),
-    "levels": SETTINGS,
-    "seed": (int,),
-}
-OF_MANIFEST: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("experiment", "command", "match"), NAMES),
-    **dict.fromkeys(("design", "first"), SETTINGS),
-    **{f"{above}{key}": kind for above in ("", "design.", "first.") for key, kind in TERMS.items()},
-}
 
 
 class Curve(NamedTuple):
@@ -174,38 +142,19 @@ def _manifest(experiment: ExperimentFolder) -> tuple[dict[tuple[str, str], dict[
     if not rows:
         problems.append(f"{MANIFEST} lists no runs: {UNPLANNED}")
     for i, row in enumerate(rows):
-        wrong = _misfit(row, OF_ENTRY) if isinstance(row, dict) else ""
+        wrong = misfit(row, OF_ENTRY) if isinstance(row, dict) else ""
         if wrong or not (isinstance(row, dict) and ("folder" in row or "variant" in row)):
             problems.append(f"{MANIFEST}: entry {i} is not a run{f' ({wrong})' if wrong else ''}")
             continue
         variant, parts = str(row.get("variant")), PurePath(str(row.get("folder") or "")).parts[-2:]
         entries[(parts[0], parts[1]) if len(parts) == 2 else (variant, f"entry_{i}")] = row
     declared = {key: value for key, value in content.items() if key != "runs"} if isinstance(content, dict) else {}
-    while wrong := _misfit(declared, OF_MANIFEST):
+    while wrong := misfit(declared, OF_MANIFEST):
         problems.append(f"{MANIFEST}: {wrong}, and is not believed")
         del declared[wrong.partition(" ")[0].partition(".")[0]]
     if len(problems) > MOST_PROBLEMS:
         problems = [*problems[:MOST_PROBLEMS], f"{MANIFEST}: and {len(problems) - MOST_PROBLEMS} further problems"]
     return entries, declared, problems
-
-
-def _misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> str:
-    """Which key holds something else than it should; null may stand anywhere, true and false are no numbers."""
-    for key, kind in kinds.items():
-        value: Any = content
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        strange = isinstance(value, str) and not _printable(value)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or strange):
-            return f"{key} is {str(value)[:40]!r}"
-        if isinstance(value, int) and abs(value) > MOST_NUMBER:
-            return f"{key} is beyond any count"
-    return ""
-
-
-def _printable(text: str) -> bool:
-    """Whether a text can be shown: one with control characters would change the terminal that it is shown in."""
-    return text.replace("\n", "").replace("\t", "").isprintable()
 
 
 def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
@@ -292,7 +241,7 @@ def _config(folder: RunFolder, configs: dict[str, Mapping[str, Any]]) -> Mapping
     shared = SEED_LINES.sub(r"\1: 0", text)
     if shared not in configs:
         content = parse_config(folder.path, shared)
-        if wrong := _misfit(content, OF_CONFIG):
+        if wrong := misfit(content, OF_CONFIG):
             raise Damaged(folder.path, f"{CONFIG}: {wrong}")
         if (content.get("optimizer") or {}).get("lr", 0) is None:
             raise Damaged(folder.path, f"{CONFIG}: optimizer.lr is null")
@@ -315,7 +264,7 @@ def _summary(folder: RunFolder) -> dict[str, Any] | None:
     missing = [key for key in NEEDED if key not in content] if isinstance(content, dict) else list(NEEDED)
     if missing:
         raise Damaged(folder.path, f"{SUMMARY} lacks {', '.join(missing)}")
-    if wrong := _misfit(content, OF_SUMMARY):
+    if wrong := misfit(content, OF_SUMMARY):
         raise Damaged(folder.path, f"{SUMMARY}: {wrong}")
     if lacking := [key for key in NEEDED if content[key] is None]:
         raise Damaged(folder.path, f"{SUMMARY}: {lacking[0]} is null")

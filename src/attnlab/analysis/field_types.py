@@ -1,0 +1,57 @@
+"""What the values in the files of a run and a sweep are, where a report goes by them, and which are something else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MOST_NUMBER = 10**18
+# By dotted key; what is not listed is shown, if at all, as text.
+NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
+TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
+OF_SUMMARY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
+    **dict.fromkeys(("seed", "step"), (int,)),
+    **dict.fromkeys(
+        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "unigram_loss"),
+        NUMBERS,
+    ),
+    **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
+    **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
+}
+OF_CONFIG: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
+    **dict.fromkeys(("report", "environment"), SETTINGS),
+    **dict.fromkeys(("match", "match_to", "tuned", "resume_from", "init_from"), NAMES),
+    **{f"report.{key}": kind for key, kind in TERMS.items()},
+    "report.looks": (int,),
+    "optimizer.lr": NUMBERS,
+}
+OF_ENTRY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),
+    "overrides": (list, str),
+    "levels": SETTINGS,
+    "seed": (int,),
+}
+OF_MANIFEST: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("experiment", "command", "match"), NAMES),
+    **dict.fromkeys(("design", "first"), SETTINGS),
+    **{f"{above}{key}": kind for above in ("", "design.", "first.") for key, kind in TERMS.items()},
+}
+
+
+def misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> str:
+    """Which key holds something else than it should; null may stand anywhere, true and false are no numbers."""
+    for key, kind in kinds.items():
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        strange = isinstance(value, str) and not _printable(value)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or strange):
+            return f"{key} is {str(value)[:40]!r}"
+        if isinstance(value, int) and abs(value) > MOST_NUMBER:
+            return f"{key} is beyond any count"
+    return ""
+
+
+def _printable(text: str) -> bool:
+    """Whether a text can be shown: one with control characters would change the terminal that it is shown in."""
+    return text.replace("\n", "").replace("\t", "").isprintable()
