@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.interchange.test_table import model_of
-from tests.interchange.tiny import TYPES, VOCAB, save_tokenizer
+from tests.interchange.tiny import TYPES, VOCAB, save_as_published, save_tokenizer
 
 from attnlab.errors import UsageError
 from attnlab.interchange.hf_import import read_model
@@ -61,6 +61,8 @@ def save(model_type: str, settings: dict[str, Any], folder: Path) -> None:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
+    if model_type == "olmo_hybrid":
+        save_as_published(folder, config)
     save_tokenizer(folder)
 
 

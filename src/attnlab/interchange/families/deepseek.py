@@ -61,6 +61,9 @@ class LatentHeads(Key):
         plain, rotated = reading.checked(self.theirs, 128, COUNT), reading.checked("qk_rope_head_dim", 64, COUNT)
         settings.put("attention.head_dim", plain + rotated)
         settings.put("attention.rope_dim", rotated)
+        for key, width in (("head_dim", rotated), ("qk_head_dim", plain + rotated)):  # as their config class sets them
+            if (value := reading.get(key, width)) != width:
+                raise reading.refused(key, value, f"cannot be expressed: only {width} can, as the others are")
 
     def write(self, settings: ModelSettings, content: dict[str, Any]) -> None:
         rotated = settings.get("attention.rope_dim") or max(2, settings.head_dim // 4 * 2)
@@ -89,7 +92,7 @@ DEEPSEEK_V3 = LLAMA.but(
         Must("attention_bias", (False,)),
         Must("mlp_bias", (False,)),
         Must("rope_interleave", (True,)),
-        Unused(("num_key_value_heads", "head_dim", "qk_head_dim", *EXPERTS)),
+        Unused(("num_key_value_heads", *EXPERTS)),
         LatentHeads(),
         AllDense(),
         Derived("attention.score.scaled.scale", _scale, "scale"),
