@@ -31,7 +31,7 @@ from attnlab.config.keys import (
     unknown_key,
 )
 from attnlab.config.run_config import SECTIONS, RunConfig, fixed_options
-from attnlab.data.corpus import File
+from attnlab.data.text_files import File
 from attnlab.errors import UsageError
 from attnlab.options import options_of
 from attnlab.options.rules import Rule, as_typed, nearest, nearest_key, refusal, shown

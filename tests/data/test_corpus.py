@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnlab.data.corpus import Corpus, Download, File, PythonDocs, Stories, check_text, cut_at
+from attnlab.data.corpus import Corpus, Download, PythonDocs, Stories, check_text, cut_at
+from attnlab.data.stretches import read
+from attnlab.data.text_files import File
 from attnlab.errors import UsageError
 
 steady = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
@@ -135,9 +137,10 @@ def test_strange_text() -> None:
 def test_a_file_of_yours_is_read_byte_by_byte(tmp_path: Path) -> None:
     path = tmp_path / "my text.txt"
     path.write_bytes(b"one\r\ntwo\rthree\n" * 4)
-    corpus = File(str(path), 0.25).load()
-    assert corpus.train + corpus.val == b"one\r\ntwo\rthree\n" * 4  # no line end is changed
-    assert corpus.name == "my text"
+    text = File(str(path), 0.25).load()
+    pieces = [piece for unit in text.units() for stretch in unit for piece in read(stretch, text.field, text.split)]
+    assert "".join(piece.text for piece in pieces) == "one\r\ntwo\rthree\n" * 4  # no line end is changed
+    assert text.name == "my text"
 
 
 def test_a_home_folder_is_understood(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +152,7 @@ def test_a_home_folder_is_understood(file: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_file_without_a_path_is_refused(path: str | None) -> None:
     with pytest.raises(UsageError) as error:
         File(path)
-    assert str(error.value) == "data=file needs a text: set data.path=FILE, any UTF-8 text file"
+    assert str(error.value) == ("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
 
 
 def test_file_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +160,6 @@ def test_file_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     assert refusal(File("none.txt")) == f"data.path (none.txt) does not exist (looked in {Path.cwd()})"
     assert refusal(Stories("none.txt")) == f"data.path (none.txt) does not exist (looked in {Path.cwd()})"
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(File(str(tmp_path))) == f"data.path ({tmp_path}) is a folder: it must be one text file"
 
 
 def test_a_binary_file_is_refused_under_its_name(tmp_path: Path) -> None:

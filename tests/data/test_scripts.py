@@ -9,9 +9,10 @@ from tests.training.launch import TINY, folder_of
 
 from attnlab.cli import main
 from attnlab.config.compose import compose_config
-from attnlab.data.corpus import CHAPTER_SENTENCE, Corpus, File
+from attnlab.data.corpus import CHAPTER_SENTENCE, Corpus
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
+from attnlab.data.text_files import File
 from attnlab.data.tokenizers import RankTokenizer, Tokenizer
 from attnlab.data.vocabularies import BPE, PATTERN, Bytes, Characters, Vocabulary, train_bpe
 from attnlab.errors import UsageError

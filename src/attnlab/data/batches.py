@@ -2,19 +2,22 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Int64, Integer
 
-from attnlab.data.corpus import Corpus
-from attnlab.data.download import sha256_of
+from attnlab.data.epoch_order import n_epoch_windows, window_starts
 from attnlab.data.material import IGNORED, Batch, Material
+from attnlab.data.text import Order, Text
+from attnlab.data.tokenising import tokenise
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.unigram import unigram_entropy
 from attnlab.errors import UsageError
-from attnlab.store.files import write_atomically
 
 PROBE_TOKENS = 32  # of the validation text, of which maps are taken by default: enough to read, quick to draw
 
@@ -26,6 +29,10 @@ class TokenSplits(Material):
     `scored_bytes` are the bytes of the validation tokens that are predicted: all but those of the first
     token. So bits per byte = (sum of losses in nats) / ln 2 / scored_bytes, whatever the tokenizer. None where the ids
     do not spell the text: a tokenizer that changes texts leaves fewer bytes to predict.
+
+    `train_ends` and `val_ends` are where documents end, exclusive; None where the text is one. Training windows start
+    at random places, or come in the `order` of an epoch. `unigram` is the loss of guessing, `skipped` what was left
+    out, `remarks` what else there is to say of it.
     """
 
     train: Integer[np.ndarray, " n"]
@@ -35,6 +42,12 @@ class TokenSplits(Material):
     scored_bytes: int | None
     corpus_probe: str | None = None
     val_sha256: str | None = None
+    train_ends: Int64[np.ndarray, " d"] | None = None
+    val_ends: Int64[np.ndarray, " e"] | None = None
+    order: Order = "random"
+    unigram: float | None = None
+    skipped: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if len(self.val) < 2:
@@ -65,6 +78,10 @@ class TokenSplits(Material):
     def train_batch(
         self, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
+        if self.order == "epoch":
+            key = f"{self.corpus_sha256}/{seed}"
+            rows = np.arange(rank, batch_size, world_size) + step * batch_size
+            return _windows(self.train, window_starts(len(self.train), context, key, rows), context)
         return train_batch(
             self.train,
             corpus_sha256=self.corpus_sha256,
@@ -84,7 +101,7 @@ class TokenSplits(Material):
 
     def unigram_entropy(self) -> float:
         """The loss of guessing tokens by how often they occur, in nats per predicted token."""
-        return unigram_entropy(self.train, self.val, self.n_vocab)
+        return unigram_entropy(self.train, self.val, self.n_vocab) if self.unigram is None else self.unigram
 
     def baseline_loss(self, context: int) -> float:
         return self.unigram_entropy()
@@ -106,16 +123,42 @@ class TokenSplits(Material):
         return start or text[:1]
 
     def describe(self, context: int) -> str:
-        return f"{len(self.train):,} training and {len(self.val):,} validation tokens of {self.n_vocab:,} kinds"
+        parts = [f"{len(self.train):,} training and {len(self.val):,} validation tokens of {self.n_vocab:,} kinds"]
+        if self.train_ends is not None and self.val_ends is not None:
+            parts.append(f"{len(self.train_ends):,} and {len(self.val_ends):,} documents")
+        if self.order == "epoch":
+            parts.append(f"an epoch is {n_epoch_windows(len(self.train), context):,} rows")
+        return "; ".join([*parts, *self.remarks])
+
+    def epochs(self, rows: int, context: int) -> float | None:
+        """How often the training text has been gone through after so many rows; None where places are random."""
+        return None if self.order == "random" else rows / n_epoch_windows(len(self.train), context)
 
 
-def load_splits(corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | str, *, keep: bool = True) -> TokenSplits:
-    """Tokenise both parts of a corpus, each on its own; the ids are kept under `cache_dir`, unless `keep` is False."""
-    train, val = (_tokenise(part, tokenizer, Path(cache_dir), keep) for part in (corpus.train, corpus.val))
-    is_whole = tokenizer.decode_bytes(val) == corpus.val  # else the model need not write all bytes
-    scored = len(corpus.val) - len(tokenizer.decode_bytes(val[:1])) if is_whole else None
-    probe, val_sha256 = corpus.probe, sha256_of(corpus.val)
-    return TokenSplits(train, val, tokenizer.n_vocab, corpus.sha256, scored, probe, val_sha256)
+def load_splits(
+    text: Text, tokenizer: Tokenizer, cache: Path | str, *, order: Order | None = None, keep: bool = True
+) -> TokenSplits:
+    """The ids of both parts of a text; they are kept under `cache`, unless `keep` is False.
+
+    `order` None is random for a single text, epoch for one of several documents.
+    """
+    index, arrays = tokenise(text, tokenizer, Path(cache), keep=keep)
+    val = arrays["val.ids"]
+    scored = None if index.val_bytes is None else index.val_bytes - len(tokenizer.decode_bytes(val[:1]))
+    return TokenSplits(
+        arrays["train.ids"],
+        val,
+        tokenizer.n_vocab,
+        text.sha256,
+        scored,
+        text.probe,
+        index.val_sha256,
+        train_ends=arrays["train.ends"] if text.several else None,
+        val_ends=arrays["val.ends"] if text.several else None,
+        order=order or ("epoch" if text.several else "random"),
+        unigram=index.unigram,
+        skipped=text.skipped,
+    )
 
 
 def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:
@@ -124,23 +167,6 @@ def _is_encodable(text: str, tokenizer: Tokenizer) -> bool:
     except UsageError:
         return False
     return True
-
-
-def _tokenise(part: bytes, tokenizer: Tokenizer, cache_dir: Path, keep: bool) -> Integer[np.ndarray, " n"]:
-    name = sha256_of(f"{sha256_of(part)}/{tokenizer.sha256}".encode())[:16]
-    path = cache_dir / "tokens" / f"{name}.ids"  # the bare numbers: a header could be damaged in ways of its own
-    dtype = np.dtype("<u2" if tokenizer.n_vocab <= 1 << 16 else "<u4")
-    try:
-        ids: np.ndarray = np.fromfile(path, dtype)
-        # Decoding is many times faster than encoding, so a kept file is believed only if it spells the text.
-        if tokenizer.decode_bytes(ids) == part:
-            return ids
-    except (OSError, ValueError):
-        pass  # not there, or damaged: make it again
-    ids = tokenizer.encode_array(part.decode()).astype(dtype)
-    if keep:
-        write_atomically(path, ids.tobytes(), key="paths.cache")
-    return ids
 
 
 def train_batch(
@@ -166,6 +192,10 @@ def train_batch(
     key = hashlib.sha256(f"{corpus_sha256}/{seed}/{step}".encode()).digest()[:16]
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(batch_size)
     starts = (raw % np.uint64(n_places)).astype(np.int64)[rank::world_size]
+    return _windows(ids, starts, context)
+
+
+def _windows(ids: Integer[np.ndarray, " n"], starts: Int64[np.ndarray, " b"], context: int) -> Batch:
     windows = torch.from_numpy(ids[starts[:, None] + np.arange(context + 1)].astype(np.int64))
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
@@ -187,14 +217,3 @@ def validation_batch(ids: Integer[np.ndarray, " n"], *, context: int, windows: I
     inputs = np.where(real, ids[places.clip(max=last)].astype(np.int64), 0)
     targets = np.where(real, ids[(places + 1).clip(max=last)].astype(np.int64), IGNORED)
     return torch.from_numpy(inputs), torch.from_numpy(targets)
-
-
-def unigram_entropy(train: Integer[np.ndarray, " n"], val: Integer[np.ndarray, " m"], n_vocab: int) -> float:
-    """The loss of guessing by frequency, in nats per predicted validation token.
-
-    -mean(ln p), p(token) = (count in the training text + 1) / (training tokens + n_vocab): a model that
-    ignores all context. One that reads any must do better.
-    """
-    counts = np.bincount(train, minlength=n_vocab) + 1.0
-    surprise = -np.log(counts / counts.sum())
-    return float(surprise[val[1:]].mean())

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from attnlab.data.download import fetch, sha256_of
+from attnlab.data.opened import BadFile
+from attnlab.data.stretches import Part, Stretch, Unit, as_text, check_beginning
+from attnlab.data.text import Order
+from attnlab.data.text import Text as AnyText
 from attnlab.errors import UsageError
 from attnlab.options import Text, checked
 from attnlab.options.rules import Rule
@@ -20,17 +24,36 @@ LEAST_BYTES = 2  # of each part: one token to read and one to predict
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A text in two parts, UTF-8 bytes each; `sha256` is that of the whole text, in hexadecimal.
-
-    `probe` is a sentence of which maps are taken by default; None: the first words of the validation part.
-    """
+class Corpus(AnyText):
+    """A short text in two parts, UTF-8 bytes each; `sha256` is that of the whole text, in hexadecimal."""
 
     name: str
     train: bytes
     val: bytes
     sha256: str
     probe: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{sha256_of(self.train)}/{sha256_of(self.val)}"
+
+    @property
+    def train_key(self) -> str:
+        return sha256_of(self.train)
+
+    @property
+    def n_train_bytes(self) -> int:
+        return len(self.train)
+
+    @property
+    def val_sha256(self) -> str:
+        return sha256_of(self.val)
+
+    def units(self) -> list[Unit]:
+        def stretch(part: Part, data: bytes) -> Stretch:
+            return Stretch("", ".txt", 0, len(data), part, data=data, weight=len(data))
+
+        return [(stretch("train", self.train), stretch("val", self.val))]
 
     @property
     def train_text(self) -> str:
@@ -51,11 +74,16 @@ class Corpus:
         check_text(data, source)
         cut = cut_at(data, val_fraction)
         if min(cut, len(data) - cut) < LEAST_BYTES:
-            raise UsageError(
-                f"{source} is too small: of its {len(data)} bytes, data.val_fraction ({val_fraction:g}) leaves {cut} "
-                f"for training and {len(data) - cut} for validation, and each needs at least {LEAST_BYTES}"
-            )
+            raise too_small(source, len(data), val_fraction, cut)
         return cls(name, data[:cut], data[cut:], sha256_of(data), probe)
+
+
+def too_small(source: str, size: int, val_fraction: float, cut: int) -> UsageError:
+    """What to say of a text that cannot be cut at a byte."""
+    return UsageError(
+        f"{source} is too small: of its {size} bytes, data.val_fraction ({val_fraction:g}) leaves {cut} "
+        f"for training and {size - cut} for validation, and each needs at least {LEAST_BYTES}"
+    )
 
 
 def cut_at(data: bytes, val_fraction: float) -> int:
@@ -70,20 +98,11 @@ def check_text(data: bytes, source: str) -> None:
     """Refuse bytes that are not a text in UTF-8, saying where they stop being one."""
     if not data.strip():
         raise UsageError(f"{source} is empty: it must hold text")
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # that of UTF-32 begins alike
-        raise UsageError(f"{source} is UTF-16 or UTF-32 by its byte-order mark: convert the file to UTF-8")
-    nul = data.find(0)
-    if nul >= 0:
-        raise UsageError(
-            f"{source} is not text: byte {nul} is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text"
-        )
     try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{source} is not UTF-8 text: byte {error.start} (0x{data[error.start]:02X}) does not fit; "
-            "convert the file to UTF-8"
-        ) from error
+        check_beginning(data)
+        as_text(data)
+    except BadFile as error:
+        raise UsageError(f"{source} {error}") from error
 
 
 def read(path: Path, source: str) -> bytes:
@@ -104,26 +123,12 @@ class Source(ABC):
     """Where a corpus comes from. Building one is cheap and checks the settings; `load` reads or fetches the text."""
 
     @checked
-    def __init__(self, val_fraction: Share = 0.1) -> None:
-        self.val_fraction = float(val_fraction)
+    def __init__(self, val_fraction: Share = 0.1, order: Order | None = "random") -> None:
+        self.val_fraction, self.order = float(val_fraction), order
 
     @abstractmethod
-    def load(self) -> Corpus:
-        """Read the whole text, check it and cut it in two."""
-
-
-class File(Source):
-    """Any UTF-8 text file of yours, named by `data.path`."""
-
-    def __init__(self, path: Text | None = None, val_fraction: Share = 0.1) -> None:
-        super().__init__(val_fraction)
-        if not path:
-            raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file")
-        self.path = expand_path(path, key="data.path")
-
-    def load(self) -> Corpus:
-        source = f"data.path ({self.path})"
-        return Corpus.from_bytes(self.path.stem, read(self.path, source), self.val_fraction, source=source)
+    def load(self, cache: Path | None = None, *, keep: bool = True) -> AnyText:
+        """Check the text and split it in two. What took time is looked for under `cache`, and kept there if `keep`."""
 
 
 class Stories(Source):
@@ -134,11 +139,17 @@ class Stories(Source):
     """
 
     @checked
-    def __init__(self, path: Text = "data/stories.txt", val_fraction: Share = 0.1, sha256: str | None = None) -> None:
-        super().__init__(val_fraction)
+    def __init__(
+        self,
+        path: Text = "data/stories.txt",
+        val_fraction: Share = 0.1,
+        sha256: str | None = None,
+        order: Order | None = "random",
+    ) -> None:
+        super().__init__(val_fraction, order)
         self.path, self.sha256 = expand_path(path, key="data.path"), sha256
 
-    def load(self) -> Corpus:
+    def load(self, cache: Path | None = None, *, keep: bool = True) -> Corpus:
         source = f"data.path ({self.path})"
         package = Path(__file__).parents[1]
         checkout = package.parents[1]
@@ -159,7 +170,7 @@ class PythonDocs(Source):
     with it the corpus' hash, belongs to the running version of Python.
     """
 
-    def load(self) -> Corpus:
+    def load(self, cache: Path | None = None, *, keep: bool = True) -> Corpus:
         try:
             from pydoc_data.topics import topics
         except ImportError as error:
@@ -183,8 +194,9 @@ class Download(Source):
         folder: str,
         path: str | None = None,
         val_fraction: float = 0.1,
+        order: Order | None = "random",
     ) -> None:
-        super().__init__(val_fraction)
+        super().__init__(val_fraction, order)
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise UsageError(f"data.sha256 ({sha256}) must be 64 hexadecimal digits, in small letters")
         if not url.startswith(("https://", "http://")):
@@ -193,7 +205,7 @@ class Download(Source):
         self.folder = expand_path(folder, key="data.folder")
         self.path = expand_path(path, key="data.path") if path else None
 
-    def load(self) -> Corpus:
+    def load(self, cache: Path | None = None, *, keep: bool = True) -> Corpus:
         if self.path is not None:
             source = f"data.path ({self.path})"
             data = read(self.path, source)

@@ -1,5 +1,6 @@
 """From what data= and tokenizer= name to tokens: a text is tokenised, a task has tokens of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from attnlab.data.batches import load_splits
@@ -21,11 +22,15 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
             )
         return source.tokenizer(), source
     vocabulary.prepare(cache)
-    corpus = source.load()
-    tokenizer = vocabulary.build(corpus, cache)
-    return tokenizer, load_splits(corpus, tokenizer, cache)
+    text = source.load(Path(cache))
+    tokenizer = vocabulary.build(text, cache)
+    splits = load_splits(text, tokenizer, cache, order=source.order)
+    return tokenizer, replace(splits, remarks=vocabulary.remarks(text))
 
 
 def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
     """What a run was trained on, its tokenizer being known; token ids are taken from the cache, but not put there."""
-    return source if isinstance(source, Task) else load_splits(source.load(), tokenizer, cache, keep=False)
+    if isinstance(source, Task):
+        return source
+    text = source.load(Path(cache), keep=False)
+    return load_splits(text, tokenizer, cache, order=source.order, keep=False)

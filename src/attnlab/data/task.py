@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt64
 
-from attnlab.data.corpus import Corpus
 from attnlab.data.material import IGNORED, Batch, Material, SlicedBatch
 from attnlab.data.predictors import (
     AnswerScore,
@@ -25,6 +24,7 @@ from attnlab.data.predictors import (
     by_place,
     most_frequent,
 )
+from attnlab.data.text import Text
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
@@ -204,7 +204,7 @@ def _held_out(hashes: UInt64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
 class TaskTokens(Vocabulary):
     """The vocabulary of a task, which names its own tokens: the only one that goes with a task, and with no text."""
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+    def build(self, text: Text, cache_dir: Path | str) -> Tokenizer:
         raise UsageError("tokenizer=task names the tokens of a task: choose tokenizer=bpe, char or byte for a text")
 
 

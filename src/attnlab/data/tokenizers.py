@@ -22,6 +22,7 @@ from attnlab.store.files import MOST_BYTES, parse_json, read_file, write_atomica
 
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 MOST_PATTERN = 1000  # characters of the rule that cuts a text
+END_OF_TEXT = b"<|endoftext|>"  # as tiktoken's encodings call what ends a document
 LABEL_CHARACTERS = 12  # a label longer than this is cut
 
 
@@ -45,6 +46,11 @@ class Tokenizer(ABC):
     def n_vocab(self) -> int:
         """How many ids there are: 0 .. n_vocab - 1."""
         return len(self.tokens)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that ends a document among several; None: they follow each other with nothing between."""
+        return self.eos[0] if self.eos else None
 
     @abstractmethod
     def _encode(self, text: str) -> Int32[np.ndarray, " n"]: ...
@@ -186,6 +192,11 @@ class RankTokenizer(Tokenizer):
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
         except ValueError as error:  # a pattern of somebody's that takes too many tries
             raise UsageError(f"tokenizer {self.name} cannot cut this text: {' '.join(str(error).split())}") from error
+
+    @property
+    def end_of_text(self) -> int | None:
+        special = self.tokens[self.n_ranks :]
+        return self.n_ranks + special.index(END_OF_TEXT) if END_OF_TEXT in special else None
 
     def _extra(self) -> dict[str, Any]:
         return {"pattern": self.pattern, "n_ranks": self.n_ranks}

@@ -5,23 +5,34 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from attnlab.data.corpus import Corpus
 from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.data.hf_backend import SIGNS
 from attnlab.data.hf_files import load_hf_tokenizer
-from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer, from_json, load_tokenizer
+from attnlab.data.processes import each
+from attnlab.data.stretches import Bad, Split, Unit, read
+from attnlab.data.text import Text as AnyText
+from attnlab.data.tokenizers import (
+    END_OF_TEXT,
+    ByteTokenizer,
+    CharTokenizer,
+    RankTokenizer,
+    Tokenizer,
+    from_json,
+    load_tokenizer,
+)
 from attnlab.errors import UsageError
-from attnlab.options import Text, checked
+from attnlab.options import Count, Text, checked
 from attnlab.options.rules import Rule
 from attnlab.store.files import expand_path, write_atomically
 from attnlab.store.names import TOKENIZER
 
 N_BYTES = 256
+MILLION = 10**6
 BYTES_PER_ID = 256  # a vocabulary sized to its corpus has about one id per so many training bytes ...
 LEAST_AUTO, MOST_AUTO = 512, 8192  # ... within these limits
 MIN_FREQUENCY = 2  # a pair that occurs once is not worth an id
@@ -66,8 +77,12 @@ class Vocabulary(ABC):
         return
 
     @abstractmethod
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
-        """The tokenizer for a corpus; what took time is kept under `cache_dir`."""
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
+        """The tokenizer for a text; what took time is kept under `cache_dir`."""
+
+    def remarks(self, text: AnyText) -> list[str]:
+        """What a run should say of how its tokenizer came about."""
+        return []
 
 
 def sized_to(n_bytes: int) -> int:
@@ -81,27 +96,45 @@ class BPE(Vocabulary):
 
     Ids 0 .. 255 are the bytes, each further id the most frequent pair of neighbours at its time. `n_vocab`
     null sizes the vocabulary to the text (see `sized_to`) and takes fewer ids where no pair occurs twice any
-    more; a number that the text cannot fill is refused.
+    more; a number that the text cannot fill is refused. Of a longer text about `sample_mb` million bytes are learnt
+    from: the beginnings of its stretches of 16 MiB, equally much of each. The last id of a text of several documents
+    stands for their ends.
     """
 
     @checked  # 256 bytes and one merge at least
-    def __init__(self, n_vocab: Annotated[int, Rule(int, least=N_BYTES + 1)] | None = None) -> None:
-        self.n_vocab = n_vocab
+    def __init__(
+        self, n_vocab: Annotated[int, Rule(int, least=N_BYTES + 1)] | None = None, sample_mb: Count = 32
+    ) -> None:
+        self.n_vocab, self.sample_mb = n_vocab, sample_mb
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
-        size = self.n_vocab or sized_to(len(corpus.train))
-        settings = f"{PATTERN}|{MIN_FREQUENCY}|{MAX_TOKEN_CHARACTERS}|{size}|{sha256_of(corpus.train)}"
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
+        ends = [END_OF_TEXT] if text.several else []
+        size = (self.n_vocab or sized_to(text.n_train_bytes)) - len(ends)
+        sample = f"|{self.sample_mb}" if self._samples(text) else ""
+        settings = f"{PATTERN}|{MIN_FREQUENCY}|{MAX_TOKEN_CHARACTERS}|{size}|{text.train_key}{sample}|{len(ends)}"
         path = Path(cache_dir) / "tokenizers" / f"bpe-{sha256_of(settings.encode())[:16]}.json"
         tokenizer = _read_kept(path)
         if tokenizer is None:
-            tokenizer = RankTokenizer("bpe", train_bpe(corpus.train_text, size), pattern=PATTERN)
+            tokens = train_bpe(text.training_pieces(self.sample_mb * MILLION), size)
+            tokenizer = RankTokenizer("bpe", [*tokens, *ends], pattern=PATTERN, n_ranks=len(tokens))
             write_atomically(path, tokenizer.to_json().encode(), key="paths.cache")
         if self.n_vocab is not None and tokenizer.n_vocab < self.n_vocab:
             raise UsageError(
-                f"tokenizer.n_vocab ({self.n_vocab}) is more than the training text of {corpus.name} "
-                f"({len(corpus.train)} bytes) can fill: it must be at most {tokenizer.n_vocab}, or null"
+                f"tokenizer.n_vocab ({self.n_vocab}) is more than the training text of {text.name} "
+                f"({text.n_train_bytes} bytes) can fill: it must be at most {tokenizer.n_vocab}, or null"
             )
         return tokenizer
+
+    def _samples(self, text: AnyText) -> bool:
+        return text.n_train_bytes > self.sample_mb * MILLION
+
+    def remarks(self, text: AnyText) -> list[str]:
+        if not self._samples(text):
+            return []
+        whole = text.n_train_bytes / MILLION
+        return [
+            f"byte pairs were learnt from {self.sample_mb} of its {whole:,.0f} MB, taken evenly (tokenizer.sample_mb)"
+        ]
 
 
 def _read_kept(path: Path) -> Tokenizer | None:
@@ -112,8 +145,9 @@ def _read_kept(path: Path) -> Tokenizer | None:
         return None
 
 
-def train_bpe(text: str, n_vocab: int) -> list[bytes]:
-    """Learn at most `n_vocab` tokens from a text: the 256 bytes, then one per merge, in the order they were learnt."""
+def train_bpe(text: str | Iterable[str], n_vocab: int) -> list[bytes]:
+    """Learn at most `n_vocab` tokens from a text, or its pieces: the 256 bytes, then one per merge, in the order they
+    were learnt."""
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Trainee
 
@@ -128,7 +162,7 @@ def train_bpe(text: str, n_vocab: int) -> list[bytes]:
         show_progress=False,
     )
     with _environment("TOKENIZERS_PARALLELISM", "false"):  # one text has no parts to share, and forks stay silent
-        trainee.train_from_iterator([text], trainer)
+        trainee.train_from_iterator([text] if isinstance(text, str) else text, trainer)
     merges = json.loads(trainee.to_str())["model"]["merges"]
     pairs = (bytes(SIGNS[sign] for sign in left + right) for left, right in merges)
     # Two merges can spell the same bytes; the first one gives the rank.
@@ -138,14 +172,25 @@ def train_bpe(text: str, n_vocab: int) -> list[bytes]:
 class Characters(Vocabulary):
     """One id for each character of the corpus, of both parts, so that the validation text has no unknown one."""
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
-        return CharTokenizer("char", [c.encode() for c in {*corpus.train_text, *corpus.val_text}])
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
+        units = [(unit, text.field) for unit in text.units()]
+        sizes = [sum(stretch.weight for stretch in unit) for unit, _ in units]
+        characters = set[str]().union(*(some for _, some in each(characters_of, units, sizes, "characters")))
+        return CharTokenizer("char", [c.encode() for c in characters])
+
+
+def characters_of(task: tuple[Unit, str]) -> set[str]:
+    """The characters of a unit, whatever its documents are for."""
+    unit, field = task
+    split = Split(0, 0)
+    pieces = (piece for stretch in unit for piece in read(stretch, field, split) if not isinstance(piece, Bad))
+    return set[str]().union(*(piece.text for piece in pieces))
 
 
 class Bytes(Vocabulary):
     """One id per byte: 256, whatever the corpus."""
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
         return ByteTokenizer()
 
 
@@ -158,7 +203,7 @@ class HuggingFace(Vocabulary):
             raise UsageError("tokenizer=hf needs a folder: set tokenizer.path=FOLDER, one with a tokenizer.json")
         self.path = expand_path(path, key="tokenizer.path")
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
         return load_hf_tokenizer(self.path)
 
 
@@ -171,7 +216,7 @@ class OfRun(Vocabulary):
             raise UsageError("tokenizer=run needs the folder of a run: set tokenizer.path=FOLDER, or init_from=FOLDER")
         self.path = expand_path(path, key="tokenizer.path")
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
         return load_tokenizer(self.path / TOKENIZER, limits=False)
 
 
@@ -243,7 +288,7 @@ class Tiktoken(Vocabulary):
             who, key = f"tokenizer={self.name}", "TIKTOKEN_CACHE_DIR"
             fetch(file.url, folder / file.cache_name, file.sha256, who=who, otherwise=otherwise, key=key)
 
-    def build(self, corpus: Corpus, cache_dir: Path | str) -> Tokenizer:
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
         import tiktoken
 
         self.prepare(cache_dir)

@@ -20,6 +20,7 @@ CLASSES = {  # full name of a class that was renamed or moved alone, in its modu
     }.items()
     for name in names
 } | {
+    "attnlab.data.corpus.File": "attnlab.data.text_files.File",
     "attnlab.attention.decay.Decay": "attnlab.attention.decay.NoDecay",
     "attnlab.attention.feature_map.FeatureMap": "attnlab.attention.feature_map.IdentityMap",
     "attnlab.attention.gate.Gate": "attnlab.attention.gate.NoGate",

@@ -1,0 +1,91 @@
+"""From what data.path names to files of text, in an order that says nothing of the disk: sorted by name."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from attnlab.data.opened import Stamp
+from attnlab.errors import UsageError
+from attnlab.store.files import expand_path
+
+COMPRESSED = (".gz", ".zst")
+KINDS = (".txt", ".jsonl", ".parquet", ".arrow", *(f"{kind}{by}" for kind in (".txt", ".jsonl") for by in COMPRESSED))
+MAGIC = set("*?[")
+
+
+class TextFile(NamedTuple):
+    """A file to be read; `kind` is its suffix, .txt where it is another one than those of KINDS."""
+
+    path: str
+    kind: str
+    stamp: Stamp
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the whole file is one document."""
+        return self.kind.startswith(".txt")
+
+
+def kind_of(path: str, kinds: Sequence[str] = KINDS) -> str | None:
+    """Which of the kinds a name says that a file is."""
+    name = os.path.basename(path).lower()
+    return next((kind for kind in sorted(kinds, key=len, reverse=True) if name.endswith(kind)), None)
+
+
+def list_files(path: str | Sequence[str], *, key: str = "data.path", kinds: Sequence[str] = KINDS) -> list[TextFile]:
+    """The files of a file, a folder, a glob, or a list of these; each once, in the order of the list and their names.
+
+    Folders are walked, links to folders within them are not followed. In folders and globs, hidden files, empty ones
+    and those of other kinds are left out; a file that is named itself may have any suffix. Raises UsageError.
+    """
+    entries = [path] if isinstance(path, str) else list(path)
+    files = [file for entry in entries for file in _files(str(expand_path(entry, key=key)), key, kinds)]
+    return list({os.path.realpath(file.path): file for file in reversed(files)}.values())[::-1]
+
+
+def _files(entry: str, key: str, kinds: Sequence[str]) -> Iterator[TextFile]:
+    source = f"{key} ({entry})"
+    if MAGIC & set(entry) and not os.path.lexists(entry):
+        names = sorted(glob.glob(entry, recursive=True))
+        if not names:
+            raise UsageError(f"{source} matches nothing (looked in {Path.cwd()})")
+        inside = [name for name in names if not os.path.isdir(name)]
+        for folder in (name for name in names if os.path.isdir(name) and "**" not in entry):
+            inside += _walk(folder)
+    elif os.path.isdir(entry):
+        inside = _walk(entry)
+    else:
+        about = _about(entry, source)
+        yield TextFile(entry, kind_of(entry, kinds) or kinds[0], about)
+        return
+    readable = [
+        TextFile(name, kind, stamp)
+        for name in sorted(inside)
+        if (kind := kind_of(name, kinds)) and os.path.isfile(name) and (stamp := Stamp.of(os.stat(name))).size
+    ]
+    if not readable:
+        raise UsageError(f"{source} holds no file to read: it must hold {', '.join(kinds)}, and they may not be empty")
+    yield from readable
+
+
+def _walk(folder: str) -> list[str]:
+    inside = []
+    for home, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside += [os.path.join(home, name) for name in names if not name.startswith(".")]
+    return inside
+
+
+def _about(path: str, source: str) -> Stamp:
+    """What a file is that was named itself, or one line that says why there is none."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{source} is not a regular file")
+    try:
+        with open(path, "rb") as file:
+            return Stamp.of(os.fstat(file.fileno()))
+    except FileNotFoundError as error:
+        raise UsageError(f"{source} does not exist (looked in {Path.cwd()})") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,229 @@
+"""A text of the user's own: a file, a folder, a glob or a list of these."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from attnlab.data.checking import FEW, Checked, Count, check_files
+from attnlab.data.corpus import LEAST_BYTES, Share, Source, too_small
+from attnlab.data.download import sha256_of
+from attnlab.data.listing import TextFile, list_files
+from attnlab.data.opened import open_stream
+from attnlab.data.planning import ENDLESS, bom_of, in_units, stretches_of
+from attnlab.data.stretches import Part, Split, Stretch, Unit
+from attnlab.data.text import Order, Text
+from attnlab.errors import UsageError
+from attnlab.options import Text as NonEmpty
+from attnlab.options import checked
+from attnlab.options.rules import Rule
+
+Seed = Annotated[int, Rule(int, least=0, most=2**63 - 1)]
+OnError = Literal["refuse", "skip"]
+
+
+class File(Source):
+    """Any text of yours, named by `data.path`: a file, a folder, a glob, or a list of these.
+
+    A document is a .txt, a line of a .jsonl or a row of a .parquet, whose text stands at `field`; .gz and .zst are read
+    as what they hold. Those of `val` are for validation; without it, of one .txt the last `val_fraction` of its bytes,
+    of several documents those whose hashes with `split_seed` are in the lowest such share of hashes. What is damaged is
+    refused, or left out and counted if `on_error` is skip.
+    """
+
+    @checked
+    def __init__(
+        self,
+        path: Any = None,
+        val_fraction: Share = 0.1,
+        val: Any = None,
+        split_seed: Seed = 0,
+        field: NonEmpty = "text",
+        on_error: OnError = "refuse",
+        order: Order | None = None,
+    ) -> None:
+        super().__init__(val_fraction)
+        if not path:
+            raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
+        self.path, self.val = _paths(path, "data.path"), _paths(val, "data.val") if val else None
+        self.split_seed, self.field, self.on_error, self.order = split_seed, field, on_error, order
+
+    def load(self, cache: Path | None = None, *, keep: bool = True, processes: int | None = None) -> Text:
+        split = Split(self.split_seed, int(self.val_fraction * 2**64))
+
+        def look(paths: list[str], key: str) -> "Listed":
+            files = list_files(paths, key=key)
+            checked = check_files(files, self.field, split, cache, keep=keep, processes=processes)
+            return _usable(files, checked, key, self.on_error)
+
+        train = look(self.path, "data.path")
+        if self.val is not None:
+            return TextFiles(Path(self.path[0]).stem, self.field, train, look(self.val, "data.val"), None)
+        if train.is_one_text:
+            return OneText(self.field, train, self.val_fraction)
+        return TextFiles(Path(self.path[0]).stem, self.field, train, None, _settled(train, split))
+
+
+def _paths(value: Any, key: str) -> list[str]:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str) and path for path in paths):
+        raise UsageError(f"{key} ({value}) must be a file, a folder, a glob, or a list of these")
+    return list(paths)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Files that can be used, what is known of each, and what of them and beside them was left out."""
+
+    files: list[TextFile]
+    sha256: list[str]
+    counts: list[Count]
+    skipped: dict[str, Any]
+
+    @property
+    def is_one_text(self) -> bool:
+        return len(self.files) == 1 and self.files[0].is_text
+
+    @property
+    def identity(self) -> list[Any]:
+        kinds = (f".{file.kind.split('.')[1]}" for file in self.files)  # whatever compresses them
+        return [list(pair) for pair in zip(kinds, self.sha256, strict=True)]
+
+    @property
+    def documents(self) -> int:
+        return sum(count.documents for count in self.counts)
+
+
+def _usable(files: Sequence[TextFile], checked: Checked, key: str, on_error: OnError) -> Listed:
+    """The files without those that are broken or blank; one line that says what is wrong where it may not be."""
+    n_files = n_documents = 0
+    problems = list[str]()
+    for file, count in zip(files, checked.counts, strict=True):
+        n_files, n_documents = n_files + bool(count.broken), n_documents + (0 if count.broken else count.n_bad)
+        lines = [] if count.broken else [f"line {line} {why}" for line, why in count.bad]
+        whats = [count.broken] if count.broken else lines
+        problems += [f"({file.path}) {what}" for what in whats[: FEW - len(problems)]]
+    if problems and on_error == "refuse":
+        more = n_files + n_documents - 1
+        rest = f" (and {more:,} more)" if more else ""
+        remedy = "; data.on_error=skip leaves such out" if len(files) > 1 or n_documents else ""
+        raise UsageError(f"{key} {problems[0]}{rest}{remedy}")
+    rows = zip(files, checked.sha256, checked.counts, strict=True)
+    usable = [row for row in rows if not row[2].broken and row[2].documents and not row[2].blank]
+    if not usable:
+        what = f"({files[0].path}) is empty: it must hold text" if len(files) == 1 else "names files without any text"
+        raise UsageError(f"{key} {what}" + (f": {problems[0]}" if problems else ""))
+    skipped = {"files": n_files, "documents": n_documents, "examples": problems} if problems else {}
+    return Listed([row[0] for row in usable], [row[1] for row in usable], [row[2] for row in usable], skipped)
+
+
+def _hashes(listed: Listed, split: Split) -> Iterator[tuple[int, int, int]]:
+    """(lowest, highest, bytes for validation) of the documents of each file."""
+    for file, digest, count in zip(listed.files, listed.sha256, listed.counts, strict=True):
+        if file.is_text:
+            key = split.hash(digest.encode())
+            yield key, key, count.size * (key < split.below)
+        else:
+            yield count.lowest, count.highest, count.val_size
+
+
+def _settled(listed: Listed, split: Split) -> Split:
+    """The split, with its bound moved so far that neither part is empty."""
+    lowest = min(low for low, _, _ in _hashes(listed, split))
+    highest = max(high for _, high, _ in _hashes(listed, split))
+    if lowest == highest:
+        raise UsageError(
+            f"data.path ({listed.files[0].path}) holds one document, which cannot be split: give more, or the text for "
+            "validation as data.val"
+        )
+    return Split(split.seed, min(max(split.below, lowest + 1), highest))
+
+
+class TextFiles(Text):
+    """Documents in files: by `split` each for training or validation, or those of `val` for that."""
+
+    def __init__(self, name: str, field: str, train: Listed, val: Listed | None, split: Split | None) -> None:
+        self.name, self.field, self.train, self.val, self.split = name, field, train, val, split
+        rows = any(not file.is_text for part in (train, val) if part for file in part.files)
+        content = {
+            "train": train.identity,
+            "val": val.identity if val else None,
+            "field": field if rows else None,
+            "seed": split.seed if split else None,
+        }
+        self.sha256 = sha256_of(json.dumps(content).encode())
+        self.several = train.documents > 1
+
+    @property
+    def key(self) -> str:
+        return f"{self.sha256}/{self.split}"
+
+    @property
+    def n_train_bytes(self) -> int:
+        size = sum(count.size for count in self.train.counts)
+        return size if self.split is None else size - sum(size for _, _, size in _hashes(self.train, self.split))
+
+    @property
+    def val_sha256(self) -> str:
+        return sha256_of(json.dumps([self.field, self.val.identity] if self.val else self.key).encode())
+
+    @property
+    def skipped(self) -> dict[str, Any]:
+        parts = [part.skipped for part in (self.train, self.val) if part and part.skipped]
+        return {key: sum((part[key] for part in parts), type(parts[0][key])()) for key in parts[0]} if parts else {}
+
+    def units(self) -> list[Unit]:
+        return self._units
+
+    @cached_property
+    def _units(self) -> list[Unit]:
+        val = self._stretches(self.val, "val") if self.val else iter(())
+        train = self._stretches(self.train, None if self.split else "train")
+        return [*in_units(train), *in_units(val)]
+
+    def _stretches(self, listed: Listed, part: Part | None) -> Iterator[Stretch]:
+        for file, digest in zip(listed.files, listed.sha256, strict=True):
+            own = part
+            if part is None and file.is_text:
+                assert self.split is not None
+                own = self.split.part(digest.encode())
+            yield from (replace(stretch, part=own) for stretch in stretches_of(file))
+
+
+class OneText(Text):
+    """A single .txt, of which the last bytes are for validation."""
+
+    def __init__(self, field: str, listed: Listed, val_fraction: float) -> None:
+        (self.file,), (self.sha256,), (count,) = listed.files, listed.sha256, listed.counts
+        self.name, self.field = Path(self.file.path).name.removesuffix(self.file.kind), field
+        self.size, self.bom = count.size, bom_of(self.file)
+        self.cut = int(self.size * (1 - val_fraction))
+        if 0 < self.cut < self.size:
+            first = max(0, self.cut - 3)
+            with open_stream(self.file.path, self.file.kind, self.bom + first, self.bom + self.cut + 1) as stream:
+                near = stream.read()
+            while self.cut > first and near[self.cut - first] & 0b1100_0000 == 0b1000_0000:
+                self.cut -= 1
+        if min(self.cut, self.size - self.cut) < LEAST_BYTES:
+            raise too_small(f"data.path ({self.file.path})", self.size, val_fraction, self.cut)
+
+    @property
+    def key(self) -> str:
+        return f"{self.sha256}/{self.cut}"
+
+    @property
+    def n_train_bytes(self) -> int:
+        return self.cut
+
+    @property
+    def val_sha256(self) -> str:
+        with open_stream(self.file.path, self.file.kind, self.bom + self.cut, ENDLESS) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def units(self) -> list[Unit]:
+        middle = self.bom + self.cut
+        train, val = stretches_of(self.file, 0, middle), stretches_of(self.file, middle)
+        return [*in_units(train), *in_units(replace(stretch, part="val") for stretch in val)]
