@@ -120,7 +120,15 @@ class HeadedAttention(Attention, ABC):
 
     seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
+    mixes_rows: ClassVar[bool] = (
+        False  # whether `mix` keeps `heads.documents` apart itself, else it is given each alone
+    )
     eager = False  # whether `forward` writes the map out, see `mix_by_map`
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if cls.mixes_rows:
+            say_again(cls, "mix", "map_of", "scan")
 
     def setup(self) -> None:
         super().setup()
@@ -166,11 +174,12 @@ class HeadedAttention(Attention, ABC):
     def heads_of(self, x: Float[Tensor, "b t c"], shared: Shared | None) -> Heads:
         """The heads of whole rows, or of the documents in them."""
         shared = Shared() if shared is None else shared
-        return self.share(self.project(x, shared.documents or 0), shared)
+        heads = self.share(self.project(x, shared.documents or 0), shared)
+        return heads._replace(documents=shared.documents) if self.mixes_rows else heads
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
         heads, mix = self.heads_of(x, shared), self.mix_by_map if self.eager else self.mix
-        if shared is None or shared.documents is None:
+        if shared is None or shared.documents is None or self.mixes_rows:
             return self.merge(mix(heads), heads)
         parts = [mix(part) for part in heads.apart(shared.documents)]
         return self.merge(shared.documents.together(parts, 2), heads)
@@ -192,7 +201,7 @@ class HeadedAttention(Attention, ABC):
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
         with evaluating(self):
             heads = self.heads_of(x, shared)
-            if shared is None or shared.documents is None:
+            if shared is None or shared.documents is None or self.mixes_rows:
                 return self.map_of(heads)
             return shared.documents.blocks([self.map_of(part) for part in heads.apart(shared.documents)])
 

@@ -12,6 +12,7 @@ from attnlab.attention.convolution import ShortConv
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.scan import chunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.options import option
@@ -46,6 +47,7 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
     the values lets each token see the few before it, and nothing else does: what it learns then, the convolution does.
     """
 
+    documents = mixes_rows = True
     # The width as an option, the convolution itself in the layer.
     conv: Annotated[Any, NATURAL] = option(default=0, doc="Width of a short convolution on the values; 0: none.")
 
@@ -57,7 +59,7 @@ class IdentityAttention(ValuesOnlyAttention, StateAttention):
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         values = self.to_v(x)
         if self.conv is not None:
-            mixed, tail = self.conv(values, tail)
+            mixed, tail = self.conv(values, tail, start)
             values = mixed.to(values.dtype)
         v = split_heads(values, self.n_heads)
         return Heads(v, v, v, tail=tail)
@@ -84,6 +86,8 @@ class UniformAttention(ValuesOnlyAttention, StateAttention):
     Source: arXiv 1805.00631 (average attention, here without its gate and feed-forward layer).
     """
 
+    documents = mixes_rows = True
+
     def empty(self, batch: int, value_dim: int) -> Float[Tensor, "b h 1 v"]:
         """The sum of no values."""
         return self.zeros(batch, self.n_heads, 1, value_dim)
@@ -95,6 +99,10 @@ class UniformAttention(ValuesOnlyAttention, StateAttention):
         v = heads.v
         if not v.size(2):
             return v, memory
+        if heads.documents is not None:
+            one = torch.ones_like(v[..., :1], dtype=memory.dtype)
+            sums, memory = chunked(one, one, v.to(memory.dtype), None, None, memory, starts=heads.documents.starts)
+            return (sums / (1 + heads.documents.positions[:, None, :, None])).to(v.dtype), memory
         sums = memory + v.to(memory.dtype).cumsum(dim=2)
         count = torch.arange(start + 1, start + v.size(2) + 1, device=v.device, dtype=sums.dtype)
         # A copy: a view of the last sum would keep all of them alive.

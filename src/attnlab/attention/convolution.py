@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.precision import full_precision
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import OptionError
 
 
@@ -37,8 +38,6 @@ class ShortConv(nn.Module):
         self, y: Float[Tensor, "b t channels"], tail: Float[Tensor, "b w channels"] | None, start: Start = 0
     ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b w channels"]]:
         """Convolve `y` after the remembered `tail`, or each document after none; returns that and the next tail."""
-        if isinstance(start, Documents):
-            return start.together([self(part, None)[0] for part in start.apart(y, 1)], 1), self.empty(y.size(0))
         past = F.pad(y, (0, 0, self.width - 1, 0)) if tail is None else torch.cat([tail.to(y.dtype), y], dim=1)
         work = torch.promote_types(y.dtype, torch.float32)  # a sum and its SiLU, rounded once, where they are used
         if not y.size(1):
@@ -47,6 +46,20 @@ class ShortConv(nn.Module):
             lines, weight = past.to(work).transpose(1, 2), self.weight.to(work)[:, None]
             bias = None if self.bias is None else self.bias.to(work)
             mixed = F.conv1d(lines, weight, bias, groups=weight.size(0)).transpose(1, 2)
+            if isinstance(start, Documents):
+                mixed = self._begun_again(mixed, past.to(work), start)
         # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
         # keep a whole prompt alive through a view of its end.
         return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()
+
+    @uncompiled  # how many tokens it is for differs from pass to pass
+    def _begun_again(
+        self, mixed: Float[Tensor, "b t channels"], past: Float[Tensor, "b s channels"], documents: Documents
+    ) -> Float[Tensor, "b t channels"]:
+        """`mixed` with the first tokens of each document anew, which saw the document before."""
+        row, token = documents.first_tokens(self.width - 1)
+        lags = torch.arange(self.width - 1, -1, -1, device=past.device)
+        outside = documents.positions[row, token][:, None] < lags
+        near = past[row[:, None], token[:, None] + self.width - 1 - lags].masked_fill(outside[..., None], 0.0)
+        anew = torch.einsum("nwc,cw->nc", near, self.weight.to(past.dtype))
+        return mixed.index_put((row, token), anew if self.bias is None else anew + self.bias.to(past.dtype))

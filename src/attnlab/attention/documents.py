@@ -25,6 +25,7 @@ class Documents:
 
     def __init__(self, ids: Int[Tensor, "b t"]) -> None:
         self.ids = ids
+        self._first_tokens: dict[int, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def starts(self) -> Bool[Tensor, "b t"]:
@@ -43,6 +44,13 @@ class Documents:
     def same(self) -> Bool[Tensor, "b t s"]:
         """Whether two tokens are of one document."""
         return self.ids[:, :, None] == self.ids[:, None, :]
+
+    def first_tokens(self, n: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+        """Row and place of the first `n` tokens of each document but a row's first; an accelerator is waited for."""
+        if n not in self._first_tokens:
+            row, token = ((self.positions < n) & (self.ids > self.ids[:, :1])).nonzero(as_tuple=True)
+            self._first_tokens[n] = row, token
+        return self._first_tokens[n]
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ class Heads(NamedTuple):
     beta: Float[Tensor, "b h t"] | None = None  # how strongly a token is written
     gate: Tensor | None = None  # what `merge` multiplies by, or makes it of
     own: Any = None
+    documents: Documents | None = None  # those of the rows, where `mix` takes whole rows (`mixes_rows`)
 
     def beside(self) -> dict[str, Tensor]:
         """Every tensor beside queries, keys and values by name, those of `own` among them."""
@@ -36,7 +37,7 @@ class Heads(NamedTuple):
     def apart(self, documents: Documents) -> list["Heads"]:
         """What mixes tokens, for each batch of documents; what serves `merge` alone is left out."""
         axes = {"q": -2, "k": -2, "v": -2, "carried": -2, "log_q": -2, "log_k": -2, "log_decay": 2, "beta": 2}
-        fields = {
+        fields: dict[str, Any] = {
             name: documents.apart(x, axes[name]) for name, x in self._asdict().items() if name in axes and x is not None
         }
         own = [None] * len(documents.batches)

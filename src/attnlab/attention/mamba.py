@@ -25,6 +25,7 @@ class Mamba2Attention(RecurrentAttention):
     0.1, there at 1.
     """
 
+    documents = True
     withdrawn = {"feature_map", "write", "writes", "output_norm", "gate"}
     decay: Decay = slot(default=StepDecay, doc="How much of the memory remains at each token.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of the gated output.")

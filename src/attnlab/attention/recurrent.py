@@ -1,10 +1,11 @@
 """The recurrent family: a matrix per head that is faded, written and read, in place of a cache that grows."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnlab.attention.decay import Decay, NoDecay
@@ -50,6 +51,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
     writes).
     """
 
+    documents = mixes_rows = True
     n_key_heads: Count = option(
         default=None, null="n_heads", doc="Heads of queries and keys, each of several heads of values."
     )
@@ -94,7 +96,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
         self.traits = Traits("signed" if signed else kind, "constant")
 
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
-        q, k, v, tail = self.qkv(x, tail)
+        q, k, v, tail = self.qkv(x, tail, start)
         if self.n_key_heads < self.n_memories:
             keys = per_query_head(k.unflatten(1, (self.n_key_heads, -1)), self.n_memories)
             q, k = per_query_head(q, self.n_memories), keys.flatten(1, 2)
@@ -107,7 +109,11 @@ class RecurrentAttention(GatedOutput, StateAttention):
         else:
             q, k = self.feature_map(q), self.feature_map(k)
         q, k = q * self.feature_map.query_scale, self.decay.scale_keys(k, x)
-        beside = {"log_decay": self.decay.project(x), "beta": self.write.project(x), "gate": self.gate.project(x)}
+        beside: dict[str, Any] = {
+            "log_decay": self.decay.project(x),
+            "beta": self.write.project(x),
+            "gate": self.gate.project(x),
+        }
         return Heads(q, k, v, tail, log_q=log_q, log_k=log_k, **beside)
 
     def scan(self, heads: Heads, memory: Matrix, start: int) -> tuple[Float[Tensor, "b h t v"], Matrix]:
@@ -121,7 +127,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
             decay, beta = (None if part is None else part.to(work) for part in (heads.log_decay, heads.beta))
             if scale is not None:
                 q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads)
-            run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk)
+            run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk, starts=self.starts(heads))
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             o = o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
@@ -136,7 +142,13 @@ class RecurrentAttention(GatedOutput, StateAttention):
             log_q, log_k = q.log(), k.log()
         else:
             return q, k, decay, matrix, torch.zeros_like(scale)
-        return rescaled(log_q, log_k, decay, matrix, scale)
+        return rescaled(log_q, log_k, decay, matrix, scale, heads.documents)
+
+    def starts(self, heads: Heads) -> Bool[Tensor, "b t"] | None:
+        """The first write of each document of a row; None where a row is one."""
+        if heads.documents is None or self.writes == 1:
+            return None if heads.documents is None else heads.documents.starts
+        return F.pad(heads.documents.starts[..., None], (0, self.writes - 1)).flatten(1)
 
     def in_turn(
         self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, beta: Tensor | None

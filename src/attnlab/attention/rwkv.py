@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnlab.attention.documents import Start
+from attnlab.attention.documents import Documents, Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision, running_sum
-from attnlab.attention.scan import chunks, faded_products
+from attnlab.attention.scan import Borders, chunks, faded_products
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -31,13 +31,15 @@ def erase_and_write(
     rate: Float[Tensor, "b h t d"],
     state: Float[Tensor, "b h d v"],
     chunk: int = 64,
+    starts: Bool[Tensor, "b t"] | None = None,
 ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
     """S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, in chunks of `chunk` tokens.
 
     n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = -n_t^T S_{t-1}, is one more value,
     written under a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
     [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = -tril([m, k], -1) V
-    - (m exp(G)) S. The division by w makes n meet the memory after it faded, as everything else does.
+    - (m exp(G)) S. The division by w makes n meet the memory after it faded, as everything else does. The token at
+    each of the `starts` finds an empty memory.
     """
     t = q.size(2)
     if not t:
@@ -49,12 +51,16 @@ def erase_and_write(
     )
     g = running_sum(g, dim=-2)
     fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
-    right = torch.cat([faded_products(meet, k, g).tril(-1) @ v, meet * fade_in], dim=-1)
-    system = faded_products(meet, erase, g).tril(-1)
+    hidden = None
+    if starts is not None:
+        hidden, entering, leaving = Borders.of(starts, pad, chunk, q.dtype)
+        fade_in, fade_out = fade_in * entering, fade_out * leaving
+    right = torch.cat([faded_products(meet, k, g, hidden).tril(-1) @ v, meet * fade_in], dim=-1)
+    system = faded_products(meet, erase, g, hidden).tril(-1)
     fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
         [v.size(-1), k.size(-1)], dim=-1
     )
-    of_values, of_removals = faded_products(q, k, g), faded_products(q, erase, g)
+    of_values, of_removals = faded_products(q, k, g, hidden), faded_products(q, erase, g, hidden)
     read, out = q * fade_in, []
     for i in range(q.size(2)):
         u = -fixed[:, :, i] - through[:, :, i] @ state
@@ -102,6 +108,7 @@ class RWKV7Attention(StateAttention):
     norm of the heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
     """
 
+    documents = mixes_rows = True
     withdrawn = {"value_dim"}
     rank: Count = option(default=32, doc="Numbers through which the low-rank maps go.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
@@ -128,7 +135,10 @@ class RWKV7Attention(StateAttention):
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         before = x.new_zeros(x.size(0), 1, self.d_model) if tail is None else tail.to(x.dtype)
         earlier = torch.cat([before, x], dim=1)
-        change = earlier[:, :-1] - x
+        last = earlier[:, :-1]
+        if isinstance(start, Documents):
+            last = last.masked_fill(start.starts[..., None], 0.0)
+        change = last - x
         mixed = {name: x + change * share.to(x.dtype) for name, share in self.shares.items()}
         work = torch.promote_types(x.dtype, torch.float32)
         r, k, v, decay, rate = (
@@ -159,7 +169,8 @@ class RWKV7Attention(StateAttention):
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         with full_precision(heads.q.device):
             q, k, v, fade, removal, rate = (part.to(memory.dtype) for part in (*heads[:3], heads.log_decay, *heads.own))
-            o, memory = erase_and_write(q, k, v, fade, removal, rate, memory, self.chunk)
+            starts = None if heads.documents is None else heads.documents.starts
+            o, memory = erase_and_write(q, k, v, fade, removal, rate, memory, self.chunk, starts)
             return o.to(heads.v.dtype), memory
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:

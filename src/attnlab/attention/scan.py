@@ -14,11 +14,17 @@ D_ij = exp(G_i - G_j) for j <= i (G in float64, so that differences of it keep t
     (I + tril(diag(beta) (K K^T * D), -1)) U = diag(beta) (V - exp(G) K S)
 
 With a decay per row, K K^T * D stands for sum_c K_ic K_jc exp(G_ic - G_jc), as in arXiv 2312.06635 and 2510.26692.
+
+Where a document begins, S is empty again. A decay of zero would do that, but its logarithm has no differences. So D_ij
+is 0 where i and j are of different documents, exp(G) is 0 for tokens that a border parts from the chunk before, and
+what is written before a chunk's last border does not leave it.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnlab.attention.precision import running_sum
@@ -72,8 +78,12 @@ def chunked(
     beta: Float[Tensor, "b h t"] | None,
     state: Matrix,
     chunk: int = 64,
+    starts: Bool[Tensor, "b t"] | None = None,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
-    """The same values and gradients as `token_loop`, with matrix products inside chunks of `chunk` tokens."""
+    """The same values and gradients as `token_loop`, with matrix products inside chunks of `chunk` tokens.
+
+    The token at each of the `starts` finds an empty state.
+    """
     t = q.size(2)
     if not t:
         return v, state
@@ -82,11 +92,15 @@ def chunked(
     pad = -t % chunk
     cut = [chunks(x, pad, chunk) for x in (q, k, v)]
     q, k, v = cut
-    g = fade_in = fade_out = None
+    g = fade_in = fade_out = hidden = None
     if (rows := _rows(log_decay)) is not None:
         g = running_sum(chunks(rows, pad, chunk), dim=-2)
         fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
-    within = faded_products(q, k, g)
+    if starts is not None:
+        hidden, entering, leaving = Borders.of(starts, pad, chunk, q.dtype)
+        fade_in = entering if fade_in is None else fade_in * entering
+        fade_out = leaving if fade_out is None else fade_out * leaving
+    within = faded_products(q, k, g, hidden)
     read = q if fade_in is None else q * fade_in
     write = k if fade_out is None else k * fade_out
     whole = None if fade_in is None else fade_in[..., -1, :, None]  # by how much a whole chunk fades the state
@@ -94,7 +108,7 @@ def chunked(
         states, state = _running_sum(write.mT @ v, whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
-        system = (strength * faded_products(k, k, g)).tril(-1)
+        system = (strength * faded_products(k, k, g, hidden)).tril(-1)
         decayed_k = k if fade_in is None else k * fade_in
         solved = torch.linalg.solve_triangular(
             system, strength * torch.cat([v, decayed_k], dim=-1), upper=False, unitriangular=True
@@ -105,7 +119,7 @@ def chunked(
 
 
 def _running_sum(
-    written: Float[Tensor, "b h n d v"], fade: Float[Tensor, "b h n #d 1"] | None, state: Matrix
+    written: Float[Tensor, "b h n d v"], fade: Float[Tensor, "#b #h n #d 1"] | None, state: Matrix
 ) -> tuple[Float[Tensor, "b h n d v"], Matrix]:
     """The state as each chunk finds it, and as the last one leaves it, where what is written does not depend on it."""
     if fade is None:
@@ -123,7 +137,7 @@ def _corrections(
     new: Float[Tensor, "b h n t v"],
     erase: Float[Tensor, "b h n t d"],
     write: Float[Tensor, "b h n d t"],
-    fade: Float[Tensor, "b h n #d 1"] | None,
+    fade: Float[Tensor, "#b #h n #d 1"] | None,
     state: Matrix,
 ) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
     """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it."""
@@ -141,24 +155,42 @@ def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
     return F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk))
 
 
+class Borders(NamedTuple):
+    """What borders between documents part in each chunk, for all heads."""
+
+    hidden: Bool[Tensor, "b 1 n t t"]  # from each query: later keys, and those of other documents
+    entering: Float[Tensor, "b 1 n t 1"]  # 1 for tokens of the document in which the chunk begins, 0 for others
+    leaving: Float[Tensor, "b 1 n t 1"]  # 1 for tokens of the one in which it ends
+
+    @classmethod
+    def of(cls, starts: Bool[Tensor, "b t"], pad: int, chunk: int, dtype: torch.dtype) -> "Borders":
+        """`pad` more tokens belong to the last document."""
+        number = F.pad(starts, (0, pad)).unflatten(1, (-1, chunk)).cumsum(dim=-1)[:, None, :, :, None]
+        hidden = _later(chunk, starts.device) | (number != number.mT)
+        return cls(hidden, (number == 0).to(dtype), (number == number[..., -1:, :]).to(dtype))
+
+
 def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:
     """One log decay per row of the state, r = d, or one for all of them, r = 1."""
     return log_decay[..., None] if log_decay is not None and log_decay.ndim == 3 else log_decay
 
 
 def faded_products(
-    q: Float[Tensor, "b h n t d"], k: Float[Tensor, "b h n t d"], g: Float[Tensor, "b h n t r"] | None
+    q: Float[Tensor, "b h n t d"],
+    k: Float[Tensor, "b h n t d"],
+    g: Float[Tensor, "b h n t r"] | None,
+    hidden: Bool[Tensor, "b 1 n t t"] | None = None,
 ) -> Float[Tensor, "b h n t t"]:
-    """sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i, and 0 for j > i; g falls from token to token.
+    """sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i, and 0 for j > i or what is `hidden`; g falls from token to token.
 
     With one decay for all rows, r = 1, the exponential leaves the sum. Else it is split in two at the first token f of
     the block that i is in, exp(g_i - g_f) exp(g_f - g_j), where neither factor exceeds one, however strong the decay;
     only inside a block, where f comes after j, are the differences written out.
     """
     if g is None:
-        return (q @ k.mT).tril()
+        return (q @ k.mT).tril() if hidden is None else (q @ k.mT).masked_fill(hidden, 0.0)
     if g.size(-1) == 1:
-        return (q @ k.mT) * _fade(g, q.dtype)[..., 0]
+        return (q @ k.mT) * _fade(g, q.dtype, hidden)[..., 0]
     t, lines = q.size(-2), []
     for start in range(0, t, BLOCK):
         here = slice(start, min(start + BLOCK, t))
@@ -167,10 +199,17 @@ def faded_products(
         far = (q_here * (g_here - first).to(q.dtype).exp()) @ earlier.mT
         near = (q_here[..., :, None, :] * k_here[..., None, :, :] * _fade(g_here, q.dtype)).sum(dim=-1)
         lines.append(F.pad(torch.cat([far, near], dim=-1), (0, t - here.stop)))
-    return torch.cat(lines, dim=-2)
+    products = torch.cat(lines, dim=-2)
+    return products if hidden is None else products.masked_fill(hidden, 0.0)
 
 
-def _fade(g: Float[Tensor, "b h n t r"], dtype: torch.dtype) -> Float[Tensor, "b h n t t r"]:
-    """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i."""
-    later = torch.ones(g.size(-2), g.size(-2), dtype=torch.bool, device=g.device).triu(1)
-    return (g[..., :, None, :] - g[..., None, :, :]).to(dtype).masked_fill(later[..., None], -torch.inf).exp()
+def _fade(
+    g: Float[Tensor, "b h n t r"], dtype: torch.dtype, hidden: Bool[Tensor, "b 1 n t t"] | None = None
+) -> Float[Tensor, "b h n t t r"]:
+    """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i, or where it is `hidden`."""
+    hidden = _later(g.size(-2), g.device) if hidden is None else hidden
+    return (g[..., :, None, :] - g[..., None, :, :]).to(dtype).masked_fill(hidden[..., None], -torch.inf).exp()
+
+
+def _later(t: int, device: torch.device) -> Bool[Tensor, "t t"]:
+    return torch.ones(t, t, dtype=torch.bool, device=device).triu(1)
