@@ -32,7 +32,7 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.write import DeltaWrite
 from attnlab.errors import UsageError
-from attnlab.model import GPT, MLP, generator_for
+from attnlab.model import GPT, MLP, generator_for, relu_squared
 from attnlab.options.model_config import GATED, MLPKind, ModelConfig
 
 VOCAB, CONTEXT, LAYERS, WIDTH = 13, 11, 3, 12
@@ -576,3 +576,16 @@ def test_order_of_parameters() -> None:
     qkv = [f"attention.qkv.to_{name}.weight" for name in "qkv"]
     inside = ["norm_attention.weight", "norm_mlp.weight", *qkv, "attention.to_out.weight"]
     assert names == ["embedding.weight", *inside, "mlp.up.weight", "mlp.down.weight", "norm.weight"]
+
+
+def test_relu_squared() -> None:
+    """Its own way back: the gradient of the product, bit for bit, in a batch of models, too; no way back twice."""
+    x = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = F.relu(x)
+    product = torch.autograd.grad((y * y).sin().sum(), x)[0]
+    own = torch.autograd.grad(relu_squared(x).sin().sum(), x, create_graph=True)[0]
+    assert torch.equal(own, product)
+    each = torch.func.vmap(torch.func.grad(lambda row: relu_squared(row).sin().sum()))(x.detach())
+    assert torch.equal(each, product)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        own.sum().backward()

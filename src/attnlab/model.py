@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
 from attnlab.attention.convolution import ShortConv
@@ -24,9 +25,37 @@ from attnlab.options.model_config import GATED, InitKind, MLPKind, ModelConfig
 tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
-def relu_squared(x: Tensor) -> Tensor:
+class ReLUSquared(torch.autograd.Function):
+    """relu(x)^2, and relu(x) beside it, which the way back needs: 2 relu(x) is the slope, with 0 where x is below.
+
+    As a product of two equal factors it would take four passes back where two do. Double differentiation is refused.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        y = F.relu(x)
+        return y * y, y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Float[Tensor, "*shape"], _: None) -> Float[Tensor, "*shape"]:
+        (y,) = ctx.saved_tensors
+        return (slope * y).mul_(2)
+
+
+def relu_squared(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """relu(x)^2: a product stays in bfloat16 under autocast, a power does not. With a name, it can be pickled."""
-    return (y := F.relu(x)) * y
+    if torch.compiler.is_compiling():  # the compiler makes one pass of it
+        return (y := F.relu(x)) * y
+    return ReLUSquared.apply(x)[0]
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

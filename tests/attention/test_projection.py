@@ -36,3 +36,41 @@ def test_convolution(cut: int) -> None:
     then = qkv(x[:, cut:], first[3])
     for part, a, b in zip(whole[:3], first[:3], then[:3], strict=True):
         torch.testing.assert_close(torch.cat([a, b], dim=2), part)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_product(bias: bool) -> None:
+    """With gradients one product serves all three, and gives what they give one by one: outputs and gradients."""
+    qkv, x = QKV(LAYER, bias=bias).double(), draw(2, 7, 6)
+    called: list[object] = []
+
+    def gradients() -> list[torch.Tensor]:
+        outputs = qkv(x, None)[:3]
+        loss = torch.stack([y.square().sum() for y in outputs]).sum()
+        return [*outputs, *torch.autograd.grad(loss, list(qkv.parameters()))]
+
+    at_once = gradients()
+    handles = [to.register_forward_hook(lambda *_: called.append(1)) for to in (qkv.to_q, qkv.to_k, qkv.to_v)]
+    one_by_one = gradients()
+    assert len(called) == 3  # whoever watches a map is called
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        one_by_one[:3] = qkv(x, None)[:3]
+    for a, b in zip(at_once, one_by_one, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_replaced() -> None:
+    """What somebody puts in the place of a map is called, so that nothing of an adapter is passed by."""
+
+    class Twice(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    qkv, x = QKV(LAYER).double(), draw(2, 7, 6)
+    before = qkv(x, None)[0]
+    other = Twice(6, 12, bias=False).double()
+    other.load_state_dict(qkv.to_q.state_dict())
+    qkv.to_q = other
+    torch.testing.assert_close(qkv(x, None)[0], 2 * before)
