@@ -37,6 +37,7 @@ from tests.laws.broken import (
     NoSource,
     OffByOneMask,
     OneHeadCut,
+    OtherCapInKernel,
     RefusesWithoutName,
     SeesNeighbours,
     ShortRing,
@@ -122,6 +123,9 @@ BREACHES: dict[str, Breach] = {
     "sharper than fused": Breach("fused_equals_explicit", "T=2: ", partial(PLAIN, normalizer=SilentlyExplicit)),
     "cap not applied": Breach(
         "fused_equals_explicit", "T=2: ", partial(PLAIN, score={"softcap": partial(UnfusableCap, cap=0.1)})
+    ),
+    "another cap in the kernel": Breach(
+        "backend_equals_mix", "T=3: ", partial(PLAIN, score={"softcap": partial(OtherCapInKernel, cap=0.1)})
     ),
     "drawn by itself": Breach("reproducible", "gain (4, 1, 1) starts from other numbers", made_of(DrawsByItself)),
     "forgotten number": Breach(

@@ -19,7 +19,7 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
 from attnlab.attention.position import Position
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
-from attnlab.attention.score import SoftCap
+from attnlab.attention.score import KeyRows, OneScore, SoftCap
 from attnlab.build import embedding_factory, instantiate
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
@@ -295,6 +295,13 @@ class UnfusableCap(SoftCap):
     """Fused == explicit: says that it leaves scores alone."""
 
     fusable = True
+
+
+class OtherCapInKernel(SoftCap):
+    """Backend == mix: FlexAttention is told of another cap."""
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        return SoftCap.one_score(SoftCap(cap=0.2, d_model=1, n_heads=1, head_dim=1), rows)
 
 
 class DrawsByItself(MultiHeadAttention):

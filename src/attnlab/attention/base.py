@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
-from attnlab.attention.documents import Start, say_again
+from attnlab.attention.documents import Documents, Start, say_again
 from attnlab.attention.heads import Heads, indivisible, per_query_head
 from attnlab.attention.position import NoPE, Position
 from attnlab.attention.shared import Shared
@@ -102,6 +102,10 @@ AttentionFactory = Callable[..., Attention]
 """Called as factory(d_model, layer=, n_layers=, context=): what `_partial_: true` in a YAML gives."""
 
 
+Kernel = Callable[[Any, Heads, Documents | None], Tensor]
+"""(layer, heads, documents) -> what the layer's `mix` gives of them, by other code; of each document alone."""
+
+
 class HeadedAttention(Attention, ABC):
     """Project -> mix -> merge: `forward` and `weights` are written here once, for all.
 
@@ -120,9 +124,8 @@ class HeadedAttention(Attention, ABC):
 
     seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
-    mixes_rows: ClassVar[bool] = (
-        False  # whether `mix` keeps `heads.documents` apart itself, else it is given each alone
-    )
+    mixes_rows: ClassVar[bool] = False  # whether `mix` keeps `heads.documents` apart itself
+    kernel: Kernel | None = None  # what `forward` mixes by in place of `mix`, see attnlab.attention.backends
     eager = False  # whether `forward` writes the map out, see `mix_by_map`
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -178,11 +181,14 @@ class HeadedAttention(Attention, ABC):
         return heads._replace(documents=shared.documents) if self.mixes_rows else heads
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
-        heads, mix = self.heads_of(x, shared), self.mix_by_map if self.eager else self.mix
-        if shared is None or shared.documents is None or self.mixes_rows:
+        heads, documents = self.heads_of(x, shared), None if shared is None else shared.documents
+        if self.kernel is not None and not self.eager and not x.is_meta:
+            return self.merge(self.kernel(self, heads, documents), heads)
+        mix = self.mix_by_map if self.eager else self.mix
+        if documents is None or self.mixes_rows:
             return self.merge(mix(heads), heads)
-        parts = [mix(part) for part in heads.apart(shared.documents)]
-        return self.merge(shared.documents.together(parts, 2), heads)
+        parts = [mix(part) for part in heads.apart(documents)]
+        return self.merge(documents.together(parts, 2), heads)
 
     def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.precision import running_sum
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import KeyRows, OneScore, Score, ScoreContext
 from attnlab.options import option
 
 
@@ -26,6 +26,7 @@ class Forget(Score):
 
     order = 30
     fusable = False
+    by_score = True
     cached_extras = 1
     needs_all = True
 
@@ -49,3 +50,9 @@ class Forget(Score):
         total = running_sum(carried[..., 0])
         own = total[..., total.size(-1) - scores.size(-2) :]  # the queries' tokens are the last of the keys
         return scores + (own[..., :, None] - total[..., None, :]).to(scores.dtype)
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        assert rows.carried is not None
+        since = running_sum(rows.carried[..., 0]).to(rows.carried.dtype)
+        before = -since  # a tensor of its own: FlexAttention takes a gradient at one place of each
+        return lambda score, b, h, i, j: score + since[b, h, i] + before[b, h, j]

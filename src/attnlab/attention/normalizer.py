@@ -23,6 +23,10 @@ class Normalizer(Configurable, nn.Module, ABC):
     map_kind: ClassVar[MapKind]
     n_heads: Count = given(doc="Query heads.")
 
+    def phantom(self, like: Tensor) -> Float[Tensor, " h"] | None:
+        """The score of one more key, whose value is zero, where this is a softmax with such a key; None elsewhere."""
+        return None
+
     @abstractmethod
     def forward(
         self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]
@@ -95,6 +99,9 @@ class Softmax1(Normalizer):
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return softmax_with_sink(scores, visible, scores.new_zeros(1, 1, 1))
 
+    def phantom(self, like: Tensor) -> Float[Tensor, " h"]:
+        return like.new_zeros(self.n_heads)
+
 
 class Sink(Normalizer):
     """A softmax with a learned logit per head for attending to nothing.
@@ -109,6 +116,9 @@ class Sink(Normalizer):
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         return softmax_with_sink(scores, visible, self.logit.to(scores.dtype)[:, None, None])
+
+    def phantom(self, like: Tensor) -> Float[Tensor, " h"]:
+        return self.logit.to(like.dtype)
 
 
 class Sigmoid(Normalizer):

@@ -14,13 +14,15 @@ class Position(Configurable, nn.Module, ABC):
     """Position information used inside attention.
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
-    "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0.
+    "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0. `of_distance`
+    says that a bias depends on nothing but how far a key is behind the query.
     `documents` says whether what it writes takes documents where the first position stands.
     """
 
     documents: ClassVar[bool] = True
     seams: ClassVar[tuple[str, ...]] = ("rotate", "bias")
     hooks = frozenset[str]()
+    of_distance = False
 
     head_dim: Count = given(doc="Width of what is rotated.")
     n_heads: Count = given(doc="Query heads.")

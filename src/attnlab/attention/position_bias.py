@@ -25,6 +25,7 @@ class ALiBi(Position):
     """Lowers each score in proportion to the distance. Rule: bias_ij = -slope_h (i - j). Source: arXiv 2108.12409."""
 
     hooks = frozenset({"bias"})
+    of_distance = True
 
     def bias(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "h t s"] | None:
         slopes = torch.tensor(alibi_slopes(self.n_heads), device=q_pos.device)
@@ -42,6 +43,7 @@ class T5Bias(Position):
     """
 
     hooks = frozenset({"bias"})
+    of_distance = True
 
     n_buckets: Annotated[int, Rule(int, least=2)] = option(default=32, doc="Distances that are told apart; even.")
     max_distance: Count = option(default=128, doc="Distance from which all share a bucket.")
@@ -81,6 +83,7 @@ class Kerple(Position):
     """
 
     hooks = frozenset({"bias"})
+    of_distance = True
 
     def setup(self) -> None:
         self.strength = nn.Parameter(torch.full((self.n_heads,), softplus_inverse(1.0)))

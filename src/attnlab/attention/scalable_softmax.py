@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import KeyRows, OneScore, Score, ScoreContext
 from attnlab.options import Positive, option
 
 
@@ -20,6 +20,7 @@ class SSMax(Score):
 
     order = 15
     fusable = False
+    by_score = True
 
     start: Positive = option(default=0.2, doc="The initial s_h of all heads.")
 
@@ -32,3 +33,7 @@ class SSMax(Score):
     ) -> Float[Tensor, "b h t s"]:
         count = ctx.visible.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
         return scores * self.gain[:, None, None].to(scores.dtype) * count.log()
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        logs, gain = rows.visible.clamp(min=1).to(self.gain.dtype).log(), self.gain
+        return lambda score, b, h, i, j: score * gain[h] * logs[b, i]

@@ -1,6 +1,7 @@
 """Score modifiers: what happens to q . k before the normaliser. Several act in an order fixed by `order`."""
 
 from abc import ABC
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -27,6 +28,17 @@ class ScoreContext(NamedTuple):
     scale: float
 
 
+class KeyRows(NamedTuple):
+    """What a rule for one score may look up, by row of the batch, head and token."""
+
+    carried: Float[Tensor, "b h s e"] | None  # what each key carries along for the modifier
+    visible: Int[Tensor, "b t"]  # how many keys each query sees
+
+
+OneScore = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(score, row, head, query, key) -> score, each a number: what FlexAttention calls a `score_mod`."""
+
+
 class Score(Configurable, nn.Module, ABC):
     """A score modifier (the `score_mod` of FlexAttention), which overrides some of the methods below.
 
@@ -35,9 +47,10 @@ class Score(Configurable, nn.Module, ABC):
     `scale`; otherwise it is 1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this
     modifier and query head: `make_extras` makes them, decoding caches them beside the key. `reads_keys` says that
     `apply_scores` looks at the keys themselves, which a family that never makes them while decoding must refuse.
-    `makes_scores` says that it puts scores of its own in the place of q . k, which at most one modifier of a layer may
-    do. `needs_all` says that it reads every token between query and key. One that turns weights into another kind of
-    map sets `map_kind`.
+    `by_score` says that `one_score` does to one score what `apply_scores` does to all, and that weights stay as they
+    are. `makes_scores` says that it puts scores of its own in the place of q . k, which at most one modifier of a layer
+    may do. `needs_all` says that it reads every token between query and key. One that turns weights into another kind
+    of map sets `map_kind`.
     """
 
     seams: ClassVar[tuple[str, ...]] = ("prepare", "prepare_rotated", "apply_scores", "apply_weights")
@@ -45,6 +58,7 @@ class Score(Configurable, nn.Module, ABC):
     fusable = True
     cached_extras = 0
     reads_keys = False
+    by_score = False
     makes_scores = False
     needs_all = False
     map_kind: ClassVar[MapKind | None] = None
@@ -89,6 +103,10 @@ class Score(Configurable, nn.Module, ABC):
     ) -> Float[Tensor, "b h t s"]:
         """Change the scaled scores, before position biases, masking and normalising."""
         return scores
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        """`apply_scores` for one score at a time, of a whole sequence."""
+        raise NotImplementedError
 
     def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
         """Change the weights that the normaliser made."""
@@ -178,6 +196,7 @@ class SoftCap(Score):
 
     order = 20
     fusable = False
+    by_score = True
 
     cap: Positive = option(default=50.0, doc="What no score exceeds.")
 
@@ -185,3 +204,6 @@ class SoftCap(Score):
         self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         return self.cap * (scores / self.cap).tanh()
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        return lambda score, b, h, i, j: self.cap * (score / self.cap).tanh()

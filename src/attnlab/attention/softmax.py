@@ -96,14 +96,14 @@ class SoftmaxAttention(MaskedAttention):
         """Scaled scores after their modifiers and the position bias, before masking; in float32 at least."""
         work = torch.promote_types(heads.q.dtype, torch.float32)
         keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1).to(heads.q.dtype)
-        ctx, carried = ScoreContext(heads.q, keys, q_pos, k_pos, visible, self.scale), self._carried(heads)
+        ctx, carried = ScoreContext(heads.q, keys, q_pos, k_pos, visible, self.scale), self.carried(heads)
         scores = (heads.q @ keys.mT).to(work) * self.scale
         for mod in self.score_mods:
             scores = mod.apply_scores(scores, ctx, carried.get(mod))
         bias = self.position.bias(q_pos, k_pos)
         return scores if bias is None else scores + bias.to(work)
 
-    def _carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
+    def carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
         """What the keys carry along for each score modifier."""
         mods = [mod for mod in self.score_mods if mod.cached_extras]
         if heads.carried is None:

@@ -43,9 +43,10 @@ NOT_RESULTS = (
     "trainer.checkpoint_every",
     "trainer.progress",
 )
-# Settings that came later, with the value at which a run is the one it was before: there they are in no identity, and
-# may be left out of a file.
+# Settings that came later, with the value at which a run is the one it was before: there, and where it is not settled
+# yet, they are in no identity, and may be left out of a file.
 LATER = {f"model.{f.name}": f.default for f in fields(ModelConfig) if f.name not in FIRST}
+LATER |= {"trainer.attention_backend": "torch"}
 
 
 def config_dir() -> Path:
@@ -137,7 +138,7 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
     settings = [
         (key, f"{secret[key]} ({hashlib.sha256(str(value).encode()).hexdigest()[:8]})" if key in secret else value)
         for key, value in leaves({k: v for k, v in without_watchers(config).items() if k != "environment"})
-        if key not in LATER or value != LATER[key]
+        if key not in LATER or value not in (LATER[key], "auto")
     ]
     return {key: stable(key, value) for key, value in settings if not any(fnmatch(key, pattern) for pattern in dropped)}
 

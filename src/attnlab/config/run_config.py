@@ -81,6 +81,7 @@ class TrainerConfig:
     accumulate: Count
     precision: Literal["auto", "fp32", "bf16"]
     attention_dtype: Literal["auto", "fp32", "bf16"]
+    attention_backend: Literal["auto", "torch", "flex", "fla", "flex+torch", "fla+torch", "flex+fla+torch"]
     threads: Count | None
     compile: bool
     val_every: Count

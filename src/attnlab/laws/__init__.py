@@ -7,6 +7,7 @@ for verdict in examine(subject_of("multi_head")):
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+from attnlab.laws.backend_law import backend_equals_mix
 from attnlab.laws.costs import cost, state_growth
 from attnlab.laws.documentation import explains_itself
 from attnlab.laws.documents import documents
@@ -43,6 +44,7 @@ LAWS: dict[str, Law] = {
     "cost": cost,
     "state_growth": state_growth,
     "fused_equals_explicit": fused_equals_explicit,
+    "backend_equals_mix": backend_equals_mix,
     "reproducible": reproducible,
     "half_precision": half_precision,
     "extreme_inputs": extreme_inputs,

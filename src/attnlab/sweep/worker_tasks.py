@@ -11,6 +11,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 
+from attnlab.attention.backends import use_backends
 from attnlab.attention.cost import count_flops
 from attnlab.build import build_model
 from attnlab.config.run_config import RunConfig
@@ -80,6 +81,7 @@ def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
     prepared = prepare(content["config"], content["variant"])
     config, splits = prepared.config, prepared.splits
     model = build_model(config, prepared.tokenizer.n_vocab).to(prepared.machine.accelerator)
+    use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
     optimizer = prepared.recipe.optimizer(model)
     took: list[float] = []
     forward, end = 0.0, time.perf_counter() + content["seconds"]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
+from attnlab.attention.backends import KEY as BACKEND_KEY
+from attnlab.attention.backends import best_backends, missing, use_backends
 from attnlab.build import Factory, check_construction, instantiate
 from attnlab.config.code import Code, code_of, note_sources
 from attnlab.config.compose import allowed_packages
@@ -37,7 +39,7 @@ from attnlab.training.initial_weights import InitialWeights, initial_weights
 from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
-from attnlab.training.resolved import not_here, resolve
+from attnlab.training.resolved import AUTO, not_here, resolve
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
 
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
@@ -144,7 +146,20 @@ def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFo
         experiment,
     )
     dtype = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
-    return replace(config, trainer=replace(trainer, accelerator=kind, precision=precision, attention_dtype=dtype))
+    backend = resolve(
+        BACKEND_KEY,
+        trainer.attention_backend,
+        lambda: {"value": best_backends(accelerator), "device": name},
+        experiment,
+    )
+    if lack := missing(backend, accelerator):
+        if trainer.attention_backend == AUTO:
+            raise not_here(BACKEND_KEY, backend, experiment, lack)
+        raise UsageError(f"{BACKEND_KEY} ({backend}): {lack}; use auto or torch")
+    if backend != "torch":
+        use_backends(check_construction(config), backend, precision)  # which refuses what it cannot serve
+    chosen = replace(trainer, accelerator=kind, precision=precision, attention_dtype=dtype, attention_backend=backend)
+    return replace(config, trainer=chosen)
 
 
 def _sizes(config: RunConfig) -> Sizes:

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
+from attnlab.attention.backends import use_backends
 from attnlab.build import build_model
 from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.config.run_config import RunConfig
@@ -144,6 +145,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     model = build_model(config, prepared.tokenizer.n_vocab)
     if prepared.init is not None and checkpoint is None:
         prepared.init.load_into(model)
+    use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
     module = LanguageModel(
         model,
         prepared.recipe,
@@ -185,6 +187,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.global_step % config.trainer.val_every:
                 trainer.validate(module, data, verbose=False)
+            use_backends(model, "torch", prepared.machine.precision)  # it may be on the CPU again
             if trainer.is_global_zero:
                 for reach in _extrapolate(prepared, model):
                     stop.obey(f"stopped after the last of {trainer.max_steps} steps")
@@ -303,6 +306,8 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         log(f"{variant} {in_words(config, plain)}")
     apart = machine.attention_dtype != machine.precision
     precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
+    if config.trainer.attention_backend != "torch":
+        precision += f", attention by {config.trainer.attention_backend}"
     hardware = f"{device_name(machine.accelerator)}, {precision}, {machine.threads} threads"
     log(f"{hardware}; {splits.describe(context)}")
     if losses := prepared.tokenizer.losses:
