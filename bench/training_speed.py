@@ -67,7 +67,7 @@ class BareLoop:
         """Make this many steps; returns the seconds they took."""
         started = time.perf_counter()
         for _ in range(steps):
-            ids, targets = self.splits.train_batch(
+            ids, targets, *_ = self.splits.train_batch(
                 seed=0,
                 step=self.step,
                 batch_size=self.config.batch_size,

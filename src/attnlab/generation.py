@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attnlab.attention.base import evaluating
+from attnlab.attention.evaluating import evaluating
 from attnlab.errors import Diverged, UsageError
 from attnlab.model import GPT
 

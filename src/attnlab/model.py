@@ -11,11 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attnlab.attention.base import Attention, AttentionFactory, Shared, State, evaluating
+from attnlab.attention.base import Attention, AttentionFactory, Shared, State
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.cost import Cost
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.embedding import Embedding, NoEmbedding
+from attnlab.attention.evaluating import evaluating
 from attnlab.attention.norm import LayerNorm, RMSNorm
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from attnlab.attention.cost import tensor_bytes
+from attnlab.attention.documents import Documents
 from attnlab.build import build_model, instantiate
 from attnlab.config.code import changes_since, code_of, in_a_line
 from attnlab.config.compose import allowed_packages, check_targets, check_values
@@ -21,7 +23,7 @@ from attnlab.config.guard import check_references
 from attnlab.config.keys import settings_of, without_watchers
 from attnlab.config.run_config import RunConfig
 from attnlab.data.download import offline
-from attnlab.data.material import Batch, Material
+from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError
@@ -202,8 +204,11 @@ def _newest(folder: RunFolder, limits: bool) -> tuple[Path, list[str]]:
 
 def validation_batches(
     run: os.PathLike[str] | str, tokenizer: Tokenizer, *, tokens: int, allow_targets: Sequence[str] = ()
-) -> list[Batch]:
-    """The first rows of a run's validation part, about `tokens` tokens in all, as it was validated on."""
+) -> list[tuple[Tensor, Tensor]]:
+    """The first rows of a run's validation part, about `tokens` tokens in all, and their targets, as it was validated.
+
+    Of rows packed with documents each of these is a row of its own, filled up by what scores nothing.
+    """
     folder = find_run(run)
     material = material_of(folder, tokenizer, allow_targets=allow_targets)
     config = read_config(folder, allow_targets)
@@ -213,7 +218,15 @@ def validation_batches(
     batches = [
         material.val_batch(chosen[i : i + rows], context=context, seed=seed) for i in range(0, len(chosen), rows)
     ]
-    return [(batch[0], batch[1]) for batch in batches]
+    return [pair for batch in batches for pair in _apart(batch)]
+
+
+def _apart(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    if batch.documents is None:
+        return [(batch.ids, batch.targets)]
+    packed = Documents(batch.documents)
+    parts = zip(packed.apart(batch.ids, 1), packed.apart(batch.targets, 1), packed.own, strict=True)
+    return [(ids, targets.where(own, IGNORED)) for ids, targets, own in parts]
 
 
 def material_of(folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:

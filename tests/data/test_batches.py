@@ -53,7 +53,7 @@ def splits(train: list[int] | None = None, val: list[int] | None = None) -> Toke
 
 
 def test_a_batch_is_windows_and_the_same_windows_one_token_later() -> None:
-    inputs, targets = batch()
+    inputs, targets, *_ = batch()
     assert inputs.shape == targets.shape == (12, 7) and inputs.dtype == targets.dtype == torch.int64
     assert inputs.is_contiguous() and targets.is_contiguous()
     assert torch.equal(inputs, inputs[:, :1] + torch.arange(7)) and torch.equal(targets, inputs + 1)
@@ -64,7 +64,7 @@ def test_a_batch_depends_on_corpus_seed_and_step_and_on_nothing_else() -> None:
     torch.manual_seed(5)
     first = batch(seed=3, step=8)
     torch.rand(3)
-    assert all(torch.equal(a, b) for a, b in zip(first, batch(seed=3, step=8), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:2], batch(seed=3, step=8)[:2], strict=True))
     others = [
         batch(seed=4, step=8),
         batch(seed=3, step=9),
@@ -91,7 +91,7 @@ def test_a_longer_batch_begins_like_a_shorter_one() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
 def test_ranks_take_turns_and_together_hold_the_batch_of_one_process(world_size: int) -> None:
-    inputs, targets = batch(step=5)
+    inputs, targets, *_ = batch(step=5)
     for rank in range(world_size):
         part = batch(step=5, rank=rank, world_size=world_size)
         assert torch.equal(part[0], inputs[rank::world_size]) and torch.equal(part[1], targets[rank::world_size])
@@ -138,7 +138,7 @@ def test_every_token_but_the_first_is_predicted_once_from_those_before_it_in_its
     n: int, context: int, rows: int
 ) -> None:
     found: list[int] = []
-    for inputs, targets in seen(n, context, rows):
+    for inputs, targets, *_ in seen(n, context, rows):
         real = targets != IGNORED
         assert torch.equal(inputs[real] + 1, targets[real])  # the token before each target stands in the input
         for row, kept in zip(inputs, real, strict=True):
@@ -157,7 +157,7 @@ def test_windows_are_counted_by_what_they_predict(n: int, context: int, windows:
 
 
 def test_a_number_past_the_last_window_is_a_row_of_padding() -> None:
-    inputs, targets = validation_batch(IDS[:9], context=4, windows=np.array([1, 2, 70]))
+    inputs, targets, *_ = validation_batch(IDS[:9], context=4, windows=np.array([1, 2, 70]))
     assert inputs.tolist() == [[4, 5, 6, 7], [0] * 4, [0] * 4]
     assert targets.tolist() == [[5, 6, 7, 8], [IGNORED] * 4, [IGNORED] * 4]
 
@@ -170,7 +170,7 @@ def test_padding_scores_nothing(context: int) -> None:
     ids = torch.randint(40, (47,), generator=draw)
     whole = F.cross_entropy(table[ids[:-1]], ids[1:], reduction="sum")
     windows = np.arange(n_windows(47, context) + 3)
-    inputs, targets = validation_batch(ids.numpy().astype(np.uint16), context=context, windows=windows)
+    inputs, targets, *_ = validation_batch(ids.numpy().astype(np.uint16), context=context, windows=windows)
     logits = table[inputs].flatten(0, 1)
     total = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
     torch.testing.assert_close(total, whole, rtol=1e-12, atol=0)
@@ -222,7 +222,7 @@ def test_a_first_character_of_several_bytes_is_left_out_whole(tmp_path: Path) ->
 def test_guessing_bytes_blindly_costs_eight_bits_per_byte(tmp_path: Path) -> None:
     made = load_splits(CORPUS, TOKENIZERS["byte"], tmp_path)
     windows = np.arange(n_windows(len(made.val), 32))
-    _, targets = validation_batch(made.val, context=32, windows=windows)
+    _, targets, *_ = validation_batch(made.val, context=32, windows=windows)
     logits = torch.zeros(targets.numel(), 256, dtype=torch.float64)
     nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
     assert float(nats) / math.log(2) / made.scored_bytes == pytest.approx(8, rel=1e-12)

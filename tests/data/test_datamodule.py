@@ -50,7 +50,7 @@ def expected(step: int) -> Tensor:
 
 
 def first(data: TextDataModule, n: int) -> list[Tensor]:
-    return [inputs for inputs, _ in itertools.islice(data.train_dataloader(), n)]
+    return [inputs for inputs, *_ in itertools.islice(data.train_dataloader(), n)]
 
 
 # Training
@@ -127,23 +127,23 @@ def test_all_devices_together_predict_every_token_but_the_first_once(
         ]
         loaders = [d.val_dataloader() for d in data]
         parts: list[list[Batch]] = [list(loader) for loader in loaders]
-    predicted = Counter(t for part in parts for _, targets in part for t in targets.flatten().tolist())
+    predicted = Counter(t for part in parts for _, targets, *_ in part for t in targets.flatten().tolist())
     predicted.pop(IGNORED, None)
     assert predicted == Counter(range(1, val))
-    for inputs, targets in itertools.chain(*parts):
+    for inputs, targets, *_ in itertools.chain(*parts):
         real = targets != IGNORED
         assert torch.equal(inputs[real] + 1, targets[real])
     # As many batches of as many rows everywhere: a device that has none would leave the others waiting.
-    assert len({tuple(inputs.shape for inputs, _ in part) for part in parts}) == 1
+    assert len({tuple(inputs.shape for inputs, *_ in part) for part in parts}) == 1
     assert all(len(loader) == len(part) for loader, part in zip(loaders, parts, strict=True))
 
 
 def test_validation_batches_are_large_whatever_the_training_batch() -> None:
     data = TextDataModule(splits(20_000), seed=0, batch_size=2, context=100)
-    shapes = [inputs.shape for inputs, _ in data.val_dataloader()]
+    shapes = [inputs.shape for inputs, *_ in data.val_dataloader()]
     assert shapes == [(81, 100), (81, 100), (38, 100)]
     wide = TextDataModule(splits(20_000), seed=0, batch_size=150, context=100)
-    assert [inputs.shape for inputs, _ in wide.val_dataloader()] == [(150, 100), (50, 100)]
+    assert [inputs.shape for inputs, *_ in wide.val_dataloader()] == [(150, 100), (50, 100)]
 
 
 def test_validation_is_the_same_at_every_step_and_for_every_seed() -> None:

@@ -384,7 +384,7 @@ def test_validation_rows(name: str) -> None:
     """Validation rows do not depend on how they are batched."""
     found, length = task(name, val_rows=40)
     whole = found.validation(length)
-    for inputs, targets, slices in (found.val_batch(np.array([39, 3]), context=length),):
+    for inputs, targets, slices, _ in (found.val_batch(np.array([39, 3]), context=length),):
         assert (inputs.numpy() == whole.inputs[[39, 3]]).all()
         assert (targets.numpy() == whole.targets[[39, 3]]).all()
         assert (slices.numpy() == whole.slices[[39, 3]]).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnlab.attention.base import evaluating
+from attnlab.attention.evaluating import evaluating
 from attnlab.attention.shared import Shared
 from attnlab.build import build_model
 from attnlab.cli import main

@@ -25,7 +25,7 @@ from tests.training.fits import (
 from torch import Tensor, nn
 
 from attnlab.data.batches import train_batch
-from attnlab.data.material import IGNORED
+from attnlab.data.material import IGNORED, Batch
 from attnlab.data.task import Task
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.recall import Recall
@@ -73,7 +73,7 @@ def rows(folder: Path, metric: str) -> list[tuple[int, float]]:
     return [(row.step, row.value) for row in read_metrics(folder) if row.metric == metric]
 
 
-def batch(number: int, size: int = 2) -> tuple[Tensor, Tensor]:
+def batch(number: int, size: int = 2) -> Batch:
     splits = tiny_splits()
     return train_batch(splits.train, corpus_sha256="", seed=0, step=number, batch_size=size, context=CONTEXT)
 
@@ -214,11 +214,7 @@ def assert_equal_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 @pytest.mark.parametrize("parts", [2, 3])
 def test_accumulated_micro_batches_are_one_large_batch(parts: int, tmp_path: Path) -> None:
     large = [batch(number, size=6) for number in range(3)]
-    small = [
-        (ids, targets)
-        for whole in large
-        for ids, targets in zip(whole[0].chunk(parts), whole[1].chunk(parts), strict=True)
-    ]
+    small = [Batch(*pair) for whole in large for pair in zip(whole[0].chunk(parts), whole[1].chunk(parts), strict=True)]
     results = []
     for name, batches, accumulate in (("large", large, 1), ("small", small, parts)):
         module = language_model(recipe=Descent(grad_clip=0.5))
@@ -234,8 +230,8 @@ def test_accumulated_rows_count_by_what_they_ask(task: Task, tmp_path: Path) -> 
     """2 x 8 rows are 16, though they ask for different numbers of answers; the plain mean of means is another."""
     context, results = 24, []
     whole = [task.train_batch(seed=0, step=step, batch_size=16, context=context) for step in range(3)]
-    halves = [(ids[rows], targets[rows]) for ids, targets in whole for rows in (slice(8), slice(8, 16))]
-    asked = [int((targets != IGNORED).sum()) for _, targets in halves]
+    halves = [Batch(ids[rows], targets[rows]) for ids, targets, *_ in whole for rows in (slice(8), slice(8, 16))]
+    asked = [int((targets != IGNORED).sum()) for _, targets, *_ in halves]
     assert asked[::2] != asked[1::2], "else this shows nothing"
     for name, batches, accumulate in (("16", whole, 1), ("2x8", halves, 2)):
         torch.manual_seed(0)

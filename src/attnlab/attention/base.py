@@ -6,8 +6,7 @@ step, `c` model width, `o` output width, `h` query heads, `g` key/value heads, `
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
 from attnlab.attention.documents import Documents, Start, say_again
-from attnlab.attention.heads import Heads, indivisible, per_query_head
+from attnlab.attention.evaluating import evaluating
+from attnlab.attention.heads import Heads, indivisible, mix_apart, per_query_head
 from attnlab.attention.position import NoPE, Position
 from attnlab.attention.shared import Shared
 from attnlab.attention.tokens import checks_tokens
@@ -40,7 +40,6 @@ class Attention(Configurable, nn.Module, ABC):
     """
 
     documents: ClassVar[bool] = False
-
     d_model: Count = given(kw_only=False, doc="Width of the input.")
     d_out: Count = given(default=None, null="d_model", doc="Width of the output.")
     layer: Natural = given(default=0, doc="Which layer this is, from 0.")
@@ -187,8 +186,7 @@ class HeadedAttention(Attention, ABC):
         mix = self.mix_by_map if self.eager else self.mix
         if documents is None or self.mixes_rows:
             return self.merge(mix(heads), heads)
-        parts = [mix(part) for part in heads.apart(documents)]
-        return self.merge(documents.together(parts, 2), heads)
+        return self.merge(mix_apart(mix, heads, documents), heads)
 
     def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""
@@ -214,17 +212,4 @@ class HeadedAttention(Attention, ABC):
     @torch.no_grad()
     def value_norms(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h s"] | None:
         with evaluating(self):
-            v = self.heads_of(x, shared).v
-        return per_query_head(v.norm(dim=-1), self.n_heads)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside the block, and put the module's mode back afterwards."""
-    was = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in was:
-            m.training = training
+            return per_query_head(self.heads_of(x, shared).v.norm(dim=-1), self.n_heads)

@@ -1,5 +1,6 @@
 """Documents packed into one row, which do not see each other."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -72,8 +73,13 @@ class Documents:
         return (first + torch.arange(batch[0][1]).minimum(length - 1)).to(self.ids.device)
 
     @cached_property
+    def own(self) -> list[Bool[Tensor, "n l"]]:
+        """Which tokens of each of the `batches` are a document's own, and not filled up."""
+        return [batch.diff(dim=1, prepend=batch[:, :1] - 1) > 0 for batch in self.batches]
+
+    @cached_property
     def order(self) -> Int[Tensor, " bt"]:
-        own = torch.cat([batch.diff(dim=1, prepend=batch[:, :1] - 1).flatten() for batch in self.batches]) > 0
+        own = torch.cat([own.flatten() for own in self.own])
         tokens = torch.cat([batch.flatten() for batch in self.batches])[own]
         return torch.empty_like(tokens).scatter_(0, tokens, own.nonzero()[:, 0])
 
@@ -114,6 +120,13 @@ def positions(start: Start, n: int, device: torch.device) -> Int[Tensor, "*b n"]
     if isinstance(start, Documents):
         return start.positions[:, None].to(device)
     return torch.arange(start, start + n, device=device)
+
+
+def rows_at(start: Start, n: int, tabulate: Callable[[int], Tensor]) -> Tensor:
+    """The rows of a table at the positions of n tokens; `tabulate` makes the first so many of them."""
+    if isinstance(start, Documents):
+        return tabulate(n)[start.positions][:, None]
+    return tabulate(start + n)[start:]
 
 
 def reach(start: Start, n: int) -> int:

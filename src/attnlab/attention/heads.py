@@ -1,11 +1,13 @@
 """Queries, keys and values of several heads."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from attnlab.attention.documents import Documents
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
 
 
@@ -44,6 +46,12 @@ class Heads(NamedTuple):
         if self.own is not None:
             own = [type(self.own)(*parts) for parts in zip(*(documents.apart(x, -2) for x in self.own), strict=True)]
         return [Heads(**{name: x[i] for name, x in fields.items()}, own=own[i]) for i in range(len(own))]
+
+
+@uncompiled  # batches of documents are others in each pass
+def mix_apart(mix: Callable[[Heads], Tensor], heads: Heads, documents: Documents) -> Float[Tensor, "b h t v"]:
+    """What `mix` makes of each document alone."""
+    return documents.together([mix(part) for part in heads.apart(documents)], 2)
 
 
 def indivisible(n_heads: int, width: int) -> UsageError:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnlab.attention.documents import Documents, Start, positions
+from attnlab.attention.documents import Start, positions, rows_at
 from attnlab.attention.position import Position
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
@@ -72,10 +72,7 @@ class RoPE(Position):
         return self._rotate(x, start)
 
     def _rotate(self, x: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "b h n d"]:
-        if isinstance(start, Documents):
-            table = self.rotations(x.size(2), x)[start.positions][:, None]
-        else:
-            table = self.rotations(start + x.size(2), x)[start:]
+        table = rows_at(start, x.size(2), lambda length: self.rotations(length, x))
         if torch.compiler.is_compiling():  # the compiler cannot fuse complex numbers: the same product, written out
             (a, b), (c, s) = x.unflatten(-1, (-1, 2)).unbind(-1), table.unbind(-1)
             return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)

@@ -197,7 +197,7 @@ def train_batch(
 
 def _windows(ids: Integer[np.ndarray, " n"], starts: Int64[np.ndarray, " b"], context: int) -> Batch:
     windows = torch.from_numpy(ids[starts[:, None] + np.arange(context + 1)].astype(np.int64))
-    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+    return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
 
 def n_windows(n_tokens: int, context: int) -> int:
@@ -216,4 +216,4 @@ def validation_batch(ids: Integer[np.ndarray, " n"], *, context: int, windows: I
     real = places < last
     inputs = np.where(real, ids[places.clip(max=last)].astype(np.int64), 0)
     targets = np.where(real, ids[(places + 1).clip(max=last)].astype(np.int64), IGNORED)
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))

@@ -120,15 +120,39 @@ def read(path: Path, source: str) -> bytes:
 
 
 class Source(ABC):
-    """Where a corpus comes from. Building one is cheap and checks the settings; `load` reads or fetches the text."""
+    """Where a corpus comes from. Building one is cheap and checks the settings; `load` reads or fetches the text.
+
+    With `documents` its rows are packed with whole documents, which do not see each other: those that the text came in,
+    or, where it is one, what stands between matches of the regular expression `separator`, each with its end.
+    """
 
     @checked
-    def __init__(self, val_fraction: Share = 0.1, order: Order | None = "random") -> None:
+    def __init__(
+        self,
+        val_fraction: Share = 0.1,
+        order: Order | None = "random",
+        *,
+        documents: bool = False,
+        separator: Text | None = None,
+    ) -> None:
         self.val_fraction, self.order = float(val_fraction), order
+        self.documents, self.separator = documents, separator
+        if separator is not None:
+            check_separator(separator)
 
     @abstractmethod
     def load(self, cache: Path | None = None, *, keep: bool = True) -> AnyText:
         """Check the text and split it in two. What took time is looked for under `cache`, and kept there if `keep`."""
+
+
+def check_separator(separator: str) -> None:
+    """Refuse what is no regular expression, or would part a text everywhere."""
+    try:
+        everywhere = re.compile(separator.encode()).match(b"")
+    except re.error as error:
+        raise UsageError(f"data.separator ({separator!r}) must be a regular expression: {error}") from error
+    if everywhere:
+        raise UsageError(f"data.separator ({separator!r}) must not match a text of nothing")
 
 
 class Stories(Source):
@@ -145,8 +169,11 @@ class Stories(Source):
         val_fraction: Share = 0.1,
         sha256: str | None = None,
         order: Order | None = "random",
+        *,
+        documents: bool = False,
+        separator: Text | None = None,
     ) -> None:
-        super().__init__(val_fraction, order)
+        super().__init__(val_fraction, order, documents=documents, separator=separator)
         self.path, self.sha256 = expand_path(path, key="data.path"), sha256
 
     def load(self, cache: Path | None = None, *, keep: bool = True) -> Corpus:
@@ -195,8 +222,11 @@ class Download(Source):
         path: str | None = None,
         val_fraction: float = 0.1,
         order: Order | None = "random",
+        *,
+        documents: bool = False,
+        separator: Text | None = None,
     ) -> None:
-        super().__init__(val_fraction, order)
+        super().__init__(val_fraction, order, documents=documents, separator=separator)
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise UsageError(f"data.sha256 ({sha256}) must be 64 hexadecimal digits, in small letters")
         if not url.startswith(("https://", "http://")):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import lightning as L
 import numpy as np
 
-from attnlab.data.material import Batch, Material, SlicedBatch
+from attnlab.data.material import Batch, Material
 from attnlab.errors import UsageError
 
 VAL_TOKENS = 8192  # per validation batch at least, for speed; the result does not depend on it
@@ -98,7 +98,7 @@ class ValidationBatches:
     def __len__(self) -> int:
         return -(-len(self.windows) // self.rows)
 
-    def __iter__(self) -> Iterator[Batch | SlicedBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self.windows), self.rows):
             windows = self.windows[first : first + self.rows]
             yield self.data.splits.val_batch(windows, context=self.data.context, seed=self.data.eval_seed)

@@ -2,17 +2,29 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int64, Integer
 from torch import Tensor
 
 from attnlab.data.tokenizers import Tokenizer
 
 IGNORED = -100  # the target that cross_entropy skips
-Batch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]  # tokens, and what is to be said after each
-SlicedBatch = tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"], Int64[Tensor, "b t"]]  # and the slice of each target
+
+
+class Batch(NamedTuple):
+    """Tokens, and what is to be said after each; of a task the slice of each target, of packed rows the documents."""
+
+    ids: Int64[Tensor, "b t"]
+    targets: Int64[Tensor, "b t"]
+    slices: Int64[Tensor, "b t"] | None = None
+    documents: Int64[Tensor, "b t"] | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on a device."""
+        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class Material(ABC):
@@ -48,7 +60,7 @@ class Material(ABC):
         """How many validation rows there are."""
 
     @abstractmethod
-    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> Batch | SlicedBatch:
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> Batch:
         """The validation rows with these numbers; a number past the last gives a row without targets."""
 
     @abstractmethod

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from attnlab.data.batches import load_splits
+from attnlab.data.batches import TokenSplits, load_splits
 from attnlab.data.corpus import Source
 from attnlab.data.material import Material
+from attnlab.data.packing import packed
 from attnlab.data.task import Task, TaskTokens
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabularies import Vocabulary
@@ -25,7 +26,7 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
     text = source.load(Path(cache))
     tokenizer = vocabulary.build(text, cache)
     splits = load_splits(text, tokenizer, cache, order=source.order)
-    return tokenizer, replace(splits, remarks=vocabulary.remarks(text))
+    return tokenizer, _in_rows(replace(splits, remarks=vocabulary.remarks(text)), source, tokenizer)
 
 
 def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
@@ -33,4 +34,9 @@ def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | s
     if isinstance(source, Task):
         return source
     text = source.load(Path(cache), keep=False)
-    return load_splits(text, tokenizer, cache, order=source.order, keep=False)
+    return _in_rows(load_splits(text, tokenizer, cache, order=source.order, keep=False), source, tokenizer)
+
+
+def _in_rows(splits: TokenSplits, source: Source, tokenizer: Tokenizer) -> Material:
+    """The text in windows, or packed by documents where `data.documents` says so."""
+    return packed(splits, tokenizer, source.separator) if source.documents else splits

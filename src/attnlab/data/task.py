@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt64
 
-from attnlab.data.material import IGNORED, Batch, Material, SlicedBatch
+from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.predictors import (
     AnswerScore,
     Floor,
@@ -133,17 +133,17 @@ class Task(Material):
     ) -> Batch:
         drawn = self._draw("train", seed, step, batch_size, context)
         inputs, targets = (torch.from_numpy(part[rank::world_size].copy()) for part in drawn[:2])
-        return inputs, targets
+        return Batch(inputs, targets)
 
     def n_val_rows(self, context: int) -> int:
         return self.val_rows
 
-    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> SlicedBatch:
+    def val_batch(self, rows: Integer[np.ndarray, " b"], *, context: int, seed: int = 0) -> Batch:
         blocks = {int(i): self._block(seed, int(i), context) for i in np.unique(rows // BLOCK)}
         parts = [[blocks[int(row) // BLOCK][part][int(row) % BLOCK] for row in rows] for part in range(3)]
         inputs, targets, slices = (np.stack(part) for part in parts)
         targets = np.where((rows < self.val_rows)[:, None], targets, IGNORED)
-        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(slices)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(slices))
 
     def _block(self, seed: int, number: int, length: int) -> Rows:
         """Validation rows are drawn `BLOCK` at a time, so that their number does not change the first ones."""

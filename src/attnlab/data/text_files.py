@@ -44,8 +44,10 @@ class File(Source):
         field: NonEmpty = "text",
         on_error: OnError = "refuse",
         order: Order | None = None,
+        documents: bool = False,
+        separator: NonEmpty | None = None,
     ) -> None:
-        super().__init__(val_fraction)
+        super().__init__(val_fraction, documents=documents, separator=separator)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
         self.path, self.val = _paths(path, "data.path"), _paths(val, "data.val") if val else None

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, evaluating
+from attnlab.attention.base import Attention
+from attnlab.attention.evaluating import evaluating
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, HeadedAttention, evaluating
+from attnlab.attention.base import Attention, HeadedAttention
+from attnlab.attention.evaluating import evaluating
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.head_wrapper import HeadWrapper
 from attnlab.attention.heads import Heads

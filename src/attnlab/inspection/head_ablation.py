@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attnlab.attention.base import Attention, HeadedAttention, evaluating
+from attnlab.attention.base import Attention, HeadedAttention
+from attnlab.attention.evaluating import evaluating
 from attnlab.attention.head_wrapper import HeadWrapper
 from attnlab.attention.seams import covered
 from attnlab.model import GPT

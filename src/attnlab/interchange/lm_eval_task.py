@@ -5,16 +5,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from torch import Tensor
 
 from attnlab.config.run_config import RunConfig, class_name
-from attnlab.data.material import IGNORED, Batch
+from attnlab.data.material import IGNORED
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.errors import UsageError
 
 TASK, ROWS = "task.yaml", "rows.jsonl"
 
 
-def lm_eval_files(config: RunConfig, tokenizer: Tokenizer, batches: Sequence[Batch], folder: Path) -> dict[str, bytes]:
+def lm_eval_files(
+    config: RunConfig, tokenizer: Tokenizer, batches: Sequence[tuple[Tensor, Tensor]], folder: Path
+) -> dict[str, bytes]:
     """A task and its rows, which lie in `folder`. Raises UsageError where there is nothing to ask for.
 
     Of a synthetic task each answer is asked for, of a text the last whole word of each row, as LAMBADA does (arXiv
@@ -48,7 +51,7 @@ def prefix_id(tokenizer: Tokenizer) -> int:
         return 0
 
 
-def _answers(batches: Sequence[Batch], tokenizer: Tokenizer) -> Iterator[dict[str, str]]:
+def _answers(batches: Sequence[tuple[Tensor, Tensor]], tokenizer: Tokenizer) -> Iterator[dict[str, str]]:
     for inputs, targets in batches:
         for row, row_targets in zip(inputs.tolist(), targets.tolist(), strict=True):
             for i, target in enumerate(row_targets):
@@ -59,7 +62,7 @@ def _answers(batches: Sequence[Batch], tokenizer: Tokenizer) -> Iterator[dict[st
                     }
 
 
-def _words(batches: Sequence[Batch], tokenizer: Tokenizer) -> Iterator[dict[str, str]]:
+def _words(batches: Sequence[tuple[Tensor, Tensor]], tokenizer: Tokenizer) -> Iterator[dict[str, str]]:
     for inputs, _ in batches:
         for row in inputs.tolist():
             text = " ".join(tokenizer.decode(row).strip("\N{REPLACEMENT CHARACTER}").split(" ")[:-1])  # whole words

@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 from attnlab.laws.backend_law import backend_equals_mix
 from attnlab.laws.costs import cost, state_growth
 from attnlab.laws.documentation import explains_itself
-from attnlab.laws.documents import documents
 from attnlab.laws.extremes import extreme_inputs
 from attnlab.laws.formula import stated_formula
 from attnlab.laws.learning import learns
 from attnlab.laws.map_law import fused_equals_explicit, map_
+from attnlab.laws.packed_rows import documents
 from attnlab.laws.parameters import half_precision, no_dead_parameter, reproducible
 from attnlab.laws.position_law import every_position
 from attnlab.laws.sequence import batch_independence, causality, decode, shape

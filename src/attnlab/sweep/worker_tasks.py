@@ -87,17 +87,11 @@ def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
     forward, end = 0.0, time.perf_counter() + content["seconds"]
     while len(took) < 3 or time.perf_counter() < end:
         started = time.perf_counter()
-        ids, targets = (
-            part.to(prepared.machine.accelerator)
-            for part in splits.train_batch(
-                seed=config.streams.data,
-                step=len(took),
-                batch_size=config.batch_size,
-                context=config.model.context,
-            )
-        )
+        batch = splits.train_batch(
+            seed=config.streams.data, step=len(took), batch_size=config.batch_size, context=config.model.context
+        ).to(prepared.machine.accelerator)
         with torch.autocast(prepared.machine.accelerator, torch.bfloat16, enabled=prepared.machine.precision == "bf16"):
-            loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+            loss = F.cross_entropy(model(batch.ids, batch.documents).flatten(0, 1), batch.targets.flatten())
         loss.item()
         forward = time.perf_counter() - started
         optimizer.zero_grad()

@@ -9,7 +9,9 @@ from attnlab.model import GPT
 from attnlab.training.notes import log
 
 
-def compile_network(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
+def compile_network(
+    model: GPT, ids: Tensor, documents: Tensor | None = None
+) -> Callable[[Tensor, Tensor | None], Tensor]:
     """`model` compiled for batches of the shape of `ids`, or `model` itself where that cannot be done, which is said.
 
     Forward and backward pass are tried here, so that nothing fails later; the random streams are left as they were. A
@@ -20,8 +22,8 @@ def compile_network(model: GPT, ids: Tensor) -> Callable[[Tensor], Tensor]:
     network, trained = torch.compile(model, dynamic=False), [p for p in model.parameters() if p.requires_grad]
     try:
         with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
-            model(ids)
-            torch.autograd.grad(network(ids).float().sum(), trained, allow_unused=True)
+            model(ids, documents)
+            torch.autograd.grad(network(ids, documents).float().sum(), trained, allow_unused=True)
     except Exception as error:  # a compiler that is not there, or cannot do it, raises whatever it likes
         log(f"trainer.compile: it cannot be compiled here, so it trains uncompiled ({_reason(error)})")
         return model

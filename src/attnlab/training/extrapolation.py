@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from attnlab.attention.base import evaluating
+from attnlab.attention.documents import Documents
+from attnlab.attention.evaluating import evaluating
 from attnlab.data.material import IGNORED, Material
 from attnlab.errors import UsageError
 from attnlab.model import GPT
@@ -88,9 +89,10 @@ def _score(
     sums = torch.zeros(2, 7, dtype=torch.float64)
     with evaluating(model):
         for first in range(0, len(rows), at_once):
-            batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed)
-            ids, targets = batch[0].to(device), batch[1].to(device)
-            logits = model(ids)
+            batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed).to(device)
+            if batch.documents is not None:
+                beyond = Documents(batch.documents).positions >= context
+            targets, logits = batch.targets, model(batch.ids, batch.documents)
             for part, part_targets in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
                 part[:3] += tally(logits, part_targets, torch.zeros_like(part_targets), 1)[0]
                 part[3:] += by_row(logits, part_targets)

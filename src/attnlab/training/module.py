@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from attnlab.data.material import IGNORED
+from attnlab.data.material import IGNORED, Batch
 from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compile_network
@@ -65,7 +65,7 @@ class LanguageModel(L.LightningModule):
         self.recipe, self.noise_seed, self.log_every = recipe, noise_seed, log_every
         self.val_scored_bytes, self.slice_names = val_scored_bytes, slice_names
         # In a list so that it is no submodule. Only training is compiled: its batches have one shape.
-        self._network: list[Callable[[Tensor], Tensor]] = [] if compile else [model]
+        self._network: list[Callable[[Tensor, Tensor | None], Tensor]] = [] if compile else [model]
         self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
         self._losses: list[Tensor] = []  # of the batches since the last update, each times its share of scored tokens
         self._shares: list[Tensor] = []  # empty where one batch makes the update
@@ -93,9 +93,9 @@ class LanguageModel(L.LightningModule):
         step = self.trainer.global_step
         return self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(b, t) token ids -> (b, t, vocab) logits."""
-        logits: Tensor = self.model(ids)
+    def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
+        """(b, t) token ids, and of which document each is -> (b, t, vocab) logits."""
+        logits: Tensor = self.model(ids, documents)
         return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -105,11 +105,11 @@ class LanguageModel(L.LightningModule):
         word = f"{self.noise_seed}/{moment}".encode()
         reseed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"), self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        ids, targets = batch
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        targets = batch.targets
         if not self._network:
-            self._network.append(compile_network(self.model, ids))
-        loss = F.cross_entropy(self._network[0](ids).flatten(0, 1), targets.flatten())
+            self._network.append(compile_network(self.model, batch.ids, batch.documents))
+        loss = F.cross_entropy(self._network[0](batch.ids, batch.documents).flatten(0, 1), targets.flatten())
         if self._shares_an_update:
             # The update is the mean over all scored tokens, of which batches of a task hold different numbers: each
             # counts by the share of its tokens that are scored, and `_mean_over_tokens` divides by the sum of shares.
@@ -162,11 +162,11 @@ class LanguageModel(L.LightningModule):
         self._answers = torch.zeros(len(self.slice_names), 3, dtype=torch.float64)
         self._rows = torch.zeros(4, dtype=torch.float64)
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        ids, targets, *slices = batch
-        logits = self(ids)
-        if slices:
-            self._answers += tally(logits, targets, slices[0], len(self.slice_names))
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        targets = batch.targets
+        logits = self(batch.ids, batch.documents)
+        if batch.slices is not None:
+            self._answers += tally(logits, targets, batch.slices, len(self.slice_names))
             self._rows += by_row(logits, targets)
         flat_logits = logits.flatten(0, 1).float()
         nats = F.cross_entropy(flat_logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")

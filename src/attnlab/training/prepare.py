@@ -118,6 +118,8 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     }
     if "val_fraction" in config.data:
         resolved["data.val_fraction"] = config.data["val_fraction"]
+    if config.data.get("documents"):
+        resolved["data.documents"] = True
     if source_hash is not None:
         resolved["resume_from"] = source_hash
     if init is not None:

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnlab.attention.base import evaluating
+from attnlab.attention.evaluating import evaluating
 from attnlab.errors import UsageError
 from attnlab.interchange.foreign.memories import INLINE, Kernel, WeightedSum, implied_sum, kernels, relative_error
 

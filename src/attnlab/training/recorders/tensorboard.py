@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard._proto_graph import node_proto
 from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
-from attnlab.attention.base import evaluating
+from attnlab.attention.evaluating import evaluating
 from attnlab.inspection.head_metrics import DIVERSITY, PER_HEAD
 from attnlab.inspection.records import Record, image_summary, record_summary
 from attnlab.model import GPT

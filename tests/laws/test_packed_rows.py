@@ -9,7 +9,7 @@ from attnlab.attention.documents import Documents
 from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.rotary import RoPE
-from attnlab.laws.documents import documents
+from attnlab.laws.packed_rows import documents
 from attnlab.laws.subject import positions
 from attnlab.model import GPT
 
