@@ -52,7 +52,7 @@ def test_a_recurrent_variant_does_not_train_through_a_loop_over_tokens(name: str
 
 @pytest.mark.parametrize("name", ["linear", "gated_delta"])
 def test_a_loop_over_tokens_would_be_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def loop(*given: Any, chunk: int) -> Any:
+    def loop(*given: Any, chunk: int, starts: None) -> Any:
         return token_loop(*given)
 
     monkeypatch.setattr(recurrent, "chunked", loop)

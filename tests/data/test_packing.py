@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnlab.data.batches import IGNORED, Batch, TokenSplits, load_splits
-from attnlab.data.corpus import Corpus, File
+from attnlab.data.corpus import Corpus
 from attnlab.data.packing import PackedDocuments, Piece, Pieces, ends_of, pack, packed
+from attnlab.data.text_files import File
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.errors import UsageError
 
