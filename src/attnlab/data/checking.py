@@ -20,7 +20,8 @@ from attnlab.data.planning import ENDLESS, before, stretches_of
 from attnlab.data.processes import each
 from attnlab.data.stretches import TABLES, Bad, Split, Stretch, read
 from attnlab.errors import UsageError
-from attnlab.store.files import parse_json, read_file, write_atomically
+from attnlab.store.files import parse_json, read_file, write_atomically, writing
+from attnlab.store.locks import exclusive, lock_of
 
 FORM = 1  # of the records; another one makes them anew
 FEW = 5  # examples of what is wrong
@@ -82,15 +83,23 @@ def check_files(
     stamps = [(os.path.abspath(file.path), file.kind, file.stamp) for file in files]
     key = sha256_of(json.dumps([FORM, field, split, stamps]).encode())[:16]
     path = None if cache is None else cache / "texts" / f"{key}.json"
-    if path is not None:
-        try:
-            return Checked.from_json(read_file(path, most=None))
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            pass  # not there, or damaged: look again
-    checked = _look(files, field, split, processes)
-    if path is not None and keep:
-        write_atomically(path, json.dumps(asdict(checked)).encode(), key="paths.cache")
+    if path is None or (checked := _record(path)) is None and not keep:
+        return _look(files, field, split, processes)
+    if checked is None:
+        with writing(path, key="paths.cache"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(lock_of(path)):  # of several processes that need it at once, one looks
+                checked = _record(path) or _look(files, field, split, processes)
+                write_atomically(path, json.dumps(asdict(checked)).encode(), key="paths.cache")
     return checked
+
+
+def _record(path: Path) -> Checked | None:
+    """What was kept; None where it is not there, or damaged."""
+    try:
+        return Checked.from_json(read_file(path, most=None))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _look(files: Sequence[TextFile], field: str, split: Split, processes: int | None) -> Checked:

@@ -32,6 +32,11 @@ def offline() -> Iterator[None]:
         _offline.reset(token)
 
 
+def is_offline() -> bool:
+    """Whether nothing may be fetched."""
+    return _offline.get()
+
+
 def sha256_of(data: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

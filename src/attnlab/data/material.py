@@ -1,14 +1,16 @@
 """What a model is trained on and judged by, be it a text or a task: the one interface that training knows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 from torch import Tensor
 
+from attnlab.data.text import Order
 from attnlab.data.tokenizers import Tokenizer
 
 IGNORED = -100  # the target that cross_entropy skips
@@ -32,13 +34,15 @@ class Material(ABC):
 
     `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets, `val_sha256` is that
     of the validation text (both None where tokens are not text), and `slice_names` name the groups by which hits are
-    counted.
+    counted. `order` is that of training rows, `skipped` counts what of a text was left out.
     """
 
     n_vocab: int
     scored_bytes: int | None
     val_sha256: str | None = None
     slice_names: ClassVar[Sequence[str]] = ()
+    order: Order = "random"
+    skipped: Mapping[str, Any] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -54,6 +58,10 @@ class Material(ABC):
         self, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
         """The batch of micro-step `step`; `batch_size` counts rows over all ranks."""
+
+    def epochs(self, rows: int, context: int) -> float | None:
+        """How often the training part has been gone through after so many rows; None where it is not gone through."""
+        return None
 
     @abstractmethod
     def n_val_rows(self, context: int) -> int:

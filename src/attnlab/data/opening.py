@@ -8,6 +8,8 @@ from attnlab.data.corpus import Source
 from attnlab.data.material import Material
 from attnlab.data.packing import packed
 from attnlab.data.task import Task, TaskTokens
+from attnlab.data.text import Order, Text
+from attnlab.data.token_files import TokenText
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
@@ -25,8 +27,9 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
     vocabulary.prepare(cache)
     text = source.load(Path(cache))
     tokenizer = vocabulary.build(text, cache)
-    splits = load_splits(text, tokenizer, cache, order=source.order)
-    return tokenizer, _in_rows(replace(splits, remarks=vocabulary.remarks(text)), source, tokenizer)
+    splits = _splits(text, tokenizer, cache, source.order)
+    splits = replace(splits, remarks=[*splits.remarks, *vocabulary.remarks(text)])
+    return tokenizer, _in_rows(splits, source, tokenizer)
 
 
 def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
@@ -34,7 +37,15 @@ def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | s
     if isinstance(source, Task):
         return source
     text = source.load(Path(cache), keep=False)
-    return _in_rows(load_splits(text, tokenizer, cache, order=source.order, keep=False), source, tokenizer)
+    return _in_rows(_splits(text, tokenizer, cache, source.order, keep=False), source, tokenizer)
+
+
+def _splits(
+    text: Text, tokenizer: Tokenizer, cache: Path | str, order: Order | None, *, keep: bool = True
+) -> TokenSplits:
+    if isinstance(text, TokenText):
+        return text.splits(tokenizer, order)
+    return load_splits(text, tokenizer, cache, order=order, keep=keep)
 
 
 def _in_rows(splits: TokenSplits, source: Source, tokenizer: Tokenizer) -> Material:

@@ -13,7 +13,8 @@ class Text(ABC):
     """A text in two parts. `sha256` is that of its contents, `key` tells apart how it is read and split as well.
 
     `probe` is a sentence of which maps are taken by default; None: the first words of the validation part. `several`
-    says whether it is made of documents that stand for themselves; `skipped` counts what was left out.
+    says whether it is made of documents that stand for themselves; `skipped` counts what was left out. Where ids
+    are all there is, `largest` is the largest of them.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Text(ABC):
     field: str = "text"
     split: Split | None = None
     several: bool = False
+    largest: int | None = None
 
     @property
     @abstractmethod

@@ -47,29 +47,35 @@ class File(Source):
         documents: bool = False,
         separator: NonEmpty | None = None,
     ) -> None:
-        super().__init__(val_fraction, documents=documents, separator=separator)
+        super().__init__(val_fraction, order, documents, separator)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
-        self.path, self.val = _paths(path, "data.path"), _paths(val, "data.val") if val else None
-        self.split_seed, self.field, self.on_error, self.order = split_seed, field, on_error, order
+        self.path, self.val = paths_of(path, "data.path"), paths_of(val, "data.val") if val else None
+        self.split_seed, self.field, self.on_error = split_seed, field, on_error
 
     def load(self, cache: Path | None = None, *, keep: bool = True, processes: int | None = None) -> Text:
+        name, field = Path(self.path[0]).stem, self.field
         split = Split(self.split_seed, int(self.val_fraction * 2**64))
 
-        def look(paths: list[str], key: str) -> "Listed":
-            files = list_files(paths, key=key)
-            checked = check_files(files, self.field, split, cache, keep=keep, processes=processes)
+        def look(files: list[TextFile], key: str) -> "Listed":
+            checked = check_files(files, field, split, cache, keep=keep, processes=processes)
             return _usable(files, checked, key, self.on_error)
 
-        train = look(self.path, "data.path")
-        if self.val is not None:
-            return TextFiles(Path(self.path[0]).stem, self.field, train, look(self.val, "data.val"), None)
-        if train.is_one_text:
-            return OneText(self.field, train, self.val_fraction)
-        return TextFiles(Path(self.path[0]).stem, self.field, train, None, _settled(train, split))
+        train, val = self.files()
+        listed = look(train, "data.path")
+        if val is not None:
+            return TextFiles(name, field, listed, look(val, "data.val"), None)
+        if listed.is_one_text:
+            return OneText(field, listed, self.val_fraction)
+        return TextFiles(name, field, listed, None, _settled(listed, split))
+
+    def files(self) -> tuple[list[TextFile], list[TextFile] | None]:
+        """The files, and those for validation if they are named."""
+        return list_files(self.path), list_files(self.val, key="data.val") if self.val else None
 
 
-def _paths(value: Any, key: str) -> list[str]:
+def paths_of(value: Any, key: str) -> list[str]:
+    """What is named, as a list; refused under its key if it is no path."""
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, Sequence) or not all(isinstance(path, str) and path for path in paths):
         raise UsageError(f"{key} ({value}) must be a file, a folder, a glob, or a list of these")

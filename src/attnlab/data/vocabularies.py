@@ -21,6 +21,7 @@ from attnlab.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     RankTokenizer,
+    TaskTokenizer,
     Tokenizer,
     from_json,
     load_tokenizer,
@@ -192,6 +193,25 @@ class Bytes(Vocabulary):
 
     def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
         return ByteTokenizer()
+
+
+class TokenIds(Vocabulary):
+    """The numbers themselves, as text with blanks between them: for ids whose tokenizer is not at hand.
+
+    `n_vocab` null takes as many as the largest id of the data needs.
+    """
+
+    @checked
+    def __init__(self, n_vocab: Count | None = None) -> None:
+        self.n_vocab = n_vocab
+
+    def build(self, text: AnyText, cache_dir: Path | str) -> Tokenizer:
+        if text.largest is None:
+            raise UsageError(
+                "tokenizer=ids names the ids of data=tokens: choose tokenizer=bpe, char or byte for a text"
+            )
+        n_vocab = self.n_vocab or text.largest + 1
+        return TaskTokenizer("ids", [f"{i} ".encode() for i in range(n_vocab)])
 
 
 class HuggingFace(Vocabulary):

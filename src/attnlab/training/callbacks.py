@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from attnlab.data.material import Material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Stopped, UsageError
 from attnlab.generation import generate
@@ -89,6 +90,23 @@ class Speed(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
+
+
+class Epochs(L.Callback):
+    """Logs how often a text was gone through, where windows come in the order of an epoch: data/epoch, and the share of
+    it that was seen, data/seen."""
+
+    def __init__(self, splits: Material, rows_per_batch: int, context: int) -> None:
+        self.splits, self.rows_per_batch, self.context = splits, rows_per_batch, context
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.is_logged_step:
+            rows = trainer.global_step * trainer.accumulate_grad_batches * self.rows_per_batch
+            epochs = self.splits.epochs(rows, self.context)
+            if epochs is not None:
+                recorder_of(trainer).scalars({"data/epoch": epochs, "data/seen": min(1.0, epochs)}, trainer.global_step)
 
 
 class Samples(TimedCallback):

@@ -120,6 +120,8 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
         resolved["data.val_fraction"] = config.data["val_fraction"]
     if config.data.get("documents"):
         resolved["data.documents"] = True
+    if splits.order != "random":
+        resolved["data.order"] = splits.order
     if source_hash is not None:
         resolved["resume_from"] = source_hash
     if init is not None:

@@ -26,7 +26,7 @@ from attnlab.store.digests import Digests
 from attnlab.store.files import failures
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import ENDED, Status
-from attnlab.training.callbacks import Checkpoints, Samples, Speed
+from attnlab.training.callbacks import Checkpoints, Epochs, Samples, Speed
 from attnlab.training.checkpoint import load_checkpoint, network_weights
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.console import Progress, print_summary, print_tensorboard_command
@@ -175,7 +175,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
         recorders = Recorders([table, *([] if board is None else [board]), trackers], step, recorded)
     samples, maps, speed = _samples(prepared), _maps(prepared), Speed(config.batch_size * config.model.context)
     progress = Progress(speed, bar=config.trainer.progress)
-    ours = [speed, *([] if maps is None else [maps]), samples, progress]
+    epochs = Epochs(prepared.splits, config.batch_size, config.model.context)
+    ours = [speed, epochs, *([] if maps is None else [maps]), samples, progress]
     trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks])
     status, reaches = Status.FAILED, list[Reach]()
     try:

@@ -61,6 +61,14 @@ def of_a_task(prepared: Prepared) -> dict[str, Any]:
     return {"bounds": bounds, "val_rows": task.val_rows, "val_overlap": task.overlap(context, seed)}
 
 
+def of_a_text(prepared: Prepared, step: int) -> dict[str, Any]:
+    """How often a text was gone through, where that is counted, and what of it was left out, if anything was."""
+    config, splits = prepared.config, prepared.splits
+    epochs = splits.epochs(step * config.trainer.accumulate * config.batch_size, config.model.context)
+    seen = {} if epochs is None else {"data_epochs": epochs, "data_seen": min(1.0, epochs)}
+    return {**seen, **({"data_skipped": dict(splits.skipped)} if splits.skipped else {})}
+
+
 def summarise(
     prepared: Prepared,
     model: GPT,
@@ -100,6 +108,7 @@ def summarise(
         "val_accuracy_error": last.get(ERROR),
         "slices": by_slice(last),
         **of_a_task(prepared),
+        **of_a_text(prepared, max((row.step for row in rows), default=0)),
         "solved_at": splits.solved_at if isinstance(splits, Task) else None,
         "extrapolation": as_summary(reaches),
         "parameters": model.n_parameters,

@@ -1,0 +1,218 @@
+"""Texts that others have tokenised: nanoGPT's .bin files, which are the bare numbers, and .npy arrays."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from attnlab.data.batches import TokenSplits
+from attnlab.data.corpus import Share, Source
+from attnlab.data.download import sha256_of, sha256_of_file
+from attnlab.data.listing import TextFile, list_files
+from attnlab.data.stretches import Unit
+from attnlab.data.text import Order, Text
+from attnlab.data.text_files import paths_of
+from attnlab.data.tokenising import mapped
+from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
+from attnlab.data.unigram import unigram_entropy
+from attnlab.errors import UsageError
+from attnlab.options import Natural, checked
+from attnlab.store.files import parse_json, read_file, write_atomically, writing
+
+KINDS = (".bin", ".npy")
+AT_ONCE = 1 << 22  # tokens
+KEY = "paths.cache"
+
+
+class Tokens(Source):
+    """Token ids in files: `data.path` names a .bin or .npy file, a folder of them, a glob, or a list of these.
+
+    `dtype` is that of a .bin, which does not say it. Those of `val` are for validation; without it, the last
+    `val_fraction` of the tokens, from the end of a document on where `eot`, the id that ends one, is given. Several
+    files are put together once below paths.cache; one alone is read where it lies.
+    """
+
+    @checked
+    def __init__(
+        self,
+        path: Any = None,
+        val_fraction: Share = 0.1,
+        val: Any = None,
+        dtype: Literal["uint16", "uint32"] = "uint16",
+        eot: Natural | None = None,
+        order: Order | None = "epoch",
+    ) -> None:
+        super().__init__(val_fraction, order)
+        if not path:
+            raise UsageError(
+                "data=tokens needs token ids: set data.path=FILE, a .bin or .npy file, or a folder of them"
+            )
+        self.path, self.val = paths_of(path, "data.path"), paths_of(val, "data.val") if val else None
+        self.dtype, self.eot = np.dtype(dtype).newbyteorder("<"), eot
+
+    def load(self, cache: Path | None = None, *, keep: bool = True) -> "TokenText":
+        named = [("data.path", self.path), *([("data.val", self.val)] if self.val else [])]
+        listed = [list_files(paths, key=key, kinds=KINDS) for key, paths in named]
+        return TokenText(self, listed, Keeper(cache, keep))
+
+
+class Keeper:
+    """Where what took time is kept, if it is."""
+
+    def __init__(self, cache: Path | None, keep: bool) -> None:
+        self.cache, self.keep = cache, keep
+
+    def record(self, name: str, make: Callable[[], Any]) -> Any:
+        """What a small file holds, which is made if it is not there."""
+        path = self.cache / "tokens" / f"{sha256_of(name.encode())[:16]}.json" if self.cache else None
+        try:
+            if path is not None:
+                return parse_json(read_file(path))
+        except (OSError, ValueError):
+            pass
+        content = make()
+        if path is not None and self.keep:
+            write_atomically(path, json.dumps(content).encode(), key=KEY)
+        return content
+
+    def numbers(self, name: str, kind: np.dtype[Any], blocks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+        """An array in a file, which is written block by block if it is not there."""
+        if self.cache is None or not self.keep:
+            with tempfile.TemporaryDirectory() as folder:
+                return self._written(Path(folder) / "numbers", kind, blocks)
+        path = self.cache / "tokens" / f"{sha256_of(name.encode())[:16]}.{kind.name}"
+        return mapped(path, kind) if path.is_file() else self._written(path, kind, blocks)
+
+    def _written(self, path: Path, kind: np.dtype[Any], blocks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+        with writing(path, key=KEY):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                temporary = Path(folder) / path.name
+                with temporary.open("wb") as file:
+                    for block in blocks():
+                        file.write(np.ascontiguousarray(block, kind).tobytes())
+                temporary.replace(path)
+        return mapped(path, kind)
+
+
+class TokenText(Text):
+    """The ids of files as arrays, and what was counted of them once."""
+
+    def __init__(self, source: Tokens, listed: Sequence[Sequence[TextFile]], keeper: Keeper) -> None:
+        self.source, self.keeper = source, keeper
+        self.name = Path(source.path[0]).stem
+        arrays = [[self._array(file) for file in files] for files in listed]
+        self.sha256 = sha256_of(json.dumps([[self._about(f)["sha256"] for f in files] for files in listed]).encode())
+        self.largest = max(int(self._about(file)["largest"]) for files in listed for file in files)
+        joined = [self._joined(f"{self.sha256}/{i}", parts) for i, parts in enumerate(arrays)]
+        whole = joined[0]
+        cut = len(whole) if source.val else self._cut(whole)
+        self.train, self.val = whole[:cut], joined[1] if source.val else whole[cut:]
+
+    def _array(self, file: TextFile) -> np.ndarray:
+        try:
+            kind = self.source.dtype
+            array = (
+                mapped(Path(file.path), kind) if file.kind == ".bin" else np.load(file.path, "r", allow_pickle=False)
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(f"data.path ({file.path}) holds no token ids: {' '.join(str(error).split())}") from error
+        if array.ndim != 1 or array.dtype.kind not in "ui" or not len(array):
+            shape = f"{array.dtype} of shape {array.shape}"
+            raise UsageError(f"data.path ({file.path}) holds {shape}: it must hold integers, one after the other")
+        return array
+
+    def _about(self, file: TextFile) -> dict[str, Any]:
+        """The digest of a file and its largest id; not counted again as long as the file is what it was."""
+        name = json.dumps([str(Path(file.path).absolute()), file.stamp, str(self.source.dtype)])
+
+        def count() -> dict[str, Any]:
+            array = self._array(file)
+            blocks = (array[i : i + AT_ONCE] for i in range(0, len(array), AT_ONCE))
+            largest = max(int(block.max()) if block.min() >= 0 else -1 for block in blocks)
+            return {"sha256": sha256_of_file(Path(file.path)), "largest": largest}
+
+        return dict(self.keeper.record(name, count))
+
+    def _joined(self, name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        if len(arrays) == 1:
+            return arrays[0]
+        kind = np.dtype("<u2" if self.largest < 1 << 16 else "<u4")
+
+        def blocks() -> Iterator[np.ndarray]:
+            yield from (ids[i : i + AT_ONCE] for ids in arrays for i in range(0, len(ids), AT_ONCE))
+
+        return self.keeper.numbers(f"joined/{name}", kind, blocks)
+
+    def _cut(self, ids: np.ndarray) -> int:
+        """Where the validation part begins: after the end of a document, if that is known."""
+        cut = int(len(ids) * (1 - self.source.val_fraction))
+        if self.source.eot is not None:
+            for start in range(cut, len(ids), AT_ONCE):
+                if (ends := np.flatnonzero(ids[start : start + AT_ONCE] == self.source.eot)).size:
+                    return start + int(ends[0]) + 1
+        return cut
+
+    def _ends(self, part: str, ids: np.ndarray) -> np.ndarray | None:
+        """The exclusive ends of documents; what stands behind the last one's end token is one, too."""
+        eot = self.source.eot
+        if eot is None:
+            return None
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(ids), AT_ONCE):
+                yield start + np.flatnonzero(ids[start : start + AT_ONCE] == eot) + 1
+            yield np.array([len(ids)] if len(ids) and ids[-1] != eot else [])
+
+        return self.keeper.numbers(f"ends/{self.key}/{part}/{eot}", np.dtype("<i8"), blocks)
+
+    @property
+    def key(self) -> str:
+        return f"{self.sha256}/{len(self.train)}"
+
+    @property
+    def n_train_bytes(self) -> int:
+        return 0
+
+    @property
+    def val_sha256(self) -> str:
+        return sha256_of(self.key.encode())
+
+    def units(self) -> list[Unit]:
+        raise UsageError("data=tokens holds no text to learn a vocabulary from: leave tokenizer= out, or name its own")
+
+    def splits(self, tokenizer: Tokenizer, order: Order | None) -> TokenSplits:
+        """Training and validation ids; bits per byte are known where the tokenizer says what each id stands for."""
+        if self.largest >= tokenizer.n_vocab:
+            raise UsageError(
+                f"data.path ({self.source.path[0]}) holds token id {self.largest}, and the vocabulary of tokenizer "
+                f"{tokenizer.name} ends at {tokenizer.n_vocab - 1}: name the one that made them"
+            )
+        n_vocab = tokenizer.n_vocab
+        loss = self.keeper.record(
+            f"unigram/{self.key}/{n_vocab}", lambda: unigram_entropy(self.train, self.val, n_vocab)
+        )
+        spells = not isinstance(tokenizer, TaskTokenizer) and not tokenizer.losses
+        return TokenSplits(
+            self.train,
+            self.val,
+            n_vocab,
+            self.sha256,
+            self._bytes(tokenizer) if spells else None,
+            val_sha256=self.val_sha256,
+            train_ends=self._ends("train", self.train),
+            val_ends=self._ends("val", self.val),
+            order=order or "epoch",
+            unigram=loss,
+            remarks=() if spells else ("its ids stand for no text: no bits per byte",),
+        )
+
+    def _bytes(self, tokenizer: Tokenizer) -> int:
+        """The bytes of the validation tokens that are predicted; of an end of a document none."""
+        lengths = np.array([len(token) for token in tokenizer.tokens])
+        if tokenizer.end_of_text is not None:
+            lengths[tokenizer.end_of_text] = 0
+        return sum(int(lengths[self.val[i : i + AT_ONCE]].sum()) for i in range(1, len(self.val), AT_ONCE))
