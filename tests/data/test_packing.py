@@ -13,6 +13,7 @@ from torch import Tensor
 from attnlab.data.batches import IGNORED, Batch, TokenSplits, load_splits
 from attnlab.data.corpus import Corpus
 from attnlab.data.packing import PackedDocuments, Piece, Pieces, ends_of, pack, packed
+from attnlab.data.text import Order
 from attnlab.data.text_files import File
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.errors import UsageError
@@ -23,8 +24,8 @@ IDS = np.arange(31, dtype=np.uint16)  # each token says where it stands
 FIRSTS = {0, 5, 6, 20, 22}
 
 
-def material() -> PackedDocuments:
-    splits = TokenSplits(IDS, IDS, n_vocab=256, corpus_sha256="ab", scored_bytes=30, train_ends=ENDS, val_ends=ENDS)
+def material(order: Order = "random") -> PackedDocuments:
+    splits = TokenSplits(IDS, IDS, 256, "ab", 30, train_ends=ENDS, val_ends=ENDS, order=order)
     return packed(splits, BYTES, None)
 
 
@@ -61,7 +62,7 @@ def test_packed_once(lengths: list[int], n_rows: int | None) -> None:
 
 def test_nothing_asked_across_a_border() -> None:
     """Targets are the tokens after, of the same document; each document of a row stands in one stretch, numbered."""
-    for step in range(20):
+    for step in range(6):
         rows = batch(step=step)
         assert torch.equal(rows.targets, rows.ids + 1) and not FIRSTS & set(rows.targets.flatten().tolist())
         assert rows.documents is not None
@@ -72,7 +73,7 @@ def test_nothing_asked_across_a_border() -> None:
 def test_rows_are_full_of_whole_documents() -> None:
     """No training row is padded, and at most one document of a row is there in part."""
     whole = {tuple(p) for p in Pieces.of(ENDS, 6).take(np.arange(len(Pieces.of(ENDS, 6))))}
-    for step in range(20):
+    for step in range(6):
         rows = batch(step=step)
         assert (rows.targets != IGNORED).all()
         parts = [(int(own[0]), len(own)) for own in documents(rows)]
@@ -83,6 +84,15 @@ def test_every_piece_is_drawn_alike() -> None:
     """Each piece comes about as often as another: those for which there was no room are few in a large batch."""
     counts = Counter(int(own[0]) for step in range(40) for own in documents(batch(step=step, batch_size=32)))
     assert max(counts.values()) < 1.5 * min(counts.values())
+
+
+def test_epochs() -> None:
+    """In the order of epochs nearly every piece comes once an epoch."""
+    rows = material("epoch")
+    batches = [rows.train_batch(seed=0, step=step, batch_size=13, context=6) for step in range(10)]
+    counts = Counter(int(own[0]) for each in batches for own in documents(each))
+    assert rows.epochs(130, 6) == 30 and set(counts) == {p.start for p in Pieces.of(ENDS, 6).take(np.arange(7))}
+    assert all(25 <= count <= 36 for count in counts.values())
 
 
 def test_batch_is_a_function_of_seed_and_step() -> None:
@@ -128,7 +138,7 @@ def test_another_text_by_its_borders(tmp_path: Any) -> None:
 
 def test_refusals() -> None:
     """One text without a separator, documents of nothing, and separators that are none."""
-    splits = TokenSplits(IDS, IDS, n_vocab=256, corpus_sha256="ab", scored_bytes=None)
+    splits = TokenSplits(IDS, IDS, 256, "ab", None)
     with pytest.raises(UsageError, match=r"^data.documents \(true\) needs documents.*data.separator"):
         packed(splits, BYTES, None)
     with pytest.raises(UsageError, match="no document of the training text has two tokens"):

@@ -83,7 +83,7 @@ def check_files(
     stamps = [(os.path.abspath(file.path), file.kind, file.stamp) for file in files]
     key = sha256_of(json.dumps([FORM, field, split, stamps]).encode())[:16]
     path = None if cache is None else cache / "texts" / f"{key}.json"
-    if path is None or (checked := _record(path)) is None and not keep:
+    if path is None or ((checked := _record(path)) is None and not keep):
         return _look(files, field, split, processes)
     if checked is None:
         with writing(path, key="paths.cache"):

@@ -131,7 +131,6 @@ class Source(ABC):
         self,
         val_fraction: Share = 0.1,
         order: Order | None = "random",
-        *,
         documents: bool = False,
         separator: Text | None = None,
     ) -> None:

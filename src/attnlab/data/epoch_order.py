@@ -34,6 +34,15 @@ def window_starts(n_tokens: int, context: int, key: str, rows: Int64[np.ndarray,
     return starts
 
 
+def shuffled(n: int, key: str, draws: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+    """Which of n things come at these draws, counted from the start of training: in each epoch of n each comes once."""
+    which = np.empty_like(draws)
+    for epoch in np.unique(draws // n):
+        own = draws // n == epoch
+        which[own] = permuted(draws[own] % n, n, _keys(f"{key}/{epoch}", ROUNDS))
+    return which
+
+
 def permuted(indices: Int64[np.ndarray, " b"], n: int, keys: UInt64[np.ndarray, " k"]) -> Int64[np.ndarray, " b"]:
     """Where a bijection of 0 .. n - 1, one for each choice of `keys`, takes the indices."""
     half = max(1, ((n - 1).bit_length() + 1) // 2)  # bits

@@ -36,10 +36,11 @@ class HubText(File):
         field: Text = "text",
         on_error: OnError = "refuse",
         order: Order | None = "epoch",
+        documents: bool = False,
     ) -> None:
         if not path:
             raise UsageError("data=hf needs a data set: set data.path to a saved folder, or to its name on the Hub")
-        super().__init__(path, val_fraction, None, split_seed, field, on_error, order)
+        super().__init__(path, val_fraction, None, split_seed, field, on_error, order, documents)
         self.source, self.subset, self.revision = str(expand_path(path, key="data.path")), subset, revision
         self.split, self.val_split = split, val
         if not os.path.isdir(self.source) and revision is None:

@@ -3,16 +3,18 @@
 import hashlib
 import re
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 
 from attnlab.data.batches import TokenSplits
+from attnlab.data.epoch_order import shuffled
 from attnlab.data.material import IGNORED, Batch, Material
+from attnlab.data.text import Order
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 
@@ -93,8 +95,9 @@ class PackedDocuments(Material):
 
     **Training.** A batch is a function of (corpus, seed, step): pieces are drawn, each as likely as another, until they
     fill the rows of all ranks, and packed; where no whole piece fits, the beginning of one that is left over stands, so
-    that no row is padded. **Validation.** Every token but the first of each document is a target exactly once; what
-    whole pieces leave of a row is padding.
+    that no row is padded. In the order of epochs a step draws on where, pieces being of mean length, those before it
+    have ended: nearly all come once an epoch, and a few twice or not at all. **Validation.** Every token but the first
+    of each document is a target exactly once; what whole pieces leave of a row is padding.
     """
 
     splits: TokenSplits
@@ -108,6 +111,16 @@ class PackedDocuments(Material):
     def n_vocab(self) -> int:  # type: ignore[override]
         """How many kinds of tokens there are."""
         return self.splits.n_vocab
+
+    @property
+    def order(self) -> Order:  # type: ignore[override]
+        """How training documents follow each other."""
+        return self.splits.order
+
+    @property
+    def skipped(self) -> Mapping[str, Any]:
+        """What of the text was left out."""
+        return self.splits.skipped
 
     @property
     def sha256(self) -> str:
@@ -133,14 +146,10 @@ class PackedDocuments(Material):
         if context not in self._pieces:
             self._pieces[context] = Pieces.of(self.train_ends, context)
         pieces = self._pieces[context]
-        word = f"{self.splits.sha256}/documents/{seed}/{step}"
-        key = int.from_bytes(hashlib.sha256(word.encode()).digest()[:16], "little")
-        tokens = batch_size * context
-        drawn: list[Piece] = []
+        tokens, drawn = batch_size * context, list[Piece]()
         count = 2 * tokens * len(pieces) // pieces.n_tokens + batch_size  # about twice as many as will do
-        while sum(piece.length for piece in drawn) < 2 * tokens:  # of the same numbers, where these were short ones
-            raw = np.random.Philox(key=key).random_raw(count)
-            drawn, count = pieces.take((raw % np.uint64(len(pieces))).astype(np.int64)), 2 * count
+        while sum(piece.length for piece in drawn) < 2 * tokens:  # the same ones and more, where these were short
+            drawn, count = pieces.take(self._draws(pieces, seed, step, tokens, count)), 2 * count
         total = np.cumsum([piece.length for piece in drawn])
         enough = int(np.searchsorted(total, tokens)) + 1
         rows, left = pack(drawn[:enough], context, batch_size)
@@ -150,6 +159,19 @@ class PackedDocuments(Material):
                 piece = next(rest)
                 row.append(piece._replace(length=min(piece.length, room)))
         return _batch(self.splits.train, rows[rank::world_size], context)
+
+    def _draws(self, pieces: Pieces, seed: int, step: int, tokens: int, count: int) -> Int64[np.ndarray, " n"]:
+        """Numbers of the pieces that a step of so many tokens draws, one after the other."""
+        word = f"{self.splits.sha256}/documents/{seed}"
+        if self.splits.order == "epoch":
+            first = step * tokens * len(pieces) // pieces.n_tokens
+            return shuffled(len(pieces), word, np.arange(first, first + count))
+        key = int.from_bytes(hashlib.sha256(f"{word}/{step}".encode()).digest()[:16], "little")
+        return (np.random.Philox(key=key).random_raw(count) % np.uint64(len(pieces))).astype(np.int64)
+
+    def epochs(self, rows: int, context: int) -> float | None:
+        """How often the documents have been gone through after so many rows; None where they are drawn at random."""
+        return None if self.splits.order == "random" else rows * context / Pieces.of(self.train_ends, context).n_tokens
 
     def n_val_rows(self, context: int) -> int:
         if context not in self._val_rows:

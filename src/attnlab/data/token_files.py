@@ -44,12 +44,15 @@ class Tokens(Source):
         dtype: Literal["uint16", "uint32"] = "uint16",
         eot: Natural | None = None,
         order: Order | None = "epoch",
+        documents: bool = False,
     ) -> None:
-        super().__init__(val_fraction, order)
+        super().__init__(val_fraction, order, documents)
         if not path:
             raise UsageError(
                 "data=tokens needs token ids: set data.path=FILE, a .bin or .npy file, or a folder of them"
             )
+        if documents and eot is None:
+            raise UsageError("data.documents (true) needs data.eot, the id that ends a document, such as 50256")
         self.path, self.val = paths_of(path, "data.path"), paths_of(val, "data.val") if val else None
         self.dtype, self.eot = np.dtype(dtype).newbyteorder("<"), eot
 
