@@ -53,7 +53,7 @@ def train(
         config, variant = compose_job(typed, config_dirs)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error, typed)) from error
-    with alone(config.trainer.devices):
+    with alone(config.trainer.devices * config.trainer.nodes):
         from attnlab.training.run import run
 
     return run(config, variant=variant, callbacks=callbacks, loggers=loggers)

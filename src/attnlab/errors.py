@@ -43,3 +43,11 @@ class Stopped(AttnlabError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class LostProcess(AttnlabError):
+    """Another process of the run has ended, with this code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -82,6 +82,8 @@ def load(
     weights = weights_in(checkpoint, path)
     if apart := _of_another_run(folder, tokenizer, checkpoint["fingerprint"]):
         raise UsageError(f"{folder.config} does not belong to {path}: {'; '.join(apart[:4])}")
+    if config.trainer.precision == "fp64":  # as a model is looked at, it is in float32
+        weights = {name: t.float() if t.dtype == torch.float64 else t for name, t in weights.items()}
     for name, own in model.state_dict().items():
         if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
             raise UsageError(f"{path} is not the checkpoint of a run: {name} is no tensor of {own.dtype}")

@@ -11,7 +11,7 @@ from tests.reliability.test_disk import TINY
 from tests.training.launch import ROOT, tiny
 
 from attnlab.errors import UsageError
-from attnlab.machine.environment import alone, check_arguments, rank
+from attnlab.machine.environment import Processes, alone, check_arguments, processes
 
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -27,6 +27,9 @@ def train(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedP
 # Launchers
 
 
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
 @pytest.mark.parametrize(
     "variables",
     [
@@ -40,36 +43,49 @@ def test_one_device_is_alone(variables: dict[str, str], monkeypatch: pytest.Monk
     """With one device there is one process, and Lightning is not told otherwise; the variables come back."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert rank(1) == 0
+    assert processes(1) == Processes()
     with alone():
         assert not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)
     assert {name: os.environ[name] for name in variables} == variables
 
 
-def test_several_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that Lightning or torchrun has started know their number."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+@pytest.mark.parametrize(("devices", "nodes", "rank"), [(2, 1, 1), (2, 2, 3), (1, 2, 1)])
+def test_several_devices_are_counted(devices: int, nodes: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that a launcher has started know their number; without one, the first starts the others."""
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert rank(2) == 0
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert rank(2) == 1
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("RANK", "0")
-    assert rank(2) == 0
+    assert processes(2) == Processes(0, 0, 2, 1, launched=False)
+    for name, value in zip(VARIABLES, (rank, rank % devices, devices * nodes), strict=True):
+        monkeypatch.setenv(name, str(value))
+    assert processes(devices, nodes) == Processes(rank, rank % devices, devices, nodes, launched=True)
 
 
 @pytest.mark.parametrize(
-    "variables", [{"LOCAL_RANK": "1"}, {"LOCAL_RANK": "5", "WORLD_SIZE": "2"}, {"NODE_RANK": "1"}, {"LOCAL_RANK": "x"}]
+    "variables",
+    [
+        {"LOCAL_RANK": "1"},
+        {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"},
+        {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"LOCAL_RANK": "x"},
+    ],
 )
 def test_stray_ranks_refused(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What belongs to no launch of so many processes of one machine is refused by name."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+    """What belongs to no launch of so many processes is refused by name."""
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=rf"^trainer\.devices \(2\).*{next(iter(variables))}=.*unset"):
-        rank(2)
+        processes(2)
+
+
+def test_nodes_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but a launcher can start processes on other machines."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"^trainer\.nodes \(2\) needs a launcher.*torchrun --nnodes=2"):
+        processes(1, 2)
 
 
 def test_launchers_variables_run(tmp_path: Path) -> None:

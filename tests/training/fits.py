@@ -12,12 +12,14 @@ import torch
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.data.batches import TokenSplits
 from attnlab.data.datamodule import TextDataModule
+from attnlab.machine.environment import Processes
 from attnlab.model import GPT
 from attnlab.options import Fraction, NonNegative, Positive, option
 from attnlab.options.model_config import ModelConfig
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import AdamW, Decay, Recipe
+from attnlab.training.processes import Launched
 from attnlab.training.recorders.recorder import Recorder, Recorders
 
 VOCAB, CONTEXT = 17, 8
@@ -91,11 +93,14 @@ def trainer_like_a_run(
     precision: Any = "32-true",
     disk: VerifiedCheckpointIO | None = None,
     folder: Path | None = None,
+    processes: Processes = Processes(),
+    strategy: Any = "auto",
 ) -> L.Trainer:
-    """Lightning's Trainer on one CPU, with the settings of `attnlab.training.run`."""
+    """Lightning's Trainer on the CPU, with the settings of `attnlab.training.run`."""
     return L.Trainer(
         accelerator="cpu",
-        devices=1,
+        devices=processes.per_node,
+        strategy=strategy,
         precision=precision,
         max_steps=steps,
         max_epochs=-1,
@@ -107,7 +112,7 @@ def trainer_like_a_run(
         inference_mode=False,
         logger=Recorders(recorders),
         callbacks=list(callbacks),
-        plugins=[disk or VerifiedCheckpointIO()],
+        plugins=[disk or VerifiedCheckpointIO(), Launched(processes)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -355,20 +355,6 @@ def test_a_run_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_the_loss_of_one(tmp_path: Path) -> None:
-    words = ["trainer.precision=fp32", "model.dropout=0.0"]
-    one = run_here(tmp_path, *words)
-    done = run_there(tmp_path, *words, "trainer=ddp", "trainer.threads=1")
-    assert done.returncode == 0, done.stderr
-    losses = sorted((tmp_path / "runs" / "default").glob("multi_head-*/seed_0/summary.json"))
-    assert len(losses) == 2, "two devices are another identity"
-    for path in losses:
-        assert json.loads(path.read_text())["val_loss"] == pytest.approx(
-            one["val_loss"], rel=1e-5
-        )  # other order of sums
-
-
-@pytest.mark.slow
 def test_a_compiled_model_comes_to_the_same_loss(tmp_path: Path) -> None:
     plain = run_here(tmp_path, "trainer.precision=fp32", "model.dropout=0.0")
     compiled = run_there(

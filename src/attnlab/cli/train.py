@@ -73,7 +73,7 @@ def _hand_to_hydra(argv: Sequence[str]) -> None:
     def job(cfg: "DictConfig") -> float | None:
         with _job_errors(argv):
             config = check_job(cfg)
-            with alone(config.trainer.devices):
+            with alone(config.trainer.devices * config.trainer.nodes):
                 from attnlab.training.run import run  # only now: torch takes seconds to import
 
             return run(config, variant=variant_name(config)).get("val_loss")

@@ -94,9 +94,12 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
     for key, is_on in (("plan", config.plan), ("preregister", config.preregister)):
         if is_on and hydra.mode == RunMode.RUN:
             raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
-    if hydra.mode != RunMode.RUN and config.trainer.devices > 1:
+    if hydra.mode != RunMode.RUN and config.trainer.devices * config.trainer.nodes > 1:
+        key, number = next(
+            (key, n) for key, n in (("devices", config.trainer.devices), ("nodes", config.trainer.nodes)) if n > 1
+        )
         raise UsageError(
-            f"trainer.devices ({config.trainer.devices}) must be 1 with -m: for each further device the whole "
+            f"trainer.{key} ({number}) must be 1 with -m: for each further device the whole "
             "command is started once more, with all its jobs; start one command for each run"
         )
     if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):

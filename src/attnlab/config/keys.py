@@ -42,6 +42,8 @@ NOT_RESULTS = (
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.progress",
+    "trainer.nodes",  # with how many processes a run goes on is in its record
+    "trainer.timeout",
 )
 # Settings that came later, with the value at which a run is the one it was before: there, and where it is not settled
 # yet, they are in no identity, and may be left out of a file.

@@ -76,11 +76,13 @@ class PositionConfig:
 class TrainerConfig:
     accelerator: Literal["cpu", "gpu", "auto"]
     devices: Count
-    strategy: Literal["auto", "ddp"]
+    nodes: Count
+    strategy: Literal["auto", "ddp", "fsdp"]
+    timeout: Positive
     max_steps: Count
     accumulate: Count
-    precision: Literal["auto", "fp32", "bf16"]
-    attention_dtype: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp64"]
+    attention_dtype: Literal["auto", "fp32", "bf16", "fp64"]
     attention_backend: Literal["auto", "torch", "flex", "fla", "flex+torch", "fla+torch", "flex+fla+torch"]
     threads: Count | None
     compile: bool

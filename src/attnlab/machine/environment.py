@@ -2,12 +2,16 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from attnlab.errors import UsageError
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # by which Lightning numbers a process
+STARTED_BY = "ATTNLAB_FIRST_PROCESS"  # the id of the process that has started this one, if one of the same run did
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by torchrun, and by the first process for those that it starts
 
 # How often a thread of GNU's OpenMP looks before it sleeps: by default 300,000 times, and 1,000 times where it knows of
 # more threads than cores, which it cannot where another process has them. 10,000 cost nothing measurable alone.
@@ -39,34 +43,67 @@ def limit_openmp_spinning() -> None:
 
 
 @contextmanager
-def alone(devices: int = 1) -> Iterator[None]:
+def alone(processes: int = 1) -> Iterator[None]:
     """Hide the number that a launcher gave this process: as any but the first, Lightning would write nothing. Where
-    one process is not all, it stays."""
-    hidden = {name: os.environ.pop(name) for name in RANKS if devices == 1 and name in os.environ}
+    one process is not all, it stays, and warnings of torch's C++ code about several are not for users."""
+    if processes > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    hidden = {name: os.environ.pop(name) for name in RANKS if processes == 1 and name in os.environ}
     try:
         yield
     finally:
         os.environ.update(hidden)
 
 
-def rank(devices: int) -> int:
-    """Which of the processes of one run this is; the first starts the others, if torchrun has not.
+def environment_of_user() -> Mapping[str, str]:
+    """The environment as the user has left it: torchrun sets OMP_NUM_THREADS for its processes where nobody has. The
+    kernel of Linux keeps what torchrun itself was given; elsewhere this is the environment of the process."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with suppress(OSError):
+            lines = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="replace").split("\0")
+            return dict(line.partition("=")[::2] for line in lines)
+    return os.environ
 
-    With one device there is one process, whatever a launcher has left in the environment. Refused if what it says does
-    not fit several devices of one machine.
+
+class Processes(NamedTuple):
+    """The processes of one run, of equally many on each node, and which of them this is."""
+
+    rank: int = 0  # among all
+    local_rank: int = 0  # on this node
+    per_node: int = 1
+    nodes: int = 1
+    launched: bool = False  # whether a launcher has started them all; if not, the first starts the others
+
+    @property
+    def world_size(self) -> int:
+        return self.per_node * self.nodes
+
+
+def processes(devices: int, nodes: int = 1) -> Processes:
+    """Which of the processes of one run this is, by the variables that torchrun sets: RANK, LOCAL_RANK, WORLD_SIZE.
+
+    With one device on one node there is one process, whatever a launcher has left in the environment. Refused if what
+    it says does not fit trainer.devices and trainer.nodes.
     """
-    if devices == 1:
-        return 0
-    names = ("RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
-    own, size, *nodes = (os.environ.get(name) for name in names)
-    numbered = own is not None and own.isdecimal() and int(own) < devices and size == str(devices)
-    if not (own is None or numbered) or any(node not in (None, "0") for node in nodes):
-        values = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    if devices * nodes == 1:
+        return Processes()
+    own, local, size = (os.environ.get(name) for name in LAUNCHED)
+    if own is None and local is None and size is None:
+        if nodes > 1:
+            raise UsageError(
+                f"trainer.nodes ({nodes}) needs a launcher that starts the processes of every node: torchrun "
+                f"--nnodes={nodes} --nproc-per-node={devices} train.py ..."
+            )
+        return Processes(0, 0, devices, nodes, launched=False)
+    numbers = [int(value) if value is not None and value.isdecimal() else -1 for value in (own, local, size)]
+    if numbers[2] != devices * nodes or not 0 <= numbers[0] < numbers[2] or numbers[1] != numbers[0] % devices:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in LAUNCHED if name in os.environ)
         raise UsageError(
-            f"trainer.devices ({devices}) does not fit what the environment says of processes ({values}); unset "
-            "these variables: attnlab starts the processes of one machine itself"
+            f"trainer.devices ({devices}) times trainer.nodes ({nodes}) does not fit what the environment says of "
+            f"processes ({values}): set them to what the launcher has started, or unset these variables, and attnlab "
+            "starts the processes of one machine itself"
         )
-    return int(own or 0)
+    return Processes(numbers[0], numbers[1], devices, nodes, launched=True)
 
 
 def open_streams() -> None:

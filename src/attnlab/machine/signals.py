@@ -13,6 +13,7 @@ from types import FrameType
 
 EXIT_CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
+silent = False  # in all processes of a run but the first
 _busy = 0  # how many blocks that must not be interrupted are open
 _pending: int | None = None  # the signal that came meanwhile
 
@@ -63,5 +64,6 @@ def _end(number: int) -> None:
     with suppress(OSError, ValueError, RuntimeError, AttributeError):  # nobody reads it, or it is just being written
         sys.stdout.flush()
     with suppress(OSError):
-        os.write(2, f"error: stopped by {name_of(number)}; the same command goes on\n".encode())
+        if not silent:
+            os.write(2, f"error: stopped by {name_of(number)}; the same command goes on\n".encode())
     os._exit(EXIT_CODES[signal.Signals(number)])

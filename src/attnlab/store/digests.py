@@ -6,6 +6,7 @@ summary.json holds the digests of the files beside it under "files", and the SHA
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ Digests = Mapping[str, Mapping[str, Any]]  # {name: {"size", and "sha256" but of
 def digest(data: bytes) -> dict[str, Any]:
     """Size and SHA-256."""
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file of any size, which is flushed to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def parse_digests(content: Any) -> dict[str, dict[str, Any]]:

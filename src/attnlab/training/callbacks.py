@@ -3,7 +3,7 @@
 import gc
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.data.material import Material
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.errors import Stopped, UsageError
+from attnlab.errors import UsageError
 from attnlab.generation import generate
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.training.processes import Group, parts_of
 from attnlab.training.recorders.recorder import as_code, recorder_of
 from attnlab.training.stop import StopRequest
 
@@ -158,11 +159,14 @@ class Samples(TimedCallback):
 
     def _write_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         step = trainer.global_step
-        if not (last or step in self.steps) or step <= self.last_step or not trainer.is_global_zero:
+        if not (last or step in self.steps) or step <= self.last_step:
             return
         self.last_step = step
         with self.timed():
-            prompt, more = self.text(network(pl_module))
+            model = whole(pl_module)
+            if not trainer.is_global_zero:
+                return
+            prompt, more = self.text(model)
             recorder_of(trainer).text("sample", f"**after {step} steps**\n\n{as_code(prompt + '|' + more)}", step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,13 +184,25 @@ class Checkpoints(TimedCallback):
     which at that moment are between two states; they all follow from the number of steps.
     """
 
-    def __init__(self, folder: CheckpointFolder, *, every: int, stop: StopRequest, fingerprint: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        *,
+        every: int,
+        stop: StopRequest,
+        fingerprint: dict[str, Any],
+        group: Group | None = None,
+        part: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.folder, self.every, self.stop, self.fingerprint = folder, every, stop, fingerprint
+        self.group, self.part = group or Group(), dict(part or {})
+        self.parts: list[dict[str, Any]] = []
         self.saved = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         check_states(trainer)
+        self.parts = parts_of(self.parts, trainer.global_step, self.part)
         self.stop.install()  # once more: Lightning has put its own handlers in place
         self.saved = trainer.global_step  # just loaded, or nothing to lose yet
 
@@ -200,8 +216,7 @@ class Checkpoints(TimedCallback):
             self.save(trainer)
             recorder_of(trainer).commit()
         if stop:
-            code = self.stop.exit_code if self.stop.signal is not None else 143
-            raise Stopped(f"stopped after step {step} of {trainer.max_steps}; the same command continues", code)
+            self.stop.obey(f"stopped after step {step} of {trainer.max_steps}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step != self.saved:
@@ -218,13 +233,13 @@ class Checkpoints(TimedCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         # Before and after the steps nothing is lost that a checkpoint does not hold; between them a step is finished.
-        if trainer.state.fn == TrainerFn.VALIDATING and trainer.world_size == 1:
+        if trainer.state.fn == TrainerFn.VALIDATING:
             self.stop.obey(f"stopped at step {trainer.global_step} of {trainer.max_steps}")
 
     def _stopping(self, trainer: L.Trainer) -> bool:
-        requested = self.stop.signal is not None
         # All processes must leave at the same step, or those that stay wait for ever.
-        return requested if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(requested, all=False)
+        self.stop.signal = self.group.largest(self.stop.signal or 0) or None
+        return self.stop.signal is not None
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -235,11 +250,14 @@ class Checkpoints(TimedCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         del checkpoint["loops"]
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["processes"] = self.parts
+        checkpoint["draws"] = pl_module.draws  # in training: with other processes it would draw others
         checkpoint["stopped"] = trainer.should_stop  # by a callback: the run has come to its end
         checkpoint["beside"] = recorder_of(trainer).digests()  # goes into the manifest
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         trainer.should_stop = checkpoint.get("stopped", False)
+        self.parts = checkpoint.get("processes", [])
         step, loop = checkpoint["global_step"], trainer.fit_loop.epoch_loop
         batches = step * trainer.accumulate_grad_batches
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
@@ -262,8 +280,21 @@ def check_states(trainer: L.Trainer) -> None:
             ) from error
 
 
+def parts(trainer: L.Trainer) -> list[dict[str, Any]]:
+    """With which processes the run has gone so far, from which step on."""
+    return next(callback.parts for callback in _callbacks(trainer) if isinstance(callback, Checkpoints))
+
+
+def whole(pl_module: L.LightningModule) -> GPT:
+    """The network with its weights as they are now, to look at in the first process. Where its parameters lie in parts
+    on several processes, all must take part, and the others get one that must not be used."""
+    model = pl_module.put_together()  # type: ignore[operator]
+    assert isinstance(model, GPT)
+    return model
+
+
 def network(pl_module: L.LightningModule) -> GPT:
-    """The network inside the LightningModule."""
+    """The network that trains."""
     model = pl_module.model
     assert isinstance(model, GPT)
     return model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from attnlab.errors import UsageError
-from attnlab.machine.environment import cores
+from attnlab.machine.environment import cores, environment_of_user
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training.resolved import not_here, resolve, resolved_before
 
@@ -17,8 +17,9 @@ CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type
 MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
 
-Precision = Literal["fp32", "bf16"]
-Setting = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp64"]
+Setting = Literal["auto", "fp32", "bf16", "fp64"]
+StrategyName = Literal["single", "ddp", "fsdp"]
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
 
 
@@ -55,6 +56,13 @@ def accelerator_of(setting: str, devices: int, experiment: ExperimentFolder) -> 
         raise not_here("trainer.accelerator", chosen, experiment, "this machine has no such device") from error
 
 
+def strategy_name(setting: str, world_size: int) -> StrategyName:
+    """How the processes share the work, for trainer.strategy = auto | ddp | fsdp; one alone has nothing to share."""
+    if world_size == 1:
+        return "single"
+    return "fsdp" if setting == "fsdp" else "ddp"
+
+
 def has_native_bfloat16(accelerator: str) -> bool:
     """Whether the hardware multiplies bfloat16 itself; where it does not, bfloat16 costs time instead of saving it."""
     if accelerator == "cuda":
@@ -66,7 +74,7 @@ def has_native_bfloat16(accelerator: str) -> bool:
 
 
 def resolve_precision(setting: Setting, accelerator: str) -> Precision:
-    """ "fp32" or "bf16" for trainer.precision = auto | fp32 | bf16."""
+    """What trainer.precision = auto | fp32 | bf16 | fp64 comes to."""
     if setting != "auto":
         return setting
     return "bf16" if has_native_bfloat16(accelerator) else "fp32"
@@ -116,12 +124,15 @@ def measure_dtypes(sizes: Sizes) -> dict[str, object]:
     }
 
 
-def set_threads(setting: int | None) -> int:
-    """Set the number of CPU threads and return it; null: OMP_NUM_THREADS, or all cores we may use."""
-    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    threads = setting or (int(wished) if wished.isdecimal() else 0) or cores()
-    torch.set_num_threads(threads)
-    return threads
+def set_threads(setting: int | None, processes: int = 1) -> int:
+    """Set the number of CPU threads; null: OMP_NUM_THREADS, or all cores we may use, shared by so many processes.
+
+    Returns it as it would be for one process, which is the same whatever a run goes on with.
+    """
+    wished = environment_of_user().get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    asked = setting or (int(wished) if wished.isdecimal() else 0)
+    torch.set_num_threads(asked or max(1, cores() // processes))
+    return asked or cores()
 
 
 def check_memory(parameters: int, accelerator: str) -> None:

@@ -24,7 +24,7 @@ from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_pro
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder
-from attnlab.training.callbacks import TimedCallback, network
+from attnlab.training.callbacks import TimedCallback, network, whole
 from attnlab.training.recorders.recorder import Recorder, recorder_of
 
 
@@ -69,7 +69,7 @@ class LogMaps(TimedCallback):
         """Refuse a sentence that does not fit before anything is computed."""
         model = network(pl_module)
         context, self._repeated = model.context, repeated_sequence(model.vocab_size, model.context)
-        self._taken = (-1, [])
+        self._taken, self._looked_at = (-1, []), model
         self.probes = [
             check_probe(name, text, self.tokenizer, context, max_tokens=self.max_probe_tokens)
             for name, text in self.sentences
@@ -79,6 +79,10 @@ class LogMaps(TimedCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The maps of the untrained model; nothing if the run is resumed."""
+        if (
+            not self.folder.best_maps.exists()
+        ):  # one that continues another in a folder of its own starts without a best
+            self.best = math.inf
         self._log_if_due(trainer, pl_module)
 
     def on_train_batch_end(
@@ -93,15 +97,15 @@ class LogMaps(TimedCallback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the maps of the best step so far."""
-        if trainer.sanity_checking or trainer.global_step == 0 or not trainer.is_global_zero:
+        if trainer.sanity_checking or trainer.global_step == 0:
             return
         loss = trainer.callback_metrics.get(self.monitor)
-        # A run that continues another one in a folder of its own starts without a best.
-        best = self.best if self.folder.best_maps.exists() else math.inf
-        if loss is not None and float(loss) < best:
+        if loss is not None and float(loss) < self.best:
             with self.timed():
                 self.best = float(loss)
-                self._keep(self.folder.best_maps, trainer.global_step, self._maps(trainer.global_step, pl_module))
+                maps = self._maps(trainer, pl_module)
+                if trainer.is_global_zero:
+                    self._keep(self.folder.best_maps, trainer.global_step, maps)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, so that it takes no maps twice and keeps the best."""
@@ -119,20 +123,25 @@ class LogMaps(TimedCallback):
     def _log_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule, last: bool = False) -> None:
         # With accumulated gradients several batches end at the same step; only the first of them is after the update.
         step = trainer.global_step
-        if not (last or step in self.steps) or step <= self.last_step or not trainer.is_global_zero:
+        if not (last or step in self.steps) or step <= self.last_step:
             return
         first, self.last_step = self.last_step < 0, step
         with self.timed():
-            maps = self._maps(step, pl_module)
-            self._log_numbers(recorder_of(trainer), network(pl_module), maps[0], step)
+            maps = self._maps(trainer, pl_module)
+            if not trainer.is_global_zero:
+                return
+            self._log_numbers(recorder_of(trainer), self._looked_at, maps[0], step)
             self._log_pictures(recorder_of(trainer), maps, step, first)
             if last or step == self.steps[-1]:
                 self._keep(self.folder.last_maps, step, maps)
 
-    def _maps(self, step: int, pl_module: L.LightningModule) -> list[list[LayerMap]]:
-        """The maps of every sentence at this step; a step of both kinds takes them once."""
+    def _maps(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[list[LayerMap]]:
+        """The maps of every sentence at this step, in the first process; a step of both kinds takes them once."""
+        step = trainer.global_step
         if self._taken[0] != step:
-            self._taken = (step, [collect(network(pl_module), probe.ids) for probe in self.probes])
+            model = self._looked_at = whole(pl_module)
+            probes = self.probes if trainer.is_global_zero else []
+            self._taken = (step, [collect(model, probe.ids) for probe in probes])
         return self._taken[1]
 
     def _log_numbers(self, recorder: Recorder, model: GPT, maps: list[LayerMap], step: int) -> None:

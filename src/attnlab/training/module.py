@@ -35,7 +35,9 @@ from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compile_network
 from attnlab.training.optimizer import Recipe
+from attnlab.training.processes import gathered
 from attnlab.training.scoring import by_row, numbers, tally
+from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, total_norm
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
 
@@ -66,12 +68,15 @@ class LanguageModel(L.LightningModule):
         self.val_scored_bytes, self.slice_names = val_scored_bytes, slice_names
         # In a list so that it is no submodule. Only training is compiled: its batches have one shape.
         self._network: list[Callable[[Tensor, Tensor | None], Tensor]] = [] if compile else [model]
+        self._whole: list[GPT | None] = [model]  # where it is looked at; in a list so that it is no submodule
         self._trained = [p for p in model.parameters() if p.requires_grad]  # walking the modules costs time
         self._losses: list[Tensor] = []  # of the batches since the last update, each times its share of scored tokens
         self._shares: list[Tensor] = []  # empty where one batch makes the update
         self._loss = torch.zeros(())  # of the last update
         self._grad_norm = math.nan
         self.latest: dict[str, float] = {}  # of each number that was logged
+        self.draws = False  # whether training draws random numbers, such as dropout's
+        self._before: list[Tensor] | None = None  # the random streams as the first batch finds them
         self._nats = self._tokens = torch.zeros(())
         self._answers, self._rows = torch.zeros(0, 3), torch.zeros(4)
 
@@ -93,6 +98,27 @@ class LanguageModel(L.LightningModule):
         step = self.trainer.global_step
         return self.step_ended and (step % self.log_every == 0 or step in (1, self.trainer.max_steps))
 
+    @property
+    def whole(self) -> GPT:
+        """The network as one process has it, whatever its weights are now; where it lies in parts, in the first."""
+        return self._whole[0] or self.model
+
+    def put_together(self) -> GPT:
+        """The network with its weights as they are now; where they lie in parts, all processes must take part."""
+        if self._whole[0] is not self.model:
+            put_together(self.model, self._whole[0])
+        return self.whole
+
+    def configure_model(self) -> None:
+        """Cut the parameters where several processes share them; Lightning calls this before each of its loops."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Sharded) and self._whole[0] is self.model:
+            self.trainer.precision_plugin.convert_module(self)
+            self._whole = [keep_whole(self.model) if self.trainer.is_global_zero else None]
+            self.model.to(strategy.root_device)
+            shard(self.model, strategy.mesh)
+            self._trained = [p for p in self.model.parameters() if p.requires_grad]
+
     def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """(b, t) token ids, and of which document each is -> (b, t, vocab) logits."""
         logits: Tensor = self.model(ids, documents)
@@ -104,6 +130,8 @@ class LanguageModel(L.LightningModule):
         moment = (self.trainer.global_step, len(self._losses), self.trainer.global_rank)
         word = f"{self.noise_seed}/{moment}".encode()
         reseed(int.from_bytes(hashlib.sha256(word).digest()[:8], "little"), self.device)
+        if self._before is None:
+            self._before = streams(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = batch.targets
@@ -129,7 +157,7 @@ class LanguageModel(L.LightningModule):
     ) -> None:
         """Clip, and stop before the update if anything is not finite."""
         self._loss = self._mean_over_tokens() if self._shares else self._losses[0]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        norm = total_norm([p.grad for p in self._trained if p.grad is not None])
         loss, self._grad_norm = float(self._loss), float(norm)
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
@@ -137,21 +165,26 @@ class LanguageModel(L.LightningModule):
                 f"stopped before the update ({REMEDY})"
             )
         if self.recipe.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.grad_clip, norm)
+            clip(self._trained, self.recipe.grad_clip, norm)
 
     def _mean_over_tokens(self) -> Tensor:
         """The loss of the update, whose gradients are made those of it: Lightning and the devices took the mean over
         batches. Every token of a text is scored, so that nothing changes there, to the last bit."""
         sums = torch.stack([torch.stack(self._losses), torch.stack(self._shares)])
         if self.trainer.world_size > 1:
-            sums = torch.as_tensor(self.all_gather(sums)).transpose(0, 1).flatten(1)
+            sums = gathered(sums).transpose(0, 1).flatten(1)
         loss, share = sums.mean(dim=1)
+        if isinstance(self.trainer.strategy, Sharded):
+            average([p.grad for p in self._trained if p.grad is not None and not p.ndim])  # which FSDP2 does not take
         for p in self._trained:
             if p.grad is not None:
-                p.grad.div_(share.to(p.grad.dtype))
+                local(p.grad).div_(share.to(p.grad.dtype))
         return loss / share
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._before:
+            self.draws = not all(map(torch.equal, self._before, streams(self.device)))
+            self._before = []
         if self.is_logged_step:
             # The scheduler has already moved on: this is the rate of the update that was just made.
             rate = self.recipe.lr * self._factor(self.trainer.global_step - 1)
@@ -176,7 +209,7 @@ class LanguageModel(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         totals = torch.stack([self._nats, self._tokens])
         if self.trainer.world_size > 1:
-            totals = torch.as_tensor(self.all_gather(totals.to(self.device))).sum(dim=0)
+            totals = gathered(totals.to(self.device)).sum(dim=0)
         nats, tokens = totals.tolist()
         metrics = {"val/loss": nats / tokens}
         if self.val_scored_bytes is not None:
@@ -184,7 +217,7 @@ class LanguageModel(L.LightningModule):
         if self.slice_names:
             sums = [self._answers, self._rows]
             if self.trainer.world_size > 1:  # MPS has no double, but no second device either
-                sums = [torch.as_tensor(self.all_gather(part.to(self.device))).sum(dim=0).cpu() for part in sums]
+                sums = [gathered(part.to(self.device)).sum(dim=0).cpu() for part in sums]
             metrics |= numbers(sums[0], sums[1], self.slice_names)
         self.record(metrics)
         self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
@@ -208,6 +241,16 @@ class LanguageModel(L.LightningModule):
         # A plain function: LambdaLR would put what a method or an object holds into every checkpoint.
         scheduler = LambdaLR(optimizer, lambda step: self._factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def streams(device: torch.device) -> list[Tensor]:
+    """The states of the random streams that training on this device draws from."""
+    states = [torch.default_generator.get_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
 
 
 def reseed(seed: int, device: torch.device) -> None:

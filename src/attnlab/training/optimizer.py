@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from attnlab.model import GPT
 from attnlab.options import Configurable, Fraction, NonNegative, Positive, option
 from attnlab.options.rules import Rule
+from attnlab.training.sharding import cut, full, local
 
 Decay = Literal["linear", "cosine", "constant"]
 Betas = Annotated[Sequence[float], Rule(float, least=0, below=1, length=2)]
@@ -83,7 +85,7 @@ class Muon(Recipe):
         inside = {id(p) for p in matrices}
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
         return MuonWithAdamW(
-            torch.optim.Muon(
+            MuonOfParts(
                 matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, adjust_lr_fn="original"
             )
             if matrices
@@ -95,6 +97,32 @@ class Muon(Recipe):
                 fused=_can_fuse(others),
             ),
         )
+
+
+class MuonOfParts(torch.optim.Muon):
+    """Muon, of matrices that may lie in parts on several processes: each process puts one together, updates it as if it
+    were alone, and keeps its part."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        if not any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
+            return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            options = {key: group[key] for key in self.defaults}
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                matrix = nn.Parameter(full(p.detach()).clone())
+                matrix.grad, whole = full(p.grad), full(momentum).clone()
+                alone = torch.optim.Muon([matrix], **options)
+                alone.state[matrix]["momentum_buffer"] = whole
+                alone.step()
+                for part, new in ((p, matrix), (momentum, whole)):
+                    local(part.detach()).copy_(local(cut(new.detach(), part)))
+        return loss
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

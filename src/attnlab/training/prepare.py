@@ -19,11 +19,13 @@ from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
+from attnlab.machine.environment import Processes, processes
+from attnlab.model import GPT
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
-from attnlab.training.callback_group import with_callbacks
+from attnlab.training.callback_group import AVERAGES, with_callbacks
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,
@@ -33,6 +35,7 @@ from attnlab.training.hardware import (
     resolve_attention_dtype,
     resolve_precision,
     set_threads,
+    strategy_name,
 )
 from attnlab.training.identity import Identity, identify
 from attnlab.training.initial_weights import InitialWeights, initial_weights
@@ -59,6 +62,7 @@ class Prepared(NamedTuple):
 
     config: RunConfig
     machine: Machine
+    processes: Processes
     recipe: Recipe
     tokenizer: Tokenizer
     splits: Material
@@ -78,19 +82,26 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     check_lengths(config.evaluation.lengths)
     runs = Path(config.paths.runs)
     experiment = ExperimentFolder(runs / config.experiment_name)
-    accelerator, threads = (
-        accelerator_of(trainer.accelerator, trainer.devices, experiment),
-        set_threads(trainer.threads),
-    )
+    accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
+    threads = set_threads(trainer.threads, trainer.devices)
+    these = processes(trainer.devices, trainer.nodes)
     config, tuned = at_tuned_rate(config, variant)
     cache = Path(config.paths.cache)
-    check_memory(check_construction(config).n_parameters, accelerator)
+    strategy = strategy_name(trainer.strategy, these.world_size)
+    held = these.world_size if strategy == "fsdp" else 1  # by how many processes a model is held
+    model = check_construction(config)
+    check_memory(model.n_parameters // held, accelerator)
     recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
+    if strategy == "fsdp":
+        _check_sharded(config, model, callbacks)
     source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
-    if config.batch_size % trainer.devices:
-        raise UsageError(f"batch_size ({config.batch_size}) must be a multiple of trainer.devices ({trainer.devices})")
+    if config.batch_size % these.world_size:
+        times = f" times trainer.nodes ({trainer.nodes})" if trainer.nodes > 1 else ""
+        raise UsageError(
+            f"batch_size ({config.batch_size}) must be a multiple of trainer.devices ({trainer.devices}){times}"
+        )
     check_writable(runs, key="paths.runs")
     check_writable(cache, key="paths.cache")
     tokenizer, splits = open_material(source, vocabulary, cache)
@@ -106,7 +117,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     machine = Machine(accelerator, config.trainer.precision, config.trainer.attention_dtype, threads)
     config, match = match_budget(config, TimingSite(accelerator, machine.precision, threads, cache))
     if match:
-        check_memory(check_construction(config).n_parameters, accelerator)
+        check_memory(check_construction(config).n_parameters // held, accelerator)
         init = initial_weights(config, tokenizer)  # which may not fit what the budget made of the model
     resolved = {
         "data.sha256": splits.sha256,
@@ -115,6 +126,8 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
         "trainer.precision": machine.precision,
         "trainer.attention_dtype": machine.attention_dtype,
         "trainer.threads": machine.threads,
+        "trainer.devices": 1,  # a run is the same with any number of processes, so that it goes on with another
+        "trainer.strategy": "auto",
     }
     if "val_fraction" in config.data:
         resolved["data.val_fraction"] = config.data["val_fraction"]
@@ -132,7 +145,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     computes = PLAIN if computes_the_same(config, plain(config)) else None
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
     fairness = {key: report for key, report in terms if report}
-    trained = (config, machine, recipe, tokenizer, splits)
+    trained = (config, machine, these, recipe, tokenizer, splits)
     return Prepared(*trained, identity, code, folder, init, fairness, loggers, callbacks)
 
 
@@ -164,6 +177,23 @@ def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFo
         use_backends(check_construction(config), backend, precision)  # which refuses what it cannot serve
     chosen = replace(trainer, accelerator=kind, precision=precision, attention_dtype=dtype, attention_backend=backend)
     return replace(config, trainer=chosen)
+
+
+def _check_sharded(config: RunConfig, model: GPT, callbacks: Sequence[L.Callback]) -> None:
+    """Refuse what needs a whole model in every process, or computes a block more often in one than in another."""
+    if config.data.get("documents") and not model.honours_documents:
+        raise UsageError(
+            "data.documents (true) does not go with trainer.strategy=fsdp where attention runs documents one by one; "
+            "use trainer=ddp"
+        )
+    if config.trainer.compile:
+        raise UsageError("trainer.compile (true) does not go with trainer.strategy=fsdp: its parameters come and go")
+    for callback in callbacks:
+        if isinstance(callback, AVERAGES):
+            raise UsageError(
+                f"callbacks ({type(callback).__name__}) keeps a whole copy of the model, which no process has with "
+                "trainer.strategy=fsdp; use trainer=ddp, or leave it out"
+            )
 
 
 def _sizes(config: RunConfig) -> Sizes:

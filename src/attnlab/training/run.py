@@ -1,17 +1,19 @@
 """One run, from a checked config to a finished folder: the same call continues what was cut off and repeats nothing."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnlab.attention.backends import use_backends
 from attnlab.build import build_model
@@ -19,37 +21,43 @@ from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import AttnlabError, Diverged, UsageError
-from attnlab.machine.environment import rank
+from attnlab.machine import signals
+from attnlab.machine.environment import STARTED_BY, processes
 from attnlab.model import GPT
+from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests
 from attnlab.store.files import failures
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import ENDED, Status
-from attnlab.training.callbacks import Checkpoints, Epochs, Samples, Speed
-from attnlab.training.checkpoint import load_checkpoint, network_weights
+from attnlab.training import notes
+from attnlab.training.callbacks import Checkpoints, Epochs, Samples, Speed, parts, whole
+from attnlab.training.checkpoint import load_rest, network_weights
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.console import Progress, print_summary, print_tensorboard_command
 from attnlab.training.description import to_yaml
 from attnlab.training.extrapolation import Reach, as_scalars, check_lengths, extrapolate, keep, line
-from attnlab.training.hardware import device_name
+from attnlab.training.hardware import StrategyName, device_name, strategy_name
 from attnlab.training.identity import differences, earlier
 from attnlab.training.map_callback import LogMaps
 from attnlab.training.matching import describe_match
 from attnlab.training.module import LanguageModel
 from attnlab.training.notes import log, note
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
+from attnlab.training.processes import Group, Launched, Marks, joined
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.run_recorders import start_anew, trackers_of, writes_events
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.sameness import in_words
+from attnlab.training.sharding import Sharded
 from attnlab.training.stop import StopRequest, stop_request
 from attnlab.training.summary import config_to_store, hyperparameters, summarise
 from attnlab.training.usage import Meter, alone
 
-LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+ECHO = 3.0  # seconds within which a launcher passes on a signal that the terminal has sent, too
+LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 
 
 def run(
@@ -69,27 +77,40 @@ def run(
     FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
-    process = rank(config.trainer.devices)
-    rank_zero_only.rank = process  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
+    these = processes(config.trainer.devices, config.trainer.nodes)
+    rank_zero_only.rank = these.rank  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
+    notes.silent = signals.silent = these.rank > 0
     with failures():
-        prepared = prepare(config, variant, callbacks)
+        try:
+            prepared = prepare(config, variant, callbacks)
+        except AttnlabError as error:
+            if these.local_rank and STARTED_BY not in os.environ:  # the first process of this node says the same
+                raise SystemExit(error.exit_code) from error
+            raise
         if planned is not None and (names := changed(prepared.code.modules, planned)):
             raise AttnlabError(
                 f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
             )
         prepared = _by_which_code(prepared, ask=planned is None)
         prepared.fairness["beside"] = dict(beside or alone())
-        with stop_request() as stop:
-            if process:
-                return _train(prepared, loggers, stop)  # the first process owns the folder and has made it ready
-            with prepared.folder.lock():
+        with ExitStack() as stack:
+            stop, done = stack.enter_context(stop_request()), dict[str, Any]()
+            stop.echo = ECHO if these.launched else 0.0
+            if not these.rank:  # the first process owns the folder
+                stack.enter_context(prepared.folder.lock())
                 if config.overwrite:
                     start_anew(prepared.folder)
                 done = prepared.folder.read_summary()
-                if done.get("status") == Status.FINISHED:
-                    _check_code(prepared.folder, prepared, str(prepared.folder))
-                    return _again(prepared, done)
-                return _train(prepared, loggers, stop)
+            finished = done.get("status") == Status.FINISHED
+            if finished:
+                _check_code(prepared.folder, prepared, str(prepared.folder))
+            if finished and not these.launched:
+                return _again(prepared, done)
+            kind, minutes = prepared.machine.accelerator, config.trainer.timeout
+            group = stack.enter_context(joined(these, stop, accelerator=kind, minutes=minutes))
+            if group.broadcast(finished):
+                return {} if these.rank else _again(prepared, done)
+            return _train(prepared, loggers, stop, group)
 
 
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
@@ -137,11 +158,12 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
         note(f"note: {what} was made by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest) -> dict[str, Any]:
+def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest, group: Group) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     meter = Meter(prepared.machine.accelerator)
-    checkpoint, step, rows_from, digests = _where_to_start(prepared)
+    start = None if group.rank else _where_to_start(prepared)
+    checkpoint, step, rows_from, digests = group.broadcast(start) or Start(None, None, None, None)
     model = build_model(config, prepared.tokenizer.n_vocab)
     if prepared.init is not None and checkpoint is None:
         prepared.init.load_into(model)
@@ -177,7 +199,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     progress = Progress(speed, bar=config.trainer.progress)
     epochs = Epochs(prepared.splits, config.batch_size, config.model.context)
     ours = [speed, epochs, *([] if maps is None else [maps]), samples, progress]
-    trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks])
+    marks = [Marks(group)] if group.world_size > 1 else []
+    trainer = make_trainer(prepared, stop, recorders, [*ours, *prepared.callbacks, *marks], group)
     status, reaches = Status.FAILED, list[Reach]()
     try:
         try:
@@ -188,6 +211,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.global_step % config.trainer.val_every:
                 trainer.validate(module, data, verbose=False)
+            model = whole(module)
             use_backends(model, "torch", prepared.machine.precision)  # it may be on the CPU again
             if trainer.is_global_zero:
                 for reach in _extrapolate(prepared, model):
@@ -209,7 +233,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
             recorders.save()
             if status in ENDED and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
-                summary = summarise(prepared, model, status, started, seconds, speed, maps, meter, reaches)
+                summary = summarise(prepared, module.whole, status, started, seconds, speed, maps, meter, reaches)
+                summary["processes"] = parts(trainer)
                 folder.write_summary(summary, recorders.digests())
     finally:
         recorders.close("success" if status == Status.FINISHED else "failed")
@@ -266,11 +291,9 @@ def _where_to_start(prepared: Prepared) -> Start:
             raise UsageError(f"resume_from ({rows_from}) holds no checkpoint")
     if checkpoint is None:
         return Start(None, None, rows_from, {})
-    there = load_checkpoint(checkpoint)
+    there = load_rest(checkpoint)
     digests = source.checkpoints.listed()[checkpoint.name]["beside"] or None
     start = Start(checkpoint, there["global_step"], rows_from, digests)
-    if _is_worker(prepared):
-        return start  # the first process has checked it
     for problem in problems:
         note(f"warning: {problem}; going on from the one before it")
     apart = [
@@ -285,8 +308,21 @@ def _where_to_start(prepared: Prepared) -> Start:
             f"trainer.max_steps ({prepared.config.trainer.max_steps}) is less than the steps already made in "
             f"{checkpoint} ({there['global_step']})"
         )
+    _check_processes(prepared, checkpoint, there)
     _check_code(source, prepared, f"resume_from ({source})" if rows_from else str(source))
     return start
+
+
+def _check_processes(prepared: Prepared, checkpoint: Path, there: Mapping[str, Any]) -> None:
+    """Refuse to go on with other processes where each draws random numbers of its own."""
+    parts = there.get("processes") or [{"world_size": 1}]
+    before, trainer = parts[-1]["world_size"], prepared.config.trainer
+    if there.get("draws") and before != prepared.processes.world_size:
+        raise UsageError(
+            f"trainer.devices ({trainer.devices}) times trainer.nodes ({trainer.nodes}) must be {before}, as in "
+            f"{checkpoint}: this model draws random numbers in training (dropout), each process its own; without "
+            "dropout a run goes on with any number of processes"
+        )
 
 
 def _open_folder(prepared: Prepared, step: int | None) -> None:
@@ -320,18 +356,28 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
         log(f"continuing after step {step} of {config.trainer.max_steps}")
 
 
-def make_trainer(prepared: Prepared, stop: StopRequest, recorders: Recorders, callbacks: list[L.Callback]) -> L.Trainer:
-    config, machine = prepared.config.trainer, prepared.machine
+def make_trainer(
+    prepared: Prepared,
+    stop: StopRequest,
+    recorders: Recorders,
+    callbacks: list[L.Callback],
+    group: Group,
+) -> L.Trainer:
+    config, machine, these = prepared.config.trainer, prepared.machine, prepared.processes
+    strategy = strategy_name(config.strategy, these.world_size)
     checkpoints = Checkpoints(
         prepared.folder.checkpoints,
         every=config.checkpoint_every,
         stop=stop,
         fingerprint=prepared.identity.fingerprint,
+        group=group,
+        part={"strategy": strategy, "world_size": these.world_size, "nodes": these.nodes},
     )
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=config.devices,
-        strategy=config.strategy,
+        num_nodes=config.nodes,
+        strategy=make_strategy(strategy, group, prepared.folder.checkpoints),
         precision=LIGHTNING_PRECISION[machine.precision],  # type: ignore[arg-type]
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -342,13 +388,22 @@ def make_trainer(prepared: Prepared, stop: StopRequest, recorders: Recorders, ca
         inference_mode=False,  # what is cached while validating is used while training
         logger=recorders,
         callbacks=[*callbacks, checkpoints],
-        plugins=[VerifiedCheckpointIO(), OneMachine(rank(config.devices))],
+        plugins=[VerifiedCheckpointIO(), Launched(these)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=prepared.folder.path,
     )
+
+
+def make_strategy(name: StrategyName, group: Group, checkpoints: CheckpointFolder) -> Strategy | str:
+    """Lightning's way of sharing the work of a step."""
+    if name == "fsdp":
+        return Sharded(group, checkpoints)
+    # `find_unused_parameters`: without, the buckets of gradients are made anew after the first step, which sums those
+    # of four processes in another order from then on, so that a run that goes on would not do so bit for bit.
+    return DDPStrategy(find_unused_parameters=True) if name == "ddp" else "auto"
 
 
 def _samples(prepared: Prepared) -> Samples:
@@ -376,27 +431,9 @@ def _maps(prepared: Prepared) -> LogMaps | None:
     )
 
 
-class OneMachine(LightningEnvironment):
-    """The processes of one run are on one machine, whatever variables of Slurm or another launcher there are."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.rank = rank
-
-    @property
-    def main_address(self) -> str:
-        return "127.0.0.1"
-
-    def node_rank(self) -> int:
-        return 0
-
-    def local_rank(self) -> int:
-        return self.rank
-
-
 def _is_worker(prepared: Prepared) -> bool:
     """Whether this process was started by another one of the same run, to share its batches."""
-    return rank(prepared.config.trainer.devices) > 0
+    return prepared.processes.rank > 0
 
 
 def quiet() -> None:
@@ -405,3 +442,4 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", module="lightning.*", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*", category=UserWarning)  # of a block: FSDP2

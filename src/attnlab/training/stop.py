@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,10 +13,15 @@ from attnlab.machine.signals import EXIT_CODES, ignored
 
 
 class StopRequest:
-    """Whether a signal has come. A second one of the same kind gets through to its usual handler."""
+    """Whether a signal has come. A second one of the same kind gets through to its usual handler.
+
+    One that comes within `echo` seconds of the first counts as the first: a launcher passes on what the terminal has
+    sent to each of its processes.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.echo, self._since = 0.0, 0.0
         self._usual: dict[int, Any] = {}
 
     @property
@@ -48,9 +54,11 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal == number:
+            if time.monotonic() - self._since < self.echo:
+                return
             signal.signal(number, self._usual.get(number, signal.SIG_DFL))
             signal.raise_signal(number)
-        self.signal = number
+        self.signal, self._since = number, time.monotonic()
 
 
 @contextmanager

@@ -130,6 +130,6 @@ def summarise(
         "device": device_name(prepared.machine.accelerator),
         "precision": prepared.machine.precision,
         "threads": prepared.machine.threads,
-        "devices": config.trainer.devices,
+        "devices": prepared.processes.world_size,
         **environment(),
     }

@@ -1,0 +1,434 @@
+"""The processes of one run: started where no launcher has, in one group, and watched so that none waits for ever."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from torch import Tensor
+
+from attnlab.errors import AttnlabError, LostProcess, UsageError
+from attnlab.machine.environment import STARTED_BY, Processes
+from attnlab.store.files import file_failure
+from attnlab.training.stop import StopRequest
+
+T = TypeVar("T")
+HERE = "127.0.0.1"
+EVERY = 0.5  # seconds between two signs of life
+PATIENCE = 6.0  # seconds after which who gave none is gone, once something has gone wrong
+GRACE = 10.0  # seconds that those who are left have to end by themselves
+
+
+class Group:
+    """What the processes of a run say to each other; one alone hears itself."""
+
+    rank, world_size = 0, 1
+
+    def broadcast(self, value: T) -> T:
+        """What the first process gives."""
+        return value
+
+    def largest(self, number: int) -> int:
+        """The largest number that any gives."""
+        return number
+
+    def gather(self, value: T) -> list[T]:
+        """What each gives, in their order."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Wait for all."""
+
+    def mark(self, step: int, stage: str) -> None:
+        """Note how far this process has come."""
+
+
+class SeveralProcesses(Group):
+    """The group of a run of several processes."""
+
+    def __init__(self, processes: Processes, watch: "Watch") -> None:
+        self.rank, self.world_size, self.mark = processes.rank, processes.world_size, watch.mark  # type: ignore[method-assign]
+
+    def broadcast(self, value: T) -> T:
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, 0)
+        first: T = box[0]
+        return first
+
+    def largest(self, number: int) -> int:
+        tensor = torch.tensor(number)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        self.largest(0)
+
+
+@contextmanager
+def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes: float) -> Iterator[Group]:
+    """The group of all processes, of which the first starts the others if no launcher has.
+
+    A process that fails, dies, or does nothing for so many minutes ends them all. The first says why, or the one after
+    it where the first is gone: the others end without a word (SystemExit), with the same exit code.
+    """
+    if processes.world_size == 1:
+        yield Group()
+        return
+    wait = timedelta(minutes=minutes) + timedelta(seconds=2 * GRACE)  # the watch speaks first
+    store, children = _meeting_place(processes, wait)
+    watch = Watch(processes, children, stop, seconds=60 * minutes)
+    try:
+        try:
+            if accelerator == "cuda":
+                torch.cuda.set_device(processes.local_rank)
+            backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
+            place = dist.PrefixStore("attnlab", store)
+            dist.init_process_group(
+                backend, store=place, rank=processes.rank, world_size=processes.world_size, timeout=wait
+            )
+            group = SeveralProcesses(processes, watch)
+            group.barrier()
+            watch.mark(0, "start")
+            yield group
+            group.barrier()
+        except BaseException as error:
+            _leave(watch, error)
+    finally:
+        watch.close()
+        for child in children.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE)
+            child.kill()
+        with suppress(Exception):  # some of the others may be gone
+            dist.destroy_process_group()
+
+
+def _meeting_place(processes: Processes, wait: timedelta) -> tuple[dist.Store, dict[int, "subprocess.Popen[bytes]"]]:
+    """The store by which the processes find each other, and those that were started here, by rank."""
+    if processes.launched:
+        return next(iter(dist.rendezvous("env://", processes.rank, processes.world_size, timeout=wait)))[0], {}
+    if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+        raise UsageError(
+            f"trainer.devices ({processes.per_node}) starts the same command once more for each further device, which "
+            "a notebook or a prompt cannot: write a script, or start it by torchrun"
+        )
+    door = socket.create_server((HERE, 0))
+    port = door.getsockname()[1]
+    store = dist.TCPStore(
+        HERE, port, is_master=True, wait_for_workers=False, timeout=wait, master_listen_fd=door.detach()
+    )
+    os.environ |= {"MASTER_ADDR": HERE, "MASTER_PORT": str(port)}
+    children = {}
+    for rank in range(1, processes.world_size):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes.world_size, STARTED_BY: os.getpid()}
+        environment = os.environ | {name: str(number) for name, number in numbers.items()}
+        # In a session of its own: Ctrl-C is for the first process, which tells the others at the end of a step.
+        children[rank] = subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    return store, children
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The tensors of all processes, stacked in their order."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)
+
+
+class Sign(NamedTuple):
+    """What a process says of itself: how many signs of life it gave, and how far it has come."""
+
+    number: int
+    step: int
+    stage: int
+
+
+class Lost(NamedTuple):
+    """A process that failed or is gone, with what there is to say of it, and the exit code of all."""
+
+    rank: int
+    message: str
+    code: int
+    noted: bool = False  # by itself
+
+    @property
+    def line(self) -> str:
+        return f"process {self.rank} {self.message}, which ends the others; the same command continues"
+
+
+STAGES = ("start", "batch", "forward", "backward", "update", "validation")  # of a step, in order
+
+
+class Watch:
+    """A thread that gives a sign of life, and ends this process where the main thread would wait for ever."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        children: Mapping[int, "subprocess.Popen[bytes]"],
+        stop: StopRequest,
+        *,
+        seconds: float,
+    ) -> None:
+        self.rank, self.children, self.stop, self.seconds = processes.rank, children, stop, seconds
+        self.others = [rank for rank in range(processes.world_size) if rank != self.rank]
+        self.prefix = f"attnlab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self.address, self.port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.store = dist.TCPStore(self.address, self.port, is_master=False, timeout=timedelta(seconds=2 * GRACE))
+        self.count, self.at, self.since, self.met = 0, (0, 0), time.monotonic(), False
+        self.leaving = False  # whether the main thread knows of what went wrong
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def mark(self, step: int, stage: str) -> None:
+        self.at, self.since, self.met = (step, STAGES.index(stage)), time.monotonic(), True
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def note_error(self, message: str, code: int) -> None:
+        """Leave word of why this process ends."""
+        with suppress(RuntimeError):
+            self.store.set(f"{self.prefix}/error/{self.rank}", json.dumps([message, code]))
+
+    def note_leaving(self) -> None:
+        """Leave word that this process ends because another one did."""
+        with suppress(RuntimeError):
+            self.store.set(f"{self.prefix}/left/{self.rank}", "")
+
+    def wait_for_others(self) -> None:
+        """Give the others time to learn why, where the store is here."""
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:
+            if all(self._has_left(rank) for rank in self.others):
+                return
+            time.sleep(EVERY / 2)
+
+    def lost(self, patience: float = PATIENCE) -> "Lost | None":
+        """The first process that failed or is gone; None if none is."""
+        before, deadline = {rank: self._sign(rank) for rank in self.others}, time.monotonic() + patience
+        while True:
+            for rank in self.others:
+                if (error := self._get(f"error/{rank}")) is not None:
+                    message, code = json.loads(error)
+                    return Lost(rank, message, code, noted=True)
+            for rank, child in self.children.items():
+                if (code := child.poll()) not in (None, 0) and time.monotonic() > deadline - patience + 2 * EVERY:
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    return Lost(rank, f"ended with {how}{self._where()}", max(code, 1))
+            if time.monotonic() > deadline:
+                break
+            time.sleep(EVERY / 5)
+        for rank in self.others:
+            last, now = before[rank], self._sign(rank)
+            if (last is None or now is None or now.number == last.number) and not self._get(f"left/{rank}"):
+                return Lost(rank, f"is gone{self._where()}", 1)
+        return None
+
+    def speaks(self, lost: "Lost") -> bool:
+        """Whether it is for this process to say what happened: the first that is left. Of itself the first speaks."""
+        return self.rank == (1 if lost.rank == 0 else 0) and not (lost.rank == 0 and lost.noted)
+
+    def _run(self) -> None:
+        trouble: float | None = None
+        while not self._done.wait(EVERY):
+            try:
+                self.count += 1
+                self.store.set(f"{self.prefix}/sign/{self.rank}", json.dumps([self.count, *self.at]))
+                if self.leaving:
+                    continue
+                if not self.met and self.stop.signal is not None:
+                    line = "stopped before the first step; the same command continues"
+                    self._end(line, self.stop.exit_code, self.rank == 0)
+                noticed = any(child.poll() not in (None, 0) for child in self.children.values()) or any(
+                    self._get(f"error/{rank}") is not None for rank in self.others
+                )
+                trouble = (trouble or time.monotonic()) if noticed else None
+                if trouble and time.monotonic() - trouble > GRACE:  # the main thread waits for who does not come
+                    lost = self.lost(2 * EVERY)
+                    if lost is not None:
+                        self._end(lost.line, lost.code, self.speaks(lost))
+                if time.monotonic() - self.since > self.seconds:
+                    self._end_hung()
+            except RuntimeError:  # the store is gone, and the first process with it
+                trouble = trouble or time.monotonic()
+                if not self.leaving and time.monotonic() - trouble > GRACE:
+                    lost = Lost(0, f"is gone{self._where()}", 1)
+                    self._end(lost.line, 1, self.speaks(lost))
+
+    def _end_hung(self) -> None:
+        """Say which process has not come as far as the others, and end."""
+        first = {rank: self._sign(rank) for rank in self.others}
+        time.sleep(4 * EVERY)
+        signs = {rank: sign for rank in self.others if (sign := self._sign(rank)) is not None}
+        still = [rank for rank in self.others if rank not in signs or signs[rank] == first[rank]]
+        far = {rank: (sign.step, sign.stage) for rank, sign in signs.items()} | {self.rank: self.at}
+        behind = still or [rank for rank in sorted(far) if far[rank] == min(far.values()) != max(far.values())]
+        names = " and ".join(map(str, behind)) or "none, and yet none goes on"
+        step, stage = far.get(behind[0], self.at) if behind else self.at
+        where = f"after step {step}, at {STAGES[stage]}"
+        if self.rank in behind:
+            time.sleep(4 * EVERY)  # the others speak
+        first_awake = next((rank for rank in sorted(far) if rank not in behind), 0)
+        self._end(
+            f"process {names} has done nothing for {self.seconds / 60:g} minutes (trainer.timeout; {where}) and the "
+            "others wait for it: all end; the same command continues",
+            1,
+            self.rank == first_awake,
+        )
+
+    def _end(self, message: str, code: int, speaks: bool) -> NoReturn:
+        """End at once, from this thread: the main one is where no Python runs."""
+        if speaks:
+            with suppress(OSError):
+                os.write(2, f"error: {' '.join(message.split())}\n".encode())
+        if self.rank == 0:
+            self.wait_for_others()
+        for child in self.children.values():
+            child.kill()
+        os._exit(code)
+
+    def _where(self) -> str:
+        """When that was: by the step of this process, which no other leaves behind."""
+        return f" after step {self.at[0]}"
+
+    def _sign(self, rank: int) -> Sign | None:
+        text = self._get(f"sign/{rank}")
+        return None if text is None else Sign(*json.loads(text))
+
+    def _has_left(self, rank: int) -> bool:
+        child = self.children.get(rank)
+        gone = child is not None and child.poll() is not None
+        return gone or any(self._get(f"{key}/{rank}") is not None for key in ("left", "error"))
+
+    def _get(self, key: str) -> str | None:
+        """What stands in the store; None if nothing does, or the store is gone."""
+        with suppress(RuntimeError):
+            if self.store.check([f"{self.prefix}/{key}"]):
+                return str(self.store.get(f"{self.prefix}/{key}").decode())
+        return None
+
+
+def _leave(watch: Watch, error: BaseException) -> NoReturn:
+    """Find out whether the error is this process's own or the echo of another's end, and leave with one line in all."""
+    if isinstance(error, OSError) and error.filename:
+        error = file_failure(error)
+    own = isinstance(error, AttnlabError) or not isinstance(error, Exception)
+    lost = None if own else watch.lost()
+    watch.leaving = True
+    if lost is not None:
+        watch.note_leaving()
+        leaving: BaseException = LostProcess(lost.line, lost.code) if watch.speaks(lost) else SystemExit(lost.code)
+    elif watch.rank == 0:
+        watch.note_error(_in_words(error), _code(error))
+        leaving = error
+    else:
+        if not own:
+            traceback.print_exception(error)  # a fault of the code
+        watch.note_error(_in_words(error), _code(error))
+        leaving = SystemExit(_code(error))
+    if watch.rank == 0:
+        watch.wait_for_others()
+    raise leaving
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, AttnlabError):
+        return f"failed ({error})"
+    return f"failed ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]})"
+
+
+def _code(error: BaseException) -> int:
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1
+
+
+class Launched(ClusterEnvironment):
+    """The processes of a run for Lightning: all there, in the order of `Processes`."""
+
+    def __init__(self, processes: Processes) -> None:
+        super().__init__()
+        self.processes = processes
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ.get("MASTER_ADDR", HERE)
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ.get("MASTER_PORT", "0"))
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.processes.world_size
+
+    def set_world_size(self, size: int) -> None:
+        assert size == self.processes.world_size
+
+    def global_rank(self) -> int:
+        return self.processes.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self.processes.rank
+
+    def local_rank(self) -> int:
+        return self.processes.local_rank
+
+    def node_rank(self) -> int:
+        return self.processes.rank // self.processes.per_node
+
+
+class Marks(L.Callback):
+    """Notes how far a process has come, for the others to see."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.group.mark(trainer.global_step, "batch")
+
+    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
+        self.group.mark(trainer.global_step, "forward")
+
+    def on_after_backward(self, trainer: L.Trainer, *_: Any) -> None:
+        self.group.mark(trainer.global_step, "backward")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.group.mark(trainer.global_step, "update")
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.group.mark(trainer.global_step, "validation")
+
+
+def parts_of(earlier: Sequence[Mapping[str, Any]], step: int, part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """With which processes a run went, from which step on: what there is, and this part if it is another."""
+    parts = [dict(one) for one in earlier if one["from_step"] < step]
+    last = {key: value for key, value in parts[-1].items() if key != "from_step"} if parts else None
+    return parts if last == part else [*parts, {"from_step": step, **part}]
