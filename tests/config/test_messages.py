@@ -118,7 +118,8 @@ TYPES = [
         """'trainer.max_steps="5"'""",
         'trainer.max_steps ("5") must be an integer of at least 1 and no text; write 5 without quotation marks',
     ),
-    ("""'trainer.compile="true"'""", 'trainer.compile ("true") must be true or false and no text; write true without'),
+    ("""'trainer.compile="true"'""", 'trainer.compile ("true") must be auto | true | false and no text; write true'),
+    ("trainer.compile=maybe", "trainer.compile (maybe) must be auto | true | false"),
     ("""'trainer.threads="null"'""", 'trainer.threads ("null") must be null or', "write null without quotation marks"),
     ("""'optimizer.lr="fast"'""", "optimizer.lr (fast) must be a number above 0"),
     *(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import options
+from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.options.model_config import ModelConfig
-from attnlab.training.compiled import compile_network
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.training import compiled
+from attnlab.training.compiled import compile_network, resolve_compile, try_compiler
 
 SIZES = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.context=128", "model.dropout=0.0")
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}  # of float32: fused kernels add in another order
@@ -72,6 +76,56 @@ def test_tried_first(works: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert isinstance(network, torch.nn.Sequential) and len(lines) == 1
     else:
         assert network is model and lines[1].endswith("so it trains uncompiled (RuntimeError: no compiler)")
+
+
+@pytest.mark.parametrize(
+    ("steps", "plain", "faster", "compiles", "pays"),
+    [
+        (100, 0.1, 0.05, "no", False),  # so short that no compiler could pay
+        (10_000, 0.1, 0.05, "yes", True),
+        (10_000, 0.1, 0.11, "yes", False),
+        (10_000, 0.1, 0.05, "cannot", False),
+    ],
+)
+def test_pays(
+    steps: int, plain: float, faster: float, compiles: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved over the run decides, and where not even the largest gain could pay nothing is compiled."""
+    asked: list[GPT] = []
+
+    def compile(model: GPT, ids: Tensor) -> object:
+        asked.append(model)
+        return model if compiles == "cannot" else object()
+
+    monkeypatch.setattr(compiled, "compile_network", compile)
+    monkeypatch.setattr(compiled, "_seconds", lambda network, model, *_: plain if network is model else faster)
+    words = ("trainer.precision=fp32", "trainer.attention_backend=torch")
+    config = compose_config([*SIZES, f"trainer.max_steps={steps}", *words])
+    record = try_compiler(config, 64, "cpu")
+    assert record["value"] is pays and record["seconds_plain"] == plain
+    assert len(asked) == (compiles != "no")
+
+
+def test_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is that of real steps; nothing is drawn, and no gradient is left."""
+    model = build_model(compose_config([*SIZES]), 64)
+    before = torch.get_rng_state()
+    assert 0 < compiled._seconds(model, model, torch.zeros(2, 128, dtype=torch.long), bf16=True) < float("inf")
+    assert torch.equal(torch.get_rng_state(), before) and all(p.grad is None for p in model.parameters())
+
+
+def test_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run of an experiment chooses for all; a machine that cannot compile refuses what has begun compiled."""
+    folder = ExperimentFolder(tmp_path)
+    monkeypatch.setattr(compiled, "_no_compiler", lambda: None)
+    assert [resolve_compile(s, lambda: {"value": True}, folder) for s in (False, True)] == [False, True]
+    assert not folder.resolved.exists()
+    assert resolve_compile("auto", lambda: {"value": True}, folder) is True
+    assert resolve_compile("auto", lambda: {"value": False}, folder) is True
+    monkeypatch.setattr(compiled, "_no_compiler", lambda: "RuntimeError: no g++")
+    assert resolve_compile(False, lambda: {"value": True}, folder) is False
+    with pytest.raises(UsageError, match=r"^trainer.compile \(auto\) came to true .* here \(RuntimeError: no g"):
+        resolve_compile("auto", lambda: {"value": True}, folder)
 
 
 if __name__ == "__main__":

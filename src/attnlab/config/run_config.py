@@ -85,7 +85,7 @@ class TrainerConfig:
     attention_dtype: Literal["auto", "fp32", "bf16", "fp64"]
     attention_backend: Literal["auto", "torch", "flex", "fla", "flex+torch", "fla+torch", "flex+fla+torch"]
     threads: Count | None
-    compile: bool
+    compile: Annotated[bool | Literal["auto"], Rule(bool, choices=("auto",))]
     val_every: Count
     log_every: Count
     checkpoint_every: Count

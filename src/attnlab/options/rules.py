@@ -15,7 +15,8 @@ KINDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or f
 class Rule:
     """What one key may hold: a type, a range (inclusive unless `above` or `below`), a choice, or null.
 
-    `least` 1 of a text means that it is not empty. With `length`, the key holds a list of so many of them.
+    `least` 1 of a text means that it is not empty. With `length`, the key holds a list of so many of them. Where
+    true and false belong, `choices` are words that may stand there, too.
     """
 
     kind: type
@@ -37,7 +38,7 @@ class Rule:
 
     def _accepts(self, value: Any) -> bool:
         if isinstance(value, bool) or self.kind is bool:
-            return isinstance(value, bool) and self.kind is bool
+            return self.kind is bool and (isinstance(value, bool) or value in self.choices)
         if not isinstance(value, int | float if self.kind is float else self.kind):
             return False
         if self.choices:
@@ -52,7 +53,8 @@ class Rule:
         return all(within) and not (isinstance(size, float) and not math.isfinite(size))
 
     def __str__(self) -> str:
-        text = " | ".join(self.choices) if self.choices else KINDS[self.kind]
+        words = (*self.choices, "true", "false") if self.choices and self.kind is bool else self.choices
+        text = " | ".join(words) if words else KINDS[self.kind]
         if self.kind is str and self.least:
             text = "non-empty text"
         elif self.least is not None:

@@ -21,11 +21,13 @@ from attnlab.errors import UsageError
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.machine.environment import Processes, processes
 from attnlab.model import GPT
+from attnlab.options.rules import shown
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
 from attnlab.training.callback_group import AVERAGES, with_callbacks
+from attnlab.training.compiled import resolve_compile, share_compiled, try_compiler
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,
@@ -114,6 +116,7 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     init = initial_weights(config, tokenizer)
     source_hash = _source_hash(RunFolder(Path(config.resume_from))) if config.resume_from else None
     config = _without_autos(config, accelerator, experiment)
+    config = _with_compiler(config, tokenizer.n_vocab, accelerator, experiment)
     machine = Machine(accelerator, config.trainer.precision, config.trainer.attention_dtype, threads)
     config, match = match_budget(config, TimingSite(accelerator, machine.precision, threads, cache))
     if match:
@@ -187,13 +190,25 @@ def _check_sharded(config: RunConfig, model: GPT, callbacks: Sequence[L.Callback
             "use trainer=ddp"
         )
     if config.trainer.compile:
-        raise UsageError("trainer.compile (true) does not go with trainer.strategy=fsdp: its parameters come and go")
+        setting = shown(config.trainer.compile)
+        raise UsageError(
+            f"trainer.compile ({setting}) does not go with trainer.strategy=fsdp: its parameters come and go"
+        )
     for callback in callbacks:
         if isinstance(callback, AVERAGES):
             raise UsageError(
                 f"callbacks ({type(callback).__name__}) keeps a whole copy of the model, which no process has with "
                 "trainer.strategy=fsdp; use trainer=ddp, or leave it out"
             )
+
+
+def _with_compiler(config: RunConfig, vocabulary: int, accelerator: str, experiment: ExperimentFolder) -> RunConfig:
+    """The config with what trainer.compile comes to; what is compiled is kept for other runs."""
+    trainer = config.trainer
+    if trainer.compile:
+        share_compiled(Path(config.paths.cache))
+    compiles = resolve_compile(trainer.compile, lambda: try_compiler(config, vocabulary, accelerator), experiment)
+    return replace(config, trainer=replace(trainer, compile=compiles))
 
 
 def _sizes(config: RunConfig) -> Sizes:

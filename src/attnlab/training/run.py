@@ -175,7 +175,7 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
         log_every=config.trainer.log_every,
         val_scored_bytes=prepared.splits.scored_bytes,
         slice_names=prepared.splits.slice_names,
-        compile=config.trainer.compile,
+        compile=config.trainer.compile is True,
     )
     data = TextDataModule(
         prepared.splits,
