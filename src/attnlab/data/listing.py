@@ -42,7 +42,10 @@ def list_files(path: str | Sequence[str], *, key: str = "data.path", kinds: Sequ
     """
     entries = [path] if isinstance(path, str) else list(path)
     files = [file for entry in entries for file in _files(str(expand_path(entry, key=key)), key, kinds)]
-    return list({os.path.realpath(file.path): file for file in reversed(files)}.values())[::-1]
+    unique: dict[str, TextFile] = {}
+    for file in files:
+        unique.setdefault(os.path.realpath(file.path), file)
+    return list(unique.values())
 
 
 def _files(entry: str, key: str, kinds: Sequence[str]) -> Iterator[TextFile]:
