@@ -333,7 +333,7 @@ def test_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     calls: list[int] = []
     real = tokenising.encode_unit
 
-    def encode(job: tokenising.Job) -> None:
+    def encode(job: tokenising.EncodeTask) -> None:
         if len(calls) == 4:
             raise KeyboardInterrupt
         calls.append(job.number)

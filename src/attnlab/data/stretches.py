@@ -38,7 +38,7 @@ class Split(NamedTuple):
         return "val" if self.hash(document) < self.below else "train"
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """At most a block of a document, and whether the document ends with it; `size` in bytes."""
 
     text: str
@@ -77,7 +77,7 @@ class Stretch:
 Unit = tuple[Stretch, ...]  # what one process does at a time
 
 
-def read(stretch: Stretch, field: str, split: Split | None) -> Iterator[Piece | Bad]:
+def read(stretch: Stretch, field: str, split: Split | None) -> Iterator[TextPiece | Bad]:
     """The documents of a stretch, in order. Raises BadFile, or Changed if the file is not what was listed."""
     if stretch.kind in TABLES:
         yield from _texts(rows(stretch.path, stretch.kind, stretch.start, stretch.stop, field), stretch, split)
@@ -89,7 +89,7 @@ def read(stretch: Stretch, field: str, split: Split | None) -> Iterator[Piece | 
             yield from _blocks(stream, stretch)
 
 
-def _blocks(stream: BufferedIOBase, stretch: Stretch) -> Iterator[Piece]:
+def _blocks(stream: BufferedIOBase, stretch: Stretch) -> Iterator[TextPiece]:
     assert stretch.part is not None, "a .txt is one document, which the one who lists it puts in a part"
     offset, buffer = stretch.start, stream.read(BLOCK + WINDOW)
     if offset == 0:
@@ -100,7 +100,7 @@ def _blocks(stream: BufferedIOBase, stretch: Stretch) -> Iterator[Piece]:
         block, rest = buffer[:end], buffer[end:]
         text = as_text(block, offset)
         offset, buffer = offset + end, rest + stream.read(BLOCK + WINDOW - len(rest))
-        yield Piece(text, len(block), stretch.part, stretch.ends and not buffer)
+        yield TextPiece(text, len(block), stretch.part, stretch.ends and not buffer)
 
 
 def cut_in(buffer: bytes, at: int) -> int:
@@ -156,14 +156,16 @@ def _at_field(line: bytes, field: str, number: int) -> object:
         content = json.loads(line.decode())
     except UnicodeDecodeError as error:
         return Bad(number, f"is not UTF-8: byte {error.start} (0x{line[error.start]:02X}) does not fit")
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        return Bad(number, f"is not JSON ({error.msg} at character {error.pos + 1})")
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets within brackets
         return Bad(number, f"is not JSON ({' '.join(str(error).split())[:80]})")
     if not isinstance(content, dict) or field not in content:
         return Bad(number, f"has no field {field!r}")
     return content[field]
 
 
-def _texts(values: Iterator[tuple[int, object]], stretch: Stretch, split: Split | None) -> Iterator[Piece | Bad]:
+def _texts(values: Iterator[tuple[int, object]], stretch: Stretch, split: Split | None) -> Iterator[TextPiece | Bad]:
     for number, value in values:
         if isinstance(value, Bad):
             yield value
@@ -181,9 +183,9 @@ def _texts(values: Iterator[tuple[int, object]], stretch: Stretch, split: Split 
                 key = split.hash(data)
                 part = "val" if key < split.below else "train"
             if len(data) <= BLOCK:
-                yield Piece(value, len(data), part, True, key)
+                yield TextPiece(value, len(data), part, True, key)
                 continue
             while data:
                 end = len(data) if len(data) <= BLOCK else cut_in(data, BLOCK)
-                yield Piece(data[:end].decode(), end, part, end == len(data), key)
+                yield TextPiece(data[:end].decode(), end, part, end == len(data), key)
                 data = data[end:]

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from attnlab.data.stretches import Bad, Piece, Split, Unit, read
+from attnlab.data.stretches import Bad, Split, TextPiece, Unit, read
 
 Order = Literal["random", "epoch"]
 
@@ -68,7 +68,7 @@ class Text(ABC):
                     left -= piece.size
                     yield text
 
-    def _pieces(self, unit: Unit) -> Iterator[Piece]:
+    def _pieces(self, unit: Unit) -> Iterator[TextPiece]:
         for stretch in unit:
             for piece in read(stretch, self.field, self.split):
                 if not isinstance(piece, Bad):

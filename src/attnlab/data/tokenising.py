@@ -39,7 +39,7 @@ ALWAYS_HASHED = 1 << 26  # bytes of a file that is hashed whenever it is opened,
 KEY = "paths.cache"
 
 
-class Job(NamedTuple):
+class EncodeTask(NamedTuple):
     """What one process is to do, and where what it made goes."""
 
     number: int
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Index:
+class TokenIndex:
     """What stands in the files: their digests, and what a validation loss needs to be read.
 
     `val_bytes` are those of the validation text, None where its ids do not spell it; `unigram` is the loss of guessing
@@ -81,7 +81,7 @@ def folder_of(text: Text, tokenizer: Tokenizer, cache: Path) -> Path:
 
 def tokenise(
     text: Text, tokenizer: Tokenizer, cache: Path, *, keep: bool = True, processes: int | None = None
-) -> tuple[Index, dict[str, np.ndarray]]:
+) -> tuple[TokenIndex, dict[str, np.ndarray]]:
     """The ids of a text and the ends of its documents, as arrays in files: those that are there, or new ones.
 
     Of several processes that need them at once, one makes them. Unless `keep`, what is not there is made in a folder
@@ -100,10 +100,10 @@ def tokenise(
     return index, _arrays(folder, tokenizer)
 
 
-def _whole(folder: Path) -> Index | None:
+def _whole(folder: Path) -> TokenIndex | None:
     """The index of a folder whose files are what it says, by their hashes if they look touched or are small."""
     try:
-        index = Index(**parse_json(read_file(folder / INDEX)))
+        index = TokenIndex(**parse_json(read_file(folder / INDEX)))
         for name, expected in index.files.items():
             stamp = Stamp.of((folder / name).stat())
             if stamp.size != expected["size"]:
@@ -126,11 +126,11 @@ def mapped(path: Path, kind: np.dtype[Any]) -> np.ndarray:
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
-def _make(text: Text, tokenizer: Tokenizer, folder: Path, processes: int | None) -> Index:
+def _make(text: Text, tokenizer: Tokenizer, folder: Path, processes: int | None) -> TokenIndex:
     (folder / INDEX).unlink(missing_ok=True)
     write_atomically(folder / TOKENIZER, tokenizer.to_json().encode(), key=KEY)
     end = tokenizer.end_of_text if text.several else None
-    jobs = [Job(i, unit, text.field, text.split, str(folder), end) for i, unit in enumerate(text.units())]
+    jobs = [EncodeTask(i, unit, text.field, text.split, str(folder), end) for i, unit in enumerate(text.units())]
     for stray in folder.glob("*.part"):
         shutil.rmtree(stray)
     left = [job for job in jobs if not _unit_is_whole(job.path)]
@@ -154,7 +154,7 @@ def _tokenizer(path: str) -> Tokenizer:
     return load_tokenizer(Path(path), limits=False)
 
 
-def encode_unit(job: Job) -> None:
+def encode_unit(job: EncodeTask) -> None:
     """Make the folder of a unit: its ids, the ends of its documents, and an index."""
     tokenizer, path = _tokenizer(str(Path(job.folder) / TOKENIZER)), job.path
     temporary = path.with_suffix(".part")
@@ -179,19 +179,19 @@ def encode_unit(job: Job) -> None:
                 if piece.ends:
                     files[f"{piece.part}.ends"].write(np.int64(counts[piece.part]).tobytes())
     about = {name: file.digest for name, file in files.items()}
-    (temporary / UNIT_INDEX).write_text(json.dumps(asdict(Index(about, val_bytes))))
+    (temporary / UNIT_INDEX).write_text(json.dumps(asdict(TokenIndex(about, val_bytes))))
     temporary.rename(path)
 
 
 def _unit_is_whole(path: Path) -> bool:
     try:
-        index = Index(**parse_json(read_file(path / UNIT_INDEX)))
+        index = TokenIndex(**parse_json(read_file(path / UNIT_INDEX)))
         return all(sha256_of_file(path / name) == about["sha256"] for name, about in index.files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _join(folder: Path, jobs: list[Job], tokenizer: Tokenizer) -> Index:
+def _join(folder: Path, jobs: list[EncodeTask], tokenizer: Tokenizer) -> TokenIndex:
     """The units one after the other, flushed to disk; ends count from the beginning of the whole."""
     kind, files = kind_of_ids(tokenizer.n_vocab), dict[str, dict[str, Any]]()
     for part in PARTS:
@@ -209,10 +209,10 @@ def _join(folder: Path, jobs: list[Job], tokenizer: Tokenizer) -> Index:
     flush_folder(folder)
     for name, about in files.items():
         about["stamp"] = list(Stamp.of((folder / name).stat()))
-    val_bytes = [Index(**parse_json(read_file(job.path / UNIT_INDEX))).val_bytes for job in jobs]
+    val_bytes = [TokenIndex(**parse_json(read_file(job.path / UNIT_INDEX))).val_bytes for job in jobs]
     train, val = (mapped(folder / f"{part}.ids", kind) for part in PARTS)
     whole = None if None in val_bytes else sum(size or 0 for size in val_bytes)
-    return Index(files, whole, unigram=unigram_entropy(train, val, tokenizer.n_vocab))
+    return TokenIndex(files, whole, unigram=unigram_entropy(train, val, tokenizer.n_vocab))
 
 
 class _Hashed:

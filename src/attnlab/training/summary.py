@@ -65,8 +65,8 @@ def of_a_text(prepared: Prepared, step: int) -> dict[str, Any]:
     """How often a text was gone through, where that is counted, and what of it was left out, if anything was."""
     config, splits = prepared.config, prepared.splits
     epochs = splits.epochs(step * config.trainer.accumulate * config.batch_size, config.model.context)
-    seen = {} if epochs is None else {"data_epochs": epochs, "data_seen": min(1.0, epochs)}
-    return {**seen, **({"data_skipped": dict(splits.skipped)} if splits.skipped else {})}
+    progress = {} if epochs is None else {"data_epochs": epochs, "data_seen": min(1.0, epochs)}
+    return {**progress, **({"data_skipped": dict(splits.skipped)} if splits.skipped else {})}
 
 
 def summarise(
