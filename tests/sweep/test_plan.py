@@ -4,18 +4,23 @@ And which of its settings are the baseline.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from attnlab.config.compose import compose_config
+from attnlab.config.compose import compose_config, compose_job
 from attnlab.config.run_config import RunConfig
+from attnlab.sweep import plan as plan_module
 from attnlab.sweep.executor import show
 from attnlab.sweep.jobs import Job
-from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, compare, estimate
+from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, ask_all, compare, estimate
 from attnlab.sweep.pool import Event, Pool
-from attnlab.sweep.worker_tasks import TASKS
+from attnlab.sweep.worker_tasks import QUESTIONS
 from attnlab.training.identity import SEEDS, Identity
+
+SMALL = {"model": {"n_layers": 1, "d_model": 8, "context": 32}}
 
 
 class OnePool(Pool):
@@ -23,7 +28,7 @@ class OnePool(Pool):
 
     def __init__(self) -> None:
         super().__init__(1)
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Any] = []
         self.waiting: list[int] = []
 
     @property
@@ -41,7 +46,7 @@ class OnePool(Pool):
 
 
 def run(parameters: int, rate: float) -> PlannedRun:
-    config = RunConfig.of({"model": {"n_layers": 1, "d_model": 8, "context": 32}, "optimizer": {"lr": rate}})
+    config = RunConfig.of({**SMALL, "optimizer": {"lr": rate}})
     identity = Identity("multi_head", 0, {"parameters": parameters, "rate": rate}, "0" * 16)
     return PlannedRun(
         Job((), config, "multi_head", {}, False),
@@ -61,10 +66,55 @@ def test_alike_runs_are_tried_once() -> None:
 
 
 def test_all_trials_together_have_a_bound() -> None:
-    """Five hundred kinds of runs are tried for a moment each."""
+    """Fifty kinds of runs are tried for a moment each."""
     pool = OnePool()
-    estimate([run(size, 0.1) for size in range(500)], pool)
+    estimate([run(size, 0.1) for size in range(50)], pool)
     assert sum(each["seconds"] for each in pool.asked) <= PROBES_SECONDS * 1.001
+
+
+def test_untried_by_flops() -> None:
+    """Where there is no time to try a kind, it is taken to train at the FLOP/s of its variant; that is said of it."""
+    pool, runs = OnePool(), [run(size, 0.1) for size in range(3)]
+    for one in runs:
+        one.facts = {**one.facts, "train_flops": 100 * (one.facts["parameters"] + 1)}
+    with mock.patch.object(plan_module, "PROBES_SECONDS", 0.0):
+        estimate(runs, pool)
+    assert [one.tried for one in runs] == [True, False, False]
+    assert runs[0].estimate is not None
+    assert [one.estimate for one in runs] == [runs[0].estimate * times for times in (1, 2, 3)]
+
+
+def test_planned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found out for many together is what each gives alone, whatever they share; what is refused is, too."""
+    monkeypatch.chdir(tmp_path)
+    common = ["model=tiny", "tokenizer=byte", f"data.path={Path(__file__)}", "data=file"]
+    varied = [["attention=gqa", f"model.n_layers={n}"] for n in (1, 2)]
+    varied += [["attention=linear", f"optimizer.lr={rate}"] for rate in (0.1, 0.2)]
+    varied += [["attention=value_residual", "tokenizer=char"], ["attention=gqa", "model.context=100000"]]
+    contents = [
+        {"config": config, "variant": variant} for config, variant in (compose_job([*common, *own]) for own in varied)
+    ]
+    together = QUESTIONS["plan"](contents, lambda *_: None)
+    assert together == [QUESTIONS["plan"]([content], lambda *_: None)[0] for content in contents]
+    assert [kind for kind, _ in together] == ["done"] * 5 + ["failed"]
+    assert together[0][1]["forward_flops"] < together[1][1]["forward_flops"]
+
+
+def test_died_of_many() -> None:
+    """A worker that dies of several questions is asked each alone, and the one to blame is named."""
+
+    class Dying(OnePool):
+        def events(self, seconds: float) -> Iterator[Event]:
+            while self.waiting:
+                task, contents = self.waiting.pop(), self.asked[-1]
+                if any(content["config"].seed == 3 for content in contents):
+                    yield Event(task, "died", -9)
+                else:
+                    yield Event(task, "done", [("done", content["config"].seed) for content in contents])
+
+    jobs = [Job((), RunConfig.of({**SMALL, "seed": seed}), "multi_head", {}, False) for seed in range(5)]
+    answers = sorted(ask_all(Dying(), "plan", jobs))
+    assert answers == [(n, "died", -9) if n == 3 else (n, "done", n) for n in range(5)]
 
 
 class Answering(OnePool):
@@ -73,7 +123,7 @@ class Answering(OnePool):
     def events(self, seconds: float) -> Iterator[Event]:
         while self.waiting:
             task = self.waiting.pop()
-            yield Event(task, "done", TASKS["same"](self.asked[-1], lambda *_: None))
+            yield Event(task, "done", QUESTIONS["same"](self.asked[-1], lambda *_: None))
 
 
 def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +137,7 @@ def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:
                 PlannedRun(Job(words, compose_config(words), variant, {}, False), identity, {}, " ".join(words[1:3]))
             )
     compare(runs, "gqa", pool)
-    assert len(pool.asked) == 4, "three at two heads, one at four"
+    assert [len(contents) for contents in pool.asked] == [3, 1], "three at two heads, one at four"
     assert {run.label for run in runs if run.same} == {
         "attention=multi_head model.n_heads=2",
         "attention=smollm3 model.n_heads=2",

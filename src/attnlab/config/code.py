@@ -55,15 +55,19 @@ class Code(NamedTuple):
 
 def code_of(config: Mapping[str, Any], allowed: Sequence[str]) -> Code:
     """The code that a run of this config executes; its classes have been imported. `allowed` are package names."""
+    modules = _closure([*STEP, *homes_of(config)], {"attnlab", *allowed})
+    return Code({name: modules[name] for name in sorted(modules)})
+
+
+def homes_of(config: Mapping[str, Any]) -> list[str]:
+    """The modules that hold the classes of a config."""
     settings = leaves(without_watchers(config))
     names = [
         str(value)
         for key, value in settings
         if (key.endswith("_target_") and not key.startswith("baseline")) or HANDED_OVER.fullmatch(key)
     ]
-    homes = [name.rpartition(".")[0] for name in names] + [home for name in names if (home := _home(name))]
-    modules = _closure([*STEP, *homes], {"attnlab", *allowed})
-    return Code({name: modules[name] for name in sorted(modules)})
+    return [name.rpartition(".")[0] for name in names] + [home for name in names if (home := _home(name))]
 
 
 def sources_of(names: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:

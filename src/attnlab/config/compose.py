@@ -8,8 +8,9 @@ before any data is read.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import category
 
 from hydra.core.global_hydra import GlobalHydra
@@ -59,8 +60,27 @@ SHOWN = ("maps.", "sample.", "report.", "experiment_name")  # whose values stand
 OF_BASELINE = ("model.", "attention.")
 SETTING = re.compile(rf"({'|'.join((*GROUPS, *LISTS))})[.][\w.]+=")  # words that set what an option brings along
 OF_ATTENTION = re.compile(r"[+~]*attention[=./@]")  # words that make a variant what it is
-Usual = dict[tuple[str, ...], Mapping[str, Any]]  # words that choose options -> the config as they alone make it
+TO_A_KEY = re.compile(r"\$\{([a-z][\w.]*)\}")  # a reference to another key, that is no more than that
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+class Typed(NamedTuple):
+    """What was typed for a job, and what Hydra chose by it."""
+
+    words: Sequence[str]
+    choices: Mapping[str, Any]  # by group
+    main: str  # the name of the main config
+    searched: Sequence[str]  # words hydra.searchpath=[...]
+    is_single: bool
+
+    @classmethod
+    def of(cls, hydra: Any) -> "Typed":
+        """Of the job with these settings of Hydra: its share of a sweep."""
+        words = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
+        assert isinstance(words, list)
+        searched = [str(word) for word in hydra.overrides.hydra if "hydra.searchpath=" in word]
+        main, single = str(hydra.job.config_name), hydra.mode == RunMode.RUN
+        return cls([str(word) for word in words], hydra.runtime.choices, main, searched, single)
 
 
 def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> RunConfig:
@@ -79,22 +99,20 @@ def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         with open_dict(cfg):
             hydra = cfg.pop("hydra")
         config = check(cfg, overrides, searched=searched)
-        return config, variant_name(config, hydra)
+        return config, variant_name(config, Typed.of(hydra))
 
 
-def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None) -> RunConfig:
-    """The config of a job, checked: of the one that Hydra has started, or of the one whose Hydra settings are given.
+def check_job(cfg: DictConfig, typed: Typed | None = None) -> RunConfig:
+    """The config of a job, checked: of the one that Hydra has started, or of the one for which this was typed."""
+    typed = Typed.of(HydraConfig.get()) if typed is None else typed
+    return fit_job(check(cfg, typed.words, main=typed.main, searched=typed.searched), typed)
 
-    `usual_of` keeps what many jobs have in common (see `check`).
-    """
-    hydra = HydraConfig.get() if hydra is None else hydra
-    overrides = overrides_of(hydra)
-    searched = [str(word) for word in hydra.overrides.hydra if "hydra.searchpath=" in word]
-    config = check(cfg, overrides, main=str(hydra.job.config_name), searched=searched, usual_of=usual_of)
-    for key, is_on in (("plan", config.plan), ("preregister", config.preregister)):
-        if is_on and hydra.mode == RunMode.RUN:
-            raise UsageError(f"{key}=true is for many runs: add -m, as in python train.py -m {key}=true")
-    if hydra.mode != RunMode.RUN and config.trainer.devices * config.trainer.nodes > 1:
+
+def fit_job(config: RunConfig, typed: Typed) -> RunConfig:
+    """A checked config as a job of its command; refuses what a single run, or a sweep, cannot do."""
+    if config.preregister and typed.is_single:
+        raise UsageError("preregister=true is for many runs: add -m, as in python train.py -m preregister=true")
+    if not typed.is_single and config.trainer.devices * config.trainer.nodes > 1:
         key, number = next(
             (key, n) for key, n in (("devices", config.trainer.devices), ("nodes", config.trainer.nodes)) if n > 1
         )
@@ -102,9 +120,9 @@ def check_job(cfg: DictConfig, hydra: Any = None, usual_of: Usual | None = None)
             f"trainer.{key} ({number}) must be 1 with -m: for each further device the whole "
             "command is started once more, with all its jobs; start one command for each run"
         )
-    if "attention" not in hydra.runtime.choices and any(word.startswith("attention=") for word in overrides):
+    if "attention" not in typed.choices and any(word.startswith("attention=") for word in typed.words):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    tuned, _ = at_tuned_rate(config, variant_name(config, hydra))  # here, too: a sweep refuses every seed at its start
+    tuned, _ = at_tuned_rate(config, variant_name(config, typed))  # here, too: a sweep refuses every seed at its start
     return tuned
 
 
@@ -114,17 +132,34 @@ def check(
     *,
     main: str = "train",
     searched: Sequence[str] = (),
-    usual_of: Usual | None = None,
+    shipped: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The config as a record; refuses unknown keys, wrong types, values out of range and foreign classes.
 
     `overrides` are the words it was composed from, `main` is the name of the main config, and `searched` are words
-    hydra.searchpath=[...]: they tell which keys there are by default. Finding that out takes time, so whoever checks
-    many configs keeps `usual_of` from one to the next.
+    hydra.searchpath=[...]: they tell which keys there are by default. That is `shipped`, where it is known already.
     """
     whole, variant = with_folder(cfg, overrides)
     plain = _plain(whole)
     environment = plain.pop("environment", {})  # what is stored in the place of values that may be secrets
+    shipped = shipped or _usual(plain, overrides, main, searched)
+    theirs = {} if whole is cfg else {name: plain[name] for name in (*OF_MODELS, "tokenizer")}
+    usual = {path: value for path, value, _ in nodes({**shipped, **theirs})}
+    config = check_plain(plain, usual, overrides, main=main, searched=searched, environment=environment)
+    return config if variant is None else replace(config, more={**config.more, "variant": variant})
+
+
+def check_plain(
+    plain: dict[str, Any],
+    usual: Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    main: str,
+    searched: Sequence[str],
+    environment: Mapping[str, str],
+) -> RunConfig:
+    """The same of a config whose references are resolved; `usual` are the values by key that options alone give, and
+    `environment` the texts to store in the place of values that may be secrets."""
     if "sweep" in plain:
         raise UsageError("sweep= describes many runs: add -m, as in python train.py -m +sweep=NAME")
     names = allowed_packages(plain.get("allow_targets", []))[1:]
@@ -133,9 +168,6 @@ def check(
         raise UsageError(f"allow_targets ({', '.join(names)}) must be typed, for no file can allow itself: add {fix}")
     check_groups(plain, overrides)
     check_targets(plain)
-    shipped = _usual(plain, overrides, main, searched, usual_of)
-    theirs = {} if whole is cfg else {name: plain[name] for name in (*OF_MODELS, "tokenizer")}
-    usual = {path: value for path, value, _ in nodes({**shipped, **theirs})}
     check_values(plain, usual, {_key(word): word.partition("=")[2] for word in overrides})
     check_keys(plain, usual)
     given = {path for path, _, _ in nodes(plain)}
@@ -155,9 +187,53 @@ def check(
         raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
-        environment |= {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}
-    named = {} if variant is None else {"variant": variant}
-    return RunConfig.of({**plain, **named, "environment": environment})
+        own = {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}
+        environment = {**environment, **own}
+    return RunConfig.of({**plain, "environment": dict(environment)})
+
+
+def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An unresolved config with other values at some of its keys, and what its references to keys stand for.
+
+    None where that takes OmegaConf: a key that is not there or holds a group, a reference that is more than a key.
+    """
+    plain = _copied(raw)
+    try:
+        for key, value in values.items():
+            *owners, last = key.split(".")
+            node = plain
+            for owner in owners:
+                node = node[owner]
+            if isinstance(node[last], dict):
+                return None
+            node[last] = value
+        return _copied(plain, plain)
+    except (KeyError, TypeError, RecursionError):
+        return None
+
+
+def _copied(node: Any, root: Any = None) -> Any:
+    """A copy of plain data, in which references to keys of `root`, if it is given, are what stands there."""
+    if isinstance(node, dict):
+        return {key: _copied(value, root) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_copied(value, root) for value in node]
+    if root is None or not isinstance(node, str) or not ("${" in node or node == "???"):
+        return node
+    if (reference := TO_A_KEY.fullmatch(node)) is not None:
+        return _referred(reference, root)
+    parts = [_referred(reference, root) for reference in TO_A_KEY.finditer(node)]
+    rest = TO_A_KEY.sub("", node)
+    if "$" in rest or "\\" in rest or node == "???" or not all(isinstance(part, str) for part in parts):
+        raise KeyError(node)
+    return TO_A_KEY.sub(lambda _: parts.pop(0), node)
+
+
+def _referred(reference: re.Match[str], root: Any) -> Any:
+    there = root
+    for key in reference[1].split("."):
+        there = there[key]
+    return _copied(there, root)
 
 
 def _expand_paths(plain: dict[str, Any]) -> None:
@@ -348,21 +424,18 @@ def explain_value(error: OmegaConfBaseException) -> str:
     return f"{key}: {reason}" if key and key not in reason else reason
 
 
-def _usual(
-    plain: dict[str, Any],
-    overrides: Sequence[str],
-    main: str,
-    searched: Sequence[str],
-    cached: Usual | None,
-) -> Mapping[str, Any]:
-    """The config as it would be with only the group choices: which keys there are, and what types they have."""
+def chooses_option(word: str, searched: Sequence[str]) -> bool:
+    """Whether a word chooses an option of a group."""
     folders = [*search_folders(), *(Path(f) for word in searched for f in re.findall(r"file://([^,\]'\"]+)", word))]
-    names = {word: word.partition("=")[0].lstrip("+~").partition("@")[0] for word in overrides}
-    group_choices = [word for word in overrides if any((folder / names[word]).is_dir() for folder in folders)]
+    name = word.partition("=")[0].lstrip("+~").partition("@")[0]
+    return any((folder / name).is_dir() for folder in folders)
+
+
+def _usual(plain: dict[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> Mapping[str, Any]:
+    """The config as it would be with only the group choices: which keys there are, and what types they have."""
+    group_choices = [word for word in overrides if chooses_option(word, searched)]
     if len(group_choices) == len(overrides):
         return plain
-    if cached is not None and tuple(group_choices) in cached:
-        return cached[tuple(group_choices)]
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(main, overrides=[*group_choices, *searched], run_mode=RunMode.RUN)
     OmegaConf.set_struct(cfg, False)
@@ -372,10 +445,7 @@ def _usual(
     except OmegaConfBaseException:
         usual = _untyped(OmegaConf.to_container(cfg, resolve=False))  # what a value given by the user resolves
     assert isinstance(usual, dict)
-    defaults = {str(key): value for key, value in usual.items()}
-    if cached is not None:
-        cached[tuple(group_choices)] = defaults
-    return defaults
+    return {str(key): value for key, value in usual.items()}
 
 
 def _baseline(plain: Mapping[str, Any], overrides: Sequence[str], main: str, searched: Sequence[str]) -> dict[str, Any]:
@@ -438,24 +508,17 @@ def _waiting(word: str) -> str:
     return word if override.is_sweep_override() or not value else f"{key}=choice({value})"
 
 
-def overrides_of(hydra: Any) -> list[str]:
-    """What was typed for the job with these settings of Hydra: its share of a sweep."""
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
-    assert isinstance(overrides, list)
-    return [str(word) for word in overrides]
-
-
-def variant_name(config: RunConfig, hydra: Any = None) -> str:
+def variant_name(config: RunConfig, typed: Typed | None = None) -> str:
     """The attention that was chosen, and the options that were put into its slots: gqa, or gqa+window.
 
-    Of the job that Hydra has started, or of the one whose Hydra settings are given. What came with init_from= is called
-    as it is there.
+    Of the job that Hydra has started, or of the one for which this was typed. What came with init_from= is called as it
+    is there.
     """
     if "variant" in config.more:
         return str(config.more["variant"])
-    hydra = HydraConfig.get() if hydra is None else hydra
-    slots = (o.partition("=") for o in overrides_of(hydra) if o.lstrip("+").startswith("attention/"))
+    typed = Typed.of(HydraConfig.get()) if typed is None else typed
+    slots = (word.partition("=") for word in typed.words if word.lstrip("+").startswith("attention/"))
     put_in = (word for _, _, values in slots for word in values.strip("[]").split(","))
-    chosen = [hydra.runtime.choices.get("attention", "attention"), *put_in]
+    chosen = [typed.choices.get("attention", "attention"), *put_in]
     plain = [str(word).strip(" \"'").removesuffix(".yaml").replace("/", ".") for word in chosen]
     return "+".join(word for word in plain if word)

@@ -33,6 +33,7 @@ NOT_RESULTS = (
     "evaluation.*",
     "report.*",
     "plan",
+    "assume.*",
     "preregister",
     "overwrite",
     "code",
@@ -142,7 +143,12 @@ def settings_of(config: Mapping[str, Any], *, besides: Sequence[str]) -> dict[st
         for key, value in leaves({k: v for k, v in without_watchers(config).items() if k != "environment"})
         if key not in LATER or value not in (LATER[key], "auto")
     ]
-    return {key: stable(key, value) for key, value in settings if not any(fnmatch(key, pattern) for pattern in dropped)}
+    return {key: stable(key, value) for key, value in settings if not _matches(key, tuple(dropped))}
+
+
+@cache
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def one_spelling(value: Any) -> Any:
@@ -189,9 +195,10 @@ def shipped_settings() -> dict[str, Any]:
     return {k: v for k, v in (read.pop("") | read).items() if k not in ("defaults", "hydra", "allow_targets")}
 
 
-def fixed_keys() -> set[str]:
+@cache
+def fixed_keys() -> frozenset[str]:
     """The keys that every config has."""
-    return {path for path, _, _ in nodes(shipped_settings())}
+    return frozenset(path for path, _, _ in nodes(shipped_settings()))
 
 
 def unknown_key(key: str, keys: Iterable[str]) -> str:

@@ -60,6 +60,12 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AssumeConfig:
+    peak_flops: Positive | None
+    mfu: Annotated[float, Rule(float, above=0, most=1)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PathsConfig:
     runs: Text
     data: Text
@@ -108,6 +114,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     report: ReportConfig
     plan: bool
+    assume: AssumeConfig
     preregister: bool
     overwrite: bool
     code: Literal["same", "any"]

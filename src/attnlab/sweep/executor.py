@@ -71,7 +71,7 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
             parts.append(f"{first.facts['parameters']:,} parameters")
             parts.append(f"{first.facts['forward_flops']:.3g} FLOPs a sequence, {first.facts['train_flops']:.3g} a run")
             if first.estimate is not None:
-                parts.append(f"about {duration(first.estimate)} a run")
+                parts.append(f"about {duration(first.estimate)} a run{'' if first.tried else ' by its FLOPs'}")
             parts.append(f"{first.facts['disk_bytes'] / 2**20:,.0f} MiB a run")
         print("; ".join(parts))
     for folder in dict.fromkeys(run.job.config.init_from for run in runs if run.job.config.init_from):

@@ -2,25 +2,38 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from attnlab.config.compose import Usual, check_job, variant_name
+from attnlab.config.compose import (
+    Typed,
+    check,
+    check_plain,
+    chooses_option,
+    fit_job,
+    variant_name,
+    with_values,
+)
+from attnlab.config.guard import check_references
+from attnlab.config.keys import nodes, shipped_settings
 from attnlab.config.messages import explain
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError, UsageError
 
-# A key with dots names no group: such a word chooses no file, and changes one value of what is composed without it.
-VALUE_WORD = re.compile(r"(?!hydra\.)[a-z]\w*(?:\.\w+)+=[^{$]*")
+# A key with dots names no group, nor does a key that holds one value: such a word chooses no file, and changes one
+# value of what is composed without it.
+SCALARS = "|".join(
+    [*(key for key, value in shipped_settings().items() if not isinstance(value, Mapping)), "allow_targets"]
+)
+VALUE_WORD = re.compile(rf"((?!hydra\.)[a-z]\w*(?:\.\w+)+|{SCALARS})=[^{{$]*")
 IN_ORDER = re.compile(r"[+~][\w/]*\.|.*[{]", re.DOTALL)  # words whose place among the others matters
 SEED_WORD = re.compile(r"(seed|streams\.(?:data|init|noise|eval))=(\d+)")
 ONE_THREAD = "trainer.threads=1"
@@ -59,14 +72,25 @@ class Refusal(NamedTuple):
         return without_seeds(self.overrides)
 
 
+class Choice(NamedTuple):
+    """What words that choose options make, for all jobs that choose the same."""
+
+    cfg: DictConfig
+    raw: dict[str, Any]  # the same as plain data, with references as they are written
+    plain: dict[str, Any] | None  # with references resolved; None where that takes OmegaConf
+    usual: Mapping[str, Any]  # the same by key
+    choices: Mapping[str, Any]  # the option of each group
+
+
 class Composer:
     """Composes the jobs of one sweep. What they have in common is composed once, so seeds and values are cheap."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[DictConfig, Any]] = {}
-        self._chosen: dict[tuple[str, ...], tuple[DictConfig, dict[Any, Any]]] = {}
-        self._usual: Usual = {}
+        self.main = str(master.hydra.job.config_name)
+        self.searched = [str(word) for word in master.hydra.overrides.hydra if "hydra.searchpath=" in word]
+        self._choices: dict[tuple[str, ...], Choice] = {}
+        self._values: dict[str, tuple[str, Any] | None] = {}
 
     def job(self, overrides: Sequence[str], levels: dict[str, str] | None = None, is_baseline: bool = False) -> Job:
         """The job of these words; raises UsageError for what a single run would refuse, or what a sweep cannot do.
@@ -74,44 +98,70 @@ class Composer:
         One thread each, unless the words say more: as many jobs run side by side as there are cores, and results do
         not depend on who else is running.
         """
-        config, hydra = self._check(overrides)
+        config, variant = self._check(overrides)
         if config.trainer.threads is None:
             overrides = [*overrides, ONE_THREAD]
             config = replace(config, trainer=replace(config.trainer, threads=1))
-        return Job(tuple(overrides), config, variant_name(config, hydra), levels or {}, is_baseline)
+        return Job(tuple(overrides), config, variant, levels or {}, is_baseline)
 
-    def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, Any]:
-        seeds = {match[1]: int(match[2]) for match in map(SEED_WORD.fullmatch, overrides) if match}
-        rest = without_seeds(overrides)
+    def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, str]:
         try:
-            cfg, hydra = self._composition(rest, tuple(seeds))
-            for key, value in seeds.items():
-                OmegaConf.update(cfg, key, value)
-            return check_job(cfg, hydra, self._usual), hydra
+            typed, config = self._by_values(overrides) or self._whole(overrides)
+            return fit_job(config, typed), variant_name(config, typed)
         except AttnlabError:
             raise
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
             raise UsageError(explain(error, overrides)) from error
 
-    def _composition(self, overrides: tuple[str, ...], seeds: tuple[str, ...]) -> tuple[DictConfig, Any]:
-        if (overrides, seeds) not in self._composed:
-            values = OverridesParser.create().parse_overrides([o for o in overrides if VALUE_WORD.fullmatch(o)])
-            if any(map(IN_ORDER.match, overrides)) or any(value.is_sweep_override() for value in values):
-                values = []
-            typed = {value.input_line for value in values}
-            cfg, hydra = self._choice(tuple(word for word in overrides if word not in typed))
-            cfg = copy.deepcopy(cfg)
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-            hydra = {**hydra, "overrides": {**hydra["overrides"], "task": list(overrides)}}
-            self._composed[overrides, seeds] = cfg, OmegaConf.create(hydra)
-        return self._composed[overrides, seeds]
+    def _by_values(self, overrides: Sequence[str]) -> tuple[Typed, RunConfig] | None:
+        """A job that is what options make with other values at some keys; None where only Hydra can tell what it is."""
+        if any(map(IN_ORDER.match, overrides)):
+            return None
+        values = {word: self._value(word) for word in overrides if VALUE_WORD.fullmatch(word)}
+        if None in values.values():
+            return None
+        choice = self._choice(tuple(word for word in overrides if word not in values))
+        plain = with_values(choice.raw, dict(value for value in values.values() if value is not None))
+        if plain is None or choice.plain is None or plain["init_from"] is not None:
+            return None
+        typed = self._typed(overrides, choice)
+        return typed, check_plain(
+            plain, choice.usual, overrides, main=self.main, searched=self.searched, environment={}
+        )
 
-    def _choice(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[Any, Any]]:
-        """What Hydra makes of the words that choose options, and its own part of it."""
-        if overrides not in self._chosen:
+    def _whole(self, overrides: Sequence[str]) -> tuple[Typed, RunConfig]:
+        """The same by way of Hydra."""
+        choice = self._choice(without_seeds(overrides))
+        cfg = copy.deepcopy(choice.cfg)
+        for match in filter(None, map(SEED_WORD.fullmatch, overrides)):
+            OmegaConf.update(cfg, match[1], int(match[2]))
+        shipped = self._choice(tuple(word for word in overrides if chooses_option(word, self.searched))).plain
+        config = check(cfg, overrides, main=self.main, searched=self.searched, shipped=shipped)
+        return self._typed(overrides, choice), config
+
+    def _typed(self, overrides: Sequence[str], choice: Choice) -> Typed:
+        return Typed(overrides, choice.choices, self.main, self.searched, is_single=False)
+
+    def _value(self, word: str) -> tuple[str, Any] | None:
+        """The key and the value of a word that sets one; None if it does more than that."""
+        if word not in self._values:
+            (override,) = OverridesParser.create().parse_overrides([word])
+            is_plain = not override.is_sweep_override() and not override.is_delete()
+            self._values[word] = (override.key_or_group, override.value()) if is_plain else None
+        return self._values[word]
+
+    def _choice(self, overrides: tuple[str, ...]) -> Choice:
+        """What Hydra makes of the words that choose options."""
+        if overrides not in self._choices:
             cfg = self.loader.load_sweep_config(self.master, list(overrides))
             with open_dict(cfg):
-                hydra = OmegaConf.to_container(cfg.pop("hydra"), resolve=False)
-            assert isinstance(hydra, dict)
-            self._chosen[overrides] = cfg, hydra
-        return self._chosen[overrides]
+                choices = OmegaConf.to_container(cfg.pop("hydra").runtime.choices, resolve=False)
+            container = OmegaConf.to_container(cfg, resolve=False)
+            assert isinstance(container, dict) and isinstance(choices, dict)
+            raw = {str(key): value for key, value in container.items()}
+            check_references(raw)
+            is_usual = all(chooses_option(word, self.searched) for word in overrides)
+            plain = with_values(raw, {}) if is_usual else None
+            usual = {path: value for path, value, _ in nodes(plain)}
+            self._choices[overrides] = Choice(cfg, raw, plain, usual, {str(k): v for k, v in choices.items()})
+        return self._choices[overrides]

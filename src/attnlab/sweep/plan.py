@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -17,7 +18,8 @@ from attnlab.sweep.jobs import Job, Refusal
 from attnlab.sweep.pool import Pool, how_it_died
 from attnlab.training.identity import SEEDS, Identity, earlier
 
-PROBE_SECONDS, PROBES_SECONDS = 1.5, 60.0  # of training that is tried for an estimate: of one kind of run, of all
+PROBE_SECONDS, PROBES_SECONDS = 1.5, 4.0  # of training that is tried for an estimate: of one kind of run, of all
+MOST_AT_ONCE = 100  # configs that a worker is asked about together
 MARGIN = 1.5  # how much longer than its bare steps a run takes, for maps, samples and checkpoints
 
 
@@ -36,7 +38,8 @@ class PlannedRun:
     val_loss: float | None = None
     began: float | None = None  # by time.monotonic(), if it is running
     seconds: float = 0.0  # that it took, of this command
-    estimate: float | None = None  # seconds, measured by a probe
+    estimate: float | None = None  # seconds
+    tried: bool = False  # whether that was measured by a few of its steps, or follows from its FLOPs
     not_before: float = 0.0  # another command is at it
     same_as: list[Job] = field(default_factory=list)  # further jobs that come to this run
     same: str = ""  # in words, that its attention is another than the baseline's but computes the same
@@ -151,16 +154,33 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Ref
 def ask_all(
     pool: Pool, kind: str, jobs: Sequence[Job], more: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[int, str, Any]]:
-    """Have the workers answer a question about each job; gives (number of the job, word, answer) as they come."""
-    waiting, asked = list(range(len(jobs)))[::-1], 0
+    """Have the workers answer a question about each job; gives (number of the job, word, answer) as they come.
+
+    A worker is asked about many at once, of which it finds out only once what they have in common. If it dies of them,
+    each is asked about alone.
+    """
+    size = max(1, min(MOST_AT_ONCE, -(-len(jobs) // pool.size)))
+    waiting = [range(at, min(at + size, len(jobs))) for at in range(0, len(jobs), size)][::-1]
+    asked, given = 0, list[range]()
     while asked < len(jobs):
         while waiting and pool.free:
-            number = waiting.pop()
-            pool.give(number, kind, {"config": jobs[number].config, "variant": jobs[number].variant, **(more or {})})
+            given.append(waiting.pop())
+            contents = [_content(jobs[number], more) for number in given[-1]]
+            pool.give(len(given) - 1, kind, contents)
         for event in pool.events(1.0):
-            if event.kind != "progress":
+            numbers = given[event.task]
+            if event.kind == "done":
+                asked += len(numbers)
+                yield from ((number, *answer) for number, answer in zip(numbers, event.content, strict=True))
+            elif event.kind != "progress" and len(numbers) > 1:
+                waiting += [range(number, number + 1) for number in reversed(numbers)]
+            elif event.kind != "progress":
                 asked += 1
-                yield event.task, event.kind, event.content
+                yield numbers[0], event.kind, event.content
+
+
+def _content(job: Job, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"config": job.config, "variant": job.variant, **(more or {})}
 
 
 def compare(runs: Sequence[PlannedRun], baseline: str, pool: Pool) -> None:
@@ -186,22 +206,40 @@ def _setting(run: PlannedRun, *keys: str) -> str:
 
 
 def estimate(runs: Sequence[PlannedRun], pool: Pool) -> None:
-    """Measure how long the runs that are left will take, those that do the same work once."""
+    """Tell how long the runs that are left will take, those that do the same work once.
+
+    Of as many kinds as a few seconds allow some steps are tried, of each variant first; the others are taken to train
+    at the FLOP/s of their own variant, or of what was tried, whichever is slower.
+    """
     alike: dict[tuple[Any, ...], list[PlannedRun]] = {}
     for run in runs:
         if run.status != Status.FINISHED:
             alike.setdefault(_work(run), []).append(run)
-    asked = list(alike.values())
-    seconds = min(PROBE_SECONDS, PROBES_SECONDS * pool.size / max(1, len(asked)))
-    jobs = [members[0].job for members in asked]
-    for number, kind, content in ask_all(pool, "probe", jobs, {"seconds": seconds}):
-        for run in asked[number] if kind == "done" else ():
-            run.estimate = content["seconds"] * MARGIN
+    kinds = sorted(alike.values(), key=lambda members: members[0].facts["train_flops"])
+    firsts = list({members[0].identity.variant: members for members in reversed(kinds)}.values())[::-1]
+    order = [*firsts, *(members for members in kinds if not any(members is first for first in firsts))]
+    seconds = min(PROBE_SECONDS, PROBES_SECONDS * pool.size / max(1, len(order)))
+    waiting, end = deque(range(len(order))), time.monotonic() + PROBES_SECONDS
+    tried: dict[str, list[float]] = {}  # FLOP/s by variant
+    while pool.busy or (waiting and (time.monotonic() < end or not tried)):
+        while waiting and pool.free and (time.monotonic() < end or not (tried or pool.busy)):
+            number = waiting.popleft()
+            pool.give(number, "probe", {**_content(order[number][0].job), "seconds": seconds})
+        for event in pool.events(1.0):
+            if event.kind == "done":
+                first, took = order[event.task][0], event.content["seconds"]
+                tried.setdefault(first.identity.variant, []).append(first.facts["train_flops"] / took)
+                for run in order[event.task]:
+                    run.estimate, run.tried = took * MARGIN, True
+    slowest = min((min(rates) for rates in tried.values()), default=None)
+    for run in (run for members in order for run in members if run.estimate is None):
+        if rate := min(tried.get(run.identity.variant, []), default=slowest):
+            run.estimate = run.facts["train_flops"] / rate * MARGIN
 
 
 def _work(run: PlannedRun) -> tuple[Any, ...]:
     """What decides how long a run takes: the variant and its sizes, but not its rates or seeds."""
-    counted = ("parameters", "forward_flops", "train_flops", "state_bytes")
+    counted = ("parameters", "forward_flops", "train_flops")
     config = run.job.config
     batches = (config.batch_size, config.model.context, config.trainer.threads)
     return (run.identity.variant, *(run.facts[key] for key in counted), *batches, config.trainer.precision)

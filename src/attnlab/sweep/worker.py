@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -12,12 +11,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from attnlab.errors import AttnlabError, Diverged, Locked, Stopped
 from attnlab.machine.environment import alone, open_streams
-from attnlab.store.files import failures
+from attnlab.sweep.answers import Answer, answer_of
 from attnlab.sweep.pool import PATIENCE
-
-KINDS = {Diverged: "diverged", Locked: "locked", Stopped: "stopped"}
 
 
 def work(descriptor: int) -> None:
@@ -34,7 +30,8 @@ def work(descriptor: int) -> None:
     while True:
         kind, content = tasks.get()
         try:
-            answer = _answer(worker_tasks.TASKS[kind], content, lambda *progress: link.send(("progress", progress)))
+            tasks_of_kind = worker_tasks.QUESTIONS if isinstance(content, list) else worker_tasks.TASKS
+            answer = _answer(tasks_of_kind[kind], content, lambda *progress: link.send(("progress", progress)))
         except KeyboardInterrupt:
             answer = ("stopped", "stopped by Ctrl-C")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a job has made of it
@@ -56,25 +53,14 @@ def _listen(link: Connection, tasks: "SimpleQueue[tuple[str, Any]]") -> None:
     os._exit(143)
 
 
-def _answer(do: Any, content: Any, report: Any) -> tuple[str, Any]:
-    """What became of a task: a word and, of most of them, the reason."""
+def _answer(do: Any, content: Any, report: Any) -> Answer:
+    """What became of a task, or of several that came together; what it prints goes to its log, if it has one."""
+    if isinstance(content, list):
+        return "done", do(content, report)
     log = content.get("log")
     try:
         with _written_to(log):
-            try:
-                with failures():
-                    return "done", do(content, report)
-            except AttnlabError as error:
-                if log is not None:
-                    print(f"error: {error}", file=sys.stderr)
-                return KINDS.get(type(error), "failed"), str(error)
-            except SystemExit as end:
-                print(f"error: the job called sys.exit({end.code!r})", file=sys.stderr)
-                return "failed", f"the job called sys.exit({end.code!r})"
-            except Exception as error:
-                traceback.print_exc()
-                text = " ".join(str(error).split())
-                return "failed", f"{type(error).__name__}: {text}"
+            return answer_of(lambda: do(content, report), logged=log is not None)
     except OSError as error:
         return "failed", f"cannot write {log} ({error.strerror})"
 

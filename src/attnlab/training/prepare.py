@@ -1,16 +1,17 @@
 """What is known before a run's folder is touched: every check of classes, devices and files, and which run it is."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 
 from attnlab.attention.backends import KEY as BACKEND_KEY
 from attnlab.attention.backends import best_backends, missing, use_backends
 from attnlab.build import Factory, check_construction, instantiate
-from attnlab.config.code import Code, code_of, note_sources
+from attnlab.config.code import Code, code_of, homes_of, note_sources
 from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
 from attnlab.config.tuned_lr import at_tuned_rate
@@ -45,8 +46,10 @@ from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
 from attnlab.training.resolved import AUTO, not_here, resolve
+from attnlab.training.resources import Counted
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
 
+T = TypeVar("T")
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
 
 
@@ -77,10 +80,33 @@ class Prepared(NamedTuple):
     callbacks: Sequence[L.Callback]  # of the config and those handed over
 
 
-def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] = ()) -> Prepared:
-    """Check what only classes, devices and files can tell, in that order, and find out which run this is."""
+class Common:
+    """What runs that are planned together have in common: asked once where the settings it depends on are the same."""
+
+    def __init__(self, *, of_any_size: bool = False) -> None:
+        self.of_any_size = of_any_size  # also what does not fit into this machine's memory
+        self.answers: dict[str, Any] = {}
+        self.counted: Counted = {}
+
+    def once(self, question: str, settings: Any, ask: Callable[[], T]) -> T:
+        """The answer to a question that depends on these settings alone."""
+        key = json.dumps([question, settings], sort_keys=True)
+        if key not in self.answers:
+            self.answers[key] = ask()
+        answer: T = self.answers[key]
+        return answer
+
+
+def prepare(
+    config: RunConfig, variant: str, handed_over: Sequence[L.Callback] = (), common: Common | None = None
+) -> Prepared:
+    """Check what only classes, devices and files can tell, in that order, and find out which run this is.
+
+    With `common` it is one of many that are planned; whether it computes what another does is not asked there.
+    """
+    planned, common = common is not None, common or Common()
     trainer = config.trainer
-    note_sources()
+    common.once("sources", [], note_sources)
     check_lengths(config.evaluation.lengths)
     runs = Path(config.paths.runs)
     experiment = ExperimentFolder(runs / config.experiment_name)
@@ -91,22 +117,26 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     cache = Path(config.paths.cache)
     strategy = strategy_name(trainer.strategy, these.world_size)
     held = these.world_size if strategy == "fsdp" else 1  # by how many processes a model is held
-    model = check_construction(config)
-    check_memory(model.n_parameters // held, accelerator)
+    model = common.once("model", built_from(config), lambda: check_construction(config))
+    if not common.of_any_size:
+        check_memory(model.n_parameters // held, accelerator)
     recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
     if strategy == "fsdp":
         _check_sharded(config, model, callbacks)
-    source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
+    data = [config.data, config.tokenizer, config.paths.cache]
+    source, vocabulary = common.once(
+        "data", data, lambda: (instantiate(config, "data"), instantiate(config, "tokenizer"))
+    )
     if config.batch_size % these.world_size:
         times = f" times trainer.nodes ({trainer.nodes})" if trainer.nodes > 1 else ""
         raise UsageError(
             f"batch_size ({config.batch_size}) must be a multiple of trainer.devices ({trainer.devices}){times}"
         )
-    check_writable(runs, key="paths.runs")
-    check_writable(cache, key="paths.cache")
-    tokenizer, splits = open_material(source, vocabulary, cache)
+    common.once("runs", str(runs), lambda: check_writable(runs, key="paths.runs"))
+    common.once("cache", str(cache), lambda: check_writable(cache, key="paths.cache"))
+    tokenizer, splits = common.once("tokens", data, lambda: open_material(source, vocabulary, cache))
     splits.check_context(config.model.context)
     if config.maps.steps:
         map_steps(trainer.max_steps, config.maps.steps)
@@ -119,8 +149,9 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
     config = _with_compiler(config, tokenizer.n_vocab, accelerator, experiment)
     machine = Machine(accelerator, config.trainer.precision, config.trainer.attention_dtype, threads)
     config, match = match_budget(config, TimingSite(accelerator, machine.precision, threads, cache))
-    if match:
+    if match and not common.of_any_size:
         check_memory(check_construction(config).n_parameters // held, accelerator)
+    if match:
         init = initial_weights(config, tokenizer)  # which may not fit what the budget made of the model
     resolved = {
         "data.sha256": splits.sha256,
@@ -142,14 +173,21 @@ def prepare(config: RunConfig, variant: str, handed_over: Sequence[L.Callback] =
         resolved["resume_from"] = source_hash
     if init is not None:
         resolved["init_from"] = init.sha256
-    code = code_of(config.as_dict(), allowed_packages(config.allow_targets))
+    settings, allowed = config.as_dict(), allowed_packages(config.allow_targets)
+    code = common.once("code", [homes_of(settings), allowed], lambda: code_of(settings, allowed))
     identity = identify(config, variant, resolved, code.hash)
     folder = identity.folder(runs, config.experiment_name)
-    computes = PLAIN if computes_the_same(config, plain(config)) else None
+    computes = None if planned or not computes_the_same(config, plain(config)) else PLAIN
     terms = (("match", match), ("tuned", tuned), ("computes", computes))
     fairness = {key: report for key, report in terms if report}
     trained = (config, machine, these, recipe, tokenizer, splits)
     return Prepared(*trained, identity, code, folder, init, fairness, loggers, callbacks)
+
+
+def built_from(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide how a model is built, but for its initial values."""
+    groups = ("model", "attention", "position", "allow_targets")
+    return {key: value for key, value in config.as_dict().items() if key in groups}
 
 
 def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFolder) -> RunConfig:

@@ -69,7 +69,7 @@ def run(
     planned: Mapping[str, str] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train one model as the config says and return its summary; a finished run returns at once.
+    """Train one model as the config says and return its summary; a finished run returns at once. A plan trains none.
 
     `config` has passed `attnlab.config.compose.check`; `variant` names its attention; `callbacks` and `loggers` come to
     those of the config. `planned` is the code (module -> hash) that a sweep goes by, so that all its runs execute the
@@ -81,6 +81,11 @@ def run(
     rank_zero_only.rank = these.rank  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
     notes.silent = signals.silent = these.rank > 0
     with failures():
+        if config.plan:
+            from attnlab.training.run_plan import show_plan
+
+            show_plan(config, variant)
+            return {}
         try:
             prepared = prepare(config, variant, callbacks)
         except AttnlabError as error:

@@ -49,14 +49,19 @@ def _tried(ours: str, theirs: str) -> bool:
     if model.n_layers * model.context * max(model.d_model, model.n_heads * model.context) > MOST_WORK:
         return False
     try:
-        with torch.device("meta"):
-            if not _shapes(_layers(base)).items() <= _shapes(_layers(config)).items():
-                return False
+        if not _shapes_of(theirs).items() <= _shapes_of(ours).items():
+            return False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(0)  # of the CPU alone: torch.manual_seed would seed GPUs, too
             return _agree(_layers(config).double(), _layers(base).double(), model.context, model.d_model)
     except Exception:  # a class of the user's that does no float64, heads that do not divide: then it is not the same
         return False
+
+
+@cache
+def _shapes_of(parts: str) -> dict[str, tuple[torch.Size, bool]]:
+    with torch.device("meta"):
+        return _shapes(_layers(RunConfig.of(json.loads(parts))))
 
 
 def in_words(config: RunConfig, other: str) -> str:

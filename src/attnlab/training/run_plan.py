@@ -1,0 +1,150 @@
+"""plan=true for one run: a table of what it takes. Nothing is trained, and nothing written but the cache of tokens."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from attnlab.build import build_model
+from attnlab.config.run_config import RunConfig
+from attnlab.data.batches import TokenSplits
+from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator
+from attnlab.training.prepare import Common, Prepared, prepare
+from attnlab.training.resources import (
+    PASSES,
+    device_memory,
+    disk_bytes,
+    forward_flops,
+    peak_flops,
+    try_steps,
+)
+
+USUAL_MFU = 0.4  # where nothing tells: large models reach .3 to .5 (arXiv 2204.02311, 2104.04473)
+LONGEST_STEP = 2.0  # seconds that one batch may take here, or none is tried
+PROBE_SECONDS = 1.5
+
+
+class Speed(NamedTuple):
+    """FLOP/s of a device, the share of it that training reaches, and where both numbers come from."""
+
+    peak: float
+    mfu: float
+    source: str
+
+
+def show_plan(config: RunConfig, variant: str) -> None:
+    """Print what the run of a checked config takes; raises UsageError for what cannot work on any machine."""
+    prepared, is_here = _prepare(config, variant)
+    config, splits, trainer = prepared.config, prepared.splits, prepared.config.trainer
+    n_vocab, world = prepared.tokenizer.n_vocab, trainer.devices
+    with torch.device("meta"):
+        model = build_model(config, n_vocab).eval()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rows = config.batch_size * trainer.accumulate
+    tokens, step_flops = rows * config.model.context, PASSES * rows * forward_flops(model, {})
+    memory = device_memory(config, n_vocab, prepared.recipe)
+    epochs = ""
+    if isinstance(splits, TokenSplits):
+        epochs = f", {tokens * trainer.max_steps / len(splits.train):.3g} times the {len(splits.train):,} of the text"
+    device = "GPU, which is not here" if not is_here else device_name(prepared.machine.accelerator)
+    share = f"{config.batch_size // world} of {config.batch_size} rows of {config.model.context} tokens"
+    disk = disk_bytes(config, model.n_parameters, memory.optimizer)
+    table = {
+        "variant": f"{prepared.identity.variant} of {config.model.n_layers} layers, {config.model.d_model} wide",
+        "parameters": f"{model.n_parameters:,}" + (f", {trained:,} trained" if trained != model.n_parameters else ""),
+        "devices": f"{world} ({device}), {trainer.precision}, strategy {trainer.strategy}",
+        "tokens": f"{tokens * trainer.max_steps:,}: {trainer.max_steps:,} steps of {tokens:,}{epochs}",
+        "FLOPs": f"{step_flops:.3g} a step, {step_flops * trainer.max_steps:.3g} in all (matrix products, both ways)",
+        "memory": f"{_size(memory.total)} a device, and what a step makes in passing{_fits(memory.total, is_here)}",
+        "  weights": _size(memory.weights),
+        "  gradients": _size(memory.gradients),
+        "  optimizer": _size(memory.optimizer),
+        "  activations": f"{_size(memory.activations)}, of {share}",
+        "  communication": _size(memory.communication),
+        "disk": f"{_size(disk)}, most of it two checkpoints",
+        "time": _time(prepared, step_flops, is_here),
+    }
+    for name, text in table.items():
+        print(f"{name:15}  {text}")
+
+
+def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
+    """What a run would find out before its first step, and whether its devices are here; if not, it is asked of a CPU.
+
+    What `auto` comes to is read from the experiment, if that has begun, and else kept nowhere.
+    """
+    trainer = config.trainer
+    try:
+        resolve_accelerator(trainer.accelerator, trainer.devices)
+        is_here = True
+    except UsageError:
+        is_here = False
+        trainer = replace(trainer, accelerator="cpu")
+        if trainer.precision == "auto":
+            trainer = replace(trainer, precision="bf16")
+        trainer = replace(trainer, attention_dtype=trainer.precision)
+    own = ExperimentFolder(Path(config.paths.runs) / config.experiment_name)
+    with TemporaryDirectory() as elsewhere:
+        there = ExperimentFolder(Path(elsewhere) / config.experiment_name)
+        if is_here and own.resolved.is_file():
+            there.path.mkdir()
+            shutil.copy(own.resolved, there.resolved)
+        asked = replace(config, trainer=trainer, paths=replace(config.paths, runs=elsewhere))
+        return prepare(asked, variant, common=Common(of_any_size=True)), is_here
+
+
+def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
+    config, trainer = prepared.config, prepared.config.trainer
+    speed = _speed(prepared, step_flops, is_here)
+    if speed is None:
+        return "unknown: assume.peak_flops=... says what a device does that is not here"
+    apart = trainer.devices if prepared.machine.accelerator != "cpu" or not is_here else 1
+    seconds = step_flops * trainer.max_steps / (speed.peak * speed.mfu * apart)
+    shared = "; processes share the cores" if apart < config.trainer.devices else ""
+    how = f"{speed.mfu:.2g} of {speed.peak:.3g} FLOP/s {'each' if apart > 1 else 'reached'} ({speed.source}{shared})"
+    return f"{_duration(seconds)} of training steps, with {how}"
+
+
+def _speed(prepared: Prepared, step_flops: int, is_here: bool) -> Speed | None:
+    """As assumed or measured; None where a device that is not here would have to be measured."""
+    config, machine, assume = prepared.config, prepared.machine, prepared.config.assume
+    if assume.peak_flops is None and not is_here:
+        return None
+    precision = config.trainer.precision
+    peak = assume.peak_flops or peak_flops(precision, machine.accelerator)
+    origin = "assume.peak_flops" if assume.peak_flops else "a product of matrices here"
+    if assume.mfu is not None:
+        return Speed(peak, assume.mfu, f"assume.mfu of {origin}")
+    batch_flops = step_flops / config.trainer.accumulate
+    if assume.peak_flops or batch_flops / (peak * USUAL_MFU) > LONGEST_STEP:
+        return Speed(peak, USUAL_MFU, f"MFU assumed, of {origin}")
+    batch = try_steps(
+        config, machine.accelerator, prepared.recipe, prepared.tokenizer.n_vocab, prepared.splits, PROBE_SECONDS
+    )
+    return Speed(peak, batch_flops / batch.step / peak, f"measured here, of {origin}")
+
+
+def _fits(needed: int, is_here: bool) -> str:
+    there = memory_bytes("cuda" if torch.cuda.is_available() else "cpu") if is_here else None
+    if there is None:
+        return ""
+    return f"; this one has {_size(there)}" + ("" if needed <= there else ", which is too little")
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.3g} GiB" if n >= 2**30 else f"{n / 2**20:.3g} MiB"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.3g} s"
+        if seconds < 90
+        else f"{seconds / 60:.3g} min"
+        if seconds < 5400
+        else f"{seconds / 3600:,.3g} h"
+    )

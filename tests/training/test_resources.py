@@ -1,0 +1,103 @@
+"""What a run takes is measured on models without numbers, and is what models with numbers take."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.laws.cases import NAMES
+
+from attnlab.attention.cost import count_flops
+from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.build import build_model, instantiate
+from attnlab.config.compose import compose_config, compose_job
+from attnlab.config.run_config import RunConfig
+from attnlab.model import GPT
+from attnlab.training.optimizer import Recipe
+from attnlab.training.resources import Counted, activation_bytes, autocast, device_memory, forward_flops, saved_bytes
+from attnlab.training.run import run
+
+PLAN = ("plan=true", "trainer.threads=1")
+QUICK = ("multi_head", "gated_delta", "cross_layer")
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+def settled(*words: str) -> RunConfig:
+    return compose_config(
+        ["model=tiny", "batch_size=2", "trainer.attention_dtype=fp32", "trainer.precision=fp32", *words]
+    )
+
+
+def without_numbers(config: RunConfig) -> GPT:
+    with torch.device("meta"):
+        return build_model(config, 50).eval()
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_as_with_numbers(name: str) -> None:
+    """FLOPs of layers counted once are the whole model's; bytes without numbers are those that training keeps."""
+    config = settled(f"attention={name}")
+    meta, ids = without_numbers(config), torch.zeros(2, config.model.context, dtype=torch.long)
+    assert forward_flops(meta, {}) == count_flops(lambda: meta(ids[:1].to("meta")))
+    for precision in ("fp32", "bf16"):
+        config = replace(config, trainer=replace(config.trainer, precision=precision))
+        model = build_model(config, 50).train()
+        with saved_bytes(list(model.parameters())) as count, autocast(precision, "cpu"):
+            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+        assert activation_bytes(config, 50, 2) == count(), precision
+        del loss
+
+
+class EvenLayers(MultiHeadAttention):
+    """A class of a user's own, whose work depends on which layer it is."""
+
+    def forward(self, x, shared=None):  # type: ignore[no-untyped-def]
+        return super().forward(x, shared) if self.layer % 2 else super().forward(super().forward(x, shared), shared)
+
+
+def test_layers_of_others() -> None:
+    """What a class that is not ours does in a layer may depend on the layer: each is counted."""
+    config = settled("attention=multi_head")
+    with torch.device("meta"):
+        model = GPT(config.model, vocab_size=50, attention=lambda d, **where: EvenLayers(d, n_heads=2, **where)).eval()
+    ids = torch.zeros(1, model.context, dtype=torch.long, device="meta")
+    counted: Counted = {}
+    assert (
+        forward_flops(model, counted) == count_flops(lambda: model(ids)) and len(counted) == 1 + config.model.n_layers
+    )
+
+
+def test_memory_of_processes() -> None:
+    """Processes share a batch; with fsdp they share all else, too, and with ddp each has buckets of gradients."""
+    config = settled()
+    recipe = instantiate(config, "optimizer", Recipe)
+
+    def of(devices: int, strategy: str) -> tuple[int, ...]:
+        trainer = replace(config.trainer, devices=devices, strategy=strategy)  # type: ignore[arg-type]
+        return device_memory(replace(config, trainer=trainer), 50, recipe)
+
+    one, ddp, fsdp = of(1, "auto"), of(2, "ddp"), of(2, "fsdp")
+    numbers = sum(p.numel() for p in without_numbers(config).parameters())
+    assert one[:2] == (4 * numbers, 4 * numbers) and 8 * numbers <= one[2] < 8.1 * numbers and one[4] == 0
+    assert ddp[:3] == one[:3] and ddp[4] == one[1]
+    assert all(abs(2 * half - whole) <= 1 for half, whole in zip(fsdp[:3], one[:3], strict=True))
+    assert ddp[3] == fsdp[3] and 0.45 < ddp[3] / one[3] < 0.55
+
+
+@pytest.mark.parametrize("more", [(), ("trainer.accelerator=gpu", "trainer.devices=2", "assume.peak_flops=1e15")])
+def test_plan_of_one(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """plan=true says what a run takes, also on devices that are not here; no folder of a run comes of it."""
+    if more and torch.cuda.device_count() > 1:
+        pytest.skip("they are here")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("All is said. " * 100)
+    config, variant = compose_job(["model=tiny", "tokenizer=byte", "data=file", "data.path=text.txt", *PLAN, *more])
+    assert run(config, variant=variant) == {}
+    shown = capsys.readouterr().out
+    for piece in ("parameters", "times the", "FLOPs", "optimizer", "activations", "FLOP/s"):
+        assert piece in shown
+    assert ("which is not here" in shown and "of 1e+15 FLOP/s each" in shown) == bool(more)
+    assert {path.name for path in tmp_path.iterdir()} <= {"text.txt", ".cache"}
