@@ -227,6 +227,7 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
         embed=embedding_factory(config),
         seed=config.streams.init,
     )
+    model.checkpoint_activations = config.trainer.checkpoint_activations
     if config.trainer.attention_dtype == "bf16":
         for module in model.modules():
             if isinstance(module, SoftmaxAttention):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State
 from attnlab.attention.convolution import ShortConv
@@ -200,6 +201,8 @@ class GPT(nn.Module):
     factory(d_model=, context=).
     """
 
+    checkpoint_activations = False  # in training; `build_model` sets it
+
     @checked
     def __init__(
         self,
@@ -258,9 +261,29 @@ class GPT(nn.Module):
         if packed is not None and not self.honours_documents:
             return packed.together([self(part) for part in packed.apart(ids, 1)], 1)
         x, shared = self.drop(self.entrance(ids, packed or 0)), Shared(packed)
-        for block in self.blocks:
-            x = block(x, shared)
+        forgets = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+        for block in self.layers:
+            x = self._forgetting(block, x, shared) if forgets else block(x, shared)
         return self.logits(x)
+
+    def _forgetting(self, block: Block, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
+        """What the block gives, of which the backward pass keeps what went in, and computes the rest once more.
+
+        What earlier layers published is part of what went in: the block works on a copy each time, so that the second
+        pass reads what the first one read, and publishes to nobody (arXiv 1604.06174).
+        """
+        before, published = shared.copy(), list[Shared]()
+
+        def compute(x: Tensor) -> Tensor:
+            own = before.copy()
+            y: Tensor = block(x, own)
+            published[:] = [own]
+            return y
+
+        y: Tensor = checkpoint(compute, x, use_reentrant=False)
+        last = published.pop()
+        shared.records, shared.parts = last.records, last.parts
+        return y
 
     @property
     def honours_documents(self) -> bool:

@@ -17,6 +17,7 @@ from attnlab.errors import UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training import hardware
 from attnlab.training.hardware import (
+    Setting,
     Sizes,
     check_memory,
     device_name,
@@ -282,3 +283,10 @@ def test_a_model_that_no_memory_could_hold_is_refused_before_it_is_built() -> No
         UsageError, match=r"make [\d,]+ parameters, which need [\d,]+ GiB to train, and this device has"
     ):
         check_memory(memory // 16 + 1, "cpu")
+
+
+@pytest.mark.parametrize(("precision", "accelerator"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16-true", "mps")])
+def test_precisions_refused(precision: Setting, accelerator: str) -> None:
+    """What a device cannot do is refused, where Lightning would train in another type."""
+    with pytest.raises(UsageError, match=rf"^trainer\.precision \({precision}\) needs a"):
+        resolve_precision(precision, accelerator)

@@ -69,20 +69,15 @@ def test_layers_of_others() -> None:
 
 
 def test_memory_of_processes() -> None:
-    """Processes share a batch; with fsdp they share all else, too, and with ddp each has buckets of gradients."""
+    """Processes share a batch; with ddp each has all else, and buckets of gradients besides."""
     config = settled()
     recipe = instantiate(config, "optimizer", Recipe)
-
-    def of(devices: int, strategy: str) -> tuple[int, ...]:
-        trainer = replace(config.trainer, devices=devices, strategy=strategy)  # type: ignore[arg-type]
-        return device_memory(replace(config, trainer=trainer), 50, recipe)
-
-    one, ddp, fsdp = of(1, "auto"), of(2, "ddp"), of(2, "fsdp")
+    two = replace(config, trainer=replace(config.trainer, devices=2, strategy="ddp"))
+    one, ddp = (device_memory(each, 50, recipe) for each in (config, two))
     numbers = sum(p.numel() for p in without_numbers(config).parameters())
-    assert one[:2] == (4 * numbers, 4 * numbers) and 8 * numbers <= one[2] < 8.1 * numbers and one[4] == 0
-    assert ddp[:3] == one[:3] and ddp[4] == one[1]
-    assert all(abs(2 * half - whole) <= 1 for half, whole in zip(fsdp[:3], one[:3], strict=True))
-    assert ddp[3] == fsdp[3] and 0.45 < ddp[3] / one[3] < 0.55
+    assert one.weights == one.gradients == 4 * numbers and 8 * numbers <= one.optimizer < 8.1 * numbers
+    assert ddp[:3] == one[:3] and (one.communication, ddp.communication) == (0, one.gradients)
+    assert 0.45 < ddp.activations / one.activations < 0.55 and ddp.total == sum(ddp)
 
 
 @pytest.mark.parametrize("more", [(), ("trainer.accelerator=gpu", "trainer.devices=2", "assume.peak_flops=1e15")])

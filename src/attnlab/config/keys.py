@@ -49,7 +49,7 @@ NOT_RESULTS = (
 # Settings that came later, with the value at which a run is the one it was before: there, and where it is not settled
 # yet, they are in no identity, and may be left out of a file.
 LATER = {f"model.{f.name}": f.default for f in fields(ModelConfig) if f.name not in FIRST}
-LATER |= {"trainer.attention_backend": "torch"}
+LATER |= {"trainer.attention_backend": "torch", "trainer.checkpoint_activations": False}
 
 
 def config_dir() -> Path:

@@ -87,11 +87,12 @@ class TrainerConfig:
     timeout: Positive
     max_steps: Count
     accumulate: Count
-    precision: Literal["auto", "fp32", "bf16", "fp64"]
+    precision: Literal["auto", "fp32", "bf16", "fp64", "bf16-true", "fp16"]
     attention_dtype: Literal["auto", "fp32", "bf16", "fp64"]
     attention_backend: Literal["auto", "torch", "flex", "fla", "flex+torch", "fla+torch", "flex+fla+torch"]
     threads: Count | None
     compile: Annotated[bool | Literal["auto"], Rule(bool, choices=("auto",))]
+    checkpoint_activations: bool
     val_every: Count
     log_every: Count
     checkpoint_every: Count

@@ -12,7 +12,7 @@ from attnlab.build import build_model
 from attnlab.data.task import Task
 from attnlab.sweep.answers import Answer, answer_of
 from attnlab.training.prepare import Common, built_from, prepare
-from attnlab.training.resources import PASSES, disk_bytes, forward_flops, seconds_of, try_steps
+from attnlab.training.resources import disk_bytes, forward_flops, passes, seconds_of, try_steps
 from attnlab.training.run import quiet, run
 from attnlab.training.sameness import computes_the_same, in_words
 
@@ -47,7 +47,7 @@ def _plan(content: dict[str, Any], common: Common) -> dict[str, Any]:
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         **counts,
-        "train_flops": PASSES * sequences * counts["forward_flops"],
+        "train_flops": passes(config) * sequences * counts["forward_flops"],
         "disk_bytes": disk_bytes(config, counts["parameters"], 4 * MOMENTS * counts["parameters"]),
     }
 

@@ -17,8 +17,9 @@ CLEARLY = 1.25  # by how much attention in bfloat16 must be the faster one
 ROUNDS = 8  # of each type
 MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
 
-Precision = Literal["fp32", "bf16", "fp64"]
-Setting = Literal["auto", "fp32", "bf16", "fp64"]
+Dtype = Literal["fp32", "bf16", "fp64"]
+Precision = Literal["fp32", "bf16", "fp64", "bf16-true", "fp16"]
+Setting = Literal["auto", "fp32", "bf16", "fp64", "bf16-true", "fp16"]
 StrategyName = Literal["single", "ddp", "fsdp"]
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
 
@@ -74,28 +75,41 @@ def has_native_bfloat16(accelerator: str) -> bool:
 
 
 def resolve_precision(setting: Setting, accelerator: str) -> Precision:
-    """What trainer.precision = auto | fp32 | bf16 | fp64 comes to."""
+    """What trainer.precision comes to; refuses what the device cannot do: Lightning would do something else there."""
+    if setting == "fp16" and accelerator != "cuda":
+        raise UsageError(
+            f"trainer.precision (fp16) needs a CUDA GPU, and this run is on {accelerator}; choose bf16 or fp32"
+        )
+    if setting == "bf16-true" and accelerator == "mps":
+        raise UsageError("trainer.precision (bf16-true) needs a CPU or a CUDA GPU, and this run is on mps; choose fp32")
     if setting != "auto":
         return setting
     return "bf16" if has_native_bfloat16(accelerator) else "fp32"
 
 
 def resolve_attention_dtype(
-    setting: Setting, precision: Precision, accelerator: str, sizes: Sizes, experiment: ExperimentFolder
-) -> Precision:
+    setting: Literal["auto", "fp32", "bf16", "fp64"],
+    precision: Precision,
+    accelerator: str,
+    sizes: Sizes,
+    experiment: ExperimentFolder,
+) -> Dtype:
     """ "fp32" or "bf16" for trainer.attention_dtype = auto | fp32 | bf16: what queries, keys and values are on a CPU.
 
     Where a CPU trains in bfloat16, it depends on the processor which is faster. `auto` measures that for the first run
     of an experiment, at its sizes, and takes the same for all others, whatever they are and wherever they run.
     """
-    if setting != "auto" and (accelerator != "cpu" or precision != "bf16") and setting != precision:
+    free = accelerator == "cpu" and precision in ("bf16", "bf16-true")
+    kinds: dict[Precision, Dtype] = {"bf16": "bf16", "bf16-true": "bf16", "fp64": "fp64"}
+    own = kinds.get(precision, "fp32")  # of fp16, too, where nobody asks
+    if setting != "auto" and not free and setting != own:
         raise UsageError(
             f"trainer.attention_dtype ({setting}) must be auto where trainer.precision comes to {precision} on "
             f"{accelerator}: the two differ only on a CPU that trains in bf16"
         )
-    if setting != "auto" or accelerator != "cpu" or precision != "bf16":
-        return precision if setting == "auto" else setting
-    kind: Precision = resolve("trainer.attention_dtype", setting, lambda: measure_dtypes(sizes), experiment)
+    if setting != "auto" or not free:
+        return own if setting == "auto" else setting
+    kind: Dtype = resolve("trainer.attention_dtype", setting, lambda: measure_dtypes(sizes), experiment)
     return kind
 
 

@@ -156,9 +156,14 @@ class LanguageModel(L.LightningModule):
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip, and stop before the update if anything is not finite."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # which a fused optimizer would do in its step, after the clipping
         self._loss = self._mean_over_tokens() if self._shares else self._losses[0]
         norm = total_norm([p.grad for p in self._trained if p.grad is not None])
         loss, self._grad_norm = float(self._loss), float(norm)
+        if scaler is not None and math.isfinite(loss) and not math.isfinite(self._grad_norm) and scaler.get_scale() > 1:
+            return  # the scale of fp16 is too large: this update is left out, and the next scale is smaller
         if not (math.isfinite(self._grad_norm) and math.isfinite(loss)):
             raise Diverged(
                 f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "

@@ -203,6 +203,7 @@ def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFo
         lambda: {"value": resolve_precision("auto", accelerator), "device": name},
         experiment,
     )
+    precision = resolve_precision(precision, accelerator)  # refused where it was set, and the device cannot
     dtype = resolve_attention_dtype(trainer.attention_dtype, precision, accelerator, _sizes(config), experiment)
     backend = resolve(
         BACKEND_KEY,

@@ -7,6 +7,7 @@ tensors without numbers, whose sizes are those of training.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,16 @@ from attnlab.data.material import Material
 from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
 
-PASSES = 3  # a backward pass is two forward passes
+
+def passes(config: RunConfig) -> int:
+    """Forward passes that a training step is worth: a backward pass is two, and what it computes again another one."""
+    return 3 + config.trainer.checkpoint_activations
+
+
 KEPT_CHECKPOINTS = 2
 FEWEST_STEPS = 2  # that are tried, the first to warm up
 PEAK_SECONDS, PEAK_SIZE = 0.3, 1024  # of the matrix products that tell what a device can do, and their width
+WEIGHTS = {"bf16-true": torch.bfloat16, "fp64": torch.float64}  # the type of weights, elsewhere float32
 Counted = dict[Any, int]  # the FLOPs of a layer, by all that they depend on
 
 
@@ -104,7 +111,7 @@ def _stands_for(value: Any) -> Any:
 
 def device_memory(config: RunConfig, n_vocab: int, recipe: Recipe) -> Memory:
     """What each device of a run holds, measured on models without numbers; precision and strategy must be settled."""
-    world, sharded = config.trainer.devices, config.trainer.strategy == "fsdp"
+    world, sharded = config.trainer.devices * config.trainer.nodes, config.trainer.strategy == "fsdp"
     model = _empty_model(config, n_vocab)
     weights = sum(p.nbytes for p in model.parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -129,11 +136,23 @@ def device_memory(config: RunConfig, n_vocab: int, recipe: Recipe) -> Memory:
 
 def _empty_model(config: RunConfig, n_vocab: int) -> GPT:
     with torch.device("meta"):
-        return build_model(config, n_vocab)
+        model = build_model(config, n_vocab)
+    return model.to(WEIGHTS.get(config.trainer.precision))
 
 
 def activation_bytes(config: RunConfig, n_vocab: int, rows: int) -> int:
-    """What a forward pass of so many rows keeps for the backward pass, measured with tensors that hold no numbers."""
+    """What a forward pass of so many rows keeps for the backward pass, measured with tensors that hold no numbers.
+
+    Where blocks are computed again, one of them at a time is whole, too.
+    """
+    if config.trainer.checkpoint_activations:
+        whole = replace(config, trainer=replace(config.trainer, checkpoint_activations=False))
+        kept, all_blocks = (_saved(each, n_vocab, rows) for each in (config, whole))
+        return kept + (all_blocks - kept) // config.model.n_layers
+    return _saved(config, n_vocab, rows)
+
+
+def _saved(config: RunConfig, n_vocab: int, rows: int) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes long to import
 
     empty = _empty_model(config, n_vocab)
@@ -175,7 +194,8 @@ def saved_bytes(apart: Sequence[Tensor] = ()) -> Iterator[Callable[[], int]]:
 
 def autocast(precision: str, accelerator: str) -> torch.autocast:
     """The types that products are computed in, as Lightning sets them for this precision."""
-    return torch.autocast(accelerator, torch.bfloat16, enabled=precision == "bf16")
+    kind = torch.float16 if precision == "fp16" and accelerator == "cuda" else torch.bfloat16
+    return torch.autocast(accelerator, kind, enabled=precision in ("bf16", "fp16"))
 
 
 # Time.
@@ -192,7 +212,7 @@ def try_steps(
     config: RunConfig, accelerator: str, recipe: Recipe, n_vocab: int, splits: Material, seconds: float
 ) -> Tried:
     """Make a few steps with a model that is thrown away."""
-    model = build_model(config, n_vocab).to(accelerator)
+    model = build_model(config, n_vocab).to(accelerator, WEIGHTS.get(config.trainer.precision))
     use_backends(model, config.trainer.attention_backend, config.trainer.precision)
     optimizer = recipe.optimizer(model)
     took: list[tuple[float, float]] = []
@@ -224,7 +244,8 @@ def seconds_of(config: RunConfig, splits: Material, batch: Tried) -> float:
 
 def peak_flops(precision: str, accelerator: str) -> float:
     """FLOP/s of one device, from products of square matrices in the type that training multiplies in."""
-    kind = torch.float32 if precision == "fp32" else torch.bfloat16
+    kinds = {"fp32": torch.float32, "fp64": torch.float64, "fp16": torch.float16}
+    kind = kinds.get(precision, torch.bfloat16)
     a = torch.randn(PEAK_SIZE, PEAK_SIZE, device=accelerator).to(kind)
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
     while best == float("inf") or time.perf_counter() < end:

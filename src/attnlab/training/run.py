@@ -57,7 +57,13 @@ from attnlab.training.summary import config_to_store, hyperparameters, summarise
 from attnlab.training.usage import Meter, alone
 
 ECHO = 3.0  # seconds within which a launcher passes on a signal that the terminal has sent, too
-LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+LIGHTNING_PRECISION = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp64": "64-true",
+    "bf16-true": "bf16-true",
+    "fp16": "16-mixed",
+}
 
 
 def run(
@@ -346,7 +352,7 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     variant = prepared.identity.variant
     if (plain := prepared.fairness.get("computes", variant)) != variant:
         log(f"{variant} {in_words(config, plain)}")
-    apart = machine.attention_dtype != machine.precision
+    apart = machine.accelerator == "cpu" and not machine.precision.startswith(machine.attention_dtype)
     precision = machine.precision + (f" (attention in {machine.attention_dtype})" if apart else "")
     if config.trainer.attention_backend != "torch":
         precision += f", attention by {config.trainer.attention_backend}"

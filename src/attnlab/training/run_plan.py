@@ -16,10 +16,10 @@ from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator
 from attnlab.training.prepare import Common, Prepared, prepare
 from attnlab.training.resources import (
-    PASSES,
     device_memory,
     disk_bytes,
     forward_flops,
+    passes,
     peak_flops,
     try_steps,
 )
@@ -41,12 +41,12 @@ def show_plan(config: RunConfig, variant: str) -> None:
     """Print what the run of a checked config takes; raises UsageError for what cannot work on any machine."""
     prepared, is_here = _prepare(config, variant)
     config, splits, trainer = prepared.config, prepared.splits, prepared.config.trainer
-    n_vocab, world = prepared.tokenizer.n_vocab, trainer.devices
+    n_vocab, world = prepared.tokenizer.n_vocab, trainer.devices * trainer.nodes
     with torch.device("meta"):
         model = build_model(config, n_vocab).eval()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = config.batch_size * trainer.accumulate
-    tokens, step_flops = rows * config.model.context, PASSES * rows * forward_flops(model, {})
+    tokens, step_flops = rows * config.model.context, passes(config) * rows * forward_flops(model, {})
     memory = device_memory(config, n_vocab, prepared.recipe)
     epochs = ""
     if isinstance(splits, TokenSplits):
@@ -103,9 +103,10 @@ def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
     speed = _speed(prepared, step_flops, is_here)
     if speed is None:
         return "unknown: assume.peak_flops=... says what a device does that is not here"
-    apart = trainer.devices if prepared.machine.accelerator != "cpu" or not is_here else 1
+    world = trainer.devices * trainer.nodes
+    apart = world if prepared.machine.accelerator != "cpu" or not is_here else 1
     seconds = step_flops * trainer.max_steps / (speed.peak * speed.mfu * apart)
-    shared = "; processes share the cores" if apart < config.trainer.devices else ""
+    shared = "; processes share the cores" if apart < world else ""
     how = f"{speed.mfu:.2g} of {speed.peak:.3g} FLOP/s {'each' if apart > 1 else 'reached'} ({speed.source}{shared})"
     return f"{_duration(seconds)} of training steps, with {how}"
 
