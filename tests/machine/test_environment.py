@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from attnlab.machine.environment import LAUNCHED, Processes, processes
 
 ROOT = Path(__file__).parents[2]
 # Both are refused by a layer that is built, so torch is at work by then.
@@ -45,3 +48,14 @@ def test_threads_of_a_command_do_not_spin_for_long(words: tuple[str, ...], tmp_p
 def test_what_the_user_has_settled_stays(settled: dict[str, str], tmp_path: Path) -> None:
     (found,) = spins(told(EXPLAIN, tmp_path, **settled))
     assert found == settled.get("GOMP_SPINCOUNT", found) != "10000"
+
+
+def test_tasks_of_slurm() -> None:
+    """A task that srun started is one process of a run that needs as many; else the run starts its own."""
+    numbers = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "7"}
+    for needed, expected in ((2, Processes(0, 0, 2, 1)), (4, Processes(3, 1, 2, 2, launched=True))):
+        with mock.patch.dict(os.environ, numbers):
+            for name in LAUNCHED:
+                os.environ.pop(name, None)
+            assert processes(2, needed // 2) == expected
+            assert ("RANK" in os.environ) == expected.launched

@@ -1,5 +1,7 @@
 """A sweep through Slurm: what is preempted saves its state, is queued again and goes on, and nothing is lost."""
 
+import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.limits import HANG
 from tests.sweep.cluster import asked, missing, slurm
-from tests.sweep.mortal import entries, prepare, same_results, started, typed, wait_for
+from tests.sweep.mortal import command, entries, prepare, same_results, started, typed, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,3 +80,22 @@ def test_nothing_is_run_twice_through_slurm(folder: Path, cluster: dict[str, str
     assert again.returncode == 0, again.stderr
     assert len(kept) == 2 and all(path.read_bytes() == content for path, content in kept.items())
     assert len(list(folder.rglob("*_submitted.pkl"))) == 2, "the second command handed Slurm nothing"
+
+
+def test_tasks_of_one_job(folder: Path, cluster: dict[str, str]) -> None:
+    """Two tasks of one job are two processes of one run, which ends as it does with the processes it starts itself."""
+    words = ["attention=multi_head", "trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=fp32"]
+    script = folder / "job.sh"
+    line = shlex.join(command(folder, *words))
+    script.write_text(f"#!/bin/bash\nexport OMP_NUM_THREADS=1\nsrun --ntasks=2 {line}\n")
+    done = subprocess.run(
+        ["sbatch", "--wait", "--ntasks=2", f"--chdir={folder}", f"--output={folder}/job.out", str(script)],
+        check=False,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, (folder / "job.out").read_text()
+    (run,) = folder.glob("runs/default/*/seed_0")
+    assert json.loads((run / "summary.json").read_text())["devices"] == 2
+    alone = typed(folder, *words, "experiment_name=alone")
+    assert alone.returncode == 0, alone.stderr
+    assert same_results(run, folder / "runs" / "alone" / run.relative_to(folder / "runs" / "default"))

@@ -69,15 +69,19 @@ def test_layers_of_others() -> None:
 
 
 def test_memory_of_processes() -> None:
-    """Processes share a batch; with ddp each has all else, and buckets of gradients besides."""
+    """Processes share a batch, but for masks and angles; with fsdp they share all else, too, and with ddp each has
+    buckets of gradients besides."""
     config = settled()
     recipe = instantiate(config, "optimizer", Recipe)
-    two = replace(config, trainer=replace(config.trainer, devices=2, strategy="ddp"))
-    one, ddp = (device_memory(each, 50, recipe) for each in (config, two))
+    two = (replace(config.trainer, devices=2, strategy=strategy) for strategy in ("ddp", "fsdp"))
+    configs = [config, *(replace(config, trainer=trainer) for trainer in two)]
+    one, ddp, fsdp = (device_memory(each, 50, recipe) for each in configs)
     numbers = sum(p.numel() for p in without_numbers(config).parameters())
     assert one.weights == one.gradients == 4 * numbers and 8 * numbers <= one.optimizer < 8.1 * numbers
     assert ddp[:3] == one[:3] and (one.communication, ddp.communication) == (0, one.gradients)
-    assert 0.45 < ddp.activations / one.activations < 0.55 and ddp.total == sum(ddp)
+    assert all(abs(2 * half - whole) <= 1 for half, whole in zip(fsdp[:3], one[:3], strict=True))
+    assert ddp.activations == fsdp.activations and 0.5 <= ddp.activations / one.activations < 0.7
+    assert ddp.total == sum(ddp) > one.total > fsdp.total
 
 
 @pytest.mark.parametrize("more", [(), ("trainer.accelerator=gpu", "trainer.devices=2", "assume.peak_flops=1e15")])

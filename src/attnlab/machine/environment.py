@@ -80,13 +80,15 @@ class Processes(NamedTuple):
 
 
 def processes(devices: int, nodes: int = 1) -> Processes:
-    """Which of the processes of one run this is, by the variables that torchrun sets: RANK, LOCAL_RANK, WORLD_SIZE.
+    """Which of the processes of one run this is, by the variables that torchrun sets: RANK, LOCAL_RANK, WORLD_SIZE, or
+    by those that srun sets for as many tasks.
 
     With one device on one node there is one process, whatever a launcher has left in the environment. Refused if what
     it says does not fit trainer.devices and trainer.nodes.
     """
     if devices * nodes == 1:
         return Processes()
+    _take_slurm(devices * nodes)
     own, local, size = (os.environ.get(name) for name in LAUNCHED)
     if own is None and local is None and size is None:
         if nodes > 1:
@@ -104,6 +106,21 @@ def processes(devices: int, nodes: int = 1) -> Processes:
             "starts the processes of one machine itself"
         )
     return Processes(numbers[0], numbers[1], devices, nodes, launched=True)
+
+
+def _take_slurm(world_size: int) -> None:
+    """Put the numbers that srun gave this task where torchrun would, if the step has as many tasks as the run needs.
+
+    The processes meet on the node that srun was typed on, which of a batch job is its first; each step has a port.
+    """
+    step = os.environ.get("SLURM_STEP_NUM_TASKS") == str(world_size)
+    if not step or any(name in os.environ for name in LAUNCHED) or STARTED_BY in os.environ:
+        return
+    names = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS"}
+    os.environ |= {name: os.environ[own] for name, own in names.items()}
+    number = int(os.environ.get("SLURM_JOB_ID", "0")) * 100 + int(os.environ.get("SLURM_STEP_ID", "0"))
+    os.environ.setdefault("MASTER_PORT", str(20000 + number % 10000))
+    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
 
 
 def open_streams() -> None:

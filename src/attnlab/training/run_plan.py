@@ -99,7 +99,7 @@ def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
 
 
 def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
-    config, trainer = prepared.config, prepared.config.trainer
+    trainer = prepared.config.trainer
     speed = _speed(prepared, step_flops, is_here)
     if speed is None:
         return "unknown: assume.peak_flops=... says what a device does that is not here"
