@@ -58,7 +58,7 @@ def mixing(layer: HeadedAttention, length: int) -> Work:
         heads = layer.project(torch.randn(1, length, layer.d_model))
     q, k, v = (x.clone(memory_format=torch.contiguous_format).requires_grad_() for x in heads[:3])
     extra = {name: x.clone().requires_grad_() for name, x in heads.beside().items() if name in ("log_decay", "beta")}
-    given, sent = heads._replace(q=q, k=k, v=v, **extra), torch.randn_like(v)
+    given, sent = heads._replace(q=q, k=k, v=v, **extra), torch.randn_like(v)  # type: ignore[arg-type]
 
     def work() -> None:
         torch.autograd.grad(layer.mix(given), [q, k, v, *extra.values()], sent)

@@ -14,15 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.cost import Cost, measure
-from attnlab.attention.documents import Documents, Start, say_again
+from attnlab.attention.documents import Start, say_again
 from attnlab.attention.evaluating import evaluating
-from attnlab.attention.heads import Heads, indivisible, mix_apart, per_query_head
+from attnlab.attention.heads import Heads, Kernel, indivisible, mix_apart, per_query_head, unshared
 from attnlab.attention.position import NoPE, Position
 from attnlab.attention.shared import Shared
 from attnlab.attention.tokens import checks_tokens
 from attnlab.attention.traits import Traits
-from attnlab.errors import UsageError
-from attnlab.options import Configurable, Count, Natural, OptionError, given, option, slot
+from attnlab.options import Configurable, Count, Natural, given, option, slot
 
 State = Any  # nested tuples of tensors and ints; only the variant that made it looks inside
 
@@ -53,12 +52,14 @@ class Attention(Configurable, nn.Module, ABC):
         # Tells dtype and device even where a variant has no parameters.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        super().__init_subclass__(**settings)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         for name in ("forward", "weights", "step", "value_norms"):
             if name in vars(cls):
                 setattr(cls, name, checks_tokens(vars(cls)[name]))
         say_again(cls, "forward", "weights", "value_norms", "project", "share", "merge")
+        if getattr(cls, "mixes_rows", False):
+            say_again(cls, "mix", "map_of", "scan")
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
@@ -97,12 +98,8 @@ class Attention(Configurable, nn.Module, ABC):
         return measure(self, seq_len, below)
 
 
+# Called as factory(d_model, layer=, n_layers=, context=): what `_partial_: true` in a YAML gives.
 AttentionFactory = Callable[..., Attention]
-"""Called as factory(d_model, layer=, n_layers=, context=): what `_partial_: true` in a YAML gives."""
-
-
-Kernel = Callable[[Any, Heads, Documents | None], Tensor]
-"""(layer, heads, documents) -> what the layer's `mix` gives of them, by other code; of each document alone."""
 
 
 class HeadedAttention(Attention, ABC):
@@ -127,11 +124,6 @@ class HeadedAttention(Attention, ABC):
     kernel: Kernel | None = None  # what `forward` mixes by in place of `mix`, see attnlab.attention.backends
     eager = False  # whether `forward` writes the map out, see `mix_by_map`
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        super().__init_subclass__(**settings)
-        if cls.mixes_rows:
-            say_again(cls, "mix", "map_of", "scan")
-
     def setup(self) -> None:
         super().setup()
         self.map = nn.Identity()
@@ -139,9 +131,7 @@ class HeadedAttention(Attention, ABC):
         if not self.head_dim and self.d_out % self.n_heads:
             raise indivisible(self.n_heads, self.d_out)
         if self.n_heads % self.n_kv_heads:
-            fits = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
-            problem = f"must divide n_heads ({self.n_heads}); try n_kv_heads in {fits}"
-            raise OptionError("n_kv_heads", self.n_kv_heads, problem)
+            raise unshared(self.n_kv_heads, self.n_heads)
         self.head_dim = self.head_dim or self.d_out // self.n_heads
         self.value_dim = self.value_dim or self.head_dim
         self.position = self.build_position(head_dim=self.head_dim)
@@ -149,12 +139,7 @@ class HeadedAttention(Attention, ABC):
     def build_position(self, head_dim: int) -> Position:
         """Build the position, or refuse it if it needs a hook that this family does not have."""
         position: Position = self.build("position", head_dim=head_dim, n_heads=self.n_heads, context=self.context)
-        if missing := position.hooks - self.hooks:
-            raise UsageError(
-                f"position.inside ({type(position).__name__}) works through {' and '.join(sorted(missing))}, but "
-                f"{type(self).__name__} offers only {' and '.join(sorted(self.hooks)) or 'no hook'}: "
-                "choose another position= (learned, sinusoidal and none, which act outside the layers, always fit)"
-            )
+        position.check_hooks(self.hooks, type(self).__name__)
         return position
 
     @abstractmethod
@@ -184,9 +169,8 @@ class HeadedAttention(Attention, ABC):
         if self.kernel is not None and not self.eager and not x.is_meta:
             return self.merge(self.kernel(self, heads, documents), heads)
         mix = self.mix_by_map if self.eager else self.mix
-        if documents is None or self.mixes_rows:
-            return self.merge(mix(heads), heads)
-        return self.merge(mix_apart(mix, heads, documents), heads)
+        mixed = mix(heads) if documents is None or self.mixes_rows else mix_apart(mix, heads, documents)
+        return self.merge(mixed, heads)
 
     def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""

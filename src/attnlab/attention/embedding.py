@@ -1,7 +1,7 @@
 """Embeddings of positions, added to those of the tokens at the model's entrance."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +23,8 @@ class Embedding(Configurable, nn.Module, ABC):
     d_model: Count = given(doc="Width of the model.")
     context: Count = given(doc="Tokens that the model is made for.")
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        super().__init_subclass__(**settings)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         say_again(cls, "forward")
 
     def setup(self) -> None:

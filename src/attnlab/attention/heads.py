@@ -9,6 +9,7 @@ from torch import Tensor
 from attnlab.attention.documents import Documents
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.errors import UsageError
+from attnlab.options import OptionError
 
 
 class Heads(NamedTuple):
@@ -48,6 +49,10 @@ class Heads(NamedTuple):
         return [Heads(**{name: x[i] for name, x in fields.items()}, own=own[i]) for i in range(len(own))]
 
 
+Kernel = Callable[[Any, Heads, Documents | None], Tensor]
+"""(layer, heads, documents) -> what the layer's `mix` gives of them, by other code; of each document alone."""
+
+
 @uncompiled  # batches of documents are others in each pass
 def mix_apart(mix: Callable[[Heads], Tensor], heads: Heads, documents: Documents) -> Float[Tensor, "b h t v"]:
     """What `mix` makes of each document alone."""
@@ -58,6 +63,12 @@ def indivisible(n_heads: int, width: int) -> UsageError:
     """Heads that do not divide a width, and which would."""
     fits = [n for n in range(1, min(width, 64) + 1) if width % n == 0]
     return UsageError(f"n_heads ({n_heads}) must divide d_model ({width}); try n_heads in {fits}")
+
+
+def unshared(n_kv_heads: int, n_heads: int) -> OptionError:
+    """Heads of keys and values that query heads cannot share evenly, and how many they could share."""
+    fits = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+    return OptionError("n_kv_heads", n_kv_heads, f"must divide n_heads ({n_heads}); try n_kv_heads in {fits}")
 
 
 def split_heads(y: Float[Tensor, "b t hd"], n: int) -> Float[Tensor, "b h t d"]:

@@ -1,12 +1,13 @@
 """Positions inside attention: what a layer asks of one."""
 
 from abc import ABC
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.documents import Start, say_again
+from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, given
 
 
@@ -28,9 +29,18 @@ class Position(Configurable, nn.Module, ABC):
     n_heads: Count = given(doc="Query heads.")
     context: Count = given(doc="Tokens that the model is made for.")
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        super().__init_subclass__(**settings)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         say_again(cls, "rotate", "rotate_keys")
+
+    def check_hooks(self, offered: frozenset[str], layer: str) -> None:
+        """Refuse a kind of layer that does not offer a hook which this position works through."""
+        if missing := self.hooks - offered:
+            raise UsageError(
+                f"position.inside ({type(self).__name__}) works through {' and '.join(sorted(missing))}, but "
+                f"{layer} offers only {' and '.join(sorted(offered)) or 'no hook'}: "
+                "choose another position= (learned, sinusoidal and none, which act outside the layers, always fit)"
+            )
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         """Rotate queries that stand at positions start .. start + n."""

@@ -118,7 +118,7 @@ class PackedDocuments(Material):
         return self.splits.order
 
     @property
-    def skipped(self) -> Mapping[str, Any]:
+    def skipped(self) -> Mapping[str, Any]:  # type: ignore[override]
         """What of the text was left out."""
         return self.splits.skipped
 

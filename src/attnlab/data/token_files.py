@@ -109,7 +109,7 @@ class TokenText(Text):
         self.name = Path(source.path[0]).stem
         arrays = [[self._array(file) for file in files] for files in listed]
         self.sha256 = sha256_of(json.dumps([[self._about(f)["sha256"] for f in files] for files in listed]).encode())
-        self.largest = max(int(self._about(file)["largest"]) for files in listed for file in files)
+        self.largest: int = max(int(self._about(file)["largest"]) for files in listed for file in files)
         joined = [self._joined(f"{self.sha256}/{i}", parts) for i, parts in enumerate(arrays)]
         whole = joined[0]
         cut = len(whole) if source.val else self._cut(whole)

@@ -1,6 +1,6 @@
 """The law about documents packed into one row: none sees another, and each gives what it gives alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,8 @@ def _spans(row: int, lengths: list[int]) -> Iterator[Span]:
 
 def _outputs_and_gradients(model: GPT, ids: Tensor, numbers: Tensor, spans: list[Span]) -> None:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    asked = tokens(*ids.shape, seed=2)  # how much each output counts: the loss is a sum over some of the vocabulary
+    # How much each output counts: the loss is a sum over some of the vocabulary.
+    asked = tokens(ids.size(0), ids.size(1), seed=2)
     packed = model(ids, numbers)
     packed_gradients = _gradients((packed[..., : asked.size(-1)] * asked).sum(), trained)
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
@@ -63,7 +64,7 @@ def _outputs_and_gradients(model: GPT, ids: Tensor, numbers: Tensor, spans: list
             )
 
 
-def _gradients(loss: Tensor, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+def _gradients(loss: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return {name: g for name, g in zip(trained, gradients, strict=True) if g is not None}
 

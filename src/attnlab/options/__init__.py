@@ -160,8 +160,8 @@ class Configurable:
     _declared: ClassVar[dict[str, Option]] = {}
     _slots: ClassVar[dict[str, Any]] = {}
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        super().__init_subclass__(**settings)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         types = inspect.get_annotations(cls, eval_str=True) if any(_own(cls)) else {}
         cls._declared = {name: _typed(o, types.get(name, Any)) for name, o in _own(cls)}
         for name in cls._declared:

@@ -104,7 +104,7 @@ def try_compiler(config: RunConfig, vocabulary: int, accelerator: str) -> dict[s
     return {**record, "value": pays, "seconds_compiled": compiled, "seconds_compiling": compiling}
 
 
-def _seconds(network: Callable[[Tensor], Tensor], model: GPT, ids: Tensor, bf16: bool) -> float:
+def _seconds(network: Callable[..., Tensor], model: GPT, ids: Tensor, bf16: bool) -> float:
     """The fastest of a few steps, forward and backward; the random streams are left as they were."""
     trained, least = [p for p in model.parameters() if p.requires_grad], float("inf")
     with torch.random.fork_rng([ids.device] if ids.is_cuda else []):

@@ -87,6 +87,12 @@ def resolve_precision(setting: Setting, accelerator: str) -> Precision:
     return "bf16" if has_native_bfloat16(accelerator) else "fp32"
 
 
+def usual_dtype(precision: Setting) -> Dtype:
+    """What queries, keys and values are under a precision; of fp16, where nobody asks, float32."""
+    kinds: dict[Setting, Dtype] = {"bf16": "bf16", "bf16-true": "bf16", "fp64": "fp64"}
+    return kinds.get(precision, "fp32")
+
+
 def resolve_attention_dtype(
     setting: Literal["auto", "fp32", "bf16", "fp64"],
     precision: Precision,
@@ -100,8 +106,7 @@ def resolve_attention_dtype(
     of an experiment, at its sizes, and takes the same for all others, whatever they are and wherever they run.
     """
     free = accelerator == "cpu" and precision in ("bf16", "bf16-true")
-    kinds: dict[Precision, Dtype] = {"bf16": "bf16", "bf16-true": "bf16", "fp64": "fp64"}
-    own = kinds.get(precision, "fp32")  # of fp16, too, where nobody asks
+    own = usual_dtype(precision)
     if setting != "auto" and not free and setting != own:
         raise UsageError(
             f"trainer.attention_dtype ({setting}) must be auto where trainer.precision comes to {precision} on "

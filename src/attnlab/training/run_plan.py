@@ -13,7 +13,7 @@ from attnlab.config.run_config import RunConfig
 from attnlab.data.batches import TokenSplits
 from attnlab.errors import UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator
+from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator, usual_dtype
 from attnlab.training.prepare import Common, Prepared, prepare
 from attnlab.training.resources import (
     device_memory,
@@ -87,7 +87,7 @@ def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
         trainer = replace(trainer, accelerator="cpu")
         if trainer.precision == "auto":
             trainer = replace(trainer, precision="bf16")
-        trainer = replace(trainer, attention_dtype=trainer.precision)
+        trainer = replace(trainer, attention_dtype=usual_dtype(trainer.precision))
     own = ExperimentFolder(Path(config.paths.runs) / config.experiment_name)
     with TemporaryDirectory() as elsewhere:
         there = ExperimentFolder(Path(elsewhere) / config.experiment_name)
