@@ -19,7 +19,7 @@ from attnlab.data.checking import check_files
 from attnlab.data.corpus import Corpus
 from attnlab.data.listing import list_files
 from attnlab.data.opening import open_material, reopen_material
-from attnlab.data.processes import each
+from attnlab.data.parallel import each
 from attnlab.data.stretches import Split, cut_in
 from attnlab.data.text import Text
 from attnlab.data.text_files import File

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnlab.data.hub import HubText
+from attnlab.data.hub_text import HubText
 from attnlab.data.opening import open_material, reopen_material
 from attnlab.data.text_files import File
 from attnlab.data.token_files import Tokens

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from attnlab.data.download import sha256_of
 from attnlab.data.listing import TextFile
 from attnlab.data.opened import AT_ONCE, BadFile, Changed, open_stream
+from attnlab.data.parallel import each
 from attnlab.data.planning import ENDLESS, before, stretches_of
-from attnlab.data.processes import each
 from attnlab.data.stretches import TABLES, Bad, Split, Stretch, read
 from attnlab.errors import UsageError
 from attnlab.store.files import parse_json, read_file, write_atomically, writing

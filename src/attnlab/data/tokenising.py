@@ -21,7 +21,7 @@ import numpy as np
 from attnlab.data.checking import changed
 from attnlab.data.download import sha256_of, sha256_of_file
 from attnlab.data.opened import Changed, Stamp
-from attnlab.data.processes import each
+from attnlab.data.parallel import each
 from attnlab.data.stretches import Bad, Split, Unit, read
 from attnlab.data.text import Text
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.data.hf_backend import SIGNS
 from attnlab.data.hf_files import load_hf_tokenizer
-from attnlab.data.processes import each
+from attnlab.data.parallel import each
 from attnlab.data.stretches import Bad, Split, Unit, read
 from attnlab.data.text import Text as AnyText
 from attnlab.data.tokenizers import (

@@ -22,7 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 MOST = 32  # processes: each holds a tokenizer and a few blocks of text
 FEW_BYTES = 1 << 25  # that one process has done before others have started
-START = "import sys; sys.path[:] = {path!r}; from attnlab.data.processes import serve; serve({descriptor})"
+START = "import sys; sys.path[:] = {path!r}; from attnlab.data.parallel import serve; serve({descriptor})"
 
 
 def n_processes() -> int:
