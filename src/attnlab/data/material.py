@@ -34,7 +34,8 @@ class Material(ABC):
 
     `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets, `val_sha256` is that
     of the validation text (both None where tokens are not text), and `slice_names` name the groups by which hits are
-    counted. `order` is that of training rows, `skipped` counts what of a text was left out.
+    counted. `order` is that of training rows, `documents` tells whether they hold whole documents, `skipped` counts
+    what of a text was left out.
     """
 
     n_vocab: int
@@ -42,6 +43,7 @@ class Material(ABC):
     val_sha256: str | None = None
     slice_names: ClassVar[Sequence[str]] = ()
     order: Order = "random"
+    documents: bool = False
     skipped: Mapping[str, Any] = MappingProxyType({})
 
     @property

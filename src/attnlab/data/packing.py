@@ -5,7 +5,7 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ class PackedDocuments(Material):
     of each document is a target exactly once; what whole pieces leave of a row is padding.
     """
 
+    documents: ClassVar[bool] = True  # type: ignore[misc]
     splits: TokenSplits
     train_ends: Int64[np.ndarray, " d"]
     val_ends: Int64[np.ndarray, " e"]

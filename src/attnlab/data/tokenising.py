@@ -27,7 +27,7 @@ from attnlab.data.text import Text
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.data.unigram import unigram_entropy
 from attnlab.store.files import flush_folder, parse_json, read_file, write_atomically, writing
-from attnlab.store.locks import exclusive
+from attnlab.store.locks import exclusive, lock_of
 from attnlab.store.names import TOKENIZER
 
 FORM = 1  # of the folders; another one makes them anew
@@ -95,7 +95,7 @@ def tokenise(
             return _make(text, tokenizer, Path(temporary), processes), _arrays(Path(temporary), tokenizer)
     with writing(folder, key=KEY):
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder / ".lock"):
+        with exclusive(lock_of(folder / INDEX)):
             index = _whole(folder) or _make(text, tokenizer, folder, processes)
     return index, _arrays(folder, tokenizer)
 

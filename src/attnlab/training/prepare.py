@@ -123,12 +123,12 @@ def prepare(
     recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
-    if strategy == "fsdp":
-        _check_sharded(config, model, callbacks)
     data = [config.data, config.tokenizer, config.paths.cache]
     source, vocabulary = common.once(
         "data", data, lambda: (instantiate(config, "data"), instantiate(config, "tokenizer"))
     )
+    if strategy == "fsdp":
+        _check_sharded(config, model, source.documents, callbacks)
     if config.batch_size % these.world_size:
         times = f" times trainer.nodes ({trainer.nodes})" if trainer.nodes > 1 else ""
         raise UsageError(
@@ -165,7 +165,7 @@ def prepare(
     }
     if "val_fraction" in config.data:
         resolved["data.val_fraction"] = config.data["val_fraction"]
-    if config.data.get("documents"):
+    if splits.documents:
         resolved["data.documents"] = True
     if splits.order != "random":
         resolved["data.order"] = splits.order
@@ -221,9 +221,9 @@ def _without_autos(config: RunConfig, accelerator: str, experiment: ExperimentFo
     return replace(config, trainer=chosen)
 
 
-def _check_sharded(config: RunConfig, model: GPT, callbacks: Sequence[L.Callback]) -> None:
+def _check_sharded(config: RunConfig, model: GPT, documents: bool, callbacks: Sequence[L.Callback]) -> None:
     """Refuse what needs a whole model in every process, or computes a block more often in one than in another."""
-    if config.data.get("documents") and not model.honours_documents:
+    if documents and not model.honours_documents:
         raise UsageError(
             "data.documents (true) does not go with trainer.strategy=fsdp where attention runs documents one by one; "
             "use trainer=ddp"
