@@ -17,7 +17,7 @@ from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
 from attnlab.errors import UsageError
-from attnlab.generation import choose, generate
+from attnlab.generation import choose, generate, generate_batch
 from attnlab.model import GPT
 from attnlab.options.model_config import ModelConfig
 
@@ -225,3 +225,14 @@ def test_what_cannot_work_is_refused_before_the_first_token(options: dict[str, A
     with pytest.raises(UsageError) as error:
         generate(gpt(), **{"prompt": prompt(), "tokens": 3, **options})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_batch(name: str) -> None:
+    """Prompts that go on side by side become what each becomes alone, past the end of the context, too."""
+    model, tokens = gpt(ATTENTIONS[name]), 2 * CONTEXT
+    prompts = torch.stack([prompt(), prompt() + 4, prompt()])
+    rows = list(zip(*generate_batch(model, prompts, tokens=tokens, temperature=0.7, seed=3), strict=True))
+    for i, row in enumerate(rows):
+        assert list(row) == list(generate(model, prompts[i], tokens=tokens, temperature=0.7, seed=3 + i))
+    assert rows[0] != rows[2]  # the same prompt, another seed

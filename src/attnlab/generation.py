@@ -1,6 +1,8 @@
 """Writing text with a trained model, token by token, through the decode state of its attention."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -40,20 +42,37 @@ def choose(
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
-def generate(
+class Drawing(TypedDict, total=False):
+    """How tokens are drawn: see `choose`; `seed` is that of the random stream."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+
+
+def generate(model: GPT, prompt: Int[Tensor, " n"], *, tokens: int, **drawing: Unpack[Drawing]) -> Iterator[int]:
+    """Yield `tokens` new token ids after `prompt`, one by one, with a random stream of its own.
+
+    When the context is full, the last half of it becomes a new prompt, so that a model never sees a position it was
+    not trained on.
+    """
+    return (row[0] for row in generate_batch(model, prompt[None], tokens=tokens, **drawing))
+
+
+def generate_batch(
     model: GPT,
-    prompt: Int[Tensor, " n"],
+    prompts: Int[Tensor, "b n"],
     *,
     tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-) -> Iterator[int]:
-    """Yield `tokens` new token ids after `prompt`, one by one, with a random stream of its own.
+) -> Iterator[list[int]]:
+    """Yield, `tokens` times, one new token id for each of several prompts of one length, which go on side by side.
 
-    When the context is full, the last half of it becomes a new prompt, so that a model never sees a position it was
-    not trained on.
+    The weights are read once a step for all of them. Row i is the text that `generate` writes with seed + i.
     """
     checks = (
         ("tokens", tokens, tokens >= 1, "at least 1"),
@@ -64,29 +83,33 @@ def generate(
     for name, value, fine, allowed in checks:
         if not fine:
             raise UsageError(f"{name} ({value}) must be {allowed}")
-    if prompt.numel() < 1:
+    if prompts.numel() < 1:
         raise UsageError("prompt (empty) must hold at least one token")
-    if prompt.numel() > model.context:
+    if prompts.size(1) > model.context:
         raise UsageError(
-            f"prompt ({prompt.numel()} tokens) is longer than the model's context ({model.context} tokens)"
+            f"prompt ({prompts.size(1)} tokens) is longer than the model's context ({model.context} tokens)"
         )
-    return _stream(model, prompt, tokens, temperature, top_k, top_p, seed)
+    return _stream(model, prompts, tokens, temperature, top_k, top_p, seed)
 
 
 def _stream(
-    model: GPT, prompt: Tensor, tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
-) -> Iterator[int]:
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    text = prompt.tolist()
-    state, new = model.init_state(1, model.context), text
+    model: GPT, prompts: Tensor, tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+) -> Iterator[list[int]]:
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(len(prompts))]
+    device, modules = next(model.parameters()).device, list(model.modules())  # walking them costs time
+    texts = prompts.tolist()
+    state, new = model.init_state(len(texts), model.context), texts
     for _ in range(tokens):
-        if state.length + len(new) > model.context:
-            new = text[-max(1, model.context // 2) :]
-            state = model.init_state(1, model.context)
-        with torch.inference_mode(), evaluating(model):
-            logits, state = model.step(torch.tensor([new], device=device), state)
-        token = choose(logits[0, -1], temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        text.append(token)
-        new = [token]
-        yield token
+        if state.length + len(new[0]) > model.context:
+            new = [text[-max(1, model.context // 2) :] for text in texts]
+            state = model.init_state(len(texts), model.context)
+        mode = evaluating(model) if any(module.training for module in modules) else nullcontext()
+        with torch.inference_mode(), mode:
+            logits, state = model.step(torch.tensor(new, device=device), state)
+        new = [
+            [choose(row, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)]
+            for row, generator in zip(logits[:, -1].cpu(), generators, strict=True)
+        ]
+        for text, token in zip(texts, new, strict=True):
+            text += token
+        yield [token for (token,) in new]

@@ -20,6 +20,9 @@ def generate(
     top_k: Annotated[int | None, Range(least=1), "choose among the k likeliest tokens; null: all"] = 50,
     top_p: Annotated[float | None, Range(above=0, most=1), "choose among those that make up this probability"] = None,
     seed: Annotated[int, Range(least=0, most=MOST_SEED), "the same seed writes the same text"] = 0,
+    samples: Annotated[
+        int, Range(least=1, most=1024), "how many texts, written side by side with seed, seed + 1, ..."
+    ] = 1,
     allow_targets: RunPackages = (),
     code: RunCode = "same",
     limits: Limits = True,
@@ -36,12 +39,24 @@ def generate(
             ids = torch.tensor(tokenizer.encode_prompt(prompt), dtype=torch.long)
         except UsageError as error:
             raise UsageError(f"prompt: {error}") from error
-        new = generation.generate(
-            model, ids, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        new = generation.generate_batch(
+            model,
+            ids.expand(samples, -1),
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
         )
+        if samples > 1:
+            for text in zip(*new, strict=True):
+                ended = next((i for i, token in enumerate(text) if token in tokenizer.eos), len(text))
+                data = b"".join(tokenizer.token_bytes(token) for token in text[:ended])
+                sys.stdout.write(f"{prompt}{data.decode('utf-8', errors='replace')}\n\n")
+            return
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
         sys.stdout.write(prompt)
-        for token in new:
+        for (token,) in new:
             if token in tokenizer.eos:
                 break
             sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
