@@ -111,7 +111,7 @@ def _seconds(network: Callable[..., Tensor], model: GPT, ids: Tensor, bf16: bool
         for turn in range(TRIES + 1):
             started = time.perf_counter()
             with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
-                loss = F.cross_entropy(network(ids).flatten(0, 1), ids.flatten())
+                loss = F.cross_entropy(network(ids, None).flatten(0, 1), ids.flatten())
             torch.autograd.grad(loss, trained, allow_unused=True)[0].sum().item()  # waits for an accelerator
             if turn:  # the first one allocates and chooses kernels
                 least = min(least, time.perf_counter() - started)
