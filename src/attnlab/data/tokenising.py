@@ -161,6 +161,7 @@ def encode_unit(job: EncodeTask) -> None:
     shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir()
     kind, counts = kind_of_ids(tokenizer.n_vocab), dict.fromkeys(PARTS, 0)
+    end = b"" if job.end is None else np.array([job.end], kind).tobytes()
     val_bytes: int | None = 0
     with ExitStack() as stack:
         files = {name: stack.enter_context(_Hashed(temporary / name)) for name in FILES}
@@ -172,10 +173,9 @@ def encode_unit(job: EncodeTask) -> None:
                 if piece.part == "val" and val_bytes is not None:
                     is_spelled = tokenizer.decode_bytes(ids) == piece.text.encode()
                     val_bytes = val_bytes + piece.size if is_spelled else None
-                if piece.ends and job.end is not None:
-                    ids = np.append(ids, job.end)
-                files[f"{piece.part}.ids"].write(ids.astype(kind).tobytes())
-                counts[piece.part] += len(ids)
+                data = ids.astype(kind).tobytes() + (end if piece.ends else b"")
+                files[f"{piece.part}.ids"].write(data)
+                counts[piece.part] += len(data) // kind.itemsize
                 if piece.ends:
                     files[f"{piece.part}.ends"].write(np.int64(counts[piece.part]).tobytes())
     about = {name: file.digest for name, file in files.items()}
