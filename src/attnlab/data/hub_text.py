@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnlab.data.corpus import Share
+from attnlab.data.corpus import Share, Source
 from attnlab.data.download import is_offline
 from attnlab.data.listing import TextFile
 from attnlab.data.opened import Stamp
@@ -40,7 +40,8 @@ class HubText(File):
     ) -> None:
         if not path:
             raise UsageError("data=hf needs a data set: set data.path to a saved folder, or to its name on the Hub")
-        super().__init__(path, val_fraction, None, split_seed, field, on_error, order, documents)
+        Source.__init__(self, val_fraction, order, documents)
+        self._choose(path, None, split_seed, field, on_error)
         self.source, self.subset, self.revision = str(expand_path(path, key="data.path")), subset, revision
         self.split, self.val_split = split, val
         if not os.path.isdir(self.source) and revision is None:

@@ -50,6 +50,9 @@ class File(Source):
         super().__init__(val_fraction, order, documents, separator)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
+        self._choose(path, val, split_seed, field, on_error)
+
+    def _choose(self, path: Any, val: Any, split_seed: int, field: str, on_error: OnError) -> None:
         self.path, self.val = paths_of(path, "data.path"), paths_of(val, "data.val") if val else None
         self.split_seed, self.field, self.on_error = split_seed, field, on_error
 
