@@ -47,19 +47,23 @@ class ShortConv(nn.Module):
             bias = None if self.bias is None else self.bias.to(work)
             mixed = F.conv1d(lines, weight, bias, groups=weight.size(0)).transpose(1, 2)
             if isinstance(start, Documents):
-                mixed = self._begun_again(mixed, past.to(work), start)
+                mixed = self._begun_again(mixed, y.to(work), start)
         # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
         # keep a whole prompt alive through a view of its end.
         return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()
 
     @uncompiled  # how many tokens it is for differs from pass to pass
     def _begun_again(
-        self, mixed: Float[Tensor, "b t channels"], past: Float[Tensor, "b s channels"], documents: Documents
+        self, mixed: Float[Tensor, "b t channels"], y: Float[Tensor, "b t channels"], documents: Documents
     ) -> Float[Tensor, "b t channels"]:
         """`mixed` with the first tokens of each document anew, which saw the document before."""
-        row, token = documents.first_tokens(self.width - 1)
-        lags = torch.arange(self.width - 1, -1, -1, device=past.device)
-        outside = documents.positions[row, token][:, None] < lags
-        near = past[row[:, None], token[:, None] + self.width - 1 - lags].masked_fill(outside[..., None], 0.0)
-        anew = torch.einsum("nwc,cw->nc", near, self.weight.to(past.dtype))
-        return mixed.index_put((row, token), anew if self.bias is None else anew + self.bias.to(past.dtype))
+        token = documents.first_tokens(self.width - 1)
+        lag = torch.arange(self.width - 1, -1, -1, device=y.device)  # of each weight
+        outside = documents.positions.flatten()[token, None] < lag
+        near = (
+            y.flatten(0, 1).index_select(0, (token[:, None] - lag).clamp(min=0).flatten()).unflatten(0, outside.shape)
+        )
+        anew = (near.masked_fill(outside[..., None], 0.0) * self.weight.to(y.dtype).mT).sum(dim=1)
+        anew = anew if self.bias is None else anew + self.bias.to(y.dtype)
+        # Into the copy that `reshape` makes: a convolution leaves each channel's tokens side by side.
+        return mixed.reshape(-1, mixed.size(-1)).index_copy_(0, token, anew).view_as(y)

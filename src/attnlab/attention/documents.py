@@ -26,7 +26,7 @@ class Documents:
 
     def __init__(self, ids: Int[Tensor, "b t"]) -> None:
         self.ids = ids
-        self._first_tokens: dict[int, tuple[Tensor, Tensor]] = {}
+        self._first_tokens: dict[int, Tensor] = {}
 
     @cached_property
     def starts(self) -> Bool[Tensor, "b t"]:
@@ -46,11 +46,12 @@ class Documents:
         """Whether two tokens are of one document."""
         return self.ids[:, :, None] == self.ids[:, None, :]
 
-    def first_tokens(self, n: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-        """Row and place of the first `n` tokens of each document but a row's first; an accelerator is waited for."""
+    def first_tokens(self, n: int) -> Int[Tensor, " m"]:
+        """Where the first `n` tokens of each document but a row's first stand in the flattened rows; an accelerator is
+        waited for."""
         if n not in self._first_tokens:
-            row, token = ((self.positions < n) & (self.ids > self.ids[:, :1])).nonzero(as_tuple=True)
-            self._first_tokens[n] = row, token
+            first = (self.positions < n) & (self.ids > self.ids[:, :1])
+            self._first_tokens[n] = first.flatten().nonzero()[:, 0]
         return self._first_tokens[n]
 
     @cached_property
