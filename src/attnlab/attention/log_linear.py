@@ -46,6 +46,7 @@ class LogLinearAttention(StateAttention):
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """
 
+    documents = True
     decay: Decay = slot(default=NoDecay, doc="How much of the memory remains at each token.")
 
     def setup(self) -> None:

@@ -47,6 +47,7 @@ class TTTAttention(StateAttention):
     mini-batch has no factor of 1/i plus a learned number; the output's own norm and gate are left out.
     """
 
+    documents = True
     withdrawn = {"value_dim"}
     minibatch: Count = option(default=16, short=2, doc="Tokens that take their gradients at the same weights.")
     rate: Positive = option(default=1.0, doc="The largest learning rate of the inner model, times head_dim.")
