@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnlab.data.batches import IGNORED, Batch, TokenSplits, load_splits
 from attnlab.data.corpus import Corpus
-from attnlab.data.packing import PackedDocuments, Piece, Pieces, ends_of, pack, packed
+from attnlab.data.packing import PackedDocuments, Excerpt, Pieces, ends_of, pack, packed
 from attnlab.data.text import Order
 from attnlab.data.text_files import File
 from attnlab.data.tokenizers import ByteTokenizer
@@ -53,7 +53,7 @@ def test_pieces() -> None:
 @given(st.lists(st.integers(1, 9), max_size=30), st.none() | st.integers(1, 4))
 def test_packed_once(lengths: list[int], n_rows: int | None) -> None:
     """Every piece stands in one row or is left over, and no row is too long; one left over fits nowhere."""
-    rows, left = pack([Piece(i, n) for i, n in enumerate(lengths)], 9, n_rows)
+    rows, left = pack([Excerpt(i, n) for i, n in enumerate(lengths)], 9, n_rows)
     assert Counter(p.start for p in [*left, *(p for row in rows for p in row)]) == Counter(range(len(lengths)))
     rooms = [9 - sum(p.length for p in row) for row in rows]
     assert all(room >= 0 for room in rooms) and all(p.length > max(rooms) for p in left)

@@ -22,7 +22,7 @@ AT_ONCE = 1024  # validation pieces that are packed together
 MARGIN, STRETCH = 64, 1 << 20  # tokens around a stretch in which borders are looked for, and those of a stretch
 
 
-class Piece(NamedTuple):
+class Excerpt(NamedTuple):
     """Inputs that stand in a row as a document of their own: the first token, and how many there are."""
 
     start: int
@@ -57,22 +57,24 @@ class Pieces:
         """How many inputs there are in all."""
         return int(self.n_inputs.sum())
 
-    def take(self, numbers: Int64[np.ndarray, " n"]) -> list[Piece]:
+    def take(self, numbers: Int64[np.ndarray, " n"]) -> list[Excerpt]:
         """The pieces with these numbers."""
         document = np.searchsorted(self.until, numbers, side="right")
         earlier = numbers - (self.until[document] - -(-self.n_inputs[document] // self.context))
         starts = self.firsts[document] + earlier * self.context
         lengths = np.minimum(self.n_inputs[document] - earlier * self.context, self.context)
-        return [Piece(*each) for each in zip(starts.tolist(), lengths.tolist(), strict=True)]
+        return [Excerpt(*each) for each in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
-def pack(pieces: Iterable[Piece], context: int, n_rows: int | None = None) -> tuple[list[list[Piece]], list[Piece]]:
+def pack(
+    pieces: Iterable[Excerpt], context: int, n_rows: int | None = None
+) -> tuple[list[list[Excerpt]], list[Excerpt]]:
     """Rows of whole pieces, and those for which `n_rows` rows have no room, longest first.
 
     Each piece, from the longest on, goes where it leaves the least room (best fit decreasing). Without `n_rows` there
     are as many rows as it takes.
     """
-    rows: list[list[Piece]] = [[] for _ in range(n_rows or 0)]
+    rows: list[list[Excerpt]] = [[] for _ in range(n_rows or 0)]
     rooms, left = [(context, row) for row in range(len(rows))], []
     for piece in sorted(pieces, key=lambda piece: -piece.length):
         fits = bisect_left(rooms, (piece.length, -1))
@@ -106,7 +108,7 @@ class PackedDocuments(Material):
     val_ends: Int64[np.ndarray, " e"]
     scored_bytes: int | None
     _pieces: dict[int, Pieces] = field(default_factory=dict)
-    _val_rows: dict[int, list[list[Piece]]] = field(default_factory=dict)
+    _val_rows: dict[int, list[list[Excerpt]]] = field(default_factory=dict)
 
     @property
     def n_vocab(self) -> int:  # type: ignore[override]
@@ -147,7 +149,7 @@ class PackedDocuments(Material):
         if context not in self._pieces:
             self._pieces[context] = Pieces.of(self.train_ends, context)
         pieces = self._pieces[context]
-        tokens, drawn = batch_size * context, list[Piece]()
+        tokens, drawn = batch_size * context, list[Excerpt]()
         count = 2 * tokens * len(pieces) // pieces.n_tokens + batch_size  # about twice as many as will do
         while sum(piece.length for piece in drawn) < 2 * tokens:  # the same ones and more, where these were short
             drawn, count = pieces.take(self._draws(pieces, seed, step, tokens, count)), 2 * count
@@ -176,7 +178,7 @@ class PackedDocuments(Material):
 
     def n_val_rows(self, context: int) -> int:
         if context not in self._val_rows:
-            pieces, rows = Pieces.of(self.val_ends, context), list[list[Piece]]()
+            pieces, rows = Pieces.of(self.val_ends, context), list[list[Excerpt]]()
             for first in range(0, len(pieces), AT_ONCE):
                 rows += pack(pieces.take(np.arange(first, min(first + AT_ONCE, len(pieces)))), context)[0]
             self._val_rows[context] = rows
@@ -203,7 +205,7 @@ class PackedDocuments(Material):
         )
 
 
-def _batch(ids: Integer[np.ndarray, " n"], rows: Sequence[Sequence[Piece]], context: int) -> Batch:
+def _batch(ids: Integer[np.ndarray, " n"], rows: Sequence[Sequence[Excerpt]], context: int) -> Batch:
     """Rows of pieces one behind the other; padding at the end of a row is a document of its own, of token 0."""
     places = np.full((len(rows), context), -1)
     numbers = np.zeros((len(rows), context), np.int64)
