@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnlab.data.batches import IGNORED, Batch, TokenSplits, load_splits
 from attnlab.data.corpus import Corpus
-from attnlab.data.packing import PackedDocuments, Excerpt, Pieces, ends_of, pack, packed
+from attnlab.data.packing import Excerpt, PackedDocuments, Pieces, ends_of, pack, packed
 from attnlab.data.text import Order
 from attnlab.data.text_files import File
 from attnlab.data.tokenizers import ByteTokenizer
