@@ -8,6 +8,7 @@ from torch import Tensor
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.traits import MapKind, Traits
 from attnlab.laws import LawBroken, Skipped
+from attnlab.laws.backend_law import backend_equals_mix
 from attnlab.laws.map_law import fused_equals_explicit, map_
 
 NO_POSITION = ["position=none"]
@@ -53,3 +54,8 @@ def test_fused() -> None:
     """It has nothing to say where no kernel serves, and compares where one does."""
     assert isinstance(fused_equals_explicit(subject_from(Sum, NO_POSITION)), Skipped)
     assert fused_equals_explicit(subject_from(MultiHeadAttention, NO_POSITION)) is None
+
+
+def test_backend() -> None:
+    """It has nothing to say of a layer that no kernel computes."""
+    assert isinstance(backend_equals_mix(subject_from(Sum, NO_POSITION)), Skipped)

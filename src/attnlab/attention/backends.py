@@ -81,8 +81,10 @@ def _refusal(backend: str, layer: HeadedAttention, precision: str) -> str | None
     if backend == "flex":
         if getattr(layer, "dropout", 0.0) > 0:
             return f"attention.dropout ({layer.dropout:g}) drops weights, which it never forms"
+        if precision == "fp64":
+            return "its kernel has no float64"
         narrow = min(layer.head_dim, layer.value_dim) < NARROWEST
         return flex_refusal(layer) or (f"heads narrower than {NARROWEST} are too small for it" if narrow else None)
-    if precision == "fp32":
-        return "its kernels multiply in 16 bits, and trainer.precision is fp32"
+    if "16" not in precision:
+        return f"its kernels multiply in 16 bits, and trainer.precision is {precision}"
     return fla_refusal(layer)

@@ -29,7 +29,7 @@ from attnlab.attention.uncompiled import uncompiled
 NARROWEST = 16  # numbers of a query, key or value that its kernel on a GPU multiplies at once
 
 
-class Seen(NamedTuple):
+class KeyBlocks(NamedTuple):
     """The blocks of a map that hold visible keys, and how many keys each query sees."""
 
     blocks: Any
@@ -68,8 +68,8 @@ class FlexMix:
     depends on the documents of a pass once for all layers."""
 
     def __init__(self) -> None:
-        self.of_lengths: dict[Hashable, Seen] = {}
-        self.of_documents: WeakKeyDictionary[Documents, dict[Hashable, Seen]] = WeakKeyDictionary()
+        self.of_lengths: dict[Hashable, KeyBlocks] = {}
+        self.of_documents: WeakKeyDictionary[Documents, dict[Hashable, KeyBlocks]] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: Any) -> "FlexMix":
         return FlexMix()
@@ -79,14 +79,14 @@ class FlexMix:
         self, layer: SoftmaxAttention, heads: Heads, documents: Documents | None = None
     ) -> Float[Tensor, "b h t v"]:
         q, k, v = (x.to(heads.v.dtype) for x in heads[:3])
-        seen = self.seen(layer.mask, q.size(2), q.device, documents)
+        keys = self.key_blocks(layer.mask, q.size(2), q.device, documents)
         with full_precision(q.device):
             o, aux = kernel(q.device)(
                 q,
                 k,
                 v,
-                score_mod=score_mod(layer, heads, seen.counts.expand(q.size(0), -1)),
-                block_mask=seen.blocks,
+                score_mod=score_mod(layer, heads, keys.counts.expand(q.size(0), -1)),
+                block_mask=keys.blocks,
                 scale=layer.scale,
                 enable_gqa=layer.n_heads != layer.n_kv_heads,
                 return_aux=flex.AuxRequest(lse=True),
@@ -96,23 +96,23 @@ class FlexMix:
             o = o * (aux.lse - phantom[:, None]).sigmoid()[..., None]
         return o.to(heads.v.dtype)
 
-    def seen(self, mask: Mask, t: int, device: torch.device, documents: Documents | None) -> Seen:
+    def key_blocks(self, mask: Mask, t: int, device: torch.device, documents: Documents | None) -> KeyBlocks:
         """What queries see under a mask, of whole rows or of their own documents."""
         options = {name: value for name, value in vars(mask).items() if isinstance(value, int | float | str | None)}
         rule = (type(mask), *options.items())
         if documents is not None:
-            kept = self.of_documents.setdefault(documents, {})
-            if rule not in kept:
-                kept[rule] = seen_in_documents(mask, documents, device)
-            return kept[rule]
+            by_rule = self.of_documents.setdefault(documents, {})
+            if rule not in by_rule:
+                by_rule[rule] = blocks_of_documents(mask, documents, device)
+            return by_rule[rule]
         if (rule, t, device) not in self.of_lengths:
             same = {key: each for key, each in self.of_lengths.items() if key[1:] == (t, device)}  # type: ignore[index]
             with torch.inference_mode(False):  # what is kept must serve training, too
-                self.of_lengths = same | {(rule, t, device): seen_in_rows(mask, t, device)}
+                self.of_lengths = same | {(rule, t, device): blocks_of_rows(mask, t, device)}
         return self.of_lengths[rule, t, device]
 
 
-def seen_in_rows(mask: Mask, t: int, device: torch.device) -> Seen:
+def blocks_of_rows(mask: Mask, t: int, device: torch.device) -> KeyBlocks:
     """What queries see of rows of t tokens."""
     blocks = flex.create_block_mask(
         lambda b, h, i, j: mask.visible(i[None], j[None])[0, 0],
@@ -124,10 +124,10 @@ def seen_in_rows(mask: Mask, t: int, device: torch.device) -> Seen:
         _compile=device.type == "cuda",  # else it would write the whole map out
     )
     pos = torch.arange(t, device=device)
-    return Seen(blocks, torch.cat([mask.visible(rows, pos).sum(dim=-1) for rows in pos.split(1024)])[None])
+    return KeyBlocks(blocks, torch.cat([mask.visible(rows, pos).sum(dim=-1) for rows in pos.split(1024)])[None])
 
 
-def seen_in_documents(mask: Mask, documents: Documents, device: torch.device) -> Seen:
+def blocks_of_documents(mask: Mask, documents: Documents, device: torch.device) -> KeyBlocks:
     """What queries see of their own document, whose positions count from its first token."""
     ids, pos = documents.ids.to(device), documents.positions.to(device)
     (b, t), rows = ids.shape, torch.arange(ids.size(1), device=device)
@@ -140,7 +140,7 @@ def seen_in_documents(mask: Mask, documents: Documents, device: torch.device) ->
         device=device,
         _compile=device.type == "cuda",
     )
-    return Seen(blocks, torch.cat([mask.visible(some, rows).sum(dim=-1) for some in rows.split(1024)])[pos])
+    return KeyBlocks(blocks, torch.cat([mask.visible(some, rows).sum(dim=-1) for some in rows.split(1024)])[pos])
 
 
 def score_mod(layer: SoftmaxAttention, heads: Heads, visible: Int[Tensor, "b t"]) -> Callable[..., Tensor]:
