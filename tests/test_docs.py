@@ -1,6 +1,7 @@
 """The pages that are written from the configs and classes are those that lie here."""
 
 import re
+import shlex
 
 import pytest
 from docs.pictures import BUDGET, PANELS
@@ -8,7 +9,7 @@ from docs.variants import FAMILIES, PAGE, README, Row, line, page, picture_of, r
 from PIL import Image
 from tests.laws.cases import NAMES, drawn
 
-from attnlab.config.compose import config_dir
+from attnlab.config.compose import compose_config, config_dir
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +63,15 @@ def test_every_family_has_a_picture_of_two_to_four_of_its_own_layers(family: str
         picture.load()
         assert picture.format == "PNG" and 600 <= picture.width <= 1000
     assert f"({file.relative_to(PAGE.parent).as_posix()})" in PAGE.read_text(encoding="utf-8")
+
+
+def test_commands_of_scaling_compose() -> None:
+    """Every command of the page is one that can be typed, from a single core to many processes."""
+    text = (PAGE.parent / "scaling.md").read_text(encoding="utf-8")
+    typed = [shlex.split(line, comments=True) for line in re.findall(r"train\.py (.*)", text)]
+    single = [words for words in typed if "-m" not in words]
+    processes = set()
+    for words in single:
+        trainer = compose_config(words).trainer
+        processes.add((trainer.strategy, trainer.devices * trainer.nodes))
+    assert {("auto", 1), ("ddp", 2), ("fsdp", 4), ("ddp", 8)} <= processes and len(typed) > len(single) >= 8
