@@ -36,6 +36,7 @@ from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
 from attnlab.store.run_folder import RunFolder, find_run
 from attnlab.training.checkpoint import load_checkpoint, weights_in
+from attnlab.training.hardware import WEIGHTS
 
 AS_TYPED = ("seed", "streams.", "batch_size", "model.", "attention.", "position.", "optimizer.")
 MOST_MAP_TOKENS = 512  # a map holds tokens^2 weights for each head
@@ -82,8 +83,8 @@ def load(
     weights = weights_in(checkpoint, path)
     if apart := _of_another_run(folder, tokenizer, checkpoint["fingerprint"]):
         raise UsageError(f"{folder.config} does not belong to {path}: {'; '.join(apart[:4])}")
-    if config.trainer.precision == "fp64":  # as a model is looked at, it is in float32
-        weights = {name: t.float() if t.dtype == torch.float64 else t for name, t in weights.items()}
+    if (kind := WEIGHTS.get(config.trainer.precision)) is not None:  # as a model is looked at, it is in float32
+        weights = {name: t.float() if t.dtype == kind else t for name, t in weights.items()}
     for name, own in model.state_dict().items():
         if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
             raise UsageError(f"{path} is not the checkpoint of a run: {name} is no tensor of {own.dtype}")

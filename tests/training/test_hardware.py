@@ -14,8 +14,11 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
+from attnlab.runs import load
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.run_folder import RunFolder
 from attnlab.training import hardware
+from attnlab.training.checkpoint import load_checkpoint
 from attnlab.training.hardware import (
     Setting,
     Sizes,
@@ -290,3 +293,16 @@ def test_precisions_refused(precision: Setting, accelerator: str) -> None:
     """What a device cannot do is refused, where Lightning would train in another type."""
     with pytest.raises(UsageError, match=rf"^trainer\.precision \({precision}\) needs a"):
         resolve_precision(precision, accelerator)
+
+
+def test_weights_in_bfloat16(tmp_path: Path) -> None:
+    """bf16-true keeps weights and what the optimizer has of them in bfloat16; the run is looked at in float32."""
+    run_here(tmp_path, "trainer.precision=bf16-true", "trainer.max_steps=2", "trainer.checkpoint_activations=true")
+    folder = RunFolder(folder_of(tmp_path))
+    checkpoint, _ = folder.checkpoints.newest()
+    assert checkpoint is not None
+    content = load_checkpoint(checkpoint)
+    moments = [t for state in content["optimizer_states"][0]["state"].values() for t in state.values() if t.ndim]
+    assert {t.dtype for t in [*content["state_dict"].values(), *moments]} == {torch.bfloat16}
+    model, _ = load(folder.path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

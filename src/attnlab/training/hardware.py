@@ -20,6 +20,7 @@ MOST_NUMBERS = 2**23  # of the map that is measured on: a second's work
 Dtype = Literal["fp32", "bf16", "fp64"]
 Precision = Literal["fp32", "bf16", "fp64", "bf16-true", "fp16"]
 Setting = Literal["auto", "fp32", "bf16", "fp64", "bf16-true", "fp16"]
+WEIGHTS = {"bf16-true": torch.bfloat16, "fp64": torch.float64}  # the type of weights by precision, elsewhere float32
 StrategyName = Literal["single", "ddp", "fsdp"]
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, in float32
 

@@ -23,6 +23,7 @@ from attnlab.build import build_model
 from attnlab.config.run_config import RunConfig
 from attnlab.data.material import Material
 from attnlab.model import GPT
+from attnlab.training.hardware import WEIGHTS
 from attnlab.training.optimizer import Recipe
 
 
@@ -34,7 +35,6 @@ def passes(config: RunConfig) -> int:
 KEPT_CHECKPOINTS = 2
 FEWEST_STEPS = 2  # that are tried, the first to warm up
 PEAK_SECONDS, PEAK_SIZE = 0.3, 1024  # of the matrix products that tell what a device can do, and their width
-WEIGHTS = {"bf16-true": torch.bfloat16, "fp64": torch.float64}  # the type of weights, elsewhere float32
 Counted = dict[Any, int]  # the FLOPs of a layer, by all that they depend on
 
 
