@@ -81,7 +81,7 @@ def test_memory_of_processes() -> None:
     assert ddp[:3] == one[:3] and (one.communication, ddp.communication) == (0, one.gradients)
     assert all(abs(2 * half - whole) <= 1 for half, whole in zip(fsdp[:3], one[:3], strict=True))
     assert ddp.activations == fsdp.activations and 0.5 <= ddp.activations / one.activations < 0.7
-    assert ddp.total == sum(ddp) > one.total > fsdp.total
+    assert ddp.total == sum(ddp) > fsdp.total == sum(fsdp)
 
 
 @pytest.mark.parametrize("more", [(), ("trainer.accelerator=gpu", "trainer.devices=2", "assume.peak_flops=1e15")])
