@@ -12,7 +12,9 @@ import pytest
 
 from attnlab.config.compose import compose_config, compose_job
 from attnlab.config.run_config import RunConfig
+from attnlab.errors import Locked
 from attnlab.sweep import plan as plan_module
+from attnlab.sweep.answers import answer_of
 from attnlab.sweep.executor import show
 from attnlab.sweep.jobs import Job
 from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, ask_all, compare, estimate
@@ -98,6 +100,17 @@ def test_planned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert together == [QUESTIONS["plan"]([content], lambda *_: None)[0] for content in contents]
     assert [kind for kind, _ in together] == ["done"] * 5 + ["failed"]
     assert together[0][1]["forward_flops"] < together[1][1]["forward_flops"]
+
+
+def test_answers() -> None:
+    """What a task gives, or the word for what went wrong with the reason."""
+
+    def locked() -> None:
+        raise Locked("by another")
+
+    assert answer_of(lambda: 3) == ("done", 3)
+    assert answer_of(locked) == ("locked", "by another")
+    assert answer_of(lambda: 1 / 0) == ("failed", "ZeroDivisionError: division by zero")
 
 
 def test_died_of_many() -> None:

@@ -17,6 +17,7 @@ from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
 from attnlab.training.resources import Counted, activation_bytes, autocast, device_memory, forward_flops, saved_bytes
 from attnlab.training.run import run
+from attnlab.training.run_plan import show_plan
 
 PLAN = ("plan=true", "trainer.threads=1")
 QUICK = ("multi_head", "gated_delta", "cross_layer")
@@ -95,6 +96,7 @@ def test_plan_of_one(
     (tmp_path / "text.txt").write_text("All is said. " * 100)
     config, variant = compose_job(["model=tiny", "tokenizer=byte", "data=file", "data.path=text.txt", *PLAN, *more])
     assert run(config, variant=variant) == {}
+    show_plan(config, variant)  # again: the first left nothing that changes it
     shown = capsys.readouterr().out
     for piece in ("parameters", "times the", "FLOPs", "optimizer", "activations", "FLOP/s"):
         assert piece in shown
