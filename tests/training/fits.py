@@ -19,7 +19,7 @@ from attnlab.options.model_config import ModelConfig
 from attnlab.training.checkpoint_io import VerifiedCheckpointIO
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import AdamW, Decay, Recipe
-from attnlab.training.processes import Launched
+from attnlab.training.process_group import Launched
 from attnlab.training.recorders.recorder import Recorder, Recorders
 
 VOCAB, CONTEXT = 17, 8

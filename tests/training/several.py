@@ -27,7 +27,7 @@ from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import Checkpoints
 from attnlab.training.hardware import strategy_name
 from attnlab.training.optimizer import Recipe
-from attnlab.training.processes import Marks, joined
+from attnlab.training.process_group import Marks, joined
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.run import make_strategy, quiet
 from attnlab.training.stop import stop_request

@@ -15,6 +15,7 @@ import torch
 from tests.training.several import DIE, HANGS, RAISE, STOP, Crew, at, seed_folder, summary
 
 import attnlab
+from attnlab.generation import generate
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import network_weights
 
@@ -175,7 +176,8 @@ def check_variant(variant: str, strategy: str, crew: Crew, tmp_path: Path) -> No
         folders.append(seed_folder(tmp_path / str(n)))
     assert apart(*map(weights, folders)) < 1e-6
     model, tokenizer = attnlab.load(folders[1])
-    assert attnlab.generate(model, tokenizer, "1 times", tokens=4)
+    ids = torch.tensor(tokenizer.encode_prompt("1 times"))
+    assert len(generate(model, ids, tokens=4, temperature=0.0, top_k=None, seed=0)) == 4
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

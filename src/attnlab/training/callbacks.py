@@ -17,7 +17,7 @@ from attnlab.errors import UsageError
 from attnlab.generation import generate
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
-from attnlab.training.processes import Group, parts_of
+from attnlab.training.process_group import ProcessGroup, parts_of
 from attnlab.training.recorders.recorder import as_code, recorder_of
 from attnlab.training.stop import StopRequest
 
@@ -191,12 +191,12 @@ class Checkpoints(TimedCallback):
         every: int,
         stop: StopRequest,
         fingerprint: dict[str, Any],
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         part: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.every, self.stop, self.fingerprint = folder, every, stop, fingerprint
-        self.group, self.part = group or Group(), dict(part or {})
+        self.group, self.part = group or ProcessGroup(), dict(part or {})
         self.parts: list[dict[str, Any]] = []
         self.saved = -1
 

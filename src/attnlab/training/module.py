@@ -35,7 +35,7 @@ from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compile_network
 from attnlab.training.optimizer import Recipe
-from attnlab.training.processes import gathered
+from attnlab.training.process_group import gathered
 from attnlab.training.scoring import by_row, numbers, tally
 from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, total_norm
 
@@ -113,7 +113,7 @@ class LanguageModel(L.LightningModule):
         """Cut the parameters where several processes share them; Lightning calls this before each of its loops."""
         strategy = self.trainer.strategy
         if isinstance(strategy, Sharded) and self._whole[0] is self.model:
-            self.trainer.precision_plugin.convert_module(self)
+            self.trainer.precision_plugin.convert_module(self)  # before: a copy is made, and parts are cut
             self._whole = [keep_whole(self.model) if self.trainer.is_global_zero else None]
             self.model.to(strategy.root_device)
             shard(self.model, strategy.mesh)

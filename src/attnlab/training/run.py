@@ -44,7 +44,7 @@ from attnlab.training.matching import describe_match
 from attnlab.training.module import LanguageModel
 from attnlab.training.notes import log, note
 from attnlab.training.prepare import Prepared, prepare, probes, sample_prompt
-from attnlab.training.processes import Group, Launched, Marks, joined
+from attnlab.training.process_group import Launched, Marks, ProcessGroup, joined
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.run_recorders import start_anew, trackers_of, writes_events
@@ -60,7 +60,7 @@ ECHO = 3.0  # seconds within which a launcher passes on a signal that the termin
 LIGHTNING_PRECISION = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
-    "fp64": "64-true",
+    "fp64": "32-true",  # the model itself is double
     "bf16-true": "bf16-true",
     "fp16": "16-mixed",
 }
@@ -169,7 +169,9 @@ def _check_code(folder: RunFolder, prepared: Prepared, what: str) -> None:
         note(f"note: {what} was made by other code ({in_a_line(names)}), and is taken")
 
 
-def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest, group: Group) -> dict[str, Any]:
+def _train(
+    prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRequest, group: ProcessGroup
+) -> dict[str, Any]:
     config, folder = prepared.config, prepared.folder
     started, clock = datetime.now(UTC), time.perf_counter()
     meter = Meter(prepared.machine.accelerator)
@@ -178,6 +180,8 @@ def _train(prepared: Prepared, loggers: Sequence[Logger | Tracker], stop: StopRe
     model = build_model(config, prepared.tokenizer.n_vocab)
     if prepared.init is not None and checkpoint is None:
         prepared.init.load_into(model)
+    if prepared.machine.precision == "fp64":
+        model.double()
     use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
     module = LanguageModel(
         model,
@@ -372,7 +376,7 @@ def make_trainer(
     stop: StopRequest,
     recorders: Recorders,
     callbacks: list[L.Callback],
-    group: Group,
+    group: ProcessGroup,
 ) -> L.Trainer:
     config, machine, these = prepared.config.trainer, prepared.machine, prepared.processes
     strategy = strategy_name(config.strategy, these.world_size)
@@ -408,7 +412,7 @@ def make_trainer(
     )
 
 
-def make_strategy(name: StrategyName, group: Group, checkpoints: CheckpointFolder) -> Strategy | str:
+def make_strategy(name: StrategyName, group: ProcessGroup, checkpoints: CheckpointFolder) -> Strategy | str:
     """Lightning's way of sharing the work of a step."""
     if name == "fsdp":
         return Sharded(group, checkpoints)

@@ -23,7 +23,7 @@ from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder, is_sharded, shard_name
 from attnlab.store.digests import digest_of
 from attnlab.training.checkpoint import OPTIMIZER, load_checkpoint, load_rest
-from attnlab.training.processes import Group
+from attnlab.training.process_group import ProcessGroup
 
 
 class Whole(NamedTuple):
@@ -41,7 +41,7 @@ class Sharded(ModelParallelStrategy):
     checkpoint is a folder that every process writes its parts to, by torch.distributed.checkpoint, as safetensors.
     """
 
-    def __init__(self, group: Group, folder: CheckpointFolder) -> None:
+    def __init__(self, group: ProcessGroup, folder: CheckpointFolder) -> None:
         super().__init__(data_parallel_size=group.world_size, tensor_parallel_size=1)
         self.group, self.folder = group, folder
 

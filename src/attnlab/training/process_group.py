@@ -31,7 +31,7 @@ PATIENCE = 6.0  # seconds after which who gave none is gone, once something has 
 GRACE = 10.0  # seconds that those who are left have to end by themselves
 
 
-class Group:
+class ProcessGroup:
     """What the processes of a run say to each other; one alone hears itself."""
 
     rank, world_size = 0, 1
@@ -55,10 +55,10 @@ class Group:
         """Note how far this process has come."""
 
 
-class SeveralProcesses(Group):
+class SeveralProcesses(ProcessGroup):
     """The group of a run of several processes."""
 
-    def __init__(self, processes: Processes, watch: "Watch") -> None:
+    def __init__(self, processes: Processes, watch: "Watchdog") -> None:
         self.rank, self.world_size, self.mark = processes.rank, processes.world_size, watch.mark  # type: ignore[method-assign]
 
     def broadcast(self, value: T) -> T:
@@ -82,18 +82,18 @@ class SeveralProcesses(Group):
 
 
 @contextmanager
-def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes: float) -> Iterator[Group]:
+def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes: float) -> Iterator[ProcessGroup]:
     """The group of all processes, of which the first starts the others if no launcher has.
 
     A process that fails, dies, or does nothing for so many minutes ends them all. The first says why, or the one after
     it where the first is gone: the others end without a word (SystemExit), with the same exit code.
     """
     if processes.world_size == 1:
-        yield Group()
+        yield ProcessGroup()
         return
     wait = timedelta(minutes=minutes) + timedelta(seconds=2 * GRACE)  # the watch speaks first
     store, children = _meeting_place(processes, wait)
-    watch = Watch(processes, children, stop, seconds=60 * minutes)
+    watch = Watchdog(processes, children, stop, seconds=60 * minutes)
     try:
         try:
             if accelerator == "cuda":
@@ -177,7 +177,7 @@ class Lost(NamedTuple):
 STAGES = ("start", "batch", "forward", "backward", "update", "validation")  # of a step, in order
 
 
-class Watch:
+class Watchdog:
     """A thread that gives a sign of life, and ends this process where the main thread would wait for ever."""
 
     def __init__(
@@ -329,7 +329,7 @@ class Watch:
         return None
 
 
-def _leave(watch: Watch, error: BaseException) -> NoReturn:
+def _leave(watch: Watchdog, error: BaseException) -> NoReturn:
     """Find out whether the error is this process's own or the echo of another's end, and leave with one line in all."""
     if isinstance(error, OSError) and error.filename:
         error = file_failure(error)
@@ -408,7 +408,7 @@ class Launched(ClusterEnvironment):
 class Marks(L.Callback):
     """Notes how far a process has come, for the others to see."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         self.group = group
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
