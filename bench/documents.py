@@ -28,7 +28,7 @@ def documents(context: int, n_rows: int) -> Tensor:
     """The numbers of the documents in each row."""
     draw = torch.randn(64 * n_rows, generator=torch.Generator().manual_seed(0))
     lengths = (context / 8 * (0.8 * draw).exp()).long().clamp(1, context).tolist()
-    drawn = []
+    drawn: list[int] = []
     while sum(drawn) < n_rows * context:
         drawn.append(lengths.pop())
     rows, _ = pack([Excerpt(0, length) for length in drawn], context, n_rows)

@@ -41,7 +41,7 @@ from attnlab.training.hardware import device_name
 from attnlab.training.module import LanguageModel
 from attnlab.training.optimizer import Recipe
 from attnlab.training.packed_seeds import PackedSeeds
-from attnlab.training.processes import Group
+from attnlab.training.process_group import ProcessGroup
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.stop import StopRequest
 
@@ -163,7 +163,7 @@ def fit(bench: Bench, compiled: bool, folder: Path, peak: float | None) -> Row:
     data = training.TextDataModule(splits, seed=0, batch_size=batch, context=config.model.context)
     prepared.folder.path.mkdir(parents=True, exist_ok=True)
     timed = Timed(bench, SHARES["training"] * bench.seconds / 4)
-    trainer = training.make_trainer(prepared, StopRequest(), Recorders([]), [timed], Group())
+    trainer = training.make_trainer(prepared, StopRequest(), Recorders([]), [timed], ProcessGroup())
     with contextlib.suppress(SystemExit):
         trainer.fit(module, datamodule=data)
     seconds = sorted(timed.took)[len(timed.took) // 2]

@@ -123,7 +123,7 @@ def fit(prepared: training.Prepared, turns: TakingTurns) -> None:
     recorders = Recorders([table, TensorBoardRecorder(prepared.folder, resume_at=None)])
     speed = training.Speed(config.batch_size * config.model.context)
     trainer = training.make_trainer(
-        prepared, StopRequest(), recorders, [speed, training.Progress(speed, bar=True), turns], training.Group()
+        prepared, StopRequest(), recorders, [speed, training.Progress(speed, bar=True), turns], training.ProcessGroup()
     )
     trainer.fit(module, datamodule=data)
     recorders.close()

@@ -18,7 +18,7 @@ from attnlab.attention.normalizer import Normalizer, Sigmoid, Softmax, Softpick
 from attnlab.attention.output_norm import SumNorm
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.scan import chunked
-from attnlab.attention.score import ScoreContext
+from attnlab.attention.score_context import ScoreContext
 
 DIGITS = 1e-6  # of float32: a dozen roundings of 6e-8
 

@@ -16,7 +16,8 @@ from attnlab.attention.multi_token import MultiToken
 from attnlab.attention.normalizer import Softmax
 from attnlab.attention.path import Path
 from attnlab.attention.scalable_softmax import SSMax
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import ScoreContext
 from attnlab.attention.selective import Selective
 from attnlab.attention.talking_heads import TalkingHeads
 from attnlab.errors import UsageError

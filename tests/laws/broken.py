@@ -19,7 +19,8 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Normalizer, Softmax, Softmax1
 from attnlab.attention.position import Position
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
-from attnlab.attention.score import KeyRows, OneScore, SoftCap
+from attnlab.attention.score import SoftCap
+from attnlab.attention.score_context import KeyRows, OneScore
 from attnlab.build import embedding_factory, instantiate
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError

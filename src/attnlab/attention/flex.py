@@ -22,7 +22,7 @@ from attnlab.attention.mask import Mask
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import KeyRows
+from attnlab.attention.score_context import KeyRows
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.uncompiled import uncompiled
 

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.precision import running_sum
-from attnlab.attention.score import KeyRows, OneScore, Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import KeyRows, OneScore, ScoreContext
 from attnlab.options import option
 
 

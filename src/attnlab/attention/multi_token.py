@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import ScoreContext
 from attnlab.errors import UsageError
 from attnlab.options import Count, option
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from attnlab.attention.heads import split_heads
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import ScoreContext
 from attnlab.options import Count, option
 
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attnlab.attention.borders import Borders
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision, running_sum
-from attnlab.attention.scan import Borders, chunks, faded_products
+from attnlab.attention.scan import chunks, faded_products
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.score import KeyRows, OneScore, Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import KeyRows, OneScore, ScoreContext
 from attnlab.options import Positive, option
 
 

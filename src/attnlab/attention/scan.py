@@ -20,13 +20,12 @@ is 0 where i and j are of different documents, exp(G) is 0 for tokens that a bor
 what is written before a chunk's last border does not leave it.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attnlab.attention.borders import Borders, later
 from attnlab.attention.precision import running_sum
 from attnlab.attention.uncompiled import uncompiled
 
@@ -155,21 +154,6 @@ def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
     return F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk))
 
 
-class Borders(NamedTuple):
-    """What borders between documents part in each chunk, for all heads."""
-
-    hidden: Bool[Tensor, "b 1 n t t"]  # from each query: later keys, and those of other documents
-    entering: Float[Tensor, "b 1 n t 1"]  # 1 for tokens of the document in which the chunk begins, 0 for others
-    leaving: Float[Tensor, "b 1 n t 1"]  # 1 for tokens of the one in which it ends
-
-    @classmethod
-    def of(cls, starts: Bool[Tensor, "b t"], pad: int, chunk: int, dtype: torch.dtype) -> "Borders":
-        """`pad` more tokens belong to the last document."""
-        number = F.pad(starts, (0, pad)).unflatten(1, (-1, chunk)).cumsum(dim=-1)[:, None, :, :, None]
-        hidden = _later(chunk, starts.device) | (number != number.mT)
-        return cls(hidden, (number == 0).to(dtype), (number == number[..., -1:, :]).to(dtype))
-
-
 def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:
     """One log decay per row of the state, r = d, or one for all of them, r = 1."""
     return log_decay[..., None] if log_decay is not None and log_decay.ndim == 3 else log_decay
@@ -207,9 +191,5 @@ def _fade(
     g: Float[Tensor, "b h n t r"], dtype: torch.dtype, hidden: Bool[Tensor, "b 1 n t t"] | None = None
 ) -> Float[Tensor, "b h n t t r"]:
     """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i, or where it is `hidden`."""
-    hidden = _later(g.size(-2), g.device) if hidden is None else hidden
+    hidden = later(g.size(-2), g.device) if hidden is None else hidden
     return (g[..., :, None, :] - g[..., None, :, :]).to(dtype).masked_fill(hidden[..., None], -torch.inf).exp()
-
-
-def _later(t: int, device: torch.device) -> Bool[Tensor, "t t"]:
-    return torch.ones(t, t, dtype=torch.bool, device=device).triu(1)

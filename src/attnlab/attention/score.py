@@ -1,42 +1,20 @@
 """Score modifiers: what happens to q . k before the normaliser. Several act in an order fixed by `order`."""
 
 from abc import ABC
-from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.heads import join_heads, split_heads
 from attnlab.attention.mask import Mask
 from attnlab.attention.norm import EPS, LAYER_EPS, LayerNorm, RMSNorm
 from attnlab.attention.normalizer import Normalizer
+from attnlab.attention.score_context import KeyRows, OneScore, ScoreContext
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, OptionError, Positive, given, option
-
-
-class ScoreContext(NamedTuple):
-    """What a score modifier may look at beside the scores; keys stand in the order of their positions."""
-
-    q: Float[Tensor, "b h t d"]
-    k: Float[Tensor, "b h s d"]
-    q_pos: Int[Tensor, " t"]
-    k_pos: Int[Tensor, " s"]
-    visible: Bool[Tensor, "*b t s"]
-    scale: float
-
-
-class KeyRows(NamedTuple):
-    """What a rule for one score may look up, by row of the batch, head and token."""
-
-    carried: Float[Tensor, "b h s e"] | None  # what each key carries along for the modifier
-    visible: Int[Tensor, "b t"]  # how many keys each query sees
-
-
-OneScore = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(score, row, head, query, key) -> score, each a number: what FlexAttention calls a `score_mod`."""
 
 
 class Score(Configurable, nn.Module, ABC):

@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnlab.attention.precision import full_precision
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import ScoreContext
 
 
 class Selective(Score):

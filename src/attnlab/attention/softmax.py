@@ -12,7 +12,8 @@ from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer, Softmax
-from attnlab.attention.score import Score, ScoreContext
+from attnlab.attention.score import Score
+from attnlab.attention.score_context import ScoreContext
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import slot

@@ -31,7 +31,7 @@ class PackedSeeds:
         self.optimizer = recipe.optimizer(models[0])
         if not isinstance(self.optimizer, torch.optim.AdamW):
             raise UsageError(f"seeds are packed with AdamW, and not with {type(recipe).__name__}: its updates mix rows")
-        self.parameters, self.buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+        self.parameters, self.buffers = stack_module_state(list(models))
         names = {id(p): name for name, p in models[0].named_parameters()}
         for group in self.optimizer.param_groups:  # by the axes that a parameter has without the seeds
             group["params"] = [self.parameters[names[id(p)]] for p in group["params"]]

@@ -29,7 +29,7 @@ LONGEST_STEP = 2.0  # seconds that one batch may take here, or none is tried
 PROBE_SECONDS = 1.5
 
 
-class Speed(NamedTuple):
+class Pace(NamedTuple):
     """FLOP/s of a device, the share of it that training reaches, and where both numbers come from."""
 
     peak: float
@@ -111,7 +111,7 @@ def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
     return f"{_duration(seconds)} of training steps, with {how}"
 
 
-def _speed(prepared: Prepared, step_flops: int, is_here: bool) -> Speed | None:
+def _speed(prepared: Prepared, step_flops: int, is_here: bool) -> Pace | None:
     """As assumed or measured; None where a device that is not here would have to be measured."""
     config, machine, assume = prepared.config, prepared.machine, prepared.config.assume
     if assume.peak_flops is None and not is_here:
@@ -120,14 +120,14 @@ def _speed(prepared: Prepared, step_flops: int, is_here: bool) -> Speed | None:
     peak = assume.peak_flops or peak_flops(precision, machine.accelerator)
     origin = "assume.peak_flops" if assume.peak_flops else "a product of matrices here"
     if assume.mfu is not None:
-        return Speed(peak, assume.mfu, f"assume.mfu of {origin}")
+        return Pace(peak, assume.mfu, f"assume.mfu of {origin}")
     batch_flops = step_flops / config.trainer.accumulate
     if assume.peak_flops or batch_flops / (peak * USUAL_MFU) > LONGEST_STEP:
-        return Speed(peak, USUAL_MFU, f"MFU assumed, of {origin}")
+        return Pace(peak, USUAL_MFU, f"MFU assumed, of {origin}")
     batch = try_steps(
         config, machine.accelerator, prepared.recipe, prepared.tokenizer.n_vocab, prepared.splits, PROBE_SECONDS
     )
-    return Speed(peak, batch_flops / batch.step / peak, f"measured here, of {origin}")
+    return Pace(peak, batch_flops / batch.step / peak, f"measured here, of {origin}")
 
 
 def _fits(needed: int, is_here: bool) -> str:
