@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnlab.attention.uncompiled import uncompiled
 
-ALIKE = 2  # documents are run side by side where the longest is at most so many times as long as the shortest
+ALIKE = 1.4  # documents are run side by side where the longest is at most so many times as long as the shortest
 FEW = 16  # tokens up to which all are alike
 
 
@@ -71,7 +71,8 @@ class Documents:
 
     def _indices(self, batch: list[tuple[int, int]]) -> Int[Tensor, "n l"]:
         first, length = torch.tensor(batch).T[:, :, None]
-        return (first + torch.arange(batch[0][1]).minimum(length - 1)).to(self.ids.device)
+        longest = min(-(-batch[0][1] // FEW) * FEW, self.ids.size(1))  # few lengths: masks made for one serve again
+        return (first + torch.arange(longest).minimum(length - 1)).to(self.ids.device)
 
     @cached_property
     def own(self) -> list[Bool[Tensor, "n l"]]:

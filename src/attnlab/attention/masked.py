@@ -18,6 +18,7 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Fraction, option, slot
 
+MOST_KEPT = 1 << 22  # numbers of masks that are kept: training repeats one length, or those of documents
 SHARP = 50.0  # scores from which gradients of torch's fused kernel on a CPU are off by a few parts in ten thousand
 
 
@@ -174,7 +175,9 @@ class MaskedAttention(HeadedAttention, ABC):
         key = (blocks, like.device, like.dtype)
         if key not in self._square:
             with torch.inference_mode(False):  # what is kept must serve training, too
-                self._square = {key: self._allowed(like.dtype, cuts)}  # one entry: training repeats one length
+                if sum(mask.numel() for mask in self._square.values()) > MOST_KEPT:
+                    self._square.clear()
+                self._square[key] = self._allowed(like.dtype, cuts)
         return self._square[key]
 
     def _allowed(self, dtype: torch.dtype, cuts: Iterable[tuple[Tensor, Tensor]]) -> Shaped[Tensor, " cuts #h t s"]:
