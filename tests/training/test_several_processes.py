@@ -228,11 +228,13 @@ def test_own_error(strategy: str, crew: Crew, tmp_path: Path) -> None:
     assert crew.fit(tmp_path, 2, strategy).codes == [0, 0]
 
 
-def test_hung_process(crew: Crew, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_hung_process(crew: Crew, tmp_path: Path) -> None:
     """One that does nothing for trainer.timeout ends all, and is named with its step."""
-    ended = crew.fit(tmp_path, 2, codes={1: at(5, HANGS)}, minutes=0.1)
-    assert ended.codes == [1, 1], ended  # from a thread, so that what is said goes to the terminal
-    assert "process 1 has done nothing for 0.1 minutes (trainer.timeout; after step 5" in capfd.readouterr().err
+    said = tmp_path / "said"  # by a thread, and so by the process itself
+    to_file = f"import os; os.dup2(os.open({str(said)!r}, os.O_WRONLY | os.O_CREAT), 2)"
+    ended = crew.fit(tmp_path, 2, codes={0: to_file, 1: at(5, HANGS)}, minutes=0.1)
+    assert ended.codes == [1, 1], ended
+    assert "process 1 has done nothing for 0.1 minutes (trainer.timeout; after step 5" in said.read_text()
 
 
 def test_dropout(crew: Crew, tmp_path: Path) -> None:
