@@ -11,6 +11,7 @@ from tests.attention.plain_layers import draw
 from torch import Tensor
 
 from attnlab.attention.base import Shared
+from attnlab.attention.borders import Borders
 from attnlab.attention.controls import UniformAttention
 from attnlab.attention.convolution import ShortConv
 from attnlab.attention.decay import ChannelDecay, Decay, NoDecay, ScalarDecay
@@ -161,3 +162,11 @@ def test_rows_at_once() -> None:
     layer(draw(B, T, 12).float(), Shared(DOCUMENTS))
     assert layer.given == T
     assert RecurrentAttention.documents and not Rescanned.documents
+
+
+def test_borders() -> None:
+    """Two chunks of two tokens, of which the second begins within the document that the first one ends with."""
+    hidden, entering, leaving = Borders.of(torch.tensor([[True, False, False, True]]), 0, 2, torch.float64)
+    assert hidden.tolist() == [[[[[False, True], [False, False]], [[False, True], [True, False]]]]]
+    assert entering.flatten().tolist() == [0, 0, 1, 0]
+    assert leaving.flatten().tolist() == [1, 1, 0, 1]

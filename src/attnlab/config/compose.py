@@ -67,7 +67,7 @@ DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 class Typed(NamedTuple):
     """What was typed for a job, and what Hydra chose by it."""
 
-    words: Sequence[str]
+    overrides: Sequence[str]
     choices: Mapping[str, Any]  # by group
     main: str  # the name of the main config
     searched: Sequence[str]  # words hydra.searchpath=[...]
@@ -76,11 +76,11 @@ class Typed(NamedTuple):
     @classmethod
     def of(cls, hydra: Any) -> "Typed":
         """Of the job with these settings of Hydra: its share of a sweep."""
-        words = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # a word may be an interpolation
-        assert isinstance(words, list)
+        overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # one may be an interpolation
+        assert isinstance(overrides, list)
         searched = [str(word) for word in hydra.overrides.hydra if "hydra.searchpath=" in word]
         main, single = str(hydra.job.config_name), hydra.mode == RunMode.RUN
-        return cls([str(word) for word in words], hydra.runtime.choices, main, searched, single)
+        return cls([str(word) for word in overrides], hydra.runtime.choices, main, searched, single)
 
 
 def compose_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> RunConfig:
@@ -105,7 +105,7 @@ def compose_job(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
 def check_job(cfg: DictConfig, typed: Typed | None = None) -> RunConfig:
     """The config of a job, checked: of the one that Hydra has started, or of the one for which this was typed."""
     typed = Typed.of(HydraConfig.get()) if typed is None else typed
-    return fit_job(check(cfg, typed.words, main=typed.main, searched=typed.searched), typed)
+    return fit_job(check(cfg, typed.overrides, main=typed.main, searched=typed.searched), typed)
 
 
 def fit_job(config: RunConfig, typed: Typed) -> RunConfig:
@@ -120,7 +120,7 @@ def fit_job(config: RunConfig, typed: Typed) -> RunConfig:
             f"trainer.{key} ({number}) must be 1 with -m: for each further device the whole "
             "command is started once more, with all its jobs; start one command for each run"
         )
-    if "attention" not in typed.choices and any(word.startswith("attention=") for word in typed.words):
+    if "attention" not in typed.choices and any(word.startswith("attention=") for word in typed.overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
     tuned, _ = at_tuned_rate(config, variant_name(config, typed))  # here, too: a sweep refuses every seed at its start
     return tuned
@@ -517,7 +517,7 @@ def variant_name(config: RunConfig, typed: Typed | None = None) -> str:
     if "variant" in config.more:
         return str(config.more["variant"])
     typed = Typed.of(HydraConfig.get()) if typed is None else typed
-    slots = (word.partition("=") for word in typed.words if word.lstrip("+").startswith("attention/"))
+    slots = (word.partition("=") for word in typed.overrides if word.lstrip("+").startswith("attention/"))
     put_in = (word for _, _, values in slots for word in values.strip("[]").split(","))
     chosen = [typed.choices.get("attention", "attention"), *put_in]
     plain = [str(word).strip(" \"'").removesuffix(".yaml").replace("/", ".") for word in chosen]

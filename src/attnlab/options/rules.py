@@ -53,8 +53,8 @@ class Rule:
         return all(within) and not (isinstance(size, float) and not math.isfinite(size))
 
     def __str__(self) -> str:
-        words = (*self.choices, "true", "false") if self.choices and self.kind is bool else self.choices
-        text = " | ".join(words) if words else KINDS[self.kind]
+        allowed = (*self.choices, "true", "false") if self.choices and self.kind is bool else self.choices
+        text = " | ".join(allowed) if allowed else KINDS[self.kind]
         if self.kind is str and self.least:
             text = "non-empty text"
         elif self.least is not None:

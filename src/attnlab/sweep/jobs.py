@@ -72,7 +72,7 @@ class Refusal(NamedTuple):
         return without_seeds(self.overrides)
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """What words that choose options make, for all jobs that choose the same."""
 
     cfg: DictConfig
@@ -89,7 +89,7 @@ class Composer:
         self.loader, self.master = loader, master
         self.main = str(master.hydra.job.config_name)
         self.searched = [str(word) for word in master.hydra.overrides.hydra if "hydra.searchpath=" in word]
-        self._choices: dict[tuple[str, ...], Choice] = {}
+        self._choices: dict[tuple[str, ...], Chosen] = {}
         self._values: dict[str, tuple[str, Any] | None] = {}
 
     def job(self, overrides: Sequence[str], levels: dict[str, str] | None = None, is_baseline: bool = False) -> Job:
@@ -139,7 +139,7 @@ class Composer:
         config = check(cfg, overrides, main=self.main, searched=self.searched, shipped=shipped)
         return self._typed(overrides, choice), config
 
-    def _typed(self, overrides: Sequence[str], choice: Choice) -> Typed:
+    def _typed(self, overrides: Sequence[str], choice: Chosen) -> Typed:
         return Typed(overrides, choice.choices, self.main, self.searched, is_single=False)
 
     def _value(self, word: str) -> tuple[str, Any] | None:
@@ -150,7 +150,7 @@ class Composer:
             self._values[word] = (override.key_or_group, override.value()) if is_plain else None
         return self._values[word]
 
-    def _choice(self, overrides: tuple[str, ...]) -> Choice:
+    def _choice(self, overrides: tuple[str, ...]) -> Chosen:
         """What Hydra makes of the words that choose options."""
         if overrides not in self._choices:
             cfg = self.loader.load_sweep_config(self.master, list(overrides))
@@ -163,5 +163,5 @@ class Composer:
             is_usual = all(chooses_option(word, self.searched) for word in overrides)
             plain = with_values(raw, {}) if is_usual else None
             usual = {path: value for path, value, _ in nodes(plain)}
-            self._choices[overrides] = Choice(cfg, raw, plain, usual, {str(k): v for k, v in choices.items()})
+            self._choices[overrides] = Chosen(cfg, raw, plain, usual, {str(k): v for k, v in choices.items()})
         return self._choices[overrides]

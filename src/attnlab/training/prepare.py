@@ -15,6 +15,7 @@ from attnlab.config.code import Code, code_of, homes_of, note_sources
 from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
 from attnlab.config.tuned_lr import at_tuned_rate
+from attnlab.data.corpus import Source
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
@@ -163,8 +164,8 @@ def prepare(
         "trainer.devices": 1,  # a run is the same with any number of processes, so that it goes on with another
         "trainer.strategy": "auto",
     }
-    if "val_fraction" in config.data:
-        resolved["data.val_fraction"] = config.data["val_fraction"]
+    if isinstance(source, Source):
+        resolved["data.val_fraction"] = source.val_fraction
     if splits.documents:
         resolved["data.documents"] = True
     if splits.order != "random":

@@ -94,9 +94,9 @@ def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes
             if accelerator == "cuda":
                 torch.cuda.set_device(processes.local_rank)
             backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
-            place = dist.PrefixStore("attnlab", store)
+            own_store = dist.PrefixStore("attnlab", store)
             dist.init_process_group(
-                backend, store=place, rank=processes.rank, world_size=processes.world_size, timeout=wait
+                backend, store=own_store, rank=processes.rank, world_size=processes.world_size, timeout=wait
             )
             group = SeveralProcesses(processes, watch)
             group.barrier()

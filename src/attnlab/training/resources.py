@@ -147,8 +147,8 @@ def activation_bytes(config: RunConfig, n_vocab: int, rows: int) -> int:
     """
     if config.trainer.checkpoint_activations:
         whole = replace(config, trainer=replace(config.trainer, checkpoint_activations=False))
-        kept, all_blocks = (_saved(each, n_vocab, rows) for each in (config, whole))
-        return kept + (all_blocks - kept) // config.model.n_layers
+        few, all_blocks = (_saved(each, n_vocab, rows) for each in (config, whole))
+        return few + (all_blocks - few) // config.model.n_layers
     return _saved(config, n_vocab, rows)
 
 
@@ -180,16 +180,16 @@ def saved_bytes(apart: Sequence[Tensor] = ()) -> Iterator[Callable[[], int]]:
 
     Memory that several tensors share counts once.
     """
-    kept: dict[int, Any] = {}
+    alive: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # alive, or another would get its address
+        alive[storage._cdata] = storage  # or another would get its address
         return tensor
 
     others = {p.untyped_storage()._cdata for p in apart}
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for address, storage in kept.items() if address not in others)
+        yield lambda: sum(storage.nbytes() for address, storage in alive.items() if address not in others)
 
 
 def autocast(precision: str, accelerator: str) -> torch.autocast:

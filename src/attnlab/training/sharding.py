@@ -102,7 +102,7 @@ class Sharded(ModelParallelStrategy):
                 group.update({key: value for key, value in theirs.items() if key != "params"})
                 for p in group["params"]:
                     states[p] = dict(plain.get(names[p], {}))
-                    for key, (shape, dtype) in source.kept(names[p]).items():
+                    for key, (shape, dtype) in source.moments(names[p]).items():
                         states[p][key] = targets[f"{OPTIMIZER}{names[p]}/{key}"] = (
                             torch.zeros_like(p.detach(), dtype=dtype)
                             if shape == p.shape
@@ -133,7 +133,7 @@ class _Folder:
         states: Mapping[str, Any] = saved["state"]
         return states
 
-    def kept(self, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    def moments(self, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """The tensors that an optimizer keeps of a parameter."""
         start = f"{OPTIMIZER}{name}/"
         entries: dict[str, Any] = {
@@ -160,13 +160,13 @@ class _File:
             self.states[name] = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         return {n: {key: v for key, v in state.items() if key not in self.states[n]} for n, state in states.items()}
 
-    def kept(self, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    def moments(self, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
         return {key: (value.shape, value.dtype) for key, value in self.states[name].items()}
 
     def fill(self, targets: dict[str, Tensor]) -> None:
-        kept = {f"{OPTIMIZER}{n}/{key}": value for n, state in self.states.items() for key, value in state.items()}
+        moments = {f"{OPTIMIZER}{n}/{key}": value for n, state in self.states.items() for key, value in state.items()}
         for name, target in targets.items():
-            whole = (self.whole | kept)[name]
+            whole = (self.whole | moments)[name]
             local(target).copy_(local(cut(whole, target)))
 
 
