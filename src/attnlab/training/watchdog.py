@@ -108,7 +108,7 @@ class Watchdog:
             time.sleep(EVERY / 5)
         for rank in self.others:
             last, now = before[rank], self._sign(rank)
-            if (last is None or now is None or now.number == last.number) and not self._get(f"left/{rank}"):
+            if (last is None or now is None or now.number == last.number) and self._get(f"left/{rank}") is None:
                 return Lost(rank, f"is gone{self._where()}", 1)
         return None
 
