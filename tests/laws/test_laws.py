@@ -26,7 +26,7 @@ ONE_IN = {
     "half_precision": 5,
     "extreme_inputs": 25,
     "learns": 15,
-    "every_position": 50,
+    "every_position": 120,
 }
 
 
