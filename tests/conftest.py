@@ -22,6 +22,10 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))
 torch.set_num_threads(1)  # many small tensors: more threads only wait for each other
 
 
+def pytest_runtest_setup() -> None:
+    torch.set_num_threads(1)  # again: a run in this process may have taken all
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # omegaconf.DictConfig derives from typing.MutableMapping, which is not for us to change.
     config.addinivalue_line("filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning")

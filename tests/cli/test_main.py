@@ -62,6 +62,7 @@ def test_words_become_arguments_of_their_types() -> None:
         "top_k": None,
         "top_p": 0.5,
         "seed": 3,
+        "samples": 1,
         "allow_targets": (),
         "code": "same",
         "limits": True,
@@ -340,13 +341,13 @@ def test_a_character_of_several_tokens_comes_whole(
 ) -> None:
     (tmp_path / "config.yaml").touch()
 
-    def bytes_after(model: Any, prompt: torch.Tensor, **settings: Any) -> Iterator[int]:
-        assert prompt.tolist() == [ord(">")] and settings["top_k"] == 5
-        yield from data
+    def bytes_after(model: Any, prompts: torch.Tensor, **settings: Any) -> Iterator[list[int]]:
+        assert prompts.tolist() == [[ord(">")]] and settings["top_k"] == 5
+        yield from ([byte] for byte in data)
 
     screen = Screen()
     monkeypatch.setattr(attnlab.runs, "load", lambda run, **_: (None, ByteTokenizer()))
-    monkeypatch.setattr(attnlab.generation, "generate", bytes_after)
+    monkeypatch.setattr(attnlab.generation, "generate_batch", bytes_after)
     monkeypatch.setattr(sys, "stdout", screen)
     assert typed("generate", f"run={tmp_path}", "prompt=>", "top_k=5") == 0
     assert screen.shown[: len(data)] == [f">{text}" for text in at_each_byte]

@@ -49,7 +49,7 @@ def test_batches_of_ranks() -> None:
     parts = [inputs(text, range(3), rank=rank, world_size=2) for rank in range(2)]
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)
     assert torch.equal(inputs(text, range(6), batch_size=2), whole)
-    first, targets = text.train_batch(seed=1, step=7, batch_size=4, context=10)
+    first, targets, *_ = text.train_batch(seed=1, step=7, batch_size=4, context=10)
     assert torch.equal(first + 1, targets)
 
 

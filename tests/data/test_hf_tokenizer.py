@@ -239,13 +239,13 @@ def test_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     tokenizer = HFTokenizer("hf", json.loads(llama_3().to_str()), bos=[300], eos=[301])
     prompts: list[list[int]] = []
 
-    def written(model: Any, prompt: torch.Tensor, **settings: Any) -> Iterator[int]:
-        prompts.append(prompt.tolist())
-        yield from (*tokenizer.encode(" one step"), 301, *tokenizer.encode(" more"))
+    def written(model: Any, rows: torch.Tensor, **settings: Any) -> Iterator[list[int]]:
+        prompts.extend(rows.tolist())
+        yield from ([token] for token in (*tokenizer.encode(" one step"), 301, *tokenizer.encode(" more")))
 
     (tmp_path / "config.yaml").touch()
     monkeypatch.setattr(attnlab.runs, "load", lambda run, **_: (None, tokenizer))
-    monkeypatch.setattr(attnlab.generation, "generate", written)
+    monkeypatch.setattr(attnlab.generation, "generate_batch", written)
     monkeypatch.setattr(sys, "argv", ["attnlab", "generate", f"run={tmp_path}", "prompt=Your"])
     main()
     assert capsys.readouterr().out == "Your one step\n" and prompts == [tokenizer.encode_prompt("Your")]

@@ -18,8 +18,9 @@ from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.options.model_config import ModelConfig
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.training import compiled
-from attnlab.training.compiled import compile_network, resolve_compile, try_compiler
+from attnlab.training import compile_trial
+from attnlab.training.compile_trial import resolve_compile, try_compiler
+from attnlab.training.compiled import compile_network
 
 SIZES = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.context=128", "model.dropout=0.0")
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}  # of float32: fused kernels add in another order
@@ -105,8 +106,8 @@ def test_pays(
         asked.append(model)
         return model if compiles == "cannot" else object()
 
-    monkeypatch.setattr(compiled, "compile_network", compile)
-    monkeypatch.setattr(compiled, "_seconds", lambda network, model, *_: plain if network is model else faster)
+    monkeypatch.setattr(compile_trial, "compile_network", compile)
+    monkeypatch.setattr(compile_trial, "_seconds", lambda network, model, *_: plain if network is model else faster)
     words = ("trainer.precision=fp32", "trainer.attention_backend=torch")
     config = compose_config([*SIZES, f"trainer.max_steps={steps}", *words])
     record = try_compiler(config, 64, "cpu")
@@ -118,19 +119,19 @@ def test_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is that of real steps; nothing is drawn, and no gradient is left."""
     model = build_model(compose_config([*SIZES]), 64)
     before = torch.get_rng_state()
-    assert 0 < compiled._seconds(model, model, torch.zeros(2, 128, dtype=torch.long), bf16=True) < float("inf")
+    assert 0 < compile_trial._seconds(model, model, torch.zeros(2, 128, dtype=torch.long), bf16=True) < float("inf")
     assert torch.equal(torch.get_rng_state(), before) and all(p.grad is None for p in model.parameters())
 
 
 def test_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run of an experiment chooses for all; a machine that cannot compile refuses what has begun compiled."""
     folder = ExperimentFolder(tmp_path)
-    monkeypatch.setattr(compiled, "_no_compiler", lambda: None)
+    monkeypatch.setattr(compile_trial, "_no_compiler", lambda: None)
     assert [resolve_compile(s, lambda: {"value": True}, folder) for s in (False, True)] == [False, True]
     assert not folder.resolved.exists()
     assert resolve_compile("auto", lambda: {"value": True}, folder) is True
     assert resolve_compile("auto", lambda: {"value": False}, folder) is True
-    monkeypatch.setattr(compiled, "_no_compiler", lambda: "RuntimeError: no g++")
+    monkeypatch.setattr(compile_trial, "_no_compiler", lambda: "RuntimeError: no g++")
     assert resolve_compile(False, lambda: {"value": True}, folder) is False
     with pytest.raises(UsageError, match=r"^trainer.compile \(auto\) came to true .* here \(RuntimeError: no g"):
         resolve_compile("auto", lambda: {"value": True}, folder)

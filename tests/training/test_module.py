@@ -299,7 +299,7 @@ class Draws(LanguageModel):
     """Notes the first random numbers of every micro-batch."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self.__dict__.setdefault("draws", []).append(torch.rand(3).tolist())
+        self.__dict__.setdefault("numbers", []).append(torch.rand(3).tolist())
         return super().training_step(batch, batch_idx)
 
 
@@ -319,7 +319,7 @@ class Disturbs(L.Callback):
 def draws(*, seed: int = 0, batch_size: int = 3, steps: int = 4, **settings: Any) -> list[list[float]]:
     module = language_model(tiny_model(dropout=0.5), kind=Draws, noise_seed=seed)
     trainer_like_a_run(steps=steps, accumulate=2, **settings).fit(module, datamodule=tiny_data(batch_size))
-    found: list[list[float]] = module.draws  # type: ignore[assignment]
+    found: list[list[float]] = module.numbers  # type: ignore[assignment]
     return found
 
 
@@ -382,7 +382,7 @@ def test_compiled_training(fails: str, monkeypatch: pytest.MonkeyPatch, capsys: 
         raise RuntimeError("no working C++ compiler\nat line 7")
 
     def compile(plain: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
-        def network(ids: Tensor) -> Tensor:
+        def network(ids: Tensor, documents: None = None) -> Tensor:
             shapes.append(tuple(ids.shape))
             if fails == "forward":
                 refuse()

@@ -46,9 +46,10 @@ class Watch(L.Callback):
         note(self.judged, batch)
 
 
-def note(seen: Any, tensors: Iterable[Tensor]) -> None:
+def note(seen: Any, tensors: Iterable[Tensor | None]) -> None:
     for tensor in tensors:
-        seen.update(tensor.numpy().tobytes())
+        if tensor is not None:
+            seen.update(tensor.numpy().tobytes())
 
 
 def watched(folder: Path, *words: str, variant: str = "multi_head") -> dict[str, Any]:

@@ -3,14 +3,13 @@
 A backend changes no rule: a law holds each to the layer's own code. Maps, decoding and the eager path stay with torch.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from attnlab.attention.base import HeadedAttention
-from attnlab.attention.mask import Causal
-from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
 
 Backend = Literal["torch", "flex", "fla"]
@@ -47,10 +46,8 @@ def use_backends(model: nn.Module, setting: str, precision: str) -> list[Backend
         for layer in layers:
             layer.kernel = None
         return ["torch"] * len(layers)
-    from attnlab.attention.flex import FlexMix  # as slow to import as the compiler, which only it needs
-    from attnlab.attention.linear_kernels import fla_mix
-
-    flex, chosen = FlexMix(), list[Backend]()
+    flex, chosen = _kernels("flex"), list[Backend]()
+    kernels = {"torch": None, "flex": flex.FlexMix(), "fla": _kernels("linear_kernels").fla_mix}
     for layer in layers:
         reasons = {backend: _refusal(backend, layer, precision) for backend in setting.split("+")}
         able = [backend for backend, reason in reasons.items() if reason is None]
@@ -59,23 +56,19 @@ def use_backends(model: nn.Module, setting: str, precision: str) -> list[Backend
                 f"{KEY} ({setting}) cannot serve layer {layer.layer} ({type(layer).__name__}): "
                 f"{'; '.join(map(str, reasons.values()))}; use auto or torch"
             )
-        backend: Backend = "torch" if "torch" in able and _is_plain(layer) else able[0]  # type: ignore[assignment]
-        layer.kernel = {"torch": None, "flex": flex, "fla": fla_mix}[backend]
+        backend: Any = "torch" if "torch" in able and flex.is_plain(layer) else able[0]
+        layer.kernel = kernels[backend]
         chosen.append(backend)
     return chosen
 
 
-def _is_plain(layer: HeadedAttention) -> bool:
-    """Whether torch's fused kernel computes a layer as it is, without a mask that is written out."""
-    return isinstance(layer, SoftmaxAttention) and (
-        layer.fused and type(layer.mask) is Causal and "bias" not in layer.position.hooks
-    )
+# Imported by name: flex is as slow to import as the compiler, and the code of a run is all that its import statements
+# lead to, among which every family would stand.
+def _kernels(name: str) -> Any:
+    return import_module(f"{__package__}.{name}")
 
 
 def _refusal(backend: str, layer: HeadedAttention, precision: str) -> str | None:
-    from attnlab.attention.flex import NARROWEST, flex_refusal
-    from attnlab.attention.linear_kernels import fla_refusal
-
     if backend == "torch":
         return None
     if backend == "flex":
@@ -83,8 +76,12 @@ def _refusal(backend: str, layer: HeadedAttention, precision: str) -> str | None
             return f"attention.dropout ({layer.dropout:g}) drops weights, which it never forms"
         if precision == "fp64":
             return "its kernel has no float64"
-        narrow = min(layer.head_dim, layer.value_dim) < NARROWEST
-        return flex_refusal(layer) or (f"heads narrower than {NARROWEST} are too small for it" if narrow else None)
+        flex = _kernels("flex")
+        narrow = min(layer.head_dim, layer.value_dim) < flex.NARROWEST
+        return flex.flex_refusal(layer) or (
+            f"heads narrower than {flex.NARROWEST} are too small for it" if narrow else None
+        )
     if "16" not in precision:
         return f"its kernels multiply in 16 bits, and trainer.precision is {precision}"
-    return fla_refusal(layer)
+    reason: str | None = _kernels("linear_kernels").fla_refusal(layer)
+    return reason

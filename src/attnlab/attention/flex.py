@@ -18,7 +18,7 @@ from torch.nn.attention import flex_attention as flex
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.documents import Documents
 from attnlab.attention.heads import Heads
-from attnlab.attention.mask import Mask
+from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
@@ -61,6 +61,13 @@ def flex_refusal(layer: HeadedAttention) -> str | None:
         if not (mod.fusable or mod.by_score):
             return f"attention/score ({type(mod).__name__}) needs the scores themselves"
     return None
+
+
+def is_plain(layer: HeadedAttention) -> bool:
+    """Whether torch's fused kernel computes a layer as it is, without a mask that is written out."""
+    return isinstance(layer, SoftmaxAttention) and (
+        layer.fused and type(layer.mask) is Causal and "bias" not in layer.position.hooks
+    )
 
 
 class FlexMix:

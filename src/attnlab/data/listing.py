@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from attnlab.data.opened import Stamp
 from attnlab.errors import UsageError
-from attnlab.store.files import expand_path
 
 COMPRESSED = (".gz", ".zst")
 KINDS = (".txt", ".jsonl", ".parquet", ".arrow", *(f"{kind}{by}" for kind in (".txt", ".jsonl") for by in COMPRESSED))
@@ -41,7 +40,7 @@ def list_files(path: str | Sequence[str], *, key: str = "data.path", kinds: Sequ
     and those of other kinds are left out; a file that is named itself may have any suffix. Raises UsageError.
     """
     entries = [path] if isinstance(path, str) else list(path)
-    files = [file for entry in entries for file in _files(str(expand_path(entry, key=key)), key, kinds)]
+    files = [file for entry in entries for file in _files(entry, key, kinds)]
     unique: dict[str, TextFile] = {}
     for file in files:
         unique.setdefault(os.path.realpath(file.path), file)

@@ -20,6 +20,7 @@ from attnlab.errors import UsageError
 from attnlab.options import Text as NonEmpty
 from attnlab.options import checked
 from attnlab.options.rules import Rule
+from attnlab.store.files import expand_path
 
 Seed = Annotated[int, Rule(int, least=0, most=2**63 - 1)]
 OnError = Literal["refuse", "skip"]
@@ -82,7 +83,7 @@ def paths_of(value: Any, key: str) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, Sequence) or not all(isinstance(path, str) and path for path in paths):
         raise UsageError(f"{key} ({value}) must be a file, a folder, a glob, or a list of these")
-    return list(paths)
+    return [str(expand_path(path, key=key)) for path in paths]
 
 
 @dataclass(frozen=True)

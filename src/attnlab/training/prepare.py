@@ -29,7 +29,7 @@ from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
 from attnlab.training.callback_group import AVERAGES, with_callbacks
-from attnlab.training.compiled import resolve_compile, share_compiled, try_compiler
+from attnlab.training.compile_trial import resolve_compile, share_compiled, try_compiler
 from attnlab.training.extrapolation import check_lengths
 from attnlab.training.hardware import (
     Sizes,

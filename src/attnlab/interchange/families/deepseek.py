@@ -92,7 +92,7 @@ DEEPSEEK_V3 = LLAMA.but(
         Must("attention_bias", (False,)),
         Must("mlp_bias", (False,)),
         Must("rope_interleave", (True,)),
-        Unused(("num_key_value_heads", *EXPERTS)),
+        Unused(("num_key_value_heads", "head_dim", "qk_head_dim", *EXPERTS)),
         LatentHeads(),
         AllDense(),
         Derived("attention.score.scaled.scale", _scale, "scale"),
