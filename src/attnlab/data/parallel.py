@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from attnlab.errors import AttnlabError
+from attnlab.machine.environment import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,8 +28,7 @@ START = "import sys; sys.path[:] = {path!r}; from attnlab.data.parallel import s
 
 def n_processes() -> int:
     """As many as there are cores for this command."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST)
+    return min(cores(), MOST)
 
 
 def each(

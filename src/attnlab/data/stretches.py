@@ -34,8 +34,9 @@ class Split(NamedTuple):
         key = self.seed.to_bytes(8, "little")
         return int.from_bytes(hashlib.blake2b(document, digest_size=8, key=key).digest(), "little")
 
-    def part(self, document: bytes) -> Part:
-        return "val" if self.hash(document) < self.below else "train"
+    def part(self, key: int) -> Part:
+        """What the documents with this hash are for."""
+        return "val" if key < self.below else "train"
 
 
 class TextPiece(NamedTuple):
@@ -181,7 +182,7 @@ def _texts(values: Iterator[tuple[int, object]], stretch: Stretch, split: Split 
             if part is None:
                 assert split is not None, "hashes decide"
                 key = split.hash(data)
-                part = "val" if key < split.below else "train"
+                part = split.part(key)
             if len(data) <= BLOCK:
                 yield TextPiece(value, len(data), part, True, key)
                 continue

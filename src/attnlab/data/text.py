@@ -57,9 +57,9 @@ class Text(ABC):
     def training_pieces(self, most: int) -> Iterator[str]:
         """The training part, or about `most` bytes of it: of each unit the beginning, equal shares of each."""
         units = self.units()
-        share = most / max(1, self.n_train_bytes)
+        share, weight = most / max(1, self.n_train_bytes), sum(map(_weight, units))
         for unit in units:
-            left = float("inf") if share >= 1 else share * self.n_train_bytes * _weight(unit) / sum(map(_weight, units))
+            left = float("inf") if share >= 1 else share * self.n_train_bytes * _weight(unit) / weight
             for piece in self._pieces(unit):
                 if left < 1:
                     break

@@ -201,7 +201,7 @@ class TextFiles(Text):
             own = part
             if part is None and file.is_text:
                 assert self.split is not None
-                own = self.split.part(digest.encode())
+                own = self.split.part(self.split.hash(digest.encode()))
             yield from (replace(stretch, part=own) for stretch in stretches_of(file))
 
 

@@ -79,10 +79,8 @@ class LogMaps(TimedCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The maps of the untrained model; nothing if the run is resumed."""
-        if (
-            not self.folder.best_maps.exists()
-        ):  # one that continues another in a folder of its own starts without a best
-            self.best = math.inf
+        if not self.folder.best_maps.exists():
+            self.best = math.inf  # a run that continues another one in a folder of its own starts without a best
         self._log_if_due(trainer, pl_module)
 
     def on_train_batch_end(
