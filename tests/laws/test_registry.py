@@ -145,7 +145,7 @@ ALLOWED = {
     "attention": {"errors", "options"},
     "model": {"attention", "errors", "options"},
     "store": {"errors", "machine"},
-    "data": {"errors", "options", "store"},
+    "data": {"errors", "machine", "options", "store"},
     "config": {"errors", "options", "store"},
     "inspection": {"attention", "errors", "model", "options", "store"},
     "analysis": {"config", "errors", "inspection", "machine", "options", "store"},
