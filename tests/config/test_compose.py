@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from tests.laws.cases import ONE_OF_EACH
 
 import attnlab.sweep.sweeper
 import attnlab.training.run
@@ -194,7 +195,7 @@ def shipped() -> dict[str, Any]:
     """Every key of every option, with its value."""
     found: dict[str, Any] = {}
     chosen = [[f"{group}={name}"] for group in GROUPS for name in options(group)]
-    chosen += [[f"attention={name}"] for name in options("attention")]
+    chosen += [[f"attention={name}"] for name in sorted(ONE_OF_EACH)]  # the laws compose all
     chosen += [["attention/score=[scaled,softcap]"], ["attention=linear", "attention/write=delta"]]
     for words in chosen:
         found |= {path: value for path, value, _ in nodes(compose_config(words).as_dict())}

@@ -469,7 +469,7 @@ def is_refused(answer: Answer, says: tuple[str, ...]) -> None:
 
 def cases(table: list[Any]) -> list[Any]:
     return [
-        pytest.param(words, tuple(says), id=words, marks=() if drawn((words,), 2) else pytest.mark.slow)
+        pytest.param(words, tuple(says), id=words, marks=() if drawn((words,), 4) else pytest.mark.slow)
         for words, *says in table
     ]
 

@@ -58,10 +58,10 @@ def test_positions_fall_only_with_what_they_run_anew(name: str) -> None:
     "twin",
     [
         PLAIN(),
-        PLAIN(mask=partial(Window, 4)),
-        PLAIN(dropout=0.3),
+        pytest.param(PLAIN(mask=partial(Window, 4)), marks=pytest.mark.slow),
+        pytest.param(PLAIN(dropout=0.3), marks=pytest.mark.slow),
         subject_from(StatesFormula, ["position=none"]),
-        PLAIN(score={"softcap": partial(SoftCap, cap=0.1)}),
+        pytest.param(PLAIN(score={"softcap": partial(SoftCap, cap=0.1)}), marks=pytest.mark.slow),
         subject_from(RecurrentAttention, **LINEAR),
     ],
     ids=["plain", "window", "dropout", "formula", "softcap", "linear"],

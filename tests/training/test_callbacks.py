@@ -93,8 +93,7 @@ def rates(folder: Path) -> list[tuple[int, float]]:
     return [(row.step, row.value) for row in read_metrics(folder) if row.metric == "perf/tokens_per_second"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("first", "accumulate"), [(True, 3), pytest.param(False, 1, marks=pytest.mark.slow)])
 def test_speed_is_that_of_training_alone(
     first: bool, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
