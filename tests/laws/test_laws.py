@@ -1,8 +1,8 @@
 """Every variant that has a YAML, before every law.
 
 What takes up to a tenth of a second is asked of all of them always. Of the laws in `ONE_IN` a share of the variants is
-asked always, drawn by a hash of the variant's and the law's name, and the others with the slow tests. Of a variant whose
-YAML the last commit changes everything is asked, and causality and decoding of all variants by test_fuzz.py.
+asked always, drawn by a hash of the variant's and the law's name, and the others with the slow tests. Everything is
+asked of a variant whose YAML the last commit changes; causality and decoding of all of them are, by test_fuzz.py.
 """
 
 from unittest.mock import patch

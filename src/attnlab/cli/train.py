@@ -130,10 +130,11 @@ def _explained(argv: Sequence[str]) -> Iterator[None]:
     from hydra.errors import HydraException
 
     from attnlab.config.guard import guarded
-    from attnlab.config.messages import explain, refuse_flags, refuse_repetitions
+    from attnlab.config.messages import explain, refuse_flags, refuse_repetitions, refuse_slips
 
     refuse_repetitions(argv)
     refuse_flags(argv)
+    refuse_slips(argv)
     full = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own page
     try:

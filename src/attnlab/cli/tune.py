@@ -17,6 +17,12 @@ def tune(
     metric: Annotated[str, "the metric that is compared"] = "val/loss",
 ) -> None:
     """Choose a learning rate for each variant, on seeds that take no part in the verdict."""
+    from attnlab.config.keys import config_dirs, searching
+    from attnlab.config.messages import refuse_slips
+
+    with searching(config_dirs(overrides)):
+        refuse_slips(overrides)  # before what takes longer to import
+
     from attnlab.sweep.tuning import tune as tune_rates
 
     tune_rates(experiment, metric, rates, seeds, extend, overrides)

@@ -16,7 +16,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import compose_config, explain_value, with_plus
-from attnlab.config.keys import LISTS, config_dir, groups, nodes, options, search_folders, searching, unknown_key
+from attnlab.config.keys import (
+    LISTS,
+    config_dir,
+    fixed_keys,
+    groups,
+    nodes,
+    options,
+    search_folders,
+    searching,
+    unknown_key,
+)
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.options.rules import as_typed, nearest
@@ -109,6 +119,18 @@ def refuse_repetitions(arguments: Sequence[str]) -> None:
         if given.get(key, word) != word:
             raise UsageError(f"{key} is given twice, as {given[key]} and {word}: leave one of them out")
         given[key] = word
+
+
+def refuse_slips(words: Sequence[str]) -> None:
+    """A name or a key that no job can have is refused before Hydra composes anything."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key in groups():
+            for name in value.split(","):
+                if NAME.fullmatch(name) and name not in ("null", *options(key)):
+                    raise UsageError(_explain_option(words, key, name))
+        elif equals and key.isidentifier() and key not in fixed_keys() | {*LISTS, "allow_targets"}:
+            raise UsageError(_explain_key(words, key, ""))
 
 
 def explain(error: Exception, arguments: Sequence[str] = (), several: str = "add -m to run each") -> str:
