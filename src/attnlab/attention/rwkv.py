@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
 from attnlab.attention.documents import Documents, Start
+from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads, split_heads
-from attnlab.attention.precision import full_precision, running_sum
-from attnlab.attention.scan import chunks, faded_products
+from attnlab.attention.precision import full_precision
+from attnlab.attention.scan import chunks, corrections
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -47,28 +48,18 @@ def erase_and_write(
         return v, state
     chunk = min(chunk, t)
     pad = -t % chunk  # zeros, which fade nothing, remove nothing and write nothing
-    q, k, v, g, meet, erase = (
+    q, k, v, fade, meet, erase = (
         chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
     )
-    g = running_sum(g, dim=-2)
-    fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
-    hidden = None
-    if starts is not None:
-        hidden, entering, leaving = Borders.of(starts, pad, chunk, q.dtype)
-        fade_in, fade_out = fade_in * entering, fade_out * leaving
-    right = torch.cat([faded_products(meet, k, g, hidden).tril(-1) @ v, meet * fade_in], dim=-1)
-    system = faded_products(meet, erase, g, hidden).tril(-1)
-    fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
+    fading = Fading(fade, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
+    [[of_values, of_removals], [removed, system]], [read, met] = fading.meet([q, meet], [k, erase])
+    right = torch.cat([removed.tril(-1) @ v, met], dim=-1)
+    fixed, through = torch.linalg.solve_triangular(system.tril(-1), right, upper=False, unitriangular=True).split(
         [v.size(-1), k.size(-1)], dim=-1
     )
-    of_values, of_removals = faded_products(q, k, g, hidden), faded_products(q, erase, g, hidden)
-    read, out = q * fade_in, []
-    for i in range(q.size(2)):
-        u = -fixed[:, :, i] - through[:, :, i] @ state
-        out.append(of_values[:, :, i] @ v[:, :, i] + of_removals[:, :, i] @ u + read[:, :, i] @ state)
-        decayed = state * fade_in[:, :, i, -1, :, None]
-        state = decayed + (k * fade_out)[:, :, i].mT @ v[:, :, i] + (erase * fade_out)[:, :, i].mT @ u
-    return torch.stack(out, dim=2).flatten(2, 3)[:, :, :t], state
+    written = fading.leaving(k).mT @ v
+    u, states, state = corrections(-fixed, through, fading.leaving(erase).mT, fading.whole, state, written)
+    return (of_values @ v + of_removals @ u + read @ states).flatten(2, 3)[:, :, :t], state
 
 
 class LowRank(nn.Module):

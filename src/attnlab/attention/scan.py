@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnlab.attention.borders import Borders, later
-from attnlab.attention.precision import running_sum
+from attnlab.attention.borders import Borders
+from attnlab.attention.fading import Fading
 from attnlab.attention.uncompiled import uncompiled
 
 Matrix = Float[Tensor, "b h d v"]
-BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink
 
 
 def token(
@@ -89,31 +88,22 @@ def chunked(
     chunk = min(chunk, t)
     # Padding writes nothing: its keys are zero and its decay is one.
     pad = -t % chunk
-    cut = [chunks(x, pad, chunk) for x in (q, k, v)]
-    q, k, v = cut
-    g = fade_in = fade_out = hidden = None
-    if (rows := _rows(log_decay)) is not None:
-        g = running_sum(chunks(rows, pad, chunk), dim=-2)
-        fade_in, fade_out = g.to(q.dtype).exp(), (g[..., -1:, :] - g).to(q.dtype).exp()
-    if starts is not None:
-        hidden, entering, leaving = Borders.of(starts, pad, chunk, q.dtype)
-        fade_in = entering if fade_in is None else fade_in * entering
-        fade_out = leaving if fade_out is None else fade_out * leaving
-    within = faded_products(q, k, g, hidden)
-    read = q if fade_in is None else q * fade_in
-    write = k if fade_out is None else k * fade_out
-    whole = None if fade_in is None else fade_in[..., -1, :, None]  # by how much a whole chunk fades the state
+    q, k, v = (chunks(x, pad, chunk) for x in (q, k, v))
+    rows = _rows(log_decay)
+    borders = None if starts is None else Borders.of(starts, pad, chunk, q.dtype)
+    fading = Fading(None if rows is None else chunks(rows, pad, chunk), borders, q)
+    write = fading.leaving(k)
     if beta is None:
-        states, state = _running_sum(write.mT @ v, whole, state)
+        [[within]], [read] = fading.meet([q], [k])
+        states, state = _running_sum(write.mT @ v, fading.whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
-        system = (strength * faded_products(k, k, g, hidden)).tril(-1)
-        decayed_k = k if fade_in is None else k * fade_in
+        [[within], [own]], [read, met] = fading.meet([q, k], [k])
         solved = torch.linalg.solve_triangular(
-            system, strength * torch.cat([v, decayed_k], dim=-1), upper=False, unitriangular=True
+            (strength * own).tril(-1), strength * torch.cat([v, met], dim=-1), upper=False, unitriangular=True
         )
         new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
-        v, states, state = _corrections(new, erase, write.mT, whole, state)
+        v, states, state = corrections(new, erase, write.mT, fading.whole, state)
     return (within @ v + read @ states).flatten(2, 3)[:, :, :t], state
 
 
@@ -132,20 +122,25 @@ def _running_sum(
     return torch.stack(states, dim=2), state
 
 
-def _corrections(
+def corrections(
     new: Float[Tensor, "b h n t v"],
     erase: Float[Tensor, "b h n t d"],
     write: Float[Tensor, "b h n d t"],
     fade: Float[Tensor, "#b #h n #d 1"] | None,
     state: Matrix,
+    added: Float[Tensor, "b h n d v"] | None = None,
 ) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
-    """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it."""
-    fades = [None] * new.size(2) if fade is None else fade.unbind(2)
+    """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it.
+
+    What each chunk writes whatever it finds is `added`.
+    """
+    fades, sums = ([None] * new.size(2) if x is None else x.unbind(2) for x in (fade, added))
     all_u, states = [], []
-    for v, e, w, factor in zip(new.unbind(2), erase.unbind(2), write.unbind(2), fades, strict=True):
+    for v, e, w, factor, more in zip(new.unbind(2), erase.unbind(2), write.unbind(2), fades, sums, strict=True):
         states.append(state)
         all_u.append(u := v - e @ state)
         state = (state if factor is None else state * factor) + w @ u
+        state = state if more is None else state + more
     return torch.stack(all_u, dim=2), torch.stack(states, dim=2), state
 
 
@@ -157,39 +152,3 @@ def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
 def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:
     """One log decay per row of the state, r = d, or one for all of them, r = 1."""
     return log_decay[..., None] if log_decay is not None and log_decay.ndim == 3 else log_decay
-
-
-def faded_products(
-    q: Float[Tensor, "b h n t d"],
-    k: Float[Tensor, "b h n t d"],
-    g: Float[Tensor, "b h n t r"] | None,
-    hidden: Bool[Tensor, "b 1 n t t"] | None = None,
-) -> Float[Tensor, "b h n t t"]:
-    """sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i, and 0 for j > i or what is `hidden`; g falls from token to token.
-
-    With one decay for all rows, r = 1, the exponential leaves the sum. Else it is split in two at the first token f of
-    the block that i is in, exp(g_i - g_f) exp(g_f - g_j), where neither factor exceeds one, however strong the decay;
-    only inside a block, where f comes after j, are the differences written out.
-    """
-    if g is None:
-        return (q @ k.mT).tril() if hidden is None else (q @ k.mT).masked_fill(hidden, 0.0)
-    if g.size(-1) == 1:
-        return (q @ k.mT) * _fade(g, q.dtype, hidden)[..., 0]
-    t, lines = q.size(-2), []
-    for start in range(0, t, BLOCK):
-        here = slice(start, min(start + BLOCK, t))
-        q_here, k_here, g_here, first = q[..., here, :], k[..., here, :], g[..., here, :], g[..., start : start + 1, :]
-        earlier = k[..., :start, :] * (first - g[..., :start, :]).to(k.dtype).exp()
-        far = (q_here * (g_here - first).to(q.dtype).exp()) @ earlier.mT
-        near = (q_here[..., :, None, :] * k_here[..., None, :, :] * _fade(g_here, q.dtype)).sum(dim=-1)
-        lines.append(F.pad(torch.cat([far, near], dim=-1), (0, t - here.stop)))
-    products = torch.cat(lines, dim=-2)
-    return products if hidden is None else products.masked_fill(hidden, 0.0)
-
-
-def _fade(
-    g: Float[Tensor, "b h n t r"], dtype: torch.dtype, hidden: Bool[Tensor, "b 1 n t t"] | None = None
-) -> Float[Tensor, "b h n t t r"]:
-    """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i, or where it is `hidden`."""
-    hidden = later(g.size(-2), g.device) if hidden is None else hidden
-    return (g[..., :, None, :] - g[..., None, :, :]).to(dtype).masked_fill(hidden[..., None], -torch.inf).exp()
