@@ -125,6 +125,11 @@ def reflected(layer: Attention, i: Tensors) -> Tensors:
     return mixed(layer, i["q"], i["k"], i["v"], carried=head_first(carried))
 
 
+def reflected_and_forgotten(layer: Attention, i: Tensors) -> Tensors:
+    carried = torch.cat([unit(i["w"]), 2 * i["beta"][..., None], i["g"][..., None]], dim=-1)
+    return mixed(layer, i["q"], i["k"], i["v"], carried=head_first(carried))
+
+
 def indexed(layer: Attention, i: Tensors) -> Tensors:
     index = Index(head_first(i["q_idx"]), i["k_idx"], i["w_idx"])
     with torch.no_grad():  # with gradients, what is added for the indexer's sake would lead one to it
@@ -334,6 +339,17 @@ CASES = [
         reflected,
         {**BETA, "w": (T, H, D)},
         why="the directions w are given: the paper puts a short convolution before them, we do not",
+    ),
+    rule(
+        "path_fox",
+        "path_attn",
+        "naive_path_attn",
+        lambda fla, i: fla.naive_path_attn(
+            i["q"], i["k"], i["v"], unit(i["w"]), 2 * i["beta"], i["g"] * D**0.5, D**-0.5, chunk_size=4
+        ),
+        reflected_and_forgotten,
+        {**BETA, "w": (T, H, D), "g": (T, H)},
+        why="as path; it scales the gates' sum as it does scores, and is given sqrt(d) times as much",
     ),
     rule(
         "dsa",

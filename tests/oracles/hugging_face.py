@@ -82,10 +82,11 @@ def without_epsilon(modeling: ModuleType) -> None:
 
 
 def rows(out: Any) -> tuple[Tensor, Tensor | None]:
-    """The output of an attention module, and its map: the last of what else it gives."""
+    """The output of an attention module, and its map: the last tensor of numbers that it gives besides."""
     if isinstance(out, Tensor):
         return out, None
-    return out[0], out[-1]
+    maps = [x for x in out[1:] if isinstance(x, Tensor) and x.is_floating_point()]
+    return out[0], maps[-1] if maps else None
 
 
 def watch(module: nn.Module) -> list[tuple[Tensor, Any]]:

@@ -13,7 +13,15 @@ from attnlab.attention.norm import RMSNorm
 from attnlab.config.keys import options
 
 # Ours alone decides these, or the oracle's rule lends them no gradient.
-NO_GRADIENT = {"fla_dsa": {"q_idx", "k_idx", "w_idx"}, "fla_ttt": {"q", "w", "b"}}
+INDEXER = {
+    f"indexer.{name}" for name in ("wq_b.weight", "wk.weight", "weights_proj.weight", "k_norm.weight", "k_norm.bias")
+}
+NO_GRADIENT = {
+    "fla_dsa": {"q_idx", "k_idx", "w_idx"},
+    "fla_ttt": {"q", "w", "b"},
+    "gated_mla": INDEXER,
+    "minimax_m3_sparse": {f"indexer.{name}.weight" for name in ("q_proj", "k_proj", "q_norm", "k_norm")},
+}
 BEYOND = {
     "mamba2": {"norm.weight", "out_proj.weight"},
     "lightning": {"norm.weight", "output_gate.weight", "out_proj.weight"},

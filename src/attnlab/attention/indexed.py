@@ -1,6 +1,6 @@
 """Sparse by contents, token by token: a small indexer picks the keys that attention reads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,22 +67,27 @@ class IndexedAttention(MultiHeadAttention):
         with full_precision(x.device):  # a rounded rating would choose other keys
             # Detached, as in the source: a gradient of something that changes no value must not reach the tokens.
             wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-            q, k, w = (
-                F.linear(wide, linear.weight.to(wide.dtype))
-                for linear in (self.to_index_q, self.to_index_k, self.to_index_w)
-            )
-        return heads._replace(own=Index(split_heads(q, self.index_heads), k, w))
+            return heads._replace(own=self.make_index(wide, start))
 
-    def index(self, heads: Heads) -> Float[Tensor, "b t s"]:
+    def make_index(self, x: Float[Tensor, "b t c"], start: Start) -> Any:
+        """What the indexer makes of the tokens; `index_k` is among it."""
+        q, k, w = (
+            F.linear(x, linear.weight.to(x.dtype)) for linear in (self.to_index_q, self.to_index_k, self.to_index_w)
+        )
+        return Index(split_heads(q, self.index_heads), k, w)
+
+    def index(self, heads: Heads) -> Float[Tensor, "*b t s"]:
         """How the indexer rates each key for each query, I_ts; in float32 at least."""
         q, k, w = heads.own
         with full_precision(q.device):
             hits = (q @ k[:, None].to(q.dtype).mT).relu()  # (b, j, t, s)
-            return (hits * w.mT[..., None]).sum(dim=1)
+            return (hits * w.mT[..., None]).sum(dim=1, keepdim=True)
 
     @torch.no_grad()
-    def content_mask(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b 1 t s"]:
-        return best(self.index(heads)[:, None], self.visible(q_pos, k_pos), self.topk)
+    def content_mask(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
+    ) -> Bool[Tensor, "*b t s"]:
+        return best(self.index(heads), self.visible(q_pos, k_pos), self.topk)
 
     def scores(
         self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], visible: Bool[Tensor, "*b t s"]
@@ -90,7 +95,7 @@ class IndexedAttention(MultiHeadAttention):
         scores = super().scores(heads, q_pos, k_pos, visible)
         if not torch.is_grad_enabled():  # what is added is zero: it only leads a gradient to the indexer
             return scores
-        rated = self.index(heads)[:, None]
+        rated = self.index(heads)
         return scores + (rated - rated.detach())
 
     @property
