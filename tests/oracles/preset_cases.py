@@ -38,6 +38,45 @@ def block_index(w: Tensors) -> dict[str, Tensor]:
     return with_norms(w, shift=1.0) | index
 
 
+def in_front(w: Tensor, n: int = 1) -> Tensor:
+    """DeepSeek-V4 rotates the last half of each head, ours the first; the pairs are neighbours in both."""
+    heads = w.unflatten(0, (n, -1))
+    return heads.roll(heads.size(1) // 2, 1).flatten(0, 1)
+
+
+def compressor(w: Tensors, theirs: str, ours: str, series: int) -> dict[str, Tensor]:
+    """What pools blocks of tokens; of two `series` the first is for the next block, the second for its own."""
+    return {
+        f"{ours}.to_content.weight": in_front(w[f"{theirs}.kv_proj.weight"], series),
+        f"{ours}.to_logit.weight": in_front(w[f"{theirs}.gate_proj.weight"], series),
+        f"{ours}.bias": in_front(w[f"{theirs}.position_bias"].mT, series).mT,
+        f"{ours}.norm.weight": in_front(w[f"{theirs}.kv_norm.weight"]),
+    }
+
+
+def compressed(w: Tensors) -> dict[str, Tensor]:
+    """DeepSeek-V4: the output goes through two groups of two heads, then through one matrix."""
+    joined = w["o_b_proj.weight"] @ torch.block_diag(*w["o_a_proj.weight"].unflatten(0, (2, -1)))
+    sparse = "compressor.indexer.kv_proj.weight" in w
+    ours = {
+        "to_q_latent.weight": w["q_a_proj.weight"],
+        "q_latent_norm.weight": w["q_a_norm.weight"],
+        "to_q.weight": in_front(w["q_b_proj.weight"], 4),
+        "to_kv.weight": in_front(w["kv_proj.weight"]),
+        "kv_norm.weight": in_front(w["kv_norm.weight"]),
+        "sink.logit": w["sinks"],
+        "to_out.weight": in_front(joined.mT, 4).mT,
+        **compressor(w, "compressor", "compressor", 1 + sparse),
+    }
+    if not sparse:
+        return ours
+    return ours | {
+        **compressor(w, "compressor.indexer", "index_compressor", 2),
+        "to_index_q.weight": in_front(w["compressor.indexer.q_b_proj.weight"], 8),
+        "to_index_w.weight": w["compressor.indexer.scorer.weights_proj.weight"],
+    }
+
+
 TURNING = {"rope_type": "default", "rope_theta": 10000.0}
 BOTH = {"full_attention": TURNING, "sliding_attention": TURNING}
 MIMO = {
@@ -59,6 +98,26 @@ MINIMAX = {
     "index_topk_blocks": 3,
     "rope_parameters": TURNING,
 }
+DEEPSEEK_V4 = {
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "q_lora_rank": 7,
+    "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"] * 2,
+    "mlp_layer_types": ["moe"] * 4,
+    "compress_rates": {"heavily_compressed_attention": 3, "compressed_sparse_attention": 2},
+    "sliding_window": 3,
+    "o_groups": 2,
+    "o_lora_rank": 6,
+    "index_n_heads": 8,
+    "index_head_dim": 8,
+    "index_topk": 2,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 4,
+    "hc_mult": 2,
+    "rope_parameters": {key: {**TURNING, "partial_rotary_factor": 0.5} for key in ("main", "compress")},
+}
+HALF = ("position=rope_partial", "position.inside.fraction=0.5")
 HY_V4 = {
     "num_key_value_heads": 4,
     "qk_nope_head_dim": 2,
@@ -185,5 +244,33 @@ CASES = [
         partial(with_norms, shift=1.0),
         settings=MINIMAX,
         options=ROPE,
+    ),
+    huggingface(
+        "hca",
+        "deepseek_v4",
+        "deepseek_v4",
+        "DeepseekV4Attention, HCA",
+        LLAMA,
+        compressed,
+        settings=DEEPSEEK_V4,
+        maps=False,  # over tokens and summaries
+        options=(*HALF, *(f"attention.kinds.heavily.{n}" for n in ("head_dim=8", "q_rank=7", "block=3", "window=3"))),
+    ),
+    huggingface(
+        "csa",
+        "deepseek_v4",
+        "deepseek_v4",
+        "DeepseekV4Attention, CSA",
+        "layers.1.self_attn",
+        compressed,
+        settings=DEEPSEEK_V4,
+        maps=False,
+        options=(
+            *HALF,
+            *(f"attention.kinds.sparse.{n}" for n in ("head_dim=8", "q_rank=7", "block=2", "window=3", "topk=2")),
+            *(f"attention.kinds.sparse.{n}=8" for n in ("index_heads", "index_dim")),
+        ),
+        layer=1,
+        why="gradients of its choice: there are none, ours lends one to the indexer",
     ),
 ]

@@ -20,6 +20,11 @@ NO_GRADIENT = {
     "fla_dsa": {"q_idx", "k_idx", "w_idx"},
     "fla_ttt": {"q", "w", "b"},
     "gated_mla": INDEXER,
+    "csa": {
+        *(f"compressor.indexer.{name}.weight" for name in ("kv_proj", "gate_proj", "kv_norm", "q_b_proj")),
+        "compressor.indexer.scorer.weights_proj.weight",
+        "compressor.indexer.position_bias",
+    },
     "minimax_m3_sparse": {f"indexer.{name}.weight" for name in ("q_proj", "k_proj", "q_norm", "k_norm")},
 }
 BEYOND = {

@@ -84,9 +84,7 @@ class IndexedAttention(MultiHeadAttention):
             return (hits * w.mT[..., None]).sum(dim=1, keepdim=True)
 
     @torch.no_grad()
-    def content_mask(
-        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]
-    ) -> Bool[Tensor, "*b t s"]:
+    def content_mask(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "*b t s"]:
         return best(self.index(heads), self.visible(q_pos, k_pos), self.topk)
 
     def scores(

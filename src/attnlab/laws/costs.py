@@ -51,10 +51,11 @@ def cost(subject: Subject) -> None:
                     f"{placed.label}FLOPs do not grow from T={a} to T={b}: forward {costs[a].forward_flops} to "
                     f"{costs[b].forward_flops}, decode {costs[a].decode_flops} to {costs[b].decode_flops}"
                 )
-            if placed.layer.traits.growth == "linear" and costs[a].decode_flops == costs[b].decode_flops:
-                raise LawBroken(
-                    f"{placed.label}the state grows, but a token costs {costs[a].decode_flops} FLOPs at T={a} and T={b}"
-                )
+        a, b = lengths[0], lengths[-1]  # between them, since a rule may keep one row for several tokens
+        if placed.layer.traits.growth == "linear" and costs[a].decode_flops == costs[b].decode_flops:
+            raise LawBroken(
+                f"{placed.label}the state grows, but a token costs {costs[a].decode_flops} FLOPs at T={a} and T={b}"
+            )
 
 
 def _pairs_cover_the_map(placed: LayerInStack, t: int, pairs: int | None, label: str) -> None:
