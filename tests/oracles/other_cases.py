@@ -89,6 +89,15 @@ def head_gates(w: Tensors) -> dict[str, Tensor]:
     return projections(w) | {"gate.to_gate.weight": w["to_v_gate.weight"]}
 
 
+def hybrid_gates(w: Tensors) -> dict[str, Tensor]:
+    theirs = {"token": "to_v_gate", "output": "to_output_gate"}
+    return projections(w) | {
+        f"gate.{ours}_{part}.weight": w[f"{name}.{part}.weight"]
+        for ours, name in theirs.items()
+        for part in ("down", "up")
+    }
+
+
 def residual(layer: Attention, inputs: Tensors) -> Tensors:
     """The second layer of two, which is handed the first one's values; its share of them is one half."""
     weights = projections(inputs) | {"own": torch.tensor(0.5, dtype=torch.float64)}
@@ -157,6 +166,13 @@ CASES = [
         why="unscaled: it adds the biases as they are; ours are scaled as the scores are",
     ),
     x_transformers("gated_headwise", "gated_headwise", {"gate_values": True, "gate_values_headwise": True}, head_gates),
+    x_transformers(
+        "hyga",
+        "hyga",
+        {"gate_values": True, "gate_values_rank": 3, "output_gate": True, "output_gate_rank": 3},
+        hybrid_gates,
+        options=("attention.gate.rank=3",),
+    ),
     x_transformers(
         "value_residual",
         "value_residual",

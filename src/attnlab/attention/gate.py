@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.options import Configurable, Count, given
+from attnlab.attention.heads import join_heads, split_heads
+from attnlab.options import Configurable, Count, given, option
 
 
 class Gate(Configurable, nn.Module, ABC):
@@ -79,6 +80,36 @@ class Swish(Elementwise):
     ) -> Float[Tensor, "b h t v"]:
         assert gate is not None
         return o * F.silu(gate)
+
+
+class Hybrid(Gate):
+    """One gate per coordinate, made of the token and of what all heads bring home, each through a bottleneck.
+
+    Rule: o = o * sigmoid(U_x silu(D_x x) + U_o silu(D_o [o_1; ...; o_h])). What a head brought may close its own gate,
+    and those of the other heads.
+
+    Source: hybrid gated attention (HyGA), arXiv 2608.11805, by the code of x-transformers. Where we differ: U_x and
+    U_o, which are 0 there when training begins, start as other matrices do.
+    """
+
+    rank: Count = option(default=16, doc="Width of both bottlenecks.")
+
+    def setup(self) -> None:
+        width = self.n_heads * self.value_dim
+        self.token_down = nn.Linear(self.d_model, self.rank, bias=False)
+        self.token_up = nn.Linear(self.rank, width, bias=False)
+        self.output_down = nn.Linear(width, self.rank, bias=False)
+        self.output_up = nn.Linear(self.rank, width, bias=False)
+
+    def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t v"]:
+        return split_heads(self.token_up(F.silu(self.token_down(x))), self.n_heads)
+
+    def forward(
+        self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
+    ) -> Float[Tensor, "b h t v"]:
+        assert gate is not None
+        own = split_heads(self.output_up(F.silu(self.output_down(join_heads(o)))), self.n_heads)
+        return o * (gate + own).sigmoid()
 
 
 class Exclusive(Gate):
