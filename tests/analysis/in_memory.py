@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from attnlab.analysis.arms import Arm, arm_of_runs
-from attnlab.analysis.reading import Curve, Run
+from attnlab.analysis.metric_curves import Curve
+from attnlab.analysis.reading import Run
 from attnlab.store.status import Status
 
 

@@ -395,3 +395,33 @@ def test_one_summary_of_wrong_types_costs_no_report(tmp_path: Path) -> None:
     for i, key in enumerate(good):
         (run / "summary.json").write_text(json.dumps({**good, key: wrong[i % len(wrong)]}))
         assert document(analyse(tmp_path)).sections, key
+
+
+def test_metrics_looked_at(tmp_path: Path) -> None:
+    """A metric that nobody declared is counted with all that were looked at; a declared one is not."""
+    for name, loss in (("multi_head", 2.0), ("linear", 3.0)):
+        for path in write_arm(tmp_path, name, [loss + 0.01 * seed for seed in range(7)]):
+            with (path / "metrics.csv").open("a") as file:
+                file.write("".join(f"40,val/{other}_loss,{loss}\n" for other in "ab"))
+    plain = analyse(tmp_path)
+    assert (plain.rules.metrics, plain.looks.metrics) == (1, ("val/loss",))
+    assert analyse(tmp_path, Options(metric="val/a_loss")).rules.metrics == 2
+    again = analyse(tmp_path, Options(metric="val/b_loss"))
+    assert again.rules.metrics == analyse(tmp_path, Options(metric="val/b_loss")).rules.metrics == 3
+    assert "3 metrics were looked at (val/loss, val/a_loss, val/b_loss)" in str(document(again))
+    assert analyse(tmp_path).rules.metrics == 3  # it was not declared either
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "first": {"metric": "val/loss"}}))
+    assert analyse(tmp_path).rules.metrics == 1
+
+
+@pytest.mark.parametrize("metric", ["val/loss:steps_to_2.45", "val/loss:area"])
+def test_course_of_a_metric(tmp_path: Path, metric: str) -> None:
+    """What is made of a course has all its pages, though some never got there."""
+    write_arm(tmp_path, "multi_head", [2.0 + 0.01 * seed for seed in range(7)])
+    write_arm(tmp_path, "linear", [3.0 - 0.1 * seed for seed in range(7)])
+    report = analyse(tmp_path, Options(metric=metric))
+    write(report, document(report), tmp_path / "report", tensorboard=True)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert report.comparisons[0].verdict == "worse" and metric.rpartition(":")[2] in text.replace("\\_", "_")
+    assert ("reached by 1 of 7 seeds against 7 of 7" in text) == ("steps" in metric)

@@ -20,7 +20,8 @@ from attnlab.analysis.analyse import analyse
 from attnlab.analysis.arms import Arm, BlockDesign, arm_of_runs
 from attnlab.analysis.compare_arms import compare
 from attnlab.analysis.comparison import BETTER, EQUIVALENT, WORSE, Comparison, Rules
-from attnlab.analysis.reading import Curve, Run
+from attnlab.analysis.metric_curves import Curve
+from attnlab.analysis.reading import Run
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.publish import write
 from attnlab.analysis.settings import Options
@@ -356,3 +357,60 @@ def test_prospects(seeds: int, variants: int, looks: int, expected: str, tmp_pat
     ExperimentFolder(tmp_path / "e").manifest.count_look({"set": "a"})
     lines = prospects(runs)
     assert ("added runs are explored, not judged" in lines[-1]) == (looks == 1)
+
+
+def first_reached(law: Law) -> Law:
+    """Steps at which something is reached, of ten looks; inf where the value that the law gives is large."""
+
+    def steps(rng: np.random.Generator, shape: tuple[int, int]) -> Results:
+        values = np.ceil(law(rng, shape) + 3)
+        return np.where(values > 4, np.inf, np.maximum(values, 0))
+
+    return steps
+
+
+STEPS = RULES._replace(censored=True)
+
+
+@pytest.mark.parametrize(("law", "m", "n"), [("normal", 1, 6), ("paired", 3, 8), ("t3, spread 5.0", 1, 7)])
+def test_steps_level(law: str, m: int, n: int) -> None:
+    """The same promise for steps, some of them never reached."""
+    assert rate(families(first_reached(LAWS[law]), m, n, 80, STEPS)) <= ALPHA + TOLERANCE
+
+
+def test_steps() -> None:
+    """Never is later than all; where all came, there is a mean, and a margin may be kept; two that never came are
+    equal."""
+    never = [np.inf] * 6
+    early, late = [10.0, 20, 10, 20, 10, 20], [90.0, 80, 70, 60, 50, 40]
+    for ours, expected, mean in ((never, WORSE, None), (late, WORSE, 50.0), (early, "cannot tell", 0.0)):
+        (c,) = compare(design(np.array([early, ours])).pairs(), STEPS)
+        assert (c.verdict, c.mean) == (expected, mean)
+    (c,) = compare(design(np.array([never, early])).pairs(), STEPS)
+    assert (c.verdict, c.exact_test, c.exact_p) == (BETTER, "signed ranks", 2 / 64)
+    assert c.remarks == ("reached by 6 of 6 seeds against 0 of 6",)
+    (c,) = compare(design(np.array([never, never])).pairs(), STEPS._replace(margin=5.0))
+    assert (c.verdict, c.equivalence_p) == ("cannot tell", 1.0)
+    lost = np.array([early * 2, never * 2])
+    lost[1, 3] = np.nan
+    assert compare(design(lost).pairs(), STEPS)[0].verdict == WORSE
+    lost[1, :6] = np.nan
+    assert compare(design(lost).pairs(), STEPS)[0].verdict == "cannot tell"
+
+
+def test_metrics_are_counted() -> None:
+    """Who looked at several metrics needs stronger evidence on each: two variants on two are a family of four."""
+    results = np.random.default_rng(1).normal(size=(3, 8)) + np.array([0, 1.3, 0.6])[:, None]
+    alone = compare(design(results).pairs(), RULES)
+    two = compare(design(results).pairs(), RULES._replace(metrics=2))
+    smallest = min(c.deciding_p or 1 for c in alone)
+    assert min(c.holm_p or 1 for c in alone) == pytest.approx(2 * smallest)
+    assert min(c.holm_p or 1 for c in two) == pytest.approx(4 * smallest)
+    assert two[0].fewest_seeds >= alone[0].fewest_seeds and two[0].alpha == ALPHA / 4
+
+
+def test_neither_way_is_better() -> None:
+    """How widely heads look is higher or lower, and no better or worse."""
+    rules = RULES._replace(lower_is_better=False, judges=False)
+    results = np.random.default_rng(1).normal(size=(3, 8)) + np.array([0, 9, -9])[:, None]
+    assert [c.verdict for c in compare(design(results).pairs(), rules)] == ["higher", "lower"]

@@ -45,7 +45,7 @@ def test_count(tmp_path: Path) -> None:
     """A look is told by the runs that were planned: lost ones count, refused ones do not, and order means nothing."""
 
     def number(runs: list[Run]) -> tuple[int, int]:
-        look = take_look(Experiment(ExperimentFolder(tmp_path), "val/loss", runs, {}, []))
+        look = take_look(Experiment(ExperimentFolder(tmp_path), "val/loss", runs, {}, []), "val/loss", is_declared=True)
         return look.number, len(look.earlier)
 
     runs = [make_run(seed, 1.0) for seed in range(3)]
@@ -65,7 +65,8 @@ def test_declared_by_the_first(tmp_path: Path) -> None:
             make_run(i, 1.0, config={"report": {"looks": n}}, summary={"started": "1"}) for i, n in enumerate(first)
         ]
         late = make_run(99, 1.0, config={"report": {"looks": 9}}, summary={"started": "2"})
-        return take_look(Experiment(ExperimentFolder(tmp_path), "val/loss", [late, *early], {}, [])).declared
+        experiment = Experiment(ExperimentFolder(tmp_path), "val/loss", [late, *early], {}, [])
+        return take_look(experiment, "val/loss", is_declared=True).declared
 
     assert [declared(2), declared(3, 2), declared("x"), declared(0, 4), declared(None)] == [2, 2, 1, 4, 1]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from attnlab.analysis.metric_names import is_share, lower_is_better, separated
-from attnlab.errors import UsageError
+from attnlab.analysis.metric_names import separated
+from attnlab.config.metric_kinds import parse_metric
 
 TEXT, TOKENS = "data.val_sha256", "tokenizer.sha256"
 
@@ -19,14 +19,12 @@ TEXT, TOKENS = "data.val_sha256", "tokenizer.sha256"
         ("train/tokens_per_second", False, False, {"data.sha256", TOKENS}),
         ("train/seconds", True, False, set()),  # a second is a second
         ("my/loss/recall", False, True, {TEXT, TOKENS}),
+        ("val/bits_per_byte:area", True, False, {TEXT}),
+        ("val/accuracy:steps_to_0.9", True, False, {TEXT, TOKENS}),
+        ("extrapolation_accuracy_beyond/x4", False, True, {TEXT, TOKENS}),
     ],
 )
 def test_names(metric: str, lower: bool, share: bool, apart: set[str]) -> None:
     """The last part decides which way is better; what is counted in tokens of a text is compared on that alone."""
-    assert (lower_is_better(metric), is_share(metric), set(separated(metric))) == (lower, share, apart)
-
-
-def test_name_tells_nothing() -> None:
-    """A metric that does not say which way is better is refused under the key that named it."""
-    with pytest.raises(UsageError, match=r"^report\.metric \(loss/norm\) does not say which way is better"):
-        lower_is_better("loss/norm", "report.metric")
+    judged = parse_metric(metric)
+    assert (judged.lower_is_better, judged.is_share, set(separated(metric))) == (lower, share, apart)

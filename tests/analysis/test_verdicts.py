@@ -154,7 +154,7 @@ def test_the_baseline_is_the_one_named_or_declared(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write_arm(tmp_path, "multi_head", BASE)
-    with pytest.raises(UsageError, match=r"metric \(val/error\) is in none of the runs"):
+    with pytest.raises(UsageError, match=r"^metric \(val/error\) is not logged \(logged: val/loss\)$"):
         analyse(tmp_path, Options(metric="val/error"))
     with pytest.raises(UsageError, match="does not say which way is better"):
         analyse(tmp_path, Options(metric="val/thing"))

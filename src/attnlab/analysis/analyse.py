@@ -22,16 +22,16 @@ from attnlab.analysis.arms import (
 )
 from attnlab.analysis.compare_arms import compare
 from attnlab.analysis.comparison import Comparison, NoiseFloor, Rules, noise_floor
-from attnlab.analysis.declared import Term, exploratory, terms_of
+from attnlab.analysis.declared import Term, exploratory, is_declared, terms_of
 from attnlab.analysis.differences import unequal_conditions, unnamed_differences
 from attnlab.analysis.effects import Effects, factorial
 from attnlab.analysis.from_runs import arms_of
 from attnlab.analysis.looks import Looks, take_look
-from attnlab.analysis.metric_names import IN_BYTES, is_share, lower_is_better, separated
+from attnlab.analysis.metric_names import IN_BYTES, separated
 from attnlab.analysis.reading import Experiment, read_experiment
 from attnlab.analysis.settings import Options, Settings, resolve, solved_from
+from attnlab.config.metric_kinds import check_logged, parse_metric
 from attnlab.errors import UsageError
-from attnlab.store.names import METRICS
 from attnlab.store.preregistration import Preregistration, PreregistrationCheck, read
 
 
@@ -73,7 +73,10 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         experiment = read_experiment(folder, IN_BYTES)
         arms, design = _arrange(experiment, settings, typed.code)
     _check_family(settings.family, design)
-    looks = take_look(experiment) if _has_pairs(design) else Looks(1, 1, [])
+    declared = is_declared(experiment, registered, asked.metric)
+    looks = Looks(1, 1, [])
+    if _has_pairs(design):
+        looks = take_look(experiment, settings.metric, is_declared=declared)
     rules = _rules(experiment, settings, typed, looks)
     terms = terms_of(experiment, typed, registered, asked, rules, arms, design, because)
     used = _used(settings, design)
@@ -85,8 +88,8 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
         design,
         [_remarked(c, terms) for c in compare(design.pairs(), rules)],
         {block: noise_floor(arm.results, alpha) for block, arm in design.baselines.items()},
-        _effects(design, alpha),
-        over_tasks(design, lower, alpha),
+        None if rules.censored else _effects(design, alpha),
+        [] if rules.censored else over_tasks(design, lower, alpha),
         [] if threshold is None else solved(design.arms, threshold, alpha),
         threshold,
         preregister.check(folder, used, experiment.runs, _names(design, registered)),
@@ -102,16 +105,14 @@ def _read(folder: Path, typed: Options, registered: Preregistration | None) -> t
     settings = resolve(typed, registered, experiment)
     if settings.metric != experiment.metric:
         experiment = read_experiment(folder, settings.metric)
-    lower_is_better(settings.metric)
-    lacking = f"has no {settings.metric}"
-    if all(run.curve is None for run in experiment.runs) and any(r.reason.endswith(lacking) for r in experiment.runs):
-        raise UsageError(f"metric ({settings.metric}) is in none of the runs below {folder}; see their {METRICS}")
+    if all(run.curve is None for run in experiment.runs) and experiment.logged:
+        check_logged(parse_metric(settings.metric), settings.metric, experiment.logged)
     return experiment, settings
 
 
 def _arrange(experiment: Experiment, settings: Settings, code: str) -> tuple[Arms, BlockDesign]:
     """The arms of the experiment, each with its baseline."""
-    arms = arms_of(experiment, lower_is_better(settings.metric), settings.alpha, code)
+    arms = arms_of(experiment, parse_metric(settings.metric).lower_is_better, settings.alpha, code)
     members = [*arms.arms, *arms.single_rates]
     declared = experiment.declared.get("baseline")
     name = choose_baseline(members, settings.baseline, declared, planned_arms(arms.arms))
@@ -119,16 +120,21 @@ def _arrange(experiment: Experiment, settings: Settings, code: str) -> tuple[Arm
 
 
 def _rules(experiment: Experiment, settings: Settings, typed: Options, looks: Looks) -> Rules:
+    metric = parse_metric(settings.metric)
     return Rules(
-        lower_is_better(settings.metric),
+        metric.lower_is_better,
         settings.alpha,
         settings.margin,
         settings.family,
-        (0.0, 1.0) if is_share(settings.metric) else None,
+        (0.0, 1.0) if metric.is_share else None,
         typed.solved,
         experiment.is_planned,
         looks.declared,
         looks.number,
+        solvable=metric.solvable,
+        censored=metric.course == "steps",
+        judges=metric.judges,
+        metrics=len(looks.metrics),
     )
 
 

@@ -5,20 +5,21 @@ Two tests have to agree: the paired t test, and an exact test chosen by the numb
 and neither. Where it decides nothing, both tests put one-sided to both ends of a margin that was fixed beforehand may
 say equivalent. Where runs are lost, a verdict holds only if it survives their worst case. For a task that is solved or
 not, Fisher's exact test on the seeds that solved it decides instead. All else is "cannot tell", which is the answer to
-expect from few seeds.
+expect from few seeds. Steps at which something was reached, or never, are compared by signed ranks.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from attnlab.analysis import exact_tests, statistics
 from attnlab.analysis.comparison import (
-    BETTER,
     CANNOT_TELL,
     EQUIVALENT,
     NOT_ASKED,
-    WORSE,
     A,
     Comparison,
     Rules,
@@ -32,9 +33,10 @@ def compare(pairs: Sequence[tuple[A, A]], rules: Rules) -> list[Comparison[A]]:
     """Every arm against its baseline, with a verdict; the family is all of them or those named."""
     asked = [i for i, (arm, _) in enumerate(pairs) if not rules.family or arm.names & {*rules.family}]
     m = len(asked)  # a comparison without a result was asked, too
-    measured = [_measure(arm, baseline, rules, rules.level / max(1, m)) for arm, baseline in pairs]
+    asked_in_all = m * rules.metrics
+    measured = [_measure(arm, baseline, rules, rules.level / max(1, asked_in_all)) for arm, baseline in pairs]
     p, q = [measured[i].deciding_p for i in asked], [measured[i].equivalence_p for i in asked]
-    corrected = _correct([*p, *q] if rules.margin is not None else p, m)
+    corrected = _correct([*p, *q] if rules.margin is not None else p, rules.metrics, asked_in_all)
     judged = [replace(c, verdict=NOT_ASKED) for c in measured]
     for row, i in enumerate(asked):
         holm_q = corrected[m + row] if rules.margin is not None else None
@@ -42,10 +44,11 @@ def compare(pairs: Sequence[tuple[A, A]], rules: Rules) -> list[Comparison[A]]:
     return judged
 
 
-def _correct(p: Sequence[float | None], variants: int) -> list[float | None]:
-    """Holm over those that have a result, in a family of all. With a margin two questions are asked of each variant:
-    that there is no difference, and that there is one as large as the margin. At most one of the two is true."""
-    corrected = statistics.holm([x for x in p if x is not None], len(p), variants)
+def _correct(p: Sequence[float | None], metrics: int, most_true: int) -> list[float | None]:
+    """Holm over those that have a result, in a family of all, on each metric that was looked at. With a margin two
+    questions are asked of each variant: that there is no difference, and that there is one as large as the margin. At
+    most one of the two is true."""
+    corrected = statistics.holm([x for x in p if x is not None], len(p) * metrics, most_true)
     return [None if x is None else corrected.pop(0) for x in p]
 
 
@@ -53,7 +56,7 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
     """All numbers of one comparison, before correction and verdict."""
     seeds, lost = paired_seeds(arm, baseline, is_planned=rules.is_planned)
     a, b = values(arm, seeds), values(baseline, seeds)
-    d, n = a - b, len(seeds) + len(lost)
+    d, n = exact_tests.paired_differences(a, b), len(seeds) + len(lost)
     empty = Comparison(
         *(arm, baseline, seeds, lost, d, a, SeedPairing(None, None)),
         alpha=alpha,
@@ -63,8 +66,11 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
         exploratory=rules.look > rules.looks,
         last_look=rules.look >= rules.looks,
     )
+    whole = sorted({*seeds, *lost})
     if len(seeds) < 2:
         return replace(empty, mean=float(d[0]) if seeds else None)
+    if rules.censored:
+        return _compare_steps(empty, PlannedPairs(values(arm, whole), values(baseline, whole), None))
     low, high = statistics.t_interval(d, rules.alpha)
     mean, p = float(d.mean()), float(statistics.t_p(d))
     measured = replace(
@@ -75,7 +81,6 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
         interval=Interval(float(low), float(high)),
         p=p,
     )
-    whole = sorted({*seeds, *lost})
     pairs = PlannedPairs(values(arm, whole), values(baseline, whole), rules.bounds)
     at = _solved_at(arm, baseline, rules)
     if at is not None:
@@ -95,9 +100,34 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
     )
 
 
+def _compare_steps(empty: Comparison[A], pairs: PlannedPairs) -> Comparison[A]:
+    """The comparison of steps, inf where what was waited for never came: sign flips of signed ranks. A mean and a
+    verdict of equivalence need that it came in all runs."""
+    n, alpha, margin = len(pairs.ours), empty.alpha, empty.margin
+    d, test = empty.differences, exact_tests.SIGN_FLIPS
+    ranks = exact_tests.signed_ranks(d)
+    points = float(ranks.sum())
+    all_came = bool(np.isfinite([pairs.ours, pairs.theirs]).all())
+    p, least = exact_tests.sign_flip_p(ranks), exact_tests.smallest_p(test, n)
+    worst = exact_tests.worst_signed_ranks_p(pairs.ours, pairs.theirs, points > 0) if empty.lost_seeds else 0.0
+    one_sided = test if exact_tests.smallest_p(test, n, 1) <= alpha else None
+    possible = least <= alpha
+    return replace(
+        empty,
+        mean=float(d.mean()) if np.isfinite(d).all() else None,
+        rank_sum=points,
+        exact_test="signed ranks" if possible else None,
+        exact_p=p,
+        smallest_exact_p=least,
+        deciding_p=max(p, worst) if possible else 1.0,
+        equivalence_p=None if margin is None else pairs.equivalence_p(margin, one_sided) if all_came else 1.0,
+        fewest_seeds=exact_tests.fewest_seeds(alpha, test=test),
+    )
+
+
 def _solved_at(arm: Sample, baseline: Sample, rules: Rules) -> float | None:
     """From which share the task counts as solved, if it is one that is solved or not."""
-    if rules.bounds is None:
+    if rules.bounds is None or not rules.solvable:
         return None
     declared = (rules.solved_at, arm.solved_at, baseline.solved_at)
     return next((at for at in declared if at is not None), None)
@@ -127,10 +157,11 @@ def _compare_solved(measured: Comparison[A], pairs: PlannedPairs, at: float, alp
     )
 
 
-def decide(improved: bool, p: float | None, equivalence_p: float | None, alpha: float) -> str:
+def decide(improved: bool, p: float | None, equivalence_p: float | None, rules: Rules) -> str:
     """The word, from the corrected p of both questions."""
+    alpha = rules.level
     if p is not None and p <= alpha:
-        return BETTER if improved else WORSE
+        return rules.directions[0 if improved else 1]
     return EQUIVALENT if equivalence_p is not None and equivalence_p <= alpha else CANNOT_TELL
 
 
@@ -139,8 +170,9 @@ def _judge(c: Comparison[A], rules: Rules) -> Comparison[A]:
     if c.solved is not None:
         improved = c.solved.ours > c.solved.theirs
     else:
-        improved = c.mean is not None and (c.mean < 0) == rules.lower_is_better
-    verdict, remarks = decide(improved, c.holm_p, c.holm_equivalence_p, rules.level), []
+        points = c.mean if c.rank_sum is None else c.rank_sum
+        improved = points is not None and (points < 0) == rules.lower_is_better
+    verdict, remarks = decide(improved, c.holm_p, c.holm_equivalence_p, rules), []
     if c.solved is not None:
         remarks.append(f"solved by {c.solved.ours} seeds against {c.solved.theirs} (at {c.solved.at:g})")
     if c.lost_seeds:
@@ -149,7 +181,10 @@ def _judge(c: Comparison[A], rules: Rules) -> Comparison[A]:
         remarks.append("no seed in common with the baseline" if not c.seeds else "one seed says nothing of chance")
     elif not c.differences.any():
         remarks.append("the same numbers as the baseline in every seed")
-    within = verdict in (BETTER, WORSE) and rules.margin is not None and c.solved is None
+    if c.rank_sum is not None:
+        ours, theirs = (sum(map(math.isfinite, side.results.values())) for side in (c.arm, c.baseline))
+        remarks.append(f"reached by {ours} of {len(c.arm.results)} seeds against {theirs} of {len(c.baseline.results)}")
+    within = verdict in rules.directions and rules.margin is not None and c.solved is None
     if within and c.mean is not None and rules.margin is not None and abs(c.mean) < rules.margin:
         remarks.append(f"a difference, but within the margin of {rules.margin:g}")
     return replace(c, verdict=verdict, remarks=tuple(remarks))

@@ -14,6 +14,7 @@ from attnlab.analysis.samples import Bounds, Sample
 from attnlab.analysis.statistics import Interval, SeedPairing
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL, NOT_ASKED = "better", "worse", "equivalent", "cannot tell", "not in the family"
+HIGHER, LOWER = "higher", "lower"  # where neither way is better
 ENOUGH_FOR_A_SPREAD = 6  # seeds; below, what would be needed is known as a range at best
 
 A = TypeVar("A", bound=Sample)
@@ -31,6 +32,15 @@ class Rules(NamedTuple):
     is_planned: bool = True  # which runs were planned is known; if not, a seed that only one arm has counts as lost
     looks: int = 1  # how many times the experiment may be judged, each at alpha / looks
     look: int = 1  # which look this is; beyond `looks`, verdicts are exploratory
+    solvable: bool = True  # whether a share may be that of a task that is solved from some value on
+    censored: bool = False  # whether results are steps, inf where what was waited for never came
+    judges: bool = True  # whether one way is better
+    metrics: int = 1  # how many were looked at, of which none was declared beforehand: each is asked of each variant
+
+    @property
+    def directions(self) -> tuple[str, str]:
+        """What a difference is called that points the right way, and the wrong one."""
+        return (BETTER, WORSE) if self.judges else (LOWER, HIGHER) if self.lower_is_better else (HIGHER, LOWER)
 
     @property
     def level(self) -> float:
@@ -71,6 +81,7 @@ class Comparison(Generic[A]):
     equivalence_p: float | None = None
     holm_equivalence_p: float | None = None
     solved: SolvedCounts | None = None
+    rank_sum: float | None = None  # of steps: which way they point, though some were never reached
     alpha: float = 0.05  # what the smallest p of the family is held against
     interval_alpha: float = 0.05
     margin: float | None = None
@@ -122,13 +133,15 @@ class Comparison(Generic[A]):
 
     @property
     def _has_spread(self) -> bool:
-        return self.n > 1 and not statistics.without_spread(self.differences)
+        return self.n > 1 and self.sd is not None and not statistics.without_spread(self.differences)
 
     @cached_property
     def bca(self) -> Interval | None:
         """A bootstrap interval beside that of t, from ten seeds on."""
         return (
-            statistics.bca_interval(self.differences, self.interval_alpha) if self.n >= statistics.BCA_LEAST else None
+            statistics.bca_interval(self.differences, self.interval_alpha)
+            if self.n >= statistics.BCA_LEAST and self.interval is not None
+            else None
         )
 
     @cached_property
@@ -177,9 +190,9 @@ class NoiseFloor(NamedTuple):
 
 
 def noise_floor(results: Mapping[int, float], alpha: float) -> NoiseFloor | None:
-    """The A/A noise floor of a baseline, from its results by seed; None below two."""
+    """The A/A noise floor of a baseline, from its results by seed; None below two, or where one is inf."""
     values = np.array(list(results.values()), dtype=np.float64)
-    if len(values) < 2:
+    if len(values) < 2 or not np.isfinite(values).all():
         return None
     band = statistics.noise_band(values, len(values), alpha)
     return NoiseFloor(len(values), float(values.mean()), float(values.std(ddof=1)), band, float(np.ptp(values)))

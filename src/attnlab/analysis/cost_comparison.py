@@ -46,7 +46,8 @@ def cost(report: Report) -> list[Block]:
         return []
     columns = ["variant", "setting", report.experiment.metric, *shown[0].columns]
     rows = [[c.label, c.setting, number(c.mean), *c.cells] for c in shown]
-    picture = charts.against_cost([(c.label, c.verdict, c.axes, c.mean) for c in shown], report.experiment.metric)
+    points = [(c.label, c.verdict, c.axes, c.mean) for c in shown if math.isfinite(c.mean)]
+    picture = charts.against_cost(points, report.experiment.metric)
     return [measuring(report), table(columns, rows, "Means over seeds"), *some(picture)]
 
 

@@ -104,6 +104,12 @@ def first_declared(experiment: Experiment) -> tuple[dict[str, Any], str]:
     return {}, "nowhere"
 
 
+def is_declared(experiment: Experiment, registered: Preregistration | None, metric: str) -> bool:
+    """Whether somebody named this metric before the first result."""
+    named = first_declared(experiment)[0].get("metric") if registered is None else registered.metric
+    return IN_SUMMARY.get(str(named), named) == metric
+
+
 def _started(run: Run) -> datetime:
     try:
         time = datetime.fromisoformat(str(run.summary.get("started")))

@@ -21,9 +21,23 @@ class Looks(NamedTuple):
     number: int
     declared: int
     earlier: list[str]
+    metrics: tuple[str, ...] = ("",)  # that the family counts: all that were looked at, unless this one was declared
     problem: str = ""  # why this one could not be counted
 
     def __str__(self) -> str:
+        return " ".join(filter(None, (self._which, self._metrics)))
+
+    @property
+    def _metrics(self) -> str:
+        if len(self.metrics) == 1:
+            return ""
+        return (
+            f"{len(self.metrics)} metrics were looked at ({', '.join(self.metrics)}), and this one was not declared "
+            "beforehand: the family counts each variant on each of them."
+        )
+
+    @property
+    def _which(self) -> str:
         before = f" Before: {'; '.join(self.earlier)}." if self.earlier else ""
         if self.number > self.declared:
             return (
@@ -36,8 +50,9 @@ class Looks(NamedTuple):
         return f"Look {self.number} of {self.declared}, each of which is judged at alpha/{self.declared}{rest}.{before}"
 
 
-def take_look(experiment: Experiment) -> Looks:
-    """Count this look in the experiment's manifest; where that cannot be written, say so."""
+def take_look(experiment: Experiment, metric: str, *, is_declared: bool) -> Looks:
+    """Count this look in the experiment's manifest, and the metric that is looked at; where that cannot be written,
+    say so. A metric that was declared before the first result needs no correction for the others."""
     runs = sorted({run.name for run in experiment.runs if run.seed is not None and run.status != Status.REFUSED})
     seeds = len({run.seed for run in experiment.runs if run.seed is not None})
     entry = {
@@ -48,14 +63,15 @@ def take_look(experiment: Experiment) -> Looks:
     }
     manifest, problem = experiment.folder.manifest, ""
     try:
-        entries = manifest.count_look(entry)
+        entries, metrics = manifest.count_look(entry), manifest.count_metric(metric)
     except AttnlabError as error:
         problem = f"this look could not be counted: {error}"
         entries = manifest.looks()
         entries += [] if any(e["set"] == entry["set"] for e in entries) else [entry]
+        metrics = list(dict.fromkeys([*manifest.metrics(), metric]))
     number = 1 + next(i for i, e in enumerate(entries) if e["set"] == entry["set"])
     earlier = [f"{e.get('at')} ({e.get('runs')} runs, {e.get('seeds')} seeds)" for e in entries[: number - 1]]
-    return Looks(number, _declared(experiment), earlier, problem)
+    return Looks(number, _declared(experiment), earlier, (metric,) if is_declared else tuple(metrics), problem)
 
 
 def _declared(experiment: Experiment) -> int:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from attnlab.analysis.field_types import OF_CONFIG, OF_ENTRY, OF_MANIFEST, OF_SUMMARY, misfit
+from attnlab.analysis.metric_curves import Curve, curve_of, outcome
+from attnlab.config.metric_kinds import Metric, parse_metric
 from attnlab.errors import UsageError
 from attnlab.store import moved
 from attnlab.store.damage import Damaged, one_line, read_text
@@ -26,19 +27,13 @@ from attnlab.store.names import CONFIG, MANIFEST, METRICS, SEED, SUMMARY
 from attnlab.store.run_folder import RunFolder, group_name, parse_config, seed_in, seed_name
 from attnlab.store.status import Status
 
+LACKS = "has no"  # of metrics.csv, without the metric that is asked for
 UNPLANNED = "what is counted is what was found, not what was planned"
 WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED)  # what a manifest may say then
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
 SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")
 MOST_RUNS, MOST_PROBLEMS = 100_000, 20  # that a manifest may list; of them that are told one by one
-
-
-class Curve(NamedTuple):
-    """A metric over the steps of a run, each step once, in order."""
-
-    steps: Int[np.ndarray, " n"]
-    values: Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
     curve: Curve | None = None
+    outcome: float | None = None  # what its course comes to; None: the last value
     overrides: tuple[str, ...] = ()
     code: Mapping[str, str] | None = field(default=None, repr=False)  # module -> hash; None where that is unknown
 
@@ -70,9 +66,9 @@ class Run:
 
     @property
     def final(self) -> float:
-        """The metric after the last step."""
+        """What the metric comes to: its value after the last step, or what was asked of its course."""
         assert self.curve is not None, "only finished runs have a final value"
-        return float(self.curve.values[-1])
+        return float(self.curve.values[-1]) if self.outcome is None else self.outcome
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,7 @@ class Experiment:
     declared: dict[str, Any]  # what manifest.json holds beside its list of runs
     problems: list[str]
     is_planned: bool = False  # whether manifest.json lists runs, so that what was planned is known
+    logged: tuple[str, ...] = ()  # the names of what its runs logged; empty where the metric was there
 
     @property
     def name(self) -> str:
@@ -101,10 +98,11 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     entries, declared, problems = _manifest(experiment)
     is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}
+    judged, logged = parse_metric(metric), dict[str, None]()
     by_key: dict[tuple[str, str], Run] = {}
     for run in experiment.runs():
         key = (run.path.parent.name, run.path.name)
-        by_key[key] = _read_run(run, metric, configs, entries.pop(key, {}))
+        by_key[key] = _read_run(run, judged, configs, entries.pop(key, {}), logged)
     runs = [*by_key.values(), *(_absent(experiment.path, key, entry) for key, entry in entries.items())]
     if not runs:
         hint = _hint(experiment.path)
@@ -114,7 +112,7 @@ def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     unchecked = sum(run.status == Status.FINISHED and not is_sealed(run.summary) for run in runs)
     if unchecked:
         problems.append(f"{unchecked} runs are from before {SUMMARY} held digests of all files: they are not checked")
-    return Experiment(experiment, metric, runs, declared, problems, is_planned)
+    return Experiment(experiment, metric, runs, declared, problems, is_planned, tuple(logged))
 
 
 def _hint(folder: Path) -> str:
@@ -157,7 +155,14 @@ def _manifest(experiment: ExperimentFolder) -> tuple[dict[tuple[str, str], dict[
     return entries, declared, problems
 
 
-def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, Any]], entry: Mapping[str, Any]) -> Run:
+def _read_run(
+    folder: RunFolder,
+    metric: Metric,
+    configs: dict[str, Mapping[str, Any]],
+    entry: Mapping[str, Any],
+    logged: dict[str, None],
+) -> Run:
+    """A run, and one metric of it; what it logged instead, if that is not there, is added to `logged`."""
     path = folder.path
     group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), seed_in(path.name)
     variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
@@ -184,11 +189,11 @@ def _read_run(folder: RunFolder, metric: str, configs: dict[str, Mapping[str, An
             return replace(run, status=Status.FAILED, reason=str(entry.get("reason") or summary["status"]))
         if not config:
             raise Damaged(path, f"no {CONFIG}")
-        curve = _curve(folder, metric, summary)
+        curve = _curve(folder, metric, summary, logged)
         if not math.isfinite(curve.values[-1]):
-            reason = f"{metric} is {curve.values[-1]} after step {curve.steps[-1]}"
+            reason = f"{metric.name} is {curve.values[-1]} after step {curve.steps[-1]}"
             return replace(run, status=Status.DIVERGED, reason=reason)
-        return replace(run, status=Status.FINISHED, curve=curve)
+        return replace(run, status=Status.FINISHED, curve=curve, outcome=outcome(metric, curve))
     except Damaged as damage:
         return replace(run, status=Status.DAMAGED, reason=damage.reason)
     except OSError as error:
@@ -282,18 +287,17 @@ def _check_belongs(folder: RunFolder, summary: Mapping[str, Any], group: str, se
         raise Damaged(folder.path, f"{SUMMARY} is that of {name}")
 
 
-def _curve(folder: RunFolder, metric: str, summary: Mapping[str, Any]) -> Curve:
-    """One metric of a finished run, from metrics.csv; what was written twice for a step counts as written last."""
+def _curve(folder: RunFolder, metric: Metric, summary: Mapping[str, Any], logged: dict[str, None]) -> Curve:
+    """One metric of a finished run, from metrics.csv."""
     rows = folder.read_metrics(digests_in(summary), MOST_BYTES)
     if (last_step := max((row.step for row in rows), default=0)) < summary["step"]:
         raise Damaged(folder.path, f"{METRICS} ends at step {last_step} of {summary['step']}")
-    values = {row.step: row.value for row in rows if row.metric == metric}
-    if not values:
-        raise Damaged(folder.path, f"{METRICS} has no {metric}")
-    steps = sorted(values)
-    curve = Curve(np.array(steps, dtype=np.int64), np.array([values[step] for step in steps], dtype=np.float64))
-    loss = summary.get("val_loss")
-    if metric == "val/loss" and loss is not None and not np.array_equal(float(loss), curve.values[-1], equal_nan=True):
-        reason = f"{METRICS} ends with {metric} {curve.values[-1]}, but {SUMMARY} says {loss}"
+    curve = curve_of(metric, rows)
+    if curve is None:
+        logged |= dict.fromkeys(row.metric for row in rows)
+        raise Damaged(folder.path, f"{METRICS} {LACKS} {metric.name}")
+    loss, last = summary.get("val_loss"), curve.values[-1]
+    if metric.name == "val/loss" and loss is not None and not np.array_equal(float(loss), last, equal_nan=True):
+        reason = f"{METRICS} ends with {metric.name} {curve.values[-1]}, but {SUMMARY} says {loss}"
         raise Damaged(folder.path, reason)
     return curve

@@ -4,8 +4,9 @@ from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from attnlab.analysis.metric_names import IN_SUMMARY, PER_TOKEN, is_share
+from attnlab.analysis.metric_names import IN_SUMMARY, PER_TOKEN
 from attnlab.analysis.reading import Experiment
+from attnlab.config.metric_kinds import parse_metric
 from attnlab.store.preregistration import Preregistration
 from attnlab.store.status import Status
 
@@ -61,7 +62,7 @@ def solved_from(experiment: Experiment, typed: float | None = None) -> float | N
     """From which value seeds are counted as having solved the task: typed, or declared by the task, or the usual."""
     declared = [run.summary.get("solved_at") for run in experiment.runs if run.status == Status.FINISHED]
     usual = next((float(at) for at in declared if isinstance(at, int | float)), USUALLY_SOLVED)
-    return typed if typed is not None else usual if is_share(experiment.metric) else None
+    return typed if typed is not None else usual if parse_metric(experiment.metric).solvable else None
 
 
 def declared_settings(experiment: Experiment) -> dict[str, Any]:

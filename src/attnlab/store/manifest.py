@@ -16,6 +16,7 @@ from attnlab.store.files import parse_json, read_file, tidy, write_json, writing
 from attnlab.store.locks import exclusive, lock_of
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
+METRICS_LOOKED_AT = "metrics_looked_at"  # on which verdicts were asked for
 Entry = dict[str, Any]
 
 
@@ -72,6 +73,20 @@ class Manifest:
                 looks.append(look)
                 write_json(self.path, {**content, LOOKS: looks})
         return looks
+
+    def metrics(self) -> list[str]:
+        """What can be read of the metrics that were looked at."""
+        names = self.read().get(METRICS_LOOKED_AT)
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+    def count_metric(self, metric: str) -> list[str]:
+        """Add a metric to those that were looked at; returns all. Raises UsageError if it cannot be written."""
+        with self._owned():
+            names = self.metrics()
+            if metric not in names:
+                names.append(metric)
+                write_json(self.path, {**(self._content() or self._empty()), METRICS_LOOKED_AT: names})
+        return names
 
     @contextmanager
     def _owned(self) -> Iterator[None]:

@@ -7,10 +7,10 @@ from attnlab.analysis import exact_tests
 from attnlab.analysis.analyse import analyse
 from attnlab.analysis.arms import arm_of_runs, choose_baseline
 from attnlab.analysis.groups import RATE
-from attnlab.analysis.metric_names import lower_is_better
 from attnlab.analysis.report.publish import publish
 from attnlab.analysis.settings import METRIC_OF_TASKS, USUAL_METRIC, Options
 from attnlab.analysis.statistics import bad_runs_not_excluded
+from attnlab.config.metric_kinds import parse_metric
 from attnlab.config.run_config import ReportConfig
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
@@ -30,7 +30,7 @@ def settings(runs: Sequence[PlannedRun]) -> ReportConfig:
     report = runs[0].job.config.report
     solvable = all(run.facts["solved_at"] is not None for run in runs)
     metric = report.metric or (METRIC_OF_TASKS if solvable else USUAL_METRIC)
-    lower_is_better(metric, key="report.metric")
+    parse_metric(metric, key="report.metric")
     return replace(report, metric=metric)
 
 

@@ -12,12 +12,12 @@ from rich.console import Console
 from attnlab.analysis import lr_tuning
 from attnlab.analysis.lr_curve import FEWEST_RATES
 from attnlab.analysis.lr_tuning import TunedVariant
-from attnlab.analysis.metric_names import lower_is_better
 from attnlab.analysis.reading import Experiment, read_experiment
 from attnlab.analysis.report.charts import lr_curves
 from attnlab.analysis.report.document import table
 from attnlab.analysis.report.format import number
 from attnlab.analysis.report.tables import draw
+from attnlab.config.metric_kinds import parse_metric
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.options.rules import MOST_SEED, parse_integers
 from attnlab.store.files import write_atomically
@@ -31,7 +31,7 @@ SOME_FAILED, STOPPED = 1, (130, 143)
 
 def tune(folder: Path, metric: str, rates: str, seeds: str, extend: int, overrides: Sequence[str]) -> None:
     """Run the grid if its variants or rates are named, read what is there, and write tuned.yaml."""
-    lower = lower_is_better(metric)
+    lower = parse_metric(metric).lower_is_better
     grid = numbers(rates or USUAL_RATES)
     chosen = parse_integers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if overrides or rates:

@@ -94,7 +94,7 @@ def differences(
     if not shown:
         return None
     left, right, row = 250, 640, 30
-    ends = [x for c, _ in shown for x in (*c.differences, *(c.interval or ()))]
+    ends = [x for c, _ in shown for x in (*c.differences, *(c.interval or ())) if math.isfinite(x)]
     noise = [sign * b for _, b in shown if b is not None for sign in (-1, 1)]
     widest = max((abs(x) for x in ends), default=1.0) or 1e-9
     noise = [max(-1.5 * widest, min(1.5 * widest, x)) for x in noise]  # wide noise must not squeeze all dots into one
@@ -112,11 +112,13 @@ def differences(
         y, role = TOP + row * (i + 0.5), ROLES.get(c.verdict, "accent")
         parts.append(svg.text(left - 10, y + 4, _cut(_name(c.arm), 36), anchor="end", role="ink"))
         for seed, d in zip(c.seeds, c.differences, strict=True):
+            if not math.isfinite(d):  # a step that was never reached
+                continue
             parts.append(svg.dot(across(float(d)), y, role="base", radius=2.5, hint=f"seed {seed}: {d:+.4g}"))
-        assert c.mean is not None
         if c.interval is not None:
             parts.append(svg.line(across(c.interval.low), y, across(c.interval.high), y, role=role, width=2.5))
-        parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}"))
+        if c.mean is not None:
+            parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}"))
         parts.append(svg.text(right + 14, y + 4, f"{c.word} (n = {c.n})", role=role if role != "accent" else "soft"))
     parts.append(svg.text((left + right) / 2, bottom + 32, f"{metric}, variant minus baseline", anchor="middle"))
     caption = (
@@ -133,7 +135,7 @@ def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | N
     if not drawn:
         return None
     corners, height = _grid(len(drawn))
-    values = [v for _, r in drawn for p in r.points for v in p.values]
+    values = [v for _, r in drawn for p in r.points for v in p.values if math.isfinite(v)]
     grid = [p.rate for _, r in drawn for p in r.points]
     parts = []
     for i, ((label, curve), (x, y)) in enumerate(zip(drawn, corners, strict=True)):
@@ -148,7 +150,8 @@ def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | N
         means = [(across(p.rate), up(p.mean)) for p in curve.points if math.isfinite(p.mean)]
         parts.append(svg.path(means, role="accent", width=2))
         for p in curve.points:
-            parts += [svg.dot(across(p.rate), up(v), role="accent", radius=2, filled=False) for v in p.values]
+            ends = filter(math.isfinite, p.values)
+            parts += [svg.dot(across(p.rate), up(v), role="accent", radius=2, filled=False) for v in ends]
             if p.diverged:
                 parts.append(svg.text(across(p.rate), y + 12, "diverged", anchor="middle", role="worse", size=11))
             elif p.rate == curve.best:

@@ -66,9 +66,10 @@ def _captioned(shown: Table, note: str) -> Table:
 def _summary(report: Report) -> str:
     counts = Counter(c.verdict for c in report.comparisons)
     text = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "nothing to compare"
-    way = "lower" if report.rules.lower_is_better else "higher"
+    way = f"{'lower' if report.rules.lower_is_better else 'higher'} is better"
+    way = way if report.rules.judges else "neither way is better"
     text += f" ({after})" if (after := exploratory(report.terms)) else ""
-    return f"{text}, on {report.experiment.metric} ({way} is better), matched by {fairness(report).mode}."
+    return f"{text}, on {report.experiment.metric} ({way}), matched by {fairness(report).mode}."
 
 
 def _pictured(report: Report) -> list[tuple[Arm, Arm]]:

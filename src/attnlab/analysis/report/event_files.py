@@ -11,6 +11,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from attnlab.analysis.arms import Arm
 from attnlab.analysis.report.charts import band
+from attnlab.config.metric_kinds import parse_metric
 from attnlab.store.names import EVENTS
 
 LINES = ("mean", "low", "high")
@@ -29,7 +30,7 @@ def write_event_files(folder: Path, arms: Sequence[Arm], metric: str, alpha: flo
                 writer = RecordWriter(file)
                 writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
                 for step, number in zip(steps, numbers, strict=True):
-                    value = Summary.Value(tag=metric, simple_value=float(number))
+                    value = Summary.Value(tag=parse_metric(metric).name, simple_value=float(number))
                     event = Event(wall_time=0, step=int(step), summary=Summary(value=[value]))
                     writer.write(event.SerializeToString())
                 writer.flush()

@@ -13,6 +13,9 @@ def noise(report: Report) -> list[Block]:
     for block, floor in report.floors.items():
         baseline = report.design.baselines[block]
         name = f"{baseline.label}, {baseline.setting}" if baseline.setting else baseline.label
+        if floor is None and report.rules.censored and len(baseline.finished) > 1:
+            blocks.append(f"{name} has runs that never reached the threshold: how far its steps scatter has no number.")
+            continue
         if floor is None:
             blocks.append(
                 f"{name} has {len(baseline.finished)} finished run{'s' * (len(baseline.finished) != 1)}: its noise "
@@ -32,7 +35,8 @@ def noise(report: Report) -> list[Block]:
 def verdicts(report: Report) -> list[Block]:
     rules = report.rules
     names = "all variants of this experiment" if not rules.family else ", ".join(rules.family)
-    m = sum(c.verdict != "not in the family" for c in report.comparisons)
+    m = sum(c.verdict != "not in the family" for c in report.comparisons) * rules.metrics
+    names += f" on {rules.metrics} metrics" if rules.metrics > 1 else ""
     shares = any(c.solved is not None for c in report.comparisons)
     equivalent = (
         "No margin was fixed, so that nothing can be called equivalent (margin=... fixes one)."
@@ -54,6 +58,12 @@ def verdicts(report: Report) -> list[Block]:
             " This task is solved or not: Fisher's exact test on the seeds that solved it decides, and means are shown "
             "beside it."
             + ("" if rules.margin is None else " The margin is one of shares: an exact interval has to lie inside it.")
+        )
+    if rules.censored:
+        text = (
+            "Steps are compared by their ranks, a step that was never reached being the last of all: sign flips of the "
+            f"signed ranks of the pairs (Wilcoxon), corrected by Holm over a family of {m} ({names}) and held against "
+            f"{rules.level:g}. {equivalent}"
         )
     text += f" {typical(report)} {report.looks}"
     blocks: list[Block] = [text, verdict_table(report)]
