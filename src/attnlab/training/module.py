@@ -36,7 +36,7 @@ from attnlab.model import GPT
 from attnlab.training.compiled import compile_network
 from attnlab.training.optimizer import Recipe
 from attnlab.training.process_group import gathered
-from attnlab.training.scoring import by_row, numbers, tally
+from attnlab.training.scoring import at_least_float32, by_row, numbers, tally
 from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, total_norm
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
@@ -206,7 +206,7 @@ class LanguageModel(L.LightningModule):
         if batch.slices is not None:
             self._answers += tally(logits, targets, batch.slices, len(self.slice_names))
             self._rows += by_row(logits, targets)
-        flat_logits = logits.flatten(0, 1).float()
+        flat_logits = at_least_float32(logits.flatten(0, 1))
         nats = F.cross_entropy(flat_logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()
         self._tokens = self._tokens + (targets != IGNORED).sum().cpu()

@@ -14,12 +14,17 @@ ACCURACY, ERROR = "val/accuracy", "val/accuracy_error"
 SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT = "val_accuracy/", "val_loss/", "val_count/"
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Losses are summed in float32 where a model computes in half precision, and in float64 where it does so."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def tally(
     logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"], slices: Int64[Tensor, "b t"], n: int
 ) -> Float64[Tensor, "n 3"]:
     """For each of n slices: how many answers were wanted, how many were right, and the sum of their losses in nats."""
     asked = targets != IGNORED
-    asked_logits, labels, group = logits[asked].float(), targets[asked], slices[asked]
+    asked_logits, labels, group = at_least_float32(logits[asked]), targets[asked], slices[asked]
     nats = F.cross_entropy(asked_logits, labels, reduction="none").double()
     right = (asked_logits.argmax(dim=-1) == labels).double()
     parts = (torch.ones_like(nats), right, nats)
