@@ -81,6 +81,15 @@ def test_decoding_gives_back_any_text(tokenizer: Tokenizer, text: str) -> None:
     assert array.dtype == np.int32 and array.tolist() == ids
 
 
+@pytest.mark.parametrize("tokenizer", [RANKS, BYTES], ids=["ranks", "bytes"])
+@steady
+@given(texts=st.lists(st.text(st.characters(codec="utf-8")) | st.sampled_from(["", " ", "step", "\0", "a\0b", "\n"])))
+def test_documents_at_once(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Texts that are encoded together get the ids that each gets alone, whatever they hold."""
+    several = tokenizer.encode_documents(texts)
+    assert [ids.tolist() for ids in several] == [tokenizer.encode(text) for text in texts]
+
+
 @steady
 @given(text=st.text(min_size=1))
 @all_examples

@@ -177,7 +177,7 @@ def check_variant(variant: str, strategy: str, crew: Crew, tmp_path: Path) -> No
     assert apart(*map(weights, folders)) < 1e-6
     model, tokenizer = attnlab.load(folders[1])
     ids = torch.tensor(tokenizer.encode_prompt("1 times"))
-    assert len(generate(model, ids, tokens=4, temperature=0.0, top_k=None, seed=0)) == 4
+    assert len(list(generate(model, ids, tokens=4, temperature=0.0, top_k=None, seed=0))) == 4
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from attnlab.data.checking import changed
 from attnlab.data.download import sha256_of, sha256_of_file
 from attnlab.data.opened import Changed, Stamp
 from attnlab.data.parallel import each
-from attnlab.data.stretches import Bad, Split, Unit, read
+from attnlab.data.stretches import BLOCK, Bad, Split, TextPiece, Unit, read
 from attnlab.data.text import Text
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.data.unigram import unigram_entropy
@@ -166,10 +167,8 @@ def encode_unit(job: EncodeTask) -> None:
     with ExitStack() as stack:
         files = {name: stack.enter_context(_Hashed(temporary / name)) for name in FILES}
         for stretch in job.unit:
-            for piece in read(stretch, job.field, job.split):
-                if isinstance(piece, Bad):
-                    continue
-                ids = tokenizer.encode_array(piece.text)
+            pieces = read(stretch, job.field, job.split)
+            for piece, ids in _encoded(tokenizer, (piece for piece in pieces if not isinstance(piece, Bad))):
                 if piece.part == "val" and val_bytes is not None:
                     is_spelled = tokenizer.decode_bytes(ids) == piece.text.encode()
                     val_bytes = val_bytes + piece.size if is_spelled else None
@@ -181,6 +180,19 @@ def encode_unit(job: EncodeTask) -> None:
     about = {name: file.digest for name, file in files.items()}
     (temporary / UNIT_INDEX).write_text(json.dumps(asdict(TokenIndex(about, val_bytes))))
     temporary.rename(path)
+
+
+def _encoded(tokenizer: Tokenizer, pieces: Iterator[TextPiece]) -> Iterator[tuple[TextPiece, np.ndarray]]:
+    """Each piece with its ids; as many as a block holds are encoded at once."""
+    while batch := list(_about_a_block(pieces)):
+        yield from zip(batch, tokenizer.encode_documents([piece.text for piece in batch]), strict=True)
+
+
+def _about_a_block(pieces: Iterator[TextPiece]) -> Iterator[TextPiece]:
+    size = 0
+    while size < BLOCK and (piece := next(pieces, None)):
+        size += piece.size
+        yield piece
 
 
 def _unit_is_whole(path: Path) -> bool:

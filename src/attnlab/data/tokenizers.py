@@ -5,8 +5,9 @@ import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, SupportsIndex
 
@@ -23,6 +24,7 @@ from attnlab.store.files import MOST_BYTES, parse_json, read_file, write_atomica
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 MOST_PATTERN = 1000  # characters of the rule that cuts a text
 END_OF_TEXT = b"<|endoftext|>"  # as tiktoken's encodings call what ends a document
+BORDER = "\0"  # a special token between texts; where tiktoken knows none, it looks for one at every character
 LABEL_CHARACTERS = 12  # a label longer than this is cut
 
 
@@ -93,6 +95,10 @@ class Tokenizer(ABC):
                 "it was not UTF-8 where it came from"
             ) from error
         return self._encode(text)
+
+    def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " n"]]:
+        """Token ids of several texts that can be written as UTF-8, each by itself."""
+        return [self.encode_array(text) for text in texts]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; what looks like a special token is ordinary text."""
@@ -172,7 +178,7 @@ class RankTokenizer(Tokenizer):
             name,
             pat_str=pattern,
             mergeable_ranks={token: rank for rank, token in enumerate(self.tokens[: self.n_ranks])},
-            special_tokens={},
+            special_tokens={BORDER: len(self.tokens)},
         )
 
     @classmethod
@@ -186,10 +192,19 @@ class RankTokenizer(Tokenizer):
             raise UsageError(f"the ranks of {encoding.name} are not 0 .. {len(ranks) - 1}")
         return cls(encoding.name, tokens, pattern=encoding._pat_str, n_ranks=len(ranks))
 
-    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
-        # With no special tokens declared, all text is ordinary text.
+    def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " n"]]:
+        joined = BORDER.join(texts)
+        if joined.count(BORDER) >= len(texts):  # one of them holds such a character
+            return super().encode_documents(texts)
+        ids = self._encode(joined, {BORDER})  # one call for all: each takes a tenth of a millisecond
+        borders = np.flatnonzero(ids == len(self.tokens)).tolist()
+        return [ids[i + 1 : j] for i, j in pairwise([-1, *borders, len(ids)])]
+
+    def _encode(self, text: str, special: Set[str] = frozenset()) -> Int32[np.ndarray, " n"]:
+        # Special tokens that are not named here are ordinary text.
         try:
-            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+            ids = self._encoding.encode_to_numpy(text, allowed_special=special, disallowed_special=())
+            return ids.astype(np.int32)
         except ValueError as error:  # a pattern of somebody's that takes too many tries
             raise UsageError(f"tokenizer {self.name} cannot cut this text: {' '.join(str(error).split())}") from error
 
