@@ -463,7 +463,8 @@ def test_kill_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     real = tokenising.encode_unit
     monkeypatch.setattr(tokenising, "encode_unit", lambda job: (calls.append(job.path), real(job))[0])
     arrays = tokenise(text, BYTES, tmp_path / "cache")[1]
-    assert not set(calls) & set(before) and len(calls) + len(before) == len(text.units())
+    assert not set(calls) & set(before)
+    assert 0 <= len(text.units()) - len(calls) - len(before) <= 2  # each process may end the unit that it was at
     expected = tokenise(text, BYTES, tmp_path / "other")[1]
     assert all(np.array_equal(arrays[name], expected[name]) for name in arrays)
 

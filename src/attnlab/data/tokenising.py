@@ -158,8 +158,7 @@ def _tokenizer(path: str) -> Tokenizer:
 def encode_unit(job: EncodeTask) -> None:
     """Make the folder of a unit: its ids, the ends of its documents, and an index."""
     tokenizer, path = _tokenizer(str(Path(job.folder) / TOKENIZER)), job.path
-    temporary = path.with_suffix(".part")
-    shutil.rmtree(path, ignore_errors=True)
+    temporary = path.with_suffix(f".{os.getpid()}.part")  # whoever a kill has left may be at the same unit
     temporary.mkdir()
     kind, counts = kind_of_ids(tokenizer.n_vocab), dict.fromkeys(PARTS, 0)
     end = b"" if job.end is None else np.array([job.end], kind).tobytes()
@@ -179,6 +178,7 @@ def encode_unit(job: EncodeTask) -> None:
                     files[f"{piece.part}.ends"].write(np.int64(counts[piece.part]).tobytes())
     about = {name: file.digest for name, file in files.items()}
     (temporary / UNIT_INDEX).write_text(json.dumps(asdict(TokenIndex(about, val_bytes))))
+    shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
 
 
