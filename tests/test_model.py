@@ -150,7 +150,7 @@ def test_an_mlp_without_width_is_refused(ratio: float) -> None:
     [
         ("norm", "batch", ["rms", "layer"]),
         ("mlp", "tanh", [*get_args(MLPKind), "none"]),
-        ("init", "xavier", ["gpt2", "fan_in"]),
+        ("init", "xavier", ["gpt2", "fan_in", "torch"]),
     ],
 )
 def test_unknown_kind(key: str, value: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +296,23 @@ def test_initial_values_are_spread_as_documented() -> None:
             # The spread of a sample of n normal numbers is off by 1 / sqrt(2 n); four of these are never seen.
             assert float(weight.std()) == pytest.approx(std, rel=4 / (2 * weight.numel()) ** 0.5), name
             assert abs(float(weight.mean())) < 4 * std / weight.numel() ** 0.5, name
+
+
+def test_start_of_torch() -> None:
+    """As torch.nn draws them: matrices and biases uniform by their inputs, embeddings of unit spread."""
+    model = gpt(partial(multi_head, qkv_bias=True), init="torch", vocab_size=500, d_model=256, bias=True, tie=False)
+    for name, inputs in (("attention.qkv.to_q", 256), ("attention.to_out", 256), ("mlp.up", 256), ("mlp.down", 1024)):
+        module = model.get_submodule(f"blocks.1.{name}")
+        assert isinstance(module, nn.Linear)
+        for tensor in (module.weight, module.bias):
+            if tensor is not None:
+                assert tensor.abs().max() <= inputs**-0.5
+                # The spread of a uniform sample is off by less than that of a normal one.
+                assert float(tensor.detach().std()) == pytest.approx(
+                    (3 * inputs) ** -0.5, rel=4 / (2 * tensor.numel()) ** 0.5
+                )
+    assert float(model.embedding.weight.detach().std()) == pytest.approx(1.0, rel=4 / (2 * 500 * 256) ** 0.5)
+    assert float(model.head.weight.detach().std()) == pytest.approx((3 * 256) ** -0.5, rel=4 / (2 * 500 * 256) ** 0.5)
 
 
 def test_start_values() -> None:

@@ -353,8 +353,10 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
     Each random tensor is drawn on the CPU from a generator seeded by (seed, its name), so two variants that share a
     tensor start it from the same numbers, on every device. Matrices are normal: `gpt2` with standard deviation 0.02,
     `fan_in` with 1 / sqrt(inputs), embeddings 0.02 in both, before `embed_scale`; the projections that write into the
-    residual stream (to_out, down) are divided by sqrt(2 * layers). Convolutions are uniform in +-1 / sqrt(width).
-    Biases are 0. Every other parameter (gains, decay rates, sinks) keeps the constant its module gave it.
+    residual stream (to_out, down) are divided by sqrt(2 * layers). Biases are 0. `torch` is what torch.nn draws:
+    matrices and biases uniform in +-1 / sqrt(inputs), embeddings normal with standard deviation 1 (so a head that is
+    tied to them, too), nothing divided. Convolutions are uniform in +-1 / sqrt(width). Every other parameter (gains,
+    decay rates, sinks) keeps the constant its module gave it.
     """
     depth = (2 * len(model.blocks)) ** -0.5
     for name, parameter in model.named_parameters():
@@ -362,9 +364,12 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
             continue
         owner, _, leaf = name.rpartition(".")
         module, draw = model.get_submodule(owner), generator_for(seed, name)
-        if isinstance(module, nn.Linear | nn.Embedding) and leaf == "weight":
+        if kind == "torch" and isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=draw))
+        elif isinstance(module, nn.Linear | nn.Embedding) and leaf == "weight":
             matrix = isinstance(module, nn.Linear) and kind == "fan_in" and name != "head.weight"
-            std = module.weight.size(1) ** -0.5 if matrix else 0.02
+            std = module.weight.size(1) ** -0.5 if matrix else 1.0 if kind == "torch" else 0.02
             std *= depth if owner.endswith(("to_out", "down")) else 1.0
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=draw))
         elif isinstance(module, nn.Linear) and leaf == "bias":

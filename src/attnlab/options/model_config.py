@@ -8,7 +8,7 @@ from attnlab.options.rules import shown
 
 NormKind = Literal["rms", "layer"]
 MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "xielu", "swiglu", "geglu", "geglu_tanh", "reglu"]
-InitKind = Literal["gpt2", "fan_in"]
+InitKind = Literal["gpt2", "fan_in", "torch"]
 NORM_PLACES = ("pre", "post", "sandwich")
 GATED = ("swiglu", "geglu", "geglu_tanh", "reglu")  # kinds whose MLP has a third matrix, the gate's
 FIRST = ("n_layers", "n_heads", "d_model", "context", "norm", "mlp", "mlp_ratio", "bias", "tie", "dropout", "init")

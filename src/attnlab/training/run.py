@@ -52,6 +52,7 @@ from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.sameness import in_words
 from attnlab.training.sharding import Sharded
+from attnlab.training.starts import starts_of
 from attnlab.training.stop import StopRequest, stop_request
 from attnlab.training.summary import config_to_store, hyperparameters, summarise
 from attnlab.training.usage import Meter, alone
@@ -178,8 +179,9 @@ def _train(
     start = None if group.rank else _where_to_start(prepared)
     checkpoint, step, rows_from, digests = group.broadcast(start) or Start(None, None, None, None)
     model = build_model(config, prepared.tokenizer.n_vocab)
-    if prepared.init is not None and checkpoint is None:
+    if prepared.init is not None:
         prepared.init.load_into(model)
+    starts = starts_of(model, prepared.recipe)
     if prepared.machine.precision == "fp64":
         model.double()
     use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
@@ -249,7 +251,7 @@ def _train(
             if status in ENDED and trainer.is_global_zero:
                 seconds = time.perf_counter() - clock
                 summary = summarise(prepared, module.whole, status, started, seconds, speed, maps, meter, reaches)
-                summary["processes"] = parts(trainer)
+                summary |= {"processes": parts(trainer), "starts": starts}
                 folder.write_summary(summary, recorders.digests())
     finally:
         recorders.close("success" if status == Status.FINISHED else "failed")

@@ -6,7 +6,7 @@ from tests.analysis.folders import write_arm, write_run
 
 from attnlab.analysis.analyse import analyse
 from attnlab.analysis.report.document import Picture, Table
-from attnlab.analysis.report.experiment_sections import aggregate, effects, learning_rates, runs
+from attnlab.analysis.report.experiment_sections import aggregate, effects, learning_rates, runs, starts
 from attnlab.analysis.settings import Options
 
 
@@ -51,3 +51,18 @@ def test_effects(tmp_path: Path) -> None:
     (table,) = tables([*effects(report)])
     assert [row[1:3] for row in table.rows[:2]] == [["main", "+0.2000"], ["main", "+0.4000"]]
     assert table.rows[2][1] == "interaction" and abs(float(table.rows[2][2])) < 1e-9
+
+
+def test_starts(tmp_path: Path) -> None:
+    """A row for each kind of layer of a variant; what a summary says wrongly, or not at all, is left out."""
+    number = {"size": "4x4", "mean": 0.0, "std": 0.02, "decayed": True}
+    bias = {"size": "4", "mean": 2.0, "std": 0.0, "decayed": False}
+    parameters = {"to_q.weight": number, "decay.bias": bias}
+    layer = {"layers": [0, 1], "class": "C", "dropout": None, "parts": {"gate": "Swish"}, "parameters": parameters}
+    write_arm(tmp_path, "gated_delta", [2.0, 2.1], summary={"starts": [layer, {**layer, "parameters": {"x": 1}}, 3]})
+    write_arm(tmp_path, "multi_head", [2.0, 2.1])
+    (table,) = tables([*starts(analyse(tmp_path))])
+    (row,) = [dict(zip(table.columns, each, strict=True)) for each in table.rows]
+    assert (row["variant"], row["layers"], row["parts"]) == ("gated_delta", "0, 1", "gate Swish")
+    assert (row["drawn"], row["constant"]) == ("to_q 0.0200", "decay.bias 2.0000")
+    assert (row["no weight decay"], row["dropout of weights"]) == ("decay.bias", "drops none")

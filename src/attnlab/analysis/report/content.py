@@ -38,6 +38,7 @@ def document(report: Report) -> Document:
         Section("Main effects and interactions", experiment_sections.effects(report)),
         Section("Aggregate over tasks", experiment_sections.aggregate(report)),
         Section("Success rate", verdict_sections.success_rate(report)),
+        Section("How each variant starts", experiment_sections.starts(report)),
         Section("Cost", cost(report)),
         Section("Mean attention maps", experiment_sections.maps(report)),
         Section("Limits", [limits(report)]),

@@ -1,7 +1,8 @@
 """The sections of a report about its experiment: runs, learning rates, effects, tasks and maps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.report import charts, mean_maps
@@ -91,6 +92,45 @@ def effects(report: Report) -> list[Block]:
             + "."
         )
     return blocks
+
+
+def starts(report: Report) -> list[Block]:
+    """How the attention of each variant started, and what held it back: differences of which nobody spoke."""
+    rows = []
+    for arm in report.design.arms:
+        summary = next((run.summary for run in arm.finished.values()), {})
+        for layer in _whole_records(summary.get("starts")):
+            drawn, constant, undecayed = [], [], []
+            for name, p in layer["parameters"].items():
+                short = name.removesuffix(".weight")
+                (drawn if p["std"] else constant).append(f"{short} {number(p['std'] or p['mean'])}")
+                undecayed += [] if p["decayed"] else [short]
+            dropout = "drops none" if layer["dropout"] is None else number(layer["dropout"])
+            parts = [f"{name} {part}" for name, part in layer["parts"].items()]
+            layers = ", ".join(map(str, layer["layers"]))
+            lists = (", ".join(each) for each in (drawn, constant, undecayed, parts))
+            rows.append([arm.label, arm.setting, layers, *lists, dropout])
+    if not rows:
+        return []
+    columns = ["variant", "setting", "layers", "drawn", "constant", "no weight decay", "parts", "dropout of weights"]
+    caption = "Parameters of attention before the first step: the standard deviation of what was drawn, else the value"
+    return [table(columns, rows, caption)]
+
+
+def _whole_records(value: Any) -> list[Mapping[str, Any]]:
+    """The records of a summary that are whole: it may come from anywhere, or from before there were any."""
+    return [record for record in (value if isinstance(value, list) else []) if _is_whole(record)]
+
+
+def _is_whole(record: Any) -> bool:
+    kinds = {"layers": list, "parts": Mapping, "parameters": Mapping, "dropout": int | float | None}
+    if not isinstance(record, Mapping) or not all(isinstance(record.get(k, ""), kind) for k, kind in kinds.items()):
+        return False
+    numbers = ("std", "mean", "decayed")
+    return all(
+        isinstance(p, Mapping) and all(isinstance(p.get(name), int | float) for name in numbers)
+        for p in record["parameters"].values()
+    )
 
 
 def aggregate(report: Report) -> list[Block]:
