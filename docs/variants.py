@@ -67,7 +67,7 @@ LEFT_OUT = """## What is left out, and why
 | CCA (ZAYA) | a convolution over queries and keys is `attention.conv`; the rest is one model's recipe |
 | Parallax, DeltaFormer, Wall | young and unreplicated; their reductions are covered by softmax and delta rules |
 | MesaNet | needs a linear solve per token that torch does slowly without a kernel |
-| Mamba-3, Raven, GDN-2, preconditioned delta rules | 2026 variants of decay and write that wait for a second source |
+| Mamba-3, Raven | 2026 variants of decay and write that wait for a second source |
 | Reformer, Linformer, Longformer's non-causal forms | not causal, or replaced in practice by what is here |
 """
 

@@ -15,8 +15,9 @@ from attnlab.laws.subject import D_MODEL, tokens
 # Test-time training cuts a text as its option says, into small mini-batches; here as long as the others' chunks.
 OPTIONS = {"ttt": ["attention.minibatch=64"]}
 RECURRENT = (
-    *("based", "delta_net", "delta_product", "gated_delta", "gla", "kda", "lightning", "linear", "log_linear"),
-    *("mamba2", "performer", "retention", "rwkv7", "ttt"),
+    *("based", "comba", "delta_net", "delta_product", "gated_delta", "gdn2", "gla", "hgrn2", "kda", "lightning"),
+    *("linear", "log_linear", "mamba2", "mlstm", "momentum_delta", "performer", "precond_gdn", "precond_kda"),
+    *("retention", "rwkv7", "ttt"),
 )
 FEW = 4  # operations for each token more: some 200 in a chunk of 64. A loop over tokens needs 12 and more for each
 

@@ -20,12 +20,17 @@ from attnlab.attention.base import Attention
 from attnlab.attention.heads import Heads
 from attnlab.attention.indexed import Index
 from attnlab.attention.log_linear import Rating
+from attnlab.attention.momentum import Rates
+from attnlab.attention.preconditioned import Curvature
 from attnlab.attention.rwkv import Removal
 from attnlab.attention.test_time_training import InnerRate
+from attnlab.attention.write import Erasure
 
 T, H, D = 8, 4, 4
 LEVELS = 4  # of 8 tokens
 PLAIN = {"q": (T, H, D), "k": (T, H, D), "v": (T, H, D)}
+CENTER = -0.20000000298023224  # -0.2 in float32
+LOGS = ("g", "h", "m")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -42,11 +47,11 @@ def operator(folder: str) -> ModuleType:
 
 
 def drawn(shapes: Shapes) -> dict[str, Tensor]:
-    """Inputs by name: g is the logarithm of a gate and not above 0, beta a write strength between 0 and 1."""
+    """Inputs by name: g, h and m are logarithms of gates and not above 0, beta a write strength between 0 and 1."""
     draw, inputs = generator(), {}
     for name, shape in shapes.items():
         x = coarse(BATCH, *shape, draw=draw)
-        if name == "g":
+        if name in LOGS:
             x = -x.abs() / 4
         if name == "beta":
             x = (x.sigmoid() * 128).round() / 128
@@ -83,6 +88,38 @@ def memory(layer: Attention, i: Tensors) -> Tensors:
     features = layer.feature_map
     extra = {ours: head_first(i[name]) for name, ours in (("g", "log_decay"), ("beta", "beta")) if name in i}
     return mixed(layer, features(i["q"]) * features.query_scale, features(i["k"]), i["v"], **extra)
+
+
+def erasing(layer: Attention, i: Tensors) -> Tensors:
+    """A memory that removes by a strength per channel of the key, and writes by one per channel of the value."""
+    k, ones = unit(i["k"]), torch.ones(BATCH, H, T).double()
+    own = Erasure(head_first(k * i["beta"]))
+    extra = {"log_decay": head_first(i["g"]), "beta": ones, "own": own}
+    return mixed(layer, unit(i["q"]) * D**-0.5, k, i["v"] * i["w"], **extra)
+
+
+def fed_back(layer: Attention, i: Tensors) -> Tensors:
+    """Comba: what it corrects stands under a key of its own."""
+    extra = {"log_decay": head_first(i["g"]), "beta": head_first(i["beta"]), "own": Erasure(head_first(i["p"]))}
+    return mixed(layer, unit(i["q"]) * D**-0.5, unit(i["k"]), i["v"], **extra)
+
+
+def forgotten(layer: Attention, i: Tensors) -> Tensors:
+    """HGRN2: from the scores of its forget gate, in the first layer."""
+    log_kept, k = layer.forgetting(i["f"])
+    return mixed(layer, i["q"] * D**-0.5, k, i["v"], log_decay=head_first(log_kept))
+
+
+def gathered(layer: Attention, i: Tensors) -> Tensors:
+    """Momentum: the logs of what remains are given, and how much joins and is written."""
+    own = Rates(*(head_first(i[name])[..., None] for name in ("m", "n", "beta")))
+    return mixed(layer, unit(i["q"]) * D**-0.5, unit(i["k"]), i["v"], log_decay=head_first(i["g"]), own=own)
+
+
+def preconditioned(layer: Attention, i: Tensors) -> Tensors:
+    own = Curvature(head_first(i["c"].sigmoid())[..., None], head_first(i["h"])[..., None])
+    extra = {"log_decay": head_first(i["g"]), "beta": head_first(i["beta"]), "own": own}
+    return mixed(layer, unit(i["q"]) * D**-0.5, unit(i["k"]), i["v"], **extra)
 
 
 def fading_by_head(layer: Attention, i: Tensors) -> Tensors:
@@ -193,6 +230,7 @@ def rule(
     return Case(f"fla_{variant}", variant, "fla-core", source, oracle, ours, options, why=why)
 
 
+PLAIN_Q_V = {"q": (T, H, D), "v": (T, H, D)}
 GATED = {**PLAIN, "g": (T, H)}
 BETA = {**PLAIN, "beta": (T, H)}
 CHUNKS = ("attention.chunk=3",)  # so that 8 tokens make three chunks, the last one short
@@ -275,6 +313,78 @@ CASES = [
         lambda fla, i: fla.naive_recurrent_kda(unit(i["q"]), unit(i["k"]), i["v"], i["g"], i["beta"])[0],
         memory,
         {**BETA, "g": (T, H, D)},
+        CHUNKS,
+    ),
+    rule(
+        "gdn2",
+        "gdn2",
+        "naive_recurrent_gdn2",
+        lambda fla, i: fla.naive_recurrent_gdn2(unit(i["q"]), unit(i["k"]), i["v"], i["g"], b=i["beta"], w=i["w"])[0],
+        erasing,
+        dict.fromkeys(("q", "k", "v", "g", "beta", "w"), (T, H, D)),
+        CHUNKS,
+    ),
+    rule(
+        "comba",
+        "comba",
+        "naive_chunk_comba",
+        lambda fla, i: fla.naive_chunk_comba(
+            unit(i["q"]), unit(i["k"]), i["v"], i["p"], i["g"], i["beta"], chunk_size=4
+        )[0],
+        fed_back,
+        {**GATED, **BETA, "p": (T, H, D)},
+        CHUNKS,
+        why="its token loop fades the memory before it reads what to correct; its chunks, its kernels and ours after",
+    ),
+    rule(
+        "hgrn2",
+        "gla",
+        "naive_recurrent_gla",
+        lambda fla, i: fla.naive_recurrent_gla(i["q"], 1 - i["f"].sigmoid(), i["v"], F.logsigmoid(i["f"]))[0],
+        forgotten,
+        {**PLAIN_Q_V, "f": (T, H, D)},
+        CHUNKS,
+        why="the rule that its layer calls, with f its forget gate and 1 - f its key",
+    ),
+    rule(
+        "momentum_delta",
+        "momentum_delta_rule",
+        "recurrent_momentum_delta_rule_ref",
+        lambda fla, i: fla.recurrent_momentum_delta_rule_ref(
+            unit(i["q"]),
+            unit(i["k"]),
+            i["v"],
+            i["g"],
+            i["m"],
+            unit(i["k"]) * i["g"].exp()[..., None],
+            beta=i["beta"],
+            eta=i["n"],
+        )[0],
+        gathered,
+        {**GATED, "m": (T, H), "n": (T, H), "beta": (T, H)},
+        CHUNKS,
+        why="what it corrects stands under a_t k_t, as its layer asks of its kernels",
+    ),
+    rule(
+        "precond_gdn",
+        "precond_gated_delta_rule",
+        "naive_recurrent_precond_gated_delta_rule",
+        lambda fla, i: fla.naive_recurrent_precond_gated_delta_rule(
+            i["q"], i["k"], i["v"], i["h"], i["g"], i["c"].sigmoid(), i["beta"], log_atk_scale=CENTER
+        )[0],
+        preconditioned,
+        {**GATED, **BETA, "h": (T, H), "c": (T, H)},
+        CHUNKS,
+    ),
+    rule(
+        "precond_kda",
+        "precond_kda",
+        "naive_recurrent_precond_kda",
+        lambda fla, i: fla.naive_recurrent_precond_kda(
+            unit(i["q"]), unit(i["k"]), i["v"], i["g"], i["h"], i["c"].sigmoid(), i["beta"], log_atk_scale=CENTER
+        )[0],
+        preconditioned,
+        {**BETA, "g": (T, H, D), "h": (T, H), "c": (T, H)},
         CHUNKS,
     ),
     rule(

@@ -51,6 +51,22 @@ MAMBA = {
 }
 
 
+XLSTM = {
+    "vocab_size": 11,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_heads": 4,
+    "qk_dim_factor": 0.5,
+    "gate_soft_cap": 2.0,
+    "eps": 0.0,
+    "norm_eps": EPS,
+    "ffn_round_up_to_multiple_of": 8,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
 def gated_delta(w: Tensors) -> dict[str, Tensor]:
     """Queries, keys, values and gates come from one matrix head by head, beta and decay from another."""
     q, k, v, gate = (x.flatten(0, 1) for x in w["in_proj_qkvz.weight"].unflatten(0, (4, 4, -1)).unbind(1))
@@ -128,6 +144,20 @@ def kimi_delta(w: Tensors) -> dict[str, Tensor]:
         "output_norm.norm.weight": w["o_norm.weight"],
         "gate.to_gate.weight": w["g_b_proj.weight"] @ w["g_a_proj.weight"],
         "to_out.weight": w["o_proj.weight"],
+    }
+
+
+def exponential(w: Tensors) -> dict[str, Tensor]:
+    """xLSTM: queries and keys are half as wide as values."""
+    return {
+        **{f"qkv.to_{n}.weight": w[f"{n}.weight"] for n in "qkv"},
+        "to_input.weight": w["igate_preact.weight"],
+        "input_shift": w["igate_preact.bias"],
+        "to_forget.weight": w["fgate_preact.weight"],
+        "forget_shift": w["fgate_preact.bias"],
+        "to_gate.weight": w["ogate_preact.weight"],
+        "gain": w["multihead_norm.weight"],
+        "to_out.weight": w["out_proj.weight"],
     }
 
 
@@ -281,6 +311,26 @@ CASES = [
         ),
         layer=3,
         why="it keeps, unturned, the part of a key that all heads share; our preset leaves that part out",
+    ),
+    huggingface(
+        "mlstm",
+        "mlstm",
+        "xlstm",
+        "xLSTMLayer",
+        "blocks.0.mlstm_layer",
+        exponential,
+        sizes=XLSTM,
+        maps=False,
+        decoded=False,
+        options=(
+            "position=none",
+            "attention.chunk=4",
+            "attention.head_dim=2",
+            "+attention.value_dim=4",
+            "attention.cap=2",
+            f"+attention.norm_eps={EPS}",
+        ),
+        why="a cap of 2, which is felt; the number that it adds to the divisor is 0",
     ),
     before_norm(
         "mamba2",

@@ -49,11 +49,16 @@ class Fading:
         return x if self.leave is None else x * self.leave
 
     @property
+    def enter(self) -> Float[Tensor, "#b #h n t #d"] | None:
+        """How much of the memory as the chunk finds it is left at each token."""
+        if self.fall is None:
+            return None if self.borders is None else self.borders.entering
+        return self._bordered(self.fall)
+
+    @property
     def whole(self) -> Float[Tensor, "#b #h n #d 1"] | None:
         """By how much a whole chunk fades the memory."""
-        if self.fall is None:
-            return None if self.borders is None else self.borders.entering[..., -1, :, None]
-        return self._bordered(self.fall)[..., -1, :, None]
+        return None if self.enter is None else self.enter[..., -1, :, None]
 
     def meet(
         self, readers: Sequence[Tensor], written: Sequence[Tensor]

@@ -19,6 +19,7 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rwkv import RWKV7Attention
 from attnlab.attention.uncompiled import uncompiled
+from attnlab.attention.write import AddWrite, DeltaWrite
 from attnlab.errors import UsageError
 
 WIDEST = 256  # numbers of a key that the kernels hold at once
@@ -32,7 +33,7 @@ def fla_refusal(layer: HeadedAttention) -> str | None:
         width, own = layer.feature_map.width, type(layer).scan is RecurrentAttention.scan
     else:
         return "it is no recurrence that has a kernel"
-    if not own:
+    if not own or (isinstance(layer, RecurrentAttention) and type(layer.write) not in (AddWrite, DeltaWrite)):
         return "it has a recurrence of its own"
     return f"keys of {width} numbers are wider than the {WIDEST} of a kernel" if width > WIDEST else None
 

@@ -20,26 +20,27 @@ class Rescaled(NamedTuple):
     q: Float[Tensor, "b h t f"]
     k: Float[Tensor, "b h t f"]
     log_decay: Float[Tensor, "b h t f"] | None
-    memory: Float[Tensor, "b h f w"]
+    memory: Float[Tensor, "b h d w"]
     scale: Float[Tensor, "b h f"]
+    units: Float[Tensor, "b h #t f"]  # the scale that each token's query meets
 
 
 def rescaled(
     log_q: Float[Tensor, "b h t f"],
     log_k: Float[Tensor, "b h t f"],
     log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t f"] | None,
-    memory: Float[Tensor, "b h f w"],
+    memory: Float[Tensor, "b h d w"],
     scale: Float[Tensor, "b h f"],
     documents: Documents | None = None,
 ) -> Rescaled:
     """exp(log_q) and exp(log_k), each query up to a factor of its own, against a memory stored as exp(-scale) S.
 
-    Row f of the memory is kept in units of exp(scale_f); -inf marks one that holds nothing. A query is divided by
-    exp(max_f(log_q_f + scale_f)), which a division by the sum of weights takes out again, so that its largest product
-    with the memory is near one: no sum is 0 or infinite. Where no key rises far above what was seen before it, and
-    nothing fades, one scale serves all tokens. Else the scale is the largest key so far, faded as the memory is, and
-    what it rises by is taken off each row like a decay: a query never sees a scale that a later key has set. Scales
-    cancel, and so need no gradient. Each of several documents begins at the scale of its own first key.
+    Row f of the memory is kept in units of exp(scale_f), or all rows where f is one; -inf marks one that holds nothing.
+    A query is divided by exp(max_f(log_q_f + scale_f)), which a division by the sum of weights takes out again, so that
+    its largest product with the memory is near one: no sum is 0 or infinite. Where no key rises far above what was seen
+    before it, and nothing fades, one scale serves all tokens. Else the scale is the largest key so far, faded as the
+    memory is, and what it rises by is taken off each row like a decay: a query never sees a scale that a later key has
+    set. Scales cancel, and so need no gradient. Each of several documents begins at the scale of its own first key.
     """
     with torch.no_grad():
         first = torch.where(scale.isfinite(), scale, log_k[:, :, 0])
@@ -64,7 +65,9 @@ def rescaled(
         if documents is not None:  # a fall back to another scale is no decay
             log_decay = log_decay.masked_fill(documents.starts[:, None, :, None], 0.0)
     memory = memory * (scale - first).exp()[..., None]
-    return Rescaled((log_q + after - best).exp(), (log_k - after).exp(), log_decay, memory, after[:, :, -1].clone())
+    return Rescaled(
+        (log_q + after - best).exp(), (log_k - after).exp(), log_decay, memory, after[:, :, -1].clone(), after
+    )
 
 
 def _cummax(x: Float[Tensor, "b h t f"], positions: Int[Tensor, "b t"]) -> Float[Tensor, "b h t f"]:

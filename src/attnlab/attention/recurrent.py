@@ -20,7 +20,7 @@ from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import MapKind, Traits
-from attnlab.attention.write import AddWrite, Write
+from attnlab.attention.write import AddWrite, Erasure, Write
 from attnlab.options import Count, Natural, OptionError, option, slot
 
 
@@ -79,7 +79,8 @@ class RecurrentAttention(GatedOutput, StateAttention):
         self.n_heads = self.n_kv_heads
         self.feature_map = self.build("feature_map", head_dim=self.head_dim)
         self.decay = self.build("decay", d_model=d_model, n_heads=self.n_memories, head_dim=self.head_dim)
-        self.write = self.build("write", d_model=d_model, n_heads=self.n_heads)
+        widths = {"head_dim": self.head_dim, "value_dim": self.value_dim}
+        self.write = self.build("write", d_model=d_model, n_heads=self.n_heads, **widths)
         self.output_norm = self.build("output_norm", value_dim=self.value_dim)
         self.build_output(self.n_memories)
         # A division by the sum of weights takes out what features were divided by.
@@ -87,7 +88,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
         self.decay.check(self.feature_map, self.write)
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
-        if self.writes > 1 and not self.write.erases:
+        if self.writes > 1 and (self.write.early or not self.write.erases):
             problem = "must be 1 unless each write corrects the one before, and attention/write "
             problem += f"({type(self.write).__name__}) does not: use attention/write=delta"
             raise OptionError("writes", self.writes, problem)
@@ -108,11 +109,14 @@ class RecurrentAttention(GatedOutput, StateAttention):
             log_q, log_k = self.feature_map.query_logs(q), self.feature_map.logs(k) + strength.log()
         else:
             q, k = self.feature_map(q), self.feature_map(k)
+        erasure, v = self.write.erasure(k, x), self.write.values(v, x)
+        q = self.write.queries(q, k)
         q, k = q * self.feature_map.query_scale, self.decay.scale_keys(k, x)
         beside: dict[str, Any] = {
             "log_decay": self.decay.project(x),
             "beta": self.write.project(x),
             "gate": self.gate.project(x),
+            "own": None if erasure is None else Erasure(erasure),
         }
         return Heads(q, k, v, tail, log_q=log_q, log_k=log_k, **beside)
 
@@ -124,10 +128,15 @@ class RecurrentAttention(GatedOutput, StateAttention):
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
-            decay, beta = (None if part is None else part.to(work) for part in (heads.log_decay, heads.beta))
+            erasure = None if heads.own is None else heads.own.erasure
+            decay, beta, erasure = (
+                None if part is None else part.to(work) for part in (heads.log_decay, heads.beta, erasure)
+            )
             if scale is not None:
                 q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk, starts=self.starts(heads))
+            if erasure is not None:
+                run = partial(run, erasure=self.one_by_one(erasure), early=self.write.early)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             o = o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
@@ -142,7 +151,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
             log_q, log_k = q.log(), k.log()
         else:
             return q, k, decay, matrix, torch.zeros_like(scale)
-        return rescaled(log_q, log_k, decay, matrix, scale, heads.documents)
+        return rescaled(log_q, log_k, decay, matrix, scale, heads.documents)[:5]
 
     def starts(self, heads: Heads) -> Bool[Tensor, "b t"] | None:
         """The first write of each document of a row; None where a row is one."""
@@ -157,10 +166,14 @@ class RecurrentAttention(GatedOutput, StateAttention):
         if self.writes == 1:
             return q, k, v, decay, beta
         assert beta is not None  # several writes only where each corrects the one before
-        k, v, beta = (x.unflatten(1, (-1, self.writes)).transpose(2, 3).flatten(2, 3) for x in (k, v, beta))
+        k, v, beta = (self.one_by_one(x) for x in (k, v, beta))
         if decay is not None:
             decay = torch.stack([decay] + [torch.zeros_like(decay)] * (self.writes - 1), dim=3).flatten(2, 3)
         return q.repeat_interleave(self.writes, dim=2), k, v, decay, beta
+
+    def one_by_one(self, x: Float[Tensor, "b h t *d"]) -> Float[Tensor, "b m nt *d"]:
+        """What belongs to the writes of a token, one after the other."""
+        return x if self.writes == 1 else x.unflatten(1, (-1, self.writes)).transpose(2, 3).flatten(2, 3)
 
     def empty(self, batch: int, value_dim: int) -> Matrix:
         width = value_dim + self.output_norm.extra_columns

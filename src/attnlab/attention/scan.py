@@ -6,6 +6,9 @@ The state S is one matrix per head, (b, h, d, v). With decay a_t = exp(log_decay
     S_t = a_t S_{t-1} + k_t u_t^T,  u_t = beta_t (v_t - a_t S_{t-1}^T k_t)   (delta, with beta)
     o_t = S_t^T q_t
 
+What is removed may stand under another key, p_t in place of the k_t in u_t (`erasure`), and be read before it fades,
+S_{t-1}^T p_t (`early`).
+
 A decay is one number per head and token, (b, h, t), or one per row of the state, (b, h, t, d), which fades row by row.
 
 The chunked form is that of arXiv 2406.06484 and 2412.06464: inside a chunk, with G the running sum of log decays and
@@ -39,13 +42,15 @@ def token(
     log_decay: Float[Tensor, "b h r"] | None,
     beta: Float[Tensor, "b h"] | None,
     state: Matrix,
+    erasure: Float[Tensor, "b h d"] | None = None,
+    early: bool = False,
 ) -> tuple[Float[Tensor, "b h v"], Matrix]:
     """One token: fade the state, write into it, read from it."""
-    if log_decay is not None:
-        state = state * log_decay.exp()[..., None]
+    faded = state if log_decay is None else state * log_decay.exp()[..., None]
     if beta is not None:
-        v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", k, state))
-    state = state + k[..., :, None] * v[..., None, :]
+        key = k if erasure is None else erasure
+        v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", key, state if early else faded))
+    state = faded + k[..., :, None] * v[..., None, :]
     return torch.einsum("bhd,bhdv->bhv", q, state), state
 
 
@@ -56,13 +61,16 @@ def token_loop(
     log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None,
     beta: Float[Tensor, "b h t"] | None,
     state: Matrix,
+    erasure: Float[Tensor, "b h t d"] | None = None,
+    early: bool = False,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
     """The definition: one token after the other. Decoding one token uses it; training uses `chunked`."""
     rows, out = _rows(log_decay), []
     for i in range(q.size(2)):
         decay_i = None if rows is None else rows[:, :, i]
         beta_i = None if beta is None else beta[:, :, i]
-        o, state = token(q[:, :, i], k[:, :, i], v[:, :, i], decay_i, beta_i, state)
+        erasure_i = None if erasure is None else erasure[:, :, i]
+        o, state = token(q[:, :, i], k[:, :, i], v[:, :, i], decay_i, beta_i, state, erasure_i, early)
         out.append(o)
     return torch.stack(out, dim=2), state
 
@@ -77,6 +85,8 @@ def chunked(
     state: Matrix,
     chunk: int = 64,
     starts: Bool[Tensor, "b t"] | None = None,
+    erasure: Float[Tensor, "b h t d"] | None = None,
+    early: bool = False,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
     """The same values and gradients as `token_loop`, with matrix products inside chunks of `chunk` tokens.
 
@@ -98,7 +108,12 @@ def chunked(
         states, state = _running_sum(write.mT @ v, fading.whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
-        [[within], [own]], [read, met] = fading.meet([q, k], [k])
+        if erasure is not None and early and starts is not None:
+            erasure = erasure.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to correct
+        key = k if erasure is None else chunks(erasure, pad, chunk)
+        [[within], [own]], [read, met] = fading.meet([q, F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key], [k])
+        if early:  # a token corrects what the one before it read
+            own, met = F.pad(own, (0, 0, 1, -1)), torch.cat([key[..., :1, :], met[..., :-1, :]], dim=-2)
         solved = torch.linalg.solve_triangular(
             (strength * own).tril(-1), strength * torch.cat([v, met], dim=-1), upper=False, unitriangular=True
         )

@@ -1,0 +1,153 @@
+"""Momentum DeltaNet: the delta rule as gradient descent with momentum."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnlab.attention.borders import Borders
+from attnlab.attention.decay import ScalarDecay
+from attnlab.attention.documents import Start
+from attnlab.attention.fading import Fading
+from attnlab.attention.heads import Heads, join_heads
+from attnlab.attention.norm import HeadNorm
+from attnlab.attention.output import GatedOutput
+from attnlab.attention.precision import full_precision
+from attnlab.attention.projection import QKV
+from attnlab.attention.scan import chunks
+from attnlab.attention.state import StateAttention
+from attnlab.attention.traits import Traits
+from attnlab.attention.uncompiled import uncompiled
+from attnlab.options import Count, Natural, option
+
+LEAST = -2.0  # of the momentum, its logarithm
+
+
+class Rates(NamedTuple):
+    """Of each token: the log of how much of the momentum remains, how much joins it, how much of it is written."""
+
+    log_momentum: Float[Tensor, "b h t 1"]
+    joins: Float[Tensor, "b h t 1"]
+    writes: Float[Tensor, "b h t 1"]
+
+
+class Memory(NamedTuple):
+    """What is stored, and the momentum of what is being written."""
+
+    stored: Float[Tensor, "b h d v"]
+    momentum: Float[Tensor, "b h d v"]
+
+
+@uncompiled  # as in scan.py
+def with_momentum(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b h t d"],
+    v: Float[Tensor, "b h t v"],
+    log_decay: Float[Tensor, "b h t"],
+    rates: Rates,
+    memory: Memory,
+    chunk: int = 64,
+    starts: Bool[Tensor, "b t"] | None = None,
+) -> tuple[Float[Tensor, "b h t v"], Memory]:
+    """N_t = m_t N_{t-1} + n_t k_t u_t^T, S_t = a_t S_{t-1} + b_t N_t, u_t = v_t - a_t S_{t-1}^T k_t, o_t = S_t^T q_t.
+
+    m, n and b are the `rates`. Inside a chunk, with A_ij = a_{j+1} ... a_i and M_ij the same of m, for j <= i, u_j
+    reaches S_i through momentum n_j G_ij, G = A diag(b) M, and N of the chunk before through A b m. What a token
+    corrects, a_t S_{t-1}, takes A without its diagonal. A token at one of the `starts` finds an empty memory.
+    """
+    t = q.size(2)
+    chunk = min(chunk, t)
+    pad = -t % chunk  # zeros, which fade nothing and write nothing
+    q, k, v, log_a, log_m, joins, writes = (chunks(x, pad, chunk) for x in (q, k, v, log_decay[..., None], *rates))
+    borders = None if starts is None else Borders.of(starts, pad, chunk, q.dtype)
+    stored, moving = Fading(log_a, borders, q), Fading(log_m, borders, q)
+    a_in, m_in = stored.enter, moving.enter
+    assert a_in is not None and m_in is not None
+    arriving, entering = writes * moving.pairs, writes * m_in
+    earlier = stored.pairs.tril(-1)
+    reach, before, join = stored.pairs @ arriving, earlier @ arriving, joins.mT
+    right = torch.cat([v, k * a_in, k * (earlier @ entering)], dim=-1)
+    solved = torch.linalg.solve_triangular((k @ k.mT) * before * join, right, upper=False, unitriangular=True)
+    new, meets = solved.split([v.size(-1), 2 * k.size(-1)], dim=-1)
+    through = stored.pairs @ entering
+    carried = [x[..., -1:, :] for x in (a_in, through, m_in)]
+    to_stored, to_momentum = ((k * (x[..., -1, :, None] * joins)).mT for x in (reach, moving.pairs))
+    all_u, states = [], []
+    s, n = memory
+    parts = (new, meets, to_stored, to_momentum, *carried)
+    for v_new, meet, write, push, keep, move, hold in zip(*(x.unbind(2) for x in parts), strict=True):
+        states.append(both := torch.cat([s, n], dim=-2))
+        all_u.append(u := v_new - meet @ both)
+        s, n = keep * s + move * n + write @ u, hold * n + push @ u
+    read = torch.cat([q * a_in, q * through], dim=-1) @ torch.stack(states, dim=2)
+    o = ((q @ k.mT) * reach * join) @ torch.stack(all_u, dim=2) + read
+    return o.flatten(2, 3)[:, :, :t], Memory(s, n)
+
+
+class MomentumAttention(GatedOutput, StateAttention):
+    """A delta rule whose corrections gather momentum before they are written.
+
+    Rule: N_t = m_t N_{t-1} + n_t k_t (v_t - a_t S_{t-1}^T k_t)^T, S_t = a_t S_{t-1} + b_t N_t, o_t = S_t^T (q_t - e
+    k_t) / sqrt(d). Of n = 1 + tanh(w_n . x / sqrt(c)) and r = n g follow a = exp(-A softplus(.)) / (1 + r^2) and b =
+    sigmoid(w_b . x) r^2 / (1 + r^2), so that the more is written the more is forgotten; m = exp(-M softplus(.)) is at
+    least e^-2. q and k have length one.
+
+    Source: Momentum DeltaNet, arXiv 2605.05838, and MomentumDeltaNet of flash-linear-attention. There A, M, g and e
+    start at random, up to 16, 16, 4 and 1; here they are spaced evenly, A and M from 1, g from 0.5, e from 0. Where we
+    differ: theirs scales q - e k to length one, from q and k as they are.
+    """
+
+    documents = mixes_rows = True
+    conv: Natural = option(default=4, doc="Width of a short convolution on queries, keys and values; 0: none.")
+    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+
+    traits = Traits("signed", "constant")
+
+    def setup(self) -> None:
+        super().setup()
+        sizes = {"d_model": self.d_model, "n_heads": self.n_heads, "head_dim": self.head_dim}
+        self.qkv = QKV(self, conv=self.conv)
+        self.decay, self.momentum = ScalarDecay(**sizes), ScalarDecay(**sizes)
+        self.to_joins, self.to_writes = (nn.Linear(self.d_model, self.n_heads, bias=False) for _ in range(2))
+        self.log_factor = nn.Parameter(torch.linspace(0.5, 4.0, self.n_heads).log())
+        self.correct = nn.Parameter(torch.linspace(0.0, 1.0, self.n_heads))
+        self.output_norm = HeadNorm(self.value_dim)
+        self.build_output(self.n_heads)
+
+    def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
+        q, k, v, tail = self.qkv(x, tail, start)
+        work = torch.promote_types(v.dtype, torch.float32)
+        q, k = self.position.rotate(q.to(work), start), self.position.rotate_keys(k.to(work), start)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q = (q - self.correct[:, None, None] * k) * self.head_dim**-0.5
+        decay, momentum = self.decay.project(x), self.momentum.project(x)
+        assert decay is not None and momentum is not None
+        joins = 1 + (self.to_joins(x).to(work) * self.d_model**-0.5).tanh().transpose(1, 2)
+        ratio = (joins * self.log_factor.exp()[:, None]).square()
+        writes = self.to_writes(x).to(work).sigmoid().transpose(1, 2) * ratio / (1 + ratio)
+        own = Rates(*(part[..., None] for part in (momentum.clamp(min=LEAST), joins, writes)))
+        return Heads(q, k, v, tail, log_decay=decay - ratio.log1p(), gate=self.gate.project(x), own=own)
+
+    def empty(self, batch: int, value_dim: int) -> Memory:
+        return Memory(*(self.zeros(batch, self.n_heads, self.head_dim, value_dim) for _ in range(2)))
+
+    def empty_tail(self, batch: int) -> Tensor | None:
+        return self.qkv.empty_tail(batch)
+
+    def scan(self, heads: Heads, memory: Memory, start: int) -> tuple[Float[Tensor, "b h t v"], Memory]:
+        """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
+        if not heads.v.size(2):
+            return heads.v, memory
+        assert heads.log_decay is not None
+        work = memory.stored.dtype
+        with full_precision(heads.q.device):
+            q, k, v, decay = (part.to(work) for part in (*heads[:3], heads.log_decay))
+            rates = Rates(*(part.to(work) for part in heads.own))
+            starts = None if heads.documents is None else heads.documents.starts
+            o, memory = with_momentum(q, k, v, decay, rates, memory, self.chunk, starts)
+            return o.to(heads.v.dtype), memory
+
+    def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
+        return self.to_out(join_heads(self.gate(self.output_norm(o), heads.gate, heads.v)))
