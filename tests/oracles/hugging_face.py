@@ -42,18 +42,8 @@ def module_of(
     x is what the module got, y what it gave back (or, with `inside`, what one of its own modules got first), "map" the
     weights it reports, "decoded" its rows when the model reads one token at a time.
     """
-    from transformers import AutoConfig, AutoModel
-
     with in_double():
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, **{**sizes, **settings})
-        config._experts_implementation = "eager"  # the fast one knows no float64
-        model = AutoModel.from_config(config, attn_implementation="eager").double().eval()
-        coarsen(model)
-        for norm in model.modules():
-            if "variance_epsilon" in vars(norm):  # some norms inside attention do not read it from the config
-                norm.variance_epsilon = EPS
-        model = getattr(model, "decoder", model)
+        model = tiny(kind, {**sizes, **settings})
         module = model.get_submodule(path)
         without_epsilon(sys.modules[type(module).__module__])
         ids = torch.randint(VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(2))
@@ -68,6 +58,21 @@ def module_of(
         if decoded:
             outputs["decoded"] = stepwise(model, ids, seen if given is None else given, given is not None)
         return recorded(inputs, outputs)
+
+
+def tiny(kind: str, settings: Mapping[str, Any]) -> Any:
+    """A whole model of this kind with coarse random weights, in float64."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **settings)
+    config._experts_implementation = "eager"  # the fast one knows no float64
+    model = AutoModel.from_config(config, attn_implementation="eager").double().eval()
+    coarsen(model)
+    for norm in model.modules():
+        if "variance_epsilon" in vars(norm):  # some norms inside attention do not read it from the config
+            norm.variance_epsilon = EPS
+    return getattr(model, "decoder", model)
 
 
 def without_epsilon(modeling: ModuleType) -> None:

@@ -16,10 +16,14 @@ from attnlab.config.keys import options
 INDEXER = {
     f"indexer.{name}" for name in ("wq_b.weight", "wk.weight", "weights_proj.weight", "k_norm.weight", "k_norm.bias")
 }
+LATENTS = ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")
+PICKER = INDEXER | {"sinks"} | {f"{name}.weight" for name in (*LATENTS, "o_proj", "gate_proj")}
 NO_GRADIENT = {
     "fla_dsa": {"q_idx", "k_idx", "w_idx"},
     "fla_ttt": {"q", "w", "b"},
     "gated_mla": INDEXER,
+    "hy_v4_picks": INDEXER,
+    "hy_v4_reads": {f"picker.{name}" for name in PICKER},
     "csa": {
         *(f"compressor.indexer.{name}.weight" for name in ("kv_proj", "gate_proj", "kv_norm", "q_b_proj")),
         "compressor.indexer.scorer.weights_proj.weight",

@@ -1,5 +1,6 @@
 """A window of single tokens, and of the summaries of blocks before it those that a small indexer picks."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,7 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
     index_dim: Count = option(default=16, doc="Width of the indexer's queries and keys.")
 
     overlap = True
+    traits = replace(HeavilyCompressedAttention.traits, discontinuous=True)
 
     def setup(self) -> None:
         super().setup()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.heads import join_heads, split_heads
+from attnlab.attention.normalizer import SharpSigmoid
 from attnlab.options import Configurable, Count, given, option
 
 
@@ -56,7 +57,7 @@ class Headwise(Gate):
         self, o: Float[Tensor, "b h t v"], gate: Tensor | None, v: Float[Tensor, "b h t v"]
     ) -> Float[Tensor, "b h t v"]:
         assert gate is not None
-        return o * gate.sigmoid()
+        return o * SharpSigmoid.apply(gate)
 
 
 class Elementwise(Headwise):

@@ -24,7 +24,7 @@ from attnlab.options.rules import NATURAL
 class Latent(NamedTuple):
     """What decoding keeps of each token: its latent, and its rotary key."""
 
-    rows: Float[Tensor, "b 1 t e"]
+    rows: Float[Tensor, "b g t e"]
 
 
 class LatentAttention(GatedOutput, SoftmaxAttention):
@@ -48,6 +48,8 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
     )
     value_dim: Count = option(default=None, null="head_dim", doc="Width of a value in each head.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of the latents.")
+
+    groups = 1  # how many latents there are, each for so many heads
 
     def setup(self) -> None:
         super().setup()
@@ -82,23 +84,45 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
         return super().build_position(self.rope_dim or head_dim)
 
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
-        wide = x
-        if self.to_q_latent is not None and self.q_norm is not None:
-            wide = self.q_norm(self.to_q_latent(x))
-        q, c = split_heads(self.to_q(wide), self.n_heads), self.norm(self.to_latent(x))
-        k, v = split_heads(self.to_k(c), self.n_heads), split_heads(self.to_v(c), self.n_heads)
-        rows = c[:, None]
+        q, rows = split_heads(self.to_q(self.query_latent(x)), self.n_heads), self.latents(x)
+        k, v = self.expand(self.to_k, rows), self.expand(self.to_v, rows)
         if self.to_k_rotary is not None:
             plain, rotary = q.split([self.plain_dim, self.rope_dim], dim=-1)
             key = self.position.rotate_keys(self.to_k_rotary(x)[:, None], start)
             q = torch.cat([plain, self.position.rotate(rotary, start)], dim=-1)
             k = torch.cat([k, key.expand(-1, self.n_heads, -1, -1)], dim=-1)
-            rows = torch.cat([rows, key], dim=-1)
+            rows = torch.cat([rows, key.expand(-1, self.groups, -1, -1)], dim=-1)
         return Heads(q, k, v, gate=self.gate.project(x), own=Latent(rows))
 
+    def latents(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b g t r"]:
+        """The latents of keys and values; here one for all heads."""
+        c: Tensor = self.norm(self.to_latent(x))
+        return c[:, None]
+
+    def expand(self, up: nn.Linear, c: Float[Tensor, "b g t r"]) -> Float[Tensor, "b h t d"]:
+        """What each head makes of its latent."""
+        return split_heads(up(c[:, 0]), self.n_heads)
+
+    def query_latent(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t r"]:
+        """The latent of the queries, or the tokens where there is none."""
+        return x if self.to_q_latent is None or self.q_norm is None else self.q_norm(self.to_q_latent(x))
+
+    @property
+    def row_width(self) -> int:
+        """Numbers cached per token."""
+        return self.kv_rank + self.rope_dim
+
+    def read_rows(self, heads: Heads, rows: Float[Tensor, "b 1 s e"]) -> Heads:
+        """The heads of new tokens beside what was cached, where a subclass caches more than keys and values."""
+        return heads
+
+    def of_heads(self, rows: Float[Tensor, "b g s e"]) -> Float[Tensor, "b h s e"]:
+        """What each head reads of the rows of its latent."""
+        return rows[:, :, None].expand(-1, -1, self.n_heads // self.groups, -1, -1).flatten(1, 2)
+
     def init_state(self, batch: int, max_len: int) -> SoftmaxState:
-        width = self.kv_rank + self.rope_dim
-        cache = Cache.empty(self.mask, batch=batch, max_len=max_len, heads=1, d=width, v=0, like=self.anchor)
+        sizes = {"batch": batch, "max_len": max_len, "heads": self.groups, "d": self.row_width, "v": 0}
+        cache = Cache.empty(self.mask, like=self.anchor, **sizes)
         return SoftmaxState(cache, None)
 
     def step(
@@ -111,8 +135,10 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
         up_k, up_v = (w.weight.unflatten(0, (self.n_heads, -1)) for w in (self.to_k, self.to_v))  # (h, d, rank)
         plain, rotary = heads.q.split([self.plain_dim, self.rope_dim], dim=-1)
         q = torch.cat([plain.to(up_k.dtype) @ up_k, rotary], dim=-1)
-        k = visible_kv.k.to(q.dtype).expand(-1, self.n_heads, -1, -1)
-        latent = visible_kv.k[..., : self.kv_rank].to(heads.v.dtype).expand(-1, self.n_heads, -1, -1)
+        k = self.of_heads(visible_kv.k[..., : q.size(-1)].to(q.dtype))
+        latent = self.of_heads(visible_kv.k[..., : self.kv_rank].to(heads.v.dtype))
         q_pos = torch.arange(start, start + x.size(1), device=x.device)
-        o = self.attend(heads._replace(q=q, k=k, v=latent), q_pos, visible_kv.pos) @ up_v.mT
+        whole = self.read_rows(heads._replace(q=q, k=k, v=latent), visible_kv.k)
+        whole = self.share(whole, Shared() if shared is None else shared)
+        o = self.attend(whole, q_pos, visible_kv.pos) @ up_v.mT
         return self.merge(o, heads), SoftmaxState(cache, None)
