@@ -44,6 +44,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "embed_norm": {"embed_norm": True, "embed_scale": 3.5, "norm_bias": True},
     "head_bias": {"head_bias": True},
     "logit_scale": {"logit_scale": 0.25, "tie": False, "head_bias": True},
+    "canon": {"canon": "acd"},
+    "canon gated": {"canon": "dc", "mlp": "swiglu", "parallel": True, "norm_shared": True},
+    "canon, no mlp": {"canon": "a", "mlp": "none"},
+    "smear": {"smear": True, "embed_norm": True},
+    "over depth": {"residual": "attention", "residual_scale": 0.3, "norm_place": "sandwich"},
+    "over depth, no mlp": {"residual": "attention", "mlp": "none"},
+    "over depth, canon": {"residual": "attention", "canon": "acd", "smear": True},
     "final_softcap": {"final_softcap": 0.7, "logit_scale": 2.0},
 }
 
@@ -64,25 +71,60 @@ def normed(c: ModelConfig, norm: Any, x: Tensor) -> Tensor:
     return y + norm.bias if c.norm_bias else y
 
 
+def canon(letters: str, name: str, layer: Any, x: Tensor) -> Tensor:
+    """x_t + sum_i w_i x_{t-i}, where the block has this Canon layer."""
+    if name not in letters:
+        return x
+    earlier = [F.pad(x, (0, 0, i, 0))[:, : x.size(1)] for i in range(4)]
+    return x + sum(w * shifted for w, shifted in zip(layer.weight.T.flip(0), earlier, strict=True))
+
+
+def over_depth(mix: Any, outputs: list[Tensor]) -> Tensor:
+    """A softmax over depth of w . rms(h)."""
+    scores = [(mix.query * h / (h.square().mean(-1, keepdim=True) + 2**-23).sqrt()).sum(-1) for h in outputs]
+    weights = torch.stack(scores).softmax(0)
+    return sum((w[..., None] * h for w, h in zip(weights, outputs, strict=True)), torch.zeros(()))
+
+
+def second_half(c: ModelConfig, mlp: Any, z: Tensor) -> Tensor:
+    """The MLP, with a Canon layer over its gate and its width side by side."""
+    wide = mlp.up(z) if mlp.gate is None else torch.cat([mlp.gate(z), mlp.up(z)], -1)
+    wide = canon(c.canon or "", "d", mlp.canon, wide)
+    if mlp.gate is None:
+        return mlp.down(mlp.activation(wide))
+    gate, up = wide.chunk(2, -1)
+    return mlp.down(mlp.activation(gate) * up)
+
+
 def written_out(model: GPT, c: ModelConfig, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The logits, and what each layer's attention is given."""
     x, entrances = model.embed(model.embedding.weight[ids] * c.embed_scale), []
     if c.embed_norm:
         x = normed(c, model.embed_norm, x)
-    places, shared = c.norm_place.split(), Shared()
+    if model.smear is not None:
+        share = model.smear.strength * model.smear.to_gate(x[..., :24]).sigmoid()
+        x = torch.cat([x[:, :1], x[:, 1:] + share[:, 1:] * x[:, :-1]], dim=1)
+    places, shared, letters, outputs = c.norm_place.split(), Shared(), c.canon or "", [x]
     for i, block in enumerate(model.layers):
         before, behind = (places[i % len(places)] in (place, "sandwich") for place in ("pre", "post"))
+        x = over_depth(block.depth_attention, outputs) if c.residual == "attention" and i else x
         y = normed(c, block.norm_attention, x) if before else x
+        y = canon(letters, "a", block.canon_attention, y)
         entrances.append(y)
         mixed = block.attention(y, shared)
         mixed = c.residual_scale * (normed(c, block.norm_attention_out, mixed) if behind else mixed)
+        outputs.append(mixed)
         if block.mlp is None:
             x = x + mixed
             continue
         z = x if c.parallel else x + mixed
+        z = over_depth(block.depth_mlp, outputs) if c.residual == "attention" else z
         z = y if c.norm_shared else normed(c, block.norm_mlp, z) if before else z
-        out = block.mlp(z)
-        x = x + mixed + c.residual_scale * (normed(c, block.norm_mlp_out, out) if behind else out)
+        out = second_half(c, block.mlp, canon(letters, "c", block.canon_mlp, z))
+        out = c.residual_scale * (normed(c, block.norm_mlp_out, out) if behind else out)
+        outputs.append(out)
+        x = x + mixed + out
+    x = over_depth(model.depth, outputs) if c.residual == "attention" else x
     logits = F.linear(normed(c, model.norm, x), model.head.weight, model.head.bias) * c.logit_scale
     return (c.final_softcap * (logits / c.final_softcap).tanh() if c.final_softcap else logits), entrances
 

@@ -13,17 +13,20 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from attnlab.attention.base import Attention, AttentionFactory, Shared, State
-from attnlab.attention.convolution import ShortConv
+from attnlab.attention.convolution import Canon, ShortConv
 from attnlab.attention.cost import Cost
+from attnlab.attention.depth import Depth, DepthMix
 from attnlab.attention.documents import Documents, Start
-from attnlab.attention.embedding import Embedding, NoEmbedding
+from attnlab.attention.embedding import Embedding, NoEmbedding, Smear
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.norm import LayerNorm, RMSNorm
+from attnlab.attention.tokens import tell_vocabulary
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
 from attnlab.options import Count, checked
 from attnlab.options.model_config import GATED, InitKind, MLPKind, ModelConfig
 
+CANON_WIDTH = 4  # tokens that a Canon layer of a block sees, as in the paper
 tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -108,17 +111,43 @@ class MLP(nn.Module):
     approximation of arXiv 1606.08415, which has silu, too; relu2 is the squared ReLU of arXiv 2109.08668.
     """
 
-    def __init__(self, d_model: int, *, kind: MLPKind, width: int, bias: bool) -> None:
+    def __init__(self, d_model: int, *, kind: MLPKind, width: int, bias: bool, canon: bool = False) -> None:
         super().__init__()
         self.activation = XIELU() if kind == "xielu" else ACTIVATIONS[kind]
         self.up = nn.Linear(d_model, width, bias=bias)
         self.gate = nn.Linear(d_model, width, bias=bias) if kind in GATED else None
         self.down = nn.Linear(width, d_model, bias=bias)
+        self.canon = Canon(width * (1 if self.gate is None else 2), CANON_WIDTH) if canon else None
 
-    def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
+    def forward(self, x: Float[Tensor, "b t c"], tails: "Tails | None" = None) -> Float[Tensor, "b t c"]:
+        if self.canon is not None and tails is not None:
+            wide = self.up(x) if self.gate is None else torch.cat([self.gate(x), self.up(x)], dim=-1)
+            *gate, up = tails.through("d", self.canon, wide).split(self.up.out_features, dim=-1)
+            return self.down(self.activation(gate[0]) * up if gate else self.activation(up))
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+class Tails:
+    """What the Canon layers of a block remember of the tokens before these, by their letters."""
+
+    def __init__(self, start: Start, tails: dict[str, Tensor] | None = None) -> None:
+        self.start, self.tails = start, dict(tails or {})
+
+    def through(self, letter: str, canon: Canon | None, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """What the Canon layer of this letter makes of x; x itself where there is none."""
+        if canon is None:
+            return x
+        mixed, self.tails[letter] = canon(x, self.tails.get(letter), self.start)
+        return mixed.to(x.dtype)
+
+
+class BlockState(NamedTuple):
+    """What a block with Canon layers keeps while decoding."""
+
+    attention: State
+    tails: dict[str, Tensor]
 
 
 class Block(nn.Module):
@@ -127,12 +156,14 @@ class Block(nn.Module):
     With `norm_place` post the norms stand behind, x + norm(attention x), as in OLMo 2 (arXiv 2501.00656), with sandwich
     on both sides, as in Gemma 2 (arXiv 2408.00118). With `parallel` both halves read the same: x + attention(norm x) +
     mlp(norm x), as in GPT-J, where `norm_shared` makes it one norm. What is added is multiplied by `residual_scale`.
-    Without an MLP there is no second half.
+    Without an MLP there is no second half. With `residual` attention, what a half reads is no sum but a mixture of all
+    that was written below it (attention residuals, arXiv 2603.15031). `canon` puts residual convolutions (arXiv
+    2512.17351) before the attention (a), before the MLP (c) and inside it (d).
     """
 
     def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
-        norms = config.norm_place_of(attention.layer)
+        norms, canon = config.norm_place_of(attention.layer), config.canon or ""
         before, behind, has_mlp = norms != "post", norms != "pre", config.mlp != "none"
         self.parallel, self.norm_shared, self.scale = config.parallel, config.norm_shared, config.residual_scale
         # In this order, for a checkpoint holds what an optimizer keeps of each parameter by its number.
@@ -141,29 +172,74 @@ class Block(nn.Module):
         self.attention = attention
         self.mlp = None
         if config.mlp != "none":
-            self.mlp = MLP(config.d_model, kind=config.mlp, width=config.hidden, bias=config.bias)
+            sizes: dict[str, Any] = {"width": config.hidden, "bias": config.bias}
+            self.mlp = MLP(config.d_model, kind=config.mlp, canon="d" in canon, **sizes)
         self.norm_attention_out = make_norm(config) if behind else nn.Identity()
         self.norm_mlp_out = make_norm(config) if behind and has_mlp else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
+        self.canon_attention, self.canon_mlp = (
+            Canon(config.d_model, CANON_WIDTH) if letter in canon else None for letter in "ac"
+        )
+        self.has_canon, self.over_depth = bool(canon), config.residual == "attention"
+        # The first half of all has nothing but the embeddings to choose from.
+        self.depth_attention = DepthMix(config.d_model) if self.over_depth and attention.layer else None
+        self.depth_mlp = DepthMix(config.d_model) if self.over_depth and has_mlp else None
+
+    def attention_input(
+        self, x: Float[Tensor, "b t c"], shared: Shared, tails: Tails | None = None
+    ) -> Float[Tensor, "b t c"]:
+        """What the attention is given of x, or of all that was written below."""
+        if self.over_depth and shared.get(Depth) is None:
+            shared.publish(Depth((x,)))
+        x = x if self.depth_attention is None else self.depth_attention(shared.read(Depth))
+        return (tails or Tails(shared.documents or 0)).through("a", self.canon_attention, self.norm_attention(x))
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
-        normed = self.norm_attention(x)
-        return self._add(x, normed, self.attention(normed, shared))
+        tails = Tails(shared.documents or 0)
+        normed = self.attention_input(x, shared, tails)
+        return self._add(x, normed, self.attention(normed, shared), shared, tails)
+
+    def init_state(self, batch: int, max_len: int) -> State:
+        """An empty decode state with room for `max_len` tokens."""
+        state = self.attention.init_state(batch, max_len)
+        if not self.has_canon:
+            return state
+        canons = {"a": self.canon_attention, "c": self.canon_mlp, "d": None if self.mlp is None else self.mlp.canon}
+        return BlockState(state, {letter: canon.empty(batch) for letter, canon in canons.items() if canon is not None})
 
     def step(self, x: Float[Tensor, "b n c"], state: State, shared: Shared) -> tuple[Float[Tensor, "b n c"], State]:
-        normed = self.norm_attention(x)
-        mixed, state = self.attention.step(normed, state, shared)
-        return self._add(x, normed, mixed), state
+        its_state, tails = state if self.has_canon else (state, None)
+        remembered = Tails(0, tails)
+        normed = self.attention_input(x, shared, remembered)
+        mixed, its_state = self.attention.step(normed, its_state, shared)
+        x = self._add(x, normed, mixed, shared, remembered)
+        return x, BlockState(its_state, remembered.tails) if self.has_canon else its_state
 
     def _add(
-        self, x: Float[Tensor, "b t c"], normed: Float[Tensor, "b t c"], mixed: Float[Tensor, "b t c"]
+        self,
+        x: Float[Tensor, "b t c"],
+        normed: Float[Tensor, "b t c"],
+        mixed: Float[Tensor, "b t c"],
+        shared: Shared,
+        tails: Tails,
     ) -> Float[Tensor, "b t c"]:
         """x and what both halves add to it, of which the attention's is `mixed`, made from `normed`."""
-        attended = x + _times(self.drop(self.norm_attention_out(mixed)), self.scale)
+        written = _times(self.drop(self.norm_attention_out(mixed)), self.scale)
+        attended = self._over_depth(self.depth_mlp, written, shared) if self.over_depth else x + written
         if self.mlp is None:
             return attended
         entrance = self.norm_mlp((normed if self.norm_shared else x) if self.parallel else attended)
-        return attended + _times(self.drop(self.norm_mlp_out(self.mlp(entrance))), self.scale)
+        entrance = tails.through("c", self.canon_mlp, entrance)
+        written = _times(self.drop(self.norm_mlp_out(self.mlp(entrance, tails))), self.scale)
+        return self._over_depth(None, written, shared) if self.over_depth else attended + written
+
+    def _over_depth(
+        self, mix: DepthMix | None, written: Float[Tensor, "b t c"], shared: Shared
+    ) -> Float[Tensor, "b t c"]:
+        """Put down what a half has written, and mix all that was; what it wrote itself where nothing is to read it."""
+        depth = Depth((*shared.read(Depth).outputs, written))
+        shared.publish(depth)
+        return written if mix is None else mix(depth)
 
 
 def _times(x: Tensor, factor: float) -> Tensor:
@@ -192,6 +268,7 @@ class ModelState(NamedTuple):
 
     layers: list[State]
     length: int
+    before: Tensor | None = None  # the embedding of the last token, where the next one smears it in
 
 
 class GPT(nn.Module):
@@ -219,6 +296,7 @@ class GPT(nn.Module):
         self.embed_scale, self.logit_scale, self.softcap = config.embed_scale, config.logit_scale, config.final_softcap
         self.embed = embed(d_model=config.d_model, context=config.context)
         self.embed_norm = make_norm(config) if config.embed_norm else nn.Identity()
+        self.smear = Smear(config.d_model) if config.smear else None
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList()
         for layer in range(config.n_layers):
@@ -232,7 +310,9 @@ class GPT(nn.Module):
                 raise UsageError(
                     f"attention of layer {layer} gives width {mixer.d_out}, not model.d_model ({config.d_model})"
                 )
+            tell_vocabulary(mixer, vocab_size)
             self.blocks.append(Block(config, mixer))
+        self.depth = DepthMix(config.d_model) if config.residual == "attention" else None
         self.norm = make_norm(config)
         self.head = nn.Linear(config.d_model, vocab_size, bias=config.head_bias)
         if config.tie:
@@ -260,11 +340,15 @@ class GPT(nn.Module):
         packed = None if documents is None else Documents(documents)
         if packed is not None and not self.honours_documents:
             return packed.together([self(part) for part in packed.apart(ids, 1)], 1)
-        x, shared = self.drop(self.entrance(ids, packed or 0)), Shared(packed)
+        x, shared = self.drop(self.entrance(ids, packed or 0)), Shared(packed, ids)
         forgets = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.layers:
             x = self._forgetting(block, x, shared) if forgets else block(x, shared)
-        return self.logits(x)
+        return self.logits(self._top(x, shared))
+
+    def _top(self, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
+        """What the blocks come to: what the last one gives, or a mixture of all that was written."""
+        return x if self.depth is None else self.depth(shared.read(Depth))
 
     def _forgetting(self, block: Block, x: Float[Tensor, "b t c"], shared: Shared) -> Float[Tensor, "b t c"]:
         """What the block gives, of which the backward pass keeps what went in, and computes the rest once more.
@@ -292,6 +376,10 @@ class GPT(nn.Module):
 
     def entrance(self, ids: Int[Tensor, "b t"], start: Start = 0) -> Float[Tensor, "b t c"]:
         """What the first block is given: token embeddings, scaled, with their positions from `start` on, and normed."""
+        x = self._embedded(ids, start)
+        return x if self.smear is None else self.smear(x, None, start)
+
+    def _embedded(self, ids: Int[Tensor, "b t"], start: Start) -> Float[Tensor, "b t c"]:
         return self.embed_norm(self.embed(_times(self.embedding(ids), self.embed_scale), start))
 
     def logits(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t vocab"]:
@@ -310,9 +398,9 @@ class GPT(nn.Module):
             return [_joined(layer, packed) for layer in zip(*each, strict=True)]
         maps = []
         with evaluating(self):
-            x, shared = self.entrance(ids, packed or 0), Shared(packed)
+            x, shared = self.entrance(ids, packed or 0), Shared(packed, ids)
             for block in self.layers:
-                mixer, normed = block.attention, block.norm_attention(x)
+                mixer, normed = block.attention, block.attention_input(x, shared)
                 # Of copies: looking must not publish anything twice.
                 weights, norms = mixer.weights(normed, shared.copy()), mixer.value_norms(normed, shared.copy())
                 maps.append(AttentionMap(weights, mixer.traits.map_kind, norms))
@@ -321,15 +409,18 @@ class GPT(nn.Module):
 
     def init_state(self, batch: int, max_len: int) -> ModelState:
         """An empty decode state with room for `max_len` tokens."""
-        return ModelState([block.attention.init_state(batch, max_len) for block in self.layers], 0)
+        return ModelState([block.init_state(batch, max_len) for block in self.layers], 0)
 
     def step(self, ids: Int[Tensor, "b n"], state: ModelState) -> tuple[Float[Tensor, "b n vocab"], ModelState]:
         """The logits of n >= 1 more tokens, after those in `state`. The given state may be written into."""
-        x, shared, after = self.entrance(ids, state.length), Shared(), []
+        x, shared, after = self._embedded(ids, state.length), Shared(ids=ids), []
+        before = x[:, -1:] if self.smear is not None and ids.size(1) else state.before
+        if self.smear is not None:
+            x = self.smear(x, state.before, state.length)
         for block, layer_state in zip(self.layers, state.layers, strict=True):
             x, layer_state = block.step(x, layer_state, shared)
             after.append(layer_state)
-        return self.logits(x), ModelState(after, state.length + ids.size(1))
+        return self.logits(self._top(x, shared)), ModelState(after, state.length + ids.size(1), before)
 
     def cost(self, seq_len: int) -> Cost:
         """What the attention of all layers costs together."""

@@ -183,7 +183,7 @@ def test_talking_heads_mix_scores_and_weights() -> None:
     mixed = [sum(link.before[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
     same(applied(link, x, pairs), torch.stack(mixed, dim=1).masked_fill(~pairs.visible, 0.0))
     mixed = [sum(link.after[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
-    same(link.apply_weights(plain), torch.stack(mixed, dim=1))
+    same(link.apply_weights(plain, pairs, None), torch.stack(mixed, dim=1))
 
 
 @pytest.mark.parametrize("link", [TalkingHeads, MultiToken])
@@ -193,7 +193,7 @@ def test_identity_mixture(link: Link) -> None:
     plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
     fresh = link(d_model=C, n_heads=H, head_dim=D).double()
     same(applied(fresh, x, pairs), plain)
-    same(fresh.apply_weights(plain), plain)
+    same(fresh.apply_weights(plain, pairs, None), plain)
 
 
 def layer(link: Link, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAttention:

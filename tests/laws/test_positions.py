@@ -35,7 +35,7 @@ def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_name
         assert len(subject.gpt(2).blocks) == 2
         return
     with pytest.raises(
-        UsageError, match=r"position\.inside \(\w+\) works through bias, but \w+Attention offers only rotate"
+        UsageError, match=r"position\.inside \(\w+\) works through (bias|widen), but \w+Attention offers only rotate"
     ):
         subject.gpt(2)
 

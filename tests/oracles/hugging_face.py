@@ -36,22 +36,27 @@ def module_of(
     decoded: bool = True,
     maps: bool = True,
     inside: str | None = None,
+    silent: tuple[str, ...] = (),
 ) -> Recording:
     """One forward pass of a whole model of this kind, and one with its cache, seen from the module at `path`.
 
     x is what the module got, y what it gave back (or, with `inside`, what one of its own modules got first), "map" the
-    weights it reports, "decoded" its rows when the model reads one token at a time.
+    weights it reports, "decoded" its rows when the model reads one token at a time. Parameters whose names end as
+    `silent` says are 0, and no inputs.
     """
     with in_double():
         model = tiny(kind, {**sizes, **settings})
         module = model.get_submodule(path)
+        for name, p in module.named_parameters():
+            p.requires_grad_(not name.endswith(silent))
+            p.data.mul_(p.requires_grad)
         without_epsilon(sys.modules[type(module).__module__])
         ids = torch.randint(VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(2))
         seen, given = watch(module), None if inside is None else watch(module.get_submodule(inside))
         model(input_ids=ids, use_cache=False)
         x, out = seen[0]
         y, attentions = rows(out) if given is None else (given[0][0], None)
-        inputs = {"x": x, **dict(module.named_parameters())}
+        inputs = {"x": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
         outputs = {"y": y}
         if maps and attentions is not None:
             outputs["map"] = attentions

@@ -59,6 +59,13 @@ def with_norms(w: Tensors, *, shift: float = 0.0, **sizes: int) -> dict[str, Ten
     return projections(w, **sizes) | gains
 
 
+def with_curves(w: Tensors) -> dict[str, Tensor]:
+    """Inkling: curves by distance in columns, and norms of queries and keys."""
+    relative = {"to_mix.weight": w["r_proj.weight"], "curves.weight": w["rel_logits_proj.proj"].T}
+    gains = {f"score.1.{n}_norm.weight": w[f"{n}_norm.weight"] for n in "qk"}
+    return projections(w, turned=0) | gains | {f"score.2.{name}": weight for name, weight in relative.items()}
+
+
 def with_sinks(w: Tensors) -> dict[str, Tensor]:
     return projections(w) | {"normalizer.logit": w["sinks"]}
 

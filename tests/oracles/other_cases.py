@@ -39,10 +39,11 @@ def attention(
     cut: int = 0,
     maps: bool = True,
     fading: bool = False,
+    polar: bool = False,
 ) -> Recording:
     """Its Attention alone, 4 heads of 4; `cut` columns before the map's first belong to no token."""
     from x_transformers.x_transformers import Attention as Theirs
-    from x_transformers.x_transformers import RotaryEmbedding
+    from x_transformers.x_transformers import PolarEmbedding, RotaryEmbedding
 
     with in_double():
         torch.manual_seed(0)
@@ -60,6 +61,10 @@ def attention(
         if fading:
             turn = RotaryEmbedding(WIDTH // HEADS, use_xpos=True, scale_base=FADING)
             more["rotary_pos_emb"] = turn.forward_from_seq_len(LENGTH)
+        if polar:
+            inputs["delta"] = coarse(HEADS, 1, WIDTH // HEADS, draw=draw).requires_grad_()
+            angles, _ = PolarEmbedding(WIDTH // HEADS, HEADS)(torch.arange(LENGTH))
+            more["polar_pos_emb"] = angles, inputs["delta"]
         y, inside = module(x, attn_bias=bias, return_intermediates=True, **more)
         outputs = {"y": y}
         if maps:
@@ -87,6 +92,10 @@ def sunk(w: Tensors) -> dict[str, Tensor]:
 
 def head_gates(w: Tensors) -> dict[str, Tensor]:
     return projections(w) | {"gate.to_gate.weight": w["to_v_gate.weight"]}
+
+
+def turned(w: Tensors) -> dict[str, Tensor]:
+    return projections(w) | {"position.delta": w["delta"]}
 
 
 def hybrid_gates(w: Tensors) -> dict[str, Tensor]:
@@ -118,6 +127,7 @@ def x_transformers(
     ours = run.pop("ours", None) or layer_with(mapping, decode=False)
     source = f"Attention({', '.join(f'{k}={v}' for k, v in settings.items())})"
     source += ", RotaryEmbedding(use_xpos=True)" if run.get("fading") else ""
+    source += ", PolarEmbedding()" if run.get("polar") else ""
     oracle = partial(attention, settings, **run)
     return Case(name, variant, "x-transformers", source, oracle, ours, options, layer, why=why)
 
@@ -166,6 +176,7 @@ CASES = [
         why="unscaled: it adds the biases as they are; ours are scaled as the scores are",
     ),
     x_transformers("gated_headwise", "gated_headwise", {"gate_values": True, "gate_values_headwise": True}, head_gates),
+    x_transformers("pope", "pope", {}, turned, polar=True),
     x_transformers(
         "hyga",
         "hyga",

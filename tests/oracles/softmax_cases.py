@@ -14,6 +14,7 @@ from tests.oracles.mappings import (
     projections,
     turned_heads,
     two_maps,
+    with_curves,
     with_norms,
     with_sinks,
 )
@@ -22,7 +23,7 @@ ROPE = ("position=rope",)
 
 
 def huggingface(name: str, variant: str, kind: str, source: str, path: str, mapping: Any, **more: Any) -> Case:
-    run = {key: more.pop(key) for key in ("settings", "sizes", "maps", "decoded", "inside") if key in more}
+    run = {key: more.pop(key) for key in ("settings", "sizes", "maps", "decoded", "inside", "silent") if key in more}
     oracle = partial(module_of, kind, path, **{"settings": {}, **run})
     return Case(name, variant, "transformers", source, oracle, layer_with(mapping), **more)
 
@@ -33,7 +34,56 @@ KINDS = tuple(f"attention.kinds.{kind}.{b}=true" for kind in ("local", "global")
 GPT2 = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
 WIDE = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 
+INKLING = {
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 4,
+    "sliding_window_size": 4,
+    "d_rel": 3,
+    "rel_extent": 5,
+    "log_scaling_n_floor": 3,
+    "log_scaling_alpha": 0.5,
+    "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"],
+    "mlp_layer_types": ["dense"] * 4,
+    "moe_intermediate_size": 8,
+    "n_routed_experts": 2,
+}
+
+
+def inkling(name: str, layer: int, kind: str, *options: str) -> Case:
+    """A layer of the model's fourth and its kind in our pattern of six."""
+    own = f"attention.kinds.{kind}"
+    return huggingface(
+        name,
+        "inkling",
+        "inkling_text",
+        f"InklingAttention, a layer {'with a window' if kind == 'local' else 'that sees all'}",
+        f"layers.{layer}.self_attn",
+        with_curves,
+        settings=INKLING,
+        silent=("conv1d.weight",),
+        options=(
+            f"{own}.n_kv_heads=2",
+            f"+{own}.score.scaled.scale=0.25",
+            f"{own}.score.relative_logits.width=3",
+            *(f"{own}.{option}" for option in options),
+        ),
+        layer=0 if kind == "local" else 5,
+        n_layers=6,
+        why="its convolutions of keys and values are 0, which leaves what they add to; its scores are divided by d",
+    )
+
+
 CASES = [
+    inkling("inkling_local", 2, "local", "mask.window=4", "score.relative_logits.extent=4"),
+    inkling(
+        "inkling_global",
+        1,
+        "global",
+        "score.relative_logits.extent=5",
+        "score.log_scaling.alpha=0.5",
+        "score.log_scaling.floor=3",
+    ),
     huggingface(
         "multi_head",
         "multi_head",

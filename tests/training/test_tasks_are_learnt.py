@@ -34,6 +34,16 @@ def test_a_memory_reaches_the_bayes_loss_of_bigrams(tmp_path: Path) -> None:
     assert gained is not None and gained > 0.9
 
 
+def test_key_offset_finds_bigrams_in_one_layer(tmp_path: Path) -> None:
+    """Induction takes plain attention two layers, and one where half of each key is the token's before."""
+    overrides = [ONE_THREAD, "model.n_layers=1", "position=rope_partial"]
+    gained = []
+    for variant in ("key_offset", "multi_head"):
+        (result,) = results([variant], ["icl_bigram"], folder=tmp_path, overrides=overrides)
+        gained.append(result.gained(1) or 0.0)
+    assert gained[0] > 0.7 and gained[1] < 0.3
+
+
 def test_one_layer_that_averages_does_not_solve_recall(tmp_path: Path) -> None:
     (found,) = results(["uniform"], ["mqar"], folder=tmp_path, overrides=[ONE_THREAD, "model.n_layers=1"])
     value = found.value(1)

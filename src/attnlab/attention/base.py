@@ -119,7 +119,7 @@ class HeadedAttention(Attention, ABC):
     position: Position = slot(default=NoPE, doc="Position information inside attention.")
 
     seams: ClassVar[tuple[str, ...]] = ("project", "share", "mix", "merge")  # of every pass, in this order
-    hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias"
+    hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias", "widen"
     mixes_rows: ClassVar[bool] = False  # whether `mix` keeps `heads.documents` apart itself
     kernel: Kernel | None = None  # what `forward` mixes by in place of `mix`, see attnlab.attention.backends
     eager = False  # whether `forward` writes the map out, see `mix_by_map`

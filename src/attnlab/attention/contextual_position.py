@@ -32,7 +32,7 @@ class CoPE(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.table = nn.Embedding(self.p_max + 1, self.head_dim)
+        self.table = nn.Embedding(self.p_max + 1, self.key_dim)
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         super().check(mask, normalizer)

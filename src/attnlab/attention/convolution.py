@@ -50,7 +50,13 @@ class ShortConv(nn.Module):
                 mixed = self._begun_again(mixed, y.to(work), start)
         # Channels side by side in memory again, as everything after it expects. A copy, so that a decode state does not
         # keep a whole prompt alive through a view of its end.
-        return F.silu(mixed.contiguous()), past[:, past.size(1) - (self.width - 1) :].clone()
+        return self.finished(mixed.contiguous(), y), past[:, past.size(1) - (self.width - 1) :].clone()
+
+    def finished(
+        self, mixed: Float[Tensor, "b t channels"], y: Float[Tensor, "b t channels"]
+    ) -> Float[Tensor, "b t channels"]:
+        """What is handed on of the convolution of y."""
+        return F.silu(mixed)
 
     @uncompiled  # how many tokens it is for differs from pass to pass
     def _begun_again(
@@ -67,3 +73,15 @@ class ShortConv(nn.Module):
         anew = anew if self.bias is None else anew + self.bias.to(y.dtype)
         # Into the copy that `reshape` makes: a convolution leaves each channel's tokens side by side.
         return mixed.reshape(-1, mixed.size(-1)).index_copy_(0, token, anew).view_as(y)
+
+
+class Canon(ShortConv):
+    """Adds to each channel a mixture of its last `width` values: y_t + sum_i w_i y_{t-i}, without an activation.
+
+    Source: Canon layers, SSRN 5240330 and arXiv 2512.17351, with a width of 4.
+    """
+
+    def finished(
+        self, mixed: Float[Tensor, "b t channels"], y: Float[Tensor, "b t channels"]
+    ) -> Float[Tensor, "b t channels"]:
+        return y.to(mixed.dtype) + mixed

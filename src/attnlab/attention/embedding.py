@@ -90,3 +90,31 @@ class SinusoidalEmbedding(Embedding):
         angles = position[..., None] * 10000.0 ** (-2 * pair / self.d_model)
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
         return x + waves.to(x.device, x.dtype)
+
+
+class Smear(nn.Module):
+    """Adds to each token's embedding a share of the one before it, so that pairs are known at the entrance.
+
+    Rule: x_t = x_t + lambda sigmoid(w . x_t[:24]) x_{t-1}. lambda starts at 0; the first token of a document has none
+    before it.
+
+    Source: K. Jordan and others, "modded-nanogpt" (2025), and nanochat.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.channels = min(24, d_model)
+        self.to_gate = nn.Linear(self.channels, 1, bias=False)
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], before: Float[Tensor, "b 1 c"] | None, start: Start
+    ) -> Float[Tensor, "b n c"]:
+        """`before` is the embedding of the token before these, None if they are the first."""
+        if not x.size(1):
+            return x
+        last = torch.zeros_like(x[:, :1]) if before is None else before.to(x.dtype)
+        earlier = torch.cat([last, x[:, :-1]], dim=1)
+        if isinstance(start, Documents):
+            earlier = earlier.masked_fill(start.starts[..., None], 0.0)
+        return x + self.strength * self.to_gate(x[..., : self.channels]).sigmoid() * earlier

@@ -152,8 +152,9 @@ def blocks_of_documents(mask: Mask, documents: Documents, device: torch.device) 
 
 def score_mod(layer: SoftmaxAttention, heads: Heads, visible: Int[Tensor, "b t"]) -> Callable[..., Tensor]:
     """What becomes of one score, given the numbers of its row, head, query and key."""
-    carried = layer.carried(heads)
-    rules = [mod.one_score(KeyRows(carried.get(mod), visible)) for mod in layer.score_mods if mod.by_score]
+    carried, asked = layer.carried(heads), layer.asked(heads)
+    mods = [mod for mod in layer.score_mods if mod.by_score]
+    rules = [mod.one_score(KeyRows(carried.get(mod), visible, asked.get(mod))) for mod in mods]
     if "bias" in layer.position.hooks:
         pos = torch.arange(heads.q.size(2), device=heads.q.device)
         bias = layer.position.bias(pos, pos[:1])

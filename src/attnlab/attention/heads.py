@@ -24,6 +24,7 @@ class Heads(NamedTuple):
     v: Float[Tensor, "b g s v"]
     tail: Tensor | None = None  # what a short convolution remembers after these tokens
     carried: Float[Tensor, "b h s e"] | None = None  # what each key carries along for score modifiers
+    asked: Float[Tensor, "b h t e"] | None = None  # what each query brings along for them
     log_q: Float[Tensor, "b h t f"] | None = None  # the logarithms of features that float32 does not hold
     log_k: Float[Tensor, "b h s f"] | None = None
     log_decay: Float[Tensor, "b h t *d"] | None = None
@@ -39,7 +40,17 @@ class Heads(NamedTuple):
 
     def apart(self, documents: Documents) -> list["Heads"]:
         """What mixes tokens, for each batch of documents; what serves `merge` alone is left out."""
-        axes = {"q": -2, "k": -2, "v": -2, "carried": -2, "log_q": -2, "log_k": -2, "log_decay": 2, "beta": 2}
+        axes = {
+            "q": -2,
+            "k": -2,
+            "v": -2,
+            "carried": -2,
+            "asked": -2,
+            "log_q": -2,
+            "log_k": -2,
+            "log_decay": 2,
+            "beta": 2,
+        }
         fields: dict[str, Any] = {
             name: documents.apart(x, axes[name]) for name, x in self._asdict().items() if name in axes and x is not None
         }

@@ -106,8 +106,8 @@ class IndexedAttention(MultiHeadAttention):
         return super().update_cache(heads._replace(k=rows), state, shared)
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
-        carried = visible_kv.k.size(-1) - self.head_dim - self.index_share
-        k, share, rest = visible_kv.k.split([self.head_dim, self.index_share, carried], dim=-1)
+        carried = visible_kv.k.size(-1) - self.key_dim - self.index_share
+        k, share, rest = visible_kv.k.split([self.key_dim, self.index_share, carried], dim=-1)
         index_k = share.transpose(1, 2).flatten(2)[..., : self.index_dim]
         heads = heads._replace(own=heads.own._replace(index_k=index_k))
         return super().read_cache(heads, visible_kv._replace(k=torch.cat([k, rest], dim=-1)))

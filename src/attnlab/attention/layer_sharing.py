@@ -64,7 +64,7 @@ class CrossLayerAttention(MultiHeadAttention):
     """
 
     documents = True
-    withdrawn = {"qkv_bias", "out_bias", "conv", "score"}
+    withdrawn = {"qkv_bias", "out_bias", "conv", "conv_kind", "score"}
     every: Count = option(default=2, doc="Of how many layers one makes keys and values.")
 
     def setup(self) -> None:

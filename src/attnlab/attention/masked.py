@@ -93,8 +93,10 @@ class MaskedAttention(HeadedAttention, ABC):
 
         def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
             carried = None if heads.carried is None else heads.carried[:, :, k_pos]
+            asked = None if heads.asked is None else heads.asked[:, :, q_pos]
             q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
-            return self.attend_explicitly(heads._replace(q=q, k=k, v=v, carried=carried), q_pos, k_pos)
+            block_heads = heads._replace(q=q, k=k, v=v, carried=carried, asked=asked)
+            return self.attend_explicitly(block_heads, q_pos, k_pos)
 
         forget = partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
         return torch.cat([forget(q_pos, k_pos) for q_pos, k_pos in blocks.cuts(heads.q.device)], dim=2)

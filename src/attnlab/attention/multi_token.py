@@ -35,7 +35,7 @@ class MultiToken(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.cached_extras, self.later = self.head_dim, self.keys // 2
+        self.cached_extras, self.later = self.key_dim, self.keys // 2
         kernel = torch.zeros(self.n_heads, self.queries, self.keys)
         kernel[:, 0, self.keys - 1 - self.later] = 1.0
         self.kernel = nn.Parameter(kernel)  # [head, a, keys from earlier to later]

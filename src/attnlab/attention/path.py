@@ -35,9 +35,9 @@ class Path(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.cached_extras = self.head_dim + 1
+        self.cached_extras = self.key_dim + 1
         self.to_low = nn.Linear(self.d_model, self.rank, bias=False)
-        self.to_w = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
+        self.to_w = nn.Linear(self.rank, self.n_heads * self.key_dim, bias=False)
         self.to_beta = nn.Linear(self.d_model, self.n_heads)
 
     def make_extras(
@@ -52,7 +52,7 @@ class Path(Score):
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
         q, k = ctx.q.to(scores.dtype), ctx.k.to(scores.dtype)
-        w, beta = carried.to(scores.dtype).split([self.head_dim, 1], dim=-1)
+        w, beta = carried.to(scores.dtype).split([self.key_dim, 1], dim=-1)
         with full_precision(scores.device):
             # Ones on the diagonal are implied. Rows of empty slots are 0 and take nothing.
             between, taken = (beta * (w @ w.mT)).tril(-1), (beta * (w @ k.mT)).tril(-1)

@@ -15,9 +15,9 @@ class Position(Configurable, nn.Module, ABC):
     """Position information used inside attention.
 
     Built per layer as factory(head_dim=, n_heads=, context=). `hooks` names what a subclass needs of the attention:
-    "rotate" (queries and keys) or "bias" (add to the scores). Positions are absolute, counted from 0. `of_distance`
-    says that a bias depends on nothing but how far a key is behind the query.
-    `documents` says whether what it writes takes documents where the first position stands.
+    "rotate" (queries and keys), "bias" (add to the scores), or "widen" (what it rotates becomes `rotated_dim` wide).
+    Positions are absolute, counted from 0. `of_distance` says that a bias depends on nothing but how far a key is
+    behind the query. `documents` says whether what it writes takes documents where the first position stands.
     """
 
     documents: ClassVar[bool] = True
@@ -41,6 +41,10 @@ class Position(Configurable, nn.Module, ABC):
                 f"{layer} offers only {' and '.join(sorted(offered)) or 'no hook'}: "
                 "choose another position= (learned, sinusoidal and none, which act outside the layers, always fit)"
             )
+
+    def rotated_dim(self, head_dim: int) -> int:
+        """How wide queries and keys of this width are when they are rotated."""
+        return head_dim
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         """Rotate queries that stand at positions start .. start + n."""

@@ -25,6 +25,7 @@ class QKV(nn.Module):
         bias: bool = False,
         conv: int = 0,
         conv_bias: bool = False,
+        conv_kind: type[ShortConv] = ShortConv,
     ) -> None:
         """`heads`: how many of queries, of keys and of values, where keys and values are not equally many."""
         super().__init__()
@@ -33,7 +34,7 @@ class QKV(nn.Module):
         widths = tuple(n * size for n, size in zip(self.heads, sizes, strict=True))
         self.to_q, self.to_k, self.to_v = (nn.Linear(layer.d_model, width, bias=bias) for width in widths)
         self.widths = widths
-        self.conv = ShortConv(sum(widths), conv, bias=conv_bias) if conv else None
+        self.conv = conv_kind(sum(widths), conv, bias=conv_bias) if conv else None
 
     def forward(self, x: Tensor, tail: Tensor | None, start: Start = 0) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """(b, t, c) -> q (b, h, t, d), k (b, g, t, d), v (b, g, t, v), and the next tail of the convolution;

@@ -38,3 +38,33 @@ class SSMax(Score):
     def one_score(self, rows: KeyRows) -> OneScore:
         logs, gain = rows.visible.clamp(min=1).to(self.gain.dtype).log(), self.gain
         return lambda score, b, h, i, j: score * gain[h] * logs[b, i]
+
+
+class LogScaling(Score):
+    """Multiplies scores by a number that grows with the logarithm of how many keys there are beyond a floor.
+
+    Rule: score_ij = (1 + alpha ln max(1, n_i / floor)) score_ij. n_i counts the keys that query i sees; nothing is
+    learned. It acts on what other modifiers have made of the scores, too.
+
+    Source: Inkling, by its code in Hugging Face transformers (2026); after scalable softmax, arXiv 2501.19399.
+    """
+
+    order = 35
+    fusable = False
+    by_score = True
+
+    alpha: Positive = option(default=0.1, doc="How fast scores grow.")
+    floor: Positive = option(default=64.0, doc="Keys up to which they do not.")
+
+    def factor(self, visible: Tensor) -> Tensor:
+        """What scores are multiplied by, given how many keys a query sees."""
+        return 1 + self.alpha * (visible / self.floor).clamp(min=1).log()
+
+    def apply_scores(
+        self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
+        return scores * self.factor(ctx.visible.sum(dim=-1, keepdim=True).to(scores.dtype))
+
+    def one_score(self, rows: KeyRows) -> OneScore:
+        factors = self.factor(rows.visible.double())
+        return lambda score, b, h, i, j: score * factors[b, i].to(score.dtype)

@@ -20,10 +20,12 @@ from attnlab.options import Configurable, Count, OptionError, Positive, given, o
 class Score(Configurable, nn.Module, ABC):
     """A score modifier (the `score_mod` of FlexAttention), which overrides some of the methods below.
 
-    Built per layer as factory(d_model=, n_heads=, n_kv_heads=, head_dim=). `fusable` says that `apply_scores` and
+    Built per layer as factory(d_model=, n_heads=, n_kv_heads=, head_dim=), and with key_dim= where a position makes
+    queries and keys wider. `fusable` says that `apply_scores` and
     `apply_weights` do nothing, so that the fused kernel can serve. At most one modifier of a layer may choose the
     `scale`; otherwise it is 1 / sqrt(d). `cached_extras` is how many numbers each token's key carries along for this
-    modifier and query head: `make_extras` makes them, decoding caches them beside the key. `reads_keys` says that
+    modifier and query head: `make_extras` makes them, decoding caches them beside the key. `query_extras` is how many
+    its query brings along, made by `make_query_extras`, which nobody caches. `reads_keys` says that
     `apply_scores` looks at the keys themselves, which a family that never makes them while decoding must refuse.
     `by_score` says that `one_score` does to one score what `apply_scores` does to all, and that weights stay as they
     are. `makes_scores` says that it puts scores of its own in the place of q . k, which at most one modifier of a layer
@@ -35,6 +37,7 @@ class Score(Configurable, nn.Module, ABC):
     order = 0
     fusable = True
     cached_extras = 0
+    query_extras = 0
     reads_keys = False
     by_score = False
     makes_scores = False
@@ -45,9 +48,11 @@ class Score(Configurable, nn.Module, ABC):
     n_heads: Count = given(doc="Query heads.")
     n_kv_heads: Count = given(default=None, null="n_heads", doc="Heads of keys and values.")
     head_dim: Count = given(doc="Width of a query and of a key.")
+    key_dim: Count = given(default=None, null="head_dim", doc="Width of both when positions have rotated them.")
 
     def setup(self) -> None:
         self.scale: float | None = None
+        self.key_dim = self.key_dim or self.head_dim
 
     def check(self, mask: Mask, normalizer: Normalizer) -> None:
         """Refuse a combination that makes no sense, such as a mask under which decoding drops what is needed."""
@@ -76,6 +81,10 @@ class Score(Configurable, nn.Module, ABC):
         """What each token's key carries along, made after positions rotated queries and keys."""
         raise NotImplementedError
 
+    def make_query_extras(self, q: Float[Tensor, "b h t d"], x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t e"]:
+        """What each token's query brings along, made after positions rotated queries."""
+        raise NotImplementedError
+
     def apply_scores(
         self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
@@ -86,7 +95,9 @@ class Score(Configurable, nn.Module, ABC):
         """`apply_scores` for one score at a time, of a whole sequence."""
         raise NotImplementedError
 
-    def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+    def apply_weights(
+        self, weights: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
         """Change the weights that the normaliser made."""
         return weights
 
@@ -142,7 +153,8 @@ class QKNorm(Score):
         if not self.gain and (self.unit_offset or self.bias):
             raise OptionError("gain", self.gain, "must be true where unit_offset or bias is")
         heads = (self.n_heads, self.n_kv_heads or self.n_heads) if self.over == "all" else (1, 1)
-        self.q_norm, self.k_norm = (self.norm(n * self.head_dim) for n in heads)
+        width = self.key_dim if self.when == "after" else self.head_dim
+        self.q_norm, self.k_norm = (self.norm(n * width) for n in heads)
 
     def norm(self, width: int) -> nn.Module:
         if self.kind == "rms":

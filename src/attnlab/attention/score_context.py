@@ -16,6 +16,7 @@ class ScoreContext(NamedTuple):
     k_pos: Int[Tensor, " s"]
     visible: Bool[Tensor, "*b t s"]
     scale: float
+    asked: Float[Tensor, "b h t e"] | None = None  # what each query brings along for the modifier
 
 
 class KeyRows(NamedTuple):
@@ -23,6 +24,7 @@ class KeyRows(NamedTuple):
 
     carried: Float[Tensor, "b h s e"] | None  # what each key carries along for the modifier
     visible: Int[Tensor, "b t"]  # how many keys each query sees
+    asked: Float[Tensor, "b h t e"] | None = None  # what each query brings along for it
 
 
 OneScore = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -26,19 +26,19 @@ class Selective(Score):
 
     def setup(self) -> None:
         super().setup()
-        self.cached_extras = -(-self.head_dim // self.n_heads)
+        self.cached_extras = -(-self.key_dim // self.n_heads)
 
     def make_extras(
         self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], x: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b h t e"]:
-        spread = F.pad(q[:, 0], (0, self.n_heads * self.cached_extras - self.head_dim))
+        spread = F.pad(q[:, 0], (0, self.n_heads * self.cached_extras - self.key_dim))
         return spread.unflatten(-1, (self.n_heads, self.cached_extras)).transpose(1, 2)
 
     def apply_scores(
         self, scores: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
     ) -> Float[Tensor, "b h t s"]:
         assert carried is not None
-        queries = carried.transpose(1, 2).flatten(2)[..., : self.head_dim].to(scores.dtype)
+        queries = carried.transpose(1, 2).flatten(2)[..., : self.key_dim].to(scores.dtype)
         with full_precision(scores.device):
             votes = F.relu(queries @ ctx.k[:, 0].to(scores.dtype).mT * ctx.scale).tril(-1)  # rows vote on columns
         votes = votes.masked_fill(ctx.k_pos <= 0, 0.0)

@@ -2,6 +2,9 @@
 
 from typing import Any, TypeVar
 
+from jaxtyping import Int
+from torch import Tensor
+
 from attnlab.attention.documents import Documents
 from attnlab.errors import UsageError
 
@@ -13,11 +16,12 @@ class Shared:
 
     A layer publishes a record of a class of its own, such as a NamedTuple of tensors, and a later one reads the record
     of that class: `shared.publish(FirstValues(heads.v))`, `shared.read(FirstValues).v`. A layer that reads says so in
-    `traits.requires`. `documents` are those that the rows are packed with, None where each row is one.
+    `traits.requires`. `documents` are those that the rows are packed with, None where each row is one; `ids` are the
+    numbers of the tokens, None for a layer that is run by itself.
     """
 
-    def __init__(self, documents: Documents | None = None) -> None:
-        self.documents = documents
+    def __init__(self, documents: Documents | None = None, ids: Int[Tensor, "b t"] | None = None) -> None:
+        self.documents, self.ids = documents, ids
         self.records: dict[type, Any] = {}
         self.parts: dict[int, Shared] = {}
 
@@ -39,11 +43,11 @@ class Shared:
     def part(self, i: int) -> "Shared":
         """Of one of several attentions side by side, which must not read what its neighbours publish."""
         part = self.parts.setdefault(i, type(self)())
-        part.documents = self.documents
+        part.documents, part.ids = self.documents, self.ids
         return part
 
     def copy(self) -> "Shared":
         """The same records, to which others can be published that the original does not see."""
-        copy = Shared(self.documents)
+        copy = Shared(self.documents, self.ids)
         copy.records, copy.parts = self.records.copy(), {i: part.copy() for i, part in self.parts.items()}
         return copy

@@ -1,5 +1,6 @@
 """The softmax family: project -> score -> normalise -> mix -> merge, with a slot for every choice."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,13 +10,13 @@ from torch import Tensor, nn
 from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.documents import Start
-from attnlab.attention.heads import Heads
+from attnlab.attention.heads import Heads, per_query_head
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.normalizer import Normalizer, Softmax
 from attnlab.attention.score import Score
+from attnlab.attention.score_chain import check_chain, of_each
 from attnlab.attention.score_context import ScoreContext
 from attnlab.attention.traits import Traits
-from attnlab.errors import UsageError
 from attnlab.options import slot
 
 
@@ -42,24 +43,20 @@ class SoftmaxAttention(MaskedAttention):
 
     seams = (*MaskedAttention.seams, "visible", "content_mask", "scores", "explicit_weights")
     hooks = frozenset({"rotate", "bias"})
+    asks = False  # True where `project` makes what queries bring along for score modifiers, see `ask`
     fusable = True  # False where a subclass changes what the fused kernel computes, which then is never asked
 
     def setup(self) -> None:
         super().setup()
         sizes = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads, "head_dim": self.head_dim}
+        self.key_dim = self.position.rotated_dim(self.head_dim)
+        sizes |= {"key_dim": self.key_dim} if self.key_dim != self.head_dim else {}
         built = self.build("score", d_model=self.d_model, **sizes)
         mods: list[Score] = sorted(built.values(), key=lambda mod: mod.order)
         self.add_module("score", nn.ModuleList(mods))
         self.normalizer = self.build("normalizer", n_heads=self.n_heads)
-        scales = {type(mod).__name__: mod.scale for mod in self.score_mods if mod.scale is not None}
-        if len(scales) > 1:
-            names = " and ".join(scales)
-            raise UsageError(f"attention/score holds {names}, which both set the scale; keep one of them")
-        if len(makers := [type(mod).__name__ for mod in self.score_mods if mod.makes_scores]) > 1:
-            raise UsageError(
-                f"attention/score holds {' and '.join(makers)}, which both make the scores; keep one of them"
-            )
-        self.scale = next(iter(scales.values()), self.head_dim**-0.5)
+        check_chain(mods, asks=self.asks, layer=type(self).__name__)
+        self.scale = next((mod.scale for mod in mods if mod.scale is not None), self.head_dim**-0.5)
         self.fused = self.fusable and self.normalizer.fusable and all(mod.fusable for mod in self.score_mods)
         for mod in self.score_mods:
             mod.check(self.mask, self.normalizer)
@@ -83,8 +80,9 @@ class SoftmaxAttention(MaskedAttention):
         visible, chosen = self.visible(q_pos, k_pos), self.content_mask(heads, q_pos, k_pos)
         visible = visible if chosen is None else visible & chosen
         weights = self.normalizer(self.scores(heads, q_pos, k_pos, visible), visible)
-        for mod in self.score_mods:
-            weights = mod.apply_weights(weights)
+        if any(type(mod).apply_weights is not Score.apply_weights for mod in self.score_mods):
+            for mod, ctx, carried in self.looks(heads, q_pos, k_pos, visible):
+                weights = mod.apply_weights(weights, ctx, carried)
         return weights
 
     def scores(
@@ -96,21 +94,39 @@ class SoftmaxAttention(MaskedAttention):
     ) -> Float[Tensor, "b h t s"]:
         """Scaled scores after their modifiers and the position bias, before masking; in float32 at least."""
         work = torch.promote_types(heads.q.dtype, torch.float32)
-        keys = heads.k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1).to(heads.q.dtype)
-        ctx, carried = ScoreContext(heads.q, keys, q_pos, k_pos, visible, self.scale), self.carried(heads)
-        scores = (heads.q @ keys.mT).to(work) * self.scale
-        for mod in self.score_mods:
-            scores = mod.apply_scores(scores, ctx, carried.get(mod))
+        scores = (heads.q @ self.keys(heads).mT).to(work) * self.scale
+        for mod, ctx, carried in self.looks(heads, q_pos, k_pos, visible):
+            scores = mod.apply_scores(scores, ctx, carried)
         bias = self.position.bias(q_pos, k_pos)
         return scores if bias is None else scores + bias.to(work)
 
+    def keys(self, heads: Heads) -> Float[Tensor, "b h s d"]:
+        """The keys that each query head reads."""
+        return per_query_head(heads.k, self.n_heads).to(heads.q.dtype)
+
+    def looks(
+        self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"], visible: Bool[Tensor, "*b t s"]
+    ) -> Iterator[tuple[Score, ScoreContext, Float[Tensor, "b h s e"] | None]]:
+        """Each score modifier, what it may look at, and what the keys carry along for it."""
+        if not self.score_mods:
+            return
+        ctx = ScoreContext(heads.q, self.keys(heads), q_pos, k_pos, visible, self.scale)
+        carried, asked = self.carried(heads), self.asked(heads)
+        for mod in self.score_mods:
+            yield mod, ctx._replace(asked=asked.get(mod)), carried.get(mod)
+
     def carried(self, heads: Heads) -> dict[Score, Float[Tensor, "b h s e"]]:
         """What the keys carry along for each score modifier."""
-        mods = [mod for mod in self.score_mods if mod.cached_extras]
-        if heads.carried is None:
-            return {}
-        parts = heads.carried[..., : self.cached_extras].split([mod.cached_extras for mod in mods], dim=-1)
-        return dict(zip(mods, parts, strict=True))
+        return of_each(heads.carried, {mod: mod.cached_extras for mod in self.score_mods})
+
+    def asked(self, heads: Heads) -> dict[Score, Float[Tensor, "b h t e"]]:
+        """What the queries bring along for each score modifier."""
+        return of_each(heads.asked, {mod: mod.query_extras for mod in self.score_mods})
+
+    def ask(self, q: Float[Tensor, "b h t d"], x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t e"] | None:
+        """What each query brings along for the score modifiers."""
+        asked = [mod.make_query_extras(q, x) for mod in self.score_mods if mod.query_extras]
+        return torch.cat(asked, dim=-1) if asked else None
 
     def prepare_qk(self, q: Tensor, k: Tensor, x: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries and keys, prepared by score modifiers and rotated by position, and what keys carry along."""
@@ -143,7 +159,7 @@ class SoftmaxAttention(MaskedAttention):
     @property
     def key_width(self) -> int:
         """Numbers cached per token and key head: the key, and what it carries along for each query head it serves."""
-        return self.head_dim + self.cached_extras * (self.n_heads // self.n_kv_heads)
+        return self.key_dim + self.cached_extras * (self.n_heads // self.n_kv_heads)
 
     def empty_tail(self, batch: int) -> Tensor | None:
         """What a short convolution remembers before the first token; None without one."""
@@ -172,7 +188,7 @@ class SoftmaxAttention(MaskedAttention):
         """The new queries beside the visible keys and values, and what these carry."""
         k, carried = visible_kv.k.to(heads.q.dtype), None
         if self.cached_extras:
-            k, rest = k.split([self.head_dim, k.size(-1) - self.head_dim], dim=-1)
+            k, rest = k.split([self.key_dim, k.size(-1) - self.key_dim], dim=-1)
             carried = rest.unflatten(-1, (-1, self.cached_extras)).transpose(2, 3).flatten(1, 2)
         return heads._replace(k=k, v=visible_kv.v.to(heads.v.dtype), carried=carried)
 

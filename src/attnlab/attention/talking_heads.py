@@ -32,7 +32,9 @@ class TalkingHeads(Score):
     ) -> Float[Tensor, "b h t s"]:
         return mixed_heads(self.before, scores)
 
-    def apply_weights(self, weights: Float[Tensor, "b h t s"]) -> Float[Tensor, "b h t s"]:
+    def apply_weights(
+        self, weights: Float[Tensor, "b h t s"], ctx: ScoreContext, carried: Float[Tensor, "b h s e"] | None
+    ) -> Float[Tensor, "b h t s"]:
         return mixed_heads(self.after, weights)
 
 

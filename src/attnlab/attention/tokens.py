@@ -1,10 +1,10 @@
-"""A look at the tokens that a layer is given."""
+"""What layers ask of tokens: that their vectors fit, and which of the vocabulary they are."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnlab.attention.precision import autocasts
 from attnlab.errors import UsageError
@@ -27,3 +27,18 @@ def checks_tokens(method: Callable[..., Any]) -> Callable[..., Any]:
         return method(self, x, *rest, **settings)
 
     return checked
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A layer with a table of the vocabulary, which reads the numbers of its tokens in `Shared.ids`."""
+
+    def meet_vocabulary(self, size: int) -> None:
+        """Make the table."""
+
+
+def tell_vocabulary(layer: nn.Module, size: int) -> None:
+    """Tell every part that has a table of it how large the vocabulary is, before start values are drawn."""
+    for part in list(layer.modules()):
+        if isinstance(part, LooksUp):
+            part.meet_vocabulary(size)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Shared, State
@@ -30,7 +30,7 @@ class LayerInStack(nn.Module):
 
     def shared(self, x: Float[Tensor, "b t c"]) -> Shared:
         """What the layers below publish for this input."""
-        shared = Shared()
+        shared = Shared(ids=ids_of(x))
         for layer in self.below:
             layer(x, shared)
         return shared
@@ -50,7 +50,7 @@ class LayerInStack(nn.Module):
         return [layer.init_state(batch, max_len) for layer in self.layers]
 
     def step(self, x: Float[Tensor, "b n c"], state: list[State]) -> tuple[Float[Tensor, "b n o"], list[State]]:
-        shared, after, y = Shared(), [], x
+        shared, after, y = Shared(ids=ids_of(x)), [], x
         for layer, its_state in zip(self.layers, state, strict=True):
             y, its_state = layer.step(x, its_state, shared)
             after.append(its_state)
@@ -91,6 +91,12 @@ class LayerInStack(nn.Module):
         return *SHORT, max(LONG, 2 * reach + 3, min(4 * reach + 19, CONTEXT))
 
 
+def ids_of(x: Float[Tensor, "b t c"]) -> Int[Tensor, "b t"]:
+    """Numbers of tokens that belong to these vectors, by the signs of their first channels."""
+    signs = (x[..., :4] > 0).long()
+    return (signs << torch.arange(signs.size(-1), device=x.device)).sum(dim=-1)
+
+
 class _Watched(Shared):
     """Notes which records are published and asked for, in its parts, too."""
 
@@ -127,6 +133,7 @@ def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[
         perturbed(layer, seed=i)
         layer.eval()
     shared, x = _Watched(), tokens(1, 3, dtype=dtype)
+    shared.ids = ids_of(x)
     layers_by_makeup: dict[Any, LayerInStack] = {}
     for i, layer in enumerate(layers):
         shared.notes.clear()

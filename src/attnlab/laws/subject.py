@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, AttentionFactory
 from attnlab.attention.embedding import Embedding, NoEmbedding
+from attnlab.attention.tokens import tell_vocabulary
 from attnlab.build import attention_factory, embedding_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.messages import ComposedVariant
@@ -63,7 +64,9 @@ class Subject:
     def layer(self, index: int) -> Attention:
         """One layer as its factory makes it, from its own random numbers; the caller's are left alone."""
         with seeded(index):
-            return self.factory(D_MODEL, layer=index, n_layers=self.depth, context=CONTEXT)
+            layer = self.factory(D_MODEL, layer=index, n_layers=self.depth, context=CONTEXT)
+            tell_vocabulary(layer, VOCAB)
+        return layer
 
     def gpt(self, n_layers: int, *, vocab_size: int = VOCAB, seed: int = 0, **settings: Any) -> GPT:
         """A whole model with this variant, as small as the laws need it."""

@@ -36,12 +36,15 @@ class ModelConfig:
     norm_shared: bool = False
     parallel: bool = False
     residual_scale: Positive = 1.0
+    residual: Literal["add", "attention"] = "add"
+    canon: Text | None = None
     mlp: Literal[MLPKind, "none"] = "relu2"
     mlp_ratio: Positive = 4.0
     mlp_width: Count | None = None
     bias: bool = False
     embed_scale: Positive = 1.0
     embed_norm: bool = False
+    smear: bool = False
     tie: bool = True
     head_bias: bool = False
     logit_scale: Positive = 1.0
@@ -60,9 +63,15 @@ class ModelConfig:
             ("norm_unit_offset", "norm_gain", True),
             ("norm_shared", "parallel", True),
             ("parallel", "norm_place", "pre"),
+            ("parallel", "residual", "add"),
         ):
             if getattr(self, name) and getattr(self, needed) != value:
                 raise OptionError(name, True, _needs(needed, value, getattr(self, needed)))
+        if self.canon is not None and (set(self.canon) - {*"acd"} or len(set(self.canon)) < len(self.canon)):
+            raise OptionError("canon", self.canon, "must be letters of acd: before attention, before and in the MLP")
+        for letter, place in (("c", "before"), ("d", "inside")):
+            if self.mlp == "none" and letter in (self.canon or ""):
+                raise OptionError("canon", self.canon, f"has a layer {place} the MLP, and model.mlp is none")
         for name in ("parallel", "bias", "mlp_width"):
             if self.mlp == "none" and getattr(self, name):
                 raise OptionError(name, getattr(self, name), "needs an MLP, and model.mlp is none")
