@@ -50,7 +50,7 @@ def test_refused(metric: str, message: str) -> None:
 def test_typo() -> None:
     """A name that is not logged is refused in one line that names what is, and what is near."""
     with pytest.raises(UsageError, match=r"^m \(val/acuracy\) .*mean 'val/accuracy'\?") as error:
-        check_logged(parse_metric("val/accuracy")._replace(name="val/acuracy"), "val/acuracy", LOGGED, "m")
+        check_logged("val/acuracy", LOGGED, "m")
     assert "\n" not in str(error.value) and "val_accuracy/bits_4..bits_32" in str(error.value)
     assert in_a_line(HEADS[1:]) == "attention_entropy/L00H00..L00H01"
 

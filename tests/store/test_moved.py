@@ -194,13 +194,13 @@ def test_moved_target_typed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_renamed_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of summaries and names of metrics are read by their names of today, in runs and in reports."""
     monkeypatch.setitem(moved.SUMMARY_KEYS, "unigram_loss", "baseline_loss")
-    monkeypatch.setitem(moved.METRICS, "val/bits_per_byte", "val/bpb")
+    monkeypatch.setitem(moved.METRICS, "val/bits_per_byte", "val/text_bits_per_byte")
     folder = run_of(home, "recurrent")
     assert "baseline_loss" in RunFolder(folder).read_summary() and "unigram_loss" in json.loads(
         (folder / SUMMARY).read_text()
     )
-    assert {"val/bpb"} <= {row.metric for row in RunFolder(folder).read_metrics()}
-    experiment = read_experiment(home / "runs" / "sweep", "val/bpb")
+    assert {"val/text_bits_per_byte"} <= {row.metric for row in RunFolder(folder).read_metrics()}
+    experiment = read_experiment(home / "runs" / "sweep", "val/text_bits_per_byte")
     assert all(each.status == "finished" and each.curve is not None for each in experiment.runs)
     assert all("baseline_loss" in each.summary for each in experiment.runs)
 

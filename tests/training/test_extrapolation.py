@@ -15,7 +15,7 @@ from attnlab.data.tasks.icl_bigram import ICLBigram
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.store.metrics_csv import read_metrics
-from attnlab.training.extrapolation import check_lengths, extrapolate
+from attnlab.training.extrapolation import as_scalars, check_lengths, extrapolate
 
 CONTEXT = 8
 SMALL = ("model=tiny", f"model.context={CONTEXT}", "model.d_model=16")
@@ -78,3 +78,17 @@ def test_lengths_asked_for_later_are_added_and_train_nothing(tmp_path: Path) -> 
     folder = folder_of(tmp_path)
     assert json.loads((folder / "summary.json").read_text())["extrapolation"] == second["extrapolation"]
     assert "extrapolation_loss/x4" in {row.metric for row in read_metrics(folder)}
+
+
+def test_segments_and_bayes() -> None:
+    """Parts of a row as long as those of training add up to the whole, and so does what an exact solver comes to."""
+    task = ICLBigram(3, val_rows=6)
+    one, four = extrapolate(model("none"), task, CONTEXT, (4,), seed=1)
+    assert four.loss == pytest.approx(np.mean(four.segment_loss)) and len(four.segment_loss) == 4
+    assert four.loss_beyond == pytest.approx(np.mean(four.segment_loss[1:]))
+    assert four.bayes_loss == pytest.approx(task.best(4 * CONTEXT, 1).loss)
+    assert four.bayes_loss_beyond == pytest.approx(np.mean(four.bayes_segment_loss[1:]))
+    assert one.bayes_loss == pytest.approx(task.best(CONTEXT, 1).loss) and one.bayes_loss_beyond is None
+    scalars = as_scalars([one, four])
+    assert scalars["extrapolation_segment_loss/x4/3"] == four.segment_loss[2]
+    assert "extrapolation_bayes_loss/x1" in scalars and "extrapolation_segment_loss/x1/1" not in scalars

@@ -22,7 +22,7 @@ from attnlab.analysis.arms import (
 )
 from attnlab.analysis.compare_arms import compare
 from attnlab.analysis.comparison import Comparison, NoiseFloor, Rules, noise_floor
-from attnlab.analysis.declared import Term, exploratory, is_declared, terms_of
+from attnlab.analysis.declared import Term, exploratory, is_declared, seeds_in_order, terms_of
 from attnlab.analysis.differences import unequal_conditions, unnamed_differences
 from attnlab.analysis.effects import Effects, factorial
 from attnlab.analysis.from_runs import arms_of
@@ -59,8 +59,9 @@ class Report:
         return next(iter(self.design.baselines.values()))
 
 
-def analyse(folder: Path | str, options: Options | None = None) -> Report:
-    """Read and compare; refuses a baseline, a family or a metric that is not there."""
+def analyse(folder: Path | str, options: Options | None = None, *, counts: bool = True) -> Report:
+    """Read and compare; refuses a baseline, a family or a metric that is not there. A look that nobody sees counts as
+    none (`counts` False)."""
     typed = options or Options()
     check = read(folder)
     registered = check.preregistration if check else None
@@ -75,8 +76,11 @@ def analyse(folder: Path | str, options: Options | None = None) -> Report:
     _check_family(settings.family, design)
     declared = is_declared(experiment, registered, asked.metric)
     looks = Looks(1, 1, [])
-    if _has_pairs(design):
+    if counts and _has_pairs(design):
         looks = take_look(experiment, settings.metric, is_declared=declared)
+    if in_order := seeds_in_order(experiment):
+        beyond = len({run.seed for run in experiment.runs if run.seed is not None}) > in_order
+        looks = looks._replace(number=2 if beyond else 1, declared=1, in_order=in_order)
     rules = _rules(experiment, settings, typed, looks)
     terms = terms_of(experiment, typed, registered, asked, rules, arms, design, because)
     used = _used(settings, design)
@@ -106,7 +110,7 @@ def _read(folder: Path, typed: Options, registered: Preregistration | None) -> t
     if settings.metric != experiment.metric:
         experiment = read_experiment(folder, settings.metric)
     if all(run.curve is None for run in experiment.runs) and experiment.logged:
-        check_logged(parse_metric(settings.metric), settings.metric, experiment.logged)
+        check_logged(settings.metric, experiment.logged)
     return experiment, settings
 
 
@@ -134,6 +138,7 @@ def _rules(experiment: Experiment, settings: Settings, typed: Options, looks: Lo
         solvable=metric.solvable,
         censored=metric.course == "steps",
         judges=metric.judges,
+        sequential=bool(looks.in_order),
         metrics=len(looks.metrics),
     )
 

@@ -55,7 +55,7 @@ def arm_of_runs(
 ) -> Arm:
     """An arm with the results of its runs, labelled by its variant."""
     finished = _finished(runs)
-    lost = (run for run in runs if run.status not in (Status.FINISHED, Status.REFUSED))
+    lost = (run for run in runs if run.status not in (Status.FINISHED, Status.REFUSED, Status.UNNEEDED))
     declared = (run.summary.get("solved_at") for run in finished.values())
     return Arm(
         variant,

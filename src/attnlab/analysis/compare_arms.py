@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attnlab.analysis import exact_tests, statistics
+from attnlab.analysis import exact_tests, sequential, statistics
 from attnlab.analysis.comparison import (
     CANNOT_TELL,
     EQUIVALENT,
@@ -27,6 +27,9 @@ from attnlab.analysis.comparison import (
 )
 from attnlab.analysis.samples import PlannedPairs, Sample, paired_seeds, values
 from attnlab.analysis.statistics import Interval, SeedPairing
+from attnlab.store.status import Status
+
+PENDING = (Status.PLANNED, Status.RUNNING, Status.UNFINISHED)  # what may still come to a result
 
 
 def compare(pairs: Sequence[tuple[A, A]], rules: Rules) -> list[Comparison[A]]:
@@ -55,6 +58,8 @@ def _correct(p: Sequence[float | None], metrics: int, most_true: int) -> list[fl
 def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
     """All numbers of one comparison, before correction and verdict."""
     seeds, lost = paired_seeds(arm, baseline, is_planned=rules.is_planned)
+    if rules.sequential:
+        seeds, lost = _entered(arm, baseline, seeds, lost)
     a, b = values(arm, seeds), values(baseline, seeds)
     d, n = exact_tests.paired_differences(a, b), len(seeds) + len(lost)
     empty = Comparison(
@@ -65,10 +70,14 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
         fewest_seeds=exact_tests.fewest_seeds(alpha),
         exploratory=rules.look > rules.looks,
         last_look=rules.look >= rules.looks,
+        sequential=rules.sequential,
     )
     whole = sorted({*seeds, *lost})
     if len(seeds) < 2:
         return replace(empty, mean=float(d[0]) if seeds else None)
+    if rules.sequential:
+        pairs = PlannedPairs(values(arm, whole), values(baseline, whole), rules.bounds)
+        return _compare_in_order(empty, pairs, _solved_at(arm, baseline, rules), rules)
     if rules.censored:
         return _compare_steps(empty, PlannedPairs(values(arm, whole), values(baseline, whole), None))
     low, high = statistics.t_interval(d, rules.alpha)
@@ -97,6 +106,42 @@ def _measure(arm: A, baseline: A, rules: Rules, alpha: float) -> Comparison[A]:
         smallest_exact_p=exact_tests.smallest_p(test, n),
         deciding_p=max(p, exact_p, pairs.worst_p(mean, test) if lost else 0.0),
         equivalence_p=q,
+    )
+
+
+def _entered(arm: A, baseline: A, seeds: list[int], lost: list[int]) -> tuple[list[int], list[int]]:
+    """Seeds enter in their order: none before one that has not ended yet."""
+    pending = [seed for side in (arm, baseline) for seed, fate in side.lost.items() if fate in PENDING]
+    first = min(pending, default=math.inf)
+    return [seed for seed in seeds if seed < first], [seed for seed in lost if seed < first]
+
+
+def _compare_in_order(empty: Comparison[A], pairs: PlannedPairs, at: float | None, rules: Rules) -> Comparison[A]:
+    """The comparison after each seed, by bets on the signs of the differences; of a task that is solved or not, of
+    whether it was solved."""
+    d, alpha, margin, counts = empty.differences, empty.alpha, empty.margin, None
+    whole = exact_tests.paired_differences(pairs.ours, pairs.theirs)
+    if at is not None:
+        solved = [np.where(np.isnan(side), np.nan, (side >= at).astype(float)) for side in (pairs.ours, pairs.theirs)]
+        whole = solved[0] - solved[1]
+        counts = SolvedCounts(at, *(int(np.nansum(side)) for side in solved), len(whole))
+    p = sequential.sequential_p(whole, alpha)
+    possible, all_came = sequential.fewest_seeds(alpha) <= len(whole), bool(np.isfinite(d).all())
+    return replace(
+        empty,
+        mean=float(d.mean()) if all_came else None,
+        sd=float(d.std(ddof=1)) if all_came else None,
+        pairing=statistics.pairing(empty.values, empty.values - d) if all_came else empty.pairing,
+        interval=sequential.confidence_interval(d, rules.alpha) if all_came and not empty.lost_seeds else None,
+        solved=counts,
+        rank_sum=float(exact_tests.signed_ranks(d).sum()) if rules.censored else None,
+        exact_test="bets on signs" if possible else None,
+        exact_p=float(p[-1]),
+        smallest_exact_p=max(alpha, 2.0 ** (1 - len(whole))),
+        deciding_p=float(p[-1]),
+        equivalence_p=None if margin is None else sequential.sequential_equivalence_p(whole, margin, alpha),
+        fewest_seeds=sequential.fewest_seeds(alpha),
+        remarks=(f"known after {int((p <= alpha).argmax()) + 1} of {len(p)} seeds",) if p[-1] <= alpha else (),
     )
 
 
@@ -172,7 +217,7 @@ def _judge(c: Comparison[A], rules: Rules) -> Comparison[A]:
     else:
         points = c.mean if c.rank_sum is None else c.rank_sum
         improved = points is not None and (points < 0) == rules.lower_is_better
-    verdict, remarks = decide(improved, c.holm_p, c.holm_equivalence_p, rules), []
+    verdict, remarks = decide(improved, c.holm_p, c.holm_equivalence_p, rules), list(c.remarks)
     if c.solved is not None:
         remarks.append(f"solved by {c.solved.ours} seeds against {c.solved.theirs} (at {c.solved.at:g})")
     if c.lost_seeds:

@@ -35,6 +35,7 @@ class Rules(NamedTuple):
     solvable: bool = True  # whether a share may be that of a task that is solved from some value on
     censored: bool = False  # whether results are steps, inf where what was waited for never came
     judges: bool = True  # whether one way is better
+    sequential: bool = False  # whether it is judged after each seed, in their order
     metrics: int = 1  # how many were looked at, of which none was declared beforehand: each is asked of each variant
 
     @property
@@ -88,6 +89,7 @@ class Comparison(Generic[A]):
     fewest_seeds: int = 0  # with which a verdict is possible
     exploratory: bool = False  # a later look than those that were declared
     last_look: bool = True  # seeds that are added now cannot be judged any more
+    sequential: bool = False  # judged after each seed: the interval and the exact p hold at any stopping time
     remarks: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()  # what stands in its line: that it goes by what was not declared, or was not equal
 
@@ -147,14 +149,22 @@ class Comparison(Generic[A]):
     @cached_property
     def detectable(self) -> float | None:
         """The smallest true difference that the t test finds with these seeds 4 times in 5, in the metric's unit."""
-        if not self._has_spread or self.exact_test is None or self.solved is not None or self.sd is None:
+        if (
+            not self._has_spread
+            or self.exact_test is None
+            or self.sequential
+            or self.solved is not None
+            or self.sd is None
+        ):
             return None
         return power.detectable_effect(self.n, self.alpha) * self.sd
 
     @cached_property
     def seeds_needed(self) -> Seeds | None:
         """How many would tell, the true difference being as seen."""
-        if self.verdict != CANNOT_TELL or self.solved is not None or not self._has_spread or not self.mean:
+        if self.verdict != CANNOT_TELL or self.sequential or self.solved is not None:
+            return None
+        if not self._has_spread or not self.mean:
             return None
         assert self.sd is not None
         return power.seeds_to_tell(self.mean, self.sd, self.n, self.alpha)
@@ -162,7 +172,9 @@ class Comparison(Generic[A]):
     @cached_property
     def seeds_for_equivalence(self) -> Seeds | None:
         """How many would tell, there being no difference."""
-        if self.verdict != CANNOT_TELL or self.solved is not None or not self._has_spread or self.margin is None:
+        if self.verdict != CANNOT_TELL or self.sequential or self.solved is not None:
+            return None
+        if not self._has_spread or self.margin is None:
             return None
         assert self.sd is not None
         return power.seeds_to_be_equivalent(self.margin, self.sd, self.n, self.alpha)

@@ -14,6 +14,7 @@ from attnlab.store.names import PREREGISTRATION
 from attnlab.store.preregistration import Preregistration
 
 KEYS = ("metric", "baseline", "margin", "alpha")
+IN_ORDER = ("sequential", "seeds")  # declared besides where seeds are judged one after the other
 FIRST = "first"  # in manifest.json: what the sweep declared before the experiment's first result
 
 
@@ -96,7 +97,8 @@ def _labels(arms: Sequence[Arm]) -> str:
 def first_declared(experiment: Experiment) -> tuple[dict[str, Any], str]:
     """What was declared before the first result, and where: in the manifest, or in the config of the earliest run."""
     if isinstance(first := experiment.declared.get(FIRST), Mapping):
-        return {key: first.get(key) for key in KEYS}, "the sweep, before its first result"
+        terms = {key: first.get(key) for key in KEYS} | {key: first[key] for key in IN_ORDER if key in first}
+        return terms, "the sweep, before its first result"
     reports = [(_started(run), run.report) for run in experiment.runs if run.report]
     if reports:
         earliest = min(reports, key=lambda pair: pair[0])[1]
@@ -108,6 +110,13 @@ def is_declared(experiment: Experiment, registered: Preregistration | None, metr
     """Whether somebody named this metric before the first result."""
     named = first_declared(experiment)[0].get("metric") if registered is None else registered.metric
     return IN_SUMMARY.get(str(named), named) == metric
+
+
+def seeds_in_order(experiment: Experiment) -> int:
+    """Up to how many seeds are judged one after the other, if that was declared before the first result; else 0."""
+    first, _ = first_declared(experiment)
+    seeds = first.get("seeds")
+    return seeds if first.get("sequential") is True and isinstance(seeds, int) else 0
 
 
 def _started(run: Run) -> datetime:

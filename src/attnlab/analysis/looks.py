@@ -22,6 +22,7 @@ class Looks(NamedTuple):
     declared: int
     earlier: list[str]
     metrics: tuple[str, ...] = ("",)  # that the family counts: all that were looked at, unless this one was declared
+    in_order: int = 0  # up to so many seeds are judged after each of them, which takes no look
     problem: str = ""  # why this one could not be counted
 
     def __str__(self) -> str:
@@ -38,6 +39,8 @@ class Looks(NamedTuple):
 
     @property
     def _which(self) -> str:
+        if self.in_order and self.number == 1:
+            return f"Verdicts hold after any number of seeds, in their order; up to {self.in_order} were declared."
         before = f" Before: {'; '.join(self.earlier)}." if self.earlier else ""
         if self.number > self.declared:
             return (

@@ -9,7 +9,7 @@ from attnlab.analysis.reading import Run
 from attnlab.store.preregistration import Preregistration, PreregistrationCheck, read, seeds_by_folder
 from attnlab.store.status import Status
 
-NOT_STARTED = (Status.PLANNED, Status.REFUSED)
+NOT_STARTED = (Status.PLANNED, Status.REFUSED, Status.UNNEEDED)
 
 
 def check(
@@ -81,7 +81,7 @@ def _other_runs(registered: Sequence[str], runs: Sequence[Run]) -> list[str]:
         else:
             deviations.append(f"not preregistered, but run: {folder} ({seeds})")
     became = {run.name: run.status for run in runs}
-    lost = [name for name in registered if became.get(name) != "finished"]
+    lost = [name for name in registered if became.get(name) not in (Status.FINISHED, Status.UNNEEDED)]
     for folder, seeds in seeds_by_folder(lost).items():
         fates = dict.fromkeys(became.get(name, "not there") for name in lost if name.startswith(f"{folder}/"))
         deviations.append(f"preregistered, and without a result: {folder} ({seeds}; {', '.join(fates)})")

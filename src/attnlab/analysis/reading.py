@@ -29,7 +29,8 @@ from attnlab.store.status import Status
 
 LACKS = "has no"  # of metrics.csv, without the metric that is asked for
 UNPLANNED = "what is counted is what was found, not what was planned"
-WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED)  # what a manifest may say then
+# What a manifest may say of a run without one.
+WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED, Status.UNNEEDED)
 NEEDED = ("status", "variant", "hash", "seed", "step")  # of summary.json
 SEED_LINES = re.compile(r"(?m)^(seed|  (?:data|init|noise|eval)): \d+$")  # in which the configs of a group differ
 SEED_LINE = re.compile(r"(?m)^(?:  )?(seed|data|init|noise|eval): (\d+)$")

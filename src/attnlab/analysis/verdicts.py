@@ -62,6 +62,7 @@ def verdict(
     solved: float | None = None,
     looks: int = 1,
     look: int = 1,
+    sequential: bool = False,
 ) -> Verdicts:
     """What the seeds can tell of each variant against a baseline: better, worse, equivalent or cannot tell.
 
@@ -77,7 +78,8 @@ def verdict(
 
     With `solved`, the task is solved or not from this value on: Fisher's exact test on the counts decides, and the
     margin is one of shares. `look` is the number of this look at the experiment and `looks` how many were declared
-    before the first, each judged at alpha / looks.
+    before the first, each judged at alpha / looks. With `sequential`, seeds were added one after the other, in their
+    order, and whether to go on was decided by what they gave: verdicts and intervals hold at any stopping time.
 
     Raises UsageError for what makes no sense. The method is that of docs/verdicts.md.
     """
@@ -98,7 +100,8 @@ def verdict(
         for name, results in {BASELINE: baseline, **variants}.items()
     }
     rules = Rules(
-        better == "lower", alpha, margin, tuple(family), bounds, solved, lost is not None, looks=looks, look=look
+        *(better == "lower", alpha, margin, tuple(family), bounds, solved, lost is not None, looks, look),
+        sequential=sequential,
     )
     pairs = [(arms[name], arms[BASELINE]) for name in variants]
     comparisons = {c.arm.label: c for c in compare(pairs, rules)}

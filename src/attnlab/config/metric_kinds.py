@@ -137,11 +137,12 @@ def _number(text: str) -> float | None:
         return None
 
 
-def check_logged(metric: Metric, text: str, logged: Iterable[str], key: str = "metric") -> None:
-    """Refuse a metric that is not among those that are logged, in a line that names them."""
-    names = list(dict.fromkeys(logged))
-    if not metric.members(names):
-        raise UsageError(f"{key} ({text}) is not logged{nearest(metric.name, names)} (logged: {in_a_line(names)})")
+def check_logged(text: str, logged: Iterable[str], key: str = "metric") -> None:
+    """Refuse a metric that is not logged, in a line that names what is, or that no report can judge."""
+    names, name = list(dict.fromkeys(logged)), text.partition(":")[0]
+    if not Metric(name, Kind(None)).members(names):
+        raise UsageError(f"{key} ({text}) is not logged{nearest(name, names)} (logged: {in_a_line(names)})")
+    parse_metric(text, key)
 
 
 def in_a_line(names: Iterable[str]) -> str:

@@ -55,6 +55,7 @@ class ReportConfig:
     margin: Positive | None
     alpha: Annotated[float, Rule(float, above=0, below=0.5)]
     looks: Annotated[int, Rule(int, least=1, most=10)]
+    sequential: bool
     hypothesis: Text | None
     at_end: bool
 

@@ -14,6 +14,7 @@ class Status(StrEnum):
     RUNNING = "running"
     PLANNED = "planned"
     REFUSED = "refused"  # a combination that makes no sense
+    UNNEEDED = "unneeded"  # a sweep that judges after each seed knew its answer without it
     IMPORTED = "imported"  # trained by others: its numbers are theirs, and there is nothing to go on with
 
 

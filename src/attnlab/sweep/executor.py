@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from attnlab.analysis.declared import FIRST, KEYS
+from attnlab.analysis.declared import FIRST, IN_ORDER, KEYS
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine.command_line import typed
 from attnlab.machine.environment import cores
+from attnlab.options.rules import shown
 from attnlab.store.names import MANIFEST
 from attnlab.store.status import ENDED, Status
+from attnlab.sweep.early_stopping import EarlyStopping
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.plan import PlannedRun, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
@@ -108,10 +110,16 @@ def write_plan(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], design: 
     for experiment, members in by_experiment(runs).items():
         entries = [*(run.entry() for run in members), *(refused_entry(refusal) for refusal in refusals)]
         about = {**asdict(settings(members)), "baseline": baseline_of(members), "design": design}
+        about["seeds"] = len({run.identity.seed for run in members})
         manifest = experiment.manifest
         content, command = manifest.read(), typed()
         earlier = content["commands"] if isinstance(content.get("commands"), list) else []
         about[FIRST] = _first(content, members, about)
+        if bool(about[FIRST].get("sequential")) != about["sequential"]:
+            raise UsageError(
+                f"report.sequential ({shown(about['sequential'])}) was declared otherwise before the first result in "
+                f"{experiment}: use another experiment_name"
+            )
         about["commands"] = [*(other for other in earlier if other != command), command]
         manifest.plan(entries, {"experiment": experiment.path.name, "command": shlex.join(sys.argv), **about})
 
@@ -121,7 +129,8 @@ def _first(manifest: Mapping[str, Any], runs: Sequence[PlannedRun], about: Mappi
     statuses = {*(entry.get("status") for entry in manifest["runs"]), *(run.status for run in runs)}
     earlier = manifest.get(FIRST, manifest if "baseline" in manifest else None)
     declared = earlier if isinstance(earlier, Mapping) and statuses.intersection(ENDED) else about
-    return {key: declared.get(key) for key in KEYS}
+    in_order = IN_ORDER if declared.get("sequential") else ()
+    return {key: declared.get(key) for key in (*KEYS, *in_order)}
 
 
 def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
@@ -132,6 +141,7 @@ def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
     """
     order = sorted(range(len(runs)), key=lambda number: (runs[number].identity.seed, number))
     waiting = deque(number for number in order if runs[number].status != Status.FINISHED)
+    stopping = EarlyStopping(runs)
     with stop_request() as stop, screen_for(runs, pool.size) as screen:
         deadline: float | None = None
         while pool.busy or (waiting and deadline is None):
@@ -140,6 +150,9 @@ def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
                 pool.stop()
                 screen.print_line(f"stopping: {pool.busy} runs save their state (Ctrl-C again: without that)")
             if deadline is None:
+                for run in stopping.unneeded():
+                    waiting.remove(runs.index(run))
+                    _note(run)
                 _start(runs, waiting, pool, screen)
             for event in pool.events(TICK):
                 _hear(runs[event.task], event, waiting, screen, stopping=deadline is not None)
@@ -222,6 +235,8 @@ def sum_up(runs: Sequence[PlannedRun]) -> None:
     print(f"{sum(run.status == 'finished' for run in runs)} of {len(runs)} runs finished; listed in:")
     for experiment in sorted({run.experiment for run in runs}):
         print(f"  {experiment.manifest.path}")
+    if reasons := Counter(run.reason for run in runs if run.status == Status.UNNEEDED):
+        print("; ".join(f"{count} runs were not needed: {reason}" for reason, count in reasons.items()))
     for run in _bad(runs)[:SHOWN]:
         print(f"  {run.status} {run.title}: {run.reason} (log: {run.log})")
 

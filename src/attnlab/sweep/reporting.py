@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from attnlab.analysis import exact_tests
+from attnlab.analysis import exact_tests, sequential
 from attnlab.analysis.analyse import analyse
 from attnlab.analysis.arms import arm_of_runs, choose_baseline
 from attnlab.analysis.groups import RATE
@@ -31,6 +31,8 @@ def settings(runs: Sequence[PlannedRun]) -> ReportConfig:
     solvable = all(run.facts["solved_at"] is not None for run in runs)
     metric = report.metric or (METRIC_OF_TASKS if solvable else USUAL_METRIC)
     parse_metric(metric, key="report.metric")
+    if report.sequential and report.looks > 1:
+        raise UsageError(f"report.looks ({report.looks}) must be 1 with report.sequential=true, which judges each seed")
     return replace(report, metric=metric)
 
 
@@ -109,9 +111,12 @@ def prospects(runs: Sequence[PlannedRun]) -> list[str]:
             continue
         m, n = len(seeds), max(map(len, seeds.values()))
         alpha = given.alpha / given.looks / m
-        fewest = exact_tests.fewest_seeds(alpha)
+        fewest = sequential.fewest_seeds(alpha) if given.sequential else exact_tests.fewest_seeds(alpha)
         about = f"{folder}: {m} variant{'s' * (m > 1)} against {baseline}, {n} seed{'s' * (n > 1)}"
-        if exact_tests.exact_test(n, alpha) is None:
+        if given.sequential and n >= fewest:
+            lines.append(f"{about} at most: the sweep ends when all verdicts are known, from {fewest} seeds on")
+            continue
+        if given.sequential or exact_tests.exact_test(n, alpha) is None:
             lines.append(f"{about}: no verdict is possible; {fewest} seeds are the fewest")
         else:
             pairs = exact_tests.fewest_seeds(alpha, test=exact_tests.SIGN_FLIPS)

@@ -16,7 +16,7 @@ from attnlab.sweep.executor import by_job, drive, finish, fit_to_machine, pool_f
 from attnlab.sweep.jobs import Composer, Job, Refusal
 from attnlab.sweep.plan import PlannedRun, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
-from attnlab.sweep.reporting import baseline_of, by_experiment, check, preregister, prospects, report
+from attnlab.sweep.reporting import baseline_of, by_experiment, check, preregister, prospects, report, settings
 
 OF_THE_SWEEP = ("sweep", "plan", "preregister")  # keys that no job has
 Split = Callable[[list[Any]], list[list[str]]]  # from parsed overrides to the words of every job
@@ -52,6 +52,8 @@ def sweep(
         if (refusals and design is None) or not runs:
             refuse(refusals, [overrides for overrides, _ in requested])
         check(runs)
+        if not local and any(settings(members).sequential for members in by_experiment(runs).values()):
+            raise UsageError("report.sequential (true) needs hydra/launcher=local, which sees each seed end")
         for members in by_experiment(runs).values():
             compare(members, baseline_of(members), pool)
         fit_to_machine(pool, runs, n_jobs)

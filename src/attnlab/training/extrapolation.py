@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from attnlab.attention.documents import Documents
 from attnlab.attention.evaluating import evaluating
-from attnlab.data.material import IGNORED, Material
+from attnlab.data.material import IGNORED, Batch, Material
+from attnlab.data.predictors import Rows
+from attnlab.data.task import Task
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.store.damage import Damaged
@@ -20,10 +22,13 @@ from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.scoring import by_row, error_of, tally
+from attnlab.training.scoring import by_row, error_of, segments, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
 AT_ONCE = 8192  # tokens in a batch
+SCORES = ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error")
+SCORES += ("bayes_loss", "bayes_loss_beyond")
+BY_SEGMENT = ("segment_loss", "bayes_segment_loss")
 
 
 class Reach(NamedTuple):
@@ -40,6 +45,10 @@ class Reach(NamedTuple):
     loss_beyond: float | None = None
     accuracy_beyond: float | None = None
     accuracy_beyond_error: float | None = None
+    segment_loss: tuple[float | None, ...] = ()  # of each part of the row as long as those of training
+    bayes_loss: float | None = None  # of an exact solver of the task, on the same rows
+    bayes_loss_beyond: float | None = None
+    bayes_segment_loss: tuple[float | None, ...] = ()
     cannot: str = ""
 
 
@@ -63,14 +72,14 @@ def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[
         length = factor * context
         try:
             material.check_context(length)
-            whole, beyond = _score(model, material, context, length, seed)
+            sums = _score(model, material, context, length, seed)
         except UsageError as refused:
             yield Reach(factor, length, cannot=str(refused))
             continue
-        if factor > 1 and not beyond[0]:
+        if factor > 1 and not sums.beyond[0]:
             yield Reach(factor, length, cannot=f"nothing is asked beyond the first {context} tokens")
             continue
-        yield Reach(factor, length, *_rates(whole), *_rates(beyond))
+        yield Reach(factor, length, *_rates(sums.whole), *_rates(sums.beyond), _losses(sums.parts), *_bayes(sums.bayes))
 
 
 def _rates(sums: Float64[Tensor, " 7"]) -> tuple[float | None, float | None, float | None]:
@@ -78,15 +87,39 @@ def _rates(sums: Float64[Tensor, " 7"]) -> tuple[float | None, float | None, flo
     return (nats / count, right / count, error_of(right / count, count, sums[3:])) if count else (None, None, None)
 
 
+def _losses(parts: Float64[Tensor, "n 3"]) -> tuple[float | None, ...]:
+    return tuple(nats / count if count else None for count, _, nats in parts.tolist())
+
+
+def _bayes(
+    parts: Float64[Tensor, "n 3"] | None,
+) -> tuple[float | None, float | None, tuple[float | None, ...]]:
+    """The exact loss of the whole row, of what lies beyond the trained length, and of each part."""
+    if parts is None:
+        return None, None, ()
+    whole, beyond = parts.sum(dim=0, keepdim=True), parts[1:].sum(dim=0, keepdim=True)
+    return *_losses(whole), *_losses(beyond), _losses(parts)
+
+
+class Sums(NamedTuple):
+    """Count, hits and loss of all answers, and sums by row (see `by_row`); the same of those beyond the trained length;
+    count, hits and loss of each part of the row, and those of an exact solver."""
+
+    whole: Float64[Tensor, " 7"]
+    beyond: Float64[Tensor, " 7"]
+    parts: Float64[Tensor, "n 3"]
+    bayes: Float64[Tensor, "n 3"] | None
+
+
 @torch.no_grad()
-def _score(
-    model: GPT, material: Material, context: int, length: int, seed: int
-) -> tuple[Float64[Tensor, " 7"], Float64[Tensor, " 7"]]:
-    """Count, hits and loss of all answers, and sums by row (see `by_row`); then of those beyond the trained length."""
+def _score(model: GPT, material: Material, context: int, length: int, seed: int) -> Sums:
+    """Score the first rows of a length, as many as `MOST_TOKENS` hold."""
     rows = np.arange(min(material.n_val_rows(length), max(1, MOST_TOKENS // length)))
     at_once, device = max(1, AT_ONCE // length), next(model.parameters()).device
     beyond = torch.arange(length, device=device) >= context
-    sums = torch.zeros(2, 7, dtype=torch.float64)
+    sums, n = torch.zeros(2, 7, dtype=torch.float64), length // context
+    by_part = torch.zeros(n, 3, dtype=torch.float64)
+    exact = torch.zeros(n, 3, dtype=torch.float64) if isinstance(material, Task) else None
     with evaluating(model):
         for first in range(0, len(rows), at_once):
             batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed).to(device)
@@ -96,23 +129,45 @@ def _score(
             for part, part_targets in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
                 part[:3] += tally(logits, part_targets, torch.zeros_like(part_targets), 1)[0]
                 part[3:] += by_row(logits, part_targets)
-    return sums[0], sums[1]
+            parts = segments(targets, context)
+            by_part += tally(logits, targets, parts, n)
+            if exact is not None and isinstance(material, Task):
+                exact += _exact(material, batch, parts, n)
+    return Sums(sums[0], sums[1], by_part, exact)
+
+
+def _exact(task: Task, batch: Batch, parts: Int64[Tensor, "b t"], n: int) -> Float64[Tensor, "n 3"]:
+    """What an exact solver comes to in each part of these rows: count, nothing for its hits, and loss."""
+    assert batch.slices is not None
+    rows = Rows(*(part.cpu().numpy() for part in (batch.ids, batch.targets, batch.slices)))
+    asked, nats = torch.from_numpy(rows.asked), torch.from_numpy(task.exact_nats(rows))
+    sums = [
+        torch.bincount(parts.cpu()[asked], weights=each, minlength=n) for each in (asked[asked].double(), nats[asked])
+    ]
+    return torch.stack([sums[0], torch.zeros_like(sums[0]), sums[1]], dim=1)
 
 
 def as_scalars(reaches: Sequence[Reach]) -> dict[str, float]:
     """The scores as scalars, such as extrapolation_loss/x2."""
     scalars = {}
     for reach in reaches:
-        for name in ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error"):
+        for name in SCORES:
             value = getattr(reach, name)
             if value is not None:
                 scalars[f"extrapolation_{name}/x{reach.factor}"] = value
+        for name in BY_SEGMENT if reach.factor > 1 else ():
+            for number, value in enumerate(getattr(reach, name), start=1):
+                if value is not None:
+                    scalars[f"extrapolation_{name}/x{reach.factor}/{number}"] = value
     return scalars
 
 
 def as_summary(reaches: Sequence[Reach]) -> dict[str, Any]:
     """The scores as summary.json keeps them, by factor."""
-    return {str(reach.factor): reach._asdict() for reach in reaches}
+    return {
+        str(reach.factor): {key: list(x) if isinstance(x, tuple) else x for key, x in reach._asdict().items()}
+        for reach in reaches
+    }
 
 
 def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:

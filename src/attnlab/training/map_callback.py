@@ -22,6 +22,7 @@ from attnlab.inspection.head_metrics import (
 )
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
+from attnlab.inspection.task_metrics import TaskRows, sink_rate_of, task_metrics
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import TimedCallback, network, whole
@@ -32,10 +33,10 @@ class LogMaps(TimedCallback):
     """Before the first update, at log-spaced steps and after the last, show what every head attends to.
 
     At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
-    and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the first sentence, and on a random
-    sequence that is followed by itself. `emergence_steps` says at which of these steps a head's induction or
-    previous-token score was first high. The last maps and those at the best validation loss are kept in the run's
-    `folder`. Training is not disturbed: the model is in eval mode for that moment and no random stream moves.
+    and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the first sentence, on a random sequence
+    that is followed by itself, and of a task on `rows`. `emergence_steps` says at which of these steps a head's
+    induction or previous-token score was first high. The last maps and those at the best validation loss are kept in
+    the run's `folder`. Training is not disturbed: the model is in eval mode for that moment and no random stream moves.
 
     `probes` are (name, text); "probe" is the default sentence, any other name is the user's own (see `check_probe`).
     `seconds` is the time spent here so far, over all parts of a run that was resumed.
@@ -49,6 +50,7 @@ class LogMaps(TimedCallback):
         folder: RunFolder,
         n_steps: int = 12,
         run: str = "",
+        rows: TaskRows | None = None,
         max_probe_tokens: int = MAX_PROBE_TOKENS,
         monitor: str = "val/loss",
     ) -> None:
@@ -56,7 +58,7 @@ class LogMaps(TimedCallback):
         if len({name for name, _ in probes}) != len(probes) or not probes:
             raise UsageError(f"maps need at least one probe and different names (got {[name for name, _ in probes]})")
         self.sentences, self.tokenizer = list(probes), tokenizer
-        self.folder, self.n_steps, self.run = folder, n_steps, run
+        self.folder, self.n_steps, self.run, self.rows = folder, n_steps, run, rows
         self.max_probe_tokens, self.monitor = max_probe_tokens, monitor
         self.probes: list[Probe] = []
         self.steps: list[int] = []
@@ -154,6 +156,7 @@ class LogMaps(TimedCallback):
                 for tag, score in scores.items():
                     if score >= EMERGENCE_THRESHOLD and tag.startswith((f"{INDUCTION}/", f"{PREVIOUS}/")):
                         self.emergence_steps.setdefault(tag, step)
+        numbers |= sink_rate_of(numbers) if self.rows is None else task_metrics(model, self.rows)
         recorder.scalars(numbers, step)
 
     def _log_pictures(self, recorder: Recorder, maps: list[list[LayerMap]], step: int, first: bool) -> None:

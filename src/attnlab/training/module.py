@@ -36,7 +36,16 @@ from attnlab.model import GPT
 from attnlab.training.compiled import compile_network
 from attnlab.training.optimizer import Recipe
 from attnlab.training.process_group import gathered
-from attnlab.training.scoring import at_least_float32, by_row, numbers, tally
+from attnlab.training.scoring import (
+    SEGMENT_LOSS,
+    SEGMENTS,
+    at_least_float32,
+    by_row,
+    numbers,
+    segment_losses,
+    segments,
+    tally,
+)
 from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, total_norm
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
@@ -48,7 +57,8 @@ class LanguageModel(L.LightningModule):
     `recipe` makes the optimizer and its schedule. `noise_seed` reseeds the generators at every batch, so that dropout
     depends on (seed, step) and not on history. `val_scored_bytes` are the bytes of the predicted validation tokens.
     Logged: train/loss, optim/lr and optim/grad_norm every `log_every` steps, val/loss and val/bits_per_byte; of a task,
-    which has `slice_names`, also val/accuracy, and accuracy and loss of each slice.
+    which has `slice_names`, also val/accuracy, accuracy and loss of each slice,
+    and the loss of each quarter of the row.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class LanguageModel(L.LightningModule):
         self.draws = False  # whether training draws random numbers, such as dropout's
         self._before: list[Tensor] | None = None  # the random streams as the first batch finds them
         self._nats = self._tokens = torch.zeros(())
-        self._answers, self._rows = torch.zeros(0, 3), torch.zeros(4)
+        self._answers, self._rows, self._segments = torch.zeros(0, 3), torch.zeros(4), torch.zeros(SEGMENTS, 3)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of each hook before and after it, and the bookkeeping of nn.Module makes that dear.
@@ -198,7 +208,7 @@ class LanguageModel(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = torch.zeros(2, dtype=torch.float64).unbind()
         self._answers = torch.zeros(len(self.slice_names), 3, dtype=torch.float64)
-        self._rows = torch.zeros(4, dtype=torch.float64)
+        self._rows, self._segments = torch.zeros(4, dtype=torch.float64), torch.zeros(SEGMENTS, 3, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         targets = batch.targets
@@ -206,6 +216,8 @@ class LanguageModel(L.LightningModule):
         if batch.slices is not None:
             self._answers += tally(logits, targets, batch.slices, len(self.slice_names))
             self._rows += by_row(logits, targets)
+            parts = segments(targets, -(-targets.shape[1] // SEGMENTS))
+            self._segments += tally(logits, targets, parts, SEGMENTS)
         flat_logits = at_least_float32(logits.flatten(0, 1))
         nats = F.cross_entropy(flat_logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()
@@ -220,10 +232,10 @@ class LanguageModel(L.LightningModule):
         if self.val_scored_bytes is not None:
             metrics["val/bits_per_byte"] = nats / math.log(2) / self.val_scored_bytes
         if self.slice_names:
-            sums = [self._answers, self._rows]
+            sums = [self._answers, self._rows, self._segments]
             if self.trainer.world_size > 1:  # MPS has no double, but no second device either
                 sums = [gathered(part.to(self.device)).sum(dim=0).cpu() for part in sums]
-            metrics |= numbers(sums[0], sums[1], self.slice_names)
+            metrics |= numbers(sums[0], sums[1], self.slice_names) | segment_losses(sums[2], SEGMENT_LOSS)
         self.record(metrics)
         self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks that stop early or keep the best
         if not math.isfinite(metrics["val/loss"]):  # the last update may be the one that spoils the weights

@@ -43,6 +43,7 @@ from attnlab.training.hardware import (
 )
 from attnlab.training.identity import Identity, identify
 from attnlab.training.initial_weights import InitialWeights, initial_weights
+from attnlab.training.logged_metrics import check_metric
 from attnlab.training.matching import TimingSite, match_budget
 from attnlab.training.optimizer import Recipe
 from attnlab.training.recorders.tracker import chosen_loggers
@@ -139,6 +140,7 @@ def prepare(
     common.once("cache", str(cache), lambda: check_writable(cache, key="paths.cache"))
     tokenizer, splits = common.once("tokens", data, lambda: open_material(source, vocabulary, cache))
     splits.check_context(config.model.context)
+    check_metric(config, model, splits)
     if config.maps.steps:
         map_steps(trainer.max_steps, config.maps.steps)
         for name, text in probes(config, tokenizer, splits):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -20,7 +21,9 @@ from attnlab.build import build_model
 from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.task import Task
 from attnlab.errors import AttnlabError, Diverged, UsageError
+from attnlab.inspection.task_metrics import TaskRows, rows_to_measure, token_kinds
 from attnlab.machine import signals
 from attnlab.machine.environment import STARTED_BY, processes
 from attnlab.model import GPT
@@ -234,7 +237,7 @@ def _train(
                 for reach in _extrapolate(prepared, model):
                     stop.obey(f"stopped after the last of {trainer.max_steps} steps")
                     reaches.append(reach)
-                recorders.scalars(as_scalars(reaches), trainer.global_step)
+                recorders.scalars({**_bayes(prepared), **as_scalars(reaches)}, trainer.global_step)
             if config.match is not None and trainer.global_step < trainer.max_steps:
                 raise UsageError(
                     f"match ({config.match}) brings runs to the same budget, and a callback ended this one after "
@@ -260,6 +263,14 @@ def _train(
     print_summary(summary, samples.text(model) if config.sample.steps else None, config.paths.runs)
     stop.obey("stopped, with the run finished")
     return summary
+
+
+def _bayes(prepared: Prepared) -> dict[str, float]:
+    """The loss of an exact solver of a task at the length of training."""
+    task, config = prepared.splits, prepared.config
+    return (
+        {"val/bayes_loss": task.best(config.model.context, config.streams.eval).loss} if isinstance(task, Task) else {}
+    )
 
 
 def _extrapolate(prepared: Prepared, model: GPT) -> Iterator[Reach]:
@@ -445,7 +456,18 @@ def _maps(prepared: Prepared) -> LogMaps | None:
         folder=prepared.folder,
         n_steps=prepared.config.maps.steps,
         run=f"{prepared.identity.variant} seed {prepared.identity.seed}",
+        rows=_rows_to_measure(prepared),
     )
+
+
+def _rows_to_measure(prepared: Prepared) -> TaskRows | None:
+    """The first validation rows of a task, of which maps are measured."""
+    task, context = prepared.splits, prepared.config.model.context
+    if not isinstance(task, Task):
+        return None
+    numbers = np.arange(min(task.val_rows, rows_to_measure(context)))
+    batch = task.val_batch(numbers, context=context, seed=prepared.config.streams.eval)
+    return TaskRows(batch.ids.numpy(), batch.targets.numpy(), token_kinds(task.names))
 
 
 def _is_worker(prepared: Prepared) -> bool:

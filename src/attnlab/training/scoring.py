@@ -12,6 +12,7 @@ from attnlab.data.material import IGNORED
 
 ACCURACY, ERROR = "val/accuracy", "val/accuracy_error"
 SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT = "val_accuracy/", "val_loss/", "val_count/"
+SEGMENT_LOSS, SEGMENTS = "val_segment_loss/", 4  # equal parts of a validation row, numbered from 1
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -30,6 +31,17 @@ def tally(
     parts = (torch.ones_like(nats), right, nats)
     sums = [torch.bincount(group, weights=part, minlength=n) for part in parts]
     return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in integers
+
+
+def segments(targets: Int64[Tensor, "b t"], length: int) -> Int64[Tensor, "b t"]:
+    """In which part of its row each place lies, where a part has so many places."""
+    return (torch.arange(targets.shape[1], device=targets.device) // length).expand_as(targets)
+
+
+def segment_losses(totals: Float64[Tensor, "n 3"], prefix: str) -> dict[str, float]:
+    """The loss of each part of the row in which something is asked."""
+    numbered = enumerate(totals.tolist(), start=1)
+    return {f"{prefix}{number}": nats / count for number, (count, _, nats) in numbered if count}
 
 
 def by_row(logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"]) -> Float64[Tensor, " 4"]:

@@ -16,11 +16,13 @@ STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell"
 
 def verdicts_table(comparisons: Iterable[Comparison[A]]) -> Table:
     """The verdicts in the width of a terminal."""
+    comparisons = list(comparisons)
+    interval = "interval at any stop" if any(c.sequential for c in comparisons) else "t interval"
     rows = [
         [c.arm.title, str(c.n), number(c.mean, signed=True), span(c.interval), p_value(c.holm_p), c.line]
         for c in comparisons
     ]
-    return table(["variant", "n", "difference", "t interval", "corrected p", "verdict"], rows)
+    return table(["variant", "n", "difference", interval, "corrected p", "verdict"], rows)
 
 
 def draw(shown: Table, console: Console) -> None:

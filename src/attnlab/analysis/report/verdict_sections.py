@@ -59,7 +59,16 @@ def verdicts(report: Report) -> list[Block]:
             "beside it."
             + ("" if rules.margin is None else " The margin is one of shares: an exact interval has to lie inside it.")
         )
-    if rules.censored:
+    if rules.sequential:
+        text = (
+            "Verdicts are given after each seed, in their order, and hold whenever one stops where paired differences "
+            "are symmetric about 0, as those of a variant and its equal are: bets on their signs, given their sizes, "
+            f"win 1/{rules.level / max(1, m):g} with a chance of that at most (Ville; arXiv 2310.01153). Under other "
+            "laws their error was simulated, and is no promise (docs/verdicts.md). The p is one over what the bets "
+            f"have won at most, corrected by Holm over a family of {m} ({names}) and held against {rules.level:g}. "
+            f"The interval holds at any stopping time, too. {equivalent}"
+        )
+    elif rules.censored:
         text = (
             "Steps are compared by their ranks, a step that was never reached being the last of all: sign flips of the "
             f"signed ranks of the pairs (Wilcoxon), corrected by Holm over a family of {m} ({names}) and held against "
@@ -82,7 +91,8 @@ def verdict_table(report: Report) -> Table:
     several = len(report.design.baselines) > 1
     percent = f"{100 * (1 - report.rules.alpha):g} %"
     columns = ["variant", *(["setting"] if several else []), "verdict", "n", "lost", "mean difference"]
-    columns += [f"{percent} t interval", "t test p", "exact p", "smallest it can be", "exact test", "corrected p"]
+    interval = f"{percent} {'interval at any stop' if report.rules.sequential else 't interval'}"
+    columns += [interval, "t test p", "exact p", "smallest it can be", "exact test", "corrected p"]
     if report.rules.margin is not None:
         columns.append("equivalence p (corrected)")
     columns += ["detectable", "bad runs not excluded", "remarks"]

@@ -54,6 +54,10 @@ class ICLBigram(Task):
             probabilities[:, t] = here / here.sum(axis=1, keepdims=True)
         return probabilities
 
+    def exact_nats(self, rows: Rows) -> Float[np.ndarray, "b t"]:
+        picked = np.take_along_axis(self.bayes(rows.inputs), np.maximum(rows.targets, 0)[..., None], axis=2)
+        return np.where(rows.asked, -np.log(picked[..., 0]), 0.0)
+
     def best(self, length: int, seed: int = 0) -> AnswerScore:
         rows = self.validation(length, seed)
         return mean_score(np.log(self.bayes(rows.inputs)).reshape(-1, self.n_states), rows.targets.reshape(-1))
