@@ -124,7 +124,8 @@ def _compare_in_order(empty: Comparison[A], pairs: PlannedPairs, at: float | Non
     if at is not None:
         solved = [np.where(np.isnan(side), np.nan, (side >= at).astype(float)) for side in (pairs.ours, pairs.theirs)]
         whole = solved[0] - solved[1]
-        counts = SolvedCounts(at, *(int(np.nansum(side)) for side in solved), len(whole))
+        ours, theirs = (int(np.nansum(side)) for side in solved)
+        counts = SolvedCounts(at, ours, theirs, len(whole))
     p = sequential.sequential_p(whole, alpha)
     possible, all_came = sequential.fewest_seeds(alpha) <= len(whole), bool(np.isfinite(d).all())
     return replace(

@@ -74,7 +74,7 @@ def take_look(experiment: Experiment, metric: str, *, is_declared: bool) -> Look
         metrics = list(dict.fromkeys([*manifest.metrics(), metric]))
     number = 1 + next(i for i, e in enumerate(entries) if e["set"] == entry["set"])
     earlier = [f"{e.get('at')} ({e.get('runs')} runs, {e.get('seeds')} seeds)" for e in entries[: number - 1]]
-    return Looks(number, _declared(experiment), earlier, (metric,) if is_declared else tuple(metrics), problem)
+    return Looks(number, _declared(experiment), earlier, (metric,) if is_declared else tuple(metrics), problem=problem)
 
 
 def _declared(experiment: Experiment) -> int:
