@@ -56,9 +56,9 @@ class GroupedTiedAttention(GatedOutput, SoftmaxAttention):
         plain, rotary = q.split([self.head_dim - self.rope_dim, self.rope_dim], dim=-1)
         q = torch.cat([plain, self.position.rotate(rotary, start)], dim=-1)
         key = self.position.rotate_keys(self.to_k_rotary(x)[:, None], start)
-        return Heads(q, self.keys(v, key), v, gate=self.gate.project(x))
+        return Heads(q, self.tied_keys(v, key), v, gate=self.gate.project(x))
 
-    def keys(self, v: Float[Tensor, "b g s d"], rotary: Float[Tensor, "b 1 s r"]) -> Float[Tensor, "b g s d"]:
+    def tied_keys(self, v: Float[Tensor, "b g s d"], rotary: Float[Tensor, "b 1 s r"]) -> Float[Tensor, "b g s d"]:
         """The tied part of each value, and the rotary key that all heads share."""
         tied = v[..., : self.head_dim - self.rope_dim]
         return torch.cat([tied.to(rotary.dtype), rotary.expand(-1, self.n_kv_heads, -1, -1)], dim=-1)
@@ -76,4 +76,4 @@ class GroupedTiedAttention(GatedOutput, SoftmaxAttention):
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
         v = visible_kv.v.to(heads.v.dtype)
         rotary = visible_kv.k.transpose(1, 2).flatten(2)[:, None, :, : self.rope_dim].to(heads.q.dtype)
-        return heads._replace(k=self.keys(v, rotary).to(heads.q.dtype), v=v)
+        return heads._replace(k=self.tied_keys(v, rotary).to(heads.q.dtype), v=v)

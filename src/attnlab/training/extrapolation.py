@@ -26,8 +26,10 @@ from attnlab.training.scoring import by_row, error_of, segments, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
 AT_ONCE = 8192  # tokens in a batch
-SCORES = ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error")
-SCORES += ("bayes_loss", "bayes_loss_beyond")
+SCORES = (
+    *("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error"),
+    *("bayes_loss", "bayes_loss_beyond"),
+)
 BY_SEGMENT = ("segment_loss", "bayes_segment_loss")
 
 
@@ -98,7 +100,7 @@ def _bayes(
     if parts is None:
         return None, None, ()
     whole, beyond = parts.sum(dim=0, keepdim=True), parts[1:].sum(dim=0, keepdim=True)
-    return *_losses(whole), *_losses(beyond), _losses(parts)
+    return _losses(whole)[0], _losses(beyond)[0], _losses(parts)
 
 
 class Sums(NamedTuple):

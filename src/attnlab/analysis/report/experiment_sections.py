@@ -100,7 +100,7 @@ def starts(report: Report) -> list[Block]:
     for arm in report.design.arms:
         summary = next((run.summary for run in arm.finished.values()), {})
         for layer in _whole_records(summary.get("starts")):
-            drawn, constant, undecayed = [], [], []
+            drawn, constant, undecayed = list[str](), list[str](), list[str]()
             for name, p in layer["parameters"].items():
                 short = name.removesuffix(".weight")
                 (drawn if p["std"] else constant).append(f"{short} {number(p['std'] or p['mean'])}")
