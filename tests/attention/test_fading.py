@@ -55,3 +55,21 @@ def test_strong_decay_stays_finite() -> None:
     given = parts(500.0)
     assert Fading(given[2], None, given[0]).rise is None
     assert all(x.isfinite().all() for x in results(given, None))
+
+
+def test_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where columns fade, sums and their gradients are the same both ways, and those that are written out."""
+    v, met, decay = parts(1.0)
+    a = torch.randn(B, H, 1, T, T, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def sums() -> list[Tensor]:
+        o = Fading(decay, None, v).columns(a, v, met)
+        return [o, *torch.autograd.grad(o.sin().sum(), [v, met, decay])]
+
+    split, g = sums(), decay.cumsum(-2)
+    between = (g[..., :, None, :] - g[..., None, :, :]).exp()
+    plain = torch.einsum("bhnij,bhnjm,bhnijm->bhnim", a.tril(), v, between) + met * g.exp()
+    torch.testing.assert_close(split[0], plain)
+    monkeypatch.setattr(fading, "FALL", 0.0)
+    for one, other in zip(split, sums(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)

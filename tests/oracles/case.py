@@ -4,10 +4,11 @@ An oracle runs once, on the machine of whoever records; the numbers stay here, a
 packages. Weights and inputs are drawn with eleven significant bits, so that float16 keeps them exactly.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,22 @@ class Recording:
     def save(self, name: str, package: str, source: str) -> None:
         kept = {f"in.{k}": compact(v) for k, v in self.inputs.items()} | {"dy": compact(self.dy)}
         kept |= {f"out.{k}": v for k, v in self.outputs.items()} | {f"grad.{k}": v for k, v in self.gradients.items()}
-        about = {"package": package, "version": version(package), "source": source}
+        about = {"package": package, "version": version_of(package), "source": source}
         save_file({k: v.detach().contiguous().clone() for k, v in kept.items()}, FOLDER / f"{name}.safetensors", about)
+
+
+def checkout(repository: str) -> Path:
+    """Where OWNER/NAME@COMMIT lies, if ATTNLAB_ORACLES names a folder of checkouts."""
+    return Path(os.environ.get("ATTNLAB_ORACLES", "")) / repository.split("@")[0].split("/")[1]
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package, or the commit of a repository that is checked out; an error without."""
+    if "@" not in package:
+        return version(package)
+    if "ATTNLAB_ORACLES" not in os.environ or not checkout(package).is_dir():
+        raise PackageNotFoundError(package)
+    return package.split("@")[1]
 
 
 def load(name: str) -> Recording:

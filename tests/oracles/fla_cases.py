@@ -17,17 +17,20 @@ from tests.oracles.case import BATCH, WIDTH, Case, Recording, Tensors, coarse, g
 from torch import Tensor
 
 from attnlab.attention.base import Attention
+from attnlab.attention.bounded_memory import Control
 from attnlab.attention.heads import Heads
 from attnlab.attention.indexed import Index
 from attnlab.attention.log_linear import Rating
 from attnlab.attention.momentum import Rates
 from attnlab.attention.preconditioned import Curvature
 from attnlab.attention.rwkv import Removal
+from attnlab.attention.slot_memory import Keeping
 from attnlab.attention.test_time_training import InnerRate
 from attnlab.attention.write import Erasure
 
 T, H, D = 8, 4, 4
 LEVELS = 4  # of 8 tokens
+SLOTS = 3
 PLAIN = {"q": (T, H, D), "k": (T, H, D), "v": (T, H, D)}
 CENTER = -0.20000000298023224  # -0.2 in float32
 LOGS = ("g", "h", "m")
@@ -200,6 +203,15 @@ def trained_inner_model(fla: ModuleType, i: dict[str, Tensor]) -> dict[str, Tens
     )
     q = head_first(i["q"])[:, :, -1:]
     return {"y": torch.cat([h, hb], dim=-2), "last": head_first(o)[:, :, -1:] - (q @ h + hb) + q}
+
+
+def fading_slots(layer: Attention, i: Tensors) -> Tensors:
+    """Its queries are scaled by default, ours not."""
+    return mixed(layer, i["q"] * D**-0.5, i["k"], i["v"], own=Keeping(head_first(i["g"])))
+
+
+def bounded(layer: Attention, i: Tensors) -> Tensors:
+    return mixed(layer, i["q"], i["k"], i["v"], own=Control(head_first(i["s"])))
 
 
 def ttt() -> Recording:
@@ -477,6 +489,34 @@ CASES = [
         "naive_parallel_attn",
         lambda fla, i: fla.naive_parallel_attn(i["q"], i["k"], i["v"], sink_bias=torch.zeros(H))[0],
         scores,
+    ),
+    rule(
+        "gsa",
+        "gsa",
+        "naive_recurrent_gsa",
+        lambda fla, i: fla.naive_recurrent_gsa(i["q"], i["k"], i["v"], -i["g"].expm1(), i["g"])[0],
+        fading_slots,
+        {**PLAIN, "g": (T, H, SLOTS)},
+        ("attention.slots=3", *CHUNKS),
+    ),
+    rule(
+        "raven",
+        "gsa",
+        "naive_recurrent_gsa",
+        lambda fla, i: fla.naive_recurrent_gsa(i["q"], i["k"], i["v"], -i["g"].expm1(), i["g"])[0],
+        fading_slots,
+        {**PLAIN, "g": (T, H, SLOTS)},
+        ("attention.slots=3", *CHUNKS),
+        why="the memory alone, which is that of gsa: what each slot keeps is given, and not routed",
+    ),
+    rule(
+        "abc",
+        "abc",
+        "naive_recurrent_abc",
+        lambda fla, i: head_first(fla.naive_recurrent_abc(*(head_first(i[n]) for n in "qkvs"))[0]),
+        bounded,
+        {**PLAIN, "s": (T, H, SLOTS)},
+        ("attention.slots=3", *CHUNKS),
     ),
     Case(
         "fla_ttt",

@@ -8,13 +8,14 @@ python -m tests.oracles.record table      no oracle: the table of docs/oracles.m
 import sys
 from pathlib import Path
 
-from tests.oracles import fla_cases, other_cases, preset_cases, recurrent_cases, softmax_cases
+from tests.oracles import fla_cases, other_cases, preset_cases, recurrent_cases, repository_cases, softmax_cases
 from tests.oracles.case import Case, load
 
 from attnlab.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "oracles.md"
 CASES = [*softmax_cases.CASES, *preset_cases.CASES, *recurrent_cases.CASES, *fla_cases.CASES, *other_cases.CASES]
+CASES += repository_cases.CASES
 
 
 def row(case: Case) -> str:

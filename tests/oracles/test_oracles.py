@@ -1,11 +1,11 @@
 """Our layers give the numbers that other people's code gives; docs/oracles.md says how, and what differs."""
 
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
-from tests.oracles.case import FOLDER, Case, load
+from tests.oracles.case import FOLDER, Case, load, version_of
 from tests.oracles.record import CASES, DOCS, row
 from torch import Tensor
 
@@ -90,9 +90,11 @@ def test_the_page_about_oracles_has_every_case() -> None:
 @each_case
 def test_the_oracle_still_gives_what_was_recorded(case: Case) -> None:
     try:
-        version(case.package)
+        version_of(case.package)
     except PackageNotFoundError:
-        pytest.skip(f"needs {case.package}: make test-oracles installs it")
+        pytest.skip(
+            f"needs {case.package}: make test-oracles installs packages; docs/oracles.md says how of repositories"
+        )
     now, told = case.oracle(), load(case.name)
     check = partial(same, tolerance=1e-12)  # the same sums, which another machine may order in another way
     for kind in ("inputs", "outputs", "gradients"):

@@ -74,6 +74,23 @@ class Fading:
         fallen, risen = [x * self.fall for x in readers], [(y * self.rise).mT for y in written]
         return [[self._shown(x @ y) for y in risen] for x in fallen], [self._bordered(x) for x in fallen]
 
+    def columns(
+        self, a: Float[Tensor, "b h n t t"], v: Float[Tensor, "b h n t m"], met: Float[Tensor, "b h n t m"]
+    ) -> Float[Tensor, "b h n t m"]:
+        """sum_{j <= i} a_ij v_jm exp(G_im - G_jm), where columns fade, and what is met of the chunks before, faded."""
+        assert self.g is not None and self.fall is not None
+        if self.rise is not None:
+            return (a.tril() @ (v * self.rise) + met) * self.fall
+        t, lines = v.size(-2), []
+        for start in range(0, t, BLOCK):
+            here = slice(start, min(start + BLOCK, t))
+            g_here, first = self.g[..., here, :], self.g[..., start, None, :]
+            earlier = v[..., :start, :] * (first - self.g[..., :start, :]).to(v.dtype).exp()
+            far = (a[..., here, :start] @ earlier) * (g_here - first).to(v.dtype).exp()
+            near = (a[..., here, here, None] * v[..., None, here, :] * _faded(g_here, v.dtype)).sum(dim=-2)
+            lines.append(far + near)
+        return torch.cat(lines, dim=-2) + met * self.fall
+
     def _products(self, x: Float[Tensor, "b h n t d"], y: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t t"]:
         if self.g is None:
             return self._shown(x @ y.mT)

@@ -33,7 +33,7 @@ class Rates(NamedTuple):
     writes: Float[Tensor, "b h t 1"]
 
 
-class Memory(NamedTuple):
+class MomentumState(NamedTuple):
     """What is stored, and the momentum of what is being written."""
 
     stored: Float[Tensor, "b h d v"]
@@ -47,10 +47,10 @@ def with_momentum(
     v: Float[Tensor, "b h t v"],
     log_decay: Float[Tensor, "b h t"],
     rates: Rates,
-    memory: Memory,
+    memory: MomentumState,
     chunk: int = 64,
     starts: Bool[Tensor, "b t"] | None = None,
-) -> tuple[Float[Tensor, "b h t v"], Memory]:
+) -> tuple[Float[Tensor, "b h t v"], MomentumState]:
     """N_t = m_t N_{t-1} + n_t k_t u_t^T, S_t = a_t S_{t-1} + b_t N_t, u_t = v_t - a_t S_{t-1}^T k_t, o_t = S_t^T q_t.
 
     m, n and b are the `rates`. Inside a chunk, with A_ij = a_{j+1} ... a_i and M_ij the same of m, for j <= i, u_j
@@ -83,7 +83,7 @@ def with_momentum(
         s, n = keep * s + move * n + write @ u, hold * n + push @ u
     read = torch.cat([q * a_in, q * through], dim=-1) @ torch.stack(states, dim=2)
     o = ((q @ k.mT) * reach * join) @ torch.stack(all_u, dim=2) + read
-    return o.flatten(2, 3)[:, :, :t], Memory(s, n)
+    return o.flatten(2, 3)[:, :, :t], MomentumState(s, n)
 
 
 class MomentumAttention(GatedOutput, StateAttention):
@@ -130,13 +130,13 @@ class MomentumAttention(GatedOutput, StateAttention):
         own = Rates(*(part[..., None] for part in (momentum.clamp(min=LEAST), joins, writes)))
         return Heads(q, k, v, tail, log_decay=decay - ratio.log1p(), gate=self.gate.project(x), own=own)
 
-    def empty(self, batch: int, value_dim: int) -> Memory:
-        return Memory(*(self.zeros(batch, self.n_heads, self.head_dim, value_dim) for _ in range(2)))
+    def empty(self, batch: int, value_dim: int) -> MomentumState:
+        return MomentumState(*(self.zeros(batch, self.n_heads, self.head_dim, value_dim) for _ in range(2)))
 
     def empty_tail(self, batch: int) -> Tensor | None:
         return self.qkv.empty_tail(batch)
 
-    def scan(self, heads: Heads, memory: Memory, start: int) -> tuple[Float[Tensor, "b h t v"], Memory]:
+    def scan(self, heads: Heads, memory: MomentumState, start: int) -> tuple[Float[Tensor, "b h t v"], MomentumState]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         if not heads.v.size(2):
             return heads.v, memory

@@ -105,7 +105,7 @@ def chunked(
     write = fading.leaving(k)
     if beta is None:
         [[within]], [read] = fading.meet([q], [k])
-        states, state = _running_sum(write.mT @ v, fading.whole, state)
+        states, state = states_between(write.mT @ v, fading.whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
         if erasure is not None and early and starts is not None:
@@ -122,7 +122,7 @@ def chunked(
     return (within @ v + read @ states).flatten(2, 3)[:, :, :t], state
 
 
-def _running_sum(
+def states_between(
     written: Float[Tensor, "b h n d v"], fade: Float[Tensor, "#b #h n #d 1"] | None, state: Matrix
 ) -> tuple[Float[Tensor, "b h n d v"], Matrix]:
     """The state as each chunk finds it, and as the last one leaves it, where what is written does not depend on it."""
