@@ -63,8 +63,7 @@ LEFT_OUT = """## What is left out, and why
 
 | variant | reason |
 |---|---|
-| CSA and HCA (DeepSeek-V4), QSA | no full equations published, and decoding of the code differs from its training |
-| CCA (ZAYA) | a convolution over queries and keys is `attention.conv`; the rest is one model's recipe |
+| QSA | no full equations published, and decoding of the code differs from its training |
 | Parallax, DeltaFormer, Wall | young and unreplicated; their reductions are covered by softmax and delta rules |
 | MesaNet | needs a linear solve per token that torch does slowly without a kernel |
 | Mamba-3, Raven | 2026 variants of decay and write that wait for a second source |

@@ -15,14 +15,14 @@ from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 
 
-class Choice(NamedTuple):
+class IndexChoice(NamedTuple):
     """The keys that each query reads, and the rating by which they were picked."""
 
     keys: Bool[Tensor, "b 1 t s"]
     rating: Float[Tensor, "b 1 t s"]
 
     @classmethod
-    def of(cls, layer: SoftmaxAttention, heads: Heads, rating: Float[Tensor, "b 1 t s"], topk: int) -> "Choice":
+    def of(cls, layer: SoftmaxAttention, heads: Heads, rating: Float[Tensor, "b 1 t s"], topk: int) -> "IndexChoice":
         """The `topk` best keys of the latest tokens' queries, all keys so far being there."""
         pos = torch.arange(heads.k.size(2), device=heads.k.device)
         return cls(best(rating, layer.visible(pos[pos.numel() - heads.q.size(2) :], pos), topk), rating)
@@ -38,7 +38,7 @@ class ChosenIndex(NamedTuple):
     index_q: Float[Tensor, "b j t e"]
     index_k: Float[Tensor, "b s e"]
     index_w: Float[Tensor, "b t j"]
-    choice: Choice
+    choice: IndexChoice
 
 
 class IndexPickerAttention(IndexedAttention):
@@ -56,7 +56,7 @@ class IndexPickerAttention(IndexedAttention):
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
         q, k, w = heads.own
-        choice = Choice.of(self, heads, super().index(heads), self.topk)
+        choice = IndexChoice.of(self, heads, super().index(heads), self.topk)
         shared.publish(choice)
         return heads._replace(own=ChosenIndex(q, k, w, choice))
 
@@ -90,10 +90,10 @@ class IndexReaderAttention(MultiHeadAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, requires=(Choice,))
+        self.traits = replace(self.traits, requires=(IndexChoice,))
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
-        return heads._replace(own=shared.read(Choice))
+        return heads._replace(own=shared.read(IndexChoice))
 
     def content_mask(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "b 1 t s"]:
         return heads.own.keys

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Shared
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
-from attnlab.attention.index_sharing import Choice
+from attnlab.attention.index_sharing import IndexChoice
 from attnlab.attention.latent import LatentAttention
 from attnlab.attention.mask import Causal
 from attnlab.attention.norm import LayerNorm
@@ -25,7 +25,7 @@ class ChosenLatent(NamedTuple):
     """The rows that decoding keeps, and the keys that are read."""
 
     rows: Float[Tensor, "b 1 t e"]
-    choice: Choice
+    choice: IndexChoice
 
 
 class LatentIndex(NamedTuple):
@@ -38,7 +38,7 @@ class LatentIndex(NamedTuple):
 
 
 class ChosenLatentAttention(LatentAttention, ABC):
-    """What layers share whose scores and keys are those of a `Choice`, which `share` puts into the heads."""
+    """What layers share whose scores and keys are those of an `IndexChoice`, which `share` puts into the heads."""
 
     documents = False  # a choice is one of whole rows
     fusable = False
@@ -65,10 +65,10 @@ class LatentIndexReaderAttention(ChosenLatentAttention):
 
     def setup(self) -> None:
         super().setup()
-        self.traits = replace(self.traits, requires=(Choice,))
+        self.traits = replace(self.traits, requires=(IndexChoice,))
 
     def share(self, heads: Heads, shared: Shared) -> Heads:
-        return heads._replace(own=ChosenLatent(heads.own.rows, shared.read(Choice)))
+        return heads._replace(own=ChosenLatent(heads.own.rows, shared.read(IndexChoice)))
 
 
 class IndexedLatentAttention(ChosenLatentAttention):
@@ -134,6 +134,6 @@ class IndexedLatentAttention(ChosenLatentAttention):
         with full_precision(q.device):
             hits = (q @ k.to(q.dtype).mT).relu()  # (b, j, t, s)
             rating = (hits * w.mT[..., None]).sum(dim=1, keepdim=True) * (self.index_dim * self.index_heads) ** -0.5
-        choice = Choice.of(self, heads, rating, self.topk)
+        choice = IndexChoice.of(self, heads, rating, self.topk)
         shared.publish(choice)
         return heads._replace(own=ChosenLatent(heads.own.rows, choice))
