@@ -42,7 +42,7 @@ def operations_per_token(name: str) -> float:
     return (operations(model, 512) - operations(model, 256)) / 256 / subject.depth
 
 
-@pytest.mark.parametrize("name", sampled([(name,) for name in NAMES], 8))
+@pytest.mark.parametrize("name", sampled([(name,) for name in NAMES], 16))
 def test_no_loop(name: str) -> None:
     """A text of 512 tokens needs few operations more than one of 256."""
     assert operations_per_token(name) < FEW
