@@ -212,6 +212,21 @@ def test_learned_positions_end_at_the_context(n: int, start: int, end: int) -> N
     )
 
 
+def test_learned_positions_beyond_the_context() -> None:
+    """With zero nothing is added there, however the row is cut; with interpolate it is stretched over the table."""
+    x, last = torch.zeros(1, 9, 4), 5
+    embed = LearnedEmbedding(d_model=4, context=last, offset=1, extend="zero")
+    table, added = embed.table.weight[1:], embed(x)[0]
+    assert embed.limit is None and torch.equal(added[:last], table) and not added[last:].any()
+    assert torch.equal(torch.cat([embed(x[:, :6]), embed(x[:, :3], 6)], dim=1)[0], added)
+    embed = LearnedEmbedding(d_model=4, context=last, extend="interpolate")
+    table, added = embed.table.weight, embed(x)[0]
+    assert torch.equal(added[::2], table) and torch.equal(embed(x[:, :last])[0], table)
+    torch.testing.assert_close(added[1::2], (table[1:] + table[:-1]) / 2)
+    with pytest.raises(UsageError, match=r"position\.embed\.extend=interpolate stretches whole rows over 5 positions"):
+        embed(x[:, :1], 8)
+
+
 # Sinusoidal
 
 

@@ -1,7 +1,7 @@
 """Embeddings of positions, added to those of the tokens at the model's entrance."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,25 +48,48 @@ class LearnedEmbedding(Embedding):
 
     Rule: x_p = x_p + table[p]. Source: A. Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
     With `offset`, p + offset is the row, and those before it are not used, as in OPT (arXiv 2205.01068).
+
+    Texts longer than the context are refused, unless `extend` says how they are read. With zero nothing is added to
+    tokens beyond it. With interpolate a longer row is stretched over the table (p (context - 1) / (length - 1), between
+    two rows in proportion, arXiv 2306.15595); it takes the row's whole length, which decoding does not know.
     """
 
     documents = True
     offset: Natural = option(default=0, doc="Rows of the table before that of the first position.")
+    extend: Literal["refuse", "zero", "interpolate"] = option(default="refuse", doc="How longer texts are read.")
 
     def setup(self) -> None:
-        self.limit = self.context
+        self.limit = self.context if self.extend == "refuse" else None
         self.table = nn.Embedding(self.context + self.offset, self.d_model)
 
     def forward(self, x: Float[Tensor, "b n c"], start: Start = 0) -> Float[Tensor, "b n c"]:
         if (needed := reach(start, x.size(1))) > self.context:
-            raise UsageError(
-                f"position=learned knows {self.context} positions (model.context), not {needed}; "
-                "use position=rope for longer texts"
-            )
+            return x + self._beyond(x, start, needed)
         if isinstance(start, Documents):
             return x + self.table(start.positions + self.offset)
         first = self.offset + start
         return x + self.table.weight[first : first + x.size(1)]
+
+    def _beyond(self, x: Float[Tensor, "b n c"], start: Start, needed: int) -> Float[Tensor, "*b n c"]:
+        """What is added where more positions are needed than there are."""
+        if self.extend == "refuse":
+            raise UsageError(
+                f"position=learned knows {self.context} positions (model.context), not {needed}; "
+                "use position=rope for longer texts"
+            )
+        table = self.table.weight[self.offset :]
+        position = start.positions if isinstance(start, Documents) else positions(start, x.size(1), x.device)
+        if self.extend == "zero":
+            rows = table[position.clamp(max=self.context - 1)]
+            return rows.masked_fill((position >= self.context)[..., None], 0.0)
+        if start != 0:
+            raise UsageError(
+                f"position.embed.extend=interpolate stretches whole rows over {self.context} positions (model.context)"
+                f": none can be continued to {needed}, nor hold several documents; use extend=zero"
+            )
+        stretched = position.to(table.dtype) * ((self.context - 1) / (needed - 1))
+        below = stretched.floor().long().clamp(max=max(self.context - 2, 0))
+        return torch.lerp(table[below], table[(below + 1).clamp(max=self.context - 1)], (stretched - below)[..., None])
 
 
 class SinusoidalEmbedding(Embedding):

@@ -57,7 +57,7 @@ class IndexedAttention(MultiHeadAttention):
         super().setup()
         if type(self.mask) is not Causal:
             raise UsageError(f"attention/mask ({type(self.mask).__name__}) must be causal: keys are chosen from all")
-        self.index_share = -(-self.index_dim // self.n_kv_heads)  # numbers in each key head's row, rounded up
+        self.keep_index(self.index_dim)
         self.to_index_q = nn.Linear(self.d_model, self.index_heads * self.index_dim, bias=False)
         self.to_index_k = nn.Linear(self.d_model, self.index_dim, bias=False)
         self.to_index_w = nn.Linear(self.d_model, self.index_heads, bias=False)
@@ -96,18 +96,22 @@ class IndexedAttention(MultiHeadAttention):
         rated = self.index(heads)
         return scores + (rated - rated.detach())
 
+    def keep_index(self, width: int) -> None:
+        """Keep an index key of this width in the rows of the keys, a share of it in each head's, rounded up."""
+        self.index_width, self.index_share = width, -(-width // self.n_kv_heads)
+
     @property
     def key_width(self) -> int:
         return super().key_width + self.index_share
 
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        share = F.pad(heads.own.index_k, (0, self.index_share * self.n_kv_heads - self.index_dim))
+        share = F.pad(heads.own.index_k, (0, self.index_share * self.n_kv_heads - self.index_width))
         rows = torch.cat([heads.k, split_heads(share, self.n_kv_heads).to(heads.k.dtype)], dim=-1)
         return super().update_cache(heads._replace(k=rows), state, shared)
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
         carried = visible_kv.k.size(-1) - self.key_dim - self.index_share
         k, share, rest = visible_kv.k.split([self.key_dim, self.index_share, carried], dim=-1)
-        index_k = share.transpose(1, 2).flatten(2)[..., : self.index_dim]
+        index_k = share.transpose(1, 2).flatten(2)[..., : self.index_width]
         heads = heads._replace(own=heads.own._replace(index_k=index_k))
         return super().read_cache(heads, visible_kv._replace(k=torch.cat([k, rest], dim=-1)))

@@ -51,6 +51,7 @@ class IndexedBlockAttention(IndexedAttention):
         self.index_q_norm, self.index_k_norm = RMSNorm(self.index_dim), RMSNorm(self.index_dim)
         sizes = {"head_dim": self.index_dim, "n_heads": self.index_heads, "context": self.context}
         self.index_position = self.build("position", **sizes) if "rotate" in self.position.hooks else None
+        self.keep_index(self.position.rotated_dim(self.index_dim))
 
     def make_index(self, x: Float[Tensor, "b t c"], start: Start) -> BlockIndex:
         q, k = (F.linear(x, linear.weight.to(x.dtype)) for linear in (self.to_index_q, self.to_index_k))
