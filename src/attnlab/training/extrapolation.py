@@ -26,10 +26,8 @@ from attnlab.training.scoring import by_row, error_of, segments, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
 AT_ONCE = 8192  # tokens in a batch
-SCORES = (
-    *("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error"),
-    *("bayes_loss", "bayes_loss_beyond"),
-)
+OF_BAYES = ("bayes_loss", "bayes_loss_beyond")
+SCORES = ("loss", "accuracy", "accuracy_error", "loss_beyond", "accuracy_beyond", "accuracy_beyond_error", *OF_BAYES)
 BY_SEGMENT = ("segment_loss", "bayes_segment_loss")
 
 
@@ -165,9 +163,9 @@ def as_scalars(reaches: Sequence[Reach]) -> dict[str, float]:
 
 
 def as_summary(reaches: Sequence[Reach]) -> dict[str, Any]:
-    """The scores as summary.json keeps them, by factor."""
+    """The scores as summary.json keeps them, by factor; those of parts and of an exact solver are in metrics.csv."""
     return {
-        str(reach.factor): {key: list(x) if isinstance(x, tuple) else x for key, x in reach._asdict().items()}
+        str(reach.factor): {name: x for name, x in reach._asdict().items() if name not in (*BY_SEGMENT, *OF_BAYES)}
         for reach in reaches
     }
 
