@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 from tests.laws.cases import NAMES, sampled
 from torch.utils._python_dispatch import TorchDispatchMode
 
