@@ -214,6 +214,28 @@ def bounded(layer: Attention, i: Tensors) -> Tensors:
     return mixed(layer, i["q"], i["k"], i["v"], own=Control(head_first(i["s"])))
 
 
+def mesa() -> Recording:
+    """As `told`, beside one number per channel that all rows share."""
+    with in_double():
+        inputs = drawn(GATED | BETA)
+        inputs["ridge"] = coarse(H, D, draw=generator()).requires_grad_()
+        i = {name: unit(x) if name in ("q", "k") else x for name, x in inputs.items()}
+        lamb = F.softplus(i["ridge"]) + 0.25
+        y = operator("mesa_net").naive_mesa_net_exact(*(i[n] for n in "qkvg"), lamb, i["beta"])[0]
+        return recorded(inputs, {"y": y})
+
+
+def least_squares(layer: Attention, i: Tensors) -> Tensors:
+    extra = {"log_decay": head_first(i["g"]), "beta": head_first(i["beta"])}
+    del layer.ridge  # a parameter, in whose place an input may not stand
+    layer.ridge = i["ridge"]
+    return mixed(layer, unit(i["q"]), unit(i["k"]), i["v"], **extra)
+
+
+def by_softmax(layer: Attention, i: Tensors) -> Tensors:
+    return mixed(layer, i["q"], i["k"], i["v"], beta=head_first(i["beta"]))
+
+
 def ttt() -> Recording:
     draw = generator()
     shapes = {**{n: (BATCH, *s) for n, s in PLAIN.items()}, "w": (H, D), "b": (H, D), "rate": (1, 1, 1, 1)}
@@ -517,6 +539,24 @@ CASES = [
         bounded,
         {**PLAIN, "s": (T, H, SLOTS)},
         ("attention.slots=3", *CHUNKS),
+    ),
+    rule(
+        "deltaformer",
+        "deltaformer",
+        "naive_deltaformer_attn",
+        lambda fla, i: fla.naive_deltaformer_attn(i["q"], i["k"], i["v"], i["beta"]),
+        by_softmax,
+        BETA,
+        ("attention.block=3",),
+    ),
+    Case(
+        "fla_mesa",
+        "mesa",
+        "fla-core",
+        "ops/mesa_net/naive.py naive_mesa_net_exact",
+        mesa,
+        least_squares,
+        CHUNKS,
     ),
     Case(
         "fla_ttt",
