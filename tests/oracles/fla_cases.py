@@ -22,6 +22,7 @@ from attnlab.attention.heads import Heads
 from attnlab.attention.indexed import Index
 from attnlab.attention.log_linear import Rating
 from attnlab.attention.momentum import Rates
+from attnlab.attention.parallax import SecondQuery
 from attnlab.attention.preconditioned import Curvature
 from attnlab.attention.rwkv import Removal
 from attnlab.attention.slot_memory import Keeping
@@ -234,6 +235,10 @@ def least_squares(layer: Attention, i: Tensors) -> Tensors:
 
 def by_softmax(layer: Attention, i: Tensors) -> Tensors:
     return mixed(layer, i["q"], i["k"], i["v"], beta=head_first(i["beta"]))
+
+
+def corrected_by_slope(layer: Attention, i: Tensors) -> Tensors:
+    return mixed(layer, i["q"], i["k"], i["v"], own=SecondQuery(head_first(i["r"])))
 
 
 def ttt() -> Recording:
@@ -548,6 +553,14 @@ CASES = [
         by_softmax,
         BETA,
         ("attention.block=3",),
+    ),
+    rule(
+        "parallax",
+        "parallax",
+        "naive_parallax",
+        lambda fla, i: fla.naive_parallax(i["q"], i["r"], i["k"], i["v"]),
+        corrected_by_slope,
+        {**PLAIN, "r": (T, H, D)},
     ),
     Case(
         "fla_mesa",
