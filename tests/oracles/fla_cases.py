@@ -18,10 +18,12 @@ from torch import Tensor
 
 from attnlab.attention.base import Attention
 from attnlab.attention.bounded_memory import Control
+from attnlab.attention.depth import Depth, DepthMix
 from attnlab.attention.heads import Heads
 from attnlab.attention.indexed import Index
 from attnlab.attention.log_linear import Rating
 from attnlab.attention.momentum import Rates
+from attnlab.attention.norm import EPS
 from attnlab.attention.parallax import SecondQuery
 from attnlab.attention.preconditioned import Curvature
 from attnlab.attention.rwkv import Removal
@@ -270,10 +272,36 @@ def rule(
 
 
 PLAIN_Q_V = {"q": (T, H, D), "v": (T, H, D)}
+
+
+def attention_residuals(fla: ModuleType, i: dict[str, Tensor]) -> Tensor:
+    mixed: Tensor = fla.naive_attnres(i["query"][0, 0], [i[name] for name in OUTPUTS], i["gain"][0, 0], rms_eps=EPS)
+    return mixed
+
+
+def over_depth(_: Attention, inputs: Tensors) -> Tensors:
+    """Depth is mixed between the layers, whichever they are; our query holds the gain of its norm."""
+    mix = DepthMix(WIDTH).double()
+    query = {"query": inputs["query"][0, 0] * inputs["gain"][0, 0]}
+    return {"y": torch.func.functional_call(mix, query, (Depth(tuple(inputs[name] for name in OUTPUTS)),))}
+
+
+OUTPUTS = ("embeddings", "attention", "mlp")
+DEPTH = {"query": (1, WIDTH), "gain": (1, WIDTH), **dict.fromkeys(OUTPUTS, (T, WIDTH))}
 GATED = {**PLAIN, "g": (T, H)}
 BETA = {**PLAIN, "beta": (T, H)}
 CHUNKS = ("attention.chunk=3",)  # so that 8 tokens make three chunks, the last one short
 CASES = [
+    Case(
+        "fla_attn_res",
+        "multi_head",
+        "fla-core",
+        "ops/attnres/naive.py naive_attnres",
+        partial(told, "attnres", attention_residuals, DEPTH),
+        over_depth,
+        ("model.residual=attention",),
+        why="the mixture alone, which is the same around every attention",
+    ),
     rule(
         "linear",
         "linear_attn",

@@ -8,20 +8,29 @@ python -m tests.oracles.record table      no oracle: the table of docs/oracles.m
 import sys
 from pathlib import Path
 
-from tests.oracles import fla_cases, other_cases, preset_cases, recurrent_cases, repository_cases, softmax_cases
+from tests.oracles import (
+    authors_cases,
+    fla_cases,
+    other_cases,
+    preset_cases,
+    recurrent_cases,
+    repository_cases,
+    softmax_cases,
+)
 from tests.oracles.case import Case, load
 
 from attnlab.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "oracles.md"
 CASES = [*softmax_cases.CASES, *preset_cases.CASES, *recurrent_cases.CASES, *fla_cases.CASES, *other_cases.CASES]
-CASES += repository_cases.CASES
+CASES += [*repository_cases.CASES, *authors_cases.CASES]
 
 
 def row(case: Case) -> str:
     """A case as a line of the table."""
     told = load(case.name)
-    words = [f"`attention={case.variant}`", *(f"`{word}`" for word in case.options if word.startswith("position="))]
+    settings = [word for word in case.options if word.startswith(("position=", "model.residual="))]
+    words = [f"`attention={case.variant}`", *(f"`{word}`" for word in settings)]
     what = ["output", *(name for name in ("map", "decoded") if name in told.outputs), "gradients"]
     return f"| {case.name} | {' '.join(words)} | {case.package}: {case.source} | {', '.join(what)} | {case.why} |"
 
