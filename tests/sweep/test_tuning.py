@@ -49,9 +49,10 @@ def tune(folder: Path, **changes: object) -> dict[str, dict[str, object]]:
     return entries(folder)
 
 
-def test_the_lowest_point_of_a_known_parabola_is_found(tmp_path: Path) -> None:
+def test_the_lowest_point_of_a_known_parabola_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     found = tune(tmp_path / "t")
+    assert "8 settings of 2 variants were tried, in 16 runs" in capsys.readouterr().out
     assert found["multi_head"]["lr"] == pytest.approx(1.3e-3, rel=5e-3)
     assert found["linear"]["lr"] == pytest.approx(2.4e-3, rel=5e-3)
     assert [found[v]["best"] for v in ("multi_head", "linear")] == [1e-3, 3e-3]

@@ -116,6 +116,8 @@ def _tell(experiment: Experiment, entries: Sequence[TunedVariant]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_A_COLUMN * len(columns))
     draw(table(columns, rows), console)
+    settings, runs = (sum(sizes) for sizes in zip(*map(_tried, entries), strict=True))
+    print(f"{settings} settings of {len(entries)} variants were tried, in {runs} runs")
     edges = False
     for entry in entries:
         for remark in entry.lr_curve.remarks:
@@ -130,6 +132,12 @@ def _tell(experiment: Experiment, entries: Sequence[TunedVariant]) -> None:
         print(f"wrote {path}")
     path = lr_tuning.write(experiment, entries)
     print(f"wrote {path}; final runs take it with tuned={experiment.folder} and other seeds")
+
+
+def _tried(entry: TunedVariant) -> tuple[int, int]:
+    """How many rates, and how many runs at them."""
+    points = entry.lr_curve.points
+    return len(points), len(points) * len(entry.lr_curve.tuning_seeds)
 
 
 def _label(entry: TunedVariant) -> str:

@@ -121,8 +121,9 @@ def differences(
             parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}"))
         parts.append(svg.text(right + 14, y + 4, f"{c.word} (n = {c.n})", role=role if role != "accent" else "soft"))
     parts.append(svg.text((left + right) / 2, bottom + 32, f"{metric}, variant minus baseline", anchor="middle"))
+    kind = "interval at any stop" if any(c.sequential for c, _ in shown) else "t interval"
     caption = (
-        f"Paired differences: a grey dot per seed, the mean with its {100 * (1 - alpha):g} % t interval. The grey band "
+        f"Paired differences: a grey dot per seed, the mean with its {100 * (1 - alpha):g} % {kind}. The grey band "
         "is the A/A noise floor: how far two groups of as many runs of the baseline lie apart, if nothing but the "
         "seeds differ. Pairing by seed can see below it."
     )
