@@ -48,6 +48,9 @@ def test_stops(tmp_path: Path) -> None:
     assert left == [run for run in runs if run.identity.seed > 6] and not list(stopping.unneeded())
     assert {run.status for run in left} == {Status.UNNEEDED}
     assert left[0].reason == "all verdicts were known after 7 seeds"
+    for run in left:
+        run.status = Status.PLANNED
+    assert list(EarlyStopping(runs).unneeded()) == left  # the same command again begins none of them
 
 
 def test_failed_seed(tmp_path: Path) -> None:
