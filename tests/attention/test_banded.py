@@ -12,8 +12,10 @@ from tests.laws.cases import sampled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnlab.attention import banded
 from attnlab.attention.banded import Blocks
 from attnlab.attention.contextual_position import CoPE
+from attnlab.attention.cost import count_flops
 from attnlab.attention.differential import DifferentialAttention
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.latent import LatentAttention
@@ -86,6 +88,55 @@ def test_max_lookback(name: str) -> None:
     visible[:, : make().sinks] = False
     distances = (pos[:, None] - pos)[visible]
     assert make().max_lookback == band == int(distances.max()) + 1
+
+
+SPARSE: dict[str, Callable[[], Mask]] = {
+    "strided": partial(Strided, 8),
+    "wide strides": partial(Strided, 20),
+    "local and global": partial(LocalGlobal, 16, 16),
+    "a wide window": partial(LocalGlobal, 40, 7),
+}
+
+
+@pytest.mark.parametrize("t", [2500, 3001])
+@pytest.mark.parametrize("name", SPARSE)
+def test_cuts_cover(name: str, t: int) -> None:
+    """Each query stands in one cut, beside all keys that it may read."""
+    mask, pos = SPARSE[name](), torch.arange(t)
+    cuts, visible = mask.cuts(t, pos.device), mask.visible(pos, pos)
+    assert torch.equal(torch.cat([q_pos for q_pos, _ in cuts]).sort().values, pos)
+    for q_pos, k_pos in cuts:
+        assert k_pos.unique().numel() == k_pos.numel()
+        assert visible[q_pos].sum() == visible[q_pos][:, k_pos].sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("strided", "plain")]
+    + [
+        pytest.param(name, rule, marks=pytest.mark.slow)
+        for name in SPARSE
+        for rule in ("sink", "softcap", "ssmax", "stick breaking", "forget", "path")
+    ],
+)
+def test_cuts_exact(name: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts give the values and gradients of the rule; one that needs what lies between is not cut."""
+    monkeypatch.setattr(banded, "HANDLING", 0)
+    one = layer(SPARSE[name], position=ALiBi, n_kv_heads=2, **RULES.get(rule, {}))
+    assert one.mask.cuts(1025, torch.device("cpu")) and one.reads_between == (rule in ("forget", "path"))
+    same_as_the_rule(one, inputs(1025, batch=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["strided", "local and global"])
+def test_cuts_save(name: str) -> None:
+    """The work is at most four times that of the pairs, of which a full map has sixteen times as many."""
+    one, x = layer(SPARSE[name]).to("meta"), torch.empty(1, 4096, C, device="meta", dtype=torch.float64)
+    pairs = one.pairs(4096)
+    assert pairs is not None
+    with torch.no_grad():
+        heads = one.project(x)
+        assert count_flops(lambda: one.mix(heads)) <= 4 * (4 * C * pairs)
 
 
 @pytest.mark.parametrize("mask", [Causal(), Strided(4), LocalGlobal(3, 7)])

@@ -16,6 +16,7 @@ from attnlab.errors import NoUsableCheckpoint, UsageError
 from attnlab.inspection.records import load_maps
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.metrics_csv import Row, read_metrics
+from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint
 
 VARIANTS = ("multi_head", "gated_delta")
@@ -78,6 +79,38 @@ def test_killed_anywhere(variant: str, kills: int, references: dict[str, Path], 
     assert done.returncode == 0, done.stderr
     assert "continuing after step" in done.stdout
     assert_identical(folder_of(tmp_path, variant), references[variant])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["random", "epoch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_among_documents(variant: str, order: str, tmp_path: Path) -> None:
+    """A run on packed documents, too, is after three kills the run that was not killed."""
+    (tmp_path / "whole").mkdir()
+    words = ("data.documents=true", r'data.separator="\n"', f"data.order={order}")
+    summary = run_here(tmp_path / "whole", *words, variant=variant)
+    assert summary["status"] == "finished"
+    for place, step in (("clipping", 4), ("validation", 8), ("saved", 15)):
+        done = run_there(tmp_path, f"attention={variant}", *words, kill=(place, step))
+        assert done.returncode == -signal.SIGKILL, (place, step, done.stderr)
+    done = run_there(tmp_path, f"attention={variant}", *words)
+    assert done.returncode == 0 and "continuing after step 15" in done.stdout, done.stderr
+    assert_identical(folder_of(tmp_path, variant), folder_of(tmp_path / "whole", variant))
+
+
+@pytest.mark.slow
+def test_killed_while_compiled(tmp_path: Path) -> None:
+    """Where trainer.compile=auto came to true a run goes on with what was compiled, bit for bit."""
+    words = ("trainer.compile=auto", "trainer.max_steps=200000", "trainer.precision=fp32")
+    for name, kills in (("a", (20,)), ("b", (11, 20))):
+        (tmp_path / name).mkdir()
+        for step in kills:
+            done = run_there(tmp_path / name, *words, kill=("batch_end", step))
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            assert "compiling the model" in done.stdout and "uncompiled" not in done.stdout
+        assert RunFolder(folder_of(tmp_path / name)).read_config()["trainer"]["compile"] is True
+    a, b = (numbers(folder_of(tmp_path / name)) for name in ("a", "b"))
+    assert len(a) > 40 and a == b
 
 
 @pytest.mark.slow

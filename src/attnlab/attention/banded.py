@@ -1,14 +1,18 @@
 """A band of the map in blocks: where queries read only the latest keys, nothing else is computed or stored."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attnlab.attention.heads import Heads
+
 SMALLEST = 32  # queries of a block: with fewer, handling a block takes longer than its products
+FEWEST, HANDLING = 1024, 1 << 15  # tokens from which a sparse map may be cut, and pairs that a cut must save
+Cut = tuple[Tensor, Tensor]  # positions of queries, and of all keys that these may read
 
 
 class Blocks(NamedTuple):
@@ -73,3 +77,47 @@ class Blocks(NamedTuple):
             first, stop = max(0, start + self.size - self.reach), min(start + self.size, self.length)
             sinks = torch.arange(min(self.sinks, first), device=device)
             yield torch.arange(start, stop, device=device), torch.cat([sinks, torch.arange(first, stop, device=device)])
+
+
+def strided_cuts(length: int, stride: int, device: torch.device) -> list[Cut]:
+    """Queries a stride apart, which share their keys from before the latest `stride`, one in `stride`."""
+    n, cuts = max(4, min(SMALLEST, 512 // stride)), list[Cut]()  # queries of a cut, whose latest keys are n * stride
+    for start in range(0, length, n * stride):
+        for first in range(start, min(start + stride, length)):
+            q_pos = torch.arange(first, min(start + n * stride, length), stride, device=device)
+            near, stop = max(0, first - stride + 1), first + (q_pos.numel() - 1) * stride + 1
+            far = torch.arange(min(first % stride, near), near, stride, device=device)
+            cuts.append((q_pos, torch.cat([far, torch.arange(near, stop, device=device)])))
+    return _worth_it(cuts, length)
+
+
+def local_global_cuts(length: int, window: int, every: int, device: torch.device) -> list[Cut]:
+    """Global queries with all keys, and between them blocks of others with a window and the global keys before it."""
+    cuts, size = list[Cut](), max(SMALLEST, window)
+    for start in range(0, length, SMALLEST * every):
+        q_pos = torch.arange(start, min(start + SMALLEST * every, length), every, device=device)
+        cuts.append((q_pos, torch.arange(start + (q_pos.numel() - 1) * every + 1, device=device)))
+    for start in range(0, length, size):
+        near, stop = max(0, start - window + 1), min(start + size, length)
+        if local := [i for i in range(start, stop) if i % every]:
+            far = torch.arange(0, near, every, device=device)
+            k_pos = torch.cat([far, torch.arange(near, stop, device=device)])
+            cuts.append((torch.tensor(local, device=device), k_pos))
+    return _worth_it(cuts, length)
+
+
+def _worth_it(cuts: list[Cut], length: int) -> list[Cut]:
+    work = sum(2 * q_pos.numel() * k_pos.numel() + HANDLING for q_pos, k_pos in cuts)
+    return cuts if work < length**2 else []
+
+
+def cut_heads(heads: Heads, cuts: list[Cut]) -> list[Heads]:
+    """What each cut reads. All is gathered at once: on the way back each gathering fills a whole sequence."""
+
+    def parts(x: Tensor | None, side: int) -> Sequence[Any]:
+        pos = [cut[side] for cut in cuts]
+        return [None] * len(cuts) if x is None else x[:, :, torch.cat(pos)].split([one.numel() for one in pos], dim=2)
+
+    q, asked = (parts(x, 0) for x in (heads.q, heads.asked))
+    k, v, carried = (parts(x, 1) for x in (heads.k, heads.v, heads.carried))
+    return [heads._replace(q=q[i], k=k[i], v=v[i], carried=carried[i], asked=asked[i]) for i in range(len(cuts))]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from attnlab.attention.banded import FEWEST, Cut, local_global_cuts, strided_cuts
 from attnlab.options import Configurable, Count, option
 
 
@@ -29,6 +30,10 @@ class Mask(Configurable, nn.Module, ABC):
 
     @abstractmethod
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]: ...
+
+    def cuts(self, length: int, device: torch.device) -> list[Cut]:
+        """Of a sparse map without a band: queries with all keys that they may read, each query once; else nothing."""
+        return []
 
     def slot_positions(self, length: int, device: torch.device) -> Int[Tensor, " slots"]:
         """The position each slot stores after `length` tokens, -1 where it is still empty."""
@@ -143,6 +148,9 @@ class Strided(Mask):
         distance = q_pos[:, None] - k_pos[None, :]
         return (distance >= 0) & ((distance < self.stride) | (distance % self.stride == 0))
 
+    def cuts(self, length: int, device: torch.device) -> list[Cut]:
+        return strided_cuts(length, self.stride, device) if length > FEWEST else []
+
 
 class Dilated(Windowed):
     """Every `dilation`-th of the last keys, `window` of them, so that a few keys reach far.
@@ -177,3 +185,6 @@ class LocalGlobal(Windowed):
     def visible(self, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Bool[Tensor, "t s"]:
         i, j = q_pos[:, None], k_pos[None, :]
         return (j <= i) & ((i - j < self.window) | (j % self.every == 0) | (i % self.every == 0))
+
+    def cuts(self, length: int, device: torch.device) -> list[Cut]:
+        return local_global_cuts(length, self.window, self.every, device) if length > FEWEST else []

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from attnlab.attention.banded import Blocks
+from attnlab.attention.banded import Blocks, Cut, cut_heads
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Causal, Mask
@@ -38,6 +38,7 @@ class MaskedAttention(HeadedAttention, ABC):
         super().setup()
         self.mask = self.build("mask")
         self.fused, self.scale = False, self.head_dim**-0.5
+        self.reads_between = False  # whether a query needs each token between it and a key that it reads
         self.cached_extras = 0  # numbers that each key carries along for each query head
         self._square: dict[tuple[Blocks, torch.device, torch.dtype], Tensor] = {}
 
@@ -53,11 +54,14 @@ class MaskedAttention(HeadedAttention, ABC):
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """The whole sequence at once: by the fused kernel where every slot allows it, else explicitly."""
+        cuttable = heads.own is None and not self.reads_between
+        if cuttable and (cuts := self.mask.cuts(heads.q.size(2), heads.q.device)):
+            return self._attend_in_cuts(heads, cuts, explicitly=not self.fused)
         blocks = Blocks.of(heads.q.size(2), self.mask.max_lookback, self.mask.sinks)
         if self.fused and (o := self._mix_fused(heads, blocks)) is not None:
             return o.to(heads.v.dtype)
         if blocks.n_blocks > 1:
-            return self._attend_explicitly_in_blocks(heads, blocks)
+            return self._attend_in_cuts(heads, list(blocks.cuts(heads.q.device)), explicitly=True)
         pos = torch.arange(heads.q.size(2), device=heads.q.device)
         return self.attend_explicitly(heads, pos, pos)
 
@@ -87,19 +91,14 @@ class MaskedAttention(HeadedAttention, ABC):
         weights = F.dropout(self.explicit_weights(heads, q_pos, k_pos), self.dropout, self.training)
         return weights.to(heads.v.dtype) @ heads.v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
-    @uncompiled  # its loop over blocks would be written out, for minutes, and anew for each length
-    def _attend_explicitly_in_blocks(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"]:
-        """What decoding block by block would give; the backward pass forms each block's map again, and keeps none."""
-
-        def block(q_pos: Tensor, k_pos: Tensor) -> Tensor:
-            carried = None if heads.carried is None else heads.carried[:, :, k_pos]
-            asked = None if heads.asked is None else heads.asked[:, :, q_pos]
-            q, k, v = heads.q[:, :, q_pos], heads.k[:, :, k_pos], heads.v[:, :, k_pos]
-            block_heads = heads._replace(q=q, k=k, v=v, carried=carried, asked=asked)
-            return self.attend_explicitly(block_heads, q_pos, k_pos)
-
-        forget = partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
-        return torch.cat([forget(q_pos, k_pos) for q_pos, k_pos in blocks.cuts(heads.q.device)], dim=2)
+    @uncompiled  # its loop would be written out, for minutes, and anew for each length
+    def _attend_in_cuts(self, heads: Heads, cuts: list[Cut], *, explicitly: bool) -> Float[Tensor, "b h t v"]:
+        """What decoding cut by cut would give; the backward pass forms each map that is written out again."""
+        attend = self.attend_explicitly if explicitly else self.attend
+        if explicitly and torch.is_grad_enabled():
+            attend = partial(checkpoint, attend, use_reentrant=False)
+        o = [attend(some, *cut) for some, cut in zip(cut_heads(heads, cuts), cuts, strict=True)]
+        return torch.cat(o, dim=2)[:, :, torch.cat([q_pos for q_pos, _ in cuts]).argsort()]
 
     def _beyond_kernel(self, o: Tensor) -> bool:
         """Whether a CPU's kernel would lose the gradients: on the way back it rounds them in proportion to the scores.

@@ -58,6 +58,7 @@ class SoftmaxAttention(MaskedAttention):
         check_chain(mods, asks=self.asks, layer=type(self).__name__)
         self.scale = next((mod.scale for mod in mods if mod.scale is not None), self.head_dim**-0.5)
         self.fused = self.fusable and self.normalizer.fusable and all(mod.fusable for mod in self.score_mods)
+        self.reads_between = any(mod.needs_all for mod in self.score_mods)
         for mod in self.score_mods:
             mod.check(self.mask, self.normalizer)
         self.cached_extras = sum(mod.cached_extras for mod in self.score_mods)
