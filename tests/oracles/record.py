@@ -15,6 +15,7 @@ from tests.oracles import (
     preset_cases,
     recurrent_cases,
     repository_cases,
+    rwkv_cases,
     softmax_cases,
 )
 from tests.oracles.case import Case, load
@@ -23,7 +24,7 @@ from attnlab.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "oracles.md"
 CASES = [*softmax_cases.CASES, *preset_cases.CASES, *recurrent_cases.CASES, *fla_cases.CASES, *other_cases.CASES]
-CASES += [*repository_cases.CASES, *authors_cases.CASES]
+CASES += [*repository_cases.CASES, *authors_cases.CASES, *rwkv_cases.CASES]
 
 
 def row(case: Case) -> str:

@@ -7,19 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Shared
 from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.shared import FirstValues, Shared
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.options import Count, option
-
-
-class FirstValues(NamedTuple):
-    """The values of the first layer."""
-
-    v: Float[Tensor, "b g s v"]
 
 
 class SharedKV(NamedTuple):

@@ -1,6 +1,7 @@
 """RWKV-7: a memory that fades row by row, and that is corrected under one key and written under another."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.scan import chunks, corrections
+from attnlab.attention.shared import FirstValues, Shared
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -94,16 +96,20 @@ class RWKV7Attention(StateAttention):
     the token and, in shares that each channel learns, the one before it. Heads are normalised, the token's own value is
     added in proportion to sum_c rho_c r_c k_c, and a gate from the token multiplies all.
 
-    Source: RWKV-7, arXiv 2503.14456. Where we differ: values of the first layer are not mixed into those of later ones
-    (that is attention=value_residual), all low-rank maps meet at `rank` numbers, initial values are spaced evenly and
-    alike in all layers, queries and keys may be rotated by a position, and the feed-forward layer is the model's. The
-    norm of the heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
+    With `first_values`, a later layer's value is v + sigmoid(.) (v_1 - v), v_1 the first layer's.
+
+    Source: RWKV-7, arXiv 2503.14456, and its author's code, which starts xi at 0.71, alpha at 1.02, rho at -0.04, and
+    shares and decays by the layer's number; here xi and alpha start at 1, rho at 0, shares and decays evenly spaced and
+    alike in all layers. Where we differ: `first_values` is false unless asked for, all low-rank maps meet at `rank`
+    numbers, queries and keys may be rotated by a position, and the feed-forward layer is the model's. The norm of the
+    heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
     """
 
     documents = mixes_rows = True
     withdrawn = {"value_dim"}
     rank: Count = option(default=32, doc="Numbers through which the low-rank maps go.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    first_values: bool = option(default=False, doc="Whether later layers mix the first layer's values into their own.")
 
     traits = Traits("signed", "constant")
 
@@ -119,6 +125,10 @@ class RWKV7Attention(StateAttention):
         self.to_decay = LowRank(d_model, rank, width, torch.tanh, slow_to_fast)
         self.to_rate = LowRank(d_model, rank, width, nn.Identity(), torch.zeros(width))
         self.to_gate = LowRank(d_model, rank, width, torch.sigmoid, None)
+        self.to_first: LowRank | None = None
+        if self.first_values and self.layer:
+            self.to_first = LowRank(d_model, rank, width, nn.Identity(), torch.linspace(0.93, 0.53, width))
+            self.traits = replace(self.traits, requires=(FirstValues,))
         self.xi, self.alpha = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.ones(n_heads, 1, d))
         self.rho = nn.Parameter(torch.zeros(n_heads, 1, d))
         self.gain, self.offset = nn.Parameter(torch.ones(n_heads, 1, d)), nn.Parameter(torch.zeros(n_heads, 1, d))
@@ -138,7 +148,10 @@ class RWKV7Attention(StateAttention):
             for name, make in zip(MIXED, (self.to_r, self.to_k, self.to_v, self.to_decay, self.to_rate), strict=False)
         )
         r, k = self.position.rotate(r, start), self.position.rotate_keys(k, start).to(work)
-        rate = rate.to(work).sigmoid()
+        rate, removal = rate.to(work).sigmoid(), F.normalize(k * self.xi, dim=-1)
+        first = None
+        if self.to_first is not None:
+            first = split_heads(self.to_first(mixed["v"]).sigmoid(), self.n_heads)
         return Heads(
             r,
             k * (1 + self.alpha * (rate - 1)),
@@ -146,8 +159,19 @@ class RWKV7Attention(StateAttention):
             tail=earlier[:, -1:].clone(),
             log_decay=-SHARPEST * decay.to(work).sigmoid(),
             gate=self.to_gate(mixed["g"]),
-            own=Removal(F.normalize(k * self.xi, dim=-1), rate),
+            own=Removal(removal, rate),
+            carried=first,  # the first layer's share of each value
         )
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        if not self.first_values:
+            return heads
+        if self.to_first is None:
+            shared.publish(FirstValues(heads.v))
+            return heads
+        assert heads.carried is not None
+        change = (shared.read(FirstValues).v - heads.v) * heads.carried
+        return heads._replace(v=heads.v + change.to(heads.v.dtype), carried=None)
 
     def empty_tail(self, batch: int) -> Float[Tensor, "b 1 c"]:
         return self.anchor.new_zeros(batch, 1, self.d_model)

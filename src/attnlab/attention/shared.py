@@ -1,14 +1,20 @@
 """What layers hand to later layers."""
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attnlab.attention.documents import Documents
 from attnlab.errors import UsageError
 
 Record = TypeVar("Record")
+
+
+class FirstValues(NamedTuple):
+    """The values of the first layer."""
+
+    v: Float[Tensor, "b g s v"]
 
 
 class Shared:
