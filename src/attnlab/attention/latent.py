@@ -112,7 +112,7 @@ class LatentAttention(GatedOutput, SoftmaxAttention):
         """Numbers cached per token."""
         return self.kv_rank + self.rope_dim
 
-    def read_rows(self, heads: Heads, rows: Float[Tensor, "b 1 s e"]) -> Heads:
+    def read_rows(self, heads: Heads, rows: Float[Tensor, "b g s e"]) -> Heads:
         """The heads of new tokens beside what was cached, where a subclass caches more than keys and values."""
         return heads
 
