@@ -68,8 +68,8 @@ class DynamicHeads(Score):
         with full_precision(a.device):
             for numbers, axis in ((ctx.asked, "t"), (carried, "s")):
                 first, second, gate = numbers[..., mine].to(a.dtype).split([self.rank, self.rank, 1], dim=-1)
-                seen = torch.einsum(f"bhts,bh{axis}r->brts", a, first)
-                mixed = mixed + torch.einsum(f"brts,bh{axis}r->bhts", seen, second)
+                gathered = torch.einsum(f"bhts,bh{axis}r->brts", a, first)
+                mixed = mixed + torch.einsum(f"brts,bh{axis}r->bhts", gathered, second)
                 mixed = mixed + a * (gate if axis == "t" else gate.mT)
         return mixed
 

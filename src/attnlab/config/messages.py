@@ -121,16 +121,16 @@ def refuse_repetitions(arguments: Sequence[str]) -> None:
         given[key] = word
 
 
-def refuse_slips(words: Sequence[str]) -> None:
+def refuse_slips(arguments: Sequence[str]) -> None:
     """A name or a key that no job can have is refused before Hydra composes anything."""
-    for word in words:
+    for word in arguments:
         key, equals, value = word.partition("=")
         if key in groups():
             for name in value.split(","):
                 if NAME.fullmatch(name) and name not in ("null", *options(key)):
-                    raise UsageError(_explain_option(words, key, name))
+                    raise UsageError(_explain_option(arguments, key, name))
         elif equals and key.isidentifier() and key not in fixed_keys() | {*LISTS, "allow_targets"}:
-            raise UsageError(_explain_key(words, key, ""))
+            raise UsageError(_explain_key(arguments, key, ""))
 
 
 def explain(error: Exception, arguments: Sequence[str] = (), several: str = "add -m to run each") -> str:

@@ -69,9 +69,9 @@ class ModelConfig:
                 raise OptionError(name, True, _needs(needed, value, getattr(self, needed)))
         if self.canon is not None and (set(self.canon) - {*"acd"} or len(set(self.canon)) < len(self.canon)):
             raise OptionError("canon", self.canon, "must be letters of acd: before attention, before and in the MLP")
-        for letter, place in (("c", "before"), ("d", "inside")):
+        for letter, where in (("c", "before"), ("d", "inside")):
             if self.mlp == "none" and letter in (self.canon or ""):
-                raise OptionError("canon", self.canon, f"has a layer {place} the MLP, and model.mlp is none")
+                raise OptionError("canon", self.canon, f"has a layer {where} the MLP, and model.mlp is none")
         for name in ("parallel", "bias", "mlp_width"):
             if self.mlp == "none" and getattr(self, name):
                 raise OptionError(name, getattr(self, name), "needs an MLP, and model.mlp is none")
