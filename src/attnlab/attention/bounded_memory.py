@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,7 +31,8 @@ def log_sums(x: Float[Tensor, "b h t m"], before: Float[Tensor, "b h 1 m"]) -> F
     with torch.no_grad():
         top = torch.maximum(x.amax(dim=2, keepdim=True), before)
     if exceeds(top - x.amin(dim=2, keepdim=True), RANGE):
-        return torch.logaddexp(before, x.logcumsumexp(dim=2))
+        x = x if x.device.type == "mps" else x.double()  # of which differences are taken
+        return torch.logaddexp(before.to(x.dtype), x.logcumsumexp(dim=2))
     return (running_sum((x - top).exp(), dim=2) + (before - top).exp()).log() + top
 
 
@@ -68,10 +68,10 @@ class BoundedMemoryAttention(GatedOutput, SlotAttention):
         logits = heads.own.logits.to(memory.keys.dtype)
         earlier = memory.total[:, :, None]
         totals = log_sums(logits, earlier)
-        ahead = (torch.cat([earlier, totals[:, :, :-1]], dim=2) - logits).to(logits.dtype)
+        fade = torch.cat([earlier, totals[:, :, :-1]], dim=2) - totals
         # A slot that holds nothing has nothing to keep or to fade.
-        log_kept = F.logsigmoid(ahead).masked_fill(ahead.isneginf(), 0.0)
-        return log_kept, (-ahead).sigmoid(), totals[:, :, -1].to(logits.dtype, copy=True)
+        log_kept = fade.masked_fill(fade.isneginf(), 0.0).to(logits.dtype)
+        return log_kept, (logits - totals).to(logits.dtype).exp(), totals[:, :, -1].to(logits.dtype, copy=True)
 
     def empty(self, batch: int, value_dim: int) -> SlotMemory:
         memory = super().empty(batch, value_dim)

@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     values: Float[Tensor, "b h d v"]
 
 
-class KeyCovariance(NamedTuple):
+class NormalEquations(NamedTuple):
     """H + diag(ridge) of every token in every chunk, as what it makes of a vector per token."""
 
     fall: Float[Tensor, "b h n t 1"]  # of what stood before the chunk
@@ -63,19 +63,19 @@ def conjugate_gradients(times: Callable[[Rows], Rows], right: Rows, steps: int) 
     return x * unit
 
 
-class SolvedSystem(torch.autograd.Function):
+class Solved(torch.autograd.Function):
     """x, the solution for a right side of which only the rest is handed on, q - M x: dx = M^-1 d(q - M x)."""
 
     @staticmethod
-    def forward(ctx: Any, rest: Rows, x: Rows, steps: int, *curvature: Tensor) -> Rows:
+    def forward(ctx: Any, rest: Rows, x: Rows, steps: int, *equations: Tensor) -> Rows:
         ctx.steps = steps
-        ctx.save_for_backward(*curvature)
+        ctx.save_for_backward(*equations)
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, slope: Rows) -> Any:
-        curvature = KeyCovariance(*ctx.saved_tensors)
-        return conjugate_gradients(curvature.times, slope, ctx.steps), None, None, *[None] * len(curvature)
+        equations = NormalEquations(*ctx.saved_tensors)
+        return conjugate_gradients(equations.times, slope, ctx.steps), None, None, *[None] * len(equations)
 
 
 class MesaAttention(StateAttention):
@@ -131,15 +131,15 @@ class MesaAttention(StateAttention):
             (keys, values), (last_keys, last_values) = before.split(sizes, dim=-1), after.split(sizes, dim=-1)
             ridge = (F.softplus(self.ridge.to(work)) + LEAST)[:, None, None]
             weights = fading.pairs * beta.mT
-            x = self.solve(q, KeyCovariance(fading.entering(torch.ones_like(beta)), keys, k, weights, ridge))
+            x = self.solve(q, NormalEquations(fading.entering(torch.ones_like(beta)), keys, k, weights, ridge))
             o = fading.entering(x) @ values + ((x @ k.mT) * weights) @ v
             return o.flatten(2, 3)[:, :, :t].to(heads.v.dtype), Moments(last_keys.clone(), last_values.clone())
 
-    def solve(self, q: Rows, curvature: KeyCovariance) -> Rows:
+    def solve(self, q: Rows, equations: NormalEquations) -> Rows:
         """(H + diag(l))^{-1} q, with gradients of all that it is made of."""
-        still = KeyCovariance(*(part.detach() for part in curvature))
+        still = NormalEquations(*(part.detach() for part in equations))
         x = conjugate_gradients(still.times, q.detach(), self.steps)
-        solution: Rows = SolvedSystem.apply(q - curvature.times(x), x, self.steps, *still)
+        solution: Rows = Solved.apply(q - equations.times(x), x, self.steps, *still)
         return solution
 
     def empty(self, batch: int, value_dim: int) -> Moments:
