@@ -16,7 +16,6 @@ from attnlab.errors import NoUsableCheckpoint, UsageError
 from attnlab.inspection.records import load_maps
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.metrics_csv import Row, read_metrics
-from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint
 
 VARIANTS = ("multi_head", "gated_delta")
@@ -96,21 +95,6 @@ def test_killed_among_documents(variant: str, order: str, tmp_path: Path) -> Non
     done = run_there(tmp_path, f"attention={variant}", *words)
     assert done.returncode == 0 and "continuing after step 15" in done.stdout, done.stderr
     assert_identical(folder_of(tmp_path, variant), folder_of(tmp_path / "whole", variant))
-
-
-@pytest.mark.slow
-def test_killed_while_compiled(tmp_path: Path) -> None:
-    """Where trainer.compile=auto came to true a run goes on with what was compiled, bit for bit."""
-    words = ("trainer.compile=auto", "trainer.max_steps=200000", "trainer.precision=fp32")
-    for name, kills in (("a", (20,)), ("b", (11, 20))):
-        (tmp_path / name).mkdir()
-        for step in kills:
-            done = run_there(tmp_path / name, *words, kill=("batch_end", step))
-            assert done.returncode == -signal.SIGKILL, done.stderr
-            assert "compiling the model" in done.stdout and "uncompiled" not in done.stdout
-        assert RunFolder(folder_of(tmp_path / name)).read_config()["trainer"]["compile"] is True
-    a, b = (numbers(folder_of(tmp_path / name)) for name in ("a", "b"))
-    assert len(a) > 40 and a == b
 
 
 @pytest.mark.slow
