@@ -37,7 +37,8 @@ class PairedHeadsAttention(MultiHeadAttention):
         if self.n_heads % 2:
             raise OptionError("n_heads", self.n_heads, "must be even: heads come in pairs")
         self.n_heads = self.n_kv_heads = 2 * self.n_heads
-        self.traits = replace(self.traits, map_kind=SHARES.get(self.traits.map_kind, self.traits.map_kind))
+        if self.traits.map_kind == "probability":  # of which a head's own keys have a share
+            self.traits = replace(self.traits, map_kind="sub_probability")
 
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
         heads = super().project(x, start, tail)
@@ -70,9 +71,6 @@ class PairedHeadsAttention(MultiHeadAttention):
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:
         return super().read_cache(heads, visible_kv._replace(k=beside(visible_kv.k), v=beside(visible_kv.v)))
-
-
-SHARES = {"probability": "sub_probability"}  # the kind of each share of a map
 
 
 def beside(x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b hh t d"]:
