@@ -64,9 +64,11 @@ LEFT_OUT = """## What is left out, and why
 | variant | reason |
 |---|---|
 | QSA | no full equations published, and decoding of the code differs from its training |
-| Parallax, DeltaFormer, Wall | young and unreplicated; their reductions are covered by softmax and delta rules |
-| MesaNet | needs a linear solve per token that torch does slowly without a kernel |
-| Mamba-3, Raven | 2026 variants of decay and write that wait for a second source |
+| Wall (gates per channel inside the scores) | its public reference needs a GPU kernel, so there is nothing to hold it to on a CPU |
+| Rebased, Mixture of Memories, log-linear delta rules | close to `based`, `gated_delta` and `log_linear`; not built yet |
+| Titans, Miras, Atlas, TNT | memories that are not linear in the values, by authors whose code is not public; `ttt` is the one of their kind here |
+| 2-simplicial attention | its map is over pairs of keys, which no picture here shows |
+| RWKV-8 (ROSA) | a search for the longest repeated suffix, without a gradient of its own; its repository calls the layer extremely slow |
 | Reformer, Linformer, Longformer's non-causal forms | not causal, or replaced in practice by what is here |
 """
 

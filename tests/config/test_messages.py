@@ -36,7 +36,7 @@ def choices(group: str) -> str:
 
 # What is typed (FILES stands for the folder of the fixture), then pieces of the one line that answers.
 NAMES = [
-    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: based, "),
+    ("attention=gq", "attention=gq does not exist; did you mean 'gqa'? (choose from: abc, "),
     ("attention=mine/gqa", "attention=mine/gqa does not exist", "choose from"),
     ("attention=", "attention= does not exist (choose from: "),
     ("position=ropee", "position=ropee does not exist; did you mean 'rope'?"),
@@ -140,7 +140,7 @@ TYPES = [
     ),
     ("position.inside=null", "position.inside (null) must hold settings", "position=alibi"),
     ("maps=null", "maps (null) must hold settings"),
-    ("attention=null", "attention (null) must be one of: based, "),
+    ("attention=null", "attention (null) must be one of: abc, "),
     ("position=null", "position (null) must be one of: alibi, "),
     ("data=null", "data (null) must be one of: compression, counting, file, "),
     ("model=5", "model (5) must be one of: nano, small"),

@@ -14,10 +14,11 @@ from attnlab.laws.subject import CONTEXT, ids, positions
 
 
 def lacks_hook(subject: Subject) -> bool:
-    """Whether a position needs what the class of a variant does not offer. Mixtures leave it to their kinds."""
+    """Whether a position needs what the class of a variant, or of a kind in a mixture, does not offer."""
     position = hooks(subject.config.position.inside["_target_"])
-    offered = hooks(subject.config.attention["_target_"])
-    return bool(offered and position - offered)
+    config = subject.config.attention
+    kinds = [config, *config.get("kinds", {}).values()]
+    return any(offered and position - offered for offered in (hooks(kind["_target_"]) for kind in kinds))
 
 
 def hooks(target: str) -> frozenset[str]:

@@ -39,6 +39,7 @@ EXPECTED_NOT_RESULTS = {
     "report.margin",
     "report.alpha",
     "report.looks",
+    "report.sequential",
     "report.hypothesis",
     "report.at_end",
     "plan",
@@ -105,8 +106,8 @@ def another(path: str, value: Any) -> Any:
     rule = next(iter(FIXED[path].rules), None) if path in FIXED else None
     if rule is not None and rule.choices:
         return next(choice for choice in rule.choices if choice != value)
-    if path == "model.norm_place":  # of which there may be several
-        return "post"
+    if path in (several := {"model.norm_place": "post", "model.canon": "ac"}):  # of which there may be several
+        return several[path]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

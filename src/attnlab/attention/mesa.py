@@ -63,7 +63,7 @@ def conjugate_gradients(times: Callable[[Rows], Rows], right: Rows, steps: int) 
     return x * unit
 
 
-class Solved(torch.autograd.Function):
+class SolvedSystem(torch.autograd.Function):
     """x, the solution for a right side of which only the rest is handed on, q - M x: dx = M^-1 d(q - M x)."""
 
     @staticmethod
@@ -139,7 +139,7 @@ class MesaAttention(StateAttention):
         """(H + diag(l))^{-1} q, with gradients of all that it is made of."""
         still = NormalEquations(*(part.detach() for part in equations))
         x = conjugate_gradients(still.times, q.detach(), self.steps)
-        solution: Rows = Solved.apply(q - equations.times(x), x, self.steps, *still)
+        solution: Rows = SolvedSystem.apply(q - equations.times(x), x, self.steps, *still)
         return solution
 
     def empty(self, batch: int, value_dim: int) -> Moments:

@@ -47,7 +47,7 @@ class Write(Configurable, nn.Module, ABC):
         """What is written, by default the values."""
         return v
 
-    def queries(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+    def queries(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b j t d"]) -> Float[Tensor, "b h t d"]:
         """What the memory is read with, by default the queries."""
         return q
 

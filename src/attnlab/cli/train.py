@@ -134,8 +134,9 @@ def _explained(argv: Sequence[str]) -> Iterator[None]:
 
     refuse_repetitions(argv)
     refuse_flags(argv)
-    refuse_slips(argv)
     full = os.environ.get("HYDRA_FULL_ERROR", "0")
+    if full != "1":  # who asks for it sees where Hydra itself stumbles
+        refuse_slips(argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own page
     try:
         with guarded():

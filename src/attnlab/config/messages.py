@@ -127,7 +127,7 @@ def refuse_slips(arguments: Sequence[str]) -> None:
         key, equals, value = word.partition("=")
         if key in groups():
             for name in value.split(","):
-                if NAME.fullmatch(name) and name not in ("null", *options(key)):
+                if NAME.fullmatch(name) and name.removesuffix(".yaml") not in ("null", *options(key)):
                     raise UsageError(_explain_option(arguments, key, name))
         elif equals and key.isidentifier() and key not in fixed_keys() | {*LISTS, "allow_targets"}:
             raise UsageError(_explain_key(arguments, key, ""))
