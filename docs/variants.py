@@ -64,11 +64,11 @@ LEFT_OUT = """## What is left out, and why
 | variant | reason |
 |---|---|
 | QSA | no full equations published, and decoding of the code differs from its training |
-| Wall (gates per channel inside the scores) | its public reference needs a GPU kernel, so there is nothing to hold it to on a CPU |
-| Rebased, Mixture of Memories, log-linear delta rules | close to `based`, `gated_delta` and `log_linear`; not built yet |
-| Titans, Miras, Atlas, TNT | memories that are not linear in the values, by authors whose code is not public; `ttt` is the one of their kind here |
+| Wall (gates per channel inside the scores) | its public reference needs a GPU kernel: nothing to hold it to |
+| Rebased, Mixture of Memories, log-linear delta rules | close to `based`, `gated_delta`, `log_linear`; not built |
+| Titans, Miras, Atlas, TNT | not linear in the values, without public code; `ttt` is of their kind |
 | 2-simplicial attention | its map is over pairs of keys, which no picture here shows |
-| RWKV-8 (ROSA) | a search for the longest repeated suffix, without a gradient of its own; its repository calls the layer extremely slow |
+| RWKV-8 (ROSA) | a search for the longest repeated suffix, without a gradient of its own |
 | Reformer, Linformer, Longformer's non-causal forms | not causal, or replaced in practice by what is here |
 """
 

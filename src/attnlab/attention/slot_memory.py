@@ -110,7 +110,7 @@ class GatedSlotAttention(SlotAttention):
     silu and a norm over all heads. No convolution, no position of its own (position=none as published).
 
     Source: gated slot attention, arXiv 2409.07146. Where we differ: it starts with 64 slots, here `slots`. Scores have
-    no scale: where tokens are as large as 10^4 they lie 10^8 apart, and near ties of slots may fall otherwise in float32.
+    no scale: where tokens are as large as 10^4 they lie 10^8 apart, and near ties may fall otherwise in float32.
     """
 
     slowness = 8.0
