@@ -45,7 +45,8 @@ def _record(layer: Attention, pulled: set[int]) -> dict[str, Any]:
 
 
 def _is_part(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Linear | nn.ModuleDict | nn.ModuleList) and not getattr(module, "neutral", False)
+    bare = isinstance(module, nn.Linear | nn.Identity | nn.ModuleDict | nn.ModuleList)
+    return not bare and not getattr(module, "neutral", False)
 
 
 def _part(module: nn.Module) -> str:

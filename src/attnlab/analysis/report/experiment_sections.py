@@ -105,7 +105,7 @@ def starts(report: Report) -> list[Block]:
                 short = name.removesuffix(".weight")
                 (drawn if p["std"] else constant).append(f"{short} {number(p['std'] or p['mean'])}")
                 undecayed += [] if p["decayed"] else [short]
-            dropout = "drops none" if layer["dropout"] is None else number(layer["dropout"])
+            dropout = "drops none" if layer["dropout"] is None else f"{layer['dropout']:g}"
             parts = [f"{name} {part}" for name, part in layer["parts"].items()]
             layers = ", ".join(map(str, layer["layers"]))
             lists = (", ".join(each) for each in (drawn, constant, undecayed, parts))
