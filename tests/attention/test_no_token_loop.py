@@ -14,7 +14,7 @@ from attnlab.model import GPT
 
 # Test-time training cuts a text as its option says, into small mini-batches; here as long as the others' chunks.
 OPTIONS = {"ttt": ["attention.minibatch=64"]}
-FEW = 4  # operations of a layer for each token more: some 200 in a chunk of 64. A loop over tokens needs 12 and more
+FEW = 6  # operations of a layer for each token more: 200 in a chunk of 64 or a window's block of 32. A loop needs 12
 
 
 class Operations(TorchDispatchMode):
@@ -55,4 +55,4 @@ def test_loop_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return token_loop(*given)
 
     monkeypatch.setattr(recurrent, "chunked", loop)
-    assert operations_per_token(name) > 3 * FEW
+    assert operations_per_token(name) > 2 * FEW
