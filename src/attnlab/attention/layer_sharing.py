@@ -1,5 +1,6 @@
 """Layers that use what an earlier layer published: its values, or its keys and values."""
 
+from abc import ABC
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,15 +13,49 @@ from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.shared import FirstValues, Shared
-from attnlab.attention.softmax import SoftmaxState
+from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.options import Count, option
 
 
 class SharedKV(NamedTuple):
-    """The keys and values of a layer that makes some."""
+    """The keys and values of new tokens of a layer that makes some, and what it holds while decoding."""
 
     k: Float[Tensor, "b g s d"]
     v: Float[Tensor, "b g s v"]
+    cache: KeysValues | None = None
+
+
+class SharesKeysValues(SoftmaxAttention, ABC):
+    """Publishes the keys and values it makes, or reads those of the last layer that published such a `record`."""
+
+    makes: bool  # both are settled in `setup`
+    record: type[SharedKV] = SharedKV
+
+    def become_reader(self) -> None:
+        """What a layer without keys and values of its own says of itself: it caches nothing."""
+        self.traits = replace(self.traits, growth="constant", requires=(self.record,))
+
+    def share(self, heads: Heads, shared: Shared) -> Heads:
+        if self.makes:
+            shared.publish(self.record(heads.k, heads.v))
+            return heads
+        k, v, _ = shared.read(self.record)
+        return heads._replace(k=k, v=v)
+
+    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
+        if self.makes:
+            return super().init_state(batch, max_len)
+        nothing = self.anchor.new_zeros(batch, 0, 0, 0)
+        return SoftmaxState(Cache(nothing, nothing, 0), None)
+
+    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
+        if self.makes:
+            visible_kv, cache = super().update_cache(heads, state, shared)
+            shared.publish(self.record(heads.k, heads.v, visible_kv))
+            return visible_kv, cache
+        visible = shared.read(self.record).cache
+        assert visible is not None
+        return visible, state.cache._replace(length=state.cache.length + heads.q.size(2))
 
 
 class ValueResidualAttention(MultiHeadAttention):
@@ -47,7 +82,7 @@ class ValueResidualAttention(MultiHeadAttention):
         return heads._replace(v=self.own * heads.v + (1 - self.own) * shared.read(FirstValues).v)
 
 
-class CrossLayerAttention(MultiHeadAttention):
+class CrossLayerAttention(SharesKeysValues, MultiHeadAttention):
     """Only every n-th layer makes keys and values; those between look at the same ones.
 
     Rule: o_l = attend(q_l, K_m, V_m), m the last layer that makes keys. That is the last one whose number is a multiple
@@ -65,7 +100,7 @@ class CrossLayerAttention(MultiHeadAttention):
         super().setup()
         self.makes = self.layer % self.every == 0
         if not self.makes:
-            self.traits = replace(self.traits, growth="constant", requires=(SharedKV,))
+            self.become_reader()
             del self.qkv.to_k, self.qkv.to_v
 
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
@@ -73,24 +108,3 @@ class CrossLayerAttention(MultiHeadAttention):
             return super().project(x, start, tail)
         q = self.position.rotate(self.qkv.queries(x), start)
         return Heads(q, q[:, :0], q[:, :0], gate=self.gate.project(x))
-
-    def share(self, heads: Heads, shared: Shared) -> Heads:
-        if self.makes:
-            shared.publish(SharedKV(heads.k, heads.v))
-            return heads
-        k, v = shared.read(SharedKV)
-        return heads._replace(k=k, v=v)
-
-    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
-        if self.makes:
-            return super().init_state(batch, max_len)
-        nothing = self.anchor.new_zeros(batch, 0, 0, 0)
-        return SoftmaxState(Cache(nothing, nothing, 0), None)
-
-    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        if self.makes:
-            visible_kv, cache = super().update_cache(heads, state, shared)
-            shared.publish(visible_kv)
-            return visible_kv, cache
-        visible_kv = shared.read(KeysValues)
-        return visible_kv, state.cache._replace(length=state.cache.length + heads.q.size(2))

@@ -1,34 +1,25 @@
 """Layers of two kinds, whose last ones read the keys and values of the last layer of their kind that made some."""
 
-from dataclasses import replace
-from typing import NamedTuple
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.base import Shared
-from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
+from attnlab.attention.layer_sharing import SharedKV, SharesKeysValues
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.output import GatedOutput
-from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.options import Count, option
 
 
-class WindowKV(NamedTuple):
-    """The keys and values of new tokens of a layer whose cache is a ring, and what it holds while decoding."""
-
-    k: Float[Tensor, "b g s d"]
-    v: Float[Tensor, "b g s v"]
-    cache: KeysValues | None
+class WindowKV(SharedKV):
+    """What a layer shares whose cache is a ring."""
 
 
-class WholeKV(WindowKV):
-    """The same of a layer that keeps all tokens."""
+class WholeKV(SharedKV):
+    """What a layer shares that keeps all tokens."""
 
 
-class TailSharingAttention(GatedOutput, SoftmaxAttention):
+class TailSharingAttention(GatedOutput, SharesKeysValues):
     """Attention with norms of queries, keys and values, and no keys and values of its own in the last layers.
 
     Rule: q = rotate(rms(W_q x) * g_q), k = rotate(rms(W_k x) * g_k), v = rms(W_v x), o = softmax(q K^T) V. Scores are
@@ -56,7 +47,7 @@ class TailSharingAttention(GatedOutput, SoftmaxAttention):
             self.to_v = None if self.tied else nn.Linear(self.d_model, width, bias=False)
             self.k_norm, self.v_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim, gain=False)
         else:
-            self.traits = replace(self.traits, growth="constant", requires=(self.record,))
+            self.become_reader()
         self.build_output(self.n_heads)
 
     def project(self, x: Float[Tensor, "b t c"], start: Start = 0, tail: Tensor | None = None) -> Heads:
@@ -69,25 +60,3 @@ class TailSharingAttention(GatedOutput, SoftmaxAttention):
         k = split_heads(self.to_k(x), self.n_kv_heads)
         v = self.v_norm(k if self.to_v is None else split_heads(self.to_v(x), self.n_kv_heads))
         return Heads(q, self.position.rotate_keys(self.k_norm(k), start), v, gate=gate)
-
-    def share(self, heads: Heads, shared: Shared) -> Heads:
-        if self.makes:
-            shared.publish(self.record(heads.k, heads.v, None))
-            return heads
-        k, v, _ = shared.read(self.record)
-        return heads._replace(k=k, v=v)
-
-    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
-        if self.makes:
-            return super().init_state(batch, max_len)
-        nothing = self.anchor.new_zeros(batch, 0, 0, 0)
-        return SoftmaxState(Cache(nothing, nothing, 0), None)
-
-    def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        if self.makes:
-            visible_kv, cache = super().update_cache(heads, state, shared)
-            shared.publish(self.record(heads.k, heads.v, visible_kv))
-            return visible_kv, cache
-        visible = shared.read(self.record).cache
-        assert visible is not None
-        return visible, state.cache._replace(length=state.cache.length + heads.q.size(2))
