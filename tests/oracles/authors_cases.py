@@ -3,11 +3,10 @@
 To run one again, see repository_cases.py.
 """
 
-import ast
 import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +17,15 @@ from tests.oracles.case import (
     Case,
     Recording,
     Tensors,
-    checkout,
     coarse,
     coarsen,
     generator,
     in_double,
     layer_with,
+    part_of,
     recorded,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnlab.attention.base import Attention
 from attnlab.attention.norm import EPS
@@ -36,17 +35,7 @@ DCFORMER = "Caiyun-AI/DCFormer@df8671f23b4830cb3a254c23e5576d45141cfbd6"
 PHYSICS = "facebookresearch/PhysicsLM4@75806965208c55e9f7f2e2363d3793d2da75d2e4"
 NANOCHAT = "karpathy/nanochat@92d63d4e8bb4df75c3b71618f31ddde2378b2bcd"
 HEADS, VOCAB = 4, 7
-NAMES: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "math": math, "Tensor": Tensor, "Optional": Optional}
 IDS = torch.randint(VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(3))
-
-
-def part_of(repository: str, path: str, *names: str, **more: Any) -> SimpleNamespace:
-    """Classes and functions of one file, without what else the file imports; `more` stands for some of that."""
-    tree = ast.parse((checkout(repository) / path).read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if getattr(node, "name", None) in names]
-    scope = NAMES | {"Tuple": tuple, "rearrange": rearrange} | more
-    exec(compile(tree, path, "exec"), scope)
-    return SimpleNamespace(**{name: scope[name] for name in names})
 
 
 def rearrange(x: Tensor, pattern: str) -> Tensor:
@@ -125,6 +114,7 @@ def canon() -> Recording:
         PHYSICS,
         "huggingface/canon_helper.py",
         *("ShortConvolution", "create_canon", "apply_canon"),
+        rearrange=rearrange,
         causal_conv1d_fn=None,
         warnings=SimpleNamespace(warn=lambda *_, **__: None),
         Any=Any,

@@ -4,15 +4,19 @@ An oracle runs once, on the machine of whoever records; the numbers stay here, a
 packages. Weights and inputs are drawn with eleven significant bits, so that float16 keeps them exactly.
 """
 
+import ast
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -50,6 +54,16 @@ class Recording:
 def checkout(repository: str) -> Path:
     """Where OWNER/NAME@COMMIT lies, if ATTNLAB_ORACLES names a folder of checkouts."""
     return Path(os.environ.get("ATTNLAB_ORACLES", "")) / repository.split("@")[0].split("/")[1]
+
+
+def part_of(repository: str, path: str, *names: str, **more: Any) -> SimpleNamespace:
+    """Classes and functions of one file of a checkout, without what else it imports; `more` stands for some of that."""
+    tree = ast.parse((checkout(repository) / path).read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", None) in names]
+    usual: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "math": math, "Tensor": Tensor, "Optional": Optional}
+    scope = usual | {"Tuple": tuple} | more
+    exec(compile(tree, path, "exec"), scope)
+    return SimpleNamespace(**{name: scope[name] for name in names if name in scope})  # a file may lack one
 
 
 def version_of(package: str) -> str:

@@ -4,13 +4,9 @@ To run one again, check its repository out at the commit below, in a folder with
 folder above in ATTNLAB_ORACLES.
 """
 
-import ast
 import math
-import typing
-from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +16,13 @@ from tests.oracles.case import (
     Case,
     Recording,
     Tensors,
-    checkout,
     coarse,
     coarsen,
     generator,
     in_double,
     interleaved,
     layer_with,
+    part_of,
     recorded,
 )
 from tests.oracles.hugging_face import EPS
@@ -41,19 +37,6 @@ LATENTS = "Dao-AILab/grouped-latent-attention@17889dbb4612182a4b7b92315ca11bf76d
 MAMBA = "state-spaces/mamba@e9594ce1c732d97440f0332fdc43170a2294dbfa"
 
 
-def function(repository: str, file: str, name: str) -> Callable[..., Any]:
-    """One function of a checkout; what else its file imports is not needed."""
-    from einops import repeat
-
-    path = checkout(repository) / file
-    nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    alone: list[ast.stmt] = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name]
-    scope = {"torch": torch, "F": F, "math": math, "Optional": typing.Optional, "Tuple": tuple, "repeat": repeat}
-    exec(compile(ast.Module(alone, []), str(path), "exec"), scope)
-    reference: Callable[..., Any] = scope[name]
-    return reference
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, None]:
     """What a kernel for GPUs computes, in its layout: tokens before heads."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -64,21 +47,12 @@ def attention_module(file: str, kind: str, **sizes: int) -> nn.Module:
     """One attention module of Dao-AILab's files, which are those of a whole model; its projections have no biases."""
     from einops import repeat
 
-    path = checkout(LATENTS) / file
-    names = {kind, "LlamaAttention", "LlamaRMSNorm", "rotate_half", "apply_rotary_pos_emb", "repeat_kv"}
-    nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    alone = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names]
-    scope = {"torch": torch, "nn": nn, "Optional": typing.Optional, "Tuple": tuple, "repeat": repeat}
-    scope |= {
-        "Cache": object,
-        "LlamaConfig": object,
-        "flash_attn_func": attend,
-        "LlamaRotaryEmbedding": lambda config: None,
-    }
-    exec(compile(ast.Module(list[ast.stmt](alone), []), str(path), "exec"), scope)
+    names = (kind, "LlamaAttention", "LlamaRMSNorm", "rotate_half", "apply_rotary_pos_emb", "repeat_kv")
+    kernels = {"flash_attn_func": attend, "LlamaRotaryEmbedding": lambda config: None, "repeat": repeat}
+    theirs = part_of(LATENTS, file, *names, Cache=object, LlamaConfig=object, **kernels)
     heads = {"hidden_size": WIDTH, "num_attention_heads": H, "max_position_embeddings": 32, "rope_theta": 10000.0}
     config = SimpleNamespace(**heads, **sizes, attention_bias=False, attention_dropout=0.0, rms_norm_eps=EPS)
-    module: nn.Module = scope[kind](config, layer_idx=0)
+    module: nn.Module = getattr(theirs, kind)(config, layer_idx=0)
     for linear in module.modules():
         if isinstance(linear, nn.Linear):
             linear.register_parameter("bias", None)
@@ -129,6 +103,8 @@ def two_latents(w: Tensors) -> dict[str, Tensor]:
 
 
 def mamba3() -> Recording:
+    from einops import repeat
+
     draw = generator()
     shapes = {"q": (T, 1, D), "k": (T, 1, D), "v": (T, H, D), "adt": (H, T), "dt": (H, T), "trap": (H, T)}
     with in_double():
@@ -139,8 +115,8 @@ def mamba3() -> Recording:
         for x in inputs.values():
             x.requires_grad_()
         names = ("q", "k", "v", "adt", "dt", "trap", "q_bias", "k_bias", "angles")
-        reference = function(MAMBA, "tests/ops/triton/test_mamba3_siso.py", "mamba3_siso_step_ref")
-        return recorded(inputs, {"y": reference(*(inputs[name] for name in names))[0]})
+        theirs = part_of(MAMBA, "tests/ops/triton/test_mamba3_siso.py", "mamba3_siso_step_ref", repeat=repeat)
+        return recorded(inputs, {"y": theirs.mamba3_siso_step_ref(*(inputs[name] for name in names))[0]})
 
 
 def turning(layer: Attention, i: Tensors) -> Tensors:
