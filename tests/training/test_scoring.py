@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attnlab.data.material import IGNORED
-from attnlab.training.scoring import ERROR, by_row, error_of, numbers, tally
+from attnlab.training.scoring import ERROR, by_row, error_of, numbers, score_answers, tally
 
 
 def scored(right: np.ndarray, asked: np.ndarray) -> tuple[float, float]:
@@ -16,7 +16,9 @@ def scored(right: np.ndarray, asked: np.ndarray) -> tuple[float, float]:
     logits = torch.nn.functional.one_hot(torch.from_numpy(right).long(), 2).float()
     batches = [(logits[rows], targets[rows]) for rows in (slice(0, 7), slice(7, None))]
     rows = sum((by_row(*batch) for batch in batches), torch.zeros(4, dtype=torch.float64))
-    totals = sum((tally(*b, torch.zeros_like(b[1]), 1) for b in batches), torch.zeros(1, 3, dtype=torch.float64))
+    totals = sum(
+        (tally(score_answers(*b), torch.zeros_like(b[1]), 1) for b in batches), torch.zeros(1, 3, dtype=torch.float64)
+    )
     logged = numbers(totals, rows, ["all"])
     return logged["val/accuracy"], logged[ERROR]
 

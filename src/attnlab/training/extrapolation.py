@@ -22,7 +22,7 @@ from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
-from attnlab.training.scoring import by_row, error_of, segments, tally
+from attnlab.training.scoring import by_row, error_of, score_answers, segments, tally
 
 MOST_TOKENS = 65_536  # that are read for one length
 AT_ONCE = 8192  # tokens in a batch
@@ -126,11 +126,12 @@ def _score(model: GPT, material: Material, context: int, length: int, seed: int)
             if batch.documents is not None:
                 beyond = Documents(batch.documents).positions >= context
             targets, logits = batch.targets, model(batch.ids, batch.documents)
+            scored, parts = score_answers(logits, targets), segments(targets, context)
+            sums[0, :3] += tally(scored, torch.zeros_like(targets), 1)[0]
+            sums[1, :3] += tally(scored, beyond.long().expand_as(targets), 2)[1]
+            by_part += tally(scored, parts, n)
             for part, part_targets in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
-                part[:3] += tally(logits, part_targets, torch.zeros_like(part_targets), 1)[0]
                 part[3:] += by_row(logits, part_targets)
-            parts = segments(targets, context)
-            by_part += tally(logits, targets, parts, n)
             if exact is not None and isinstance(material, Task):
                 exact += _exact(material, batch, parts, n)
     return Sums(sums[0], sums[1], by_part, exact)

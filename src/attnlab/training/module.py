@@ -42,6 +42,7 @@ from attnlab.training.scoring import (
     at_least_float32,
     by_row,
     numbers,
+    score_answers,
     segment_losses,
     segments,
     tally,
@@ -214,10 +215,10 @@ class LanguageModel(L.LightningModule):
         targets = batch.targets
         logits = self(batch.ids, batch.documents)
         if batch.slices is not None:
-            self._answers += tally(logits, targets, batch.slices, len(self.slice_names))
+            scored, parts = score_answers(logits, targets), segments(targets, -(-targets.shape[1] // SEGMENTS))
+            self._answers += tally(scored, batch.slices, len(self.slice_names))
+            self._segments += tally(scored, parts, SEGMENTS)
             self._rows += by_row(logits, targets)
-            parts = segments(targets, -(-targets.shape[1] // SEGMENTS))
-            self._segments += tally(logits, targets, parts, SEGMENTS)
         flat_logits = at_least_float32(logits.flatten(0, 1))
         nats = F.cross_entropy(flat_logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
         self._nats = self._nats + nats.cpu().double()

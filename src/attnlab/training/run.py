@@ -182,9 +182,10 @@ def _train(
     start = None if group.rank else _where_to_start(prepared)
     checkpoint, step, rows_from, digests = group.broadcast(start) or Start(None, None, None, None)
     model = build_model(config, prepared.tokenizer.n_vocab)
-    if prepared.init is not None:
+    worker = _is_worker(prepared)
+    if prepared.init is not None and (checkpoint is None or not worker):
         prepared.init.load_into(model)
-    starts = starts_of(model, prepared.recipe)
+    starts = [] if worker else starts_of(model, prepared.recipe)
     if prepared.machine.precision == "fp64":
         model.double()
     use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
@@ -206,7 +207,7 @@ def _train(
     )
     stop.obey("stopped before the first step")
     recorders, board = Recorders([]), None
-    if not _is_worker(prepared):
+    if not worker:
         trackers = trackers_of(prepared, loggers)
         _open_folder(prepared, step)
         if digests is not None:

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from attnlab.data.material import IGNORED
@@ -20,15 +21,25 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def tally(
-    logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"], slices: Int64[Tensor, "b t"], n: int
-) -> Float64[Tensor, "n 3"]:
-    """For each of n slices: how many answers were wanted, how many were right, and the sum of their losses in nats."""
+class Answers(NamedTuple):
+    """Where answers are wanted, and of each in turn: whether it was right (0 or 1), and its loss in nats."""
+
+    asked: Bool[Tensor, "b t"]
+    right: Float64[Tensor, " m"]
+    nats: Float64[Tensor, " m"]
+
+
+def score_answers(logits: Float[Tensor, "b t vocab"], targets: Int64[Tensor, "b t"]) -> Answers:
+    """Score every answer that is wanted, once for all ways to sum it up."""
     asked = targets != IGNORED
-    asked_logits, labels, group = at_least_float32(logits[asked]), targets[asked], slices[asked]
+    asked_logits, labels = at_least_float32(logits[asked]), targets[asked]
     nats = F.cross_entropy(asked_logits, labels, reduction="none").double()
-    right = (asked_logits.argmax(dim=-1) == labels).double()
-    parts = (torch.ones_like(nats), right, nats)
+    return Answers(asked, (asked_logits.argmax(dim=-1) == labels).double(), nats)
+
+
+def tally(scored: Answers, slices: Int64[Tensor, "b t"], n: int) -> Float64[Tensor, "n 3"]:
+    """For each of n slices: how many answers were wanted, how many were right, and the sum of their losses in nats."""
+    group, parts = slices[scored.asked], (torch.ones_like(scored.nats), scored.right, scored.nats)
     sums = [torch.bincount(group, weights=part, minlength=n) for part in parts]
     return torch.stack(sums, dim=1).double().cpu()  # of nothing, torch counts in integers
 
