@@ -27,7 +27,6 @@ from attnlab.store.names import CONFIG, MANIFEST, METRICS, SEED, SUMMARY
 from attnlab.store.run_folder import RunFolder, group_name, parse_config, seed_in, seed_name
 from attnlab.store.status import Status
 
-LACKS = "has no"  # of metrics.csv, without the metric that is asked for
 UNPLANNED = "what is counted is what was found, not what was planned"
 # What a manifest may say of a run without one.
 WITHOUT_SUMMARY = (Status.PLANNED, Status.FAILED, Status.REFUSED, Status.DIVERGED, Status.UNNEEDED)
@@ -296,7 +295,7 @@ def _curve(folder: RunFolder, metric: Metric, summary: Mapping[str, Any], logged
     curve = curve_of(metric, rows)
     if curve is None:
         logged |= dict.fromkeys(row.metric for row in rows)
-        raise Damaged(folder.path, f"{METRICS} {LACKS} {metric.name}")
+        raise Damaged(folder.path, f"{METRICS} has no {metric.name}")
     loss, last = summary.get("val_loss"), curve.values[-1]
     if metric.name == "val/loss" and loss is not None and not np.array_equal(float(loss), last, equal_nan=True):
         reason = f"{METRICS} ends with {metric.name} {curve.values[-1]}, but {SUMMARY} says {loss}"

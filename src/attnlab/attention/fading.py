@@ -12,9 +12,7 @@ from attnlab.attention.log_scale import exceeds
 from attnlab.attention.precision import running_sum
 
 BLOCK = 8  # tokens whose differences of decay are written out row by row; memory grows with it, matrix products shrink
-FALL = (
-    50.0  # in nats; what rises by e^50, and is as large as 10^4, is a number of float32, and so are sums of its squares
-)
+FALL = 50.0  # in nats; what rises by e^50, and is as large as 10^4, is a number of float32, as are sums of its squares
 
 
 class Fading:
@@ -58,7 +56,7 @@ class Fading:
     @property
     def whole(self) -> Float[Tensor, "#b #h n #d 1"] | None:
         """By how much a whole chunk fades the memory."""
-        return None if self.enter is None else self.enter[..., -1, :, None]
+        return None if (enter := self.enter) is None else enter[..., -1, :, None]
 
     def meet(
         self, readers: Sequence[Tensor], written: Sequence[Tensor]

@@ -110,7 +110,7 @@ class Hybrid(Gate):
     ) -> Float[Tensor, "b h t v"]:
         assert gate is not None
         own = split_heads(self.output_up(F.silu(self.output_down(join_heads(o)))), self.n_heads)
-        return o * (gate + own).sigmoid()
+        return o * SharpSigmoid.apply(gate + own)
 
 
 class Exclusive(Gate):

@@ -123,9 +123,10 @@ def refuse_repetitions(arguments: Sequence[str]) -> None:
 
 def refuse_slips(arguments: Sequence[str]) -> None:
     """A name or a key that no job can have is refused before Hydra composes anything."""
+    names = groups()
     for word in arguments:
         key, equals, value = word.partition("=")
-        if key in groups():
+        if key in names:
             for name in value.split(","):
                 if NAME.fullmatch(name) and name.removesuffix(".yaml") not in ("null", *options(key)):
                     raise UsageError(_explain_option(arguments, key, name))

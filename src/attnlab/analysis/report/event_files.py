@@ -20,6 +20,7 @@ LINES = ("mean", "low", "high")
 def write_event_files(folder: Path, arms: Sequence[Arm], metric: str, alpha: float) -> None:
     """Write <folder>/<variant>/{mean,low,high}/, what was there from an earlier report replaced."""
     shutil.rmtree(folder, ignore_errors=True)
+    tag = parse_metric(metric).name
     for arm in arms:
         steps, values = band(arm, alpha)
         name = re.sub(r"[^\w.+=,-]+", "_", arm.title)
@@ -30,7 +31,7 @@ def write_event_files(folder: Path, arms: Sequence[Arm], metric: str, alpha: flo
                 writer = RecordWriter(file)
                 writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
                 for step, number in zip(steps, numbers, strict=True):
-                    value = Summary.Value(tag=parse_metric(metric).name, simple_value=float(number))
+                    value = Summary.Value(tag=tag, simple_value=float(number))
                     event = Event(wall_time=0, step=int(step), summary=Summary(value=[value]))
                     writer.write(event.SerializeToString())
                 writer.flush()
