@@ -1,5 +1,6 @@
 """A text in many files: what is read, what is refused, how it is split, and that it is tokenised once."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -193,6 +194,25 @@ def test_changed_while_read(tmp_path: Path) -> None:
         check_files(files, "text", Split(0, 0), None)
     with pytest.raises(UsageError, match=message):
         tokenise(text, BYTES, tmp_path)
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_unread_is_asked_again(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the machine does not give once is no damaged file: its digest is never empty, and nothing is kept."""
+    files = list_files(str(write(tmp_path / "a", 1) / "00.txt"))
+    whole, usual, opens = check_files(files, "text", Split(0, 0), None), opened.open_regular, iter(range(1, 99))
+
+    def fails_once(path: str) -> Any:
+        if next(opens) == number:
+            raise OSError(errno.EIO, "Input/output error")
+        return usual(path)
+
+    for module in (opened, planning):
+        monkeypatch.setattr(module, "open_regular", fails_once)
+    first = check_files(files, "text", Split(0, 0), tmp_path / "cache")
+    assert (first == whole) != (first.counts[0].broken or "").startswith("cannot be read")
+    again = check_files(files, "text", Split(0, 0), tmp_path / "cache")
+    assert again == whole
 
 
 def test_line_ends_and_marks(tmp_path: Path) -> None:

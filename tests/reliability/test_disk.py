@@ -15,6 +15,9 @@ from tests.training.launch import folder_of, run_here, write_text
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.filterwarnings(  # what a failing disk did not take is still in a file's buffer when that goes
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 TINY = ("model.n_layers=1", *SMALL, "evaluation.lengths=[2]")
 
 

@@ -26,6 +26,7 @@ from attnlab.store.locks import exclusive, lock_of
 FORM = 1  # of the records; another one makes them anew
 FEW = 5  # examples of what is wrong
 HIGHEST = 2**64
+UNREAD = "cannot be read"  # says nothing of what a file holds, so it is asked for again
 
 
 class Count(NamedTuple):
@@ -69,6 +70,11 @@ class Checked:
         counts = [Count(*fields) for fields in content["counts"]]
         return cls(content["sha256"], [c._replace(bad=tuple((line, why) for line, why in c.bad)) for c in counts])
 
+    @property
+    def was_read(self) -> bool:
+        """Whether the machine gave every file to read; those that it refused may be there the next time."""
+        return not any(count.broken and count.broken.startswith(UNREAD) for count in self.counts)
+
 
 def check_files(
     files: Sequence[TextFile],
@@ -90,7 +96,8 @@ def check_files(
             path.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(lock_of(path)):  # of several processes that need it at once, one looks
                 checked = _record(path) or _look(files, field, split, processes)
-                write_atomically(path, json.dumps(asdict(checked)).encode(), key="paths.cache")
+                if checked.was_read:
+                    write_atomically(path, json.dumps(asdict(checked)).encode(), key="paths.cache")
     return checked
 
 
@@ -122,6 +129,9 @@ def _look(files: Sequence[TextFile], field: str, split: Split, processes: int | 
         raise changed(error) from error
     for number, count in zip(owners, results[len(files) :], strict=True):
         counts[number] = counts[number].plus(count)
+    for number, digest in enumerate(results[: len(files)]):
+        if not digest and not counts[number].broken:
+            counts[number] = counts[number]._replace(broken=UNREAD)
     return Checked(results[: len(files)], counts)
 
 
@@ -134,7 +144,7 @@ def _do(task: tuple[Callable[..., Any], Any]) -> Any:
 
 
 def _broken(error: Exception) -> Count:
-    reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+    reason = f"{UNREAD}: {error.strerror}" if isinstance(error, OSError) else str(error)
     return Count(broken=reason)
 
 
