@@ -31,8 +31,8 @@ from attnlab.attention.write import AddWrite
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import sentence
+from attnlab.errors import shown
 from attnlab.options import REQUIRED, Configurable, settable
-from attnlab.options.rules import shown
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "variants.md", ROOT / "README.md"

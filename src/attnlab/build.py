@@ -21,10 +21,9 @@ from attnlab.config.run_config import RunConfig
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task
 from attnlab.data.vocabularies import Vocabulary
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, nearest, shown
 from attnlab.model import GPT
 from attnlab.options import PER_LAYER, OptionError, check, is_abstract, options_of, settable
-from attnlab.options.rules import nearest, shown
 
 KEYWORDS = ("_target_", "_partial_")
 note_sources()  # of what the imports above have brought

@@ -1,6 +1,10 @@
-"""What can go wrong, and the exit code each kind of trouble ends with."""
+"""What can go wrong, the exit code each kind of trouble ends with, and how a value is named in its line."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 class AttnlabError(Exception):
@@ -51,3 +55,14 @@ class LostProcess(AttnlabError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a config."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(word: str, among: Iterable[str]) -> str:
+    """ " Did you mean ...?", or nothing if nothing is near."""
+    matches = difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -26,12 +26,11 @@ from attnlab.data.download import offline
 from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.opening import reopen_material
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
-from attnlab.errors import AttnlabError, UsageError
+from attnlab.errors import AttnlabError, UsageError, shown
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, choose_heads
 from attnlab.machine.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
-from attnlab.options.rules import shown
 from attnlab.store.digests import check_files, digests_in
 from attnlab.store.names import CODE, CONFIG
 from attnlab.store.run_folder import RunFolder, find_run

@@ -33,9 +33,9 @@ from attnlab.config.keys import (
 )
 from attnlab.config.run_config import SECTIONS, RunConfig, fixed_options
 from attnlab.data.text_files import File
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, nearest, shown
 from attnlab.options import options_of
-from attnlab.options.rules import Rule, as_typed, nearest, nearest_key, refusal, shown
+from attnlab.options.rules import Rule, as_typed, nearest_key, refusal
 from attnlab.sweep.jobs import Composer, Job
 
 TRAIN = Path(__file__).parents[2] / "train.py"

@@ -9,8 +9,7 @@ from attnlab.analysis.lr_curve import LRCurve
 from attnlab.analysis.metric_names import PER_TOKEN, TOKENIZER
 from attnlab.analysis.reading import Run
 from attnlab.analysis.samples import Sample
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import UsageError, nearest
 from attnlab.store.status import Status
 
 USUAL_BASELINE = "multi_head"

@@ -13,8 +13,7 @@ from attnlab.analysis.codes import is_code, of_latest_code
 from attnlab.analysis.groups import RATE, Group, apart_by_rate, differing, groups_by_rate, groups_of
 from attnlab.analysis.lr_curve import LRCurve, fit_lr_curve
 from attnlab.analysis.reading import Experiment
-from attnlab.errors import UsageError
-from attnlab.options.rules import shown
+from attnlab.errors import UsageError, shown
 from attnlab.store.files import write_atomically
 
 OPTIMIZER = "optimizer._target_"

@@ -11,8 +11,7 @@ from attnlab.analysis.compare_arms import compare
 from attnlab.analysis.comparison import Comparison, NoiseFloor, Rules, noise_floor
 from attnlab.analysis.report.tables import draw, verdicts_table
 from attnlab.analysis.samples import Bounds, Sample
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import UsageError, nearest
 
 BASELINE = "baseline"
 WIDTH = 140  # of the table as text

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from attnlab.config.compose import OF_ATTENTION, compose_config, with_plus
 from attnlab.config.keys import options
-from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import AttnlabError, Stopped, UsageError, nearest
 
 GROUP = "card"
 FACTORS = (1, 2, 4, 8)  # of the trained length

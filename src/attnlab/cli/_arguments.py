@@ -15,8 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from attnlab.errors import UsageError
-from attnlab.options.rules import Rule, nearest, refusal, shown
+from attnlab.errors import UsageError, nearest, shown
+from attnlab.options.rules import Rule, refusal
 from attnlab.store.files import expand_path
 
 MODULES = {path.stem.rstrip("_"): path.stem for path in Path(__file__).parent.glob("[!_]*.py")}  # import is no name

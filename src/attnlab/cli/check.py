@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import ConfigDir, VariantPackages
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from attnlab.laws import Subject, Verdict

@@ -38,9 +38,9 @@ from attnlab.config.keys import (
 )
 from attnlab.config.run_config import RunConfig, fixed_options
 from attnlab.config.tuned_lr import at_tuned_rate
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, nearest, shown
 from attnlab.options import Option, OptionError, not_an_option, options_of, settable
-from attnlab.options.rules import Rule, nearest, refusal, shown
+from attnlab.options.rules import Rule, refusal
 from attnlab.options.skeleton import Skeletons
 from attnlab.store import moved
 from attnlab.store.files import expand_path
@@ -195,7 +195,8 @@ def check_plain(
 def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
     """An unresolved config with other values at some of its keys, and what its references to keys stand for.
 
-    None where that takes OmegaConf: a key that is not there or holds a group, a reference that is more than a key.
+    None where that takes Hydra: a key that is not there or holds a group, a reference that is more than a key, weights
+    of a folder whose config decides.
     """
     plain = _copied(raw)
     try:
@@ -207,7 +208,7 @@ def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
             if isinstance(node[last], dict):
                 return None
             node[last] = value
-        return _copied(plain, plain)
+        return _copied(plain, plain) if plain.get("init_from") is None else None
     except (KeyError, TypeError, RecursionError):
         return None
 

@@ -18,8 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config.keys import config_dir, leaves, nodes
-from attnlab.errors import UsageError
-from attnlab.options.rules import shown
+from attnlab.errors import UsageError, shown
 from attnlab.store.files import check_yaml, read_file
 
 OF_THE_JOB = ("runtime", "overrides", "job", "searchpath", "mode")  # parts of hydra that differ from job to job

@@ -28,8 +28,8 @@ from attnlab.config.keys import (
     unknown_key,
 )
 from attnlab.config.run_config import RunConfig
-from attnlab.errors import AttnlabError, UsageError
-from attnlab.options.rules import as_typed, nearest
+from attnlab.errors import AttnlabError, UsageError, nearest
+from attnlab.options.rules import as_typed
 
 NAME = re.compile(r"[^\W\d][\w./-]*")
 CHAPTER_POSITION = "position=none"  # the worked example has no positions

@@ -15,8 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import UsageError, nearest
 
 
 class Kind(NamedTuple):

@@ -9,10 +9,10 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from attnlab.config.keys import shipped_settings
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, check, options_of
 from attnlab.options.model_config import ModelConfig
-from attnlab.options.rules import MOST_SEED, Rule, shown
+from attnlab.options.rules import MOST_SEED, Rule
 
 T = TypeVar("T")
 Seed = Annotated[int, Rule(int, least=0, most=MOST_SEED)]

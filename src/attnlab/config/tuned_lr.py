@@ -17,8 +17,7 @@ import yaml
 
 from attnlab.config.keys import leaves, stable
 from attnlab.config.run_config import RunConfig
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest, shown
+from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
 
 OPTIMIZER = "optimizer._target_"

@@ -42,6 +42,7 @@ class Material(ABC):
     scored_bytes: int | None
     val_sha256: str | None = None
     slice_names: ClassVar[Sequence[str]] = ()
+    solved_at: ClassVar[float | None] = None  # the accuracy from which a run has solved it; None: it has degrees
     order: Order = "random"
     documents: bool = False
     skipped: Mapping[str, Any] = MappingProxyType({})

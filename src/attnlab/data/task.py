@@ -56,7 +56,7 @@ class Task(Material):
     """
 
     scored_bytes: int | None = None
-    solved_at: ClassVar[float | None] = 0.99  # the accuracy from which a run has solved it; None: it has degrees
+    solved_at: ClassVar[float | None] = 0.99
     slice_names: ClassVar[Sequence[str]] = GAPS
     predictors: ClassVar[tuple[Predictor, ...]] = (most_frequent, by_place, by_distance, by_count)
 

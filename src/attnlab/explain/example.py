@@ -11,13 +11,12 @@ from attnlab.attention.base import Attention
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, nearest
 from attnlab.explain.chapter import FOCUS, SEED, TOKENS, Built
 from attnlab.explain.steps import Explanation, Step
 from attnlab.explain.trace import dropped, paragraphs, slots, trace, vectors
 from attnlab.inspection.maps import Labeller, check_prompt
 from attnlab.model import GPT
-from attnlab.options.rules import nearest
 
 
 def explained(name: str, built: Built, *, token: str | None) -> Explanation:

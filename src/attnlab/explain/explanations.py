@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnlab.build import Factory
+from attnlab.build import Factory, attention_factory
 from attnlab.config.keys import sentence
 from attnlab.config.messages import ComposedVariant, compose_for_chapter
 from attnlab.errors import UsageError
@@ -13,7 +13,6 @@ from attnlab.explain import chapter
 from attnlab.explain.compare import Pairing
 from attnlab.explain.example import explained
 from attnlab.explain.steps import Explanation
-from attnlab.laws import subject_from
 
 
 def all_examples() -> list[Explanation]:
@@ -59,15 +58,14 @@ def explanations(
     was, the chapter's own numbers are taken.
     """
     names = [each.name for each in variants]
-    subjects = [subject_from(each) for each in variants]
-    factories = [subject.factory for subject in subjects]
+    factories = [attention_factory(each.config) for each in variants]
     if not all(isinstance(factory, Factory) for factory in factories):
         raise UsageError(f"attention ({names[0]}) must say _partial_: true")
     typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
     shown = [chapter.BOOK_EXAMPLES[name] for name in names if name in chapter.BOOK_EXAMPLES]
     layers = chapter.build(
         factories,  # type: ignore[arg-type]
-        n_layers=min(subject.depth for subject in subjects),
+        n_layers=min(each.config.model.n_layers for each in variants),
         layer=layer,
         examples=shown if len(shown) == len(names) else [],
         seed=seed,

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
-from attnlab.errors import UsageError
-from attnlab.options.rules import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, TEXT, Rule, nearest, refusal, shown
+from attnlab.errors import UsageError, nearest, shown
+from attnlab.options.rules import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, TEXT, Rule, refusal
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., None])

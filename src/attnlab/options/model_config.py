@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from attnlab.errors import shown
 from attnlab.options import Count, Fraction, OptionError, Positive, Text, check, options_of
-from attnlab.options.rules import shown
 
 NormKind = Literal["rms", "layer"]
 MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "xielu", "swiglu", "geglu", "geglu_tanh", "reglu"]

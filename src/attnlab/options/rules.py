@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 
 KINDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -110,11 +110,6 @@ def _unquoted(value: Any, rule: Rule) -> bool:
         return False
 
 
-def shown(value: Any) -> str:
-    """A value as it is written in a config."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def as_typed(key: str, text: str) -> str:
     """How key=text is typed in a shell so that all of it is text."""
     inside = text.replace('"', '\\"')
@@ -123,12 +118,6 @@ def as_typed(key: str, text: str) -> str:
     for sign in '\\"$`':
         inside = inside.replace(sign, "\\" + sign)
     return f'"{key}=\\"{inside}\\""'
-
-
-def nearest(word: str, among: Iterable[str]) -> str:
-    """ " Did you mean ...?", or nothing if nothing is near."""
-    matches = difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def nearest_key(key: str, among: Iterable[str]) -> list[str]:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest, shown
+from attnlab.errors import UsageError, nearest, shown
 
 KINDS = ("grid", "add_one", "drop_one", "factorial")
 KEYS = ("design", "settings", "axes", "generators", "seeds")

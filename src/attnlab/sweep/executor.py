@@ -11,10 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from attnlab.analysis.declared import FIRST, IN_ORDER, KEYS
-from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.errors import AttnlabError, Stopped, UsageError, shown
 from attnlab.machine.command_line import typed
 from attnlab.machine.environment import cores
-from attnlab.options.rules import shown
 from attnlab.store.names import MANIFEST
 from attnlab.store.status import ENDED, Status
 from attnlab.sweep.early_stopping import EarlyStopping

@@ -122,7 +122,7 @@ class Composer:
             return None
         choice = self._choice(tuple(word for word in overrides if word not in values))
         plain = with_values(choice.raw, dict(value for value in values.values() if value is not None))
-        if plain is None or choice.plain is None or plain["init_from"] is not None:
+        if plain is None or choice.plain is None:
             return None
         typed = self._typed(overrides, choice)
         return typed, check_plain(

@@ -8,11 +8,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from attnlab.build import build_model
-from attnlab.data.task import Task
 from attnlab.sweep.answers import Answer, answer_of
 from attnlab.training.prepare import Common, built_from, prepare
-from attnlab.training.resources import disk_bytes, forward_flops, passes, seconds_of, try_steps
+from attnlab.training.resources import count_costs, disk_bytes, passes, seconds_of, try_steps
 from attnlab.training.run import quiet, run
 from attnlab.training.sameness import computes_the_same, in_words
 
@@ -31,19 +29,13 @@ def plan(contents: Sequence[dict[str, Any]], report: Report) -> list[Answer]:
 def _plan(content: dict[str, Any], common: Common) -> dict[str, Any]:
     prepared = prepare(content["config"], content["variant"], common=common)
     config, splits, n_vocab = prepared.config, prepared.splits, prepared.tokenizer.n_vocab
-
-    def costs() -> dict[str, int]:
-        with torch.device("meta"):
-            model = build_model(config, n_vocab).eval()
-        return {"parameters": model.n_parameters, "forward_flops": forward_flops(model, common.counted)}
-
-    dtype = prepared.machine.attention_dtype
-    counts = common.once("costs", [built_from(config), dtype, n_vocab], costs)
+    made_of = [built_from(config), prepared.machine.attention_dtype, n_vocab]
+    counts = common.once("costs", made_of, lambda: count_costs(config, n_vocab, common.counted))
     sequences = config.batch_size * config.trainer.accumulate * config.trainer.max_steps
     return {
         "fingerprint": prepared.identity.fingerprint,
         "code": prepared.code,
-        "solved_at": splits.solved_at if isinstance(splits, Task) else None,
+        "solved_at": splits.solved_at,
         "accelerator": prepared.machine.accelerator,
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         **counts,

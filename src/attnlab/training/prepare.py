@@ -19,11 +19,10 @@ from attnlab.data.corpus import Source
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.machine.environment import Processes, processes
 from attnlab.model import GPT
-from attnlab.options.rules import shown
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder

@@ -56,6 +56,13 @@ class Memory(NamedTuple):
 # FLOPs.
 
 
+def count_costs(config: RunConfig, n_vocab: int, counted: Counted) -> dict[str, int]:
+    """The parameters of a config's model, and the FLOPs of a forward pass of one row."""
+    with torch.device("meta"):
+        model = build_model(config, n_vocab).eval()
+    return {"parameters": model.n_parameters, "forward_flops": forward_flops(model, counted)}
+
+
 def forward_flops(model: GPT, counted: Counted) -> int:
     """FLOPs of a forward pass of one row, of a model on the meta device; layers that are alike are counted once."""
     ids = torch.zeros(1, model.context, dtype=torch.long, device="meta")

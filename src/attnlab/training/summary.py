@@ -109,7 +109,7 @@ def summarise(
         "slices": by_slice(last),
         **of_a_task(prepared),
         **of_a_text(prepared, max((row.step for row in rows), default=0)),
-        "solved_at": splits.solved_at if isinstance(splits, Task) else None,
+        "solved_at": splits.solved_at,
         "extrapolation": as_summary(reaches),
         "parameters": model.n_parameters,
         "attention_cost": {"seq_len": config.model.context, **cost._asdict()},
