@@ -8,8 +8,9 @@ from tests.sweep.test_plan import run
 from attnlab.store.status import Status
 from attnlab.sweep import progress
 from attnlab.sweep.plan import PlannedRun
-from attnlab.sweep.progress import Screen, duration, seconds_left, totals
+from attnlab.sweep.progress import Screen, seconds_left, totals
 from attnlab.training.identity import SEEDS, Identity
+from attnlab.training.notes import duration
 
 NOW = 1000.0
 

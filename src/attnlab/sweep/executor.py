@@ -20,8 +20,9 @@ from attnlab.sweep.early_stopping import EarlyStopping
 from attnlab.sweep.jobs import ONE_THREAD, Refusal
 from attnlab.sweep.plan import PlannedRun, refused_entry
 from attnlab.sweep.pool import PATIENCE, Event, Pool, how_it_died
-from attnlab.sweep.progress import Screen, duration, screen_for
+from attnlab.sweep.progress import Screen, screen_for
 from attnlab.sweep.reporting import baseline_of, by_experiment, settings
+from attnlab.training.notes import data_size, duration
 from attnlab.training.stop import StopRequest, stop_request
 
 TICK = 0.2  # seconds between two looks at what there is
@@ -73,7 +74,7 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
             parts.append(f"{first.facts['forward_flops']:.3g} FLOPs a sequence, {first.facts['train_flops']:.3g} a run")
             if first.estimate is not None:
                 parts.append(f"about {duration(first.estimate)} a run{'' if first.tried else ' by its FLOPs'}")
-            parts.append(f"{first.facts['disk_bytes'] / 2**20:,.0f} MiB a run")
+            parts.append(f"{data_size(first.facts['disk_bytes'])} a run")
         print("; ".join(parts))
     for folder in dict.fromkeys(run.job.config.init_from for run in runs if run.job.config.init_from):
         print(f"  starting with the weights of {folder}; streams.init changes nothing")
@@ -96,11 +97,11 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
 
 def _show_sums(left: Sequence[PlannedRun], at_once: int) -> None:
     seconds = sum(run.estimate or 0.0 for run in left) / max(1, min(at_once, len(left)))
-    disk = sum(run.facts["disk_bytes"] for run in left) / 2**20
+    disk = sum(run.facts["disk_bytes"] for run in left)
     flops = sum(run.facts["train_flops"] for run in left)
     print(
         f"{len(left)} runs are left: about {duration(seconds)}, {flops:.3g} FLOPs (matrix products, forward and "
-        f"backward), {disk:,.0f} MiB; plan=true starts none of them"
+        f"backward), {data_size(disk)}; plan=true starts none of them"
     )
 
 

@@ -8,15 +8,9 @@ from typing import Any
 
 from attnlab.store.status import Status
 from attnlab.sweep.plan import PlannedRun
+from attnlab.training.notes import duration
 
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def seconds_left(runs: Sequence[PlannedRun], at_once: int) -> float | None:

@@ -14,6 +14,7 @@ from attnlab.data.batches import TokenSplits
 from attnlab.errors import UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator, usual_dtype
+from attnlab.training.notes import data_size, duration
 from attnlab.training.prepare import Common, Prepared, prepare
 from attnlab.training.resources import (
     device_memory,
@@ -60,13 +61,13 @@ def show_plan(config: RunConfig, variant: str) -> None:
         "devices": f"{world} ({device}), {trainer.precision}, strategy {trainer.strategy}",
         "tokens": f"{tokens * trainer.max_steps:,}: {trainer.max_steps:,} steps of {tokens:,}{epochs}",
         "FLOPs": f"{step_flops:.3g} a step, {step_flops * trainer.max_steps:.3g} in all (matrix products, both ways)",
-        "memory": f"{_size(memory.total)} a device, and what a step makes in passing{_fits(memory.total, is_here)}",
-        "  weights": _size(memory.weights),
-        "  gradients": _size(memory.gradients),
-        "  optimizer": _size(memory.optimizer),
-        "  activations": f"{_size(memory.activations)}, of {share}",
-        "  communication": _size(memory.communication),
-        "disk": f"{_size(disk)}, most of it two checkpoints",
+        "memory": f"{data_size(memory.total)} a device, and what a step makes in passing{_fits(memory.total, is_here)}",
+        "  weights": data_size(memory.weights),
+        "  gradients": data_size(memory.gradients),
+        "  optimizer": data_size(memory.optimizer),
+        "  activations": f"{data_size(memory.activations)}, of {share}",
+        "  communication": data_size(memory.communication),
+        "disk": f"{data_size(disk)}, most of it two checkpoints",
         "time": _time(prepared, step_flops, is_here),
     }
     for name, text in table.items():
@@ -108,7 +109,7 @@ def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
     seconds = step_flops * trainer.max_steps / (speed.peak * speed.mfu * apart)
     shared = "; processes share the cores" if apart < world else ""
     how = f"{speed.mfu:.2g} of {speed.peak:.3g} FLOP/s {'each' if apart > 1 else 'reached'} ({speed.source}{shared})"
-    return f"{_duration(seconds)} of training steps, with {how}"
+    return f"{duration(seconds)} of training steps, with {how}"
 
 
 def _speed(prepared: Prepared, step_flops: int, is_here: bool) -> Pace | None:
@@ -134,18 +135,4 @@ def _fits(needed: int, is_here: bool) -> str:
     there = memory_bytes("cuda" if torch.cuda.is_available() else "cpu") if is_here else None
     if there is None:
         return ""
-    return f"; this one has {_size(there)}" + ("" if needed <= there else ", which is too little")
-
-
-def _size(n: int) -> str:
-    return f"{n / 2**30:.3g} GiB" if n >= 2**30 else f"{n / 2**20:.3g} MiB"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.3g} s"
-        if seconds < 90
-        else f"{seconds / 60:.3g} min"
-        if seconds < 5400
-        else f"{seconds / 3600:,.3g} h"
-    )
+    return f"; this one has {data_size(there)}" + ("" if needed <= there else ", which is too little")
