@@ -24,7 +24,7 @@ COMMANDS = {
 PICTURES = {
     "simple_weights.png": ("chapter", "0_simple_02_weights.png"),
     "self_weights.png": ("chapter", "1_self_06_weights.png"),
-    "causal_weights.png": ("chapter", "2_causal_07_weights.png"),
+    "causal_weights.png": ("chapter", "2_causal_10_weights.png"),
     "multi_head_weights.png": ("chapter", "4_multi_head_06_weights.png"),
     "sigmoid_weights.png": ("sigmoid", "07_weights.png"),
     "gated_delta_map.png": ("gated_delta", "09_map.png"),

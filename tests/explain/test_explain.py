@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.cells import cell_len
 
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.shared import Shared
@@ -147,7 +148,10 @@ def test_a_layer_without_a_map_says_so() -> None:
 
 def test_a_variant_beside_itself_is_the_same_in_every_step() -> None:
     pairing = compared("gqa", "gqa")
-    assert {pairing.verdict(step.key) for step in pairing.one.steps} == {"the same as in gqa"}
+    verdicts = {pairing.verdict(step.key) for step in pairing.one.steps if step.part != "dropout"}
+    assert verdicts == {"the same as in gqa"}
+    assert pairing.verdict("dropout") == "drawn by chance, here and in gqa: not compared"
+    assert pairing.summary.startswith("the same: Input vectors, ") and ";" not in pairing.summary
     assert not pairing.missing
 
 
@@ -178,6 +182,50 @@ def test_heads_are_dealt_the_same_matrices() -> None:
         for key in ("q", "k", "v", "weights", "context"):
             assert pairing.verdict(key).startswith("the same as in"), key
         assert pairing.verdict("output").startswith("differs from")
+        assert "W_q, W_k, W_v the same in both; W_o, b_o only in multi_head" in pairing.numbers
+        assert pairing.summary.endswith("; differ: Output")
+
+
+def test_full_beside_masked() -> None:
+    """The step from `self` to `causal`: the same down to the scores, then a mask that one of both has, in its place."""
+    pairing = compared("self", "causal")
+    keys = [step.key for _, step in pairing.steps]
+    assert [owner.name for owner, step in pairing.steps if step.key == "masked"] == ["causal"]
+    assert keys.index("scaled") < keys.index("masked") < keys.index("weights") and len(set(keys)) == len(keys)
+    assert all(pairing.same(key) for key in ("inputs", "q", "k", "v", "dot", "scaled"))
+    assert not pairing.same("weights") and not pairing.same("context")
+
+
+def test_both_ways_to_mask() -> None:
+    """tril after the softmax, rows divided by their sums: the weights that -inf before the softmax gives."""
+    e = variant("causal")
+    every, tril, rows, weights = (e.step(key) for key in ("first.all", "first.tril", "first.rows", "weights"))
+    assert every is not None and tril is not None and rows is not None and weights is not None
+    np.testing.assert_array_equal(tril.values, every.values * np.tri(6, dtype=np.float32))
+    np.testing.assert_allclose(rows.values, weights.values, atol=1e-6)
+    assert not np.allclose(tril.values, weights.values, atol=1e-2)
+
+
+def test_heads_that_share() -> None:
+    """Beside full heads those that share have their means, whichever of both comes first, and as many queries."""
+    for names in (("gqa", "multi_head"), ("multi_head", "gqa")):
+        pairing = compared(*names)
+        few, many = (pairing.one, pairing.other) if names[0] == "gqa" else (pairing.other, pairing.one)
+        k, own = few.step("k"), many.step("k")
+        assert k is not None and own is not None and pairing.same("q")
+        np.testing.assert_allclose(k.values, own.values.reshape(2, 2, *own.values.shape[1:]).mean(axis=1), atol=1e-6)
+
+
+def test_dropped() -> None:
+    """What dropout drops is told apart from what may not be read, and a row that it drops whole has a note."""
+    e = variant("causal")
+    step = e.step("dropout")
+    assert step is not None and step.hidden is not None
+    np.testing.assert_array_equal(step.hidden[0], np.tri(6) == 0)
+    whole = not step.values[0, e.focus].any()
+    assert any("all weights of journey are dropped" in note for note in e.notes) == whole
+    heads = variant("stacked_heads").step("dropout")
+    assert heads is not None and len(heads.values) == 2
 
 
 def test_small_numbers_are_compared_by_their_size() -> None:
@@ -219,7 +267,7 @@ def tiny_model(attention: str = "multi_head") -> GPT:
 @pytest.mark.parametrize("attention", ["multi_head", "linear", "value_residual"])
 def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_computes(attention: str) -> None:
     model, prompt = tiny_model(attention), "abc <b> é of more than twelve"
-    e = explained_run("run", model, ByteTokenizer(), prompt, layer=1, token=None)
+    e = explained_run("run", model, ByteTokenizer(), prompt, layer=2, token=None)
     ids = list(prompt.encode())
     assert len(e.tokens) == len(ids)
     assert e.focus == len(ids) - 1
@@ -237,7 +285,7 @@ def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_compute
 def test_the_page_of_a_long_text_and_many_heads_stays_within_the_limit() -> None:
     words = ["model.n_layers=1", "model.d_model=768", "model.n_heads=12", "model.context=256", "attention=multi_head"]
     model, prompt = build_model(compose_config(words), 256).eval(), "abcdefgh" * 32
-    e = explained_run("run", model, ByteTokenizer(), prompt, layer=0, token=None)
+    e = explained_run("run", model, ByteTokenizer(), prompt, layer=1, token=None)
     text = page("run", [e])
     assert len(text.encode()) < PAGE_BYTES
     step = e.step("weights")
@@ -278,7 +326,8 @@ def test_the_command_prints_tables_and_writes_a_page_and_a_picture_per_step(
 ) -> None:
     assert typed("attention=causal", "against=sliding_window", "token=one", f"folder={tmp_path}") == 0
     out = capsys.readouterr().out
-    assert "following one (token 4)" in out
+    assert "following one, token 5 of 6" in out
+    assert all(cell_len(line) <= 80 for line in out.splitlines() if not line.startswith("wrote "))
     assert "Weights by softmax" in out
     home = tmp_path / "causal-against-sliding_window"
     pictures = sorted(home.glob("*.png"))
@@ -302,7 +351,7 @@ def test_pictures_go_to_tensorboard_where_asked(tmp_path: Path) -> None:
 REFUSED: list[tuple[list[str], str]] = [
     (["attention=nothing"], "nothing"),
     (["attention=causal", "token=foot"], "token (foot) is not among the tokens"),
-    (["attention=causal", "layer=99"], "layer (99) must be below"),
+    (["attention=causal", "layer=99"], "layer (99) must be at most"),
     (["against=gqa"], "against=gqa needs attention=..."),
     (["run=somewhere"], "run needs prompt=..."),
     (["prompt=hello"], "prompt needs run=..."),
@@ -326,5 +375,5 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 
 def test_a_layer_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"layer \(2\) must be below the number of layers"):
-        explained_run("run", tiny_model(), ByteTokenizer(), "abc", layer=2, token=None)
+    with pytest.raises(UsageError, match=r"layer \(3\) must be at most the number of layers"):
+        explained_run("run", tiny_model(), ByteTokenizer(), "abc", layer=3, token=None)

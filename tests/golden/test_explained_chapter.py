@@ -38,6 +38,8 @@ SHOWN: dict[str, tuple[dict[str, Any], str, int | None]] = {
     "self_v2.output": (SELF | {"seed": 789, "init": "linear"}, "output", None),
     "exercise_3_1.output": (SELF | {"init": "linear"}, "output", None),
     "causal.weights_unmasked": (SELF | {"seed": 789, "init": "linear"}, "weights", None),
+    "causal.weights_times_tril": (CAUSAL, "first.tril", None),
+    "causal.weights_renormalised": (CAUSAL, "first.rows", None),
     "causal.scores_masked": (CAUSAL, "masked", None),
     "causal.weights": (CAUSAL, "weights", None),
     "dropout.causal_weights_p0.5": (CAUSAL, "dropout", None),

@@ -26,7 +26,8 @@ def explain(
     prompt: Annotated[str | None, "the text it is to read"] = None,
     against: Annotated[str | None, "another variant, to see what this one changes"] = None,
     token: Annotated[str | None, "the token to follow, by its text or number; left out: journey, or the last"] = None,
-    layer: Annotated[int | None, Range(least=0), "which layer of the model"] = None,
+    only: Annotated[bool, "true: print the numbers of that token alone"] = False,
+    layer: Annotated[int | None, Range(least=1), "which layer of the model, counted from 1"] = None,
     seed: Annotated[int | None, Range(least=0), "draws the weights; left out: the chapter's"] = None,
     init: Annotated[Literal["linear", "uniform"] | None, "how they are drawn; left out: as the chapter"] = None,
     folder: Annotated[Path, "where the page and the pictures go"] = Path("explained"),
@@ -65,7 +66,7 @@ def explain(
 
             examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
             name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None
-        _write(name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started)
+        _write(name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started, only=only)
 
 
 def _write(
@@ -75,6 +76,8 @@ def _write(
     folder: Path,
     tensorboard: Path | None,
     started: float,
+    *,
+    only: bool,
 ) -> None:
     """Print the examples, write the page and the pictures, and say where they are."""
     from rich.console import Console
@@ -84,9 +87,10 @@ def _write(
     from attnlab.explain.terminal import show
     from attnlab.inspection.figures import to_png
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False)
     for example in examples:
-        show(example, console, pairing)
+        show(example, console, pairing, only=only)
+        console.print()
     home = folder / name.replace("/", "-")
     text = page(f"attention: {name}", examples, pairing)
     write_atomically(home / "index.html", text.encode(errors="replace"), key="folder")
@@ -99,9 +103,9 @@ def _write(
     if tensorboard is not None:
         _log(tensorboard, examples)
     seconds = time.perf_counter() - started
-    console.print(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)")
+    print(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)")
     if tensorboard is not None:
-        console.print(f"wrote the pictures for TensorBoard, too: tensorboard --logdir {tensorboard}")
+        print(f"wrote the pictures for TensorBoard, too: tensorboard --logdir {tensorboard}")
 
 
 def _refuse(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
+from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.shared import Shared
 from attnlab.build import Factory
 from attnlab.errors import UsageError
@@ -99,6 +100,7 @@ def build(
     example = examples[0] if examples else None
     seed = (example.seed if example else SEED) if seed is None else seed
     init = (example.init if example else "linear") if init is None else init
+    n_heads = max(_heads_needed(factory) for factory in factories)
     own: list[Mapping[str, Any]] = [
         {**other.settings, **{k: v for k, v in examples[0].settings.items() if k in SIZE_KEYS}} for other in examples
     ]
@@ -107,7 +109,7 @@ def build(
     for d_model, settings in (*chapters, *((width, [size] * len(factories)) for width, size in SIZES)):
         try:
             every = [
-                _built(f, d_model, each, n_layers, layer, seed, init, typed)
+                _built(f, d_model, _with_heads(each, n_heads), n_layers, layer, seed, init, typed)
                 for f, each in zip(factories, settings, strict=True)
             ]
             for other in every[1:]:
@@ -121,7 +123,7 @@ def build(
 def _built(
     factory: Factory,
     d_model: int,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     n_layers: int,
     layer: int | None,
     seed: int,
@@ -129,16 +131,16 @@ def _built(
     typed: frozenset[str],
 ) -> Built:
     notes: list[str] = []
-    build_layer = _with(_shortened(factory, typed, notes), dict(settings), typed)
-    if layer is not None and layer >= n_layers:
-        raise UsageError(f"layer ({layer}) must be below model.n_layers ({n_layers})")
+    build_layer = _with(_shortened(factory, typed, notes), settings, typed)
+    if layer is not None and layer > n_layers:
+        raise UsageError(f"layer ({layer}) must be at most model.n_layers ({n_layers})")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = [build_layer(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]
         if init == "uniform":
             torch.manual_seed(seed)
             _draw_uniform(layers)
-    shown = next((i for i, one in enumerate(layers) if one.traits.requires), 0) if layer is None else layer
+    shown = next((i for i, one in enumerate(layers) if one.traits.requires), 0) if layer is None else layer - 1
     x = inputs(d_model)
     shared = Shared()
     with torch.no_grad():
@@ -157,14 +159,29 @@ def deal(one: Sequence[Attention], other: Sequence[Attention]) -> None:
     matrices, one below the other.
     """
     for mine, theirs in zip(one, other, strict=False):
-        given, taken = _stacked(mine), _stacked(theirs)
+        given, taken = stacked(mine), stacked(theirs)
         for name, parts in taken.items():
             if name in given and (numbers := torch.cat(given[name])).shape == torch.cat(parts).shape:
                 for part, piece in zip(parts, numbers.split([len(part) for part in parts]), strict=True):
                     part.copy_(piece)
+        _pool(mine, theirs)
 
 
-def _stacked(layer: Attention) -> dict[str, list[Tensor]]:
+def _pool(one: Attention, other: Attention) -> None:
+    """Give heads of keys and values that several queries share the means of those that the queries have in the other.
+
+    Source: how GQA, arXiv 2305.13245, makes its heads of those of multi-head attention.
+    """
+    if not (type(one) is type(other) is MultiHeadAttention):
+        return
+    few, many = sorted((one, other), key=lambda layer: layer.n_kv_heads)
+    if few.head_dim == many.head_dim and many.n_kv_heads % few.n_kv_heads == 0:
+        for shared, own in ((few.qkv.to_k, many.qkv.to_k), (few.qkv.to_v, many.qkv.to_v)):
+            heads = own.weight.unflatten(0, (few.n_kv_heads, many.n_kv_heads // few.n_kv_heads, -1))
+            shared.weight.copy_(heads.mean(dim=1).flatten(0, 1))
+
+
+def stacked(layer: Attention) -> dict[str, list[Tensor]]:
     """The parameters of a layer by name; those of heads side by side in a list, under the name that one head gives."""
     parameters: dict[str, list[Tensor]] = {}
     for name, parameter in layer.named_parameters():
@@ -185,6 +202,19 @@ def _takes(factory: Factory) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(factory.target).parameters
 
 
+def _heads_needed(factory: Factory) -> int:
+    """Several query heads must share a key for it to be seen; of variants side by side, one decides for all."""
+    groups, kinds = factory.settings.get("n_kv_heads"), factory.settings.get("kinds")
+    own = 2 * groups if isinstance(groups, int) and groups > 1 else 1
+    return max([own, *map(_heads_needed, kinds.values())] if isinstance(kinds, Mapping) else [own])
+
+
+def _with_heads(settings: Mapping[str, Any], n_heads: int) -> dict[str, Any]:
+    """The settings with at least so many heads, where they say how many."""
+    more = {"n_heads": max(settings["n_heads"], n_heads)} if "n_heads" in settings else {}
+    return {**settings, **more}
+
+
 def _with(factory: Factory, settings: dict[str, Any], typed: frozenset[str]) -> Factory:
     """The factory with these settings where its class takes them and the user did not set them; kinds inside, too."""
     takes = _takes(factory)
@@ -196,9 +226,6 @@ def _with(factory: Factory, settings: dict[str, Any], typed: frozenset[str]) -> 
         and f"{factory.key}.{name}" not in typed
         and not (name == "n_heads" and "model.n_heads" in typed)
     }
-    groups = factory.settings.get("n_kv_heads")
-    if "n_heads" in free and isinstance(groups, int) and groups > 1:
-        free["n_heads"] = 2 * groups  # several query heads must share a key for it to be seen
     inner = factory.settings
     if isinstance(inner.get("kinds"), Mapping) and "d_out" not in takes:
         kinds = {name: _with(kind, settings, typed) for name, kind in inner["kinds"].items()}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnlab.explain.numbers import letter
 from attnlab.explain.steps import Explanation, Step
 
 ROUNDING = 1e-6  # of the largest number: the same sums, which another kernel may order in another way
@@ -42,17 +43,44 @@ class Pairing:
     def settings(self) -> str:
         """The settings of both layers that differ, in one line: what no number on a few tokens may show."""
         mine, theirs = self.one.settings, self.other.settings
-        apart = [
-            f"{key} ({mine[key]} here, {theirs[key]} in {self.other.name})"
-            for key in mine
-            if key in theirs and mine[key] != theirs[key]
-        ]
-        return f"settings that differ: {', '.join(apart) or 'none of those that both have'}"
+        apart: dict[
+            tuple[str, str, str], str
+        ] = {}  # a part that is told a setting of its layer is no second difference
+        for key in sorted(mine, key=lambda key: key.count(".")):
+            if key in theirs and mine[key] != theirs[key]:
+                apart.setdefault((key.rpartition(".")[2], mine[key], theirs[key]), key)
+        texts = [f"{key} ({here} here, {there} in {self.other.name})" for (_, here, there), key in apart.items()]
+        return f"settings that differ: {', '.join(texts) or 'none of those that both have'}"
+
+    @property
+    def numbers(self) -> str:
+        """What both have learned, in one line: which matrices are the same, and which one of them alone has."""
+        mine, theirs = self.one.matrices, self.other.matrices
+        same = [name for name in mine if name in theirs and np.array_equal(mine[name], theirs[name])]
+        parts = [("the same in both", same), ("of another shape", [n for n in mine if n in theirs and n not in same])]
+        parts += [(f"only in {self.one.name}", [n for n in mine if n not in theirs])]
+        parts += [(f"only in {self.other.name}", [n for n in theirs if n not in mine])]
+        texts = [f"{', '.join(map(letter, names))} {where}" for where, names in parts if names]
+        return f"learned numbers: {'; '.join(texts) or 'none'}"
+
+    @property
+    def summary(self) -> str:
+        """All steps in one line: those with the same numbers, those with others, and those that one of both takes."""
+        compared = [step for step in self.one.steps if step.part != "dropout"]
+        same = [step.title for step in compared if self.same(step.key)]
+        alone = [step.title for step in compared if self.other.step(step.key) is None]
+        parts = [("the same", same), ("differ", [s.title for s in compared if s.title not in (*same, *alone)])]
+        parts += [(f"only in {self.one.name}", alone)]
+        parts += [(f"only in {self.other.name}", [step.title for step in self.missing if step.part != "dropout"])]
+        return "; ".join(f"{where}: {', '.join(titles)}" for where, titles in parts if titles)
 
     def verdict(self, key: str) -> str:
         """One line about this step: the same, different and by how much, or only here."""
-        if self.other.step(key) is None:
+        theirs = self.other.step(key)
+        if theirs is None:
             return f"only in {self.one.name}"
+        if theirs.part == "dropout":
+            return f"drawn by chance, here and in {self.other.name}: not compared"
         gap = self.difference(key)
         if gap is None:
             return f"another shape in {self.other.name}"
@@ -61,6 +89,18 @@ class Pairing:
         if gap == float("inf"):
             return f"other pairs may be read than in {self.other.name}"
         return f"differs from {self.other.name} by up to {gap:.4g}"
+
+    @property
+    def steps(self) -> list[tuple[Explanation, Step]]:
+        """The steps of both in one order, each with whose it is; those that both take are this one's."""
+        later, merged = list(self.other.steps), list[tuple[Explanation, Step]]()
+        for step in self.one.steps:
+            partner = self.partner(step.key)
+            at = next((i for i, each in enumerate(later) if each is partner), -1)
+            merged += [(self.other, each) for each in later[: max(at, 0)] if self.one.step(each.key) is None]
+            merged.append((self.one, step))
+            later = later[at + 1 :]
+        return [*merged, *((self.other, each) for each in later if self.one.step(each.key) is None)]
 
     @property
     def missing(self) -> list[Step]:

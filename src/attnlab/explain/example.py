@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
 from attnlab.attention.evaluating import evaluating
+from attnlab.attention.head_wrapper import HeadWrapper
+from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError, nearest
-from attnlab.explain.chapter import FOCUS, SEED, TOKENS, Built
+from attnlab.explain.chapter import FOCUS, SEED, TOKENS, Built, stacked
 from attnlab.explain.steps import Explanation, Step
-from attnlab.explain.trace import dropped, paragraphs, slots, trace, vectors
+from attnlab.explain.trace import dropped, masked_afterwards, paragraphs, slots, trace, vectors
 from attnlab.inspection.maps import Labeller, check_prompt
 from attnlab.model import GPT
 
@@ -26,9 +30,14 @@ def explained(name: str, built: Built, *, token: str | None) -> Explanation:
         for below in built.layers[:-1]:
             below(built.x, shared)
     steps = trace(layer, built.x, shared)
-    if isinstance(layer, SoftmaxAttention) and layer.dropout and not layer.traits.requires:
-        at = 1 + max(i for i, step in enumerate(steps) if step.part == "weights")
-        steps.insert(at, dropped(layer, built.x, SEED))
+    if isinstance(layer, SelfAttention) and layer.causal:
+        at = next(i for i, step in enumerate(steps) if step.key == "masked")
+        steps[at:at] = masked_afterwards(layer, built.x)
+    at, last = max(((i, s) for i, s in enumerate(steps) if s.part == "weights"), default=(0, None), key=itemgetter(0))
+    parts = layer.parts if isinstance(layer, HeadWrapper) else [layer]
+    drop = [part for part in parts if isinstance(part, SoftmaxAttention) and part.dropout]
+    if last is not None and last.hidden is not None and drop == parts and not layer.traits.requires:
+        steps.insert(at + 1, dropped(drop, built.x, SEED, last.hidden))
     notes = list(built.notes)
     if layer.traits.requires:
         notes.append("the layers below are given the same input, so that there is something to read from them")
@@ -38,12 +47,12 @@ def explained(name: str, built: Built, *, token: str | None) -> Explanation:
 def explained_run(
     name: str, model: GPT, tokenizer: Labeller, prompt: str, *, layer: int | None, token: str | None
 ) -> Explanation:
-    """The worked example of one layer of a trained model on a text."""
-    index = 0 if layer is None else layer
-    if index >= len(model.layers):
-        raise UsageError(f"layer ({index}) must be below the number of layers of the run ({len(model.layers)})")
+    """The worked example of one layer of a trained model, counted from 1, on a text."""
+    number = 1 if layer is None else layer
+    if number > len(model.layers):
+        raise UsageError(f"layer ({number}) must be at most the number of layers of the run ({len(model.layers)})")
     ids, labels = check_prompt(prompt, tokenizer, model.context)
-    block = model.layers[index]
+    block = model.layers[number - 1]
     mixer = block.attention
     inputs: dict[str, Any] = {}
 
@@ -61,8 +70,8 @@ def explained_run(
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
     steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, embedded[:, None]))
     text = f"After the blocks below{'' if isinstance(block.norm_attention, nn.Identity) else ' and a norm'}."
-    steps[1] = replace(steps[1], title=f"Input of layer {index}", text=text)
-    heading = f"{name}, layer {index} of {len(model.layers)}"
+    steps[1] = replace(steps[1], title=f"Input of layer {number}", text=text)
+    heading = f"{name}, layer {number} of {len(model.layers)}"
     return _explanation(name, heading, mixer, steps, labels, token, [f"the text: {prompt}"])
 
 
@@ -82,7 +91,22 @@ def _explanation(
             "layer remembers and what it gives out"
         )
     focus, settings = followed(tokens, token), dict(settings_of(layer))
-    return Explanation(name, heading, about, list(slots(layer)), tokens, focus, steps, linear, notes, settings)
+    if any(step.part == "dropout" and not step.values[:, focus].any() for step in steps):
+        notes.append(
+            f"in the draw of dropout that is shown all weights of {tokens[focus]} are dropped, so that in this step of "
+            "training it would read nothing"
+        )
+    chosen = list(slots(layer))
+    return Explanation(name, heading, about, chosen, tokens, focus, steps, linear, notes, settings, matrices(layer))
+
+
+def matrices(layer: Attention) -> dict[str, np.ndarray]:
+    """What a layer has learned, by name: matrices (in, out) as the chapter writes them, which `nn.Linear` keeps turned.
+
+    Those of heads side by side are joined, as one layer of several heads has them.
+    """
+    joined = {name: torch.cat(parts).detach().to("cpu", torch.float32) for name, parts in stacked(layer).items()}
+    return {name: (numbers.mT if numbers.ndim == 2 else numbers).numpy().copy() for name, numbers in joined.items()}
 
 
 def settings_of(layer: Attention) -> Iterator[tuple[str, str]]:
@@ -96,15 +120,15 @@ def settings_of(layer: Attention) -> Iterator[tuple[str, str]]:
 
 
 def followed(tokens: Sequence[str], token: str | None) -> int:
-    """The place of the token to follow: by its text or its number; the last one if none is named."""
+    """The index of the token to follow: named by its text or its number from 1; the last one if none is named."""
     if token is None:
         return len(tokens) - 1
     texts = [text.strip() for text in tokens]
     if token.strip() in texts:
         return texts.index(token.strip())
-    if token.isdigit() and int(token) < len(tokens):
-        return int(token)
+    if token.isdigit() and 0 < int(token) <= len(tokens):
+        return int(token) - 1
     raise UsageError(
         f"token ({token}) is not among the tokens{nearest(token, texts)} (they are {', '.join(texts[:12])}"
-        f"{', ...' if len(texts) > 12 else ''}; a number from 0 to {len(tokens) - 1} names one, too)"
+        f"{', ...' if len(texts) > 12 else ''}; a number from 1 to {len(tokens)} names one, too)"
     )

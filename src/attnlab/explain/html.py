@@ -138,7 +138,7 @@ def _memory(step: Step, e: Explanation, token: int) -> str:
     for head, values in enumerate(step.values[token]):
         labels = [f"row {i}" for i in range(len(values))]
         heads = step.values.shape[1]
-        caption = f"head {head}" if heads > 1 else ""
+        caption = f"head {head + 1}" if heads > 1 else ""
         tables.append(_table(caption, labels, None, step, values, None, None))
     return (
         f'<div class="one {_on(token, e)}" data-t="{token}"><p class="small">after <b>{_name(e.tokens[token])}</b></p>'
@@ -154,7 +154,7 @@ def _one_token(e: Explanation) -> Iterator[str]:
         for head in range(min(step.values.shape[0] for step in rows)):
             yield '<div class="step">'
             heads = max(step.values.shape[0] for step in rows)
-            named = f", head {head}" if heads > 1 else ""
+            named = f", head {head + 1}" if heads > 1 else ""
             yield f"<h3>{_name(e.tokens[token])} looks at each token{named}</h3>"
             yield f'<div class="scroll">{_rows_of(token, head, rows, e)}</div>'
             yield _sum(token, head, e)
@@ -164,7 +164,7 @@ def _one_token(e: Explanation) -> Iterator[str]:
 
 def _rows_of(token: int, head: int, steps: Sequence[Step], e: Explanation) -> str:
     """Each step's row of one token under the other: how scores become weights."""
-    shown = _columns(token, head, e)
+    shown = e.most_read(token, head, MOST_TOKENS)
     header = "".join(f"<th>{_name(e.tokens[j])}</th>" for j in shown)
     body = []
     for step in steps:
@@ -176,29 +176,17 @@ def _rows_of(token: int, head: int, steps: Sequence[Step], e: Explanation) -> st
     return f"<table><thead><tr><th></th>{header}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def _columns(token: int, head: int, e: Explanation) -> list[int]:
-    """The tokens that are shown as read: all, or those with the largest weights, in their order."""
-    if len(e.tokens) <= MOST_TOKENS or e.map is None:
-        return list(range(len(e.tokens)))
-    row = np.abs(e.map.values[min(head, len(e.map.values) - 1), token])
-    return sorted(int(j) for j in np.argsort(-row, kind="stable")[:MOST_TOKENS])
-
-
 def _sum(token: int, head: int, e: Explanation) -> str:
     """The weighted values of one token and their sum, where the context vector is just that."""
+    read = e.values_read(token, head)
     weights, values, context = e.map, e.step("v") or e.step("inputs"), e.step("context")
-    if weights is None or values is None or context is None or len(weights.values) != len(context.values):
+    if read is None or weights is None or values is None or context is None:
         return ""
-    v = values.values[head * len(values.values) // len(weights.values)]
-    terms = weights.values[head, token][:, None] * v
-    if terms.shape[1] != context.values.shape[2] or not np.allclose(
-        terms.sum(0), context.values[head, token], atol=1e-4
-    ):
-        return ""
+    v, terms = read
     most = min(terms.shape[1], MOST_TERMS)
     more = f" (the first {most} of {terms.shape[1]} numbers)" if most < terms.shape[1] else ""
     body = []
-    shown = _columns(token, head, e)
+    shown = e.most_read(token, head, MOST_TOKENS)
     for j in shown:
         w = float(weights.values[head, token, j])
         never = weights.hidden is not None and bool(weights.hidden[head, token, j])
@@ -254,7 +242,7 @@ def _cell(value: float, step: Step, hidden: bool) -> str:
 
 
 def _head(step: Step, head: int) -> str:
-    return f"head {head}" if len(step.values) > 1 else ""
+    return f"head {head + 1}" if len(step.values) > 1 else ""
 
 
 def _on(token: int, e: Explanation) -> str:

@@ -1,6 +1,7 @@
 """How a number is written, and how strongly it is coloured: the same in the terminal, on the page and in pictures."""
 
 import math
+import re
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +22,12 @@ def written(number: float) -> str:
         return "∞" if number > 0 else f"{MINUS}∞"
     text = f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
     return text.replace("-", MINUS)
+
+
+def letter(name: str) -> str:
+    """A matrix by the chapter's letter where it has one (`qkv.to_q.weight` is W_q), else by its own name."""
+    match = re.fullmatch(r"(?:.*\.)?to_(q|k|v|out)\.(weight|bias)", name)
+    return name if match is None else f"{'W' if match[2] == 'weight' else 'b'}_{match[1][0]}"
 
 
 def levels(values: Float[np.ndarray, "*shape"], top: float) -> Int[np.ndarray, "*shape"]:

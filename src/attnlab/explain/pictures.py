@@ -46,7 +46,7 @@ def draw_step(step: Step, tokens: Sequence[str], title: str = "") -> Image.Image
         x = MARGIN + (i % across) * (width_of_one + GAP) + gutter
         y = MARGIN + TITLE + (i // across) * (above + rows * cell[1] + GAP) + above
         if len(grids) > 1 or len(step.values) > 1:
-            name = f"after {names[i]}" if step.shape == "state" else f"head {i}"
+            name = f"after {names[i]}" if step.shape == "state" else f"head {i + 1}"
             draw.text((x, y - above), name, soft, face)
         mask = None if hidden is None else hidden[i]
         filled = colours[_cells(grid, mask, scale)]

@@ -55,6 +55,7 @@ class Explanation:
     linear: bool  # whether the output is a weighted sum of values, so that there is a map
     notes: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)  # of the layer and its parts, by dotted name
+    matrices: dict[str, Float[np.ndarray, "*shape"]] = field(default_factory=dict)  # (in, out), those of heads joined
 
     def step(self, key: str) -> Step | None:
         """The step with this key, if there is one."""
@@ -64,3 +65,22 @@ class Explanation:
     def map(self) -> Step | None:
         """The weights that values are summed with: the last step of that part."""
         return next((step for step in reversed(self.steps) if step.part == "weights"), None)
+
+    def most_read(self, token: int, head: int, most: int) -> list[int]:
+        """The tokens with the largest weights for one token, at most so many of them, in their order."""
+        if len(self.tokens) <= most or self.map is None:
+            return list(range(min(len(self.tokens), most)))
+        row = np.abs(self.map.values[min(head, len(self.map.values) - 1), token])
+        return sorted(int(j) for j in np.argsort(-row, kind="stable")[:most])
+
+    def values_read(self, token: int, head: int) -> tuple[Float[np.ndarray, "s v"], Float[np.ndarray, "s v"]] | None:
+        """The values that one token reads, and each times its weight; None if the context vector is not their sum."""
+        weights, values, context = self.map, self.step("v") or self.step("inputs"), self.step("context")
+        if weights is None or values is None or context is None or len(weights.values) != len(context.values):
+            return None
+        v = values.values[head * len(values.values) // len(weights.values)]
+        terms = weights.values[head, token][:, None] * v
+        is_sum = terms.shape[1] == context.values.shape[2]
+        if not is_sum or not np.allclose(terms.sum(0), context.values[head, token], atol=1e-4):
+            return None
+        return v, terms

@@ -39,21 +39,57 @@ def trace(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) -> list[S
 
 
 @torch.no_grad()
-def dropped(layer: SoftmaxAttention, x: Float[Tensor, "1 t c"], seed: int) -> Step:
-    """One draw of dropout on the weights, as in training: some become 0, the others grow so that the mean stays."""
+def dropped(layers: Sequence[SoftmaxAttention], x: Float[Tensor, "1 t c"], seed: int, hidden: np.ndarray) -> Step:
+    """One draw of dropout on the weights, as in training: some become 0, the others grow so that the mean stays.
+
+    `layers` stand side by side. `hidden` are the pairs that may not be read, whose weight is 0 without a draw.
+    """
     pos = torch.arange(x.size(1))
-    heads = layer.project(x)
-    eye = torch.eye(x.size(1)).expand(1, heads.v.size(1), -1, -1)
-    was = layer.training
-    layer.train()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            weights = layer.attend_explicitly(heads._replace(v=eye), pos, pos)
-    finally:
-        layer.train(was)
-    text = f"One draw of dropout: while training, each weight is 0 with probability {layer.dropout:g}; the rest grow."
-    return pairs("dropout", "dropout", "Weights after dropout (training only)", text, weights)
+    weights: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers:
+            heads = layer.project(x)
+            eye = torch.eye(x.size(1)).expand(1, heads.v.size(1), -1, -1)
+            was = layer.training
+            layer.train()
+            try:
+                weights.append(layer.attend_explicitly(heads._replace(v=eye), pos, pos))
+            finally:
+                layer.train(was)
+    text = (
+        f"One draw of dropout: while training, each weight is 0 with probability {layers[0].dropout:g}; the rest are "
+        f"divided by {1 - layers[0].dropout:g}. What follows is computed without it, as after training."
+    )
+    title = "Weights after dropout (training only)"
+    return pairs("dropout", "dropout", title, text, torch.cat(weights, dim=1), hidden)
+
+
+@torch.no_grad()
+def masked_afterwards(layer: SoftmaxAttention, x: Float[Tensor, "1 t c"]) -> list[Step]:
+    """The chapter's first way to mask: weights of all keys, those of later ones set to 0, each row divided by its sum.
+
+    The second way sets scores to -inf before the softmax, which is how layers compute; the weights are the same.
+    """
+    pos = torch.arange(x.size(1))
+    visible = layer.visible(pos, pos)
+    every = layer.normalizer(layer.scores(layer.project(x), pos, pos, visible), torch.ones_like(visible))
+    left = every * visible
+    whole = left / left.sum(dim=-1, keepdim=True)
+    hidden = ~visible.expand(left.shape)[0].numpy()
+    first = "The chapter's first way to mask"
+    return [
+        pairs("first.all", "weights", "First way: weights of all keys", f"{first}: softmax, as without a mask.", every),
+        pairs("first.tril", "weights", "First way: times tril", "Rows no longer sum to 1.", left, hidden),
+        pairs(
+            "first.rows",
+            "weights",
+            "First way: rows divided by their sums",
+            "The weights that the second way gives below: scores to -inf, then softmax.",
+            whole,
+            hidden,
+        ),
+    ]
 
 
 def _inner(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
@@ -214,7 +250,7 @@ def _side_by_side(traced: Sequence[list[Step]]) -> list[Step]:
             continue
         for i, steps in enumerate(traced):
             joined += [
-                Step(f"{key}@{i}", s.part, f"{s.title} (head {i})", s.text, s.shape, s.values, s.hidden)
+                Step(f"{key}@{i}", s.part, f"{s.title} (head {i + 1})", s.text, s.shape, s.values, s.hidden)
                 for s in steps
                 if s.key == key
             ]
