@@ -38,12 +38,41 @@ export function runList(state, update) {
     el("p", { className: "note", textContent: "Keys: ← → step, ↑ ↓ layer, shift + ← → head, space plays." }));
 }
 
-/** The bar of the four views. */
-export function viewBar(state, update) {
-  return el("nav", {}, ...VIEWS.map(([view, text, title]) => el("button", {
-    className: view === state.view ? "tab chosen" : "tab", title, textContent: text, id: `view-${view}`,
-    "aria-pressed": String(view === state.view), onclick: () => update({ view }),
-  })));
+/** The views, one of them shown, and the link to what is shown. */
+export function viewBar(state, update, address) {
+  const tabs = VIEWS.map(([view, text, title]) => el("button", {
+    className: view === state.view ? "tab chosen" : "tab", title, textContent: text, id: `view-${view}`, role: "tab",
+    "aria-selected": String(view === state.view), "aria-controls": "shown", tabIndex: view === state.view ? 0 : -1,
+    onclick: () => update({ view }),
+  }));
+  const list = el("div", { role: "tablist", className: "tabs", "aria-label": "views", onkeydown: (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.stopPropagation(); // elsewhere the arrows change the step
+    event.preventDefault();
+    const next = tabs[(tabs.indexOf(document.activeElement) + by + tabs.length) % tabs.length];
+    next.focus();
+    next.click();
+  } }, ...tabs);
+  return el("nav", {}, list, copyButton(address));
+}
+
+/** Copies the address of what is shown; where the browser allows no copying, it stands there to be copied by hand. */
+function copyButton(address) {
+  const button = el("button", { id: "copy-link", className: "small", textContent: "Copy link", title: "a link that opens exactly this",
+    onclick: async () => {
+      const link = address();
+      try {
+        await navigator.clipboard.writeText(link);
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy link"; }, 1500);
+      } catch {
+        const box = el("input", { readOnly: true, value: link, className: "link", "aria-label": "link to what is shown" });
+        button.replaceWith(box);
+        box.select();
+      }
+    } });
+  return button;
 }
 
 /** Sentence, layer, head, step and the options. */

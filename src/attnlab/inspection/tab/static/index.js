@@ -1,5 +1,6 @@
 // The tab: keeps what is chosen, asks for what that needs and draws it anew. TensorBoard calls `render`.
 
+import { addressOf, onAddress, readAddress, UNNAMED, writeAddress } from "./address.js";
 import { controlBar, runList, showStep, viewBar } from "./controls.js";
 import { json, layerMap } from "./data.js";
 import { el, note } from "./dom.js";
@@ -16,12 +17,10 @@ const FEW = 60; // a run writes at most this many map steps
 
 const state = {
   runs: {}, foreign: 0, samples: { kept: 0, wanted: "" }, ablation: {}, births: {}, search: "",
-  view: "grid", run: null, compared: new Set(), sentence: null, layer: 0, head: 0, step: null, row: null,
-  mode: "sqrt", widest: false, sink: false, weighted: false, rollout: false,
-  sort: "order", ascending: false, how: "side", mean: false, playing: null,
+  ...UNNAMED, compared: new Set(), playing: null, notice: "",
   sentences: [], layers: [], steps: [], nHeads: 1, text: "", width: 800, height: 600, firstSentence: true,
 };
-const parts = { side: el("div", { className: "side-bar" }), top: el("header"), main: el("main") };
+const parts = { side: el("div", { className: "side-bar" }), top: el("header"), main: el("main", { id: "shown", role: "tabpanel" }) };
 let turn = 0;
 
 /** Change what is chosen and draw. */
@@ -31,6 +30,7 @@ async function update(changes) {
   if ("step" in changes && state.playing && !changes.playing) stop();
   if (state.view === "compare" && state.compared.size === 0) tickTwo();
   if (state.run !== before.run || state.sentence !== before.sentence || state.layer !== before.layer) state.row = null;
+  state.notice = "";
   const onlyStep = Object.keys(changes).every((key) => key === "step" || key === "playing");
   await draw({ anew: state.run !== before.run || state.sentence !== before.sentence, onlyStep });
 }
@@ -89,7 +89,37 @@ async function draw({ anew = false, onlyStep = false } = {}) {
   if (onlyStep && parts.top.children.length) showStep(parts.top, state);
   else drawControls();
   parts.main.replaceChildren(content);
+  writeAddress(state, isNewPlace());
   document.body.dataset.drawn = String(mine);
+}
+
+let placeBefore = null;
+
+/** Whether another run or view is shown than in the drawing before: somewhere to go back from. */
+function isNewPlace() {
+  const place = JSON.stringify([state.run, state.view]);
+  const isNew = placeBefore !== null && place !== placeBefore;
+  placeBefore = place;
+  return isNew;
+}
+
+/** Show what the address says. */
+async function open() {
+  stop();
+  Object.assign(state, UNNAMED, { compared: new Set(), steps: [], notice: "" }, readAddress());
+  placeBefore = null; // the address is there already
+  settleRun();
+  await draw({ anew: true });
+}
+
+/** The run that is shown: the one asked for, or else the newest, which is said. */
+function settleRun() {
+  const names = Object.keys(state.runs);
+  state.compared = new Set([...state.compared].filter((run) => run in state.runs));
+  if (state.run in state.runs) return;
+  const gone = state.run;
+  state.run = names.reduce((a, b) => (a && state.runs[a].written >= state.runs[b].written ? a : b), null);
+  if (gone && state.run) state.notice = `The run ${gone} is not in this folder (any more); this is ${state.run}.`;
 }
 
 /** The list of runs and the controls; where one was in them is kept. */
@@ -98,7 +128,7 @@ function drawControls() {
   const scrolled = parts.side.querySelector(".runs")?.scrollTop ?? 0;
   parts.side.replaceChildren(runList(state, update));
   parts.side.querySelector(".runs").scrollTop = scrolled;
-  parts.top.replaceChildren(viewBar(state, update), controlBar(state, update, play), ...warnings(),
+  parts.top.replaceChildren(viewBar(state, update, () => addressOf(state)), controlBar(state, update, play), ...warnings(),
     el("p", { className: "sentence", textContent: state.text }));
   if (focused) document.getElementById(focused)?.focus();
 }
@@ -111,7 +141,7 @@ function nothingYet() {
 
 /** What keeps the tab from showing everything. */
 function warnings() {
-  const found = [];
+  const found = state.notice ? [state.notice] : [];
   const { kept, wanted } = state.samples;
   if (kept === null) {
     found.push(`TensorBoard keeps only about 10 steps of each map. To see every step, start it with ${wanted}`);
@@ -129,12 +159,8 @@ async function refresh() {
   const said = await json("runs");
   const grown = JSON.stringify(said.runs) !== JSON.stringify(state.runs);
   Object.assign(state, said);
-  const names = Object.keys(state.runs);
-  state.compared = new Set([...state.compared].filter((run) => run in state.runs));
-  if (!(state.run in state.runs)) {
-    state.run = names.reduce((a, b) => (a && state.runs[a].written >= state.runs[b].written ? a : b), null);
-  }
-  if (grown || !names.length) await draw({ anew: true });
+  settleRun();
+  if (grown || !state.run) await draw({ anew: true });
 }
 
 function stop() {
@@ -198,6 +224,8 @@ export async function render() {
   document.head.append(style);
   document.body.append(parts.side, el("div", { className: "content" }, parts.top, parts.main));
   document.addEventListener("keydown", onkey);
+  onAddress(open);
+  Object.assign(state, readAddress());
   new MutationObserver(() => draw()).observe(window.parent.document.body, { attributeFilter: ["class"] });
   let resized;
   window.addEventListener("resize", () => {
