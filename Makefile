@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test test-all test-oracles lint format types bench docs pictures tensorboard clean
+.PHONY: train test test-all test-oracles lint format types bench docs pictures site tensorboard clean
 
 train: $(VENV)/.run  ## set up, run the main job, say where to look
 	$(BIN)/python train.py $(ARGS)
@@ -35,13 +35,16 @@ bench: $(VENV)/.run  ## the quick measured comparisons, as ratios of both sides 
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slots.py --rounds 41
 	OMP_NUM_THREADS=1 $(BIN)/python bench/decoding.py --names multi_head gqa mla sliding_window linear gated_delta
 
-docs: $(VENV)/.run  ## write docs/variants.md, the tables of README.md and docs/interchange.md and the worked examples anew
+docs: $(VENV)/.run  ## write docs/variants.md, the table of docs/interchange.md and the worked examples anew
 	$(BIN)/python docs/variants.py
 	$(BIN)/python -m docs.imports
 	$(BIN)/python -m docs.worked_examples
 
 pictures: $(VENV)/.run  ## train a few variants shortly, and draw docs/maps anew
 	$(BIN)/python -m docs.pictures
+
+site: $(VENV)/.site  ## build all pages into site/, to be opened from there; some minutes, without a network
+	$(BIN)/python -m docs.website site
 
 tensorboard: $(VENV)/.run  ## look at every run
 	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000,attention=1000
@@ -60,7 +63,11 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.dev
-	$(INSTALL) -e '.[dev,ray]'
+	$(INSTALL) -e '.[dev,ray,site]'
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.run
+	$(INSTALL) -e '.[site]'
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev

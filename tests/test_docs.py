@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 from docs.pictures import BUDGET, PANELS
-from docs.variants import FAMILIES, PAGE, README, Row, line, page, picture_of, readme, readme_line, row, rows
+from docs.variants import FAMILIES, PAGE, Row, line, page, picture_of, row, rows
 from PIL import Image
 from tests.laws.cases import NAMES, drawn
 
@@ -18,13 +18,13 @@ def found() -> list[Row]:
 
 
 def test_lines() -> None:
-    """One variant in eight has the lines that its config and classes say, and every variant has one on both pages."""
-    text, readme_text = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
+    """One variant in eight has the line that its config and classes say, and every variant has one."""
+    text = PAGE.read_text(encoding="utf-8")
     for name in NAMES:
-        assert f"\n| `{name}` | " in text and f"\n| `{name}` | " in readme_text, "run: make docs"
+        assert f"\n| `{name}` | " in text, "run: make docs"
         if drawn((name,), 8):
             it = row(config_dir() / "attention" / f"{name}.yaml")
-            assert f"\n{line(it)}\n" in text and f"\n{readme_line(it)}\n" in readme_text, "run: make docs"
+            assert f"\n{line(it)}\n" in text, "run: make docs"
             assert line(it._replace(sentence="Something else.")) not in text
             check(it)
 
@@ -38,9 +38,7 @@ def check(it: Row) -> None:
 
 @pytest.mark.slow
 def test_the_pages_of_variants_are_current(found: list[Row]) -> None:
-    text = README.read_text(encoding="utf-8")
     assert page(found) == PAGE.read_text(encoding="utf-8"), "run: make docs"
-    assert readme(found, text) == text, "run: make docs"
     assert [row.name for row in found] == NAMES
     for it in found:
         check(it)
@@ -50,7 +48,6 @@ def test_the_pages_of_variants_are_current(found: list[Row]) -> None:
 def test_a_page_that_is_out_of_date_differs(found: list[Row]) -> None:
     changed = [found[0]._replace(sentence="Something else."), *found[1:]]
     assert page(changed) != page(found)
-    assert readme(changed, README.read_text(encoding="utf-8")) != readme(found, README.read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ def test_every_type_is_tested() -> None:
     assert len(FAMILIES) == len(ALL) == len(rows())
 
 
-def test_readme_counts_them() -> None:
-    """The README says how many types there are."""
-    assert f"{len(FAMILIES)} types, exactly" in (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+def test_count_of_types() -> None:
+    """The README and the first page say how many types there are."""
+    for page in (PAGE.parents[1] / "README.md", PAGE.with_name("start.md")):
+        assert f"{len(FAMILIES)} types, exactly" in page.read_text(encoding="utf-8")
