@@ -31,6 +31,7 @@ from attnlab.attention.write import AddWrite
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.config.keys import sentence
+from attnlab.config.run_config import RunConfig
 from attnlab.errors import shown
 from attnlab.options import REQUIRED, Configurable, settable
 
@@ -112,11 +113,8 @@ def rows() -> Iterator[Row]:
 def row(file: Path) -> Row:
     """What the YAML, the classes and a measurement say."""
     name, comment = file.stem, sentence("attention", file.stem)
-    config = compose_config([f"attention={name}"])
-    sizes = config.model
-    n_layers, make = sizes.n_layers, attention_factory(config)
-    with torch.device("meta"):
-        layers = [make(sizes.d_model, layer=i, n_layers=n_layers, context=LENGTHS[-1] + 1) for i in range(n_layers)]
+    config, layers = built(name)
+    n_layers = len(layers)
     # A pattern of layers names the kind of each; a pattern of heads makes every layer the same.
     pattern = str(config.attention.get("pattern", "")).split() if not isinstance(layers[0], HeadWrapper) else []
     pattern = pattern or [name]
@@ -135,6 +133,18 @@ def row(file: Path) -> Row:
         tuple(total(layers, (pattern * n_layers)[:n_layers], length) for length in LENGTHS),
         n_layers,
     )
+
+
+def built(name: str) -> tuple[RunConfig, list[Attention]]:
+    """The config of a variant, and the layers of its model as tensors without numbers."""
+    config = compose_config([f"attention={name}"])
+    sizes, make = config.model, attention_factory(config)
+    with torch.device("meta"):
+        layers = [
+            make(sizes.d_model, layer=i, n_layers=sizes.n_layers, context=LENGTHS[-1] + 1)
+            for i in range(sizes.n_layers)
+        ]
+    return config, layers
 
 
 def total(layers: list[Attention], names: list[str], length: int) -> Cost:

@@ -2,12 +2,19 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from docs.website.staged import ROOT, links, sources
 from tests.laws.cases import NAMES
+from tests.limits import HANG
 
 from attnlab.cli._arguments import COMMANDS, parsed
 from attnlab.config.compose import compose_config
@@ -68,3 +75,115 @@ def test_start_commands() -> None:
     test_commands([ROOT / "docs" / "start.md"], 20)
     with pytest.raises(UsageError, match="rnu"):
         parsed("generate", ["rnu=runs/default", "prompt=x"])
+
+
+NAMED = ("cross_layer", "gqa", "head_mix", "hybrid", "multi_head", "sliding_window", "causal", "ttt")  # have pages here
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, with the pages of a few variants."""
+    pytest.importorskip("sphinx", reason="Sphinx is not installed: pip install -e '.[site]'")
+    folder = tmp_path_factory.mktemp("site")
+    code = f"from docs.website.__main__ import build; from pathlib import Path; build(Path({str(folder)!r}), {NAMED})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=HANG)
+    return folder
+
+
+class Addresses(HTMLParser):
+    """The ids of a page, and what it links to and loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids |= {value for name, value in attrs if name == "id" and value}
+        if tag == "a" and (target := values.get("href")):
+            self.links.append(target)
+        elif target := values.get("src") or values.get("href"):
+            self.loads.append(target)
+
+
+def dead_ends(folder: Path) -> Iterator[str]:
+    """Links of a built site that lead nowhere, and what its pages load from elsewhere."""
+    pages = {file: Addresses(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("*.html"))}
+    for file, page in pages.items():
+        for target in [*page.links, *page.loads]:
+            name = f"{file.relative_to(folder)}: {target}"
+            scheme = target.partition(":")[0] if ":" in target.partition("/")[0] else ""
+            if scheme:
+                if target in page.loads and scheme != "data":
+                    yield name
+                continue
+            path, _, anchor = target.partition("#")
+            there = (file.parent / unquote(path.partition("?")[0])).resolve() if path else file
+            if not there.is_file() or (anchor and there in pages and unquote(anchor) not in pages[there].ids):
+                yield name
+
+
+@pytest.mark.slow
+def test_site(site: Path, tmp_path: Path) -> None:
+    """Every link of every page leads somewhere in the folder, and nothing is loaded from elsewhere."""
+    assert [*dead_ends(site)] == []
+    assert len([*site.glob("*.html")]) > 30 and len([*site.glob("variants/*.html")]) == len(NAMED)
+    text = '<a href="b.html">b</a> <a href="#no">c</a> <script src="https://example.org/x.js"></script><a href="http://a.b">'
+    (tmp_path / "a.html").write_text(text)
+    assert [*dead_ends(tmp_path)] == ["a.html: b.html", "a.html: #no", "a.html: https://example.org/x.js"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+    )
+    if (program := shutil.which("chromium")) is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+SHOWN = ("index", "start", "variants", "variants/gqa", "variants/ttt", "config", "python", "verdicts", "DESIGN")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_pages(site: Path, chromium: Any, width: int, scheme: str) -> None:
+    """No request, no error, nothing wider than the window, and nothing that a reader who cannot see would miss."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    screen = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    troubles: list[str] = []
+    screen.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+    screen.on("pageerror", lambda error: troubles.append(str(error)))
+    screen.on("request", lambda request: None if request.url.startswith("file:") else troubles.append(request.url))
+    for name in SHOWN:
+        screen.goto((site / f"{name}.html").as_uri())
+        wider = screen.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        serious = [
+            f"{rule['id']}: {node['html'][:200]}"
+            for rule in Axe().run(screen).response["violations"]
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
+        assert (wider, serious, troubles) == (0, [], []), name
+    screen.close()
+
+
+@pytest.mark.slow
+def test_search(site: Path, chromium: Any) -> None:
+    """What is searched for is found without a network."""
+    screen = chromium.new_page()
+    screen.goto((site / "search.html").as_uri() + "?q=grouped-query")
+    screen.wait_for_selector("ul.search li a", timeout=1000 * HANG)
+    assert "variants/gqa.html" in " ".join(
+        link.get_attribute("href") for link in screen.locator("ul.search li a").all()
+    )
+    screen.close()

@@ -21,6 +21,6 @@ html_permalinks_icon = "#"
 highlight_language = "none"
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
-myst_heading_anchors = 4
+myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_inline"]
 suppress_warnings = ["misc.highlighting_failure"]  # shell commands among Python, and the like
