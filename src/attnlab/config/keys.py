@@ -21,6 +21,7 @@ from attnlab.store.files import parse_yaml, read_file
 from attnlab.store.moved import first_name
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
+CLAIMS = "claim"  # the folder of published claims, whose files hold no settings of a run
 LISTS = ("logger", "callbacks")  # groups of which any number is chosen, each option below a name of its own
 # Where results go, what is drawn of them, how often they are saved and how they are judged changes no result.
 NOT_RESULTS = (
@@ -92,7 +93,7 @@ def config_dirs(arguments: Sequence[str]) -> list[Path]:
 def groups() -> list[str]:
     """Every group a user can choose from, such as "attention" or "attention/mask"."""
     folders = {p.parent.relative_to(root).as_posix() for root in search_folders() for p in root.glob("**/*.yaml")}
-    return sorted(folders - {"."} | set(APPENDED))
+    return sorted(folders - {".", CLAIMS} | set(APPENDED))
 
 
 def options(group: str) -> list[str]:
@@ -238,7 +239,7 @@ def _offers() -> dict[str, list[str]]:
                 content = parse_yaml(text)
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue  # a hint less; whoever chooses the file is told what is wrong with it
-            if isinstance(content, dict) and group not in APPENDED:
+            if isinstance(content, dict) and group not in (*APPENDED, CLAIMS):
                 home = f"{group.replace('/', '.')}."
                 above = "" if "@package _global_" in text.partition("\n")[0] else home
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):

@@ -1,0 +1,38 @@
+"""`attnlab replicate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from attnlab.cli._arguments import ConfigDir, Range
+
+
+def replicate(
+    names: Annotated[tuple[str, ...], "the claims of configs/claim, such as a,b; left out: all"] = (),
+    *,
+    list: Annotated[bool, "true: say which there are and what is recorded of them, and stop"] = False,
+    trial: Annotated[str, "seeds below 1000, such as 0-2: run these to try a recipe, and judge nothing"] = "",
+    folder: Annotated[Path, "where the runs go, each claim in a folder of its own"] = Path("runs/ledger"),
+    records: Annotated[Path | None, "where NAME.json goes, what a claim came to; left out: that folder"] = None,
+    n_jobs: Annotated[int, Range(least=1), "runs at once, each on one core"] = 1,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Train the recipes of published claims, and say which of them hold here."""
+    from rich.console import Console
+
+    from attnlab.config.keys import searching
+    from attnlab.options.rules import parse_integers
+    from attnlab.sweep.claim import read_claims
+    from attnlab.sweep.ledger import show, show_list
+    from attnlab.sweep.replication import read_record, replicate
+
+    console, kept_in = Console(), records or folder
+    with searching([] if config_dir is None else [config_dir]):
+        claims = read_claims(names)
+    if list:
+        show_list([(claim, read_record(kept_in / f"{claim.name}.json")) for claim in claims], console)
+        return
+    seeds = parse_integers("trial", trial, most=10**18, like="0-2 or 0,7") if trial else ()
+    for claim in claims:
+        print(f"{claim.name}: {claim.claim} ({claim.source}; about {claim.minutes:g} minutes on one core)", flush=True)
+        record = replicate(claim, folder, kept_in, trial=seeds, n_jobs=n_jobs, config_dir=config_dir)
+        show(claim, record, console)

@@ -1,0 +1,170 @@
+"""Published claims put to the test: the recipe is trained by a sweep, on seeds that follow from its hash, and judged.
+
+Runs go to FOLDER/NAME, as those of any experiment, and the record to RECORDS/NAME.json. What ran there under another
+hash or with seeds of trials is counted in it, and what an earlier recipe came to stays in it.
+"""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attnlab.analysis.claim_rules import judge
+from attnlab.analysis.metric_curves import curve_of, outcome
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import CLAIMS
+from attnlab.config.metric_kinds import check_logged, parse_metric
+from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.files import check_writable, parse_json, read_file, write_atomically, write_json
+from attnlab.store.manifest import Entry
+from attnlab.store.run_folder import RunFolder
+from attnlab.store.status import ENDED, Status
+from attnlab.sweep.claim import AXIS, FIRST_FROZEN_SEED, Claim
+
+SOME_FAILED, STOPPED = 1, (130, 143)
+OF_BOUNDS = ("floor", "ceiling")  # metrics such as floor/loss: what a task says of its validation rows
+BEGUN = (*ENDED, Status.FAILED, Status.DAMAGED)
+Numbers = dict[str, list[dict[str, float] | None]]  # by arm: the measures of each seed; None: a lost run
+
+
+def replicate(
+    claim: Claim, folder: Path, records: Path, *, trial: Sequence[int], n_jobs: int, config_dir: Path | None
+) -> dict[str, Any]:
+    """Train what is not there yet, judge it and write the record, which is returned; of a trial, nothing is judged."""
+    if any(seed >= FIRST_FROZEN_SEED for seed in trial):
+        raise UsageError(f"trial ({max(trial)}) must be seeds below {FIRST_FROZEN_SEED}: those above judge")
+    seeds = list(trial) or claim.seeds
+    experiment = ExperimentFolder(folder / claim.name)
+    check_writable(folder, key="folder")
+    check_metrics(claim, config_dir)
+    _sweep(claim, experiment, seeds, n_jobs, config_dir)
+    runs = {arm: [_run(claim, experiment, arm, seed) for seed in seeds] for arm in claim.arms}
+    numbers = {arm: [_measured(claim, run) for run in of_arm] for arm, of_arm in runs.items()}
+    if trial:
+        return {"name": claim.name, "trial": seeds, "arms": _table(numbers, seeds)}
+    record = _record(claim, runs, numbers, _trials(experiment, runs), read_record(records / f"{claim.name}.json"))
+    write_json(records / f"{claim.name}.json", record)
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What is recorded of a claim; empty if nothing is, or nothing that can be read."""
+    try:
+        content = parse_json(read_file(path))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def check_metrics(claim: Claim, config_dir: Path | None) -> None:
+    """Refuse a recipe that cannot be composed, or that logs none of what its measures are made of."""
+    from attnlab.build import check_construction, instantiate
+    from attnlab.data.opening import open_material
+    from attnlab.training.logged_metrics import logged_metrics
+
+    for arm in claim.arms:
+        config = compose_config(claim.settings(arm), [] if config_dir is None else [config_dir])
+        source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
+        _, material = open_material(source, vocabulary, config.paths.cache)
+        logged = logged_metrics(config, check_construction(config), material)
+        for metric in claim.metrics:
+            if metric.split("/")[0] not in OF_BOUNDS:
+                check_logged(metric, logged, f"{CLAIMS} {claim.name}, {arm}")
+
+
+def _sweep(
+    claim: Claim, experiment: ExperimentFolder, seeds: Sequence[int], n_jobs: int, config_dir: Path | None
+) -> None:
+    """Have `attnlab train` run the recipe; what is finished is not run again."""
+    design = experiment.path / "recipe" / "sweep" / f"{claim.name}.yaml"
+    design.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(design, claim.sweep(seeds).encode(), key="folder")
+    recipe = design.parents[1]
+    arguments = [f"--config-dir={config_dir or recipe}", f"+sweep={claim.name}", f"experiment_name={claim.name}"]
+    if config_dir is not None:
+        arguments.append(f'hydra.searchpath=["file://{recipe.absolute()}"]')
+    arguments += [f"paths.runs={experiment.path.parent}", "report.at_end=false", f"hydra.launcher.n_jobs={n_jobs}"]
+    print(f"attnlab train -m {shlex.join(arguments)}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "attnlab.cli.train", "-m", *arguments], check=False).returncode
+    if code in STOPPED:
+        raise Stopped(f"stopped; the same command goes on with {experiment}", code)
+    if code == UsageError.exit_code:
+        raise UsageError(f"attnlab train refused the recipe of {claim.name} (why, is told above)")
+    if code not in (0, SOME_FAILED):  # a run that failed or diverged is lost, and counts as that
+        raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
+
+
+def _run(claim: Claim, experiment: ExperimentFolder, arm: str, seed: int) -> RunFolder:
+    """The run of an arm with a seed."""
+    for entry in experiment.manifest.read()["runs"]:
+        is_its = entry.get("levels") == {AXIS: arm} and entry.get("seed") == seed and entry.get("folder")
+        if is_its and set(claim.settings(arm)) <= set(entry.get("overrides", ())):
+            return RunFolder(experiment.path / entry["folder"])
+    raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
+
+
+def _measured(claim: Claim, run: RunFolder) -> dict[str, float] | None:
+    """The measures of a run; None if it is lost. Raises UsageError for one that was not logged."""
+    summary = run.read_summary()
+    if summary.get("status") != Status.FINISHED:
+        return None
+    run.check(summary)
+    rows, numbers = run.read_metrics(), {}
+    for name in claim.metrics:
+        group, _, kind = name.partition("/")
+        if group in OF_BOUNDS:
+            numbers[name] = float(summary["bounds"][group][kind])
+            continue
+        metric = parse_metric(name)
+        curve = curve_of(metric, rows)
+        if curve is None:
+            raise UsageError(f"claim {claim.name}: {name} was not logged by {run}")
+        numbers[name] = outcome(metric, curve)
+    return {name: measure.value(numbers) for name, measure in claim.measures.items()}
+
+
+def _table(numbers: Numbers, seeds: Sequence[int]) -> dict[str, dict[str, dict[str, float] | None]]:
+    return {arm: dict(zip(map(str, seeds), each, strict=True)) for arm, each in numbers.items()}
+
+
+def _trials(experiment: ExperimentFolder, runs: Mapping[str, Sequence[RunFolder]]) -> Iterator[str]:
+    """Every run that began here and does not judge: of another recipe, or with a seed for trials."""
+    judging = {run.name for each in runs.values() for run in each}
+
+    def has_begun(entry: Entry) -> bool:
+        return bool(entry.get("folder")) and entry.get("status") in BEGUN and entry["folder"] not in judging
+
+    yield from (entry["folder"] for entry in experiment.manifest.read()["runs"] if has_begun(entry))
+
+
+def _record(
+    claim: Claim,
+    runs: Mapping[str, Sequence[RunFolder]],
+    numbers: Numbers,
+    trials: Iterator[str],
+    earlier: Mapping[str, Any],
+) -> dict[str, Any]:
+    verdict, answers = judge(claim.rule, numbers)
+    summaries = [summary for each in runs.values() for run in each if (summary := run.read_summary())]
+    stays = list(earlier.get("earlier", []))
+    if earlier and earlier.get("hash") != claim.hash:
+        stays.append({key: earlier[key] for key in ("hash", "date", "verdict", "recipe", "answers", "arms")})
+    return {
+        "name": claim.name,
+        "verdict": verdict,
+        "hash": claim.hash,
+        "recipe": claim.recipe,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commits": sorted({str(s.get("git_commit")) for s in summaries}),
+        "versions": summaries[0].get("versions", {}) if summaries else {},
+        "device": summaries[0].get("device") if summaries else None,
+        "minutes": round(sum(float(s.get("seconds", 0)) for s in summaries) / 60, 1),
+        "answers": [answer._asdict() for answer in answers],
+        "arms": _table(numbers, claim.seeds),
+        "trials": sorted({*trials, *earlier.get("trials", [])}),
+        "earlier": stays,
+    }
