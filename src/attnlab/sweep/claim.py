@@ -19,7 +19,6 @@ TEXTS = ("claim", "source", "published")
 KEYS = (*TEXTS, "note", "settings", "arms", "measures", "rule", "seeds", "minutes")
 FROZEN = ("settings", "arms", "measures", "rule", "seeds")  # the recipe and the rule, which the hash covers
 FIRST_FROZEN_SEED = 1000  # those of trials are below
-AXIS = "arm"
 
 
 class Claim(NamedTuple):
@@ -63,13 +62,18 @@ class Claim(NamedTuple):
             i += 1
         return list(drawn)
 
+    @property
+    def axis(self) -> str:
+        """What the sweep varies, by which its runs are told from those of other recipes."""
+        return f"arm of {self.hash[:12]}"
+
     def settings(self, arm: str) -> tuple[str, ...]:
         """All that makes a run of an arm, as it is typed, but the seed."""
         return (*self.design.settings, *self.arms[arm])
 
     def sweep(self, seeds: Sequence[int]) -> str:
         """The recipe as a design, which `attnlab train -m +sweep=NAME` takes."""
-        axes = {AXIS: self.recipe["arms"]}
+        axes = {self.axis: self.recipe["arms"]}
         content = {"design": "grid", "settings": self.recipe["settings"], "axes": axes, "seeds": list(seeds)}
         return yaml.safe_dump(content, sort_keys=False)
 
@@ -108,7 +112,7 @@ def parse_claim(name: str, path: Path) -> Claim:
     n_seeds, minutes = content.get("seeds"), content.get("minutes")
     if not isinstance(minutes, int | float) or not minutes > 0:
         raise UsageError(f"{key}: minutes ({shown(minutes)}) must be a number above 0")
-    axes = {AXIS: recipe["arms"]} if isinstance(recipe["arms"], Mapping) else {}
+    axes = {"arm": recipe["arms"]} if isinstance(recipe["arms"], Mapping) else {}
     if type(n_seeds) is not int or not axes or not isinstance(recipe["measures"], Mapping) or not recipe["measures"]:
         raise UsageError(f"{key}: arms and measures must hold some by name, and seeds a number")
     design = read_design(name, {"settings": recipe["settings"] or {}, "axes": axes})

@@ -23,7 +23,7 @@ from attnlab.store.files import check_writable, parse_json, read_file, write_ato
 from attnlab.store.manifest import Entry
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import ENDED, Status
-from attnlab.sweep.claim import AXIS, FIRST_FROZEN_SEED, Claim
+from attnlab.sweep.claim import FIRST_FROZEN_SEED, Claim
 
 SOME_FAILED, STOPPED = 1, (130, 143)
 OF_BOUNDS = ("floor", "ceiling")  # metrics such as floor/loss: what a task says of its validation rows
@@ -101,8 +101,7 @@ def _sweep(
 def _run(claim: Claim, experiment: ExperimentFolder, arm: str, seed: int) -> RunFolder:
     """The run of an arm with a seed."""
     for entry in experiment.manifest.read()["runs"]:
-        is_its = entry.get("levels") == {AXIS: arm} and entry.get("seed") == seed and entry.get("folder")
-        if is_its and set(claim.settings(arm)) <= set(entry.get("overrides", ())):
+        if entry.get("levels") == {claim.axis: arm} and entry.get("seed") == seed and entry.get("folder"):
             return RunFolder(experiment.path / entry["folder"])
     raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
 
