@@ -19,6 +19,7 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.material import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
 from attnlab.data.task import Task, _hash, _held_out
+from attnlab.data.tasks.backcopy import Backcopy
 from attnlab.data.tasks.compression import Compression
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.fuzzy_recall import FuzzyRecall
@@ -100,7 +101,11 @@ SOLVERS: dict[str, Callable[[Sequence[str]], str]] = {
     "needle": noted,
     "counting": executed,
 }
-BY_LOSS = ("icl_bigram", "memorization")  # whose best guesses are often wrong: their exact loss has tests of its own
+BY_LOSS = (
+    "backcopy",
+    "icl_bigram",
+    "memorization",
+)  # whose best guesses are often wrong: their exact loss has tests of its own
 ALL = [*SOLVERS, *BY_LOSS]
 
 
@@ -199,9 +204,28 @@ def test_bayes_loss() -> None:
         assert -np.log(picked).mean() > best.loss
 
 
-def test_rows_of_bigrams_go_on_where_they_stopped() -> None:
-    rows = ICLBigram(4).validation(20)
+@pytest.mark.parametrize("found", [ICLBigram(4), Backcopy(8, 2)])
+def test_rows_of_bigrams_go_on_where_they_stopped(found: Task) -> None:
+    rows = found.validation(20)
     assert (rows.inputs[:, 1:] == rows.targets[:, :-1]).all()
+
+
+def test_backcopy() -> None:
+    """After a token of kind t comes the one before it, which no chain of pairs tells; the rest follows it."""
+    found = Backcopy(8, 2, val_rows=2048)
+    rows = found.validation(24)
+    copies = [(row, at) for row, at in np.argwhere(rows.inputs < 2)]
+    assert len(copies) > 1000 and all(at > 0 and rows.inputs[r, at - 1] == rows.targets[r, at] for r, at in copies)
+    assert {int(rows.slices[r, at]) for r, at in copies} == {1} and (rows.slices[rows.inputs >= 2] == 0).all()
+    plain = rows.inputs >= 2
+    for state in range(2, 8):
+        share = np.bincount(rows.targets[plain & (rows.inputs == state)], minlength=8)
+        assert share / share.sum() == pytest.approx(found.chain[state], abs=0.03)
+    best = found.best(24)
+    assert best.loss < found.floor(24).loss and best.accuracy > found.floor(24).accuracy
+    guessed = found.probabilities(rows) * 0.9 + 0.1 / 8  # more careful
+    picked = np.take_along_axis(guessed, rows.targets[..., None], axis=2)
+    assert -np.log(picked).mean() > best.loss
 
 
 # Floors

@@ -1,0 +1,86 @@
+"""Writes docs/ledger.md from the claims of configs/claim and what is recorded of them: python -m docs.ledger"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnlab.sweep.claim import Claim, read_claims
+from attnlab.sweep.ledger import answers, verdict_on
+from attnlab.sweep.replication import read_record
+
+RECORDS = Path(__file__).parent / "ledger"
+PAGE = RECORDS.with_suffix(".md")
+BEGIN = "<!-- results: written by docs/ledger.py -->"
+
+
+def page(text: str, entries: Sequence[tuple[Claim, Mapping[str, Any]]]) -> str:
+    """The page with its results anew: a line for each claim, and then all that is known of it."""
+    verdicts = [verdict_on(claim, record) for claim, record in entries]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts), key=_order))
+    lines = [
+        text.split(BEGIN)[0] + BEGIN,
+        "",
+        f"Of {len(entries)} claims: {counts}.",
+        "",
+        "| claim | source | verdict | minutes | trials |",
+    ]
+    lines.append("|---|---|---|---:|---:|")
+    for (claim, record), verdict in zip(entries, verdicts, strict=True):
+        minutes = f"{record['minutes']:g}" if record else f"about {claim.minutes:g}"
+        trials = len(record.get("trials", [])) or ""
+        lines.append(f"| [{claim.name}](#{claim.name}) | {_link(claim.source)} | {verdict} | {minutes} | {trials} |")
+    sections = [_section(claim, record) for claim, record in entries]
+    return "\n".join([*lines, "", *sections]).rstrip() + "\n"
+
+
+def _order(verdict: str) -> int:
+    return ("holds here", "does not hold here", "cannot tell").index(verdict) if "run" not in verdict else 3
+
+
+def _link(source: str) -> str:
+    number = source.removeprefix("arXiv ").partition(";")[0]
+    return f"[{number}](https://arxiv.org/abs/{number})" if source.startswith("arXiv ") else source
+
+
+def _section(claim: Claim, record: Mapping[str, Any]) -> str:
+    lines = [f"## {claim.name}", "", f"{claim.claim} ({claim.source})", "", f"*Published:* {claim.published}", ""]
+    if claim.note:
+        lines += [claim.note, ""]
+    if record and record["hash"] == claim.hash:
+        lines += _numbers(record)
+    else:
+        rule = "; ".join(f"`{condition.text}`" for condition in claim.rule)
+        lines += [f"Not run{' as it stands now' if record else ''}. Its rule, over {claim.n_seeds} seeds: {rule}.", ""]
+        lines += [_earlier(record)] if record else []
+    for earlier in record.get("earlier", []):
+        lines += [_earlier(earlier)]
+    return "\n".join(lines)
+
+
+def _numbers(record: Mapping[str, Any]) -> list[str]:
+    lines = [f"**{record['verdict'][0].upper()}{record['verdict'][1:]}.**", "", "| condition | fulfilled by | p | |"]
+    lines.append("|---|---|---:|---|")
+    for condition, fulfilled, p, verdict in answers(record):
+        lines.append(f"| `{condition}` | {fulfilled} | {p} | {verdict} |")
+    lines += ["", "| arm | measure | of each seed |", "|---|---|---|"]
+    for arm, by_seed in record["arms"].items():
+        for name in record["recipe"]["measures"]:
+            values = " ".join("lost" if run is None else f"{run[name]:.3f}" for run in by_seed.values())
+            lines.append(f"| {arm} | {name} | {values} |")
+    trials = f"; {len(record['trials'])} runs were trials of this or of another recipe" if record["trials"] else ""
+    commits = ", ".join(commit[:8] for commit in record["commits"])
+    lines += ["", f"Recipe {record['hash'][:12]}, run on {record['date']} by commit {commits}{trials}.", ""]
+    return lines
+
+
+def _earlier(record: Mapping[str, Any]) -> str:
+    fulfilled = "; ".join(f"`{condition}` {by}" for condition, by, _, _ in answers(record))
+    return (
+        f"An earlier recipe, {record['hash'][:12]}, came to *{record['verdict']}* on {record['date']}: {fulfilled}.\n"
+    )
+
+
+if __name__ == "__main__":
+    entries = [(claim, read_record(RECORDS / f"{claim.name}.json")) for claim in read_claims()]
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
+    print(f"wrote {PAGE}")
