@@ -110,7 +110,8 @@ def is_command(module: str) -> bool:
 
 
 def room(module: str) -> str:
-    return ".".join(module.split(".")[1:2])
+    """The first name below attnlab; `python -m attnlab` is a door of cli."""
+    return ".".join(module.split(".")[1:2]).replace("__main__", "cli")
 
 
 def arrows() -> set[tuple[str, str]]:

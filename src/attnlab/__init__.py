@@ -12,9 +12,18 @@ if TYPE_CHECKING:
     from attnlab.interchange.foreign.parts import inspect as inspect
     from attnlab.model import GPT
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
-    """`attnlab.verdict` and `attnlab.inspect`, imported where they are used: one needs SciPy, the other torch."""
+    """`attnlab.verdict` and `attnlab.inspect`, imported where they are used: one needs SciPy, the other torch.
+
+    `attnlab.__version__` is looked up in the installed package.
+    """
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("attnlab")
     if name == "verdict":
         from attnlab.analysis.verdicts import verdict
 

@@ -95,7 +95,9 @@ def test_the_board_shows_mean_and_band(experiment: Path) -> None:
 def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["report", str(experiment), "margin=0.05", f"out={experiment.parent / 'pages'}", "tensorboard=false"])
+    main(
+        ["report", f"experiment={experiment}", "margin=0.05", f"out={experiment.parent / 'pages'}", "tensorboard=false"]
+    )
     out = capsys.readouterr().out
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
     assert "diverged: third-" in out and "damaged: <b>&_x*" in out
@@ -107,9 +109,9 @@ def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "experiment (nowhere) must be a folder of runs"),
-        ([".", "alpha=0.7"], "alpha (0.7) must be"),
-        ([".", "margin=-1"], "margin (-1.0) must be"),
+        (["experiment=nowhere"], "experiment (nowhere) must be a folder of runs"),
+        (["experiment=.", "alpha=0.7"], "alpha (0.7) must be"),
+        (["experiment=.", "margin=-1"], "margin (-1.0) must be"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,8 +196,8 @@ def test_link_out_of_the_experiment(experiment: Path, name: str, capsys: pytest.
     (experiment / name).parent.mkdir(exist_ok=True)
     (experiment / name).symlink_to(elsewhere)
     with pytest.raises(SystemExit) as end:
-        main(["report", str(experiment)])
+        main(["report", f"experiment={experiment}"])
     assert end.value.code == 2 and "is a link that leads out of the experiment; out=FOLDER" in capsys.readouterr().err
     assert not any(elsewhere.iterdir())
-    main(["report", str(experiment), f"out={elsewhere}", "tensorboard=false"])
+    main(["report", f"experiment={experiment}", f"out={elsewhere}", "tensorboard=false"])
     assert (elsewhere / "report.md").is_file()

@@ -1,5 +1,6 @@
 """The command `attnlab`: what can be typed, what is refused, and text as it comes."""
 
+import inspect
 import json
 import re
 import shutil
@@ -76,8 +77,10 @@ def test_what_is_left_out_is_as_usual() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_default_keeps_rule(name: str) -> None:
-    """A default is a value that could be typed, and every key says what it means."""
+    """A default is a value that could be typed, every key says what it means, and none is left out."""
     about = command(name)
+    kinds = {parameter.kind for parameter in inspect.signature(about.function).parameters.values()}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL}
     assert about.about and about.function.__module__ in (f"attnlab.cli.{name}", f"attnlab.cli.{name}_")
     for key, (rule, kind, default, meaning) in about.arguments.items():
         assert (
@@ -92,7 +95,10 @@ def test_default_keeps_rule(name: str) -> None:
         ([], "attnlab generate needs run=..., prompt=..."),
         (["run=r"], "attnlab generate needs prompt=..."),
         ([*NEEDED, "tempratur=1"], "'tempratur=1' is not an argument of attnlab generate; did you mean 'temperature'?"),
-        ([*NEEDED, "hello"], "'hello' is not an argument of attnlab generate (write key=value; keys: run, prompt, "),
+        (
+            [*NEEDED, "hello"],
+            "'hello' has no key in attnlab generate: write key=value, such as run=hello (keys: run, prompt, ",
+        ),
         ([*NEEDED, "--seed=1"], "'--seed=1' is not an argument of attnlab generate"),
         ([*NEEDED, "seed=1", "seed=2"], "seed is given twice, as 1 and 2"),
         ([*NEEDED, "tokens=0"], "tokens (0) must be an integer of at least 1"),

@@ -57,8 +57,8 @@ def run_line(line: str, *more: str, at: Path) -> subprocess.CompletedProcess[str
 
 
 def begun(at: Path, *words: str) -> list[str]:
-    """Type `attnlab new mine WORDS` in a folder; returns the commands that it prints."""
-    done = run_line(shlex.join(["attnlab", "new", "mine", *words]), at=at)
+    """Type `attnlab new name=mine WORDS` in a folder; returns the commands that it prints."""
+    done = run_line(shlex.join(["attnlab", "new", "name=mine", *words]), at=at)
     assert done.returncode == 0, done.stderr
     return [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
 
@@ -106,7 +106,7 @@ def test_the_laws_name_causality_first_and_then_hold(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a line is replaced within the second
     name = f"my_{kind}_rule"
     words = [f"attention={name}", f"config_dir={tmp_path / 'configs'}", f"allow_targets={name}"]
-    assert typed("new", name, f"folder={tmp_path}", f"kind={kind}") == 0
+    assert typed("new", f"name={name}", f"folder={tmp_path}", f"kind={kind}") == 0
     assert capsys.readouterr().out.startswith(f"wrote {tmp_path / name}.py\nwrote {tmp_path}/configs/attention/{name}.")
     monkeypatch.chdir(tmp_path)
     assert typed("check", f"attention={name}") == 2  # a word is missing
@@ -128,16 +128,15 @@ def test_the_laws_name_causality_first_and_then_hold(
 # What is written, and what to type next
 
 
-def test_a_name_may_come_with_its_key_or_bare() -> None:
-    chosen = {"name": "mine", "folder": Path("."), "kind": "softmax"}
-    assert parsed("new", ["mine"]) == parsed("new", ["name=mine"]) == chosen
+def test_words_of_new() -> None:
+    """Every word has its key; what was typed without one is refused with it."""
+    assert parsed("new", ["name=mine"]) == {"name": "mine", "folder": Path("."), "kind": "softmax"}
     for words, line in (
-        ([], "attnlab new needs NAME"),
-        (["mine", "yours"], "'yours' is not an argument of attnlab new"),
-        (["name=mine", "yours"], "'yours' is not an argument of attnlab new"),
-        (["mine", "name=yours"], "name is given twice, as mine and yours"),
+        ([], "attnlab new needs name=..."),
+        (["mine"], "'mine' has no key in attnlab new: write key=value, such as name=mine (keys: name, folder, kind)"),
+        (["name=mine", "name=yours"], "name is given twice, as mine and yours"),
         (["--mine"], "'--mine' is not an argument of attnlab new"),
-        (["mine", "kind=soft"], "kind (soft) must be softmax | recurrent | plain"),
+        (["name=mine", "kind=soft"], "kind (soft) must be softmax | recurrent | plain"),
     ):
         with pytest.raises(UsageError) as error:
             parsed("new", words)
@@ -188,7 +187,7 @@ def test_what_to_type_depends_on_where_one_stands(tmp_path: Path, monkeypatch: p
 def test_a_name_that_cannot_serve_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, line: str
 ) -> None:
-    assert typed("new", name, f"folder={tmp_path}") == 2
+    assert typed("new", f"name={name}", f"folder={tmp_path}") == 2
     written = capsys.readouterr()
     assert written.out == "" and written.err.startswith(f"error: {line}") and written.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -198,7 +197,7 @@ def test_a_name_that_cannot_serve_is_refused(
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path, there: str) -> None:
     (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / there).write_text("mine")
-    assert typed("new", "mine", f"folder={tmp_path}") == 2
+    assert typed("new", "name=mine", f"folder={tmp_path}") == 2
     taken = tmp_path / "mine" if there.startswith("mine/") else tmp_path / there
     assert capsys.readouterr().err.startswith(f"error: {taken} is there already, and nothing is written over: ")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / there]
@@ -207,7 +206,7 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_a_folder_that_cannot_be_written_to_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert typed("new", "mine", f"folder={tmp_path / 'file'}") == 2
+    assert typed("new", "name=mine", f"folder={tmp_path / 'file'}") == 2
     line = capsys.readouterr().err
     assert line.startswith(f"error: folder ({tmp_path / 'file'}) cannot be written to: ") and line.count("\n") == 1
     assert os.listdir(tmp_path) == ["file"]

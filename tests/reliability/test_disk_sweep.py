@@ -152,7 +152,7 @@ def test_report(tmp_path: Path, n: int | None) -> None:
     (experiment / "manifest.json").write_text(json.dumps({"runs": entries}))
     before, disk = dict(files_below(experiment)), Disk(experiment)
     with failing(disk):
-        usual = typed("report", str(experiment))
+        usual = typed("report", f"experiment={experiment}")
     assert usual.code == 0 and not usual.err
     pages, faults = dict(files_below(experiment)), []
     cases = cases_of(len(disk.operations), n)
@@ -163,8 +163,8 @@ def test_report(tmp_path: Path, n: int | None) -> None:
             (experiment / name).write_bytes(data)
         ill = Disk(experiment, at, number, once=once)
         with failing(ill):
-            end = typed("report", str(experiment))
-        again = typed("report", str(experiment))
+            end = typed("report", f"experiment={experiment}")
+        again = typed("report", f"experiment={experiment}")
         now = dict(files_below(experiment))
         told = end.code or end.out == usual.out or any(words in end.out for words in TOLD)
         wrong = end.fault or ("" if told else end.out[-300:])

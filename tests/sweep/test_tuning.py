@@ -277,7 +277,7 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     start = [sys.executable, "-c", "from attnlab.cli import main; main()"]
     words = [
         "tune",
-        str(folder),
+        f"experiment={folder}",
         "rates=1e-2,3e-2,1e-1,3e-1",
         "seeds=100-102",
         "extend=1",

@@ -1,6 +1,6 @@
 """The report of an experiment, computed: its runs are read and compared. Only the count of looks is written.
 
-`attnlab report runs/<experiment>` shows it and writes its pages (`publish`).
+`attnlab report experiment=runs/<experiment>` shows it and writes its pages (`publish`).
 """
 
 from collections.abc import Iterable, Sequence

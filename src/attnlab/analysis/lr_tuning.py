@@ -60,8 +60,8 @@ def read_tuning(experiment: Experiment, lower_is_better: bool, alpha: float) -> 
         )
     if not curves:
         raise UsageError(
-            f"experiment ({experiment.folder}) holds no variant at several learning rates; to make them: attnlab tune "
-            f"{experiment.folder} rates=3e-4,1e-3,3e-3,1e-2 seeds=100-102 attention=multi_head,linear"
+            f"experiment ({experiment.folder}) holds no variant at several learning rates; to make them: attnlab "
+            f"tune experiment={experiment.folder} rates=3e-4,1e-3,3e-3,1e-2 seeds=100-102 attention=multi_head,linear"
         )
     firsts = [group for group, _ in curves]
     return [TunedVariant(group.variant, _apart(group, firsts), group, curve) for group, curve in curves]

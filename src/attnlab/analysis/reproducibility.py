@@ -105,7 +105,8 @@ def _report_command(report: Report) -> list[str]:
     typed += ["code=any"] if report.code == "any" else []
     beside = Path(sys.executable).with_name("attnlab")
     program = str(beside) if beside.exists() else "attnlab"
-    return [shlex.join([program, "report", str(report.experiment.folder.path.resolve()), *typed])]
+    folder = report.experiment.folder.path.resolve()
+    return [shlex.join([program, "report", f"experiment={folder}", *typed])]
 
 
 def _packages(runs: list[Run]) -> list[list[str]]:

@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(usage())
         elif argv[0] == "--version":
-            from importlib.metadata import version
+            import attnlab
 
-            print(f"attnlab {version('attnlab')}")
+            print(f"attnlab {attnlab.__version__}")
         elif {"-h", "--help"} & {*argv[1:]}:
             print(usage(argv[0]))
         else:

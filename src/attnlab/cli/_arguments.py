@@ -2,8 +2,7 @@
 
 The module attnlab.cli.NAME holds a function NAME, whose docstring begins with what it does; both are called NAME_ where
 Python has a word of that name. A parameter is a key: its annotation says what may stand there and, in the text of
-`Annotated`, what it means; without a default it is required. The key of a parameter before the `*` may be left out.
-`*overrides` takes every other setting.
+`Annotated`, what it means; without a default it is required. `*overrides` takes every other setting.
 """
 
 import inspect
@@ -52,13 +51,11 @@ class Argument(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What `attnlab NAME` does. `bare` is the key that may be left out before its value; `others` says what further
-    settings may be."""
+    """What `attnlab NAME` does. `others` says what further settings may be."""
 
     name: str
     function: Callable[..., None]
     arguments: dict[str, Argument]
-    bare: str
     others: str
 
     @property
@@ -78,9 +75,8 @@ def command(name: str) -> Command:
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: _argument(hints[p.name], p.default) for p in parameters if p.name != OVERRIDES}
-    bare = next((p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD), "")
     others = get_args(hints[OVERRIDES])[1] if OVERRIDES in hints else ""
-    return Command(name, function, arguments, bare, others)
+    return Command(name, function, arguments, others)
 
 
 def _argument(annotation: Any, default: Any) -> Argument:
@@ -100,25 +96,26 @@ def _argument(annotation: Any, default: Any) -> Argument:
 
 def run(name: str, argv: Sequence[str]) -> None:
     """Run a command with the arguments that were typed."""
-    arguments, (_, function, _, bare, _) = parsed(name, argv), command(name)
-    others = arguments.pop(OVERRIDES, ())
-    first = [arguments.pop(bare)] if bare else []
-    function(*first, *others, **arguments)
+    arguments = parsed(name, argv)
+    command(name).function(*arguments.pop(OVERRIDES, ()), **arguments)
 
 
 def parsed(name: str, argv: Sequence[str]) -> dict[str, Any]:
     """The arguments of a command from texts such as top_k=5; refuses unknown keys and values out of range."""
-    _, _, arguments, bare, others = command(name)
+    _, _, arguments, others = command(name)
     typed: dict[str, str] = {}
     overrides: dict[str, str] = {}
     for token in argv:
         key, equals, text = token.partition("=")
-        if bare and bare not in typed and not equals and not token.startswith("-"):
-            key, equals, text = bare, "=", token
         if others and equals and key not in arguments and not key.startswith("-"):
             if overrides.setdefault(key.lstrip("+"), token) != token:
                 raise _twice(key, overrides[key.lstrip("+")], token)
             continue
+        if not equals and not token.startswith("-"):
+            raise UsageError(
+                f"{token!r} has no key in attnlab {name}: write key=value, such as {next(iter(arguments))}={token} "
+                f"(keys: {', '.join(arguments)})"
+            )
         if not equals or key not in arguments:
             raise UsageError(
                 f"{token!r} is not an argument of attnlab {name}{nearest(key, arguments)} (write key=value; "
@@ -130,8 +127,7 @@ def parsed(name: str, argv: Sequence[str]) -> dict[str, Any]:
     values = {key: _value(key, text, arguments[key]) for key, text in typed.items()}
     missing = [key for key, argument in arguments.items() if argument.default is REQUIRED and key not in typed]
     if missing:
-        needs = [key.upper() if key == bare else f"{key}=..." for key in missing]
-        raise UsageError(f"attnlab {name} needs {', '.join(needs)}")
+        raise UsageError(f"attnlab {name} needs {', '.join(f'{key}=...' for key in missing)}")
     chosen = {key: values.get(key, argument.default) for key, argument in arguments.items()}
     return chosen | ({OVERRIDES: tuple(overrides.values())} if others else {})
 
@@ -166,9 +162,8 @@ def usage(name: str | None = None) -> str:
         return "\n".join(
             ["usage: attnlab COMMAND key=value ...", "", *lines, "", "attnlab COMMAND --help shows its keys; --version"]
         )
-    _, _, arguments, bare, others = described = command(name)
-    first = f"{bare.upper()} " if bare else ""
-    lines = [f"usage: attnlab {name} {first}key=value ...   ({described.about})", ""]
+    _, _, arguments, others = described = command(name)
+    lines = [f"usage: attnlab {name} key=value ...   ({described.about})", ""]
     for key, (rule, _, default, meaning) in arguments.items():
         standing = "required" if default is REQUIRED else f"default: {_shown(default)}"
         lines.append(f"  {key:14s} {meaning} ({rule}; {standing})")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 
 def new(
-    name: Annotated[str, "what the variant is called, as in attention=NAME"],
     *,
+    name: Annotated[str, "what the variant is called, as in attention=NAME"],
     folder: Annotated[Path, "where NAME.py and configs/attention/NAME.yaml go"] = Path("."),
     kind: Annotated[
         Literal["softmax", "recurrent", "plain"], "the family it builds on; plain: none, all is written out"

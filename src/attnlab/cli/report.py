@@ -8,8 +8,8 @@ from attnlab.machine.limits import limited
 
 
 def report(
-    experiment: Annotated[Path, "the folder of the experiment, such as runs/default"],
     *,
+    experiment: Annotated[Path, "the folder of the experiment, such as runs/default"],
     baseline: Annotated[str | None, "the variant that the others are compared with; left out: multi_head"] = None,
     metric: Annotated[str | None, "the metric that is compared; left out: val/loss, or val/accuracy of a task"] = None,
     margin: Annotated[

@@ -7,10 +7,10 @@ from attnlab.cli._arguments import Range
 
 
 def tune(
-    experiment: Annotated[Path, "the folder of the tuning runs"] = Path("runs/tuning"),
     *overrides: Annotated[
         str, "what to tune: attention=a,b and any setting of train.py; without any, what is there is only read"
     ],
+    experiment: Annotated[Path, "the folder of the tuning runs"] = Path("runs/tuning"),
     rates: Annotated[str, "run these, at least four; left out: 3e-4,1e-3,3e-3,1e-2"] = "",
     seeds: Annotated[str, "the seeds that choose; final runs need others"] = "100-102",
     extend: Annotated[int, Range(least=0, most=4), "how many rates to add at an edge where the best one lies"] = 2,

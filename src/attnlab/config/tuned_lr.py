@@ -69,7 +69,7 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     except OSError as error:
         raise UsageError(
             f"tuned ({tuned}) must be the folder of an experiment with a {path.name}: {error.strerror}; attnlab tune "
-            f"{tuned} writes it"
+            f"experiment={tuned} writes it"
         ) from error
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"tuned ({path}) is not YAML: {' '.join(str(error).split())[:120]}") from error

@@ -146,4 +146,4 @@ def report(runs: Sequence[PlannedRun]) -> None:
             print()
             publish(outcome, None, tensorboard=True)
         except AttnlabError as error:
-            print(f"no report: {error} (attnlab report {folder} can be asked at any time)")
+            print(f"no report: {error} (attnlab report experiment={folder} can be asked at any time)")

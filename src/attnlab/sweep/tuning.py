@@ -72,8 +72,8 @@ def _check(rates: Sequence[float], overrides: Sequence[str]) -> None:
     for word in overrides:
         key = word.partition("=")[0].lstrip("+~")
         if key in OURS:
-            instead = {"optimizer.lr": "rates=", "seed": "seeds=", "tuned": "attnlab tune runs/<experiment>"}
-            raise UsageError(f"{word}: leave {key} out; {instead.get(key, 'attnlab tune runs/<experiment>')} says it")
+            instead = {"optimizer.lr": "rates=", "seed": "seeds="}.get(key, "experiment=runs/<experiment>")
+            raise UsageError(f"{word}: leave {key} out; {instead} says it")
 
 
 def _sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
