@@ -21,5 +21,5 @@ def test_every_type_is_tested() -> None:
 
 def test_count_of_types() -> None:
     """The README and the first page say how many types there are."""
-    for page in (PAGE.parents[1] / "README.md", PAGE.with_name("start.md")):
-        assert f"{len(FAMILIES)} types, exactly" in page.read_text(encoding="utf-8")
+    for each in (PAGE.parents[1] / "README.md", PAGE.with_name("start.md")):
+        assert f"{len(FAMILIES)} types, exactly" in each.read_text(encoding="utf-8")

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from attnlab.config.metric_kinds import parse_metric
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest
+from attnlab.errors import UsageError, nearest
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot tell"
 ALPHA = 0.05  # of each answer

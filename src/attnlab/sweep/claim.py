@@ -10,8 +10,7 @@ import yaml
 
 from attnlab.analysis.claim_rules import Condition, Measure, fewest_seeds, parse_condition, parse_measure
 from attnlab.config.keys import CLAIMS, options, search_folders
-from attnlab.errors import UsageError
-from attnlab.options.rules import nearest, shown
+from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.files import parse_yaml, read_file
 from attnlab.sweep.design import Design, read_design
 
