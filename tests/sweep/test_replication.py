@@ -102,7 +102,7 @@ def test_hash(tmp_path: Path) -> None:
 def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         claim(tmp_path, **changes)
-    with searching([tmp_path]), pytest.raises(UsageError, match=r"names \(tny\) must be among: .*did you mean 'tiny'"):
+    with searching([tmp_path]), pytest.raises(UsageError, match=r"claim \(tny\) must be among: .*did you mean 'tiny'"):
         read_claims(["tny"])
 
 
@@ -178,11 +178,11 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     claim(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["attnlab"])
-    main(["replicate", "tiny", "config_dir=.", "trial=0"])
+    main(["replicate", "claim=tiny", "config_dir=.", "trial=0"])
     assert "fulfilled" not in capfd.readouterr().out
-    main(["replicate", "tiny", "config_dir=.", "records=here"])
+    main(["replicate", "claim=tiny", "config_dir=.", "records=here"])
     assert "[10/10] finished" in capfd.readouterr().out
-    main(["replicate", "tiny", "config_dir=.", "records=here"])
+    main(["replicate", "claim=tiny", "config_dir=.", "records=here"])
     told = capfd.readouterr().out
     assert (
         "finished " not in told.split("listed in")[0].split("5 finished")[-1] and "2 runs before it were trials" in told

@@ -7,8 +7,8 @@ from attnlab.cli._arguments import ConfigDir, Range
 
 
 def replicate(
-    names: Annotated[tuple[str, ...], "the claims of configs/claim, such as a,b; left out: all"] = (),
     *,
+    claim: Annotated[tuple[str, ...], "which of configs/claim, such as conv_shift,copying; left out: all"] = (),
     list: Annotated[bool, "true: say which there are and what is recorded of them, and stop"] = False,
     trial: Annotated[str, "seeds below 1000, such as 0-2: run these to try a recipe, and judge nothing"] = "",
     folder: Annotated[Path, "where the runs go, each claim in a folder of its own"] = Path("runs/ledger"),
@@ -25,14 +25,14 @@ def replicate(
     from attnlab.sweep.ledger import show, show_list
     from attnlab.sweep.replication import read_record, replicate
 
-    console, kept_in = Console(), records or folder
+    console, home = Console(), records or folder
     with searching([] if config_dir is None else [config_dir]):
-        claims = read_claims(names)
+        claims = read_claims(claim)
     if list:
-        show_list([(claim, read_record(kept_in / f"{claim.name}.json")) for claim in claims], console)
+        show_list([(each, read_record(home / f"{each.name}.json")) for each in claims], console)
         return
     seeds = parse_integers("trial", trial, most=10**18, like="0-2 or 0,7") if trial else ()
-    for claim in claims:
-        print(f"{claim.name}: {claim.claim} ({claim.source}; about {claim.minutes:g} minutes on one core)", flush=True)
-        record = replicate(claim, folder, kept_in, trial=seeds, n_jobs=n_jobs, config_dir=config_dir)
-        show(claim, record, console)
+    for each in claims:
+        print(f"{each.name}: {each.claim} ({each.source}; about {each.minutes:g} minutes on one core)", flush=True)
+        record = replicate(each, folder, home, trial=seeds, n_jobs=n_jobs, config_dir=config_dir)
+        show(each, record, console)

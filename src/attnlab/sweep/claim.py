@@ -82,7 +82,7 @@ def read_claims(names: Sequence[str] = ()) -> list[Claim]:
     every = options(CLAIMS)
     for name in names:
         if name not in every:
-            raise UsageError(f"names ({name}) must be among: {', '.join(every)}{nearest(name, every)}")
+            raise UsageError(f"claim ({name}) must be among: {', '.join(every)}{nearest(name, every)}")
     return [read_claim(name) for name in dict.fromkeys(names or every)]
 
 
