@@ -360,6 +360,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["attention=causal", "seed=-1"], "seed (-1)"),
     (["attention=causal", "init=other"], "init (other)"),
     (["attention=sliding_window", "attention.mask.window=0"], "window (0)"),
+    (["attention=causal", "steps=wights"], "steps (wights) must be among: learned, inputs,"),
+    (["atention=self"], "did you mean 'attention'"),
+    (["attention=causal", "layer=0"], "layer (0)"),
+    (["path=true", "attention=gqa"], "attention (gqa) must be left out with path=true"),
 ]
 
 

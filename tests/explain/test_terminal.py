@@ -13,6 +13,7 @@ from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.explain.example import explained_run
 from attnlab.explain.explanations import compared, variant
 from attnlab.explain.numbers import MOST_TOKENS
+from attnlab.explain.step_parts import LEARNED
 from attnlab.explain.steps import Explanation, Step
 from attnlab.explain.terminal import DROPPED, show
 
@@ -108,6 +109,16 @@ def test_steps_apart() -> None:
         assert lines[next(i for i, line in enumerate(lines) if line.startswith(f"{step.title}  ")) - 1] == ""
     assert "the numbers of the step before" in lines
     assert "  W_q = qkv.to_q.weight (3 x 2)" in lines
+
+
+def test_parts() -> None:
+    """Of the parts that are named, every step, and nothing of the others."""
+    console, e = Console(file=io.StringIO(), width=80, color_system=None), variant("causal")
+    show(e, console, parts=["scores", LEARNED])
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all((f"\n{step.title}  " in text) == (step.part == "scores") for step in e.steps)
+    assert "Learned numbers" in text and e.about[0] not in text
 
 
 def test_beside() -> None:

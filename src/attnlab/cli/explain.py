@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnlab.cli._arguments import ConfigDir, Limits, Range, RunCode, VariantPackages
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, nearest
+from attnlab.explain.step_parts import PARTS
 from attnlab.machine.limits import limited
 from attnlab.store.files import check_writable, write_atomically
 from attnlab.store.run_folder import find_run
@@ -22,11 +23,15 @@ def explain(
         str, "any setting of train.py, such as attention.window=2, position=rope or attention/mask=window"
     ],
     attention: Annotated[str | None, "the variant; left out: the whole chapter, from simple to many heads"] = None,
+    path: Annotated[bool, "true: from the chapter to layers of today, one change at a time"] = False,
     run: Annotated[Path | None, "the folder of a run, to explain a layer that was trained"] = None,
     prompt: Annotated[str | None, "the text it is to read"] = None,
     against: Annotated[str | None, "another variant, to see what this one changes"] = None,
     token: Annotated[str | None, "the token to follow, by its text or number; left out: journey, or the last"] = None,
     only: Annotated[bool, "true: print the numbers of that token alone"] = False,
+    steps: Annotated[
+        tuple[str, ...], f"what to print, such as scores,weights; left out: all ({', '.join(PARTS)})"
+    ] = (),
     layer: Annotated[int | None, Range(least=1), "which layer of the model, counted from 1"] = None,
     seed: Annotated[int | None, Range(least=0), "draws the weights; left out: the chapter's"] = None,
     init: Annotated[Literal["linear", "uniform"] | None, "how they are drawn; left out: as the chapter"] = None,
@@ -38,20 +43,26 @@ def explain(
     limits: Limits = True,
 ) -> None:
     """Show step by step what an attention layer does: numbers, pictures and a page."""
-    _refuse(attention, run, prompt, against, seed, init, overrides)
+    if path:
+        _refuse_beside_path(
+            attention=attention, against=against, token=token, seed=seed, init=init, overrides=overrides
+        )
+    else:
+        _refuse(attention, run, prompt, against, seed, init, overrides)
+    for part in steps:
+        if part not in PARTS:
+            raise UsageError(f"steps ({part}) must be among: {', '.join(PARTS)}{nearest(part, PARTS)}")
     check_writable(folder, key="folder")
     if tensorboard is not None:
         check_writable(tensorboard, key="tensorboard")
     started, pairing = time.perf_counter(), None
+    if path:
+        _walk(run, prompt, layer, allow_targets, code, limits)
+        return
     with limited(limits and run is not None):
         if run is not None and prompt is not None:
-            trained = find_run(run)
-            from attnlab.explain.example import explained_run
-            from attnlab.runs import load
-
-            model, tokenizer = load(trained, allow_targets=allow_targets, code=code, limits=limits)
-            name = trained.name.replace("/", "-")
-            examples = [explained_run(name, model, tokenizer, prompt, layer=layer, token=token)]
+            examples = [_of_run(run, prompt, layer, token, allow_targets, code, limits)]
+            name = examples[0].name
         elif attention is None:
             from attnlab.explain.explanations import all_examples
 
@@ -66,7 +77,55 @@ def explain(
 
             examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
             name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None
-        _write(name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started, only=only)
+        _write(
+            name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started, only=only, parts=steps
+        )
+
+
+def _of_run(
+    run: Path,
+    prompt: str,
+    layer: int | None,
+    token: str | None,
+    allow_targets: tuple[str, ...],
+    code: Literal["same", "any"],
+    limits: bool,
+) -> "Explanation":
+    """The worked example of a layer of a finished run."""
+    trained = find_run(run)
+    from attnlab.explain.example import explained_run
+    from attnlab.runs import load
+
+    model, tokenizer = load(trained, allow_targets=allow_targets, code=code, limits=limits)
+    return explained_run(trained.name.replace("/", "-"), model, tokenizer, prompt, layer=layer, token=token)
+
+
+def _walk(
+    run: Path | None,
+    prompt: str | None,
+    layer: int | None,
+    allow_targets: tuple[str, ...],
+    code: Literal["same", "any"],
+    limits: bool,
+) -> None:
+    """Print the path, which ends at a layer of a run if one is given."""
+    from rich.console import Console
+
+    from attnlab.explain.chapter import TOKENS
+    from attnlab.explain.stations import relative_of, walk
+    from attnlab.explain.terminal import show_path, show_trained
+
+    console = Console(file=sys.stdout, highlight=False)
+    with limited(limits and run is not None):
+        text = " ".join(TOKENS) if prompt is None else prompt
+        trained = None if run is None else _of_run(run, text, layer, None, allow_targets, code, limits)
+        stops = list(walk())
+        show_path(stops, console)
+        if trained is None:
+            print("next: attnlab explain path=true run=RUN ends the path at the layer that you trained")
+        else:
+            command = f'attnlab explain run={run} prompt="{text}" layer={layer or 1}'
+            show_trained(relative_of(trained, stops), command, console)
 
 
 def _write(
@@ -78,6 +137,7 @@ def _write(
     started: float,
     *,
     only: bool,
+    parts: Sequence[str],
 ) -> None:
     """Print the examples, write the page and the pictures, and say where they are."""
     from rich.console import Console
@@ -89,7 +149,7 @@ def _write(
 
     console = Console(file=sys.stdout, highlight=False)
     for example in examples:
-        show(example, console, pairing, only=only)
+        show(example, console, pairing, only=only, parts=parts)
         console.print()
     home = folder / name.replace("/", "-")
     text = page(f"attention: {name}", examples, pairing)
@@ -106,6 +166,14 @@ def _write(
     print(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)")
     if tensorboard is not None:
         print(f"wrote the pictures for TensorBoard, too: tensorboard --logdir {tensorboard}")
+
+
+def _refuse_beside_path(**settings: object) -> None:
+    for key, value in settings.items():
+        if value:
+            raise UsageError(
+                f"{key} ({value}) must be left out with path=true: its stations are settled; run=RUN may end it"
+            )
 
 
 def _refuse(
@@ -127,7 +195,8 @@ def _refuse(
         raise UsageError(f"{overrides[0]} must be left out with run: its settings are in its folder")
     if attention is None and run is None and (against is not None or overrides):
         word = f"against={against}" if against is not None else overrides[0]
-        raise UsageError(f"{word} needs attention=...: without it the whole chapter is explained")
+        close = nearest(word.partition("=")[0], ("attention", "against", "run", "prompt", "token"))
+        raise UsageError(f"{word} needs attention=...{close}: without it the whole chapter is explained")
 
 
 def _log(folder: Path, examples: "Sequence[Explanation]") -> None:

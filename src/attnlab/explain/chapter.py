@@ -35,21 +35,52 @@ WIDTH = len(VECTORS[0])
 
 
 class BookExample(NamedTuple):
-    """A variant as the chapter shows it: its settings, the seed of its weights, and how they are drawn."""
+    """A variant as the chapter shows it: what it adds and keeps, its settings, the seed of its weights, and how they
+    are drawn."""
 
     heading: str
+    change: str  # what it adds to the one before
+    same: str  # what stays as it was
     settings: Mapping[str, Any]
     seed: int = SEED
     init: str = "linear"
 
 
 BOOK_EXAMPLES = {
-    "simple": BookExample("Without trainable weights (section 3.3)", {"causal": False}),
-    "self": BookExample("With trainable projections (section 3.4)", {"causal": False, "d_out": 2}, init="uniform"),
-    "causal": BookExample("No look ahead, and dropout (section 3.5)", {"d_out": 2, "dropout": 0.5}, seed=789),
-    "stacked_heads": BookExample("Several heads side by side (section 3.6.1)", {"d_out": 4, "n_heads": 2}),
+    "simple": BookExample(
+        "Without trainable weights (section 3.3)",
+        "The start: the dot product of two tokens' vectors is their score, a softmax turns each row of scores into "
+        "weights, and the weighted sum of the vectors is the context vector.",
+        "These three steps stay in all that follows.",
+        {"causal": False},
+    ),
+    "self": BookExample(
+        "With trainable projections (section 3.4)",
+        "Added: three learned matrices, so that a token asks with q = x W_q, is found by k = x W_k and hands over "
+        "v = x W_v; scores are divided by the square root of a key's length.",
+        "As before: dot products, softmax, weighted sum; every token sees every other.",
+        {"causal": False, "d_out": 2},
+        init="uniform",
+    ),
+    "causal": BookExample(
+        "No look ahead, and dropout (section 3.5)",
+        "Added: a mask, so that no token reads later ones, and dropout, which leaves out weights while training.",
+        "As before: the matrices, and with them queries, keys, values and scores.",
+        {"d_out": 2, "dropout": 0.5},
+        seed=789,
+    ),
+    "stacked_heads": BookExample(
+        "Several heads side by side (section 3.6.1)",
+        "Added: a second head with matrices of its own; the heads' context vectors are laid next to each other.",
+        "As before: each head is the causal layer, which knows nothing of the other.",
+        {"d_out": 4, "n_heads": 2},
+    ),
     "multi_head": BookExample(
-        "One projection, split into heads (section 3.6.2)", {"d_out": 2, "n_heads": 2, "out_bias": True}
+        "One projection, split into heads (section 3.6.2)",
+        "Added: one matrix makes the queries of all heads at once (so for keys and values), and W_o mixes what the "
+        "heads hand over. This is the layer that `train.py` trains, wider, with more heads, and with positions.",
+        "As before: with the same matrices everything down to the context vectors, number by number.",
+        {"d_out": 2, "n_heads": 2, "out_bias": True},
     ),
 }
 """The chapter's variants, in its order."""

@@ -39,6 +39,14 @@ class Pairing:
             return False
         return gap <= ROUNDING * max(float(np.nan_to_num(np.abs(s.values), posinf=0.0).max()) for s in (mine, theirs))
 
+    def recut(self, key: str) -> bool:
+        """Whether a step has the same numbers in both, in another number of heads."""
+        mine, theirs = self.one.step(key), self.other.step(key)
+        if mine is None or theirs is None or {mine.shape, theirs.shape} != {"vectors"}:
+            return False
+        a, b = (np.concatenate(list(step.values), axis=-1) for step in (mine, theirs))
+        return len(mine.values) != len(theirs.values) and a.shape == b.shape and np.allclose(a, b, atol=ROUNDING)
+
     @property
     def settings(self) -> str:
         """The settings of both layers that differ, in one line: what no number on a few tokens may show."""
@@ -55,23 +63,25 @@ class Pairing:
     @property
     def numbers(self) -> str:
         """What both have learned, in one line: which matrices are the same, and which one of them alone has."""
-        mine, theirs = self.one.matrices, self.other.matrices
+        mine, theirs = ({letter(name): a for name, a in e.matrices.items()} for e in (self.one, self.other))
         same = [name for name in mine if name in theirs and np.array_equal(mine[name], theirs[name])]
         parts = [("the same in both", same), ("of another shape", [n for n in mine if n in theirs and n not in same])]
         parts += [(f"only in {self.one.name}", [n for n in mine if n not in theirs])]
         parts += [(f"only in {self.other.name}", [n for n in theirs if n not in mine])]
-        texts = [f"{', '.join(map(letter, names))} {where}" for where, names in parts if names]
+        texts = [f"{', '.join(names)} {where}" for where, names in parts if names]
         return f"learned numbers: {'; '.join(texts) or 'none'}"
 
     @property
     def summary(self) -> str:
         """All steps in one line: those with the same numbers, those with others, and those that one of both takes."""
-        compared = [step for step in self.one.steps if step.part != "dropout"]
+        compared = [step for step in self.one.steps if not step.aside]
         same = [step.title for step in compared if self.same(step.key)]
         alone = [step.title for step in compared if self.other.step(step.key) is None]
-        parts = [("the same", same), ("differ", [s.title for s in compared if s.title not in (*same, *alone)])]
+        recut = [step.title for step in compared if self.recut(step.key)]
+        rest = [step.title for step in compared if step.title not in (*same, *recut, *alone)]
+        parts = [("the same", same), ("the same numbers in other heads", recut), ("differ", rest)]
         parts += [(f"only in {self.one.name}", alone)]
-        parts += [(f"only in {self.other.name}", [step.title for step in self.missing if step.part != "dropout"])]
+        parts += [(f"only in {self.other.name}", [step.title for step in self.missing if not step.aside])]
         return "; ".join(f"{where}: {', '.join(titles)}" for where, titles in parts if titles)
 
     def verdict(self, key: str) -> str:
@@ -82,6 +92,8 @@ class Pairing:
         if theirs.part == "dropout":
             return f"drawn by chance, here and in {self.other.name}: not compared"
         gap = self.difference(key)
+        if self.recut(key):
+            return f"the same numbers as in {self.other.name}, in other heads"
         if gap is None:
             return f"another shape in {self.other.name}"
         if self.same(key):

@@ -17,7 +17,11 @@ from attnlab.explain.steps import Explanation
 
 def all_examples() -> list[Explanation]:
     """The chapter from its first example to several heads: each of its variants, in its order."""
-    return [replace(variant(name), heading=one.heading) for name, one in chapter.BOOK_EXAMPLES.items()]
+    return [
+        replace(example, heading=f"{i}. {one.heading}", about=[one.change, one.same, *example.about])
+        for i, (name, one) in enumerate(chapter.BOOK_EXAMPLES.items(), 1)
+        for example in [variant(name)]
+    ]
 
 
 def variant(name: str, **settings: Any) -> Explanation:
@@ -57,13 +61,36 @@ def explanations(
     `token` is the one to follow, `seed` and `init` draw the weights, and `overrides` are what was typed: where nothing
     was, the chapter's own numbers are taken.
     """
+    return explained_each(variants, built(variants, layer=layer, seed=seed, init=init, overrides=overrides), token)
+
+
+def explained_each(
+    variants: Sequence[ComposedVariant], layers: Sequence[chapter.Built], token: str | None
+) -> list[Explanation]:
+    """The worked examples of variants that are built, with what their YAMLs say of them."""
+    examples = [explained(one.name, each, token=token) for one, each in zip(variants, layers, strict=True)]
+    texts = [sentence("attention", each.name, next(iter(each.folders), None)) for each in variants]
+    return [
+        replace(each, about=[*filter(None, [text]), *each.about]) for each, text in zip(examples, texts, strict=True)
+    ]
+
+
+def built(
+    variants: Sequence[ComposedVariant],
+    *,
+    layer: int | None = None,
+    seed: int | None = None,
+    init: str | None = None,
+    overrides: Sequence[str] = (),
+) -> list[chapter.Built]:
+    """The layers of variants that `explanations` shows."""
     names = [each.name for each in variants]
     factories = [attention_factory(each.config) for each in variants]
     if not all(isinstance(factory, Factory) for factory in factories):
         raise UsageError(f"attention ({names[0]}) must say _partial_: true")
     typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
     shown = [chapter.BOOK_EXAMPLES[name] for name in names if name in chapter.BOOK_EXAMPLES]
-    layers = chapter.build(
+    return chapter.build(
         factories,  # type: ignore[arg-type]
         n_layers=min(each.config.model.n_layers for each in variants),
         layer=layer,
@@ -72,8 +99,3 @@ def explanations(
         init=init,
         typed=typed,
     )
-    examples = [explained(name, built, token=token) for name, built in zip(names, layers, strict=True)]
-    texts = [sentence("attention", each.name, next(iter(each.folders), None)) for each in variants]
-    return [
-        replace(each, about=[*filter(None, [text]), *each.about]) for each, text in zip(examples, texts, strict=True)
-    ]

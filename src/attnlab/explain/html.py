@@ -11,7 +11,8 @@ import numpy as np
 from attnlab.explain.compare import Pairing
 from attnlab.explain.numbers import LEVELS, MOST_COLUMNS, MOST_TOKENS, levels, written
 from attnlab.explain.pictures import draw_step
-from attnlab.explain.steps import Explanation, Part, Step
+from attnlab.explain.step_parts import Part
+from attnlab.explain.steps import Explanation, Step
 from attnlab.inspection.figures import printable, to_png
 
 STATIC = Path(__file__).parent / "static"

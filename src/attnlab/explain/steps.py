@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from attnlab.explain.step_parts import Part
+
 Shape = Literal["vectors", "pairs", "state"]
 """vectors: (head, token, number); pairs: (head, query, key); state: (token, head, row, column)."""
-Part = Literal["inputs", "projections", "scores", "weights", "dropout", "context", "output", "state"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Step:
     shape: Shape
     values: Float[np.ndarray, "*shape"]
     hidden: Bool[np.ndarray, "h t s"] | None = None
+
+    @property
+    def aside(self) -> bool:
+        """Whether it is not on the way from the tokens to the output: a draw of dropout, the other way to mask."""
+        return self.part == "dropout" or self.key.startswith("first.")
 
     @cached_property
     def largest(self) -> float:

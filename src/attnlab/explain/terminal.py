@@ -1,6 +1,6 @@
 """The worked example as tables in a terminal, as wide as it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -12,6 +12,8 @@ from rich.text import Text
 
 from attnlab.explain.compare import Pairing
 from attnlab.explain.numbers import MOST_COLUMNS, MOST_TOKENS, letter, written
+from attnlab.explain.stations import Stop
+from attnlab.explain.step_parts import LEARNED
 from attnlab.explain.steps import Explanation, Step
 from attnlab.inspection.figures import printable
 
@@ -25,19 +27,28 @@ LEGEND = (
 )
 WIDEST_NAME = 16  # of a token, in columns of the terminal
 GAP = 2  # between columns
+BYTES = 4  # of a number
 MOST_TERMS = 3  # of a vector, where a weight, the vector and their product stand in one row
 
 
-def show(explanation: Explanation, console: Console, pairing: Pairing | None = None, *, only: bool = False) -> None:
+def show(
+    explanation: Explanation,
+    console: Console,
+    pairing: Pairing | None = None,
+    *,
+    only: bool = False,
+    parts: Sequence[str] = (),
+) -> None:
     """Print every step for all tokens, or for the followed one alone if `only`, or if all would fill no screen.
 
+    `parts` are what to print, of PARTS; all, and what stands above them, if none is named.
     Beside another example, a step that is the same in both is a line; one that differs is shown as both take it.
     """
     e, name = explanation, printable(explanation.tokens[explanation.focus])
     console.rule(Text(e.heading, style="bold"))
-    for text in e.about[:2]:
+    for text in () if parts else e.about[:2]:
         console.print(Text(text))
-    for note in e.notes:
+    for note in () if parts else e.notes:
         console.print(Text(f"note: {note}", style=SOFT))
     alone = only or len(e.tokens) > MOST_TOKENS
     where = f", token {e.focus + 1} of {len(e.tokens)}{', alone' if alone else ''} (counted from 1, as heads are)"
@@ -46,14 +57,15 @@ def show(explanation: Explanation, console: Console, pairing: Pairing | None = N
     if pairing is not None:
         for text in (pairing.settings, pairing.numbers, pairing.summary):
             console.print(Text(text))
-    else:
+    elif not parts or LEARNED in parts:
         _matrices(e, console)
     if pairing is not None:
         for owner, step in pairing.steps:
-            _title([step], console)
-            _beside(step, owner, pairing, console, alone=alone)
+            if not parts or step.part in parts:
+                _title([step], console)
+                _beside(step, owner, pairing, console, alone=alone)
         return
-    for steps in _groups(e.steps, joined=alone):
+    for steps in _groups([step for step in e.steps if not parts or step.part in parts], joined=alone):
         _title(steps, console)
         _numbers(steps, e, console, alone=alone)
 
@@ -86,7 +98,7 @@ def _beside(step: Step, e: Explanation, pairing: Pairing, console: Console, *, a
     console.print(Text(f"{pairing.verdict(step.key)}{f': {repeated}, in both' if repeated else ''}", style="italic"))
     if partner is None:
         _numbers([step], e, console, alone=alone)
-    elif not repeated and step.part != "dropout" and not pairing.same(step.key):
+    elif not repeated and not pairing.recut(step.key) and step.part != "dropout" and not pairing.same(step.key):
         _numbers([step], e, console, alone=alone, caption=f"in {e.name}")
         _numbers([partner], other, console, alone=alone, caption=f"in {other.name}")
 
@@ -250,3 +262,62 @@ def _width(cells: Sequence[Sequence[Text]], columns: Sequence[str] | None, j: in
     """Of a column: its widest number or word of its heading."""
     heading = [] if columns is None else columns[j].split() or [" "]
     return max([*(row[j].cell_len for row in cells), *map(cell_len, heading)])
+
+
+def show_path(stops: Iterable[Stop], console: Console) -> None:
+    """Print each station of the path: its one change, what is the same and what is not, and one token's weights."""
+    for number, stop in enumerate(stops, 1):
+        station, e, pairing = stop.station, stop.example, stop.pairing
+        beside = "" if pairing is None else f", beside {pairing.other.name}"
+        console.print(Text(f"{number}. {e.name}{beside}", style="bold"))
+        console.print(Text(station.change))
+        if pairing is not None:
+            for text in (pairing.summary, pairing.numbers):
+                console.print(Text(text, style=SOFT))
+        _costs(stop, console)
+        _weights([e] if pairing is None else [pairing.other, e], console)
+        console.print(Text(station.command, style="italic"))
+        console.print()
+
+
+def _costs(stop: Stop, console: Console) -> None:
+    """How many numbers are learned, and how many decoding keeps, before and now."""
+    learned = " -> ".join(str(cost.params) for cost in reversed(stop.costs))
+    stored = " -> ".join(str(cost.state_bytes // BYTES) for cost in reversed(stop.costs))
+    n = len(stop.example.tokens)
+    console.print(Text(f"numbers learned: {learned}; stored to go on after {n} tokens: {stored}", style=SOFT))
+
+
+def _weights(examples: Sequence[Explanation], console: Console) -> None:
+    """The weights of the followed token in the first head of each, one below the other."""
+    shown, e = [(each, each.map) for each in examples if each.map is not None], examples[0]
+    if not shown:
+        return
+    read = e.most_read(e.focus, 0, MOST_TOKENS)
+    names = [printable(token) for token in e.tokens]
+    rows = [_row(step, 0, each.focus, each) for each, step in shown]
+    which = ", first head" if any(len(step.values) > 1 for _, step in shown) else ""
+    title, columns = f"what {names[e.focus]} reads{which}", [names[j] for j in read]
+    _print_table(console, title, [each.name for each, _ in shown], columns, [[row[j] for j in read] for row in rows])
+
+
+def show_trained(pairing: Pairing, command: str, console: Console) -> None:
+    """Print the end of the path: a layer that was trained, and what it has beside its nearest relative on the path."""
+    e, other = pairing.one, pairing.other
+    console.print(Text(f"Your layer: {e.heading}, beside {other.name}", style="bold"))
+    more = [
+        step.title for owner, step in pairing.steps if owner is e and not step.aside and other.step(step.key) is None
+    ]
+    less = [step.title for step in pairing.missing if not step.aside]
+    learned = " -> ".join(str(sum(numbers.size for numbers in each.matrices.values())) for each in (other, e))
+    for text in (
+        f"the steps are those of {other.name}",
+        *([f"besides: {', '.join(more)}"] if more else []),
+        *([f"without: {', '.join(less)}"] if less else []),
+        pairing.settings,
+        f"numbers learned: {learned}",
+        *e.notes,
+    ):
+        console.print(Text(text, style=SOFT))
+    _weights([e], console)
+    console.print(Text(command, style="italic"))

@@ -21,7 +21,8 @@ from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.traits import rule_of
 from attnlab.explain.decode_state import memory_steps
 from attnlab.explain.record_calls import Call, watched
-from attnlab.explain.steps import Part, Step
+from attnlab.explain.step_parts import Part
+from attnlab.explain.steps import Step
 
 
 @torch.no_grad()
@@ -195,6 +196,7 @@ def _pass(layer: SoftmaxAttention, calls: Sequence[Call], key: str, before: str)
         )
 
     text = "The dot product of a query with each key: large where they point the same way."
+    text += " The scale is 1 here, so they stay as they are." if layer.scale == 1 else ""
     add("dot", "scores", "Scores q · k", text, scaled / layer.scale)
     if layer.scale != 1:
         add(
