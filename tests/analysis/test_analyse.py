@@ -40,7 +40,7 @@ def experiment(tmp_path: Path) -> Path:
 
 def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(experiment: Path) -> None:
     report = analyse(experiment)
-    write(report, document(report), experiment / "report", tensorboard=False)
+    write(report, document(report), experiment / "report")
     page = (experiment / "report" / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|<script", page)
     assert "<b>" not in page and "&lt;b&gt;&amp;_x*" in page
@@ -53,7 +53,7 @@ def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(exper
 
 def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
     report = analyse(experiment, Options(margin=0.05))
-    write(report, document(report), experiment / "report", tensorboard=False)
+    write(report, document(report), experiment / "report")
     for name in ("report.md", "report.html"):
         text = (experiment / "report" / name).read_text().replace("\\_", "_")
         for words in (
@@ -74,16 +74,16 @@ def test_all_that_a_reader_needs_is_told(experiment: Path) -> None:
 def test_a_second_report_takes_the_place_of_the_first(experiment: Path) -> None:
     for _ in range(2):
         report = analyse(experiment)
-        write(report, document(report), experiment / "report", tensorboard=True)
+        write(report, document(report), experiment / "report")
     assert len(analyse(experiment).experiment.runs) == 14  # the report's own folders are no runs
 
 
 def test_the_board_shows_mean_and_band(experiment: Path) -> None:
-    report = analyse(experiment)
-    write(report, document(report), experiment / "report", tensorboard=True)
+    logs = experiment.parent.with_name(f"{experiment.parent.name}_logs")
+    main(["report", f"experiment={experiment}", f"tensorboard={logs}"])
     ends = {}
     for line in ("mean", "low", "high"):
-        (file,) = (experiment / "report" / "tensorboard" / "multi_head" / line).iterdir()
+        (file,) = (logs / "multi_head" / line).iterdir()
         events = [e for e in EventFileLoader(str(file)).Load() if e.summary.value]
         assert [e.step for e in events] == [0, 20, 40]
         value = events[-1].summary.value[0]
@@ -92,12 +92,22 @@ def test_the_board_shows_mean_and_band(experiment: Path) -> None:
     assert ends["low"] < ends["mean"] < ends["high"]
 
 
+@pytest.mark.parametrize("folder", ["true", "{}/report/logs", "{}"])
+def test_means_are_no_runs(experiment: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log of means stands where `tensorboard --logdir runs` does not look, and an older one is taken away."""
+    older = experiment / "report" / "tensorboard" / "multi_head" / "mean"
+    older.mkdir(parents=True)
+    with pytest.raises(SystemExit) as end:
+        main(["report", f"experiment={experiment}", f"tensorboard={folder.format(experiment)}"])
+    assert end.value.code == 2 and re.search(r"tensorboard \(.*\) must", capsys.readouterr().err) and older.exists()
+    main(["report", f"experiment={experiment}"])
+    assert not older.exists() and not list((experiment / "report").rglob("*tfevents*"))
+
+
 def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
     experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(
-        ["report", f"experiment={experiment}", "margin=0.05", f"out={experiment.parent / 'pages'}", "tensorboard=false"]
-    )
+    main(["report", f"experiment={experiment}", "margin=0.05", f"out={experiment.parent / 'pages'}"])
     out = capsys.readouterr().out
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
     assert "diverged: third-" in out and "damaged: <b>&_x*" in out
@@ -125,7 +135,7 @@ def test_an_experiment_without_one_finished_run_still_has_a_report(tmp_path: Pat
     for name in ("multi_head", "linear"):
         write_run(tmp_path, name, 0, 2.0, status="diverged")
     report = analyse(tmp_path)
-    write(report, document(report), tmp_path / "report", tensorboard=True)
+    write(report, document(report), tmp_path / "report")
     assert report.comparisons[0].verdict == "cannot tell"
     assert "2 runs: 2 diverged." in (tmp_path / "report" / "report.md").read_text()
 
@@ -188,7 +198,7 @@ def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
         analyse(tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", ["report", "report/pictures", "report/tensorboard"])
+@pytest.mark.parametrize("name", ["report", "report/pictures"])
 def test_link_out_of_the_experiment(experiment: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Where no folder is typed, a report writes nothing outside its experiment; where one is, that is where it goes."""
     elsewhere = experiment.parent / "elsewhere"
@@ -199,5 +209,5 @@ def test_link_out_of_the_experiment(experiment: Path, name: str, capsys: pytest.
         main(["report", f"experiment={experiment}"])
     assert end.value.code == 2 and "is a link that leads out of the experiment; out=FOLDER" in capsys.readouterr().err
     assert not any(elsewhere.iterdir())
-    main(["report", f"experiment={experiment}", f"out={elsewhere}", "tensorboard=false"])
+    main(["report", f"experiment={experiment}", f"out={elsewhere}"])
     assert (elsewhere / "report.md").is_file()

@@ -30,7 +30,7 @@ WORSE = [2.3, 2.41, 2.19]
 
 def page(report: Report, folder: Path) -> str:
     """The report as it is read."""
-    write(report, document(report), folder / "report", tensorboard=False)
+    write(report, document(report), folder / "report")
     return (folder / "report" / "report.md").read_text().replace("\\_", "_")
 
 
@@ -421,7 +421,7 @@ def test_course_of_a_metric(tmp_path: Path, metric: str) -> None:
     write_arm(tmp_path, "multi_head", [2.0 + 0.01 * seed for seed in range(7)])
     write_arm(tmp_path, "linear", [3.0 - 0.1 * seed for seed in range(7)])
     report = analyse(tmp_path, Options(metric=metric))
-    write(report, document(report), tmp_path / "report", tensorboard=True)
+    write(report, document(report), tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert report.comparisons[0].verdict == "worse" and metric.rpartition(":")[2] in text.replace("\\_", "_")
     assert ("reached by 1 of 7 seeds against 7 of 7" in text) == ("steps" in metric)

@@ -312,7 +312,7 @@ def test_tied_to_folders(tmp_path: Path) -> None:
     for i, row in enumerate(results):
         write_arm(tmp_path, f"variant{i}" if i else "multi_head", row.tolist())
     report = analyse(tmp_path, Options(margin=0.3))
-    write(report, document(report), tmp_path / "report", tensorboard=False)
+    write(report, document(report), tmp_path / "report")
     rows = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").read_text().splitlines()))
     expected = compare(design(results).pairs(), RULES._replace(margin=0.3))
     assert [row["verdict"] for row in rows] == [c.verdict for c in expected]

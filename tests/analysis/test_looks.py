@@ -35,7 +35,7 @@ def add_seeds(folder: Path, first: int, last: int, **settings: int) -> None:
 def words(report: Report, folder: Path) -> tuple[str, str]:
     """The verdict in the table and in the CSV."""
     pages = document(report)
-    write(report, pages, folder / "report", tensorboard=False)
+    write(report, pages, folder / "report")
     (row,) = csv.DictReader((folder / "report" / "verdicts.csv").read_text().splitlines())
     assert row["verdict"] in str(pages)
     return report.comparisons[0].word, row["verdict"]

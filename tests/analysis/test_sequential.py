@@ -134,7 +134,7 @@ def test_report(tmp_path: Path) -> None:
     manifest = ExperimentFolder(tmp_path).manifest
     manifest.plan([], {"first": {"metric": "val/loss", "sequential": True, "seeds": 8}})
     report = analyse(tmp_path)
-    write(report, document(report), tmp_path / "report", tensorboard=False)
+    write(report, document(report), tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert report.comparisons[0].word == "worse" and report.rules.sequential
     assert "arXiv 2310.01153" in text and "interval at any stop" in text and "up to 8 were declared" in text

@@ -226,7 +226,7 @@ def test_the_csv_holds_full_precision(tmp_path: Path) -> None:
     write_arm(tmp_path, "multi_head", BASE)
     write_arm(tmp_path, "a", shifted(-0.2))
     report = analyse(tmp_path)
-    write(report, document(report), tmp_path / "report", tensorboard=False)
+    write(report, document(report), tmp_path / "report")
     rows = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").read_text().splitlines()))
     assert float(rows[0]["holm_p"]) == report.comparisons[0].holm_p
     runs = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))

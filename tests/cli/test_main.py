@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests import house
+from tests.inspection.event_records import read_heads
 from tests.limits import HANG
 from tests.training.launch import folder_of, run_here, unseal
 
@@ -313,10 +313,7 @@ def test_ablate_heads(capsys: pytest.CaptureFixture[str], done: Path, tmp_path: 
         assert line.split()[1:] == [f"{head['zero']:+.4f}", f"{head['mean']:+.4f}"]
     with Image.open(folder / "maps" / "head_ablation_layer_00.png") as picture:
         assert picture.width > 50
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    (scalar,) = events.Scalars("head_ablation_zero/L00H01")
-    assert (scalar.step, scalar.value) == (2, pytest.approx(kept["heads"][1]["zero"]))
+    assert read_heads(folder)["head_ablation_zero/L00H01"] == [(2, pytest.approx(kept["heads"][1]["zero"]))]
 
 
 class Screen:

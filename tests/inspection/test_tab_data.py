@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
 from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, attention_entropy, diversity, first_token_mass, shares
-from attnlab.inspection.records import Record, encode, half, record_summary
+from attnlab.inspection.records import Record, encode, half, heads_summary, record_summary
 from attnlab.inspection.tab.plugin import AttentionTab
 from attnlab.inspection.tab.series import DamagedRecord, checked, shrink
 
@@ -308,6 +308,26 @@ def test_curves(tmp_path: Path) -> None:
     assert said["attention_entropy"]["L01H01"] == [[0, pytest.approx(1.1)], [9, pytest.approx(10.1)]]
     assert set(tab.get("/curves", run="a").json["attention_entropy"]) >= {"L00H00", "L01H01"}
     assert tab.get("/curves", run="nothing", layer=0).json == {}
+    (only,) = tab.get("/runs").json["runs"].values()
+    assert tab.get("/runs").json["foreign"] == 0 and list(only["sentences"]) == ["probe"]
+    with SummaryWriter(str(tmp_path / "b")) as writer:
+        writer.file_writer.add_summary(record_summary(record(0, 0)), 0)
+        writer.add_scalar("x/L00H00", 1.0, 0)  # as earlier versions wrote them
+        for step in (0, 9):
+            numbers = {"L00H00": step + 0.1, "L01H00": step + 1.1, "all": 2.0, "L00H01": float("nan")}
+            writer.file_writer.add_summary(heads_summary({"x": numbers, "y": {"L00": 1.0}}), step)
+    tab.reload()
+    assert tab.get("/runs").json["foreign"] == 0
+    assert tab.get("/curves", run="b", layer=1).json == {
+        "x": {"L01H00": [[0, 1.1], [9, 10.1]], "all": [[0, 2.0], [9, 2.0]]}
+    }
+    assert tab.get("/curves", run="b").json["x"]["L00H00"] == [[0, 0.1], [9, 9.1]]
+    damaged = heads_summary({"x": {}})
+    damaged.value[0].tensor.string_val[0] = b"[1]"
+    with SummaryWriter(str(tmp_path / "b"), filename_suffix=".later") as writer:
+        writer.file_writer.add_summary(damaged, 10)
+    tab.reload()
+    assert tab.get("/curves", run="b").code == 422
 
 
 def test_tokens_in_json(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": (ATTNLAB, "report", "experiment=runs/two"),
     "report options": (
         *(ATTNLAB, "report", "experiment=runs/two", "baseline=linear", "margin=0.02", "alpha=0.1"),
-        *("metric=val/bits_per_byte", "out=elsewhere", "tensorboard=false"),
+        *("metric=val/bits_per_byte", "out=elsewhere"),
     ),
     "wrong baseline": (ATTNLAB, "report", "experiment=runs/two", "baseline=gqa"),
     "promise": (

@@ -87,7 +87,7 @@ def typed(*words: str) -> Outcome:
 def looked_at(run: Path, command: str, into: Path) -> Outcome:
     """What a command says of a run or, if it is `report`, of the experiment that the run belongs to."""
     if command == "report":
-        return typed("report", f"experiment={run.parents[1]}", "tensorboard=false", f"out={into}")
+        return typed("report", f"experiment={run.parents[1]}", f"out={into}")
     folder = [f"folder={into}"] if command in ("maps", "explain") else []
     return typed(command, f"run={run}", *COMMANDS[command], *folder)
 

@@ -380,7 +380,7 @@ def test_pages_hold_names_as_text(finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "copy")
     entries = [{**ENTRY, "variant": name, "reason": "=1+1", "status": "failed", "folder": f"{name}-1/seed_0"}]
     manifest({"runs": entries})(run)
-    typed("report", f"experiment={run.parents[1]}", f"out={tmp_path / 'out'}", "tensorboard=false")
+    typed("report", f"experiment={run.parents[1]}", f"out={tmp_path / 'out'}")
     pages = dict(files_below(tmp_path / "out"))
     for page in ("report.md", "report.html"):
         assert b"<img" not in pages[page] and b"onerror" in pages[page]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.inspection.event_records import read_records
+from tests.inspection.event_records import read_heads, read_records
 from tests.inspection.test_maps import Letters
 from tests.laws.cases import NAMES, sampled, shipped
 from torch import Tensor
@@ -183,14 +183,15 @@ def test_map_steps(tmp_path: Path) -> None:
     assert callback.steps == [0, 1, 2, 5, 10]
     found = events(tmp_path)
     assert found.Tags()["images"] == [
-        "attention/layer_00",
-        "attention/layer_01",
-        "attention_prompt/layer_00",
-        "attention_prompt/layer_01",
+        "weights/layer_00",
+        "weights/layer_01",
+        "weights_prompt/layer_00",
+        "weights_prompt/layer_01",
     ]
     for tag in found.Tags()["images"]:
         assert [image.step for image in found.Images(tag)] == callback.steps
-    assert sorted(found.PluginTagToContent("attention")) == [
+    numbers = read_heads(tmp_path)
+    assert [tag for tag in sorted(found.PluginTagToContent("attention")) if not tag.startswith("heads/")] == [
         "maps/probe/layer_00",
         "maps/probe/layer_01",
         "maps/prompt/layer_00",
@@ -198,9 +199,8 @@ def test_map_steps(tmp_path: Path) -> None:
     ]
     for head in ("L00H00", "L00H01", "L01H00", "L01H01"):
         for name in ("attention_entropy", "attention_first_token_mass", "attention_distance"):
-            assert [s.step for s in found.Scalars(f"{name}/{head}")] == callback.steps
-    reference = found.Scalars("attention_entropy/uniform_causal")
-    assert reference[0].value == pytest.approx(sum(math.log(i) for i in range(1, 6)) / 5)
+            assert [step for step, _ in numbers[f"{name}/{head}"]] == callback.steps
+    assert numbers["attention_entropy/uniform_causal"][0][1] == pytest.approx(sum(math.log(i) for i in range(1, 6)) / 5)
     assert callback.seconds > 0
 
 
@@ -210,9 +210,9 @@ def test_emergence_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     callback = log_maps(tmp_path, n_steps=5)
     fit(tmp_path, callback=callback)
     found, wanted = events(tmp_path), {}
-    for tag in found.Tags()["scalars"]:
+    for tag, curve in read_heads(tmp_path).items():
         if tag.startswith(("attention_previous_token/", "attention_induction/")):
-            high = [s.step for s in found.Scalars(tag) if s.value >= 0.2]
+            high = [step for step, value in curve if value >= 0.2]
             wanted |= {tag: high[0]} if high else {}
     assert callback.emergence_steps == wanted != {}
     again = log_maps(tmp_path)
@@ -273,7 +273,7 @@ def test_accumulated(tmp_path: Path) -> None:
     callback = log_maps(tmp_path, n_steps=4)
     fit(tmp_path, callback=callback, steps=5, accumulate=3)
     assert callback.steps == [0, 1, 2, 5]
-    assert [i.step for i in events(tmp_path).Images("attention/layer_00")] == callback.steps
+    assert [i.step for i in events(tmp_path).Images("weights/layer_00")] == callback.steps
 
 
 def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
     fit(tmp_path / "b", callback=again, steps=10, ckpt_path=checkpoint)
     assert again.last_step == 10 and again.seconds > middle.seconds
     # Sorted: files of one second are read in the order of their names.
-    assert sorted(i.step for i in events(tmp_path / "b").Images("attention/layer_00")) == first.steps
+    assert sorted(i.step for i in events(tmp_path / "b").Images("weights/layer_00")) == first.steps
 
 
 def test_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_layer_without_map(tmp_path: Path) -> None:
     """A layer without a map is left out and said once."""
     fit(tmp_path, callback=log_maps(tmp_path, n_steps=3), module=Model(small(NoMap)))
     found = events(tmp_path)
-    assert found.Tags()["images"] == ["attention/layer_00"]
-    assert not [tag for tag in found.Tags()["scalars"] if "L01" in tag]
+    assert found.Tags()["images"] == ["weights/layer_00"]
+    assert not [tag for tag in read_heads(tmp_path) if "L01" in tag]
     (about,) = found.Tensors("maps/about/text_summary")
     text = about.tensor_proto.string_val[0].decode()
     assert "No map of layer 1: its output is not linear in its values" in text and "abcab" in text
@@ -358,7 +358,7 @@ def test_validation_first(tmp_path: Path) -> None:
     assert callback.best == math.inf
     trainer.fit(module, Batches(), Validation())
     recorder_of(trainer).close()
-    assert [i.step for i in events(tmp_path).Images("attention/layer_01")] == [0, 1, 3]
+    assert [i.step for i in events(tmp_path).Images("weights/layer_01")] == [0, 1, 3]
 
 
 @pytest.mark.parametrize("probes", [[], [("probe", "a"), ("probe", "b")]])

@@ -20,7 +20,7 @@ from attnlab.store.names import METRICS
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.recorders.metrics import MetricsRecorder
 from attnlab.training.recorders.recorder import Recorders
-from attnlab.training.recorders.tensorboard import TensorBoardRecorder
+from attnlab.training.recorders.tensorboard import TensorBoardRecorder, shown_as
 
 
 def table(folder: Path, *, last: int = 0) -> MetricsRecorder:
@@ -170,6 +170,7 @@ def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
     (file,) = tmp_path.rglob("*")
     assert file.parent == tmp_path and file.name.startswith("events.out.tfevents.")
     assert scalars(tmp_path, "val/loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert scalars(tmp_path, "val/best_loss") == [(0, 0.0), (1, 0.0), (2, 0.0)]
 
 
 def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path
         written = [(row.step, row.value) for row in read_metrics(tmp_path) if row.metric == tag]
         assert written
         # TensorBoard is a view: it keeps single precision.
-        assert scalars(tmp_path, tag) == [(step, pytest.approx(value, rel=1e-7)) for step, value in written]
+        assert scalars(tmp_path, shown_as(tag)) == [(step, pytest.approx(value, rel=1e-7)) for step, value in written]
 
 
 def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
@@ -235,4 +236,4 @@ def test_resumed_hooks(tmp_path: Path) -> None:
         recorders.save()
         recorders.close()
     assert read_metrics(tmp_path) == [Row(4, "memory", 4.0), Row(4, "val/loss", 2.0)]
-    assert scalars(tmp_path, "memory") == [(4, 4.0)] and scalars(tmp_path, "val/loss") == [(4, 2.0)]
+    assert scalars(tmp_path, "vitals/memory") == [(4, 4.0)] and scalars(tmp_path, "val/loss") == [(4, 2.0)]

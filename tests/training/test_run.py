@@ -13,7 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
-from tests.inspection.event_records import read_records
+from tests.inspection.event_records import read_heads, read_records
 from tests.laws.cases import NAMES, sampled
 from tests.training.launch import STEPS, folder_of, run_here, run_there, tiny, unseal
 
@@ -22,11 +22,13 @@ from attnlab.config.code import Code
 from attnlab.config.compose import compose_config, config_dir
 from attnlab.data.batches import IGNORED, validation_batch
 from attnlab.errors import AttnlabError, Diverged, Locked, UsageError
+from attnlab.inspection.head_metrics import of_heads
 from attnlab.inspection.records import load_maps
 from attnlab.store.files import write_json
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import load_checkpoint
+from attnlab.training.recorders.tensorboard import shown_as
 from attnlab.training.run import run
 
 VARIANTS = sorted(p.stem for p in (config_dir() / "attention").glob("*.yaml"))
@@ -87,15 +89,22 @@ def test_the_summary_says_what_the_rows_say(done: Path) -> None:
 
 
 def test_tensorboard_shows_what_the_rows_say(done: Path, board: EventAccumulator) -> None:
-    tags = set(board.Tags()["scalars"])
-    assert tags >= TAGS
+    """Losses first: what is none stands below vitals/, and what heads have is no chart."""
+    rows, heads = read_metrics(done), read_heads(done)
+    tags = {row.metric for row in rows}
+    assert tags >= TAGS and heads.keys() == {tag for tag in tags if of_heads(tag)}
     for tag in tags:
-        ours = [(row.step, np.float32(row.value)) for row in read_metrics(done) if row.metric == tag]
-        assert [(e.step, np.float32(e.value)) for e in board.Scalars(tag)] == ours, tag
+        ours = [(row.step, np.float32(row.value)) for row in rows if row.metric == tag]
+        board_says = [(e.step, e.value) for e in board.Scalars(shown_as(tag))] if tag not in heads else heads[tag]
+        assert [(step, np.float32(value)) for step, value in board_says] == ours, tag
+    shown = sorted(board.Tags()["scalars"])
+    assert len(shown) == len(tags - heads.keys()) + 1, "the best loss besides"
+    assert shown[:5] == ["train/loss", "train/tokens_per_second", "val/best_loss", "val/bits_per_byte", "val/loss"]
+    assert board.Scalars("val/best_loss")[-1].value == np.float32(min(r.value for r in rows if r.metric == "val/loss"))
 
 
 def test_tensorboard_shows_a_picture_per_layer_at_every_map_step(board: EventAccumulator) -> None:
-    for group in ("attention", "attention_prompt"):
+    for group in ("weights", "weights_prompt"):
         for layer in (0, 1):
             steps = [event.step for event in board.Images(f"{group}/layer_{layer:02d}")]
             assert steps == [0, 1, 5, STEPS]
@@ -110,6 +119,7 @@ def test_tensorboard_holds_texts_and_hyperparameters(board: EventAccumulator) ->
     assert [e.step for e in board.Tensors("sample/text_summary")] == [0, STEPS]
     plugin = board.PluginTagToContent("hparams")
     hyper = metadata.parse_session_start_info_plugin_data(plugin["_hparams_/session_start_info"]).hparams
+    assert metadata.EXPERIMENT_TAG not in plugin, "which would keep the tab from finding what differs"
     assert min(hyper) == "attention", "the tab sorts columns by name, and the variant is to stand first"
     assert hyper["attention"].string_value == "multi_head"
     assert not any("hp_metric" in tag for tag in board.Tags()["scalars"]), "no metric of -1"

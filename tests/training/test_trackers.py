@@ -114,7 +114,7 @@ def test_killed(name: str, moment: tuple[str, int], tmp_path: Path, monkeypatch:
         last = {
             "/".join(tag.split("/")[:2]) for step, tag in times if step == 24
         }  # W&B has a key for each of its parts
-        assert others == set() and {"sample", "attention/layer_00"} <= {tag.removesuffix("/_type") for tag in last}
+        assert others == set() and {"sample", "weights/layer_00"} <= {tag.removesuffix("/_type") for tag in last}
     else:
         assert len(list((tmp_path / "runs" / "mlflow").rglob("step_00000024.md"))) == 1
 

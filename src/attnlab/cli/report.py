@@ -21,7 +21,7 @@ def report(
         float | None, "the accuracy from which a task counts as solved; left out: what it declares, 0.99"
     ] = None,
     code: Annotated[Literal["same", "any"], "any: average over runs that differ in nothing but seed and code"] = "same",
-    tensorboard: Annotated[bool, "write mean and band per variant for TensorBoard, too"] = True,
+    tensorboard: Annotated[Path | None, "a log folder that gets mean and band of each variant, too"] = None,
     out: Annotated[Path | None, "where the report goes; left out: the folder report of the experiment"] = None,
     limits: Limits = True,
 ) -> None:

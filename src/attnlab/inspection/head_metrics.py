@@ -149,6 +149,11 @@ def repeated_sequence(n_vocab: int, context: int) -> list[int]:
     return [*once, *once]
 
 
+def of_heads(tag: str) -> bool:
+    """Whether a number is one of many that heads or layers have, such as attention_entropy/L00H01."""
+    return tag.startswith(("attention_", "head_ablation_")) and "/" in tag
+
+
 def tagged(numbers: Mapping[str, Float[np.ndarray, " h"]], layer: int) -> dict[str, float]:
     """Numbers of all heads of a layer under one tag each."""
     return {

@@ -12,6 +12,9 @@ A header may hold two entries more: "causal": false, of a map whose tokens may r
 ...], of one that reads other tokens than its own, as cross-attention does.
 Norms are the L2 norms of each token's value: heads * keys numbers, head by head. float16 has 11 significant bits;
 weights beyond +-65504 are stored as that, NaN stays NaN.
+
+The numbers of heads stand beside the maps, under the same plugin name, so that they fill no charts: a record for every
+metric and step, heads/<metric>, with one element, JSON: {"L00H01": number, ...}.
 """
 
 import io
@@ -20,7 +23,7 @@ import shlex
 import shutil
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,7 @@ from attnlab.inspection.colours import KINDS
 from attnlab.store.files import parse_json, read_file, write_atomically
 
 PLUGIN = "attention"
+HEADS = "heads/"  # how the tags of the numbers of heads begin
 FORMAT = 1
 SAMPLES = 1000  # per tag: more than any run writes, since TensorBoard thins out what is above the number it is given
 MOST_MAPS_BYTES = 2**28  # of a file of maps
@@ -143,13 +147,24 @@ def decode(header: bytes, numbers: bytes) -> Record:
 
 def record_summary(record: Record) -> Summary:
     """The record as TensorBoard stores it."""
-    tensor = TensorProto(dtype=DT_STRING, string_val=encode(record))
-    tensor.tensor_shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dim(size=2)]))
+    return Summary(value=[_value(record.tag, encode(record))])
+
+
+def heads_summary(metrics: Mapping[str, Mapping[str, float]]) -> Summary:
+    """The numbers of heads at a step, by metric and by name, as TensorBoard stores them."""
+    return Summary(
+        value=[_value(HEADS + metric, [json.dumps(numbers).encode()]) for metric, numbers in metrics.items()]
+    )
+
+
+def _value(tag: str, parts: Sequence[bytes]) -> Summary.Value:
+    tensor = TensorProto(dtype=DT_STRING, string_val=parts)
+    tensor.tensor_shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(parts))]))
     metadata = SummaryMetadata(
         plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN, content=json.dumps({"format": FORMAT}).encode()),
         data_class=DATA_CLASS_TENSOR,
     )
-    return Summary(value=[Summary.Value(tag=record.tag, tensor=tensor, metadata=metadata)])
+    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
 
 def image_summary(tag: str, png: bytes) -> Summary:

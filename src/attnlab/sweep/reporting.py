@@ -144,6 +144,6 @@ def report(runs: Sequence[PlannedRun]) -> None:
             if all(c.n < 2 for c in outcome.comparisons):
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()
-            publish(outcome, None, tensorboard=True)
+            publish(outcome, None)
         except AttnlabError as error:
             print(f"no report: {error} (attnlab report experiment={folder} can be asked at any time)")

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UsageError
-from attnlab.inspection.figures import draw_layer, to_png
+from attnlab.inspection.figures import to_png
 from attnlab.inspection.head_metrics import (
     EMERGENCE_THRESHOLD,
     ENTROPY,
@@ -21,6 +21,7 @@ from attnlab.inspection.head_metrics import (
     uniform_causal_entropy,
 )
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, Labeller, Probe, check_probe, collect, map_steps
+from attnlab.inspection.overview import draw_overview
 from attnlab.inspection.records import LayerMap, Record, Sentence, half, save_maps
 from attnlab.inspection.task_metrics import TaskRows, sink_rate_of, task_metrics
 from attnlab.model import GPT
@@ -32,7 +33,7 @@ from attnlab.training.recorders.recorder import Recorder, recorder_of
 class LogMaps(TimedCallback):
     """Before the first update, at log-spaced steps and after the last, show what every head attends to.
 
-    At each map step: a picture per layer (`attention/layer_00`, for the second sentence `attention_prompt/layer_00`)
+    At each map step: a picture per layer (`weights/layer_00`, for the second sentence `weights_prompt/layer_00`)
     and the raw map (`maps/probe/layer_00`), and the numbers of every head: on the first sentence, on a random sequence
     that is followed by itself, and of a task on `rows`. `emergence_steps` says at which of these steps a head's
     induction or previous-token score was first high. The last maps and those at the best validation loss are kept in
@@ -165,13 +166,12 @@ class LogMaps(TimedCallback):
         if self.emergence_steps:
             recorder.text("maps/births", self._emergence_table(), step)
         for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
-            group = "attention" if i == 0 else f"attention_{probe.name}"
-            notes = [f"{probe.name}: {probe.note}"] if probe.note else []
+            group = "weights" if i == 0 else f"weights_{probe.name}"  # after the losses, where names are sorted
             for layer in layers:
                 if layer.weights is None:
                     continue
                 title = " · ".join([*filter(None, [self.run]), f"layer {layer.layer}", f"step {step}"])
-                picture = draw_layer(layer.weights, layer.kind, probe.labels, title, notes=notes)
+                picture = draw_overview(layer.weights, layer.kind, title, "".join(probe.labels))
                 recorder.image(f"{group}/layer_{layer.layer:02d}", to_png(picture), step)
                 norms = None if layer.value_norm is None else half(layer.value_norm)
                 weights = half(layer.weights)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from attnlab.config.keys import without_secrets
@@ -26,13 +27,13 @@ def config_to_store(prepared: Prepared) -> dict[str, Any]:
 
 
 def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
-    """What the hparams tab compares runs by. It sorts columns by name, so the variant is called what is typed for it,
-    attention, and stands first."""
+    """What the hparams tab compares runs by. Of the settings in which they differ it shows five, sorted by name, so the
+    variant is called what is typed for it, attention, and stands first; hashes stand in the names of runs."""
     config, machine = prepared.config, prepared.machine
+    path = config.data.get("path")
+    name = class_name(config.data) if path is None else Path(str(path)).stem
     return {
         "attention": prepared.identity.variant,
-        "hash": prepared.identity.hash8,
-        "code": prepared.folder.code_digits,
         "seed": config.seed,
         "position": class_name(config.position.inside) + " + " + class_name(config.position.embed),
         "optimizer": class_name(config.optimizer),
@@ -46,7 +47,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
         "context": config.model.context,
         "dropout": config.model.dropout,
         "precision": machine.precision,
-        "data": prepared.splits.sha256[:8],
+        "data": f"{name} {prepared.splits.sha256[:8]}",
         "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
     }
 

@@ -13,10 +13,13 @@ from attnlab.analysis.report.event_files import LINES, write_event_files
 def test_round_trip(tmp_path: Path) -> None:
     """Every step of the mean and of both ends, under a name that is one folder."""
     arm = arm_of_runs("v", "v-0", {}, [make_run(0, 4.0, 3.0, 1.0), make_run(1, 4.0, 2.0, 2.0)])
-    (tmp_path / "report" / "older").mkdir(parents=True)
     odd = arm_of_runs("a/b: <c>", "v-1", {}, arm.runs)
+    write_event_files(tmp_path / "report", [arm_of_runs("older", "v-2", {}, arm.runs)], "val/loss", 0.05)
+    (tmp_path / "report" / "older" / "mean" / "notes").touch()
     write_event_files(tmp_path / "report", [arm, odd], "val/loss", 0.05)
-    assert sorted(folder.name for folder in (tmp_path / "report").iterdir()) == ["a_b_c_", "v"]
+    files = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
+    assert {path.parts[-3] for path in files} == {"a_b_c_", "v", "older"}
+    assert [path.name for path in files if "older" in path.parts] == ["notes"], "what is not ours stays"
     steps, values = band(arm, 0.05)
     for line, expected in zip(LINES, values, strict=True):
         (file,) = (tmp_path / "report" / "v" / line).iterdir()

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,43 @@ from attnlab.analysis.report.event_files import write_event_files
 from attnlab.analysis.report.report_text import show
 from attnlab.analysis.statistics import bad_runs_not_excluded
 from attnlab.errors import UsageError
+from attnlab.inspection.records import tensorboard_command
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import tidy, write_atomically, writing
 from attnlab.store.status import Status
 
 
-def publish(report: Report, folder: Path | None, *, tensorboard: bool) -> None:
-    """Show a report and write its pages into a folder, None: beside the runs; and, if asked, for TensorBoard."""
-    pages, folder = document(report), folder or report_folder(report.experiment.folder)
+def publish(report: Report, folder: Path | None, *, tensorboard: Path | None = None) -> None:
+    """Show a report and write its pages into a folder, None: beside the runs; and, if asked, a log for TensorBoard."""
+    _check_logs(tensorboard, report.experiment.folder)
+    if folder is None:
+        folder = report_folder(report.experiment.folder)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of older versions, whose means counted as runs
+    pages = document(report)
     show(report, pages, Console())
-    for path in write(report, pages, folder, tensorboard=tensorboard):
+    for path in write(report, pages, folder):
         print(f"wrote {path}")
+    if tensorboard is not None:
+        with writing(tensorboard, key="tensorboard"):
+            write_event_files(tensorboard, report.design.arms, report.experiment.metric, report.rules.alpha)
+        print(f"to look at it: {tensorboard_command(tensorboard)}")
+
+
+def _check_logs(folder: Path | None, experiment: ExperimentFolder) -> None:
+    """Refuse a log folder where TensorBoard would count a mean as one more run."""
+    if folder is None:
+        return
+    if str(folder) in ("true", "false"):
+        raise UsageError(f"tensorboard ({folder}) must be a folder, outside of the runs; left out: no log is written")
+    runs = Path(os.path.realpath(experiment.path)).parent
+    if Path(os.path.realpath(folder)).is_relative_to(runs):
+        raise UsageError(f"tensorboard ({folder}) must lie outside of {runs}: TensorBoard would count means as runs")
 
 
 def report_folder(experiment: ExperimentFolder) -> Path:
     """Where the report of an experiment goes unless something else is typed; refused if that lies somewhere else."""
     folder = experiment.report
-    for path in (folder, folder / "pictures", folder / "tensorboard"):
+    for path in (folder, folder / "pictures"):
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(experiment.path)):
             raise UsageError(
                 f"{path} is a link that leads out of the experiment; out=FOLDER says where the report goes"
@@ -44,7 +65,7 @@ def report_folder(experiment: ExperimentFolder) -> Path:
     return folder
 
 
-def write(report: Report, document: Document, folder: Path, *, tensorboard: bool) -> list[Path]:
+def write(report: Report, document: Document, folder: Path) -> list[Path]:
     """Write the report in all its forms into a folder; returns the files that people open."""
     pages = {
         "report.md": to_markdown(document),
@@ -59,9 +80,6 @@ def write(report: Report, document: Document, folder: Path, *, tensorboard: bool
         tidy(part)
     for name, text in pages.items():
         write_atomically(folder / name, text.encode(), key="out")
-    if tensorboard:
-        with writing(folder / "tensorboard", key="out"):
-            write_event_files(folder / "tensorboard", report.design.arms, report.experiment.metric, report.rules.alpha)
     return [folder / name for name in pages if "/" not in name]
 
 

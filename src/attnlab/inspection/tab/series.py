@@ -22,7 +22,7 @@ from tensorboard.data.provider import DataProvider, RunTagFilter
 from attnlab.inspection.colours import KINDS
 from attnlab.inspection.figures import largest_of
 from attnlab.inspection.head_metrics import head_metrics
-from attnlab.inspection.records import FORMAT, PLUGIN, Record, decode, encode
+from attnlab.inspection.records import FORMAT, HEADS, PLUGIN, Record, decode, encode
 from attnlab.store.files import parse_json
 
 TAG = re.compile(r"maps/(?P<sentence>.+)/layer_(?P<layer>[0-9]{1,9})")
@@ -165,6 +165,15 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _numbers_by_name(parts: list[Any]) -> dict[str, float]:
+    """The finite numbers in a record of heads; DamagedRecord if it is none."""
+    try:
+        numbers = parse_json(parts[0])
+        return {name: float(number) for name, number in numbers.items() if math.isfinite(number)}
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise DamagedRecord("its numbers of heads are no JSON by name") from error
+
+
 class Series:
     """The maps that TensorBoard holds."""
 
@@ -179,6 +188,8 @@ class Series:
         listed = self._provider.list_tensors(ctx, experiment_id=experiment, plugin_name=PLUGIN)
         for run, tags in sorted(listed.items()):
             for tag, about in sorted(tags.items()):
+                if tag.startswith(HEADS):
+                    continue
                 match = TAG.fullmatch(tag)
                 if match is None:
                     foreign += 1
@@ -209,8 +220,47 @@ class Series:
         """The head metrics that a run has logged for the layers that are wanted, and what they are compared with.
 
         For each metric a curve under the name of each head, such as L00H01, and one under each other name, such as
-        uniform_causal.
+        uniform_causal. They stand in records of their own, in the runs of earlier versions among the scalars.
         """
+        curves_by_metric = self._scalar_curves(ctx, experiment, run, is_chosen)
+        for metric, curves in self._recorded(ctx, experiment, run, is_chosen).items():
+            earlier = curves_by_metric.setdefault(metric, {})  # of a run that goes on with a later version
+            for name, points in curves.items():
+                earlier[name] = sorted({**dict(earlier.get(name, [])), **dict(points)}.items())
+        return curves_by_metric
+
+    def _recorded(
+        self, ctx: RequestContext, experiment: str, run: str, is_chosen: Callable[[int], bool]
+    ) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        listed = self._provider.list_tensors(
+            ctx, experiment_id=experiment, plugin_name=PLUGIN, run_tag_filter=RunTagFilter(runs=[run])
+        ).get(run, {})
+        tags = [tag for tag in listed if tag.startswith(HEADS)]
+        read = self._provider.read_tensors(
+            ctx,
+            experiment_id=experiment,
+            plugin_name=PLUGIN,
+            downsample=MOST_STEPS,
+            run_tag_filter=RunTagFilter(runs=[run], tags=tags),
+        ).get(run, {})
+        curves_by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for tag, data in sorted(read.items()) if tags else ():
+            points: dict[str, dict[int, float]] = {}
+            for datum in data:
+                for name, number in _numbers_by_name(datum.numpy.ravel().tolist()).items():
+                    points.setdefault(name, {})[datum.step] = number
+            metric = tag.removeprefix(HEADS)
+            layers = {name: match["layer"] for name in points if (match := HEAD_SCALAR.fullmatch(f"{metric}/{name}"))}
+            chosen = {
+                name: steps for name, steps in points.items() if name not in layers or is_chosen(int(layers[name]))
+            }
+            if layers:
+                curves_by_metric[metric] = {name: sorted(steps.items()) for name, steps in sorted(chosen.items())}
+        return curves_by_metric
+
+    def _scalar_curves(
+        self, ctx: RequestContext, experiment: str, run: str, is_chosen: Callable[[int], bool]
+    ) -> dict[str, dict[str, list[tuple[int, float]]]]:
         only = RunTagFilter(runs=[run])
         listed = self._provider.list_scalars(
             ctx, experiment_id=experiment, plugin_name="scalars", run_tag_filter=only

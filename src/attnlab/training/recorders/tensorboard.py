@@ -1,5 +1,10 @@
-"""TensorBoard's event files: a view of metrics.csv, and the home of pictures, texts and maps."""
+"""TensorBoard's event files: a view of metrics.csv, and the home of pictures, texts and maps.
 
+TensorBoard sorts by name, so losses keep theirs and what else a run measures stands below vitals/, after them; the
+numbers of heads are records of the Attention tab.
+"""
+
+import math
 import os
 import socket
 import time
@@ -19,8 +24,8 @@ from torch.utils.tensorboard._proto_graph import node_proto
 from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
 from attnlab.attention.evaluating import evaluating
-from attnlab.inspection.head_metrics import DIVERSITY, PER_HEAD
-from attnlab.inspection.records import Record, image_summary, record_summary
+from attnlab.inspection.head_metrics import of_heads
+from attnlab.inspection.records import Record, heads_summary, image_summary, record_summary
 from attnlab.model import GPT
 from attnlab.store.files import named
 from attnlab.store.names import EVENTS
@@ -29,7 +34,20 @@ from attnlab.training.description import cost_table, to_yaml
 from attnlab.training.recorders.recorder import Recorder, as_code
 
 GRAPH_TOKENS = 8
-FINAL_METRICS = ("val/loss", "val/bits_per_byte", "train/loss")
+LOSS, BEST_LOSS = "val/loss", "val/best_loss"
+SPEED = "train/tokens_per_second"  # beside the losses: it is among the first five metrics that the hparams tab shows
+# What the custom scalars tab opens with.
+LAYOUT: dict[str, dict[str, list[Any]]] = {
+    "loss": {
+        "loss": ["Multiline", ["train/loss", LOSS]],
+        "bits per byte": ["Multiline", ["val/bits_per_byte"]],
+    },
+    "speed and optimizer": {
+        "tokens per second": ["Multiline", [SPEED]],
+        "learning rate": ["Multiline", ["vitals/optim/lr"]],
+        "gradient norm": ["Multiline", ["vitals/optim/grad_norm"]],
+    },
+}
 
 
 class EventFile:
@@ -71,10 +89,31 @@ class TensorBoardRecorder(Recorder):
         self.folder, self.suffix = Path(folder), suffix
         self._purge = None if resume_at is None else resume_at + 1
         self._file: EventFile | None = None
+        self._best: float | None = None
 
     def scalars(self, numbers: Mapping[str, float], step: int) -> None:
-        """All numbers of a step in one event."""
-        self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(n)) for tag, n in numbers.items()]), step)
+        """All numbers of a step in one event, and with the loss the best so far; those of heads in another."""
+        heads: dict[str, dict[str, float]] = {}
+        shown = {}
+        for tag, number in numbers.items():
+            metric, _, name = tag.rpartition("/")
+            if of_heads(tag):
+                heads.setdefault(metric, {})[name] = float(number)
+            else:
+                shown[shown_as(tag)] = float(number)
+        if LOSS in numbers and math.isfinite(numbers[LOSS]):
+            shown[BEST_LOSS] = self._best_loss(float(numbers[LOSS]))
+        if shown:
+            self._add(Summary(value=[Summary.Value(tag=tag, simple_value=n) for tag, n in shown.items()]), step)
+        if heads:
+            self._add(heads_summary(heads), step)
+
+    def _best_loss(self, loss: float) -> float:
+        if self._best is None:
+            rows = [] if self._purge is None else RunFolder(self.folder).read_metrics()
+            self._best = min((row.value for row in rows if row.metric == LOSS), default=math.inf)
+        self._best = min(self._best, loss)
+        return self._best
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         self._add(text(tag, markdown), step)
@@ -96,15 +135,16 @@ class TensorBoardRecorder(Recorder):
     def show_settings(self, config: Mapping[str, Any], model: GPT, hyper: Mapping[str, Any]) -> None:
         """Put the config and the cost table into the text tab, and the run into the hparams tab.
 
-        The hparams tab reads the latest value of each metric by its tag, so it shows the final one as soon as there is
-        one.
+        The hparams tab shows the latest value of the first five scalars. It puts settings in which runs differ first if
+        it compares them itself, which it does where no run says which settings and metrics there are.
         """
         self.text("config", as_code(to_yaml(config)), 0)
-        self._add(custom_scalars(layout(len(model.layers))), 0)
+        self._add(custom_scalars(LAYOUT), 0)
         self.show_graph(model)
         self.text("cost", cost_table(model, model.context), 0)
-        for summary in hparams(dict(hyper), dict.fromkeys(FINAL_METRICS, 0.0)):
-            self._add(summary, 0)
+        _, start, end = hparams(dict(hyper), {})
+        self._add(start, 0)
+        self._add(end, 0)
 
     def show_graph(self, model: GPT) -> None:
         """Put the model into the graphs tab, where torch can trace it; the text tab says why if it cannot."""
@@ -134,26 +174,11 @@ class TensorBoardRecorder(Recorder):
         return self._file
 
 
-def layout(n_layers: int) -> dict[str, dict[str, list[Any]]]:
-    """What TensorBoard's custom scalars tab opens with: the losses, the speed, and the heads of each layer together."""
-    lines = {
-        "loss": {
-            "loss": ["Multiline", ["train/loss", "val/loss"]],
-            "bits per byte": ["Multiline", ["val/bits_per_byte"]],
-        },
-        "speed and optimizer": {
-            "tokens per second": ["Multiline", ["perf/tokens_per_second"]],
-            "learning rate": ["Multiline", ["optim/lr"]],
-            "gradient norm": ["Multiline", ["optim/grad_norm"]],
-        },
-    }
-    for layer in range(n_layers):
-        charts = {
-            name.removeprefix("attention_").replace("_", " "): ["Multiline", [f"{name}/L{layer:02d}H"]]
-            for name in PER_HEAD
-        }
-        lines[f"heads of layer {layer}"] = {**charts, "diversity": ["Multiline", [f"{DIVERSITY}/L{layer:02d}"]]}
-    return lines
+def shown_as(tag: str) -> str:
+    """The name by which TensorBoard shows a number that metrics.csv holds."""
+    if tag == "perf/tokens_per_second":
+        return SPEED
+    return tag if tag.startswith(("train/", "val")) else f"vitals/{tag}"
 
 
 def graph(model: torch.nn.Module, ids: Int64[Tensor, "b t"]) -> GraphDef:

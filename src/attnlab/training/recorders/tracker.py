@@ -18,7 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from attnlab.build import Factory, construct, plan_group
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
-from attnlab.inspection.records import PLUGIN, decode
+from attnlab.inspection.records import HEADS, PLUGIN, decode
 from attnlab.store.files import named, parse_json, read_file, write_json
 from attnlab.store.locks import exclusive
 from attnlab.store.names import METRICS
@@ -218,7 +218,7 @@ class Trackers(Recorder):
                     if plugin == "text":
                         tag = value.tag.removesuffix("/text_summary")
                         at(event.step).texts[tag] = value.tensor.string_val[0].decode()
-                    elif plugin == PLUGIN:
+                    elif plugin == PLUGIN and not value.tag.startswith(HEADS):
                         header, numbers = value.tensor.string_val
                         at(event.step).maps.append((header, numbers))
                     elif value.HasField("image"):
