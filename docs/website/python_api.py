@@ -10,8 +10,8 @@ from typing import Any
 
 from docs.website.config_keys import cell
 
+from attnlab.errors import shown
 from attnlab.options import Configurable, settable
-from attnlab.options.rules import shown
 
 # Sections, with a sentence and what stands in them: module and name, and the methods of a class that matter.
 SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str, tuple[str, ...]], ...]], ...] = (

@@ -15,11 +15,11 @@ from docs.worked_examples import written as written
 
 from attnlab.attention.base import Attention
 from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.errors import shown
 from attnlab.explain.explanations import variant
 from attnlab.explain.steps import Step
 from attnlab.interchange.families.registry import FAMILIES
 from attnlab.options import options_of
-from attnlab.options.rules import shown
 
 USED_BY: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
     (Path(__file__).parent / "used_by.yaml").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ from attnlab.analysis.analyse import Report, analyse
 from attnlab.analysis.codes import across_codes, alike_but_for_code, of_latest_code, remarks
 from attnlab.analysis.fairness import notes
 from attnlab.analysis.groups import Group
-from attnlab.analysis.lr_tuning import read_tuning
 from attnlab.analysis.reading import read_experiment
 from attnlab.analysis.settings import Options
+from attnlab.analysis.tuned_variants import read_tuning
 from attnlab.store.status import Status
 
 NEW = CODE | {"attnlab.model": "2" * 16}

@@ -23,8 +23,9 @@ from attnlab.cli import main
 
 ROOT, RECORDED = Path(__file__).parents[2], Path(__file__).with_name("commands.json")
 TRAIN, ATTNLAB = "train.py", "attnlab"
+STEPS = "trainer.max_steps=4"
 TINY = (
-    *("model=tiny", "model.d_model=16", "tokenizer=byte", "batch_size=4", "trainer.max_steps=4", "maps.steps=2"),
+    *("model=tiny", "model.d_model=16", "tokenizer=byte", "batch_size=4", STEPS, "maps.steps=2"),
     *("sample.steps=1", "sample.tokens=8", "trainer.threads=1", "trainer.precision=fp32"),
     *("trainer.attention_dtype=fp32", "trainer.accelerator=cpu", "trainer.progress=false"),
 )
@@ -34,7 +35,7 @@ TASK = (
     *("data=mqar", "data.n_vocab=64", "data.val_rows=32", "attention=linear", "evaluation.lengths=[2]"),
 )
 OWN = ("--config-dir", "configs", "attention=my_rule", "allow_targets=[my_rule]")
-RATES = ("attention=multi_head", "rates=1e-3,2e-3,3e-3,4e-3", "seeds=100", "extend=0")
+RATES = ("attention=multi_head", "over=optimizer.lr=1e-3,2e-3,3e-3,4e-3", "seeds=100", "extend=0")
 
 # What is typed, in this order. A star stands for what a shell would put there; TINY is added to what trains.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -91,7 +92,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *(TRAIN, "-m", *TINY, "attention=multi_head,gqa", "seed=range(1)", "preregister=true", "report.margin=0.02"),
         *("experiment_name=promise", "report.hypothesis=shared keys cost nothing"),
     ),
-    "tune": (ATTNLAB, "tune", "experiment=runs/tuning", *RATES, *TINY),
+    "tune": (ATTNLAB, "tune", "experiment=runs/tuning", *RATES, *(word for word in TINY if word != STEPS), "budgets=4"),
     "tune read": (ATTNLAB, "tune", "experiment=runs/tuning"),
     "tuned": (TRAIN, *TINY, "tuned=runs/tuning", "experiment_name=tuned"),
     "card": (ATTNLAB, "card", "attention=multi_head", "cells=parity", "trainer.max_steps=2", "data.val_rows=16"),

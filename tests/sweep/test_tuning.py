@@ -4,7 +4,7 @@ import csv
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,14 @@ from attnlab.analysis.report.content import document
 from attnlab.analysis.report.document import Table
 from attnlab.analysis.report.publish import write
 from attnlab.config.compose import compose_config
-from attnlab.config.tuned_lr import at_tuned_rate
+from attnlab.config.tuned_settings import with_tuned_settings
 from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.sweep import tuning
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (100, 101)
+FOUR = "optimizer.lr=1e-3,2e-3,3e-3,4e-3"
 BASE = [2.0, 2.1, 1.9, 2.05]
 
 
@@ -44,17 +46,23 @@ def entries(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def tune(folder: Path, **changes: object) -> dict[str, dict[str, object]]:
-    settings = {"metric": "val/loss", "rates": "", "seeds": "100,101", "extend": 2, "overrides": ()}
-    tuning.tune(folder, **{**settings, **changes})  # type: ignore[arg-type]
+    """What `attnlab tune` reads or, its sweeps being made up (`runs_are`), runs at one budget of 40 steps."""
+    settings = {"metric": "val/loss", "over": "", "seeds": "100,101", "n_jobs": None, "overrides": ()}
+    budget = tuning.Budget(0, (40,), 2, 2)._replace(**changes.pop("budget", {}))  # type: ignore[arg-type]
+    tuning.tune(folder, budget=budget, **{**settings, **changes})  # type: ignore[arg-type]
     return entries(folder)
+
+
+def chosen(entry: dict[str, object]) -> float:
+    return entry["chosen"]["optimizer.lr"]  # type: ignore[index]
 
 
 def test_the_lowest_point_of_a_known_parabola_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     found = tune(tmp_path / "t")
     assert "8 settings of 2 variants were tried, in 16 runs" in capsys.readouterr().out
-    assert found["multi_head"]["lr"] == pytest.approx(1.3e-3, rel=5e-3)
-    assert found["linear"]["lr"] == pytest.approx(2.4e-3, rel=5e-3)
+    assert chosen(found["multi_head"]) == pytest.approx(1.3e-3, rel=5e-3)
+    assert chosen(found["linear"]) == pytest.approx(2.4e-3, rel=5e-3)
     assert [found[v]["best"] for v in ("multi_head", "linear")] == [1e-3, 3e-3]
     assert found["linear"]["seeds"] == list(SEEDS)
     # E over the grid of min(loss, loss before training) - best; the loss before training is two above the last
@@ -68,30 +76,113 @@ def test_measured_beats_parabola(tmp_path: Path) -> None:
         write_run(tmp_path / "t", "multi_head", 100, loss, settings={"optimizer.lr": rate})
     entry = tune(tmp_path / "t")["multi_head"]
     assert entry["fitted"] == pytest.approx(3.7e-3, rel=0.05)  # where 4e-3 is measured to be worse than 2e-3
-    assert entry["lr"] == entry["best"] == 2e-3
+    assert chosen(entry) == entry["best"] == 2e-3
     assert "not near the best rate" in str(entry["remarks"])
+
+
+Asked = list[tuple[int, dict[str, list[dict[str, float]]]]]
+
+
+def runs_are(monkeypatch: pytest.MonkeyPatch, loss: Callable[[str, dict[str, float], int], float]) -> Asked:
+    """Make runs up instead of training them, by variant, settings and steps; returns what was asked for."""
+    asked: Asked = []
+    written: dict[str, Path] = {}
+
+    def sweep(self: tuning.Rounds, wanted: Mapping[str, Sequence[dict[str, float]]], steps: int) -> None:
+        asked.append((steps, {arm: list(trials) for arm, trials in wanted.items()}))
+        planned = []
+        for arm, trials in wanted.items():
+            variant = str(self.arms[arm]["attention"])
+            for settings in trials:
+                for seed in self.seeds:
+                    flat = {**settings, "trainer.max_steps": steps}
+                    value = loss(variant, settings, steps) + 0.01 * seed
+                    name = f"{self.folder} {variant} {seed} {flat}"
+                    if name not in written:
+                        written[name] = write_run(self.folder, variant, seed, value, settings=flat)
+                    run = written[name]
+                    folder = f"{run.parent.name}/{run.name}"
+                    levels = {"trial": f"{arm}{tuning.BETWEEN}{settings}"}
+                    planned.append({"folder": folder, "levels": levels, "seed": seed, "status": "finished"})
+        ExperimentFolder(self.folder).manifest.plan(planned, {})
+
+    monkeypatch.setattr(tuning.Rounds, "sweep", sweep)
+    return asked
+
+
+BOTH = ("attention=multi_head,linear",)
+LOWEST = {"multi_head": 1e-3, "linear": 0.02}
 
 
 def test_grid_widens_at_edge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The grid is widened for all where the best of one lies at its edge."""
-    asked = []
-
-    def sweep(folder: Path, rates: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]) -> None:
-        asked.append(list(rates))
-        write_grid(folder, {"multi_head": 1e-3, "linear": 0.02}, rates)
-
-    monkeypatch.setattr(tuning, "_sweep", sweep)
-    words = {"rates": "2.5e-4,5e-4,1e-3,2e-3", "overrides": ("attention=multi_head,linear",)}
-    found = tune(tmp_path / "t", **words)
-    assert asked == [[2.5e-4, 5e-4, 1e-3, 2e-3], [4e-3], [8e-3]]
+    asked = runs_are(monkeypatch, lambda variant, settings, _: bowl(settings["optimizer.lr"], LOWEST[variant]))
+    asked_for = {"over": "optimizer.lr=2.5e-4,5e-4,1e-3,2e-3", "overrides": BOTH}
+    found = tune(tmp_path / "t", **asked_for)
+    rates = [[each["optimizer.lr"] for each in trials["attention=linear"]] for _, trials in asked]
+    assert rates == [[2.5e-4, 5e-4, 1e-3, 2e-3], [4e-3], [8e-3]]
     assert found["linear"]["edge"] == "high" and found["multi_head"]["edge"] is None
     assert "optimizer.lr=0.016" in capsys.readouterr().out
     assert len(found["multi_head"]["curve"]) == len(found["linear"]["curve"]) == 6  # type: ignore[arg-type]
     asked.clear()
-    tune(tmp_path / "u", **words, extend=0)
+    tune(tmp_path / "u", **asked_for, budget={"extend": 0})
     assert len(asked) == 1
+
+
+def test_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The better half of each variant's settings goes on; what wins at one budget and not at the next is told."""
+
+    def loss(variant: str, settings: dict[str, float], steps: int) -> float:
+        decay = settings["optimizer.weight_decay"]
+        late = -0.5 if (variant, decay, steps) == ("linear", 0.1, 40) else 0.0  # what pays late only
+        return bowl(settings["optimizer.lr"], LOWEST[variant]) + decay + late + 0.05 * (variant == "linear")
+
+    asked = runs_are(monkeypatch, loss)
+    over = "optimizer.lr=1e-3,4e-3,2e-2,optimizer.weight_decay=0,0.1"
+    asked_for = {"over": over, "overrides": BOTH, "budget": {"steps": (10, 20, 40), "extend": 0}}
+    found = tune(tmp_path / "t", **asked_for)
+    sizes = [(steps, {len(trials) for trials in wanted.values()}) for steps, wanted in asked]
+    assert sizes == [(10, {6}), (20, {3}), (40, {2})]
+    gone_on = [{each["optimizer.lr"] for each in trials["attention=multi_head"]} for _, trials in asked]
+    assert gone_on == [{1e-3, 4e-3, 2e-2}, {1e-3, 4e-3}, {1e-3}]
+    assert found["multi_head"]["chosen"] == {"optimizer.lr": 1e-3, "optimizer.weight_decay": 0}
+    assert found["linear"]["chosen"] == {"optimizer.lr": 2e-2, "optimizer.weight_decay": 0.1}
+    assert [found[v]["winner"] for v in ("multi_head", "linear")] == [
+        "same winner",
+        "another: optimizer.lr=0.02 optimizer.weight_decay=0 at 20 steps",
+    ]
+    assert [found[v]["tried"] for v in ("multi_head", "linear")] == [6, 6]
+    told = capsys.readouterr().out
+    assert "12 settings of 2 variants were tried, in 44 runs" in told
+    assert "the order of the variants depends on the budget: multi_head, linear at 20 steps" in told
+    first = list(asked)
+    asked.clear()
+    assert tune(tmp_path / "t", **asked_for) == found and asked == first, "the same command asks for the same runs"
+    tuned = f"tuned={tmp_path / 't'}"
+    config, _ = with_tuned_settings(compose_config([tuned]), "linear")
+    assert (config.optimizer["lr"], config.optimizer["weight_decay"]) == (2e-2, 0.1)
+    with pytest.raises(UsageError, match=r"chooses optimizer\.weight_decay: leave one of them out"):
+        compose_config([tuned, "optimizer.weight_decay=0"])
+
+
+def test_tuned_keys_are_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of final runs states what was tuned, with how many settings, and compares across it."""
+    runs_are(monkeypatch, lambda _, settings, steps: 3 - settings["optimizer.weight_decay"] + settings["optimizer.lr"])
+    over = "optimizer.lr=1e-3,4e-3,optimizer.weight_decay=0,0.1"
+    tune(tmp_path / "t", over=over, overrides=BOTH, budget={"steps": (20, 40), "extend": 0})
+    for variant, decay in (("multi_head", 0.1), ("linear", 0.2)):
+        for seed in range(4):
+            tuned = {"optimizer.lr": 1e-3, "optimizer.weight_decay": decay, "tuned": str(tmp_path / "t")}
+            write_run(tmp_path / "f", variant, seed, BASE[seed] + decay, settings=tuned)
+    report = analyse(tmp_path / "f")
+    assert [c.n for c in report.comparisons] == [4]
+    text = str(document(report))
+    assert "what else is named above (optimizer.weight_decay) was tuned for each variant (4 settings tried)" in text
+    assert "optimizer.weight_decay=0.1" in text and "same winner" in text
+    remarks = next(c.lr_curve.remarks for c in report.design.arms if c.variant == "linear" and c.lr_curve)
+    assert any("optimizer.weight_decay" in remark for remark in remarks), "the final runs took another"
 
 
 def test_beyond_a_rate_that_diverged_nothing_is_sought(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,20 +202,31 @@ def test_a_grid_with_holes_is_no_curve(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"lacks multi_head at .*, seed 101 \(unfinished"):
         tune(tmp_path / "t")
     write_arm(tmp_path / "u", "multi_head", BASE)
-    with pytest.raises(UsageError, match="holds no variant at several learning rates"):
+    with pytest.raises(UsageError, match="holds no variant at several settings of"):
         tune(tmp_path / "u")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rates": "1e-3,2e-3,3e-3"}, "must be at least 4"),
-        ({"rates": "1e-3,-2"}, r"rates \(1e-3,-2\) must be numbers above 0"),
-        ({"rates": "1,2,3,4", "seeds": "a"}, r"seeds \(a\) must be integers"),
-        ({"rates": "1,2,3,4", "seeds": "3-1"}, r"seeds \(3-1\) must be integers"),
-        ({"rates": "1,2,3,4", "seeds": "0-1000000000000"}, r"seeds \(0-1000000000000\) must be integers"),
+        ({"over": "optimizer.lr=1e-3,2e-3,3e-3"}, "must name at least 4 rates"),
+        ({"over": "optimizer.lr=1e-3,2e-3,3e-3,-2"}, r"optimizer.lr must be numbers above 0"),
+        ({"over": "1e-3"}, r"over \(1e-3\) must begin with a key"),
+        ({"over": "optimizer.lr=2..1"}, "must be one range from a smaller number to a larger one"),
+        ({"over": "optimizer.lr=1e-3..1e-2,1"}, "must be one range from a smaller number to a larger one"),
+        ({"over": "optimizer.lr=1e-3,,2"}, "must be values or a range"),
+        ({"over": "optimizer.grad_clip=1,1.0"}, "names a value twice"),
+        ({"over": "optimizer.grad_clip=1,2,optimizer.grad_clip=3"}, "names optimizer.grad_clip twice"),
+        ({"over": "optimizer.grad_clip=1"}, "must name two settings or more"),
+        ({"over": "attention/mask=causal,window"}, "attention/mask chooses a file; tune a value"),
+        ({"over": "trainer.max_steps=10,20"}, r"leave trainer.max_steps out; budgets= says it"),
+        ({"over": f"{FOUR}", "seeds": "a"}, r"seeds \(a\) must be integers"),
+        ({"over": f"{FOUR}", "seeds": "3-1"}, r"seeds \(3-1\) must be integers"),
+        ({"over": f"{FOUR}", "seeds": "0-1000000000000"}, r"seeds \(0-1000000000000\) must be integers"),
+        ({"over": f"{FOUR}", "budget": {"steps": (4, 2)}}, r"budgets \(4,2\) must be steps that rise"),
+        ({"overrides": ("trainer.max_steps=5",)}, r"budgets \(40\) says how many steps: leave trainer.max_steps out"),
         ({"overrides": ("seed=1",)}, "leave seed out; seeds= says it"),
-        ({"overrides": ("+optimizer.lr=1",)}, "leave optimizer.lr out; rates= says it"),
+        ({"overrides": ("+optimizer.lr=1",)}, r"optimizer.lr is tuned .*: leave it out of the settings"),
         ({"metric": "val/beauty"}, "does not say which way is better"),
     ],
 )
@@ -139,24 +241,24 @@ def test_final_seeds_are_new(tmp_path: Path) -> None:
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     tune(tmp_path / "t")
     tuned = f"tuned={tmp_path / 't'}"
-    config, told = at_tuned_rate(compose_config([tuned]), "linear")
-    assert config.optimizer["lr"] == told["lr"] == pytest.approx(2.4e-3, rel=5e-3)
+    config, told = with_tuned_settings(compose_config([tuned]), "linear")
+    assert config.optimizer["lr"] == told["chosen"]["optimizer.lr"] == pytest.approx(2.4e-3, rel=5e-3)
     assert told["seeds"] == list(SEEDS) and len(told["sha256"]) == 64
     for words, variant, message in (
-        (["seed=101"], "linear", r"seed \(101\) is one of the seeds that chose the learning rate \(100, 101 in"),
+        (["seed=101"], "linear", r"seed \(101\) is one of the seeds that chose the settings \(100, 101 in"),
         (["streams.data=100"], "linear", r"streams.data \(100\) is one of the seeds"),
-        ([], "gqa", r"holds no rate for gqa \(it has: linear, multi_head\)"),
+        ([], "gqa", r"holds nothing for gqa \(it has: linear, multi_head\)"),
         (["optimizer=muon"], "linear", "was made with AdamW"),
     ):
         with pytest.raises(UsageError, match=message):
-            at_tuned_rate(compose_config([tuned, *words]), variant)
+            with_tuned_settings(compose_config([tuned, *words]), variant)
     with pytest.raises(UsageError, match=r"chooses optimizer\.lr: leave one of them out"):
         compose_config([tuned, "optimizer.lr=1e-3"])
     with pytest.raises(UsageError, match=r"tuned \(nowhere\) must be the folder of an experiment with a tuned.yaml"):
-        at_tuned_rate(compose_config(["tuned=nowhere"]), "linear")
+        with_tuned_settings(compose_config(["tuned=nowhere"]), "linear")
     (tmp_path / "t" / "tuned.yaml").write_text("variants: [1]")
     with pytest.raises(UsageError, match="must hold a list variants"):
-        at_tuned_rate(compose_config([tuned]), "linear")
+        with_tuned_settings(compose_config([tuned]), "linear")
 
 
 def test_the_settings_tell_variants_of_one_name_apart(tmp_path: Path) -> None:
@@ -164,13 +266,13 @@ def test_the_settings_tell_variants_of_one_name_apart(tmp_path: Path) -> None:
         for rate in RATES:
             settings = {"optimizer.lr": rate, "model.d_model": width}
             write_run(tmp_path / "t", "multi_head", 100, bowl(rate, at), settings=settings)
-    tuning.tune(tmp_path / "t", "val/loss", "", "100", 0, ())
+    tune(tmp_path / "t")
     words = f"tuned={tmp_path / 't'}"
     for width, at in ((64, 1e-3), (128, 3e-3)):
-        config, _ = at_tuned_rate(compose_config([words, f"model.d_model={width}"]), "multi_head")
+        config, _ = with_tuned_settings(compose_config([words, f"model.d_model={width}"]), "multi_head")
         assert config.optimizer["lr"] == pytest.approx(at, rel=1e-2)
     with pytest.raises(UsageError, match=r"at other settings than these: model\.d_model=\d+, model\.d_model=\d+$"):
-        at_tuned_rate(compose_config([words, "model.d_model=32"]), "multi_head")
+        with_tuned_settings(compose_config([words, "model.d_model=32"]), "multi_head")
 
 
 def write_finals(folder: Path, tuned: Path, seeds: Sequence[int] = range(4)) -> None:
@@ -190,9 +292,9 @@ def test_report_shows_lr_curves(tmp_path: Path) -> None:
         assert c.lr_curve is not None and [p.rate for p in c.lr_curve.points] == list(RATES)
         assert c.lr_curve.tuning_seeds == list(SEEDS) and c.lr_curve.final_seeds == [0, 1, 2, 3]
         assert "seeds 100 had chosen the rate and are left out" in c.lr_curve.remarks
-    write(report, document(report), tmp_path / "out")
+    write(report, document(report), tmp_path / "out", tensorboard=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
-    for words in ("sensitivity", str(tmp_path / "t"), "100, 101", "tuned for each variant on a grid"):
+    for words in ("sensitivity", str(tmp_path / "t"), "100, 101", "tuned for each variant (4 settings tried)"):
         assert words in text
     assert (tmp_path / "out" / "pictures" / "learning_rates.svg").is_file()
 
@@ -233,7 +335,7 @@ def test_tables_name_match_mode(tmp_path: Path) -> None:
     tables = [block for section in pages.sections for block in section.blocks if isinstance(block, Table)]
     assert len(tables) >= 6
     assert all("matched by parameters" in table.caption for table in tables)
-    write(report, pages, tmp_path / "out")
+    write(report, pages, tmp_path / "out", tensorboard=False)
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("Matched budgets", "+0.400 %", "model.mlp_ratio 4 to 4.75", "state -50.00 %"):
         assert words in text
@@ -271,16 +373,18 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     corpus = tmp_path / "text.txt"
     corpus.write_text("to be or not to be, that is the question. " * 200)
     tiny = ["data=file", f"data.path={corpus}", "tokenizer=byte", "model.n_layers=1", "model.d_model=16"]
-    tiny += ["model.n_heads=2", "model.context=16", "batch_size=2", "trainer.max_steps=8", "trainer.threads=1"]
+    tiny += ["model.n_heads=2", "model.context=16", "batch_size=2", "trainer.threads=1"]
     tiny += ["sample.steps=0", f"paths.cache={tmp_path / 'cache'}"]
     folder = tmp_path / "runs" / "tuning"
     start = [sys.executable, "-c", "from attnlab.cli import main; main()"]
     words = [
         "tune",
         f"experiment={folder}",
-        "rates=1e-2,3e-2,1e-1,3e-1",
+        "over=optimizer.lr=1e-2,3e-2,1e-1,3e-1",
         "seeds=100-102",
         "extend=1",
+        "budgets=8",
+        "n_jobs=2",
         "attention=multi_head,linear",
     ]
     done = subprocess.run([*start, *words, *tiny], capture_output=True, text=True, check=False, cwd=ROOT)
@@ -290,11 +394,19 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     assert set(found) == {"multi_head", "linear"}
     n_rates = len(found["linear"]["curve"])  # type: ignore[arg-type]
     assert len(list(folder.glob("*/seed_*/summary.json"))) == 3 * 2 * n_rates >= 24
-    final = [sys.executable, str(ROOT / "train.py"), "-m", f"tuned={folder}", "attention=multi_head,linear", "seed=0,1"]
+    final = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        f"tuned={folder}",
+        "trainer.max_steps=8",
+        "attention=multi_head,linear",
+        "seed=0,1",
+    ]
     final += [f"paths.runs={tmp_path / 'runs'}", "experiment_name=final", *tiny]
     done = subprocess.run(final, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = analyse(tmp_path / "runs" / "final")
     for c in report.design.arms:
-        assert c.lr_curve is not None and c.lr_curve.chosen == found[c.variant]["lr"]
+        assert c.lr_curve is not None and c.lr_curve.chosen == chosen(found[c.variant])
         assert c.lr_curve.remarks == found[c.variant]["remarks"], "what the choice said of itself, and no more"

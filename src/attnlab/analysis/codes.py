@@ -1,6 +1,6 @@
 """By which code runs were made: no mean is taken across codes unless that is asked for, and either is said."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from attnlab.analysis.groups import CODE, Group
@@ -27,16 +27,16 @@ def across_codes(groups: Sequence[Group]) -> list[Group]:
     return merged
 
 
-def of_latest_code(groups: Sequence[Group], besides: str) -> list[Group]:
-    """Of groups that differ in nothing but code and the setting `besides`, those by the code of the latest."""
+def of_latest_code(groups: Sequence[Group], besides: Collection[str]) -> list[Group]:
+    """Of groups that differ in nothing but code and the settings `besides`, those by the code of the latest."""
     latest: dict[tuple[str, ...], list[str]] = {}
     for group in sorted(groups, key=lambda group: group.started):
         latest[_settings(group, besides)] = _code(group)
     return [group for group in groups if _code(group) == latest[_settings(group, besides)]]
 
 
-def _settings(group: Group, besides: str = "") -> tuple[str, ...]:
-    rest = (f"{key}={value!r}" for key, value in group.settings.items() if key != besides and not is_code(key))
+def _settings(group: Group, besides: Collection[str] = ()) -> tuple[str, ...]:
+    rest = (f"{key}={value!r}" for key, value in group.settings.items() if key not in besides and not is_code(key))
     return (group.variant, *sorted(rest))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from attnlab.analysis.arms import Arm, shown
 from attnlab.analysis.comparison import Comparison
-from attnlab.analysis.groups import ATTENTION, CODE, FROM_SUMMARY, RATE, changing, spelling
+from attnlab.analysis.groups import ATTENTION, CODE, FROM_SUMMARY, changing, spelling
 from attnlab.analysis.report.document import Block, table
 from attnlab.config.code import in_a_line
 
@@ -95,7 +95,7 @@ def _names(arms: Sequence[Arm]) -> str:
 
 def _setting(arm: Arm, key: str) -> str:
     """A setting as it is typed; what was tuned has no single one."""
-    if key == RATE and arm.lr_curve is not None:
+    if arm.lr_curve is not None and key in arm.lr_curve.tuned_keys:
         return "tuned"
     return shown(arm.settings.get(key))
 
@@ -108,7 +108,7 @@ def unnamed_differences(arm: Arm, baseline: Arm) -> list[str]:
     )
     stated = {word.partition("=")[0] for word in f"{arm.label} {arm.setting}".split()}
     stated |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
-    stated |= {RATE} if arm.lr_curve is not None or baseline.lr_curve is not None else set()
+    stated |= {key for each in (arm, baseline) if each.lr_curve is not None for key in each.lr_curve.tuned_keys}
     keys = [key for keys in changing([baseline.settings, arm.settings]) for key in keys if key not in stated]
     modules = [key.removeprefix(f"{CODE}.") for key in keys if key.startswith(f"{CODE}.")]
     settings = [

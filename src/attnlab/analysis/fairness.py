@@ -1,6 +1,6 @@
 """What was held equal between the variants of an experiment, and what the experiment cannot say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attnlab.analysis.analyse import Report
@@ -115,6 +115,12 @@ def _as_typed(value: object) -> str:
     return "null" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def _tried(arms: Sequence[Arm]) -> list[int]:
+    """How many settings were tried for each of these."""
+    curves = [c.lr_curve for c in arms if c.lr_curve is not None]
+    return [curve.search.tried if curve.search is not None else len(curve.points) for curve in curves]
+
+
 def limits(report: Report) -> str:
     """What this experiment cannot say, from what it was."""
     arms = report.design.arms
@@ -127,10 +133,13 @@ def limits(report: Report) -> str:
     data = sorted({str(c.settings.get("data._target_")).rpartition(".")[2] for c in arms})
     tuned = [c for c in arms if c.lr_curve is not None]
     rates = sorted({f"{c.settings[RATE]:g}" for c in arms if isinstance(c.settings.get(RATE), int | float)})
+    keys = sorted({key for c in tuned if c.lr_curve is not None for key in c.lr_curve.tuned_keys} - {RATE})
+    what = " and ".join(["The learning rate", *([f"what else is named above ({', '.join(keys)})"] if keys else [])])
     if len(tuned) == len(arms):
-        tuning = "The learning rate was tuned for each variant on a grid, and nothing else was"
+        n = " to ".join(dict.fromkeys(str(x) for x in (min(_tried(tuned)), max(_tried(tuned)))))
+        tuning = f"{what} was tuned for each variant ({n} settings tried), and nothing else was"
     elif tuned:
-        tuning = f"The learning rate was tuned for {', '.join(c.label for c in tuned)} only, which favours them"
+        tuning = f"{what} was tuned for {', '.join(c.label for c in tuned)} only, which favours them"
     elif len(rates) == 1:
         tuning = f"All variants share one learning rate ({rates[0]}), which may suit one better than another"
     else:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from attnlab.analysis import codes
 from attnlab.analysis.arms import Arm, Arms, arm_of_runs, labelled
-from attnlab.analysis.groups import RATE, Group, apart_by_rate, groups_by_rate, groups_of
+from attnlab.analysis.groups import RATE, Group, apart_by, groups_by_rate, groups_of
 from attnlab.analysis.lr_curve import LRCurve, fit_lr_curve
-from attnlab.analysis.lr_tuning import Tuning, curve_of, read_tuning, without_curve
 from attnlab.analysis.reading import Experiment, read_experiment
+from attnlab.analysis.tuned_variants import Tuning, curve_of, read_tuning, without_curve
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.names import CONFIG
 
@@ -27,7 +27,7 @@ def arms_of(experiment: Experiment, lower_is_better: bool, alpha: float, code: s
         groups = codes.across_codes(groups)
     tunings = {group.tuned: _tuning(group.tuned, experiment, lower_is_better, alpha) for group in groups if group.tuned}
     arms = []
-    for members in apart_by_rate(groups):
+    for members in apart_by(groups, {RATE}):
         by_rate = groups_by_rate(members)
         if len(by_rate) < 2 or len(by_rate) < len(members):
             arms += [_single(group, tunings) for group in members]
@@ -53,13 +53,17 @@ def _single(group: Group, tunings: Mapping[str, Tuning | AttnlabError]) -> Arm:
 
 def _tuned(group: Group, curve: LRCurve) -> Arm:
     runs = [run for run in group.runs if run.seed not in curve.tuning_seeds]
-    settings = {key: value for key, value in group.settings.items() if key != RATE}  # tuned: no setting to compare
+    settings = {
+        key: value for key, value in group.settings.items() if key not in curve.tuned_keys
+    }  # tuned: no setting to compare
     return arm_of_runs(group.variant, group.folder, settings, runs, curve)
 
 
 def _tuning(named: str, experiment: Experiment, lower_is_better: bool, alpha: float) -> Tuning | AttnlabError:
     """The tuning experiment that runs name, or why it cannot be read."""
-    path = Path(named) if Path(named).suffix != ".yaml" else Path(named).parent  # as `attnlab.config.tuned_lr` reads it
+    path = (
+        Path(named) if Path(named).suffix != ".yaml" else Path(named).parent
+    )  # as `attnlab.config.tuned_settings` reads it
     candidates = (path, experiment.folder.path.parent / path.name)  # where it was, or moved along
     folder = next((each for each in candidates if each.is_dir()), path)
     try:

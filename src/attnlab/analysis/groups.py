@@ -1,6 +1,6 @@
 """Runs by configuration: those that differ in their seeds alone belong together, whatever became of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,11 +128,11 @@ def _set_code(groups: Sequence[Group]) -> None:
             group.settings[CODE] = "unknown" if group.code is None else "recorded"
 
 
-def apart_by_rate(groups: Sequence[Group]) -> list[list[Group]]:
-    """Configurations that differ in their learning rate alone, together."""
+def apart_by(groups: Sequence[Group], tuned: Collection[str]) -> list[list[Group]]:
+    """Configurations that differ in what is tuned alone, such as their learning rate, together."""
     arms: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
-        rest = sorted((key, repr(value)) for key, value in group.settings.items() if key != RATE)
+        rest = sorted((key, repr(value)) for key, value in group.settings.items() if key not in tuned)
         arms.setdefault((group.variant, *rest), []).append(group)
     return list(arms.values())
 

@@ -7,10 +7,11 @@ choose and the rest judge.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnlab.analysis.groups import RATE
 from attnlab.analysis.reading import Run
 from attnlab.analysis.statistics import Interval, t_interval
 from attnlab.store.status import Status
@@ -31,6 +32,25 @@ class LRPoint(NamedTuple):
     diverged: int
 
 
+class Search(NamedTuple):
+    """What `attnlab tune` tried for one variant, and what came of it."""
+
+    settings: Mapping[str, Any]  # what was tuned, and what was chosen
+    tried: int  # settings
+    runs: int
+    budgets: Sequence[int]  # steps of each round
+    winner_before: str  # the setting that was best at the budget before the last; empty if there was one round
+    winner: str  # and at the last
+
+    @property
+    def holds(self) -> str:
+        """Whether the winner is the same at two budgets, in words."""
+        if not self.winner_before:
+            return "one budget only"
+        same = self.winner == self.winner_before
+        return "same winner" if same else f"another: {self.winner_before} at {self.budgets[-2]} steps"
+
+
 class LRCurve(NamedTuple):
     """The learning-rate curve of one variant. All numbers are of the tuning seeds."""
 
@@ -43,6 +63,12 @@ class LRCurve(NamedTuple):
     sensitivity: float | None  # mean over the grid of min(loss, loss before training) - best
     remarks: list[str]
     source: str = ""  # the experiment that the tuning seeds ran in, if it is another one
+    search: Search | None = None
+
+    @property
+    def tuned_keys(self) -> set[str]:
+        """The settings that tuning chose: no differences to compare."""
+        return {RATE, *(self.search.settings if self.search is not None else ())}
 
     @property
     def edge(self) -> str:
@@ -51,6 +77,8 @@ class LRCurve(NamedTuple):
         Not the high end where a higher rate diverged, for then nothing better lies beyond.
         """
         rates = [point.rate for point in self.points]
+        if not rates:
+            return ""
         return "low" if self.best == rates[0] else "high" if self.best == rates[-1] else ""
 
     @property
@@ -86,7 +114,7 @@ def fit_lr_curve(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_c
         tuning, final = tuning[:n], tuning[n:]
         remarks.append(f"every seed ran at every rate: the first {n} chose, the other {len(final)} judge")
     grid = sorted(rate for rate in runs if any(seed in runs[rate] for seed in tuning))
-    points = [_point(rate, [runs[rate][seed] for seed in tuning if seed in runs[rate]], alpha) for rate in grid]
+    points = [point_of(rate, [runs[rate][seed] for seed in tuning if seed in runs[rate]], alpha) for rate in grid]
     usable = [point for point in points if math.isfinite(point.mean)]
     best = min(usable, key=lambda point: sign * point.mean).rate if usable else None
     judged = {rate: [seed for seed in final if seed in runs[rate]] for rate in runs}
@@ -108,7 +136,8 @@ def fit_lr_curve(runs: RunsByRate, lower_is_better: bool, alpha: float, *, all_c
     )
 
 
-def _point(rate: float, runs: Sequence[Run], alpha: float) -> LRPoint:
+def point_of(rate: float, runs: Sequence[Run], alpha: float) -> LRPoint:
+    """What runs at one rate came to."""
     values = [run.final for run in runs if run.status == Status.FINISHED]
     diverged = len(runs) - len(values)
     mean = math.inf if diverged or not values else float(np.mean(values))

@@ -37,7 +37,7 @@ from attnlab.config.keys import (
     unknown_key,
 )
 from attnlab.config.run_config import RunConfig, fixed_options
-from attnlab.config.tuned_lr import at_tuned_rate
+from attnlab.config.tuned_settings import chosen_keys, with_tuned_settings
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.options import Option, OptionError, not_an_option, options_of, settable
 from attnlab.options.rules import Rule, refusal
@@ -122,7 +122,9 @@ def fit_job(config: RunConfig, typed: Typed) -> RunConfig:
         )
     if "attention" not in typed.choices and any(word.startswith("attention=") for word in typed.overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    tuned, _ = at_tuned_rate(config, variant_name(config, typed))  # here, too: a sweep refuses every seed at its start
+    tuned, _ = with_tuned_settings(
+        config, variant_name(config, typed)
+    )  # here, too: a sweep refuses every seed at its start
     return tuned
 
 
@@ -183,8 +185,8 @@ def check_plain(
             f"experiment_name ({text}) names a folder: letters, digits, '-', '_' and '.' only, and no '.' at its start"
         )
     _expand_paths(plain)
-    if plain["tuned"] is not None and any(_key(word) == "optimizer.lr" for word in overrides):
-        raise UsageError(f"tuned ({plain['tuned']}) chooses optimizer.lr: leave one of them out")
+    if plain["tuned"] is not None and (both := chosen_keys(plain["tuned"]) & {_key(word) for word in overrides}):
+        raise UsageError(f"tuned ({plain['tuned']}) chooses {', '.join(sorted(both))}: leave one of them out")
     if plain["match"] is not None:
         plain["baseline"] = _baseline(plain, overrides, main, searched)
         own = {f"baseline.{key}": text for key, text in environment.items() if key.startswith(OF_BASELINE)}

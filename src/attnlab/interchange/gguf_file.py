@@ -17,7 +17,7 @@ from torch import Tensor
 from attnlab.config.run_config import RunConfig
 from attnlab.data.download import sha256_of_file
 from attnlab.data.tokenizers import Tokenizer
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.llama import LLAMA, QWEN2, QWEN3
 from attnlab.interchange.families.model_settings import normal, settings_of_run, spelled_out
@@ -25,7 +25,6 @@ from attnlab.interchange.families.transforms import PAIRS
 from attnlab.interchange.gguf_tokenizer import write_tokenizer
 from attnlab.interchange.hf_folder import TensorHeader
 from attnlab.model import GPT
-from attnlab.options.rules import shown
 
 INSTALL = "pip install 'attnlab[gguf]'"
 BLOCK = "blk.{i}."

@@ -10,8 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from attnlab.data.download import sha256_of_file
-from attnlab.errors import UsageError
-from attnlab.options.rules import shown
+from attnlab.errors import UsageError, shown
 from attnlab.store.damage import one_line
 from attnlab.store.files import parse_json, read_file
 

@@ -14,7 +14,7 @@ from attnlab.build import Factory, check_construction, instantiate
 from attnlab.config.code import Code, code_of, homes_of, note_sources
 from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
-from attnlab.config.tuned_lr import at_tuned_rate
+from attnlab.config.tuned_settings import with_tuned_settings
 from attnlab.data.corpus import Source
 from attnlab.data.material import Material
 from attnlab.data.opening import open_material
@@ -114,7 +114,7 @@ def prepare(
     accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
     threads = set_threads(trainer.threads, trainer.devices)
     these = processes(trainer.devices, trainer.nodes)
-    config, tuned = at_tuned_rate(config, variant)
+    config, tuned = with_tuned_settings(config, variant)
     cache = Path(config.paths.cache)
     strategy = strategy_name(trainer.strategy, these.world_size)
     held = these.world_size if strategy == "fsdp" else 1  # by how many processes a model is held

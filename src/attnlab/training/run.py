@@ -22,7 +22,7 @@ from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.task import Task
-from attnlab.errors import AttnlabError, Diverged, UsageError
+from attnlab.errors import AttnlabError, Diverged, UsageError, shown
 from attnlab.inspection.task_metrics import TaskRows, rows_to_measure, token_kinds
 from attnlab.machine import signals
 from attnlab.machine.environment import STARTED_BY, processes
@@ -366,7 +366,8 @@ def _open_folder(prepared: Prepared, step: int | None) -> None:
     if "match" in prepared.fairness:
         log(describe_match(prepared.fairness["match"]))
     if "tuned" in prepared.fairness:
-        log(f"optimizer.lr {prepared.recipe.lr:g}, as tuned for this variant in {config.tuned}")
+        chosen = " ".join(f"{key}={shown(value)}" for key, value in prepared.fairness["tuned"]["chosen"].items())
+        log(f"{chosen}, as tuned for this variant in {config.tuned}")
     variant = prepared.identity.variant
     if (plain := prepared.fairness.get("computes", variant)) != variant:
         log(f"{variant} {in_words(config, plain)}")

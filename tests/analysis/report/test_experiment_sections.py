@@ -34,7 +34,7 @@ def test_learning_rates(tmp_path: Path) -> None:
     blocks = learning_rates(analyse(tmp_path))
     (table,) = tables([*blocks])
     cells = dict(zip(table.columns, *table.rows, strict=True))
-    assert (cells["variant"], cells["rates tried"], cells["best"], cells["compared at"]) == (
+    assert (cells["variant"], cells["settings tried"], cells["best rate"], cells["compared at"]) == (
         *("multi_head", "4", "0.001", "0.001"),
     )
     assert (cells["tuning seeds"], cells["final seeds"]) == ("0", "1, 2")

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnlab.analysis.analyse import Report
+from attnlab.analysis.groups import RATE
 from attnlab.analysis.report import charts, mean_maps
 from attnlab.analysis.report.document import Block, Lines, some, table
 from attnlab.analysis.report.format import MOST_LISTED, number, p_value, span
+from attnlab.analysis.tuned_variants import spelled
 from attnlab.store.status import Status
 
 
@@ -47,18 +49,21 @@ def learning_rates(report: Report) -> list[Block]:
         return []
     rows = []
     for c, r in tuned:
+        tried = str(len(r.points)) if r.search is None else str(r.search.tried)
+        others = {k: v for k, v in (r.search.settings if r.search is not None else {}).items() if k != RATE}
         rows.append(
             [
-                *(c.label, c.setting, str(len(r.points)), f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
-                *(f"{r.chosen:g}", number(r.sensitivity), r.source, _seeds(r.tuning_seeds), _seeds(r.final_seeds)),
-                "; ".join(r.remarks),
+                *(c.label, c.setting, tried, f"{r.best:g}", "" if r.fitted is None else f"{r.fitted:.3g}"),
+                *(f"{r.chosen:g}", spelled(others), number(r.sensitivity), "" if r.search is None else r.search.holds),
+                *(r.source, _seeds(r.tuning_seeds), _seeds(r.final_seeds), "; ".join(r.remarks)),
             ]
         )
-    columns = ["variant", "setting", "rates tried", "best", "parabola", "compared at", "sensitivity"]
-    columns += ["tuned in", "tuning seeds"]
+    columns = ["variant", "setting", "settings tried", "best rate", "parabola", "compared at", "with", "sensitivity"]
+    columns += ["at two budgets", "tuned in", "tuning seeds"]
     caption = (
-        "A learning rate per variant, chosen on the tuning seeds, compared on the final seeds. Sensitivity is the "
-        "mean over the grid of min(loss, loss before training) less the best"
+        "Settings per variant, chosen on the tuning seeds, compared on the final seeds; how many were tried, and "
+        "whether the same one wins at two budgets of steps. Sensitivity is the mean over the rates of min(loss, loss "
+        "before training) less the best"
     )
     picture = charts.lr_curves([(c.label, r) for c, r in tuned], report.experiment.metric)
     return [table([*columns, "final seeds", "remarks"], rows, caption), *some(picture)]

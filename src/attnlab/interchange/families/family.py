@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.config.run_config import Node
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 from attnlab.interchange.families.keys_of_config import Key, Reading, Same, is_ignored
 from attnlab.interchange.families.model_settings import NO_EMBEDDING, ModelSettings, normal, put_in
 from attnlab.interchange.families.transforms import SAME, Transform
 from attnlab.interchange.hf_folder import TensorHeader
-from attnlab.options.rules import Rule, shown
+from attnlab.options.rules import Rule
 
 MOST_LAYERS = 10_000
 Names = str | tuple[str, ...]

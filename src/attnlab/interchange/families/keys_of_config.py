@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
-from attnlab.errors import UsageError
+from attnlab.errors import UsageError, shown
 from attnlab.interchange.families.model_settings import HOME, ModelSettings, put_in
-from attnlab.options.rules import COUNT, POSITIVE, Rule, refusal, shown
+from attnlab.options.rules import COUNT, POSITIVE, Rule, refusal
 
 REQUIRED: Any = object()
 FLAG = Rule(bool)

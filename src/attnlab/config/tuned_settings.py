@@ -1,15 +1,14 @@
-"""A learning rate for each variant, as `attnlab tune` found it: read from tuned.yaml of a tuning experiment.
+"""Settings for each variant, as `attnlab tune` chose them: read from tuned.yaml of a tuning experiment.
 
 variants:
   - variant: linear
     settings: {}            # what sets it apart from others of the name, if there are several
     optimizer: AdamW
-    lr: 0.00218             # what tuned= takes
+    chosen: {optimizer.lr: 0.00218, optimizer.weight_decay: 0.1}  # what tuned= takes
     seeds: [100, 101, 102]  # that chose it, and that no final run may use
 """
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
 
 OPTIMIZER = "optimizer._target_"
-NEEDED = ("variant", "settings", "optimizer", "lr", "seeds")
+NEEDED = ("variant", "settings", "optimizer", "chosen", "seeds")
+BEFORE = "lr"  # what stood for chosen when rates alone were tuned
 
 
-def at_tuned_rate(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str, Any]]:
-    """The config at the rate that was tuned for its variant, and what summary.json says of it; tuned=null does nothing.
+def with_tuned_settings(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str, Any]]:
+    """The config with what was tuned for its variant, and what summary.json says of it; tuned=null does nothing.
 
     Refuses variants that were not tuned, and seeds that took part in the choice: on them it looks better than it is.
     """
@@ -38,7 +38,7 @@ def at_tuned_rate(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str,
     if not named:
         names = [entry["variant"] for entry in entries]
         raise UsageError(
-            f"tuned ({path}) holds no rate for {variant}{nearest(variant, names)} (it has: {', '.join(names)}); run "
+            f"tuned ({path}) holds nothing for {variant}{nearest(variant, names)} (it has: {', '.join(names)}); run "
             "attnlab tune with it, too"
         )
     if len(fitting) != 1:
@@ -47,17 +47,23 @@ def at_tuned_rate(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str,
     entry = fitting[0]
     if stable(OPTIMIZER, flat[OPTIMIZER]) != stable(OPTIMIZER, entry["optimizer"]):
         raise UsageError(
-            f"tuned ({path}) was made with {entry['optimizer']}: a rate of it is none of {flat[OPTIMIZER]}"
+            f"tuned ({path}) was made with {entry['optimizer']}: what suits it is not tuned for {flat[OPTIMIZER]}"
         )
     for key, seed in flat.items():
         if (key == "seed" or key.startswith("streams.")) and seed in entry["seeds"]:
             chose = ", ".join(map(str, entry["seeds"]))
             raise UsageError(
-                f"{key} ({seed}) is one of the seeds that chose the learning rate ({chose} in {path}): final runs "
+                f"{key} ({seed}) is one of the seeds that chose the settings ({chose} in {path}): final runs "
                 "need others"
             )
-    tuned = replace(config, optimizer={**config.optimizer, "lr": float(entry["lr"])})
-    return tuned, {"experiment": config.tuned, "sha256": digest, **entry}
+    content = config.as_dict()
+    for key, value in entry["chosen"].items():
+        *owners, last = key.split(".")
+        node = content
+        for owner in owners:
+            node = node[owner]
+        node[last] = value
+    return RunConfig.of(content), {"experiment": config.tuned, "sha256": digest, **entry}
 
 
 def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
@@ -74,15 +80,28 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"tuned ({path}) is not YAML: {' '.join(str(error).split())[:120]}") from error
     entries = content.get("variants") if isinstance(content, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and BEFORE in entry:
+            entry["chosen"] = {"optimizer.lr": entry.pop(BEFORE)}
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
         raise UsageError(f"tuned ({path}) must hold a list variants, each with {', '.join(NEEDED)}")
     return path, entries, hashlib.sha256(data).hexdigest()
 
 
+def chosen_keys(tuned: str) -> set[str]:
+    """The settings that were tuned."""
+    return {key for entry in read(tuned)[1] for key in entry["chosen"]}
+
+
 def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or any(key not in entry for key in NEEDED):
         return False
-    rate, seeds = entry["lr"], entry["seeds"]
+    chosen, rate = entry["chosen"], entry["chosen"].get("optimizer.lr", 1) if isinstance(entry["chosen"], dict) else 0
     return (
-        isinstance(rate, int | float) and rate > 0 and isinstance(seeds, list) and isinstance(entry["settings"], dict)
+        isinstance(rate, int | float)
+        and rate > 0
+        and bool(chosen)
+        and all(isinstance(key, str) for key in chosen)
+        and isinstance(entry["seeds"], list)
+        and isinstance(entry["settings"], dict)
     )
