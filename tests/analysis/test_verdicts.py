@@ -11,6 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from tests.analysis.folders import write_arm, write_run
 
+import attnlab
 from attnlab.analysis.analyse import Report, analyse
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.publish import write
@@ -231,3 +232,11 @@ def test_the_csv_holds_full_precision(tmp_path: Path) -> None:
     assert float(rows[0]["holm_p"]) == report.comparisons[0].holm_p
     runs = list(csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines()))
     assert [float(row["value"]) for row in runs if row["variant"] == "multi_head"] == BASE
+
+
+def test_few_seeds() -> None:
+    """A verdict on fewer than four seeds says so in the table."""
+    base, gain = {0: 3.0, 1: 3.1, 2: 3.05, 3: 3.02}, {0: 2.0, 1: 2.1, 2: 2.051, 3: 2.02}
+    few = {seed: base[seed] for seed in (0, 1, 2)}, {seed: gain[seed] for seed in (0, 1, 2)}
+    assert "better (on 3 seeds only)" in str(attnlab.verdict(few[0], {"v": few[1]}, alpha=0.3))
+    assert "only" not in str(attnlab.verdict(base, {"v": gain}, alpha=0.3))

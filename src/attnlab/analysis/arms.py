@@ -29,6 +29,7 @@ class Arm(Sample):
     runs: Sequence[Run] = field(repr=False)  # whatever became of them
     lr_curve: LRCurve | None = None
     block: Block = ()
+    full_label: str = ""  # by the variant's whole name, where the label is shorter
 
     @property
     def finished(self) -> dict[int, Run]:
@@ -37,7 +38,7 @@ class Arm(Sample):
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset({self.label, self.variant, self.folder})
+        return frozenset({self.label, self.full_label or self.label, self.variant, self.folder})
 
     @property
     def title(self) -> str:
@@ -136,7 +137,7 @@ def choose_baseline(
 def arms_called(arms: Sequence[Arm], name: str) -> list[Arm]:
     """The arms that a name may mean: a label, a folder, its hashes, the config's hash alone, or a variant."""
     ways: tuple[Callable[[Arm], str], ...] = (
-        *(lambda arm: arm.label, lambda arm: arm.folder, _hashes),
+        *(lambda arm: arm.label, lambda arm: arm.full_label, lambda arm: arm.folder, _hashes),
         *(lambda arm: _hashes(arm).partition(".")[0], lambda arm: arm.variant),
     )
     return next((alike for way in ways if (alike := [arm for arm in arms if way(arm) == name])), [])
@@ -219,15 +220,15 @@ def _differ(pair: tuple[Arm, Arm], key: str) -> bool:
     return pair[0].settings.get(key) != pair[1].settings.get(key)
 
 
-def labelled(arms: Sequence[Arm]) -> list[Arm]:
-    """Give arms of one variant labels that say in which settings they differ."""
+def labelled(arms: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
+    """Give arms their names as labels; those of one name say in which settings they differ."""
     relabelled = []
-    for arm in arms:
-        alike = [other for other in arms if other.variant == arm.variant]
-        names = [f"{key}={shown(arm.settings.get(key))}" for key in differing([other.settings for other in alike])]
-        if len(alike) > 1 and not names:
-            names = [_hashes(arm)]
-        relabelled.append(replace(arm, label=" ".join([arm.variant, *names])))
+    for arm, name in zip(arms, names, strict=True):
+        alike = [other for other, its in zip(arms, names, strict=True) if its == name]
+        apart = [f"{key}={shown(arm.settings.get(key))}" for key in differing([other.settings for other in alike])]
+        if len(alike) > 1 and not apart:
+            apart = [_hashes(arm)]
+        relabelled.append(replace(arm, label=" ".join([name, *apart])))
     return relabelled
 
 

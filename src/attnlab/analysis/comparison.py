@@ -15,6 +15,7 @@ from attnlab.analysis.statistics import Interval, SeedPairing
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL, NOT_ASKED = "better", "worse", "equivalent", "cannot tell", "not in the family"
 HIGHER, LOWER = "higher", "lower"  # where neither way is better
+FEW_SEEDS = 4  # below, a verdict says on how few it rests
 ENOUGH_FOR_A_SPREAD = 6  # seeds; below, what would be needed is known as a range at best
 
 A = TypeVar("A", bound=Sample)
@@ -115,7 +116,8 @@ class Comparison(Generic[A]):
         "would have".
         """
         if self.verdict != CANNOT_TELL:
-            return self.word
+            doubtful = self.verdict != NOT_ASKED and self.n < FEW_SEEDS
+            return f"{self.word} (on {self.n} seeds only)" if doubtful else self.word
         if self.exact_test is None and self.n > 1:
             few = f"no verdict is possible with {self.planned} seeds; {self.fewest_seeds} are the fewest"
             return f"{CANNOT_TELL} ({few})"

@@ -106,7 +106,7 @@ def unnamed_differences(arm: Arm, baseline: Arm) -> list[str]:
     match: Mapping[str, Any] = next(
         (run.summary["match"] for run in arm.runs if isinstance(run.summary.get("match"), Mapping)), {}
     )
-    stated = {word.partition("=")[0] for word in f"{arm.label} {arm.setting}".split()}
+    stated = {word.partition("=")[0] for word in f"{arm.full_label or arm.label} {arm.setting}".split()}
     stated |= {*match.get("moved", {}), *FROM_SUMMARY.values()}
     stated |= {key for each in (arm, baseline) if each.lr_curve is not None for key in each.lr_curve.tuned_keys}
     keys = [key for keys in changing([baseline.settings, arm.settings]) for key in keys if key not in stated]

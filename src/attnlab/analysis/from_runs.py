@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attnlab.analysis import codes
-from attnlab.analysis.arms import Arm, Arms, arm_of_runs, labelled
+from attnlab.analysis.arm_names import named_by_change
+from attnlab.analysis.arms import Arm, Arms, arm_of_runs
 from attnlab.analysis.groups import RATE, Group, apart_by, groups_by_rate, groups_of
 from attnlab.analysis.lr_curve import LRCurve, fit_lr_curve
 from attnlab.analysis.reading import Experiment, read_experiment
@@ -34,7 +35,9 @@ def arms_of(experiment: Experiment, lower_is_better: bool, alpha: float, code: s
             continue
         curve = fit_lr_curve({rate: g.results for rate, g in by_rate.items()}, lower_is_better, alpha)
         arms.append(_tuned(by_rate[curve.chosen], curve))
-    return Arms(labelled(arms), labelled([_arm(group) for group in groups]), remarks)
+    sweep = experiment.declared.get("design")
+    single_rates = named_by_change([_arm(group) for group in groups], sweep)
+    return Arms(named_by_change(arms, sweep), single_rates, remarks)
 
 
 def _arm(group: Group) -> Arm:

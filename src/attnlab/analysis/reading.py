@@ -51,6 +51,7 @@ class Run:
     curve: Curve | None = None
     outcome: float | None = None  # what its course comes to; None: the last value
     overrides: tuple[str, ...] = ()
+    levels: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the axes of the design that planned it
     code: Mapping[str, str] | None = field(default=None, repr=False)  # module -> hash; None where that is unknown
 
     @property
@@ -166,7 +167,7 @@ def _read_run(
     path = folder.path
     group, seed = "".join(c if c.isprintable() else "?" for c in path.parent.name), seed_in(path.name)
     variant = str(entry.get("variant") or group.rpartition("-")[0] or group)
-    run = Run(path, group, variant, seed, Status.DAMAGED, overrides=_overrides(entry))
+    run = Run(path, group, variant, seed, Status.DAMAGED, overrides=_overrides(entry), levels=entry.get("levels") or {})
     try:
         if seed is None:
             raise Damaged(path, f"{path.name!r} is not {SEED}<number>")
@@ -212,7 +213,8 @@ def _absent(folder: Path, key: tuple[str, str], entry: Mapping[str, Any]) -> Run
     if status not in WITHOUT_SUMMARY:
         status, reason = Status.DAMAGED, f"{MANIFEST} says {status}, but there is no such folder"
     variant = str(entry.get("variant") or key[0].rpartition("-")[0])
-    return Run(folder / key[0] / key[1], key[0], variant, seed, Status(status), reason, overrides=_overrides(entry))
+    run = Run(folder / key[0] / key[1], key[0], variant, seed, Status(status), reason)
+    return replace(run, overrides=_overrides(entry), levels=entry.get("levels") or {})
 
 
 def _without_summary(run: Run, entry: Mapping[str, Any]) -> Run:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.analysis.analyse import Report
+from attnlab.analysis.arms import Arm
 from attnlab.analysis.differences import CONDITIONS
 from attnlab.analysis.reading import Run
 from attnlab.analysis.report.document import Block, Lines, table
@@ -92,9 +93,9 @@ def _single_runs(report: Report) -> list[Block]:
 
 def _report_command(report: Report) -> list[str]:
     """The command that makes this report, with what was typed for it and was not declared."""
-    family = [c.arm.label for c in report.comparisons if c.verdict != "not in the family"]
+    family = [_typed(c.arm) for c in report.comparisons if c.verdict != "not in the family"]
     margin, alpha = report.rules.margin, report.rules.alpha
-    terms = (report.baseline.label, report.experiment.metric, margin, alpha, family, report.solved_at)
+    terms = (_typed(report.baseline), report.experiment.metric, margin, alpha, family, report.solved_at)
     values = dict(zip(KEYS, terms, strict=True))
     chosen = [term.name for term in report.terms if term.change and not term.forced]
     typed = [
@@ -107,6 +108,11 @@ def _report_command(report: Report) -> list[str]:
     program = str(beside) if beside.exists() else "attnlab"
     folder = report.experiment.folder.path.resolve()
     return [shlex.join([program, "report", f"experiment={folder}", *typed])]
+
+
+def _typed(arm: Arm) -> str:
+    """What an arm is called on a command line: words with blanks would be several."""
+    return arm.folder if " " in arm.label else arm.label
 
 
 def _packages(runs: list[Run]) -> list[list[str]]:

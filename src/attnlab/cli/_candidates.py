@@ -1,8 +1,8 @@
 """What may be typed next, for a shell that completes: `python -m attnlab.cli._candidates LINE [BREAKS]`.
 
 LINE is what stands left of the cursor; what is printed takes the place of its last word, or of what follows the last of
-the BREAKS in it, at which bash ends a word. Shells that are told no BREAKS set the blank behind a
-word themselves. Nothing here imports torch or Hydra: there is an answer at every Tab.
+the BREAKS in it, at which bash ends a word. Shells that are told no BREAKS set the blank behind a word themselves.
+Nothing here imports torch or Hydra: there is an answer at every Tab.
 """
 
 import os
