@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnlab.inspection.figures import draw_layer, to_png
+from attnlab.inspection.figures import to_png
 from attnlab.inspection.map_page.page import page
 from attnlab.inspection.prompt_maps import PromptMaps, save_prompt_maps
 from attnlab.store.files import write_atomically
@@ -15,12 +15,8 @@ def write_map_files(folder: Path, maps: PromptMaps) -> Iterator[Path]:
     save_prompt_maps(path, maps)
     yield path
     for layer in maps.layers:
-        title = f"{maps.run}, step {maps.step}, layer {layer.layer}"
-        picture = draw_layer(
-            layer.weights, layer.kind, maps.tokens, title, heads=layer.heads, keys=maps.keys, causal=maps.causal
-        )
         path = folder / f"layer_{layer.layer:02d}.png"
-        write_atomically(path, to_png(picture), key="folder")
+        write_atomically(path, to_png(maps.picture(layer)), key="folder")
         yield path
     write_atomically(folder / "index.html", page(maps).encode(), key="folder")
     yield folder / "index.html"

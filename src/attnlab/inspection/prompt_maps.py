@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,11 @@ from safetensors.numpy import save
 from attnlab.errors import UsageError
 from attnlab.inspection.records import LayerMap, read_tensors
 from attnlab.store.files import parse_json, write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from attnlab.inspection.notebook import Drawing
 
 FORMAT = "attnlab prompt maps 1"
 
@@ -42,7 +47,11 @@ def every_head(layers: Iterable[LayerMap]) -> list[ChosenHeads]:
 
 
 class PromptMaps(NamedTuple):
-    """The maps of one text: where they come from, its tokens, and the chosen heads layer by layer."""
+    """The maps of one text: where they come from, its tokens, and the chosen heads layer by layer.
+
+    In a notebook they draw themselves, all heads of each layer; `head` is one of them alone, `columns` draws lines
+    between two columns of tokens.
+    """
 
     run: str
     step: int
@@ -51,6 +60,53 @@ class PromptMaps(NamedTuple):
     layers: list[ChosenHeads]
     keys: list[str] | None = None  # the tokens that are read, if they are not the tokens themselves
     causal: bool = True  # whether no token may read a later one
+
+    def picture(self, layer: ChosenHeads) -> "Image":
+        """The heads of a layer, drawn side by side."""
+        from attnlab.inspection.figures import draw_layer  # Pillow is needed for pictures alone
+
+        title = f"{self.run}, step {self.step}, layer {layer.layer}"
+        return draw_layer(
+            layer.weights, layer.kind, self.tokens, title, heads=layer.heads, keys=self.keys, causal=self.causal
+        )
+
+    def head(self, layer: int, head: int) -> "Drawing":
+        """One head alone. Raises UsageError for a head that is not among these."""
+        from attnlab.inspection.notebook import Drawing, shown_picture
+
+        one = self._only(layer, [head])
+        return Drawing(shown_picture(self.picture(one), f"The map of head {head} of layer {layer}"))
+
+    def columns(self, layer: int, heads: Sequence[int] | None = None) -> "Drawing":
+        """Who reads what, as lines between two columns of tokens: of these heads of a layer over each other, or all.
+
+        Raises UsageError for a head that is not among these.
+        """
+        from attnlab.inspection.notebook import Drawing, token_columns
+
+        one = self._only(layer, heads)
+        title = f"What the tokens read in layer {layer}"
+        return Drawing(token_columns(one.weights, one.heads, self.tokens, self.keys or self.tokens, title))
+
+    def _repr_html_(self) -> str:
+        from attnlab.inspection.notebook import shown_picture
+
+        return "".join(
+            shown_picture(self.picture(layer), f"The maps of layer {layer.layer} of {self.run}")
+            for layer in self.layers
+        )
+
+    def _only(self, layer: int, heads: Sequence[int] | None) -> ChosenHeads:
+        """These heads of a layer, or all of it."""
+        chosen = {each.layer: each for each in self.layers}
+        if layer not in chosen:
+            raise UsageError(f"layer ({layer}) must be one of those with a map here ({', '.join(map(str, chosen))})")
+        for head in heads or ():
+            if head not in (numbers := chosen[layer].heads):
+                raise UsageError(
+                    f"head ({head}) must be one of those of layer {layer} ({', '.join(map(str, numbers))})"
+                )
+        return chosen[layer].only(heads)
 
 
 def choose_heads(

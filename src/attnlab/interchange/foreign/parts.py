@@ -3,6 +3,7 @@
 import inspect as signatures
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,11 @@ class Inspection(NamedTuple):
         return [
             file for part, maps in self.parts.items() for file in write_map_files(home / part if many else home, maps)
         ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the maps of each part, and what has none."""
+        drawn = (f"<h4>{escape(part)}</h4>" * bool(part) + maps._repr_html_() for part, maps in self.parts.items())
+        return "".join([*drawn, *(f"<p>{escape(line)}</p>" for line in self.missing)])
 
     def records(self, sentence: str) -> Iterator[Record]:
         """The maps as the Attention tab reads them, under the name of a sentence."""
