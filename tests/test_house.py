@@ -6,7 +6,7 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 49_896,
+    "lines of src, pages included": 51_231,
     "forwarding lines in attention/": 9,
     "longest file of attention/": 199,
     "modules at the top level": 5,
@@ -15,7 +15,7 @@ AT_MOST = {
     "floors of rooms": 8,
     "circles of rooms": 0,
     "circles of modules": 0,
-    "config keys read by their text": 5,
+    "config keys read by their text": 4,
     "rooms that name a file of a run": 1,
     "modules that no test imports": 0,
     "class names that stand twice": 0,

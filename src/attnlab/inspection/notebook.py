@@ -16,7 +16,7 @@ MOST_LINES = 4000  # of a drawing, the strongest: more cannot be told apart
 HEAD_COLOURS = ("#1f6fb4", "#c8452b", "#2b8a3e", "#8a4fbf", "#b07d10", "#0b8a8a", "#c2387e", "#5c5f66")
 
 
-class Drawing(NamedTuple):
+class MapDrawing(NamedTuple):
     """What a notebook shows as the last line of a cell."""
 
     html: str

@@ -16,7 +16,7 @@ from attnlab.store.files import parse_json, write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from attnlab.inspection.notebook import Drawing
+    from attnlab.inspection.notebook import MapDrawing
 
 FORMAT = "attnlab prompt maps 1"
 
@@ -70,23 +70,23 @@ class PromptMaps(NamedTuple):
             layer.weights, layer.kind, self.tokens, title, heads=layer.heads, keys=self.keys, causal=self.causal
         )
 
-    def head(self, layer: int, head: int) -> "Drawing":
+    def head(self, layer: int, head: int) -> "MapDrawing":
         """One head alone. Raises UsageError for a head that is not among these."""
-        from attnlab.inspection.notebook import Drawing, shown_picture
+        from attnlab.inspection.notebook import MapDrawing, shown_picture
 
         one = self._only(layer, [head])
-        return Drawing(shown_picture(self.picture(one), f"The map of head {head} of layer {layer}"))
+        return MapDrawing(shown_picture(self.picture(one), f"The map of head {head} of layer {layer}"))
 
-    def columns(self, layer: int, heads: Sequence[int] | None = None) -> "Drawing":
+    def columns(self, layer: int, heads: Sequence[int] | None = None) -> "MapDrawing":
         """Who reads what, as lines between two columns of tokens: of these heads of a layer over each other, or all.
 
         Raises UsageError for a head that is not among these.
         """
-        from attnlab.inspection.notebook import Drawing, token_columns
+        from attnlab.inspection.notebook import MapDrawing, token_columns
 
         one = self._only(layer, heads)
         title = f"What the tokens read in layer {layer}"
-        return Drawing(token_columns(one.weights, one.heads, self.tokens, self.keys or self.tokens, title))
+        return MapDrawing(token_columns(one.weights, one.heads, self.tokens, self.keys or self.tokens, title))
 
     def _repr_html_(self) -> str:
         from attnlab.inspection.notebook import shown_picture

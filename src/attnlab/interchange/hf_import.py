@@ -27,7 +27,7 @@ from attnlab.interchange.families.registry import family_for
 from attnlab.interchange.gguf_file import GGUFFile
 from attnlab.interchange.gguf_tokenizer import read_tokenizer
 from attnlab.interchange.hf_folder import CONFIG, DTYPES, HFFolder
-from attnlab.interchange.own_export import MODEL_TYPE, own_config, own_family, own_links
+from attnlab.interchange.own_export import is_own, own_config, own_family, own_links
 from attnlab.interchange.torch_file import TorchFile, read_meta
 from attnlab.store.digests import digest
 from attnlab.store.files import check_new_folder, new_folder, write_atomically
@@ -88,7 +88,7 @@ def write_run(folder: Path, read: Callable[[], Imported]) -> RunFolder:
 def read_model(hf: Path, *, context: int | None = None) -> Imported:
     """The model of a folder of Hugging Face's, checked. Raises UsageError for what cannot be read or expressed."""
     source, file, vocabulary = HFFolder(hf), str(hf / CONFIG), {"_target_": VOCABULARY, "path": str(hf)}
-    if source.config.get("model_type") == MODEL_TYPE:
+    if is_own(source.config):
         return _read_own(source, file, vocabulary, context)
     family, tokenizer_of = family_for(source.config, file), partial(load_hf_tokenizer, hf, key="hf")
     return _read(source, family, file, vocabulary, tokenizer_of, context, {"format": "hf"})

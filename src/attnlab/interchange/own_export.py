@@ -48,6 +48,11 @@ def _position(node: Any) -> Node | None:
     return next((inner for child in node.values() if (inner := _position(child)) is not None), None)
 
 
+def is_own(content: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a folder that attnlab wrote for a variant of its own."""
+    return content.get("model_type") == MODEL_TYPE
+
+
 def own_family(model: nn.Module) -> Family:
     """The layout of such a folder: our names, and constants that a model makes itself."""
     constants = tuple(re.escape(f"model.{name}") for name, _ in model.named_buffers())

@@ -62,15 +62,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def check_metrics(claim: Claim, config_dir: Path | None) -> None:
     """Refuse a recipe that cannot be composed, or that logs none of what its measures are made of."""
-    from attnlab.build import check_construction, instantiate
-    from attnlab.data.opening import open_material
-    from attnlab.training.logged_metrics import logged_metrics
+    from attnlab.training.logged_metrics import metrics_of_config
 
     for arm in claim.arms:
         config = compose_config(claim.settings(arm), [] if config_dir is None else [config_dir])
-        source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
-        _, material = open_material(source, vocabulary, config.paths.cache)
-        logged = logged_metrics(config, check_construction(config), material)
+        logged = metrics_of_config(config)
         for metric in claim.metrics:
             if metric.split("/")[0] not in OF_BOUNDS:
                 check_logged(metric, logged, f"{CLAIMS} {claim.name}, {arm}")

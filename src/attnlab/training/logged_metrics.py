@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from attnlab.build import check_construction, instantiate
 from attnlab.config.metric_kinds import check_logged, parse_metric
 from attnlab.config.run_config import RunConfig
 from attnlab.data.material import Material
+from attnlab.data.opening import open_material
 from attnlab.data.task import Task
 from attnlab.inspection.head_metrics import DIVERSITY, NEGATIVE_SHARE, PER_HEAD, ROW_SUM, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.task_metrics import ANSWER_MASS, SINK_RATE, token_kinds
@@ -27,6 +29,13 @@ def check_metric(config: RunConfig, model: GPT, material: Material) -> None:
         parse_metric(text, KEY)
     else:
         check_logged(text, logged_metrics(config, model, material), KEY)
+
+
+def metrics_of_config(config: RunConfig) -> list[str]:
+    """The metrics that a run of a checked config will log; tokenises a text that was not yet."""
+    source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
+    _, material = open_material(source, vocabulary, config.paths.cache)
+    return logged_metrics(config, check_construction(config), material)
 
 
 def logged_metrics(config: RunConfig, model: GPT, material: Material) -> list[str]:

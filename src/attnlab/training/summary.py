@@ -1,6 +1,6 @@
 """What a run was and what it came to: its stored config, its line in the hparams tab, its summary.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     """What the hparams tab compares runs by. Of the settings in which they differ it shows five, sorted by name, so the
     variant is called what is typed for it, attention, and stands first; hashes stand in the names of runs."""
     config, machine = prepared.config, prepared.machine
-    path = config.data.get("path")
-    name = class_name(config.data) if path is None else Path(str(path)).stem
     return {
         "attention": prepared.identity.variant,
         "seed": config.seed,
@@ -47,9 +45,14 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
         "context": config.model.context,
         "dropout": config.model.dropout,
         "precision": machine.precision,
-        "data": f"{name} {prepared.splits.sha256[:8]}",
+        "data": f"{_data_name(config.data)} {prepared.splits.sha256[:8]}",
         "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
     }
+
+
+def _data_name(settings: Mapping[str, Any]) -> str:
+    path = settings.get("path")
+    return class_name(settings) if path is None else Path(str(path)).stem
 
 
 def of_a_task(prepared: Prepared) -> dict[str, Any]:
