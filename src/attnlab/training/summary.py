@@ -1,6 +1,6 @@
 """What a run was and what it came to: its stored config, its line in the hparams tab, its summary.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
     }
 
 
-def _data_name(settings: Mapping[str, Any]) -> str:
+def _data_name(settings: dict[str, Any]) -> str:
     path = settings.get("path")
     return class_name(settings) if path is None else Path(str(path)).stem
 
