@@ -51,7 +51,7 @@ def test_same() -> None:
 
 def test_index() -> None:
     """The index names every question once, as the page does."""
-    links = re.findall(r"\[([^\]]+)\]\((\w+\.md)\)", INDEX.read_text(encoding="utf-8"))
+    links = re.findall(r"^- \[(.+)\]\((\w+\.md)\)$", INDEX.read_text(encoding="utf-8"), re.MULTILINE)
     titles = {page.name: page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for page in PAGES[1:]}
     assert {name: title for title, name in links} == titles and len(links) == len(titles)
 
