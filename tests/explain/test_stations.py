@@ -80,7 +80,8 @@ def test_end(heads: list[Stop]) -> None:
         "run", build_model(compose_config(settings), 256).eval(), ByteTokenizer(), "abc", layer=1, token=None
     )
     pairing = relative_of(trained, heads)
-    assert pairing.other.name == "multi_head"
+    assert (pairing.one.name, pairing.other.name) == ("your layer", "multi_head")
+    assert [relative_of(stop.example, heads).other.name for stop in heads] == ["stacked_heads", "multi_head"]
     console = paper()
     show_trained(pairing, "attnlab explain ...", console)
     text = " ".join(line.strip() for line in text_of(console))

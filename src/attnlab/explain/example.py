@@ -116,7 +116,8 @@ def settings_of(layer: Attention) -> Iterator[tuple[str, str]]:
             yield path or "class", type(module).__name__
             for name, value in vars(module).items():
                 if type(value) in (bool, int, float, str) and name not in ("training", "layer", "n_layers"):
-                    yield f"{path}.{name}".lstrip("."), str(value)
+                    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+                    yield f"{path}.{name}".lstrip("."), text
 
 
 def followed(tokens: Sequence[str], token: str | None) -> int:

@@ -1,5 +1,6 @@
 """From the chapter's first class to layers of today, one change at a time, each beside the one that it changes."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -112,6 +113,13 @@ def walk(stations: Sequence[Station] = STATIONS) -> Iterator[Stop]:
 
 
 def relative_of(trained: Explanation, stops: Sequence[Stop]) -> Pairing:
-    """A layer that was trained, beside that of the path which has the fewest settings of another value."""
-    examples = [stop.example for stop in stops]
-    return Pairing(trained, min(examples, key=lambda e: len({*e.settings.items()} - {*trained.settings.items()})))
+    """A layer that was trained, beside that of the path which is made of the most alike parts, whatever their sizes."""
+    other = min((stop.example for stop in stops), key=lambda e: len(_parts(e) ^ _parts(trained)))
+    return Pairing(replace(trained, name="your layer"), other)
+
+
+def _parts(e: Explanation) -> set[tuple[str, str]]:
+    """What a layer is made of: its settings that are neither sizes nor switches, and whether heads share keys."""
+    named = {(key, value) for key, value in e.settings.items() if not re.fullmatch(r"[\d.e+-]+|True|False", value)}
+    shared = e.settings.get("n_heads") != e.settings.get("n_kv_heads")
+    return named | {("heads share", str(shared))}

@@ -276,7 +276,7 @@ def show_path(stops: Iterable[Stop], console: Console) -> None:
                 console.print(Text(text, style=SOFT))
         _costs(stop, console)
         _weights([e] if pairing is None else [pairing.other, e], console)
-        console.print(Text(station.command, style="italic"))
+        console.print(Text(station.command, style="italic"), soft_wrap=True)  # to be copied
         console.print()
 
 
@@ -320,4 +320,4 @@ def show_trained(pairing: Pairing, command: str, console: Console) -> None:
     ):
         console.print(Text(text, style=SOFT))
     _weights([e], console)
-    console.print(Text(command, style="italic"))
+    console.print(Text(command, style="italic"), soft_wrap=True)
