@@ -196,14 +196,14 @@ def test_in_a_browser_cells_say_the_stored_weights(chromium: Any, tmp_path: Path
     assert screen.locator(".thumb").count() == 6
     screen.locator(".thumb").nth(4).click()  # layer 1, head 1
     assert screen.locator("h2").inner_text() == "layer 1, head 1"
-    canvas = screen.locator(".map canvas").first
-    box, cells = canvas.bounding_box(), []
-    for row in range(5):  # cells are 34 pixels wide and end 8 pixels before the canvas does
+    left, top, cell = (float(screen.get_attribute("canvas.map", f"data-{name}")) for name in ("left", "top", "cell"))
+    cells = []
+    for row in range(5):
         for column in range(row + 1):
-            x, y = box["width"] - 8 - 34 * (5 - column) + 17, box["height"] - 8 - 34 * (5 - row) + 17
-            canvas.hover(position={"x": x, "y": y})
-            said = screen.locator("output").inner_text()
-            cells.append((row, column, float(said.rpartition("): ")[2].partition(";")[0].replace("\u2212", "-"))))
+            at = {"x": left + (column + 0.5) * cell, "y": top + (row + 0.5) * cell}
+            screen.hover("canvas.above", position=at)
+            said = screen.locator(".cell-text").inner_text()
+            cells.append((row, column, float(said.rpartition("weight ")[2].partition(",")[0].replace("\u2212", "-"))))
     for row, column, value in cells:
         assert value == pytest.approx(float(maps.layers[1].weights[1, row, column]), rel=1e-3, abs=1e-6)
     screen.keyboard.press("ArrowUp")

@@ -2,11 +2,16 @@
 
 import base64
 import json
+import re
 from html import escape
 from importlib.resources import files
 
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import Record, encode, half
+
+# What the tab draws with, in the order of its imports: all of it becomes one script.
+SHARED = ("half", "dom", "colours", "pen", "svg", "sheet", "map_view", "row_view", "legend", "zoom", "panel", "lines")
+IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
 
 
 def page(maps: PromptMaps) -> str:
@@ -28,8 +33,8 @@ def page(maps: PromptMaps) -> str:
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
-    scripts = (tab / "half.js", tab / "map_view.js", here / "page.js")
-    code = "\n".join(script.read_text(encoding="utf-8") for script in scripts)
+    scripts = [*(tab / f"{name}.js" for name in SHARED), here / "page.js"]
+    code = "\n".join(IMPORT.sub("", script.read_text(encoding="utf-8")) for script in scripts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention of {escape(maps.run)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{(here / "page.css").read_text(encoding="utf-8")}'

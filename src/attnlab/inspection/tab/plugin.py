@@ -17,6 +17,7 @@ from werkzeug import wrappers
 
 from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import PLUGIN, SAMPLES
+from attnlab.inspection.tab.run_facts import RunFacts
 from attnlab.inspection.tab.series import (
     DamagedRecord,
     MapSeries,
@@ -67,6 +68,7 @@ class AttentionTab(base_plugin.TBPlugin):
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._series = Series(context.data_provider)
         self._logdir = context.logdir or ""
+        self._facts = RunFacts(context.data_provider, self._logdir)
         self._samples: dict[str, int] = (context.flags.samples_per_plugin if context.flags else None) or {}
 
     def is_active(self) -> bool:
@@ -87,6 +89,8 @@ class AttentionTab(base_plugin.TBPlugin):
             "/map": answer(self._map),
             "/numbers": answer(self._numbers),
             "/curves": answer(self._curves),
+            "/pairs": answer(self._pairs),
+            "/about": answer(self._about),
         }
 
     def _static(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
@@ -135,6 +139,29 @@ class AttentionTab(base_plugin.TBPlugin):
         """The curves of one layer's heads, or without a layer those of all heads."""
         layer, run = _number(request, "layer", ALL), request.args.get("run", "")
         return self._series.curves(context, experiment, run, lambda i: layer in (ALL, i)), "application/json"
+
+    def _pairs(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        """For each head of a run's layer the one of another run that reads most like it, and by how much."""
+        from attnlab.inspection.tab.head_pairs import overlaps, pair_heads  # imports scipy, which takes a second
+
+        series = _place(request)
+        other = series._replace(run=request.args.get("other", ""))
+        steps = (_number(request, "step"), _number(request, "other_step"))
+        maps = [
+            self._series.map(context, experiment, one, step) for one, step in zip((series, other), steps, strict=True)
+        ]
+        a, b = (checked(parts) for parts in maps)
+        if (a.tokens, a.keys) != (b.tokens, b.keys):
+            raise NotThere(f"it has other tokens than {series.run}, so no head can be paired")
+        table = overlaps(a.weights, b.weights, (a.kind, b.kind))
+        pairs = pair_heads(table)
+        agreed = [None if j is None else float(table[i, j]) for i, j in enumerate(pairs)]
+        return {"pairs": pairs, "overlaps": agreed}, "application/json"
+
+    def _about(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
+        """How each run stands, its loss, and what sets it apart from others of its name; asked for after the list."""
+        runs, _ = self._series.runs(context, experiment)
+        return self._facts.of(context, experiment, runs), "application/json"
 
 
 def _place(request: wrappers.Request) -> MapSeries:

@@ -1,17 +1,12 @@
-// The page of one text: every head small, or one large with the row of a token. Follows half.js and map_view.js in one module.
+// The page of one text: every head small, or one large with the row of a token. Follows files of the tab in one module.
 
 const maps = JSON.parse(document.getElementById("maps").textContent);
 const [keys, cross] = [maps.keys ?? maps.tokens, Boolean(maps.keys)]; // the tokens that are read, and whether they are others
 const bounded = (kind) => kind === "probability" || kind === "sub_probability";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const state = { view: "grid", at: 0, row: maps.tokens.length - 1, mode: "sqrt", first: 0, order: "model" };
+const state = { view: "grid", at: 0, row: maps.tokens.length - 1, token: null, off: new Set(), mode: "sqrt", first: 0, order: "model" };
+let sheet = null; // of what is shown
 const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", ...(cross ? {} : { distance: "by distance" }) };
-
-function el(name, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(name), properties);
-  element.append(...children);
-  return element;
-}
 
 async function unpacked(text) {
   const bits = await halfBits(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
@@ -57,7 +52,7 @@ function shown({ weights, kind }) {
   const columns = s - first;
   const cut = new Float32Array(t * columns);
   for (let i = 0; i < t; i++) cut.set(weights.subarray(i * s + first, (i + 1) * s), i * columns);
-  return { weights: cut, kind, rows: t, columns, tokens: maps.tokens, keys: keys.slice(first), first, causal: maps.causal };
+  return { weights: cut, kind, rows: t, columns, tokens: maps.tokens, keys: keys.slice(first), first, causal: maps.causal, cross, unit: "weight" };
 }
 
 function look(map) {
@@ -74,11 +69,15 @@ function gridView() {
   const [grid, most] = [el("div", { className: "grid" }), Math.max(...maps.layers.map((layer) => layer.heads.length))];
   const level = state.order === "model" && most <= 8 && maps.layers.every((layer) => layer.heads.length === most);
   if (level) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`; // a row per layer
+  const rows = [["layer", "head", "entropy", "weight_on_first", ...(cross ? [] : ["distance"])]];
+  sheet = { items: [], rows: () => rows };
   for (const i of heads) {
-    const [canvas, map] = [el("canvas"), shown(all[i])];
+    const [canvas, map] = [el("canvas", { role: "img", "aria-label": nameOf(all[i]) }), shown(all[i])];
     drawThumbnail(canvas, map, { ...look(map), size });
     const { entropy, start, distance } = all[i];
     const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)}${cross ? "" : ` · distance ${short(distance, 2)}`}`;
+    sheet.items.push({ title: nameOf(all[i]), draw: (other) => drawThumbnail(other, map, { ...look(map), size: 112 }), own: level && i % most === 0 });
+    rows.push([all[i].layer, all[i].head, entropy, start, ...(cross ? [] : [distance])]);
     grid.append(el("button", { className: "thumb", type: "button", title: numbers, onclick: () => set({ view: "head", at: i }) },
       canvas, el("b", { textContent: nameOf(all[i]) }), el("div", { className: "soft small", textContent: `entropy ${short(entropy, 2)}` })));
   }
@@ -92,68 +91,69 @@ function headView() {
   const map = shown(head);
   const [{ scale, colours }, { row }] = [look(map), state];
   const wide = window.innerWidth > 1100;
-  const room = Math.min(820, window.innerWidth - (wide ? 480 : 60));
-  const high = Math.max(360, window.innerHeight - 330); // so that a map is seen whole, below its colour bar
-  const cell = Math.max(2, Math.min(34, Math.floor(Math.min((room - 110) / map.columns, high / map.rows))));
-  const [canvas, above, legend, said] = [el("canvas"), el("canvas", { className: "above" }), el("canvas"), el("output")];
-  const hint = "Point at a cell to see its weight.";
-  said.textContent = hint;
-  const place = drawMap(canvas, map, { scale, colours, cell });
-  drawLegend(legend, scale, colours);
-  markCell(above, place, { row, column: null }, colours);
-  canvas.onmousemove = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const found = place.at(event.clientX - box.left, event.clientY - box.top);
-    markCell(above, place, found ?? { row, column: null }, colours);
-    said.textContent = found && found.column !== null ? sentence(head, map, found) : hint;
-  };
-  canvas.onclick = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const found = place.at(event.clientX - box.left, event.clientY - box.top);
-    if (found) set({ row: found.row });
-  };
+  const room = Math.min(820, document.getElementById("page").clientWidth - (wide ? 480 : 48));
+  const high = Math.max(360, window.innerHeight - 280); // so that a map is seen whole, below its colour bar
+  const extra = (row, column) => (head.norms ? `, length of the value ${short(head.norms[column + map.first])}` : "");
+  const bar = legend(scale, colours, map);
+  const panel = mapPanel(map, { scale, colours, room, high, name: nameOf(head), chosen: row, onrow: (chosen) => set({ row: chosen }), extra });
   const values = map.weights.subarray(row * map.columns, (row + 1) * map.columns);
   const about = { values, tokens: map.keys, query: cross ? null : row - map.first, causal: map.causal };
-  const [bars, text] = [el("canvas"), el("div", { className: "text" })];
-  drawBars(bars, about, { scale, colours, width: Math.min(600, wide ? Math.max(360, window.innerWidth - 60 - place.left - place.width - 60) : room) });
+  const title = `What “${printable(maps.tokens[row])}” (${row}) reads`;
+  const bars = el("canvas", { role: "img", "aria-label": `${title}, as bars` });
+  const text = el("div", { className: "text" });
+  const drawRow = (canvas) => drawBars(canvas, about, { scale, colours, width: Math.min(600, wide ? 430 : room) });
+  drawRow(bars);
   colourText(text, about, { scale, colours });
   if (!cross) [...text.children].forEach((span, j) => { span.onclick = () => set({ row: j + map.first }); });
   const kind = `kind of map: ${head.kind.replace("_", "-")}; entropy ${short(head.entropy, 3)}, weight on the first token `
     + `${short(head.start, 3)}${cross ? "" : `, mean distance ${short(head.distance, 3)} tokens`}`;
-  return el("section", { className: "head" },
-    el("div", {}, el("h2", { textContent: nameOf(head) }), legend, el("p", { className: "soft small", textContent: scale.caption }),
-      said, el("div", { className: "map" }, canvas, above)),
-    el("div", { className: "side" }, el("h3", { textContent: `What “${printable(maps.tokens[row])}” (${row}) reads` }), text, bars,
+  sheet = { items: [panel.item, { title, draw: drawRow }, { ...bar.item, own: true }],
+    rows: () => mapRows(["head"], [{ map, about: [nameOf(head)] }]) };
+  return el("section", { className: "head" }, el("div", {}, el("h2", { textContent: nameOf(head) }), bar, panel),
+    el("div", { className: "side" }, el("h3", { textContent: title }), text, bars,
       el("p", { className: "soft small", textContent: `Click a ${cross ? "row of the map to see it" : "token, here or in the map, to see its row"}; bars are linear.` }),
       el("p", { className: "soft small", textContent: kind })));
 }
 
-function sentence(head, map, { row, column }) {
-  const norm = head.norms ? `; its value is ${short(head.norms[column + map.first])} long` : "";
-  return `“${printable(map.tokens[row])}” (${row}) reads “${printable(map.keys[column])}” (${column + map.first}): `
-    + `${short(map.weights[row * map.columns + column])}${norm}`;
+function linesView() {
+  const { layer } = all[state.at];
+  const { colours } = look(shown(all[state.at]));
+  const mine = all.filter((head) => head.layer === layer);
+  const heads = mine.map((head, h) => ({ map: shown(head), name: `head ${head.head}`, colour: ownColour(h, mine.length, colours) }));
+  const on = new Set(heads.map((_, h) => h).filter((h) => !state.off.has(h)));
+  const few = heads.filter((_, h) => on.has(h));
+  const switches = headSwitches(heads, on, (next) => set({ off: new Set(heads.map((_, h) => h).filter((h) => !next.has(h))) }));
+  const section = el("section", {}, el("h2", { textContent: `layer ${layer}` }), switches);
+  sheet = null;
+  if (!few.length) return section;
+  const tops = few.map(({ map }) => look({ ...map, kind: mine[0].kind }).scale.top);
+  const scale = makeScale({ top: Math.max(...tops), mode: state.mode });
+  const width = Math.min(760, document.getElementById("page").clientWidth - 48);
+  const panel = linesPanel(few, { scale, colours, width, token: state.token, name: `layer ${layer}`, ontoken: (token) => set({ token }) });
+  sheet = { items: [panel.item], rows: () => mapRows(["head"], few.map(({ map, name }) => ({ map, about: [name] }))) };
+  section.append(el("p", { className: "soft small", textContent: `The stronger a line, the larger the weight; ${scale.caption}.` }), panel);
+  return section;
 }
 
-function menu(label, options, key) {
-  const select = el("select", { onchange: () => set({ [key]: typeof state[key] === "number" ? Number(select.value) : select.value }) });
-  for (const [value, text] of options) select.append(el("option", { value, textContent: text, selected: String(state[key]) === String(value) }));
-  return el("label", {}, label, select);
+function choice(label, options, key) {
+  return menu(label, options, state[key], (value) => set({ [key]: typeof state[key] === "number" ? Number(value) : value }));
 }
 
 function controls() {
-  const button = (view, text) => el("button", { type: "button", textContent: text, className: state.view === view ? "on" : "", onclick: () => set({ view }) });
-  const tick = el("input", { type: "checkbox", checked: state.first === 1, onchange: () => set({ first: tick.checked ? 1 : 0 }) });
-  return el("div", { className: "bar" }, button("grid", "all heads"), button("head", "one head"),
-    menu("head", all.map((head, i) => [i, nameOf(head)]), "at"),
-    menu("colours", [["sqrt", "square root"], ["linear", "linear"], ["log", "logarithmic"]], "mode"),
-    ...(state.view === "grid" ? [menu("order", Object.entries(orders), "order")] : []),
-    el("label", {}, tick, "without the first token"),
+  const button = (view, text) => el("button", { type: "button", textContent: text, className: state.view === view ? "on" : "", "aria-pressed": String(state.view === view), onclick: () => set({ view }) });
+  const keep = (kind) => el("button", { type: "button", className: "take", textContent: kind.toUpperCase(), "aria-label": `save what is shown as ${kind}`,
+    onclick: () => save(kind, { ...sheet, title: `${maps.run}, step ${maps.step}`, name: `attention_${state.view}_${maps.run}` }, palette(dark.matches)) });
+  return el("div", { className: "bar" }, button("grid", "all heads"), button("head", "one head"), button("lines", "lines"),
+    choice("head", all.map((head, i) => [i, nameOf(head)]), "at"),
+    choice("colours", [["sqrt", "square root"], ["linear", "linear"], ["log", "logarithmic"]], "mode"),
+    ...(state.view === "grid" ? [choice("order", Object.entries(orders), "order")] : []),
+    tick("without the first token", state.first === 1, (on) => set({ first: on ? 1 : 0 })), keep("png"), keep("svg"), keep("csv"),
     el("span", { className: "soft small", textContent: "keys: ← → head, ↑ ↓ layer, Escape all" }));
 }
 
 function set(change) {
   Object.assign(state, change);
-  if ("at" in change) state.view = "head";
+  if ("at" in change && state.view === "grid") state.view = "head";
   draw();
 }
 
@@ -161,7 +161,11 @@ function draw() {
   const title = el("h1", { textContent: `Attention of ${maps.run}` });
   const about = `step ${maps.step}; ${maps.tokens.length} tokens${cross ? ` that read ${keys.length} others` : ""}, ${all.length} heads`;
   const page = document.getElementById("page");
-  page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls(), state.view === "grid" ? gridView() : headView());
+  const focused = document.activeElement?.id;
+  const view = { grid: gridView, head: headView, lines: linesView }[state.view]();
+  page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls(), view);
+  for (const button of page.querySelectorAll(".take")) button.disabled = !sheet;
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
 }
 

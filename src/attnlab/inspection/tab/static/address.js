@@ -14,15 +14,21 @@ const list = {
 };
 const one = (...allowed) => ({ read: (value) => (allowed.includes(value) ? value : undefined), write: String });
 
+const integers = { read: (value) => new Set(value.split(",").map(Number).filter(Number.isInteger)), write: (all) => [...all].join(",") };
+
 // Each key of the address with the part of the state that it holds, how it is read, and the value that is left out.
 const KEYS = [
-  ["run", "run", text, null], ["view", "view", one("grid", "head", "compare", "training"), "grid"],
+  ["run", "run", text, null], ["view", "view", one("grid", "head", "lines", "compare", "training"), "grid"],
   ["sentence", "sentence", text, null], ["layer", "layer", number, 0], ["head", "head", number, 0], ["step", "step", number, null],
   ["token", "row", number, null], ["scale", "mode", one("sqrt", "linear", "log"), "sqrt"], ["largest", "widest", flag, false],
   ["without_first", "sink", flag, false], ["weighted", "weighted", flag, false], ["rollout", "rollout", flag, false],
   ["sort", "sort", text, "order"], ["ascending", "ascending", flag, false], ["compare", "compared", list, null],
   ["show", "how", one("side", "difference"), "side"], ["mean", "mean", flag, false],
+  ["from", "base", text, null], ["seeds", "seeds", flag, false], ["by_number", "byNumber", flag, false], ["heads_off", "off", integers, null],
 ];
+
+/** The parts of a state that are empty sets where the address names none. */
+export const empty = () => ({ compared: new Set(), off: new Set() });
 
 const pairs = () => page.location.hash.slice(1).split("&");
 const ours = (pair) => pair.startsWith(PREFIX);

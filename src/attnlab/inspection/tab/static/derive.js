@@ -23,6 +23,13 @@ export async function shownMaps(wanted, options) {
   return { heads, layer, names: heads.map((_, head) => headName(layer.layer, head)), notes };
 }
 
+/** The last value of a curve at or before a step. */
+export function valueAt(curve, step) {
+  let found = null;
+  for (const [at, value] of curve ?? []) if (at <= step) found = value;
+  return found;
+}
+
 export const headName = (layer, head) => `L${String(layer).padStart(2, "0")} H${String(head).padStart(2, "0")}`;
 
 function plain(layer, weights, weighted) {

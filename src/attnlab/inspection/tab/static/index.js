@@ -1,26 +1,34 @@
 // The tab: keeps what is chosen, asks for what that needs and draws it anew. TensorBoard calls `render`.
 
-import { addressOf, onAddress, readAddress, UNNAMED, writeAddress } from "./address.js";
+import { addressOf, empty, onAddress, readAddress, UNNAMED, writeAddress } from "./address.js";
+import { palette } from "./colours.js";
 import { controlBar, runList, showStep, viewBar } from "./controls.js";
 import { json, layerMap } from "./data.js";
 import { el, note } from "./dom.js";
-import { palette } from "./map_view.js";
+import { namesOf, runName } from "./names.js";
+import { save } from "./sheet.js";
 import { compareView } from "./view_compare.js";
 import { gridView } from "./view_grid.js";
 import { headView } from "./view_head.js";
+import { linesView } from "./view_lines.js";
 import { trainingView } from "./view_training.js";
 
-const VIEWS = { grid: gridView, head: headView, compare: compareView, training: trainingView };
+const VIEWS = { grid: gridView, head: headView, lines: linesView, compare: compareView, training: trainingView };
 const EVERY = 10_000; // milliseconds between two looks for new steps
 const PLAY = 450; // milliseconds a step is shown
+const USUAL_BAR = 190; // pixels of what stands above a view, until it is there
 const FEW = 60; // a run writes at most this many map steps
 
 const state = {
   runs: {}, foreign: 0, samples: { kept: 0, wanted: "" }, ablation: {}, births: {}, search: "",
-  ...UNNAMED, compared: new Set(), playing: null, notice: "",
+  about: {}, names: new Map(), ...UNNAMED, ...empty(), playing: null, notice: "", unfolded: false, options: window.innerHeight > 800 && window.innerWidth > 760,
   sentences: [], layers: [], steps: [], nHeads: 1, text: "", width: 800, height: 600, firstSentence: true,
 };
-const parts = { side: el("div", { className: "side-bar" }), top: el("header"), main: el("main", { id: "shown", role: "tabpanel" }) };
+const parts = {
+  side: el("aside", { className: "side-bar", "aria-label": "runs" }), top: el("header"),
+  main: el("main", {}), shown: el("div", { id: "shown", role: "tabpanel" }),
+};
+let sheet = null; // of what is shown
 let turn = 0;
 
 /** Change what is chosen and draw. */
@@ -64,17 +72,19 @@ async function draw({ anew = false, onlyStep = false } = {}) {
   const dark = isDark();
   document.documentElement.className = dark ? "dark" : "light";
   if (!state.run) {
-    parts.main.replaceChildren(...nothingYet());
+    parts.shown.replaceChildren(...nothingYet());
     return;
   }
   let content;
   try {
     if (anew) await settle();
-    state.width = Math.max(320, parts.main.clientWidth - 40);
-    state.height = window.innerHeight - 240;
+    const style = getComputedStyle(parts.main);
+    state.width = Math.max(280, parts.main.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
+    const bar = parts.top.children.length ? parts.top.offsetHeight : USUAL_BAR;
+    state.height = Math.max(320, window.innerHeight - bar - 44);
     content = await VIEWS[state.view]({ state, colours: palette(dark), update });
   } catch (error) {
-    content = note(error.message, "warning");
+    content = { element: note(error.message, "warning") };
   }
   // The bar names the heads of the layer; by now its map is there, unless it could not be read.
   const { run, sentence, layer, step } = state;
@@ -88,9 +98,23 @@ async function draw({ anew = false, onlyStep = false } = {}) {
   }
   if (onlyStep && parts.top.children.length) showStep(parts.top, state);
   else drawControls();
-  parts.main.replaceChildren(content);
+  const focused = document.activeElement?.id;
+  const within = parts.shown.contains(document.activeElement);
+  parts.shown.replaceChildren(content.element);
+  parts.shown.setAttribute("aria-labelledby", `view-${state.view}`);
+  if (focused && within) document.getElementById(focused)?.focus({ preventScroll: true });
+  sheet = content.sheet ?? null;
+  for (const button of parts.top.querySelectorAll("[id^=save-]")) button.disabled = !sheet;
   writeAddress(state, isNewPlace());
   document.body.dataset.drawn = String(mine);
+}
+
+/** What is shown as a file. */
+function keep(kind) {
+  const { run, sentence, step, layer, view } = state;
+  const title = `${run}, sentence “${sentence}”, step ${step}`;
+  const name = ["attention", view, run, `layer${layer}`, `step${step}`].join("_");
+  return save(kind, { ...sheet, title, name }, palette(isDark()));
 }
 
 let placeBefore = null;
@@ -106,7 +130,7 @@ function isNewPlace() {
 /** Show what the address says. */
 async function open() {
   stop();
-  Object.assign(state, UNNAMED, { compared: new Set(), steps: [], notice: "" }, readAddress());
+  Object.assign(state, UNNAMED, empty(), { steps: [], notice: "" }, readAddress());
   placeBefore = null; // the address is there already
   settleRun();
   await draw({ anew: true });
@@ -119,7 +143,7 @@ function settleRun() {
   if (state.run in state.runs) return;
   const gone = state.run;
   state.run = names.reduce((a, b) => (a && state.runs[a].written >= state.runs[b].written ? a : b), null);
-  if (gone && state.run) state.notice = `The run ${gone} is not in this folder (any more); this is ${state.run}.`;
+  if (gone && state.run) state.notice = `The run ${gone} is not in this folder (any more); this is ${runName(state.run, state)}.`;
 }
 
 /** The list of runs and the controls; where one was in them is kept. */
@@ -128,7 +152,7 @@ function drawControls() {
   const scrolled = parts.side.querySelector(".runs")?.scrollTop ?? 0;
   parts.side.replaceChildren(runList(state, update));
   parts.side.querySelector(".runs").scrollTop = scrolled;
-  parts.top.replaceChildren(viewBar(state, update, () => addressOf(state)), controlBar(state, update, play), ...warnings(),
+  parts.top.replaceChildren(viewBar(state, update, () => addressOf(state), keep), controlBar(state, update, play), ...warnings(),
     el("p", { className: "sentence", textContent: state.text }));
   if (focused) document.getElementById(focused)?.focus();
 }
@@ -159,8 +183,19 @@ async function refresh() {
   const said = await json("runs");
   const grown = JSON.stringify(said.runs) !== JSON.stringify(state.runs);
   Object.assign(state, said);
+  if (grown) state.names = namesOf(state.runs, state.about);
   settleRun();
   if (grown || !state.run) await draw({ anew: true });
+  await learn();
+}
+
+/** What is known of the runs beside their maps comes after the first drawing: losses, which are written, what differs. */
+async function learn() {
+  const about = await json("about");
+  if (JSON.stringify(about) === JSON.stringify(state.about)) return;
+  state.about = about;
+  state.names = namesOf(state.runs, about);
+  if (state.run) drawControls();
 }
 
 function stop() {
@@ -194,7 +229,7 @@ function moved(list, current, by) {
 
 function onkey(event) {
   const target = event.target;
-  if (target instanceof HTMLSelectElement || (target instanceof HTMLInputElement && target.type === "search")) return;
+  if (target instanceof HTMLSelectElement || target.closest?.("summary") || (target instanceof HTMLInputElement && target.type === "search")) return;
   if (!state.run || event.ctrlKey || event.altKey || event.metaKey) return;
   const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
   const heads = Array.from({ length: state.nHeads }, (_, h) => h);
@@ -222,6 +257,8 @@ export async function render() {
   const style = el("link", { rel: "stylesheet", href: "./static/style.css" });
   const styled = new Promise((resolve) => { style.onload = style.onerror = resolve; });
   document.head.append(style);
+  document.documentElement.lang = "en";
+  parts.main.append(parts.shown);
   document.body.append(parts.side, el("div", { className: "content" }, parts.top, parts.main));
   document.addEventListener("keydown", onkey);
   onAddress(open);
@@ -233,7 +270,7 @@ export async function render() {
     resized = setTimeout(draw, 150);
   });
   await styled;
-  const look = () => refresh().catch((error) => parts.main.replaceChildren(note(`TensorBoard does not answer: ${error.message}`, "warning")));
+  const look = () => refresh().catch((error) => parts.shown.replaceChildren(note(`TensorBoard does not answer: ${error.message}`, "warning")));
   await look();
   setInterval(() => { if (document.visibilityState === "visible") look(); }, EVERY);
 }
