@@ -22,8 +22,10 @@ from werkzeug.test import Client
 
 from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, attention_entropy, diversity, first_token_mass, shares
 from attnlab.inspection.records import Record, encode, half, heads_summary, record_summary
+from attnlab.inspection.tab.head_pairs import overlaps, pair_heads
 from attnlab.inspection.tab.plugin import AttentionTab
 from attnlab.inspection.tab.series import DamagedRecord, checked, shrink
+from attnlab.store.run_folder import RunFolder
 
 
 class Reply(NamedTuple):
@@ -328,6 +330,69 @@ def test_curves(tmp_path: Path) -> None:
         writer.file_writer.add_summary(damaged, 10)
     tab.reload()
     assert tab.get("/curves", run="b").code == 422
+
+
+def test_pairs_of_heads(tmp_path: Path) -> None:
+    """Heads are paired so that the sum of overlaps is largest; a shuffled model finds its own heads again."""
+    a, order = record(60, 0, heads=3), [2, 0, 1]
+    write_run(tmp_path / "a", [a])
+    write_run(tmp_path / "b", [a._replace(weights=a.weights[order])])
+    write_run(tmp_path / "c", [record(60, 0, heads=3, tokens=TOKENS[:-1])])
+    tab = Tab(tmp_path)
+    settings = {"run": "a", "step": 60, "other_step": 60, "sentence": "probe", "layer": 0}
+    answer = tab.get("/pairs", other="b", **settings).json
+    assert [order[j] for j in answer["pairs"]] == [0, 1, 2]
+    assert answer["overlaps"] == pytest.approx([1, 1, 1], abs=1e-3)  # rows of float16 do not sum to 1 exactly
+    assert "other tokens" in tab.get("/pairs", other="c", **settings).json["error"]
+
+
+def test_overlap_by_rule() -> None:
+    """One minus the total variation distance; with fewer heads on the other side some go without."""
+    a = weights_of(5, 3, 0)
+    b = weights_of(5, 2, 1, "signed")
+    table = overlaps(a, b, ("probability", "signed"))
+    one, other = shares(a, "probability"), shares(b, "signed")
+    assert table[1, 0] == pytest.approx((1 - np.abs(one[1] - other[0]).sum(-1) / 2).mean())
+    best = max(table[i, 0] + table[j, 1] for i in range(3) for j in range(3) if i != j)
+    pairs = pair_heads(table)
+    assert sum(table[i, j] for i, j in enumerate(pairs) if j is not None) == pytest.approx(best)
+    assert pairs.count(None) == 1
+
+
+def finished(folder: Path, learning_rate: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(folder)
+    rate = f"optimizer:\n  lr: {learning_rate}\n"
+    elsewhere = f"seed: {folder.name[-1]}\npaths:\n  runs: x{learning_rate}\n"
+    run.write_config(f"attention:\n  a: 1\n{rate}{elsewhere}")
+    run.write_summary({"status": "finished"}, {})
+
+
+def test_how_runs_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run's status and lowest loss; namesakes are told apart by the settings in which they differ."""
+    first, second, alone = "e/base-00000001.aaaa/seed_0", "e/base-00000002.aaaa/seed_0", "e/wide-00000003.aaaa/seed_0"
+    for run, rate in ((first, 0.1), (second, 0.2), (alone, 0.3)):
+        write_run(tmp_path / run, [record(0, 0)], [("val/loss", loss, i) for i, loss in enumerate((3, 1 + rate, 2))])
+        finished(tmp_path / run, rate)
+    write_run(tmp_path / "foreign", [record(0, 0)])
+    (tmp_path / alone / "summary.json").unlink()
+    tab = Tab(tmp_path)
+    about = tab.get("/about").json
+    assert {run: fact["status"] for run, fact in about.items()} == {
+        first: "finished", second: "finished", alone: "unfinished", "foreign": None,
+    }  # fmt: skip
+    assert {run: fact["settings"] for run, fact in about.items() if fact["settings"]} == {
+        first: "lr=0.1",
+        second: "lr=0.2",
+    }
+    assert about[second]["loss"] == pytest.approx(1.2) and about["foreign"]["loss"] is None
+    with RunFolder(tmp_path / alone).lock():
+        assert tab.get("/about").json[alone]["status"] == "running"
+    read: list[Path] = []
+    whole = RunFolder.read_summary
+    monkeypatch.setattr(RunFolder, "read_summary", lambda self: read.append(self.path) or whole(self))
+    assert tab.get("/about").json[first]["status"] == "finished"
+    assert read == [tmp_path / alone], "what has ended is read once"
 
 
 def test_tokens_in_json(tmp_path: Path) -> None:

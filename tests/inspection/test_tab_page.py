@@ -15,9 +15,7 @@ from PIL import Image
 from tests.inspection.tab_screen import MINUS, Screen
 from tests.inspection.tab_server import CHROMIUM, TOKENS, browser, copies, record, tensorboard, write_run
 
-from attnlab.inspection.head_metrics import shares
 from attnlab.inspection.records import Record
-from attnlab.inspection.tab.head_pairs import overlaps, pair_heads
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
 pytestmark = [
@@ -177,6 +175,7 @@ def test_zoom(opened: Any) -> None:
     }
     screen.page.hover("canvas.above", position=at)
     text = screen.text(".panel .cell-text")
+    assert screen.text(".tip") == text, "it is said at the pointer, too"
     assert f"query “·t{row}” ({row}) → key “·t{column}” ({column}): weight " in text
     assert float(text.rpartition("weight ")[2].partition(",")[0]) == pytest.approx(float(stored[row, column]), rel=6e-4)
     x, y = box["x"] + at["x"], box["y"] + at["y"]
@@ -261,21 +260,6 @@ def test_seeds_averaged(opened: Any) -> None:
     screen.choose("Show", "difference")
     assert "These are maps of different steps" in screen.text("main .warning")
     assert f"step 0 {MINUS} step 60" in screen.text("figcaption .steps")
-
-
-def test_pairs_by_rule() -> None:
-    """Pairs have the largest sum of overlaps of all assignments, a shuffled model finds its own heads again."""
-    a = base(60, 0).weights.astype(float)
-    table = overlaps(a, a[ORDER], ("probability", "probability"))
-    assert [pair_heads(table)[ORDER[j]] for j in range(3)] == [0, 1, 2] and table.max() == pytest.approx(1, abs=1e-3)
-    b = record(0, 0, heads=2, kind="signed", seed=3).weights.astype(float)
-    table = overlaps(a, b, ("probability", "signed"))
-    one, other = shares(a, "probability"), shares(b, "signed")
-    assert table[1, 0] == pytest.approx((1 - np.abs(one[1] - other[0]).sum(-1) / 2).mean())
-    best = max(table[i, 0] + table[j, 1] for i in range(3) for j in range(3) if i != j)
-    pairs = pair_heads(table)
-    assert sum(table[i, j] for i, j in enumerate(pairs) if j is not None) == pytest.approx(best)
-    assert pairs.count(None) == 1
 
 
 def test_ticked_runs_over_training(opened: Any) -> None:

@@ -17,7 +17,13 @@ from attnlab.store.status import ENDED, Status
 LOSS = "val/loss"
 MOST_SETTINGS = 3  # that a name tells
 MOST_POINTS = 1000  # of a curve of losses
-LEFT_OUT = ("paths.", "seed", "name", "run_name", "experiment")  # what runs of one variant may differ in
+LEFT_OUT = (
+    "paths.",
+    "seed",
+    "streams.",
+    "experiment_name",
+    "variant",
+)  # they set apart nothing that a name should tell
 
 
 class RunFacts:

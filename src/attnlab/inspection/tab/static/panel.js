@@ -48,6 +48,7 @@ export function mapPanel(map, { scale, colours, room, high, name, zoom: zoomName
   const said = el("output", { className: "cell-text", id: `${id}-text`, textContent: hint });
   let place;
   let cursor = chosen === null ? null : { row: chosen, column: null };
+  const tip = el("div", { className: "tip", hidden: true, "aria-hidden": "true" }); // the line below may be out of sight
   const remark = el("p", { className: "note" });
   const mark = (at) => markCell(above, place, at, colours);
   const draw = () => {
@@ -77,11 +78,17 @@ export function mapPanel(map, { scale, colours, room, high, name, zoom: zoomName
   };
   above.onmousemove = (event) => {
     const at = place.at(...under(event));
-    if (at) say(at);
-    else above.onmouseleave();
+    if (!at) return above.onmouseleave();
+    say(at);
+    tip.hidden = false;
+    tip.textContent = said.textContent;
+    const isRight = event.clientX > window.innerWidth / 2;
+    Object.assign(tip.style, { top: `${event.clientY + 16}px`, left: isRight ? "" : `${event.clientX + 14}px`,
+      right: isRight ? `${window.innerWidth - event.clientX + 14}px` : "" });
   };
   above.onmouseleave = () => {
     mark(cursor);
+    tip.hidden = true;
     said.textContent = hint;
   };
   above.onclick = (event) => {
@@ -115,7 +122,7 @@ export function mapPanel(map, { scale, colours, room, high, name, zoom: zoomName
   follow(zoom, canvas, draw);
   draw();
   speak(cursor);
-  const element = el("div", { className: "panel" }, el("div", { className: "stack" }, canvas, above), buttons, said, remark);
+  const element = el("div", { className: "panel" }, el("div", { className: "stack" }, canvas, above), buttons, said, remark, tip);
   element.item = { title: name, draw: (other) => drawMap(other, map, look()) };
   return element;
 }
