@@ -364,6 +364,9 @@ REFUSED: list[tuple[list[str], str]] = [
     (["atention=self"], "did you mean 'attention'"),
     (["attention=causal", "layer=0"], "layer (0)"),
     (["path=true", "attention=gqa"], "attention (gqa) must be left out with path=true"),
+    (["path=true", "steps=scores,weights"], "steps (scores,weights) must be left out with path=true"),
+    (["path=true", "layer=2"], "layer (2) must be left out with path=true"),
+    (["path=true", "position=rope"], "position (rope) must be left out with path=true"),
 ]
 
 

@@ -44,9 +44,11 @@ def explain(
 ) -> None:
     """Show step by step what an attention layer does: numbers, pictures and a page."""
     if path:
+        alone = {} if run is not None else {"prompt": prompt, "layer": layer}
         _refuse_beside_path(
-            attention=attention, against=against, token=token, seed=seed, init=init, overrides=overrides
+            attention=attention, against=against, token=token, only=only, steps=steps, seed=seed, init=init, **alone
         )
+        _refuse_beside_path(**dict(word.partition("=")[::2] for word in overrides))
     else:
         _refuse(attention, run, prompt, against, seed, init, overrides)
     for part in steps:
@@ -80,6 +82,8 @@ def explain(
         _write(
             name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started, only=only, parts=steps
         )
+    if attention is None and run is None:
+        print("next: attnlab explain path=true goes on, one change at a time, to layers of today")
 
 
 def _of_run(
@@ -171,8 +175,9 @@ def _write(
 def _refuse_beside_path(**settings: object) -> None:
     for key, value in settings.items():
         if value:
+            shown = ",".join(value) if isinstance(value, tuple) else value
             raise UsageError(
-                f"{key} ({value}) must be left out with path=true: its stations are settled; run=RUN may end it"
+                f"{key} ({shown}) must be left out with path=true, whose stations are settled but for a run at its end"
             )
 
 
