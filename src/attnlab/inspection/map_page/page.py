@@ -12,6 +12,7 @@ from attnlab.inspection.records import Record, encode, half
 # What the tab draws with, in the order of its imports: all of it becomes one script.
 SHARED = ("half", "dom", "colours", "pen", "svg", "sheet", "map_view", "row_view", "legend", "zoom", "panel", "lines")
 IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
+STATIC = files("attnlab.inspection.map_page") / "static"
 
 
 def page(maps: PromptMaps) -> str:
@@ -19,8 +20,23 @@ def page(maps: PromptMaps) -> str:
 
     The numbers are float16 (11 significant bits); float32 ones are in the safetensors file beside it.
     """
-    here, tab = files("attnlab.inspection.map_page") / "static", files("attnlab.inspection.tab") / "static"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention of {escape(maps.run)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style()}</style></head>'
+        f'<body><main id="page"></main>{script(maps)}</body></html>\n'
+    )
+
+
+def style() -> str:
+    """What the page looks like, in CSS."""
+    return (STATIC / "page.css").read_text(encoding="utf-8")
+
+
+def script(maps: PromptMaps, *, heading: str = "h1") -> str:
+    """The maps and what draws them into the element called `page`, below a heading of this rank."""
+    tab = files("attnlab.inspection.tab") / "static"
     content = {
+        "heading": heading,
         "run": maps.run,
         "step": maps.step,
         "text": maps.text,
@@ -33,14 +49,9 @@ def page(maps: PromptMaps) -> str:
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
-    scripts = [*(tab / f"{name}.js" for name in SHARED), here / "page.js"]
+    scripts = [*(tab / f"{name}.js" for name in SHARED), STATIC / "page.js"]
     code = "\n".join(IMPORT.sub("", script.read_text(encoding="utf-8")) for script in scripts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention of {escape(maps.run)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{(here / "page.css").read_text(encoding="utf-8")}'
-        f'</style></head><body><main id="page"></main><script type="application/json" id="maps">{data}</script>'
-        f'<script type="module">{code}</script></body></html>\n'
-    )
+    return f'<script type="application/json" id="maps">{data}</script><script type="module">{code}</script>'
 
 
 def _layer(layer: ChosenHeads, maps: PromptMaps) -> dict[str, object]:

@@ -68,7 +68,7 @@ function gridView() {
   const size = Math.max(96, Math.min(176, Math.floor(1300 / Math.sqrt(8 * all.length))));
   const [grid, most] = [el("div", { className: "grid" }), Math.max(...maps.layers.map((layer) => layer.heads.length))];
   const level = state.order === "model" && most <= 8 && maps.layers.every((layer) => layer.heads.length === most);
-  if (level) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`; // a row per layer
+  if (level && most * (size + 34) < document.getElementById("page").clientWidth) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`; // a row per layer
   const rows = [["layer", "head", "entropy", "weight_on_first", ...(cross ? [] : ["distance"])]];
   sheet = { items: [], rows: () => rows };
   for (const i of heads) {
@@ -158,7 +158,7 @@ function set(change) {
 }
 
 function draw() {
-  const title = el("h1", { textContent: `Attention of ${maps.run}` });
+  const title = el(maps.heading, { textContent: `Attention of ${maps.run}` });
   const about = `step ${maps.step}; ${maps.tokens.length} tokens${cross ? ` that read ${keys.length} others` : ""}, ${all.length} heads`;
   const page = document.getElementById("page");
   const focused = document.activeElement?.id;
@@ -170,7 +170,7 @@ function draw() {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("select, input")) return;
+  if (event.target.matches("select, input, textarea")) return;
   const beside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const layers = [...new Set(all.map((head) => head.layer))];
   const up = { ArrowUp: -1, ArrowDown: 1 }[event.key];

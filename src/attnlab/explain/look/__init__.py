@@ -1,0 +1,1 @@
+"""A page on which a text is typed and a trained model reads it."""

@@ -1,0 +1,110 @@
+"""The page's server: on this machine alone, and only for who has the address that it prints."""
+
+import secrets
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from attnlab.errors import AttnlabError, UsageError
+from attnlab.explain.look.page import form_page, reading_page, steps_page
+from attnlab.explain.look.reader import Question, Reader
+
+HOST = "127.0.0.1"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers one question at a time; `address` is the only one under which it does."""
+
+    daemon_threads = True
+
+    def __init__(self, reader: Reader, port: int) -> None:
+        try:
+            super().__init__((HOST, port), Handler)
+        except OSError as error:
+            raise UsageError(f"port ({port}) cannot be used ({error.strerror}); 0 takes a free one") from error
+        self.reader, self.token, self.lock = reader, secrets.token_urlsafe(16), threading.Lock()
+        self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+        self.address = f"http://{HOST}:{self.server_port}/{self.token}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET /TOKEN/?text=... is the page, /TOKEN/steps?text=... the steps of the layer in it."""
+
+    server: Server
+    timeout = 30  # seconds that a connection may stay silent
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        _, _, rest = url.path.partition("/")
+        token, _, page = rest.partition("/")
+        if self.headers.get("Host") not in self.server.hosts:
+            self._send(HTTPStatus.FORBIDDEN, "this page is served under its own address only\n", "text/plain")
+        elif not secrets.compare_digest(token.encode(), self.server.token.encode()):
+            text = "the address must hold the token that attnlab look has printed\n"
+            self._send(HTTPStatus.FORBIDDEN, text, "text/plain")
+        elif page not in ("", "steps"):
+            self._send(HTTPStatus.NOT_FOUND, "there is no such page\n", "text/plain")
+        else:
+            self._answer(url.query, page)
+
+    def _answer(self, query: str, page: str) -> None:
+        reader, asked = self.server.reader, Question("")
+        try:
+            if not query:
+                self._send(HTTPStatus.OK, form_page(reader, asked))
+                return
+            asked = question(query)
+            with self.server.lock:  # what is watched in a layer is watched by one at a time
+                reading = reader.read(asked)
+            self._send(HTTPStatus.OK, steps_page(reading) if page else reading_page(reader, reading))
+        except AttnlabError as error:
+            self._send(HTTPStatus.BAD_REQUEST, form_page(reader, asked, problem=str(error)))
+
+    def _send(self, status: HTTPStatus, text: str, kind: str = "text/html") -> None:
+        data = text.encode(errors="replace")
+        self.send_response(status)
+        about = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data))}
+        for name, value in {**HEADERS, **about}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing: the terminal is the user's."""
+
+
+def question(query: str) -> Question:
+    """What an address asks; refused if a number is none."""
+    try:
+        fields = parse_qs(query, keep_blank_values=True, max_num_fields=10)
+    except ValueError as error:
+        raise UsageError("the address holds too many fields") from error
+    values = {name: entries[-1] for name, entries in fields.items() if name in Question._fields}
+    numbers = {}
+    for name, kind in (("token", int), ("layer", int), ("head", int), ("temperature", float)):
+        text = values.get(name, "")
+        if not text:
+            continue
+        try:
+            numbers[name] = kind(text)
+        except ValueError as error:
+            raise UsageError(f"{name} ({text[:20]!r}) must be a number") from error
+        if not numbers[name] >= 0:
+            raise UsageError(f"{name} ({text[:20]}) must be at least 0")
+    return Question(values.get("text", "").replace("\r\n", "\n"), **numbers)
+
+
+def serve(reader: Reader, port: int) -> None:
+    """Print the address and answer until Ctrl-C."""
+    with Server(reader, port) as server:
+        print(f"{reader.name} reads what is typed at {server.address}", flush=True)
+        print("Ctrl-C ends it", flush=True)
+        server.serve_forever()
