@@ -1,5 +1,6 @@
 """Threads that wait for each other give way, unless the user has settled how they wait."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from attnlab.machine.environment import LAUNCHED, Processes, processes
+from attnlab.machine.environment import LAUNCHED, Processes, processes, write_line_by_line
 
 ROOT = Path(__file__).parents[2]
 # Both are refused by a layer that is built, so torch is at work by then.
@@ -48,6 +49,19 @@ def test_threads_of_a_command_do_not_spin_for_long(words: tuple[str, ...], tmp_p
 def test_what_the_user_has_settled_stays(settled: dict[str, str], tmp_path: Path) -> None:
     (found,) = spins(told(EXPLAIN, tmp_path, **settled))
     assert found == settled.get("GOMP_SPINCOUNT", found) != "10000"
+
+
+def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was printed is on its way at the end of its line, and what is no file of text is left as it is."""
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+    print("before")
+    assert pipe.getvalue() == b""
+    write_line_by_line()
+    print("after")
+    assert pipe.getvalue() == b"before\nafter\n"
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    write_line_by_line()
 
 
 def test_tasks_of_slurm() -> None:

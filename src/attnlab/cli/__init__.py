@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attnlab.cli._arguments import run, usage
 from attnlab.cli._exits import one_line_errors
-from attnlab.machine.environment import alone, limit_openmp_spinning
+from attnlab.machine.environment import alone, limit_openmp_spinning, write_line_by_line
 from attnlab.machine.signals import end_at_signals
 
 
@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     in_shell = argv is None
     if in_shell:
         end_at_signals()
+        write_line_by_line()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["train"]:  # a program of its own, whose command line Hydra reads
         os.execv(sys.executable, [sys.executable, "-m", "attnlab.cli.train", *argv[1:]])

@@ -17,11 +17,11 @@ def look(
 ) -> None:
     """Open a page on which a text is typed and a trained model reads it: maps, scores, and what comes next."""
     folder = find_run(run)
-    from attnlab.explain.look.reader import Reader
+    from attnlab.explain.look.reader import TextReader
     from attnlab.explain.look.server import serve
     from attnlab.runs import load, newest_step
 
     with limited(limits):  # reading the run; what is typed afterwards is bounded by its length
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
-        reader = Reader(folder.name, newest_step(folder, limits=limits), model, tokenizer)
+        reader = TextReader(folder.name, newest_step(folder, limits=limits), model, tokenizer)
     serve(reader, port)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from attnlab.cli._exits import end, end_unheard, one_line_errors
 from attnlab.config.keys import config_dirs, groups, options, searching
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.machine.environment import alone, limit_openmp_spinning
+from attnlab.machine.environment import alone, limit_openmp_spinning, write_line_by_line
 from attnlab.machine.signals import end_at_signals
 from attnlab.store.files import file_failure
 
@@ -23,6 +23,7 @@ WIDTH = 100  # of the help
 def main() -> None:
     """What the three commands do with what was typed."""
     end_at_signals()  # before anything takes time
+    write_line_by_line()
     limit_openmp_spinning()
     argv = sys.argv[1:]
     with one_line_errors(argv):

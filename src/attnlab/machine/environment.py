@@ -1,5 +1,6 @@
 """What there is to compute with, and what the environment says, as far as that is settled without torch."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,12 @@ def limit_openmp_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def write_line_by_line() -> None:
+    """Put each line where it goes as soon as it is printed, in a pipe and a file too: a command may take minutes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Coordinates(NamedTuple):
     weights: Float[np.ndarray, " s"]
 
 
-class Reading(NamedTuple):
+class TextReading(NamedTuple):
     """All that the page shows of one question."""
 
     question: Question
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """A trained model that answers questions; it is the same afterwards."""
 
     name: str
@@ -70,7 +70,7 @@ class Reader:
     model: GPT
     tokenizer: Tokenizer
 
-    def read(self, asked: Question) -> Reading:
+    def read(self, asked: Question) -> TextReading:
         """Raises UsageError, in one line, for a text or a number that the model does not have."""
         if len(asked.text) > MOST_CHARACTERS:
             raise UsageError(f"text ({len(asked.text):,} characters) must have at most {MOST_CHARACTERS:,}")
@@ -80,10 +80,11 @@ class Reader:
             raise UsageError(f"token ({token}) must be below the number of tokens ({len(ids)})")
         if not 0 <= asked.temperature <= 100:
             raise UsageError(f"temperature ({asked.temperature:g}) must be from 0 (the likeliest token) to 100")
-        explanation = explained_run(
-            self.name, self.model, self.tokenizer, asked.text, layer=asked.layer, token=str(token)
-        )
-        explanation = _following(explanation, token)
+        if asked.layer >= len(self.model.layers):
+            raise UsageError(f"layer ({asked.layer}) must be below the number of layers ({len(self.model.layers)})")
+        layer = asked.layer + 1  # the steps count from 1, as the chapter does
+        explanation = explained_run(self.name, self.model, self.tokenizer, asked.text, layer=layer, token=None)
+        explanation = replace(explanation, focus=token)
         heads = len(explanation.map.values) if explanation.map is not None else 0
         if asked.head >= max(1, heads):
             raise UsageError(f"head ({asked.head}) must be below the number of heads of layer {asked.layer} ({heads})")
@@ -91,7 +92,7 @@ class Reader:
         candidates = self._candidates(ids[: token + 1], asked.temperature)
         coordinates = coordinates_of(explanation, asked.head, token)
         question = asked._replace(token=token)
-        return Reading(question, labels, candidates, maps, explanation, heads, coordinates)
+        return TextReading(question, labels, candidates, maps, explanation, heads, coordinates)
 
     def _candidates(self, ids: list[int], temperature: float) -> list[Candidate]:
         with torch.inference_mode(), evaluating(self.model):
@@ -135,8 +136,3 @@ def coordinates_of(explanation: Explanation, head: int, token: int) -> Coordinat
     scores = np.where(hidden, -np.inf, last.values[head, token])
     sums = dot.values[head, token]
     return Coordinates(q.values[head, token], groups, products, sums, scores, weights.values[head, token])
-
-
-def _following(explanation: Explanation, token: int) -> Explanation:
-    """The same, with the token of this number followed: a text may itself be a number."""
-    return replace(explanation, focus=token)

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from attnlab.errors import AttnlabError, UsageError
-from attnlab.explain.look.page import form_page, reading_page, steps_page
-from attnlab.explain.look.reader import Question, Reader
+from attnlab.explain.look.look_page import form_page, reading_page, steps_page
+from attnlab.explain.look.reader import Question, TextReader
 
 HOST = "127.0.0.1"
 HEADERS = {
@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, reader: Reader, port: int) -> None:
+    def __init__(self, reader: TextReader, port: int) -> None:
         try:
             super().__init__((HOST, port), Handler)
         except OSError as error:
@@ -67,6 +67,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, steps_page(reading) if page else reading_page(reader, reading))
         except AttnlabError as error:
             self._send(HTTPStatus.BAD_REQUEST, form_page(reader, asked, problem=str(error)))
+        except Exception as error:  # whatever a variant does with a text that it was not made for: the page stays
+            problem = f"this run cannot read it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, form_page(reader, asked, problem=problem))
 
     def _send(self, status: HTTPStatus, text: str, kind: str = "text/html") -> None:
         data = text.encode(errors="replace")
@@ -102,7 +105,7 @@ def question(query: str) -> Question:
     return Question(values.get("text", "").replace("\r\n", "\n"), **numbers)
 
 
-def serve(reader: Reader, port: int) -> None:
+def serve(reader: TextReader, port: int) -> None:
     """Print the address and answer until Ctrl-C."""
     with Server(reader, port) as server:
         print(f"{reader.name} reads what is typed at {server.address}", flush=True)

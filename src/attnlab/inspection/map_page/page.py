@@ -32,11 +32,15 @@ def style() -> str:
     return (STATIC / "page.css").read_text(encoding="utf-8")
 
 
-def script(maps: PromptMaps, *, heading: str = "h1") -> str:
-    """The maps and what draws them into the element called `page`, below a heading of this rank."""
+def script(maps: PromptMaps, *, heading: str = "h1", row: int | None = None) -> str:
+    """The maps and what draws them into the element called `page`, below a heading of this rank.
+
+    `row` is the token whose row is chosen, None the last.
+    """
     tab = files("attnlab.inspection.tab") / "static"
     content = {
         "heading": heading,
+        "row": len(maps.tokens) - 1 if row is None else row,
         "run": maps.run,
         "step": maps.step,
         "text": maps.text,

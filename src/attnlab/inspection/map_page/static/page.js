@@ -4,7 +4,7 @@ const maps = JSON.parse(document.getElementById("maps").textContent);
 const [keys, cross] = [maps.keys ?? maps.tokens, Boolean(maps.keys)]; // the tokens that are read, and whether they are others
 const bounded = (kind) => kind === "probability" || kind === "sub_probability";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const state = { view: "grid", at: 0, row: maps.tokens.length - 1, token: null, off: new Set(), mode: "sqrt", first: 0, order: "model" };
+const state = { view: "grid", at: 0, row: maps.row, token: null, off: new Set(), mode: "sqrt", first: 0, order: "model" };
 let sheet = null; // of what is shown
 const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", ...(cross ? {} : { distance: "by distance" }) };
 
@@ -171,6 +171,7 @@ function draw() {
 
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("select, input, textarea")) return;
+  if (maps.heading !== "h1" && !document.getElementById("page").contains(event.target)) return; // part of a page that scrolls
   const beside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const layers = [...new Set(all.map((head) => head.layer))];
   const up = { ArrowUp: -1, ArrowDown: 1 }[event.key];

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from attnlab.explain.html import page as explained_page
-from attnlab.explain.look.reader import Coordinates, Question, Reader, Reading
+from attnlab.explain.look.reader import Coordinates, Question, TextReader, TextReading
 from attnlab.explain.numbers import written
 from attnlab.inspection.figures import printable
 from attnlab.inspection.map_page.page import script, style
@@ -17,13 +17,13 @@ MOST_ROWS = 24  # tokens whose scores are shown coordinate by coordinate
 DEEPEST = 55  # percent of colour behind a number, so that it can be read
 
 
-def form_page(reader: Reader, asked: Question, *, problem: str = "") -> str:
+def form_page(reader: TextReader, asked: Question, *, problem: str = "") -> str:
     """The page before a text is read, or with the line that says why it was not."""
     alert = f'<p class="alert" role="alert">{escape(problem)}</p>' if problem else ""
     return _document(reader.name, "".join(_form(reader, asked)) + alert)
 
 
-def reading_page(reader: Reader, reading: Reading) -> str:
+def reading_page(reader: TextReader, reading: TextReading) -> str:
     """The page of a text: what comes next, the maps, the scores by coordinate, the steps of the layer."""
     parts = [*_form(reader, reading.question, reading.heads), *_tokens(reading), *_next(reading)]
     if reading.maps.layers:
@@ -34,13 +34,14 @@ def reading_page(reader: Reader, reading: Reading) -> str:
     asked = reading.question
     parts.append(
         f"<h2>Step by step, layer {asked.layer}</h2>"
+        '<p class="soft">The steps count layers, heads and tokens from 1, as the chapter does.</p>'
         f'<iframe title="the steps of layer {asked.layer}" src="steps?{escape(_query(asked))}"></iframe>'
     )
-    drawing = script(reading.maps, heading="h2") if reading.maps.layers else ""
+    drawing = script(reading.maps, heading="h2", row=asked.token) if reading.maps.layers else ""
     return _document(reader.name, "".join(parts), drawing)
 
 
-def steps_page(reading: Reading) -> str:
+def steps_page(reading: TextReading) -> str:
     """The steps that the chosen layer takes, as `attnlab explain` shows them."""
     return explained_page(reading.explanation.heading, [reading.explanation])
 
@@ -54,7 +55,7 @@ def _document(name: str, body: str, drawing: str = "") -> str:
     )
 
 
-def _form(reader: Reader, asked: Question, heads: int = 1) -> Iterator[str]:
+def _form(reader: TextReader, asked: Question, heads: int = 1) -> Iterator[str]:
     def menu(name: str, n: int, chosen: int) -> str:
         options = "".join(f"<option{' selected' if i == chosen else ''}>{i}</option>" for i in range(n))
         return f'<label>{name}<select name="{name}">{options}</select></label>'
@@ -69,7 +70,7 @@ def _form(reader: Reader, asked: Question, heads: int = 1) -> Iterator[str]:
     yield f' step="any" value="{asked.temperature:g}"></label><button type="submit">Read</button></div></form>'
 
 
-def _tokens(reading: Reading) -> Iterator[str]:
+def _tokens(reading: TextReading) -> Iterator[str]:
     asked = reading.question
     yield '<nav aria-label="the token to follow"><ul class="tokens">'
     for i, token in enumerate(reading.tokens):
@@ -78,7 +79,7 @@ def _tokens(reading: Reading) -> Iterator[str]:
     yield "</ul></nav>"
 
 
-def _next(reading: Reading) -> Iterator[str]:
+def _next(reading: TextReading) -> Iterator[str]:
     """The likeliest tokens after the followed one; after the last, each is a link to the text that goes on so."""
     asked = reading.question
     is_last = asked.token == len(reading.tokens) - 1
@@ -98,7 +99,7 @@ def _next(reading: Reading) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def _coordinates(reading: Reading) -> Iterator[str]:
+def _coordinates(reading: TextReading) -> Iterator[str]:
     asked, c = reading.question, reading.coordinates
     yield f"<h2>Query times key, layer {asked.layer}, head {asked.head}</h2>"
     if c is None:
@@ -118,7 +119,7 @@ def _coordinates(reading: Reading) -> Iterator[str]:
     yield f'{_scrolled("products of query and key by coordinate")}<table><thead><tr><th scope="col">token</th>'
     yield "".join(f'<th scope="col">{column}</th>' for column in columns) + "</tr></thead><tbody>"
     blank = "<td></td>" * (len(columns) - len(c.q))
-    query = "".join(_cell(x, float(np.abs(c.q).max())) for x in c.q)
+    query = "".join(_cell(x, float(np.abs(c.q).max())) for x in c.q.tolist())
     yield f'<tr><th scope="row">the query itself</th>{blank}{query}</tr>'
     largest = float(np.abs(c.products).max())
     for j in rows:
@@ -126,7 +127,9 @@ def _coordinates(reading: Reading) -> Iterator[str]:
         score = written(float(c.scores[j])) if np.isfinite(c.scores[j]) else "-inf"
         yield f"{name}<td>{written(float(c.sums[j]))}</td><td>{score}</td>"
         yield "" if exp is None else f"<td>{written(float(exp[j]))}</td>"
-        yield _cell(c.weights[j], 1.0, "w") + "".join(_cell(x, largest) for x in c.products[j]) + "</tr>"
+        yield (
+            _cell(float(c.weights[j]), 1.0, "w") + "".join(_cell(x, largest) for x in c.products[j].tolist()) + "</tr>"
+        )
     if exp is not None:
         rest = "<td></td>" * len(c.q)
         yield f'<tr class="total"><th scope="row">sum of all</th><td></td><td></td><td>{written(float(exp.sum()))}</td>'
@@ -143,8 +146,8 @@ def _exponentials(c: Coordinates) -> np.ndarray | None:
 
 
 def _cell(value: float, largest: float, tone: str = "") -> str:
-    share = DEEPEST * min(1.0, abs(float(value)) / (largest or 1.0))
-    return f'<td class="{tone or ("m" if value < 0 else "p")}" style="--s:{share:.0f}%">{written(float(value))}</td>'
+    share = DEEPEST * min(1.0, abs(value) / (largest or 1.0))
+    return f'<td class="{tone or ("m" if value < 0 else "p")}" style="--s:{share:.0f}%">{written(value)}</td>'
 
 
 def _scrolled(label: str) -> str:
@@ -152,7 +155,7 @@ def _scrolled(label: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
 
 
-def _quoted(reading: Reading, token: int) -> str:
+def _quoted(reading: TextReading, token: int) -> str:
     return f"“{escape(printable(reading.tokens[token]))}” ({token})"
 
 
