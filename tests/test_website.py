@@ -1,5 +1,6 @@
 """Links lead somewhere, commands of the pages can be typed, and the site works from a folder without a network."""
 
+import inspect
 import re
 import shlex
 import shutil
@@ -12,13 +13,18 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from docs.website import config_keys, variant_pages
+from docs.website.source_lines import code_of
 from docs.website.staged import ROOT, links, sources
 from tests.laws.cases import NAMES
 from tests.limits import HANG
 
+from attnlab.attention.mask import Window
+from attnlab.attention.native_sparse import NativeSparseAttention
 from attnlab.cli._arguments import COMMANDS, parsed
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
+from attnlab.interchange.families.registry import FAMILIES
 
 PAGES = [ROOT / "README.md", *sources()]
 HEADING = re.compile(r"^#+ (.+)$", re.M)
@@ -187,3 +193,26 @@ def test_search(site: Path, chromium: Any) -> None:
         link.get_attribute("href") for link in screen.locator("ul.search li a").all()
     )
     screen.close()
+
+
+def test_every_key_has_a_comment() -> None:
+    """The page of the config holds every key of every file, each with a sentence; one without is found."""
+    text = config_keys.page()
+    assert {*config_keys.GROUPS} == {path.name for path in config_keys.CONFIGS.iterdir() if path.is_dir()} - {"claim"}
+    assert "| `trainer.max_steps` | `600` | optimizer updates |" in text and "`attention/mask=window`" in text
+    assert [line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
+    (bare, above, beside) = config_keys.keys("a: 1\nb:\n  # above\n  c: 2\n  d: [3]  # beside\n")
+    assert (bare, above, beside) == (("a", "1", ""), ("b.c", "2", "above"), ("b.d", "[3]", "beside"))
+
+
+def test_used_by() -> None:
+    """Who uses a variant is said of variants that there are, by types that are read."""
+    assert {*variant_pages.USED_BY} <= {*NAMES}
+    assert {name for used in variant_pages.USED_BY.values() for name in used.get("types", ())} <= {*FAMILIES}
+
+
+def test_code_of_a_class() -> None:
+    """The lines of a class that state its rule are in its source, without its docstring and its options."""
+    text = code_of(Window)
+    assert "def visible" in text and '"""' not in text and "option(" not in text
+    assert len(code_of(NativeSparseAttention).splitlines()) < len(inspect.getsource(NativeSparseAttention).splitlines())

@@ -1,12 +1,16 @@
 """The page of every key of the config, from the YAML files and their comments."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
 from typing import NamedTuple
 
 import yaml
 from docs.website.staged import ROOT
+
+from attnlab.options import options_of
 
 CONFIGS = ROOT / "configs"
 # The groups in the order in which a reader needs them; what each is, in a sentence.
@@ -25,6 +29,8 @@ GROUPS = {
     "sweep": "Designs, `-m +sweep=recent_parts`.",
     "card": "The small tasks of the card, `+card=mqar`; `cell.yaml` is what they share.",
 }
+WHOLE = ("experiment", "sweep", "card")  # whose files are shown as they are: they set keys of other groups
+ELSEWHERE = {"model": "what the task needs of the model", "sample": "a task writes no samples"}  # set by files of tasks
 HIDDEN = ("defaults", "hydra", "_target_", "_partial_")
 
 
@@ -48,18 +54,22 @@ def about(text: str) -> str:
 
 
 def keys(text: str) -> list[Key]:
-    """The keys of a YAML file in their order, each with its comment."""
+    """The keys of a YAML file in their order, each with its comment; without one, with what its class says of it."""
     root = yaml.compose(text)
     return [*_keys(root, "", text.splitlines())] if isinstance(root, yaml.MappingNode) else []
 
 
 def _keys(node: yaml.MappingNode, above: str, lines: list[str]) -> Iterator[Key]:
+    targets = [value.value for key, value in node.value if key.value == "_target_"]
+    declared = options_of(locate(targets[0])) or {} if targets else {}
     for key, value in node.value:
         name = f"{above}{key.value}"
         if name in HIDDEN[:2] or key.value in HIDDEN:
             continue
         line = key.start_mark.line
         comment = _comment(lines[line], value, line) or _comment_above(lines, line)
+        if not comment and key.value in declared:
+            comment = declared[key.value].doc
         block = isinstance(value, yaml.MappingNode) and value.value and not value.flow_style
         if not block:
             shown = lines[value.start_mark.line][value.start_mark.column :]
@@ -91,6 +101,15 @@ def _without_comment(shown: str, value: yaml.Node, number: int) -> str:
     if value.end_mark.line != value.start_mark.line:
         return shown.strip()
     return shown[: value.end_mark.column - value.start_mark.column].strip()
+
+
+def is_named_variant(file: Path) -> bool:
+    """Whether a file is a variant, which has a page of its own."""
+    return file.parent == CONFIGS / "attention"
+
+
+def is_remark(line: str) -> bool:
+    return line.startswith("#")
 
 
 def cell(text: str) -> str:
@@ -132,14 +151,20 @@ def page() -> str:
     ]
     for group, sentence in GROUPS.items():
         lines += ["", f"## {group}", "", sentence]
-        for file in sorted((CONFIGS / group).rglob("*.yaml")):
-            named = group == "attention" and file.parent.name == "attention"
-            if named or (group, file.stem) == ("card", "cell"):
-                continue
+        files = [file for file in sorted((CONFIGS / group).rglob("*.yaml")) if not is_named_variant(file)]
+        known: dict[str, str] = {}  # what a file of the group says of a key, for those that say nothing
+        for file in reversed(files):
+            known |= {key.name: key.comment for key in keys(file.read_text(encoding="utf-8")) if key.comment}
+        for file in files:
             text = file.read_text(encoding="utf-8")
             lines += ["", f"### {heading(file, group)}", "", about(text)]
-            rows = keys(text)
-            whole = "@package _global_" in text
-            below = "" if whole else f"{group}." if file.parent.name == group else f"{group}.{file.parent.name}."
-            lines += table(rows, below) if rows else []
+            if group in WHOLE:
+                lines += ["", "```yaml", "\n".join(itertools.dropwhile(is_remark, text.splitlines())), "```"]
+                continue
+            rows = [
+                key._replace(comment=key.comment or known.get(key.name, ELSEWHERE.get(key.name, "")))
+                for key in keys(text)
+            ]
+            below = f"{group}." if file.parent.name == group else f"{group}.{file.parent.name}."
+            lines += table(rows, "" if "@package _global_" in text else below) if rows else []
     return "\n".join([*lines, ""])

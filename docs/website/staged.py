@@ -1,5 +1,6 @@
 """The Markdown of the repository, laid out as the site has it: one folder of pages, whose links lead to each other."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -8,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_THE_TOP = ("CONTRIBUTING.md", "DESIGN.md", "CHANGELOG.md", "LOG.md")
-PICTURES = (".png", ".svg")
 # A link or a picture of Markdown: what is before its target, and the target; what begins with a scheme leads elsewhere.
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:)([^()\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
@@ -22,6 +22,18 @@ def sources() -> dict[Path, PurePosixPath]:
         pages[file] = PurePosixPath(file.relative_to(ROOT / "docs").as_posix())
     pages[ROOT / "docs" / "README.md"] = PurePosixPath("index.md")
     return pages
+
+
+def notebooks() -> dict[Path, PurePosixPath]:
+    """Each notebook, and what its page is called on the site."""
+    return {file: PurePosixPath(f"notebooks/{file.stem}.md") for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+
+
+def notebook_text(file: Path) -> str:
+    """A notebook as Markdown, its code in fences."""
+    book = json.loads(file.read_text(encoding="utf-8"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in book["cells"]]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells) + "\n"
 
 
 def replaced(text: str, link: Callable[[re.Match[str]], str]) -> str:
@@ -42,7 +54,7 @@ class Stage:
     """The folder that the generator reads; `files` are what pages link to beside pages and pictures."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.pages = folder, sources()
+        self.folder, self.pages = folder, sources() | notebooks()
         self.files: set[Path] = set()
 
     def write(self, name: str | PurePosixPath, text: str) -> None:
@@ -52,6 +64,10 @@ class Stage:
 
     def page(self, file: Path) -> str:
         """A page of the repository with its links as they must be on the site."""
+        if file.suffix == ".ipynb":
+            self.files.add(file)
+            itself = between(self.pages[file], self.place(file))
+            return f'{notebook_text(file)}\n<a href="{itself}">The notebook itself</a>\n'
         return replaced(file.read_text(encoding="utf-8"), lambda match: self.link(match, file))
 
     def link(self, match: re.Match[str], file: Path) -> str:
