@@ -1,6 +1,7 @@
 """A page for each variant, computed from its config, its classes and its worked example."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from html import escape
 from pathlib import Path
 from pydoc import locate
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from docs.ledger import RECORDS
 from docs.variants import LENGTHS, Row, built, row, rules, short
 from docs.website.config_keys import CONFIGS, cell
 from docs.website.source_lines import code_of, methods_of, place
@@ -20,6 +22,9 @@ from attnlab.explain.explanations import variant
 from attnlab.explain.steps import Step
 from attnlab.interchange.families.registry import FAMILIES
 from attnlab.options import options_of
+from attnlab.sweep.claim import Claim, read_claims
+from attnlab.sweep.ledger import verdict_on
+from attnlab.sweep.replication import read_record
 
 USED_BY: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
     (Path(__file__).parent / "used_by.yaml").read_text(encoding="utf-8")
@@ -32,7 +37,7 @@ MAPS = {
     "none": "none: it is not linear in its values",
 }
 GROWTHS = {"linear": "grows with each token", "window": "grows up to a window", "constant": "has a fixed size"}
-CELL, MARGIN = 46, 62  # pixels of a map's cells, and of the names beside them
+CELL, MARGIN = 52, 66  # pixels of a map's cells, and of the names beside them
 SOURCES = 3  # classes that are printed
 
 
@@ -43,7 +48,7 @@ def page(name: str) -> str:
     lines = [f"# {name}", "", it.sentence, "", f"Rule: {it.formula}", ""]
     lines += ["```", f"python train.py attention={name}", f"attnlab explain attention={name}", "```", ""]
     lines += [*facts(it, layers), *differences(it), *drawn_map(name), *code(file, layers), *options(file, config)]
-    return "\n".join([*lines, *cost(it), *card(name), ""])
+    return "\n".join([*lines, *cost(it), *card(name), *tested_claims(name), ""])
 
 
 def facts(it: Row, layers: list[Attention]) -> Iterator[str]:
@@ -68,7 +73,7 @@ def drawn_map(name: str) -> Iterator[str]:
     """The map of the worked example, as its code computes it."""
     example = variant(name)
     yield from ("## Its map", "")
-    link = f'<a href="explained/{name}.html">Every step with its numbers</a>'
+    link = f'<a href="explained/{name}.html">Every step of it</a>'
     if example.map is None:
         yield from (f"It has no map. {link}, for six tokens.", "")
         return
@@ -175,3 +180,25 @@ def card(name: str) -> Iterator[str]:
     """How to find out what it can do."""
     yield from ("## What it can do", "", "```", f"attnlab card attention={name}", "```", "")
     yield "trains it on a text and twelve small tasks beside three controls ([tasks](../tasks.md))."
+
+
+@cache
+def ledger() -> list[tuple[Claim, dict[str, Any]]]:
+    """The claims of the ledger, and what is recorded of them."""
+    return [(claim, read_record(RECORDS / f"{claim.name}.json")) for claim in read_claims()]
+
+
+def tested_claims(name: str) -> Iterator[str]:
+    """What the ledger says of it, with the day and the commit where it was run."""
+    about = [(claim, record) for claim, record in ledger() if name in attentions(claim)]
+    if about:
+        yield from ("", "## In the ledger", "")
+    for claim, record in about:
+        when = f" ({record['date']}, commit {record['commits'][0][:8]})" if record else ""
+        yield f"- {claim.claim} [{verdict_on(claim, record)}](../ledger.md#{claim.name}){when}"
+
+
+def attentions(claim: Claim) -> set[str]:
+    """The variants that a claim compares."""
+    shared = claim.recipe["settings"].get("attention", "multi_head")
+    return {str(settings.get("attention", shared)) for settings in claim.recipe["arms"].values()}
