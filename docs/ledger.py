@@ -9,6 +9,7 @@ from attnlab.sweep.ledger import answers, verdict_on
 from attnlab.sweep.replication import read_record
 
 RECORDS = Path(__file__).parent / "ledger"
+AUTHORS = RECORDS / "authors"  # what the authors' own model comes to: python -m tests.oracles.claims
 PAGE = RECORDS.with_suffix(".md")
 BEGIN = "<!-- results: written by docs/ledger.py -->"
 
@@ -52,6 +53,8 @@ def _section(claim: Claim, record: Mapping[str, Any]) -> str:
         rule = "; ".join(f"`{condition.text}`" for condition in claim.rule)
         lines += [f"Not run{' as it stands now' if record else ''}. Its rule, over {claim.n_seeds} seeds: {rule}.", ""]
         lines += [_earlier(record)] if record else []
+    if theirs := read_record(AUTHORS / f"{claim.name}.json"):
+        lines += [_of_authors(theirs)] if theirs["hash"] == claim.hash else []
     for earlier in record.get("earlier", []):
         lines += [_earlier(earlier)]
     return "\n".join(lines)
@@ -71,6 +74,15 @@ def _numbers(record: Mapping[str, Any]) -> list[str]:
     commits = ", ".join(commit[:8] for commit in record["commits"])
     lines += ["", f"Recipe {record['hash'][:12]}, run on {record['date']} by commit {commits}{trials}.", ""]
     return lines
+
+
+def _of_authors(theirs: Mapping[str, Any]) -> str:
+    arms = ((arm, " ".join(f"{x:.3f}" for x in by_seed.values())) for arm, by_seed in theirs["accuracy"].items())
+    numbers = "; ".join(f"{arm} {values}" for arm, values in arms)
+    return (
+        f"With the model of the authors ({theirs['repository'].replace('@', ' at ')}), trained on the same rows, in the "
+        f"same batches and by the same schedule, the first of these seeds come to an accuracy of: {numbers}.\n"
+    )
 
 
 def _earlier(record: Mapping[str, Any]) -> str:
