@@ -80,8 +80,8 @@ def _of_authors(theirs: Mapping[str, Any]) -> str:
     arms = ((arm, " ".join(f"{x:.3f}" for x in by_seed.values())) for arm, by_seed in theirs["accuracy"].items())
     numbers = "; ".join(f"{arm} {values}" for arm, values in arms)
     return (
-        f"With the model of the authors ({theirs['repository'].replace('@', ' at ')}), trained on the same rows, in the "
-        f"same batches and by the same schedule, the first of these seeds come to an accuracy of: {numbers}.\n"
+        f"With the model of the authors ({theirs['repository'].replace('@', ' at ')}), trained on the same rows, in "
+        f"the same batches and by the same schedule, the first of these seeds come to an accuracy of: {numbers}.\n"
     )
 
 
