@@ -17,7 +17,9 @@ BEGIN = "<!-- results: written by docs/ledger.py -->"
 def page(text: str, entries: Sequence[tuple[Claim, Mapping[str, Any]]]) -> str:
     """The page with its results anew: a line for each claim, and then all that is known of it."""
     verdicts = [verdict_on(claim, record) for claim, record in entries]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts), key=_order))
+    counts = ", ".join(
+        f"{verdicts.count(verdict)} {_of_many(verdict)}" for verdict in sorted(set(verdicts), key=_order)
+    )
     lines = [
         text.split(BEGIN)[0] + BEGIN,
         "",
@@ -27,11 +29,15 @@ def page(text: str, entries: Sequence[tuple[Claim, Mapping[str, Any]]]) -> str:
     ]
     lines.append("|---|---|---|---:|---:|")
     for (claim, record), verdict in zip(entries, verdicts, strict=True):
-        minutes = f"{record['minutes']:g}" if record else f"about {claim.minutes:g}"
+        minutes = f"{record['minutes']:g}" if "verdict" in record else f"about {claim.minutes:g}"
         trials = len(record.get("trials", [])) or ""
         lines.append(f"| [{claim.name}](#{claim.name}) | {_link(claim.source)} | {verdict} | {minutes} | {trials} |")
     sections = [_section(claim, record) for claim, record in entries]
     return "\n".join([*lines, "", *sections]).rstrip() + "\n"
+
+
+def _of_many(verdict: str) -> str:
+    return verdict.replace("holds", "hold").replace("does", "do")
 
 
 def _order(verdict: str) -> int:
@@ -47,12 +53,14 @@ def _section(claim: Claim, record: Mapping[str, Any]) -> str:
     lines = [f"## {claim.name}", "", f"{claim.claim} ({claim.source})", "", f"*Published:* {claim.published}", ""]
     if claim.note:
         lines += [claim.note, ""]
-    if record and record["hash"] == claim.hash:
+    if record.get("hash") == claim.hash:
         lines += _numbers(record)
     else:
         rule = "; ".join(f"`{condition.text}`" for condition in claim.rule)
-        lines += [f"Not run{' as it stands now' if record else ''}. Its rule, over {claim.n_seeds} seeds: {rule}.", ""]
-        lines += [_earlier(record)] if record else []
+        trials = f" Trials so far: {len(record['trials'])} runs." if record.get("trials") else ""
+        now = " as it stands now" if "verdict" in record else ""
+        lines += [f"Not run{now}. Its rule, over {claim.n_seeds} seeds: {rule}.{trials}", ""]
+        lines += [_earlier(record)] if "verdict" in record else []
     if theirs := read_record(AUTHORS / f"{claim.name}.json"):
         lines += [_of_authors(theirs)] if theirs["hash"] == claim.hash else []
     for earlier in record.get("earlier", []):

@@ -134,7 +134,8 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     written(tmp_path, it, monkeypatch)
     runs, records = tmp_path / "ledger", tmp_path / "records"
     trial = replicate(it, runs, records, trial=[0, 1], **options_)  # type: ignore[arg-type]
-    assert "verdict" not in trial and trial["arms"]["long"]["1"] == {"loss": 2.0, "above": 1.5} and not records.exists()
+    assert "verdict" not in trial and trial["arms"]["long"]["1"] == {"loss": 2.0, "above": 1.5}
+    assert len(read_record(records / "tiny.json")["trials"]) == 4
     first = replicate(it, runs, records, trial=(), **options_)  # type: ignore[arg-type]
     assert first["verdict"] == HOLDS and first["minutes"] == 1.0 and len(first["trials"]) == 4
     assert [list(by_seed) for by_seed in first["arms"].values()] == [[str(s) for s in it.seeds]] * 2
@@ -143,12 +144,17 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     second = replicate(changed, runs, records, trial=(), **options_)  # type: ignore[arg-type]
     assert second["arms"]["long"][str(changed.seeds[0])] is None and second["verdict"] == "cannot tell"
     assert len(second["trials"]) == 14 and [e["hash"] for e in second["earlier"]] == [it.hash]
-    show_list([(changed, second), (it, second), (it, {})], Console(width=200))
+    show_list([(changed, second), (it, second), (it, {"name": "tiny", "trials": ["a"]})], Console(width=200))
     told = capsys.readouterr().out
     assert told.count("cannot tell") == 1 and told.count("not run as it stands now") == 1 and told.count("not run") == 2
-    text = page(f"head {BEGIN} before", [(changed, second), (it, {})])
+    text = page(f"head {BEGIN} before", [(changed, second), (it, {"trials": ["a"]})])
     assert text.startswith("head") and "before" not in text and "Of 2 claims: 1 cannot tell, 1 not run" in text
-    assert "lost 2.000" in text and "An earlier recipe" in text and "14 runs were trials" in text
+    assert (
+        "lost 2.000" in text
+        and "An earlier recipe" in text
+        and "14 runs were trials" in text
+        and "so far: 1 runs" in text
+    )
     with pytest.raises(UsageError, match=r"trial \(1000\) must be seeds below 1000"):
         replicate(it, runs, records, trial=[1000], **options_)  # type: ignore[arg-type]
 
@@ -158,7 +164,7 @@ def test_page() -> None:
     entries = [(it, read_record(RECORDS / f"{it.name}.json")) for it in read_claims()]
     text = PAGE.read_text(encoding="utf-8")
     assert page(text, entries) == text, "run: python -m docs.ledger"
-    judged = [(it, record) for it, record in entries if record and record["hash"] == it.hash]
+    judged = [(it, record) for it, record in entries if record.get("hash") == it.hash]
     for it, record in judged:
         results = {arm: list(by_seed.values()) for arm, by_seed in record["arms"].items()}
         assert list(record["arms"]) == list(it.arms) and record["recipe"] == it.recipe

@@ -32,7 +32,7 @@ def show_list(claims: Sequence[tuple[Claim, Mapping[str, Any]]], console: Consol
 
 def verdict_on(claim: Claim, record: Mapping[str, Any]) -> str:
     """The recorded verdict, if it is one on the recipe and rule of today."""
-    if not record:
+    if "verdict" not in record:
         return NOT_RUN
     return str(record["verdict"]) if record["hash"] == claim.hash else f"{NOT_RUN} as it stands now"
 

@@ -7,7 +7,7 @@ hash or with seeds of trials is counted in it, and what an earlier recipe came t
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ Numbers = dict[str, list[dict[str, float] | None]]  # by arm: the measures of ea
 def replicate(
     claim: Claim, folder: Path, records: Path, *, trial: Sequence[int], n_jobs: int, config_dir: Path | None
 ) -> dict[str, Any]:
-    """Train what is not there yet, judge it and write the record, which is returned; of a trial, nothing is judged."""
+    """Train what is not there yet, judge it and write the record, which is returned; a trial is counted, not judged."""
     if any(seed >= FIRST_FROZEN_SEED for seed in trial):
         raise UsageError(f"trial ({max(trial)}) must be seeds below {FIRST_FROZEN_SEED}: those above judge")
     seeds = list(trial) or claim.seeds
@@ -44,9 +44,12 @@ def replicate(
     _sweep(claim, experiment, seeds, n_jobs, config_dir)
     runs = {arm: [_run(claim, experiment, arm, seed) for seed in seeds] for arm in claim.arms}
     numbers = {arm: [_measured(claim, run) for run in of_arm] for arm, of_arm in runs.items()}
+    earlier = read_record(records / f"{claim.name}.json")
+    trials = sorted({*_trials(experiment, () if trial else runs.values()), *earlier.get("trials", [])})
     if trial:
+        write_json(records / f"{claim.name}.json", {"name": claim.name, **earlier, "trials": trials})
         return {"name": claim.name, "trial": seeds, "arms": _table(numbers, seeds)}
-    record = _record(claim, runs, numbers, _trials(experiment, runs), read_record(records / f"{claim.name}.json"))
+    record = _record(claim, runs, numbers, trials, earlier)
     write_json(records / f"{claim.name}.json", record)
     return record
 
@@ -126,12 +129,13 @@ def _table(numbers: Numbers, seeds: Sequence[int]) -> dict[str, dict[str, dict[s
     return {arm: dict(zip(map(str, seeds), each, strict=True)) for arm, each in numbers.items()}
 
 
-def _trials(experiment: ExperimentFolder, runs: Mapping[str, Sequence[RunFolder]]) -> Iterator[str]:
+def _trials(experiment: ExperimentFolder, judging: Iterable[Sequence[RunFolder]]) -> Iterator[str]:
     """Every run that began here and does not judge: of another recipe, or with a seed for trials."""
-    judging = {run.name for each in runs.values() for run in each}
+    names = {run.name for each in judging for run in each}
 
     def has_begun(entry: Entry) -> bool:
-        return bool(entry.get("folder")) and entry.get("status") in BEGUN and entry["folder"] not in judging
+        trial = names or (entry.get("seed") or 0) < FIRST_FROZEN_SEED
+        return bool(entry.get("folder") and trial) and entry.get("status") in BEGUN and entry["folder"] not in names
 
     yield from (entry["folder"] for entry in experiment.manifest.read()["runs"] if has_begun(entry))
 
@@ -140,13 +144,13 @@ def _record(
     claim: Claim,
     runs: Mapping[str, Sequence[RunFolder]],
     numbers: Numbers,
-    trials: Iterator[str],
+    trials: list[str],
     earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     verdict, answers = judge(claim.rule, numbers)
     summaries = [summary for each in runs.values() for run in each if (summary := run.read_summary())]
     stays = list(earlier.get("earlier", []))
-    if earlier and earlier.get("hash") != claim.hash:
+    if "verdict" in earlier and earlier["hash"] != claim.hash:
         stays.append({key: earlier[key] for key in ("hash", "date", "verdict", "recipe", "answers", "arms")})
     return {
         "name": claim.name,
@@ -160,6 +164,6 @@ def _record(
         "minutes": round(sum(float(s.get("seconds", 0)) for s in summaries) / 60, 1),
         "answers": [answer._asdict() for answer in answers],
         "arms": _table(numbers, claim.seeds),
-        "trials": sorted({*trials, *earlier.get("trials", [])}),
+        "trials": trials,
         "earlier": stays,
     }
