@@ -98,8 +98,8 @@ def _sweep(
 
 
 def _run(claim: Claim, experiment: ExperimentFolder, arm: str, seed: int) -> RunFolder:
-    """The run of an arm with a seed."""
-    for entry in experiment.manifest.read()["runs"]:
+    """The run of an arm with a seed, of today's code where others were trained by earlier one."""
+    for entry in reversed(experiment.manifest.read()["runs"]):
         if entry.get("levels") == {claim.axis: arm} and entry.get("seed") == seed and entry.get("folder"):
             return RunFolder(experiment.path / entry["folder"])
     raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
