@@ -318,6 +318,8 @@ class GPT(nn.Module):
         if config.tie:
             self.head.weight = self.embedding.weight
         initialise(self, kind=config.init, seed=seed)
+        if config.start == "published":
+            start_as_published(self, seed=seed)
 
     @property
     def n_parameters(self) -> int:
@@ -468,3 +470,24 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
         elif isinstance(module, ShortConv) and leaf == "weight":
             bound = module.width**-0.5
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=draw))
+
+
+@torch.no_grad()
+def start_as_published(model: GPT, *, seed: int) -> None:
+    """Give what a variant's source starts otherwise than we do the start that its source gives it.
+
+    A module's `published` says so by the name of the parameter, as mean and standard deviation.
+    """
+    for owner, module in model.named_modules():
+        for leaf, (mean, std) in published_starts(module).items():
+            name = f"{owner}.{leaf}"
+            parameter, draw = model.get_parameter(name), generator_for(seed, f"{name} as published")
+            if not parameter.is_meta:
+                parameter.copy_(torch.empty(parameter.shape).normal_(mean, std, generator=draw))
+
+
+def published_starts(module: nn.Module) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each parameter that its source starts otherwise, of those that there are."""
+    starts: dict[str, tuple[float, float]] = getattr(module, "published", {})
+    present = dict(module.named_parameters())
+    return {leaf: start for leaf, start in starts.items() if leaf in present}

@@ -94,3 +94,18 @@ def test_words() -> None:
     axes = {"x": [["a", 1], {"k": 'say "hi"'}, None, True, 1e-3, "two words"]}
     (words,) = zip(*(point.overrides for point in read_design("s", {"axes": axes}).points()), strict=True)
     assert words == ("x=[a,1]", 'x={k:"say \\"hi\\""}', "x=null", "x=true", "x=0.001", 'x="two words"')
+
+
+def test_arms() -> None:
+    """A level may have settings of its own, wherever it stands; what is no level, or varied anyway, is refused."""
+    content = {"axes": AXES, "arms": {"window": {"lr": 0.1, "layers": 3}}}
+    made = {tuple(point.levels.values()): point.overrides for point in read_design("s", content).points()}
+    assert made["window", "mid"] == ("mask=window", "d=16", "lr=0.1", "layers=3")
+    assert made["causal", "mid"] == ("mask=causal", "d=16")
+    for arms, message in (
+        ({"widow": {"lr": 1}}, "widow is no level; did you mean 'window'"),
+        ({"window": {"d": 8}}, r"arms\.window sets d, which an axis varies"),
+        ([], "must hold settings by level"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read_design("s", {"axes": AXES, "arms": arms})

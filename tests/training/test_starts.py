@@ -3,8 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 from tests.laws.cases import shipped
 
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import settings_of
+from attnlab.model import start_as_published
 from attnlab.training.optimizer import AdamW
 from attnlab.training.starts import starts_of
 
@@ -47,3 +51,31 @@ def test_no_decay() -> None:
     """Where nothing decays, nothing is said to."""
     (record,) = records("multi_head", 1, weight_decay=0.0)
     assert not any(parameter["decayed"] for parameter in record["parameters"].values())
+
+
+def test_published() -> None:
+    """What a source starts otherwise is named beside our start, and is what model.start=published begins with."""
+    for name, parameter, ours, theirs in (
+        ("gated_delta", "output_norm.norm.weight", 0.1, (1.0, 0.0)),
+        ("mamba2_mixer", "gain", 0.1, (1.0, 0.0)),
+        ("differential", "lambda_q", 0.1, (0.0, 0.1)),
+    ):
+        (record,) = records(name, 1)
+        assert record["published"][parameter] == list(theirs)
+        assert record["parameters"][parameter]["mean"] == pytest.approx(ours)
+        model, other = shipped(name).gpt(1), shipped(name).gpt(1)
+        start_as_published(model, seed=0)
+        (begun,) = starts_of(model, AdamW(**RECIPE, weight_decay=0.1, betas=(0.9, 0.95)))
+        started = begun["parameters"][parameter]
+        assert started["mean"] == pytest.approx(theirs[0], abs=0.1) and bool(started["std"]) == bool(theirs[1])
+        moved = {n for n, p in model.named_parameters() if not torch.equal(p, other.get_parameter(n))}
+        assert {n.partition("attention.")[2] for n in moved} == {*record["published"]}, "and nothing else"
+    (record,) = records("multi_head", 1)
+    assert record["published"] == {}
+
+
+def test_published_is_another_run() -> None:
+    """The start is part of a run's identity only where it is not ours."""
+    usual, published = (compose_config([f"model.start={start}"]) for start in ("ours", "published"))
+    assert "model.start" not in settings_of(usual.as_dict(), besides=())
+    assert settings_of(published.as_dict(), besides=())["model.start"] == "published"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,7 @@ class DifferentialAttention(SoftmaxAttention):
     """
 
     documents = True
+    published: ClassVar = {"lambda_q": (0.0, 0.1), "lambda_k": (0.0, 0.1)}
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
     out_bias: bool = option(default=False, doc="Whether the output has a bias.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of a head's output.")

@@ -1,5 +1,7 @@
 """Mamba-2's layer as published: what stands around its memory, and not the memory alone."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,6 +28,7 @@ class Mamba2Attention(RecurrentAttention):
     """
 
     documents = True
+    published: ClassVar = {"gain": (1.0, 0.0)}
     withdrawn = {"feature_map", "write", "writes", "output_norm", "gate"}
     decay: Decay = slot(default=StepDecay, doc="How much of the memory remains at each token.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of the gated output.")

@@ -1,6 +1,6 @@
 """The matrix memory of xLSTM: gates that are exponentials, and a division that never makes numbers larger."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class MLSTMAttention(StateAttention):
     """
 
     documents = mixes_rows = True
+    published: ClassVar = {"gain": (1.0, 0.0), "to_input.weight": (0.0, 0.0), "to_forget.weight": (0.0, 0.0)}
     cap: Positive = option(default=15.0, doc="The largest argument of a gate, either way.")
     input_bias: float = option(default=0.0, doc="What the input gate's shift b_i starts at.")
     norm_eps: Positive = option(default=1e-6, doc="Added to the variance of a head's output.")

@@ -1,5 +1,7 @@
 """Norms that do not round on the way: root-mean-square normalisation, and LayerNorm."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -43,6 +45,7 @@ class HeadNorm(RMSNorm):
     """
 
     start = HEAD_GAIN
+    published: ClassVar = {"weight": (1.0, 0.0)}
 
 
 class LayerNorm(nn.LayerNorm):

@@ -51,6 +51,7 @@ class ModelConfig:
     final_softcap: Positive | None = None
     dropout: Fraction = 0.0
     init: InitKind = "gpt2"
+    start: Literal["ours", "published"] = "ours"
 
     def __post_init__(self) -> None:
         check(options_of(type(self)) or {}, vars(self), type(self).__name__)

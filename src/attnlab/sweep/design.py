@@ -9,12 +9,13 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from attnlab.errors import UsageError, nearest, shown
 
 KINDS = ("grid", "add_one", "drop_one", "factorial")
-KEYS = ("design", "settings", "axes", "generators", "seeds")
+KEYS = ("design", "settings", "axes", "arms", "generators", "seeds")
 LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"  # of the axes in order; I is the identity
 PLAIN = re.compile(r"[\w./@:+-]+")
 MOST_RUNS = 100_000
@@ -43,6 +44,7 @@ class Design(NamedTuple):
     generators: tuple[str, ...]
     settings: tuple[str, ...]  # words that all runs have in common
     seeds: tuple[int, ...]
+    arms: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # words of a level's own, which win over `settings`
 
     def points(self) -> list[Point]:
         """Every combination once, the baseline first, if it is one of them: a fraction may have left it out."""
@@ -69,7 +71,8 @@ class Design(NamedTuple):
                 yield {axis.name: (first if sign < 0 else last)[axis.name] for axis, sign in levels}
 
     def _overrides_of(self, levels: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(word for axis in self.axes for word in axis.levels[levels[axis.name]])
+        own = tuple(word for name in levels.values() for word in self.arms.get(name, ()))
+        return tuple(word for axis in self.axes for word in axis.levels[levels[axis.name]]) + own
 
     def described(self) -> dict[str, Any]:
         """What a report needs to know of it."""
@@ -143,7 +146,8 @@ def read_design(name: str, content: Any) -> Design:
     settings = content.get("settings", {})
     if not isinstance(settings, Mapping):
         raise UsageError(f"{key}: settings ({shown(settings)}) must hold settings by name, as key: value")
-    design = Design(kind, axes, generators, _overrides_of(settings), _seeds(key, content.get("seeds", 1)))
+    arms = _arms(key, content.get("arms", {}), axes)
+    design = Design(kind, axes, generators, _overrides_of(settings), _seeds(key, content.get("seeds", 1)), arms)
     count = math.prod(len(axis.levels) for axis in axes)
     if kind in ("grid", "factorial") and count >> len(generators) > MOST_RUNS:
         raise UsageError(f"{key}: axes make {count:,} combinations; at most {MOST_RUNS:,} are run")
@@ -168,6 +172,22 @@ def _axes(key: str, content: Any) -> tuple[Axis, ...]:
             raise UsageError(f"{axis_key} needs two levels or more; what does not vary belongs into settings")
         axes.append(Axis(str(name), named))
     return tuple(axes)
+
+
+def _arms(key: str, content: Any, axes: Sequence[Axis]) -> dict[str, tuple[str, ...]]:
+    """Settings of single levels, such as the learning rate of one variant."""
+    names = [name for axis in axes for name in axis.levels]
+    if not isinstance(content, Mapping) or not all(isinstance(settings, Mapping) for settings in content.values()):
+        raise UsageError(
+            f"{key}: arms ({shown(content)}) must hold settings by level: {{linear: {{optimizer.lr: 3e-3}}}}"
+        )
+    varied = {word.partition("=")[0] for axis in axes for words in axis.levels.values() for word in words}
+    for name, settings in content.items():
+        if str(name) not in names:
+            raise UsageError(f"{key}: arms.{name} is no level{nearest(str(name), names)} (levels: {', '.join(names)})")
+        if both := varied & {str(each) for each in settings}:
+            raise UsageError(f"{key}: arms.{name} sets {', '.join(sorted(both))}, which an axis varies")
+    return {str(name): _overrides_of(settings) for name, settings in content.items()}
 
 
 def _overrides_of(settings: Mapping[Any, Any]) -> tuple[str, ...]:

@@ -95,6 +95,9 @@ def _design(
     for axis in design.axes:
         for key in {word.partition("=")[0] for overrides in axis.levels.values() for word in overrides} & given:
             raise UsageError(f"{key} is varied by sweep={name} (axis {axis.name}); leave {key}= out, or copy its file")
+    for level, overrides in design.arms.items():
+        for key in {_key(word) for word in overrides} & given:
+            raise UsageError(f"{key} is set by sweep={name} (arms.{level}); leave {key}= out, or copy its file")
     settings = [word for word in design.settings if _key(word) not in given]
     if "experiment_name" not in given | {_key(word) for word in settings}:
         settings.append(f"experiment_name={name}")
@@ -124,7 +127,12 @@ def _request_jobs(
     design: Design | None, points: Sequence[Point], split_overrides: Sequence[Sequence[str]], master: DictConfig
 ) -> list[tuple[list[str], Point]]:
     """The words of every job: each point of the design with each combination of what was typed."""
-    return [([*point.overrides, *overrides], point) for point in points for overrides in split_overrides]
+    requested = []
+    for point in points:
+        own = {_key(word) for word in point.overrides}  # of an arm: they win over what all have in common
+        for overrides in split_overrides:
+            requested.append(([*point.overrides, *(word for word in overrides if _key(word) not in own)], point))
+    return requested
 
 
 def _compose(

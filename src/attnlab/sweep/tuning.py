@@ -7,14 +7,10 @@ schedule fits the budget.
 
 import itertools
 import math
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -32,15 +28,15 @@ from attnlab.analysis.tuned_variants import STEPS, TunedVariant, as_typed, ranke
 from attnlab.config.compose import compose_config
 from attnlab.config.messages import explain
 from attnlab.config.metric_kinds import parse_metric
-from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.errors import UsageError
 from attnlab.options.rules import MOST_SEED, parse_integers
 from attnlab.store.files import write_atomically
+from attnlab.sweep.command import train_design
 from attnlab.sweep.search_space import Proposals, SearchSpace, Settings, read_space
 
 USUAL_SPACE, USUAL_SEEDS = f"{RATE}=3e-4,1e-3,3e-3,1e-2", "100-102"
 ALPHA = 0.05
 WIDTH_OF_A_COLUMN = 14  # of a table that goes into a file or a pipe
-SOME_FAILED, STOPPED = 1, (130, 143)
 BETWEEN = " | "  # the words of an arm and those of a trial, in the name of a level
 LEAST_KEPT = 2  # settings of the last budget: of one alone nobody could say that it wins again
 OURS = {  # words that the command itself writes, and what says them instead
@@ -83,22 +79,8 @@ class Rounds(NamedTuple):
         }
         if len(levels) < 2:  # batches may bring no setting that is new
             return
-        design = self.folder / "rounds" / "sweep" / f"steps_{steps}.yaml"
-        content = {"design": "grid", "axes": {"trial": levels}, "seeds": list(self.seeds)}
-        text = yaml.safe_dump(content, sort_keys=False, width=1000)
-        write_atomically(design, text.encode(), key="experiment")
-        own = [f"+sweep={design.stem}", f"experiment_name={self.folder.name}", f"paths.runs={self.folder.parent}"]
-        own += [*self.common, f"{STEPS}={steps}"]
-        own.append("report.at_end=false")  # a verdict on the seeds that choose would flatter
-        typed = ["-m", "--config-dir", str(design.parents[1]), *own]
-        print(f"attnlab train {shlex.join(typed)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "attnlab.cli.train", *typed], check=False).returncode
-        if code in STOPPED:
-            raise Stopped(f"stopped; the same command goes on with {self.folder}", code)
-        if code == UsageError.exit_code:
-            raise UsageError("attnlab train refused the sweep (why, is told above)")
-        if code not in (0, SOME_FAILED):  # runs that diverge are trials, too, and what failed is seen by reading
-            raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
+        design = {"design": "grid", "axes": {"trial": levels}, "seeds": list(self.seeds)}
+        train_design(self.folder, f"steps_{steps}", design, [*self.common, f"{STEPS}={steps}"])
 
     def read(self, most: int) -> dict[str, TunedVariant]:
         """The variants by their arms, as the manifest tells, with what they came to at budgets up to `most` steps."""

@@ -6,13 +6,14 @@ from torch import nn
 
 from attnlab.attention.base import Attention
 from attnlab.attention.convolution import ShortConv
-from attnlab.model import GPT
+from attnlab.model import GPT, published_starts
 from attnlab.training.optimizer import Recipe
 
 
 def starts_of(model: GPT, recipe: Recipe) -> list[dict[str, Any]]:
     """One record for layers that are alike: which, their class, its parameters as they are now, and its parts.
 
+    Of what its source starts otherwise: mean and standard deviation there (`model.start=published`).
     Of each parameter: its size, mean and standard deviation, and whether weight decay pulls at it. A part is whatever
     has a name in the layer and is no bare matrix: gate, decay, convolution, norms.
     """
@@ -31,6 +32,11 @@ def starts_of(model: GPT, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _record(layer: Attention, pulled: set[int]) -> dict[str, Any]:
     parameters = {}
+    published = {
+        f"{owner}.{leaf}".lstrip("."): list(start)
+        for owner, module in layer.named_modules()
+        for leaf, start in published_starts(module).items()
+    }
     for name, parameter in layer.named_parameters():
         numbers = parameter.detach().double()
         mean, std = float(numbers.mean()), float(numbers.std(correction=0))
@@ -41,6 +47,7 @@ def _record(layer: Attention, pulled: set[int]) -> dict[str, Any]:
         "dropout": getattr(layer, "dropout", None),  # of its weights; None for a layer that drops none
         "parts": {name: _part(module) for name, module in layer.named_modules() if name and _is_part(module)},
         "parameters": parameters,
+        "published": published,
     }
 
 

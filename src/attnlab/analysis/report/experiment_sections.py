@@ -113,13 +113,28 @@ def starts(report: Report) -> list[Block]:
             dropout = "drops none" if layer["dropout"] is None else f"{layer['dropout']:g}"
             parts = [f"{name} {part}" for name, part in layer["parts"].items()]
             layers = ", ".join(map(str, layer["layers"]))
-            lists = (", ".join(each) for each in (drawn, constant, undecayed, parts))
+            lists = (", ".join(each) for each in (drawn, constant, _published(layer), undecayed, parts))
             rows.append([arm.label, arm.setting, layers, *lists, dropout])
     if not rows:
         return []
-    columns = ["variant", "setting", "layers", "drawn", "constant", "no weight decay", "parts", "dropout of weights"]
-    caption = "Parameters of attention before the first step: the standard deviation of what was drawn, else the value"
+    columns = ["variant", "setting", "layers", "drawn", "constant", "published otherwise"]
+    columns += ["no weight decay", "parts", "dropout of weights"]
+    caption = (
+        "Parameters of attention before the first step: the standard deviation of what was drawn, else the "
+        "value; and what its source starts otherwise, which model.start=published takes"
+    )
     return [table(columns, rows, caption)]
+
+
+def _published(layer: Mapping[str, Any]) -> list[str]:
+    """What the source of a layer starts otherwise than this run did, as the value or as what is drawn."""
+    texts = []
+    for name, (mean, std) in layer.get("published", {}).items():
+        own = layer["parameters"].get(name, {})
+        if bool(own.get("std")) != bool(std) or (not std and own.get("mean") != mean):
+            drawn = f"drawn {number(std)}" if std else number(mean)
+            texts.append(f"{name.removesuffix('.weight')} {drawn}")
+    return texts
 
 
 def _whole_records(value: Any) -> list[Mapping[str, Any]]:

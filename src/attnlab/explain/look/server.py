@@ -102,7 +102,7 @@ def question(query: str) -> Question:
             raise UsageError(f"{name} ({text[:20]!r}) must be a number") from error
         if not numbers[name] >= 0:
             raise UsageError(f"{name} ({text[:20]}) must be at least 0")
-    return Question(values.get("text", "").replace("\r\n", "\n"), **numbers)
+    return Question(values.get("text", "").replace("\r\n", "\n"), **numbers)  # type: ignore[arg-type]  # counts are int
 
 
 def serve(reader: TextReader, port: int) -> None:
