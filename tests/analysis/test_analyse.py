@@ -42,7 +42,8 @@ def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(exper
     report = analyse(experiment)
     write(report, document(report), experiment / "report")
     page = (experiment / "report" / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|<script", page)
+    assert not re.findall(r"src=|<link[^>]*href=\"(?!data:)|href=\"\w+:(?!,)|@import|url\(|<script[^>]", page)
+    assert page.count("<script") == 1  # its own, in it
     assert "<b>" not in page and "&lt;b&gt;&amp;_x*" in page
     assert "prefers-color-scheme: dark" in page
     for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.S):
@@ -112,7 +113,7 @@ def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
     assert "diverged: third-" in out and "damaged: <b>&_x*" in out
     assert sorted(p.name for p in (experiment.parent / "pages").iterdir()) == [
-        *("pictures", "report.html", "report.md", "runs.csv", "settings.csv", "verdicts.csv")
+        *("pictures", "report.html", "report.md", "runs.csv", "settings.csv", "verdicts.csv", "verdicts.tex")
     ]
 
 

@@ -292,7 +292,7 @@ def test_report_shows_lr_curves(tmp_path: Path) -> None:
         assert c.lr_curve is not None and [p.rate for p in c.lr_curve.points] == list(RATES)
         assert c.lr_curve.tuning_seeds == list(SEEDS) and c.lr_curve.final_seeds == [0, 1, 2, 3]
         assert "seeds 100 had chosen the rate and are left out" in c.lr_curve.remarks
-    write(report, document(report), tmp_path / "out", tensorboard=False)
+    write(report, document(report), tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("sensitivity", str(tmp_path / "t"), "100, 101", "tuned for each variant (4 settings tried)"):
         assert words in text
@@ -335,7 +335,7 @@ def test_tables_name_match_mode(tmp_path: Path) -> None:
     tables = [block for section in pages.sections for block in section.blocks if isinstance(block, Table)]
     assert len(tables) >= 6
     assert all("matched by parameters" in table.caption for table in tables)
-    write(report, pages, tmp_path / "out", tensorboard=False)
+    write(report, pages, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text().replace("\\_", "_")
     for words in ("Matched budgets", "+0.400 %", "model.mlp_ratio 4 to 4.75", "state -50.00 %"):
         assert words in text

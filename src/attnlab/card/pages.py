@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from attnlab.analysis.report.document import Document, Picture, Section, table, to_html
+from attnlab.analysis.report.document import Document, Picture, Section, table
+from attnlab.analysis.report.report_page import to_html
 from attnlab.analysis.report.tables import draw as print_table
 from attnlab.card.battery import CONTROLS, FACTORS, Result, above, best_control
 from attnlab.card.picture import draw, figures_of, floor_of, shown
@@ -108,7 +109,10 @@ def save(results: Sequence[Result], folder: Path, command: str) -> list[Path]:
         Section("The numbers", [table(columns, lines, "Beyond the trained length from x2 on. ▲: " + ABOVE)]),
         Section(
             "Against the controls",
-            [CONTROLLED, table(["variant", "cell", "length", "value", "best control", ""], against_controls(results))],
+            [
+                CONTROLLED,
+                table(["variant", "cell", "length", "value", "best control", "verdict"], against_controls(results)),
+            ],
         ),
         Section("By difficulty", [table(["variant", "cell", "slice", "accuracy", "answers"], _slices(results))]),
         Section("What was not measured", [table(["variant", "cell", "length", "reason"], troubles)])

@@ -22,6 +22,7 @@ def report(
     ] = None,
     code: Annotated[Literal["same", "any"], "any: average over runs that differ in nothing but seed and code"] = "same",
     tensorboard: Annotated[Path | None, "a log folder that gets mean and band of each variant, too"] = None,
+    pdf: Annotated[bool, "write the pictures as PDF, too; needs pip install 'attnlab[pdf]'"] = False,
     out: Annotated[Path | None, "where the report goes; left out: the folder report of the experiment"] = None,
     limits: Limits = True,
 ) -> None:
@@ -32,4 +33,4 @@ def report(
 
     with limited(limits):
         content = analyse(experiment, Options(baseline, metric, margin, alpha, family, solved, code))
-        publish(content, out, tensorboard=tensorboard)
+        publish(content, out, tensorboard=tensorboard, pdf=pdf)

@@ -53,7 +53,7 @@ def test_differences() -> None:
     comparisons = compare([(other, base)], Rules(True, 0.05, None))
     dots = parts(charts.differences(comparisons, "val/loss", 0.05, [0.1]), "circle")
     at = {dot[0].text: float(dot.attrib["cx"]) for dot in dots}
-    numbers = {text: float(re.sub(r".* ", "", text)) for text in at if text is not None}
+    numbers = {text: float(re.findall(r"[+-][\d.]+", text)[0]) for text in at if text is not None}
     assert sorted(numbers.values()) == pytest.approx([-0.1, 0.1, 2 / 15, 0.4], abs=1e-4)
     slope, _, r, *_ = stats.linregress([numbers[t] for t in at if t], [at[t] for t in at if t])
     assert slope > 0 and r == pytest.approx(1, abs=1e-5)

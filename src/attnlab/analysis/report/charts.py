@@ -14,8 +14,10 @@ from attnlab.analysis.report.document import Picture
 from attnlab.analysis.statistics import t_interval
 
 PANEL_WIDTH, PANEL_HEIGHT, PANELS_IN_A_ROW = 250, 170, 3
-LEFT, TOP, GAP, BOTTOM = 56, 26, 30, 34
+LEFT, TOP, GAP, BOTTOM = 56, 40, 30, 34
+BETWEEN = 76  # rows of panels: numbers below the upper, two lines of heading above the lower
 MOST_PANELS = 24
+MOST_HINTS = 60  # on a curve
 WIDTH = LEFT + PANELS_IN_A_ROW * (PANEL_WIDTH + GAP)
 ROLES = {BETTER: "better", WORSE: "worse", EQUIVALENT: "equivalent"}
 
@@ -39,7 +41,7 @@ def _grid(n: int) -> tuple[list[tuple[float, float]], float]:
     corners = [
         (
             float(LEFT + (i % PANELS_IN_A_ROW) * (PANEL_WIDTH + GAP)),
-            float(TOP + (i // PANELS_IN_A_ROW) * (PANEL_HEIGHT + 62)),
+            float(TOP + (i // PANELS_IN_A_ROW) * (PANEL_HEIGHT + BETWEEN)),
         )
         for i in range(n)
     ]
@@ -76,7 +78,10 @@ def learning_curves(pairs: Sequence[tuple[Arm, Arm]], metric: str, alpha: float)
             svg.path([(across(float(s)), up(v)) for s, v in zip(at_base, base, strict=True)], role="base", width=2)
         )
         parts.append(svg.path([(a, up(v)) for a, v in zip(xs, mean, strict=True)], role="accent", width=2))
-        parts.append(svg.text(x, y - 8, _cut(_name(arm), 38), role="ink"))
+        every = max(1, len(at) // MOST_HINTS)
+        for step, here, value, ends in list(zip(at, xs, mean, zip(low, high, strict=True), strict=True))[::every]:
+            parts.append(svg.target(here, up(value), f"step {step}: {value:.4g}, {ends[0]:.4g} to {ends[1]:.4g}"))
+        parts.append(svg.title(x, y - 8, _name(arm), PANEL_WIDTH))
     caption = (
         f"{metric} over steps: every seed (thin), the mean (thick) with its {100 * (1 - alpha):g} % t interval, "
         "and the baseline's mean (grey)."
@@ -93,7 +98,8 @@ def differences(
     shown = [(c, b) for c, b in zip(comparisons, bands, strict=True) if c.n]
     if not shown:
         return None
-    left, right, row = 250, 640, 30
+    left = 20 + max(svg.width_of(_name(c.arm)) for c, _ in shown)
+    right, row = left + 390, 30
     ends = [x for c, _ in shown for x in (*c.differences, *(c.interval or ())) if math.isfinite(x)]
     noise = [sign * b for _, b in shown if b is not None for sign in (-1, 1)]
     widest = max((abs(x) for x in ends), default=1.0) or 1e-9
@@ -110,7 +116,7 @@ def differences(
     parts.append(svg.line(across(0), TOP, across(0), bottom, role="soft", width=1.5))
     for i, (c, _) in enumerate(shown):
         y, role = TOP + row * (i + 0.5), ROLES.get(c.verdict, "accent")
-        parts.append(svg.text(left - 10, y + 4, _cut(_name(c.arm), 36), anchor="end", role="ink"))
+        parts.append(svg.text(left - 10, y + 4, _name(c.arm), anchor="end", role="ink"))
         for seed, d in zip(c.seeds, c.differences, strict=True):
             if not math.isfinite(d):  # a step that was never reached
                 continue
@@ -118,8 +124,9 @@ def differences(
         if c.interval is not None:
             parts.append(svg.line(across(c.interval.low), y, across(c.interval.high), y, role=role, width=2.5))
         if c.mean is not None:
-            parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}"))
-        parts.append(svg.text(right + 14, y + 4, f"{c.word} (n = {c.n})", role=role if role != "accent" else "soft"))
+            span = f", {c.interval.low:+.4g} to {c.interval.high:+.4g}" if c.interval is not None else ""
+            parts.append(svg.dot(across(c.mean), y, role=role, radius=4.5, hint=f"mean {c.mean:+.4g}{span}"))
+        parts.append(svg.text(right + 14, y + 4, _verdict(c), role=role if role != "accent" else "soft"))
     parts.append(svg.text((left + right) / 2, bottom + 32, f"{metric}, variant minus baseline", anchor="middle"))
     kind = "interval at any stop" if any(c.sequential for c, _ in shown) else "t interval"
     caption = (
@@ -127,7 +134,8 @@ def differences(
         "is the A/A noise floor: how far two groups of as many runs of the baseline lie apart, if nothing but the "
         "seeds differ. Pairing by seed can see below it."
     )
-    return Picture("differences", svg.drawing(right + 190, bottom + 42, parts, label=caption), caption)
+    width = right + 24 + max(svg.width_of(_verdict(c)) for c, _ in shown)
+    return Picture("differences", svg.drawing(width, bottom + 42, parts, label=caption), caption)
 
 
 def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | None:
@@ -157,7 +165,7 @@ def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | N
                 parts.append(svg.text(across(p.rate), y + 12, "diverged", anchor="middle", role="worse", size=11))
             elif p.rate == curve.best:
                 parts.append(svg.dot(across(p.rate), up(p.mean), role="accent", radius=4.5, hint=f"best: {p.rate:g}"))
-        parts.append(svg.text(x, y - 8, _cut(label, 38), role="ink"))
+        parts.append(svg.title(x, y - 8, label, PANEL_WIDTH))
     caption = (
         f"{metric} against the learning rate (log scale), tuning seeds only: every seed, the mean, the best rate (full "
         "dot) and the lowest point of a parabola in log rate (dashed)."
@@ -166,8 +174,13 @@ def lr_curves(curves: Sequence[tuple[str, LRCurve]], metric: str) -> Picture | N
 
 
 def against_cost(points: Sequence[tuple[str, str, dict[str, float], float]], metric: str) -> Picture | None:
-    """Quality against each cost: (label, verdict, costs by name, mean of the metric) for every variant."""
-    names = [name for name in points[0][2] if any(name in costs for _, _, costs, _ in points)] if points else []
+    """Quality against each cost: (label, verdict, costs by name, mean of the metric) for every variant;
+    a cost that all share tells nothing."""
+    names = (
+        [name for name in points[0][2] if len({costs.get(name) for _, _, costs, _ in points} - {None}) > 1]
+        if points
+        else []
+    )
     if not names:
         return None
     corners, height = _grid(len(names))
@@ -187,13 +200,13 @@ def against_cost(points: Sequence[tuple[str, str, dict[str, float], float]], met
             at, height_of = across(cost), up(value)
             role = "base" if verdict == "baseline" else ROLES.get(verdict, "accent")
             parts.append(svg.dot(at, height_of, role=role, radius=4, hint=f"{label}: {svg.short(cost)}, {value:.4g}"))
-            if all(abs(height_of - b) > 11 or abs(at - a) > 90 for a, b in taken):
+            if all(abs(height_of - b) > 11 or abs(at - a) > 120 for a, b in taken):
                 end = at > x + 0.6 * PANEL_WIDTH
                 parts.append(
                     svg.text(
                         at - 7 if end else at + 7,
                         height_of + 4,
-                        _cut(label, 20),
+                        _cut(label, 28),
                         anchor="end" if end else "start",
                         size=11,
                     )
@@ -209,6 +222,10 @@ def against_cost(points: Sequence[tuple[str, str, dict[str, float], float]], met
 
 def _name(arm: Arm) -> str:
     return f"{arm.label}, {arm.setting}" if arm.setting else arm.label
+
+
+def _verdict(c: Comparison[Arm]) -> str:
+    return f"{c.word} (n = {c.n})"
 
 
 def _cut(text: str, most: int) -> str:

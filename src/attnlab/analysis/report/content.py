@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.arms import Arm
@@ -10,17 +11,20 @@ from attnlab.analysis.declared import exploratory
 from attnlab.analysis.differences import settings_that_differ
 from attnlab.analysis.fairness import fairness, held_equal, limits, notes
 from attnlab.analysis.report import charts, experiment_sections, verdict_sections
-from attnlab.analysis.report.document import Document, Lines, Section, Table, some
+from attnlab.analysis.report.document import Document, Lines, PageLink, Picture, Section, Table, some
+from attnlab.analysis.report.where_to_look import where_to_look
 from attnlab.analysis.reproducibility import reproducibility
 
 
-def document(report: Report) -> Document:
-    """The whole report."""
+def document(report: Report, folder: Path | None = None, *, pdf: bool = False) -> Document:
+    """The whole report, with links as from its folder (left out: beside the runs); `pdf` links PDFs, too."""
+    folder = folder or report.experiment.folder.report
     lines = notes(report)
     remarks = Lines("\n".join(lines)) if lines else None
     sections = [
         Section("Noise floor: the baseline against itself", verdict_sections.noise(report)),
         Section("Verdicts", verdict_sections.verdicts(report)),
+        Section("Where to look, and what to type next", where_to_look(report, folder)),
         Section("Declared and used", [verdict_sections.declared_and_used(report)]),
         Section("Matched budgets", held_equal(report)),
         Section("Settings that differ", settings_that_differ(report.design.arms)),
@@ -48,7 +52,7 @@ def document(report: Report) -> Document:
     return Document(
         f"{report.experiment.name}: {report.experiment.metric} against {report.baseline.label}",
         _summary(report),
-        [_with_mode(section, mode) for section in sections if section.blocks],
+        [_with_files(_with_mode(section, mode), pdf) for section in sections if section.blocks],
     )
 
 
@@ -56,6 +60,18 @@ def _with_mode(section: Section, mode: str) -> Section:
     """The section, with the matching mode in the caption of every table: no number travels without it."""
     blocks = [
         _captioned(block, f"matched by {mode}") if isinstance(block, Table) else block for block in section.blocks
+    ]
+    return replace(section, blocks=blocks)
+
+
+def _with_files(section: Section, pdf: bool) -> Section:
+    """The section, with links to the files that hold its pictures."""
+    kinds = ("svg", "pdf") if pdf else ("svg",)
+    blocks = [
+        replace(block, files=tuple(PageLink(kind.upper(), f"pictures/{block.name}.{kind}") for kind in kinds))
+        if isinstance(block, Picture)
+        else block
+        for block in section.blocks
     ]
     return replace(section, blocks=blocks)
 

@@ -1,19 +1,30 @@
-"""A report as a list of sections: written once, shown as Markdown, as a page or in a terminal."""
+"""A report as a list of sections: written once, shown as Markdown, as a page (report_page.py) or in a terminal."""
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
+class PageLink(str):
+    """Words that lead somewhere: a cell of a table, or a file beside a block."""
+
+    address: str  # as it stands in the page: relative to the report, or #section
+
+    def __new__(cls, text: str, address: str) -> "PageLink":
+        link = super().__new__(cls, text)
+        link.address = address
+        return link
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of words under columns; `numbers` are the columns that are set to the right."""
+    """Rows of words under columns; `numbers` are the columns that are set to the right, `files` hold the same."""
 
     columns: list[str]
     rows: list[list[str]]
     caption: str = ""
     numbers: frozenset[int] = frozenset()
+    files: tuple[PageLink, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -23,13 +34,15 @@ class Picture:
     name: str  # of its file, without the ending
     svg: str
     caption: str
+    files: tuple[PageLink, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Text that is shown as it is: commands, lists of runs."""
+    """Text that is shown as it is: commands, lists of runs. With a title a page shows it when asked."""
 
     text: str
+    title: str = ""
 
 
 Block = str | Table | Picture | Lines
@@ -96,76 +109,15 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\_*`~]|(?<=\])[(\[:]|^#)", r"\\\1", text)
 
 
+def _linked(cell: str) -> str:
+    text = _escaped(cell)
+    return f"[{text}](<{cell.address}>)" if isinstance(cell, PageLink) and not cell.address.startswith("#") else text
+
+
 def _markdown_table(shown: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_escaped(cell).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(_linked(cell).replace("|", "\\|") for cell in cells) + " |"
 
     rule = "|" + "|".join("---:" if i in shown.numbers else "---" for i in range(len(shown.columns))) + "|"
     lines = [line(shown.columns), rule, *(line(row) for row in shown.rows)]
     return "\n".join([*([_escaped(shown.caption), ""] if shown.caption else []), *lines])
-
-
-STYLE = """
-:root { --page: #ffffff; --ink: #1c2127; --soft: #5b6570; --line: #d9dee3; --shade: #f3f5f7; --accent: #1f7fa3;
-  --accent-soft: #1f7fa333; --base: #8a939c; --base-soft: #8a939c33; --better: #1a7f4b; --worse: #b3362b;
-  --equivalent: #4b57a8; }
-@media (prefers-color-scheme: dark) { :root { --page: #14181c; --ink: #e6eaee; --soft: #a3adb7; --line: #343c44;
-  --shade: #1d2329; --accent: #58b8d6; --accent-soft: #58b8d63d; --base: #7e8892; --base-soft: #7e88923d;
-  --better: #56c98a; --worse: #f0857a; --equivalent: #9aa6f2; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 92rem; background: var(--page); color: var(--ink);
-  font: 15px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-p { max-width: 46rem; } .summary { font-size: 1.1rem; } figcaption, caption { color: var(--soft); text-align: left; }
-caption { padding: .25rem 0 .5rem; } figure { margin: 1rem 0; }
-.wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-td:last-child { min-width: 14rem; } td.number:last-child { min-width: 0; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.better { color: var(--better); font-weight: 600; } td.worse { color: var(--worse); font-weight: 600; }
-td.equivalent { color: var(--equivalent); font-weight: 600; }
-pre { background: var(--shade); padding: .75rem 1rem; overflow-x: auto; font-size: 13px; border-radius: 4px; }
-"""
-
-
-def to_html(document: Document) -> str:
-    """The report as one page that needs nothing beside itself, not even a network, for light and dark screens."""
-    parts = [f"<h1>{html.escape(document.title)}</h1>", f'<p class="summary">{html.escape(document.summary)}</p>']
-    for section in document.sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        for block in section.blocks:
-            if isinstance(block, Table):
-                parts.append(_html_table(block))
-            elif isinstance(block, Picture):
-                caption = f"<figcaption>{html.escape(block.caption)}</figcaption>"
-                parts.append(f'<figure><div class="wide">{block.svg}</div>{caption}</figure>')
-            elif isinstance(block, Lines):
-                parts.append(f"<pre>{html.escape(block.text)}</pre>")
-            else:
-                parts.append(f"<p>{html.escape(block)}</p>")
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><title>{html.escape(document.title)}</title><style>{STYLE}</style></head>'
-    )
-    return f"{head}\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-
-
-def _html_table(shown: Table) -> str:
-    def cell(tag: str, i: int, text: str) -> str:
-        first = text.partition(",")[0]  # "better, exploratory"
-        word = first if tag == "td" and first in ("better", "worse", "equivalent") else ""
-        kind = " ".join(filter(None, ("number" if i in shown.numbers else "", word)))
-        return f"<{tag}{f' class={kind!r}' if kind else ''}>{html.escape(text)}</{tag}>"
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(cell(tag, i, text) for i, text in enumerate(cells)) + "</tr>"
-
-    caption = f"<caption>{html.escape(shown.caption)}</caption>" if shown.caption else ""
-    body = "".join(line("td", row) for row in shown.rows)
-    return (
-        f'<div class="wide"><table>{caption}<thead>{line("th", shown.columns)}</thead><tbody>{body}</tbody>'
-        "</table></div>"
-    )

@@ -86,7 +86,8 @@ def picture(arms: Sequence[Arm]) -> tuple[Picture | None, list[str]]:
     )
     if len(arms) > MOST_VARIANTS:
         caption += f" The first {MOST_VARIANTS} of {len(arms)} variants."
-    width = LEFT + columns * (SIDE + GAP)
+    names = max(svg.width_of(f"{m.label} (10 seeds)") for m in shown)
+    width = LEFT + max(columns * (SIDE + GAP), names)
     return Picture("mean_maps", svg.drawing(width, TOP + len(shown) * row, parts, label=caption), caption), problems
 
 

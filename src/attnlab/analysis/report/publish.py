@@ -13,12 +13,17 @@ from rich.console import Console
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.arms import Arm
 from attnlab.analysis.comparison import Comparison
+from attnlab.analysis.fairness import fairness
 from attnlab.analysis.groups import changing
 from attnlab.analysis.power import Seeds
 from attnlab.analysis.report.content import document
-from attnlab.analysis.report.document import Document, Picture, to_html, to_markdown
+from attnlab.analysis.report.document import Document, Picture, to_markdown
 from attnlab.analysis.report.event_files import write_event_files
+from attnlab.analysis.report.latex import verdicts_in_latex
+from attnlab.analysis.report.pdf import needs_cairosvg, to_pdf
+from attnlab.analysis.report.report_page import to_html
 from attnlab.analysis.report.report_text import show
+from attnlab.analysis.report.where_to_look import next_commands
 from attnlab.analysis.statistics import bad_runs_not_excluded
 from attnlab.errors import UsageError
 from attnlab.inspection.records import tensorboard_command
@@ -27,13 +32,16 @@ from attnlab.store.files import tidy, write_atomically, writing
 from attnlab.store.status import Status
 
 
-def publish(report: Report, folder: Path | None, *, tensorboard: Path | None = None) -> None:
-    """Show a report and write its pages into a folder, None: beside the runs; and, if asked, a log for TensorBoard."""
+def publish(report: Report, folder: Path | None, *, tensorboard: Path | None = None, pdf: bool = False) -> None:
+    """Show a report and write its pages into a folder, None: beside the runs; and, if asked, a log for TensorBoard,
+    and its pictures as PDF."""
+    if pdf:
+        needs_cairosvg()
     _check_logs(tensorboard, report.experiment.folder)
     if folder is None:
         folder = report_folder(report.experiment.folder)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of older versions, whose means counted as runs
-    pages = document(report)
+    pages = document(report, folder, pdf=pdf)
     show(report, pages, Console())
     for path in write(report, pages, folder):
         print(f"wrote {path}")
@@ -41,6 +49,7 @@ def publish(report: Report, folder: Path | None, *, tensorboard: Path | None = N
         with writing(tensorboard, key="tensorboard"):
             write_event_files(tensorboard, report.design.arms, report.experiment.metric, report.rules.alpha)
         print(f"to look at it: {tensorboard_command(tensorboard)}")
+    print("\n".join(["next:", *(f"  {line}" for line in next_commands(report))]))
 
 
 def _check_logs(folder: Path | None, experiment: ExperimentFolder) -> None:
@@ -67,19 +76,22 @@ def report_folder(experiment: ExperimentFolder) -> Path:
 
 def write(report: Report, document: Document, folder: Path) -> list[Path]:
     """Write the report in all its forms into a folder; returns the files that people open."""
-    pages = {
+    pages: dict[str, str | bytes] = {
         "report.md": to_markdown(document),
         "report.html": to_html(document),
         "verdicts.csv": _csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
         "runs.csv": _csv(_RUN_COLUMNS, _run_rows(report)),
+        "verdicts.tex": verdicts_in_latex(report, f"matched by {fairness(report).mode}"),
         "settings.csv": _csv(*_settings(report.design.arms)),
     }
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
-    pages |= {f"pictures/{picture.name}.svg": picture.svg for picture in pictures}
+    for picture in pictures:
+        for file in picture.files:
+            pages[file.address] = to_pdf(picture.svg) if file == "PDF" else picture.svg
     for part in (folder, folder / "pictures"):
         tidy(part)
     for name, text in pages.items():
-        write_atomically(folder / name, text.encode(), key="out")
+        write_atomically(folder / name, text.encode() if isinstance(text, str) else text, key="out")
     return [folder / name for name in pages if "/" not in name]
 
 

@@ -1,6 +1,7 @@
 """Drawings as SVG text: axes, lines, bands and dots, in colours that follow the page they stand on."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
@@ -82,6 +83,22 @@ def text(x: float, y: float, content: str, *, anchor: str = "start", role: str =
     )
 
 
+def width_of(content: str, size: int = 12) -> float:
+    """About how wide a text is, rather too wide than too narrow: fonts differ."""
+    return 0.6 * size * len(content)
+
+
+def title(x: float, y: float, content: str, room: float) -> str:
+    """A heading whose last line stands at y, in as many lines as the room takes; it breaks at blanks and plus signs."""
+    lines = [""]
+    for piece in re.findall(r"[^ +]+[ +]*|[ +]+", content):
+        if lines[-1] and width_of(lines[-1] + piece.rstrip()) > room:
+            lines.append("")
+        lines[-1] += piece
+    first = y - 14 * (len(lines) - 1)
+    return "".join(text(x, first + 14 * i, each.rstrip(), role="ink") for i, each in enumerate(lines))
+
+
 def line(x1: float, y1: float, x2: float, y2: float, *, role: str = "line", width: float = 1, dash: str = "") -> str:
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return (
@@ -110,6 +127,11 @@ def dot(x: float, y: float, *, role: str, radius: float = 3, hint: str = "", fil
     title = f"<title>{escape(hint)}</title>" if hint else ""
     fill = colour(role) if filled else "none"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour(role)}">{title}</circle>'
+
+
+def target(x: float, y: float, hint: str) -> str:
+    """An unseen dot that says something under the mouse."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="transparent"><title>{escape(hint)}</title></circle>'
 
 
 def drawing(width: float, height: float, parts: Sequence[str], *, label: str) -> str:

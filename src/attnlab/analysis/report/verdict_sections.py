@@ -1,9 +1,11 @@
 """The sections of a report about its verdicts: what noise is, what was found against it, and what it rests on."""
 
+from dataclasses import replace
+
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.exact_tests import share_interval
 from attnlab.analysis.report import charts
-from attnlab.analysis.report.document import Block, Table, some, table
+from attnlab.analysis.report.document import Block, PageLink, Table, some, table
 from attnlab.analysis.report.format import number, p_value, span
 from attnlab.analysis.statistics import bad_runs_not_excluded
 
@@ -115,7 +117,8 @@ def verdict_table(report: Report) -> Table:
         row += [number(c.detectable), bad, "; ".join(filter(None, [details, *c.remarks]))]
         rows.append(row)
     caption = f"{report.experiment.metric}, variant minus {report.baseline.label}"
-    return table(columns, rows, caption)
+    files = tuple(PageLink(text, f"verdicts.{kind}") for text, kind in (("CSV", "csv"), ("LaTeX", "tex")))
+    return replace(table(columns, rows, caption), files=files)
 
 
 def typical(report: Report) -> str:
@@ -131,7 +134,7 @@ def typical(report: Report) -> str:
 def declared_and_used(report: Report) -> Table:
     rows = [[term.name, term.declared, term.where, term.used, term.change] for term in report.terms]
     caption = "What goes by something that was not declared before the first result is exploratory"
-    return table(["", "declared", "where", "used", "differs"], rows, caption)
+    return table(["term", "declared", "where", "used", "differs"], rows, caption)
 
 
 def pairing(report: Report) -> Table:
