@@ -3,10 +3,12 @@
 It writes folders of runs (4 layers x 4 heads, 64 tokens, 12 steps each), starts the real TensorBoard on loopback and
 opens the tab in headless Chromium. First paint: from the request of the page until all thumbnails are drawn, by the
 page's own clock. Then maps of a layer of 12 heads are opened: from the click until the view is drawn, in a fresh page.
+Last the longest of these is zoomed and moved, by a turn of the wheel in each frame, and the frames are counted.
 Needs Chromium and the packages of the extra `test`.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -62,6 +64,39 @@ def openings(chromium: Any, folder: Path, n: int, repeats: int) -> list[float]:
     return seconds
 
 
+# Zooms in and out at a point and moves what is in sight, once a frame; gives back the milliseconds of each frame.
+FRAMES = """async n => {
+    const map = document.getElementById("map"), box = map.getBoundingClientRect(), taken = [];
+    const frame = () => new Promise(requestAnimationFrame);
+    let last = await frame();
+    for (let i = 0; i < n; i++) {
+        const turn = i % 3 ? { deltaY: i < n / 2 ? -20 : 20, ctrlKey: true } : { deltaX: 40, deltaY: 40 };
+        const at = { clientX: box.x + 200, clientY: box.y + 300, cancelable: true };
+        map.dispatchEvent(new WheelEvent("wheel", { ...turn, ...at }));
+        const now = await frame();
+        taken.push(now - last);
+        last = now;
+    }
+    return [taken, Number(document.querySelector("canvas.map").dataset.drawn)];
+}"""
+
+
+def zooming(chromium: Any, folder: Path, n: int, frames: int = 120) -> None:
+    """Prints how many frames a second a map of `n` tokens is drawn in while it is zoomed."""
+    write_run(folder / "long", [record(0, 0, tokens=labels(n), heads=12)])
+    with tensorboard(folder, *KEEP_ALL) as address:
+        page = new_page(chromium)
+        page.goto(f"{address}/data/plugin_entry.html?name=attention#attention&attention.view=head")
+        page.wait_for_selector("canvas.map")
+        page.wait_for_timeout(3000)  # the numbers beside the map, which are computed meanwhile
+        taken, drawn = page.evaluate(FRAMES, frames)
+        page.close()
+    print(
+        f"zooming a map of {n} tokens: {1000 * frames / sum(taken):.0f} frames a second (aim 30), the slowest frame "
+        f"{max(taken):.0f} ms; {drawn} drawings in {frames} frames"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, nargs="*", default=[50, 200])
@@ -77,6 +112,9 @@ def main() -> None:
             taken = measure(chromium, root, n, options.repeats)
             median = statistics.median(taken)
             print(f"{name:34}{min(taken):8.2f}{median:8.2f}{max(taken):8.2f}{1.0:6.1f}", flush=True)
+        if options.tokens:
+            zooming(chromium, Path(folder) / "zoom" / "runs", max(options.tokens))
+        print("load of the machine (1, 5, 15 minutes):", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
 if __name__ == "__main__":

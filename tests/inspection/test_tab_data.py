@@ -1,6 +1,7 @@
 """What the tab is given: the stored numbers bit for bit, whatever else lies in the folder."""
 
 import json
+import re
 import shlex
 import struct
 import subprocess
@@ -24,6 +25,8 @@ from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, attention_entro
 from attnlab.inspection.records import Record, encode, half, heads_summary, record_summary
 from attnlab.inspection.tab.head_pairs import overlaps, pair_heads
 from attnlab.inspection.tab.plugin import AttentionTab
+from attnlab.inspection.tab.run_facts import MOST_SETTINGS
+from attnlab.inspection.tab.scripts import IMPORT, joined
 from attnlab.inspection.tab.series import DamagedRecord, checked, shrink
 from attnlab.store.run_folder import RunFolder
 
@@ -360,9 +363,10 @@ def test_overlap_by_rule() -> None:
 
 
 def finished(folder: Path, learning_rate: float) -> None:
+    """A run that ended, with a learning rate of its own and more settings than a name tells."""
     folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder)
-    rate = f"optimizer:\n  lr: {learning_rate}\n"
+    rate = f"optimizer:\n  lr: {learning_rate}\n" + "".join(f"z{i}: {learning_rate}\n" for i in range(MOST_SETTINGS))
     elsewhere = f"seed: {folder.name[-1]}\npaths:\n  runs: x{learning_rate}\n"
     run.write_config(f"attention:\n  a: 1\n{rate}{elsewhere}")
     run.write_summary({"status": "finished"}, {})
@@ -382,8 +386,8 @@ def test_how_runs_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         first: "finished", second: "finished", alone: "unfinished", "foreign": None,
     }  # fmt: skip
     assert {run: fact["settings"] for run, fact in about.items() if fact["settings"]} == {
-        first: "lr=0.1",
-        second: "lr=0.2",
+        first: "lr=0.1, z0=0.1, z1=0.1, …",
+        second: "lr=0.2, z0=0.2, z1=0.2, …",
     }
     assert about[second]["loss"] == pytest.approx(1.2) and about["foreign"]["loss"] is None
     with RunFolder(tmp_path / alone).lock():
@@ -402,13 +406,13 @@ def test_tokens_in_json(tmp_path: Path) -> None:
     assert Tab(tmp_path).map(0).map[0]["tokens"] == hostile
 
 
-@pytest.mark.parametrize("name", ["index.js", "map_view.js", "style.css"])
+@pytest.mark.parametrize("name", ["index.js", "style.css"])
 def test_the_page_is_made_of_files_of_the_package(tmp_path: Path, name: str) -> None:
     write_run(tmp_path / "a", [record(0, 0)])
     assert len(Tab(tmp_path).get(f"/static/{name}").content) > 1000
 
 
-@pytest.mark.parametrize("name", ["../plugin.py", "..%2fplugin.py", "nothing.js", ""])
+@pytest.mark.parametrize("name", ["../plugin.py", "..%2fplugin.py", "map_view.js", ""])
 def test_no_other_file_is_given_out(tmp_path: Path, name: str) -> None:
     write_run(tmp_path / "a", [record(0, 0)])
     assert Tab(tmp_path).get(f"/static/{name}").code == 404
@@ -430,6 +434,18 @@ def test_text_never_becomes_html_and_files_stay_short(path: Path) -> None:
     for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):
         assert danger not in text
     assert len(text.splitlines()) <= 300
+
+
+def test_scripts_are_joined() -> None:
+    """One script holds every file once, after what it imports, and no name of a file stands in two."""
+    script = joined(STATIC / "index.js")
+    files = [path for path in STATIC.iterdir() if path.suffix == ".js"]
+    starts = {path.stem: script.index(path.read_text(encoding="utf-8").splitlines()[0]) for path in files}
+    for path in files:
+        for match in IMPORT.finditer(path.read_text(encoding="utf-8")):
+            assert starts[match["name"]] < starts[path.stem]
+    names = re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", script, re.MULTILINE)
+    assert len(names) == len(set(names)) > 100 and not re.search("^import ", script, re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", ["\0", "--5", "5-", "٣", "9" * 5000, "1e3", ""])

@@ -363,5 +363,5 @@ def test_first_paint_asks_little(chromium: Any, address: str) -> None:
     urls = screen.page.evaluate("performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)")
     routes = [url.rpartition("/")[2] for url in urls if "/static/" not in url]
     assert routes.count("runs") == 1 and routes.count("steps") == 1 and routes.count("map") == 2
-    assert len(routes) <= 6 and len(urls) <= 36
+    assert len(routes) <= 6 and len(urls) <= 8
     screen.page.close()

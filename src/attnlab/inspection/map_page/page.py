@@ -2,17 +2,14 @@
 
 import base64
 import json
-import re
 from html import escape
-from importlib.resources import files
+from pathlib import Path
 
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import Record, encode, half
+from attnlab.inspection.tab.scripts import joined
 
-# What the tab draws with, in the order of its imports: all of it becomes one script.
-SHARED = ("half", "dom", "colours", "pen", "svg", "sheet", "map_view", "row_view", "legend", "zoom", "panel", "lines")
-IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
-STATIC = files("attnlab.inspection.map_page") / "static"
+STATIC = Path(__file__).parent / "static"
 
 
 def page(maps: PromptMaps) -> str:
@@ -37,7 +34,6 @@ def script(maps: PromptMaps, *, heading: str = "h1", row: int | None = None) -> 
 
     `row` is the token whose row is chosen, None the last.
     """
-    tab = files("attnlab.inspection.tab") / "static"
     content = {
         "heading": heading,
         "row": len(maps.tokens) - 1 if row is None else row,
@@ -53,8 +49,7 @@ def script(maps: PromptMaps, *, heading: str = "h1", row: int | None = None) -> 
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
-    scripts = [*(tab / f"{name}.js" for name in SHARED), STATIC / "page.js"]
-    code = "\n".join(IMPORT.sub("", script.read_text(encoding="utf-8")) for script in scripts)
+    code = joined(STATIC / "page.js")
     return f'<script type="application/json" id="maps">{data}</script><script type="module">{code}</script>'
 
 

@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Callable
 from functools import wraps
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from werkzeug import wrappers
 from attnlab.inspection.head_metrics import EMERGENCE_THRESHOLD, INDUCTION, PREVIOUS, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.records import PLUGIN, SAMPLES
 from attnlab.inspection.tab.run_facts import RunFacts
+from attnlab.inspection.tab.scripts import STATIC, joined
 from attnlab.inspection.tab.series import (
     DamagedRecord,
     MapSeries,
@@ -33,8 +33,7 @@ from attnlab.store.run_folder import RunFolder
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-STATIC = files("attnlab.inspection.tab") / "static"
-TYPES = {".js": "text/javascript", ".css": "text/css"}
+SCRIPT, STYLE = "index.js", "style.css"
 ALL = -1
 NUMBER = re.compile("-?[0-9]{1,15}")
 MOST_TOKENS = 512  # rows of a map that is sent whole: more would not have a pixel each
@@ -79,7 +78,7 @@ class AttentionTab(base_plugin.TBPlugin):
         return (PLUGIN,)
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Attention")
+        return base_plugin.FrontendMetadata(es_module_path=f"/static/{SCRIPT}", tab_name="Attention")
 
     def get_plugin_apps(self) -> dict[str, "WSGIApplication"]:
         return {
@@ -95,11 +94,11 @@ class AttentionTab(base_plugin.TBPlugin):
 
     def _static(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         name = request.path.rpartition("/")[2]
-        files = {entry.name: entry for entry in STATIC.iterdir() if entry.is_file()}
-        kind = TYPES.get("." + name.rpartition(".")[2])
-        if name not in files or kind is None:
-            raise NotThere(f"there is no file {name}")
-        return files[name].read_bytes(), kind
+        if name == SCRIPT:
+            return joined(STATIC / SCRIPT).encode(), "text/javascript"
+        if name == STYLE:
+            return (STATIC / STYLE).read_bytes(), "text/css"
+        raise NotThere(f"there is no file {name}")
 
     def _runs(self, context: RequestContext, experiment: str, request: wrappers.Request) -> tuple[Any, str]:
         """Every run with maps, and how many steps of a series TensorBoard was told to keep (null: about ten).

@@ -1,4 +1,15 @@
-// The page of one text: every head small, or one large with the row of a token. Follows files of the tab in one module.
+// The page of one text: every head small, or one large with the row of a token. What draws is the tab's.
+
+import { makeScale, ownColour, palette, short } from "./colours.js";
+import { el, menu, tick } from "./dom.js";
+import { HALVES, halfBits } from "./half.js";
+import { legend } from "./legend.js";
+import { headSwitches, linesPanel } from "./lines.js";
+import { drawThumbnail } from "./map_view.js";
+import { mapPanel } from "./panel.js";
+import { printable } from "./pen.js";
+import { colourText, drawBars } from "./row_view.js";
+import { mapRows, save } from "./sheet.js";
 
 const maps = JSON.parse(document.getElementById("maps").textContent);
 const [keys, cross] = [maps.keys ?? maps.tokens, Boolean(maps.keys)]; // the tokens that are read, and whether they are others

@@ -4,7 +4,7 @@ import { short } from "./colours.js";
 import { el, menu, tick } from "./dom.js";
 import { runName } from "./names.js";
 
-export const VIEWS = [
+const TABS = [
   ["grid", "Grid", "all layers and heads"],
   ["head", "Head", "one map, large, and one of its rows"],
   ["lines", "Lines", "the heads of a layer over each other, as lines between two columns of tokens"],
@@ -57,7 +57,7 @@ function runRow(run, state, update) {
 
 /** The views, one of them shown, and how to take away what is shown: `address()` gives a link, `keep(kind)` a file. */
 export function viewBar(state, update, address, keep) {
-  const tabs = VIEWS.map(([view, text, title]) => el("button", {
+  const tabs = TABS.map(([view, text, title]) => el("button", {
     className: view === state.view ? "tab chosen" : "tab", title, textContent: text, id: `view-${view}`, role: "tab",
     "aria-selected": String(view === state.view), "aria-controls": "shown", tabIndex: view === state.view ? 0 : -1,
     onclick: () => update({ view }),
