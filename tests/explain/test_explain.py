@@ -1,5 +1,6 @@
 """The worked example of any variant: its steps add up, its page stands alone, and looking changes nothing."""
 
+import io
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.cells import cell_len
+from rich.console import Console
 
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.shared import Shared
@@ -25,6 +27,7 @@ from attnlab.explain.explanations import compared, variant
 from attnlab.explain.html import page
 from attnlab.explain.pictures import draw_step
 from attnlab.explain.steps import Explanation
+from attnlab.explain.terminal import show
 from attnlab.explain.trace import trace
 from attnlab.model import GPT
 
@@ -110,6 +113,11 @@ def test_every_variant_is_explained_within_the_limit_of_size(name: str) -> None:
     assert {pairing.one.tokens[i] for i in range(6)} == {pairing.other.tokens[i] for i in range(6)}
     own = variant(name)
     check(own, page(name, [own]))
+    for only, beside in ((False, None), (True, None), (False, pairing), (True, pairing)):
+        console = Console(file=io.StringIO(), width=80, color_system=None)
+        show(own if beside is None else beside.one, console, beside, only=only)
+        assert isinstance(console.file, io.StringIO)
+        assert max(map(cell_len, console.file.getvalue().splitlines())) <= 80
     for step in own.steps:
         assert draw_step(step, own.tokens).size > (100, 50)
 
