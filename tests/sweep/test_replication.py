@@ -15,6 +15,7 @@ from attnlab.analysis.claim_rules import HOLDS, judge
 from attnlab.config.compose import config_dir
 from attnlab.config.keys import options, searching
 from attnlab.errors import UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.manifest import Manifest
 from attnlab.sweep import replication
 from attnlab.sweep.claim import Claim, parse_claim, read_claims
@@ -109,8 +110,8 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
 def written(folder: Path, it: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a sweep write runs of its own in place of training: the long ones better by 1, one of them lost."""
 
-    def sweep(it: Claim, experiment: Any, seeds: Any, n_jobs: int, config_dir: Any) -> None:
-        entries = []
+    def train(folder: Path, name: str, design: Any, overrides: Any, config_dir: Any) -> None:
+        experiment, seeds, entries = ExperimentFolder(folder), design["seeds"], []
         for arm, loss in (("short", 3.0), ("long", 2.0)):
             for seed in seeds:
                 name = f"{arm}-{it.hash[:8]}/seed_{seed}"
@@ -123,7 +124,7 @@ def written(folder: Path, it: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
                 entries.append({"folder": name, "levels": {it.axis: arm}, "seed": seed, "status": status})
         experiment.manifest.plan(entries, {})
 
-    monkeypatch.setattr(replication, "_sweep", sweep)
+    monkeypatch.setattr(replication, "train_design", train)
     monkeypatch.setattr(replication, "check_metrics", lambda *_: None)
 
 

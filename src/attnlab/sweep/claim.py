@@ -70,11 +70,10 @@ class Claim(NamedTuple):
         """All that makes a run of an arm, as it is typed, but the seed."""
         return (*self.design.settings, *self.arms[arm])
 
-    def sweep(self, seeds: Sequence[int]) -> str:
+    def sweep(self, seeds: Sequence[int]) -> dict[str, Any]:
         """The recipe as a design, which `attnlab train -m +sweep=NAME` takes."""
         axes = {self.axis: self.recipe["arms"]}
-        content = {"design": "grid", "settings": self.recipe["settings"], "axes": axes, "seeds": list(seeds)}
-        return yaml.safe_dump(content, sort_keys=False)
+        return {"design": "grid", "settings": self.recipe["settings"], "axes": axes, "seeds": list(seeds)}
 
 
 def read_claims(names: Sequence[str] = ()) -> list[Claim]:

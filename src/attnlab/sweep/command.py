@@ -17,17 +17,27 @@ SOME_FAILED, STOPPED = 1, (130, 143)
 
 
 def train_design(
-    folder: Path, name: str, design: Mapping[str, Any], overrides: Sequence[str], *, seconds: float | None = None
+    folder: Path,
+    name: str,
+    design: Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    config_dir: Path | None = None,
+    seconds: float | None = None,
 ) -> bool:
     """Run a design as the experiment `folder`, without a report; what is finished is not run again.
 
-    After `seconds` it is stopped as by Ctrl-C. Returns whether it came to its end. Raises Stopped where a user stopped
-    it, and UsageError where it was refused; runs that failed or diverged are for the reader of the folder.
+    `config_dir` holds configs of the user's own. After `seconds` it is stopped as by Ctrl-C. Returns whether it came to
+    its end. Raises Stopped where a user stopped it, and UsageError where it was refused; runs that failed or diverged
+    are for the reader of the folder.
     """
     file = folder / "designs" / "sweep" / f"{name}.yaml"
     write_atomically(file, yaml.safe_dump(dict(design), sort_keys=False, width=1000).encode(), key="experiment")
     typed = [f"+sweep={name}", f"experiment_name={folder.name}", f"paths.runs={folder.parent}", *overrides]
-    arguments = ["-m", "--config-dir", str(file.parents[1]), *typed, "report.at_end=false"]
+    designs = file.parents[1]
+    if config_dir is not None:
+        typed.append(f'hydra.searchpath=["file://{designs.absolute()}"]')
+    arguments = ["-m", "--config-dir", str(config_dir or designs), *typed, "report.at_end=false"]
     print(f"attnlab train {shlex.join(arguments)}", flush=True)
     with subprocess.Popen([sys.executable, "-m", "attnlab.cli.train", *arguments]) as process:
         in_time = True

@@ -4,9 +4,6 @@ Runs go to FOLDER/NAME, as those of any experiment, and the record to RECORDS/NA
 hash or with seeds of trials is counted in it, and what an earlier recipe came to stays in it.
 """
 
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +14,15 @@ from attnlab.analysis.metric_curves import curve_of, outcome
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import CLAIMS
 from attnlab.config.metric_kinds import check_logged, parse_metric
-from attnlab.errors import AttnlabError, Stopped, UsageError
+from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.store.files import check_writable, parse_json, read_file, write_atomically, write_json
+from attnlab.store.files import check_writable, parse_json, read_file, write_json
 from attnlab.store.manifest import Entry
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import ENDED, Status
 from attnlab.sweep.claim import FIRST_FROZEN_SEED, Claim
+from attnlab.sweep.command import train_design
 
-SOME_FAILED, STOPPED = 1, (130, 143)
 OF_BOUNDS = ("floor", "ceiling")  # metrics such as floor/loss: what a task says of its validation rows
 BEGUN = (*ENDED, Status.FAILED, Status.DAMAGED)
 Numbers = dict[str, list[dict[str, float] | None]]  # by arm: the measures of each seed; None: a lost run
@@ -41,7 +38,8 @@ def replicate(
     experiment = ExperimentFolder(folder / claim.name)
     check_writable(folder, key="folder")
     check_metrics(claim, config_dir)
-    _sweep(claim, experiment, seeds, n_jobs, config_dir)
+    launched = [f"hydra.launcher.n_jobs={n_jobs}"]
+    train_design(experiment.path, claim.name, claim.sweep(seeds), launched, config_dir=config_dir)
     runs = {arm: [_run(claim, experiment, arm, seed) for seed in seeds] for arm in claim.arms}
     numbers = {arm: [_measured(claim, run) for run in of_arm] for arm, of_arm in runs.items()}
     earlier = read_record(records / f"{claim.name}.json")
@@ -73,28 +71,6 @@ def check_metrics(claim: Claim, config_dir: Path | None) -> None:
         for metric in claim.metrics:
             if metric.split("/")[0] not in OF_BOUNDS:
                 check_logged(metric, logged, f"{CLAIMS} {claim.name}, {arm}")
-
-
-def _sweep(
-    claim: Claim, experiment: ExperimentFolder, seeds: Sequence[int], n_jobs: int, config_dir: Path | None
-) -> None:
-    """Have `attnlab train` run the recipe; what is finished is not run again."""
-    design = experiment.path / "recipe" / "sweep" / f"{claim.name}.yaml"
-    design.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(design, claim.sweep(seeds).encode(), key="folder")
-    recipe = design.parents[1]
-    arguments = [f"--config-dir={config_dir or recipe}", f"+sweep={claim.name}", f"experiment_name={claim.name}"]
-    if config_dir is not None:
-        arguments.append(f'hydra.searchpath=["file://{recipe.absolute()}"]')
-    arguments += [f"paths.runs={experiment.path.parent}", "report.at_end=false", f"hydra.launcher.n_jobs={n_jobs}"]
-    print(f"attnlab train -m {shlex.join(arguments)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "attnlab.cli.train", "-m", *arguments], check=False).returncode
-    if code in STOPPED:
-        raise Stopped(f"stopped; the same command goes on with {experiment}", code)
-    if code == UsageError.exit_code:
-        raise UsageError(f"attnlab train refused the recipe of {claim.name} (why, is told above)")
-    if code not in (0, SOME_FAILED):  # a run that failed or diverged is lost, and counts as that
-        raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
 
 
 def _run(claim: Claim, experiment: ExperimentFolder, arm: str, seed: int) -> RunFolder:

@@ -1,20 +1,22 @@
 """What is computed of a typed text, once it is asked for: maps, a layer's steps, scores by coordinate, what is next."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from attnlab.attention.evaluating import evaluating
-from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import Diverged, UsageError
 from attnlab.explain.example import explained_run
 from attnlab.explain.steps import Explanation
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, every_head
 from attnlab.model import GPT
+
+if TYPE_CHECKING:
+    from attnlab.data.tokenizers import Tokenizer
 
 MOST_CHARACTERS = 20_000  # of a typed text, before it is cut into tokens
 MOST_CANDIDATES = 12  # next tokens that are shown
@@ -68,7 +70,7 @@ class TextReader:
     name: str
     step: int
     model: GPT
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
 
     def read(self, asked: Question) -> TextReading:
         """Raises UsageError, in one line, for a text or a number that the model does not have."""
