@@ -38,8 +38,13 @@ def stage(folder: Path, examples: Path, names: Sequence[str]) -> Stage:
     result.write("variants.md", variants + tree("", [f"variants/{name}" for name in names]))
     result.write("config.md", config_keys.page())
     result.write("python.md", python_api.page())
+    rest = {name.with_suffix("").as_posix() for name in result.pages.values()}
+    for name in [name for name in rest if name.endswith("/README")]:  # whose folder is a menu of its own
+        below = {page for page in rest if page.startswith(name.removesuffix("README")) and page != name}
+        result.write(f"{name}.md", (folder / f"{name}.md").read_text(encoding="utf-8") + tree("", sorted(below)))
+        rest -= below
     index = (folder / "index.md").read_text(encoding="utf-8") + WRITTEN
-    result.write("index.md", index + menu(index, {name.with_suffix("").as_posix() for name in result.pages.values()}))
+    result.write("index.md", index + menu(index, rest))
     return result
 
 
@@ -60,7 +65,7 @@ def tree(caption: str, pages: Sequence[str]) -> str:
         ":hidden:",
         f":caption: {caption}" if caption else ":titlesonly:",
         "",
-        *pages,
+        *(f"/{page}" for page in pages),
         "```",
         "",
     ]
