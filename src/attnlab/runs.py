@@ -231,14 +231,16 @@ def _apart(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return [(ids, targets.where(own, IGNORED)) for ids, targets, own in parts]
 
 
-def material_of(folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = ()) -> Material:
-    """What a run was trained on and validated by; refused if it is not what it was.
+def material_of(
+    folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = (), tested: bool = False
+) -> Material:
+    """What a run was trained on and validated by, or with `tested` what it was not; refused if it is not what it was.
 
     Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
     """
     config = _with_environment(read_config(folder, allow_targets))
     with offline():
-        material = reopen_material(instantiate(config, "data"), tokenizer, CACHE)
+        material = reopen_material(instantiate(config, "data"), tokenizer, CACHE, tested=tested)
     digest = folder.read_summary().get("data_sha256")
     if digest is not None and digest != material.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")

@@ -121,6 +121,16 @@ def _tried(arms: Sequence[Arm]) -> list[int]:
     return [curve.search.tried if curve.search is not None else len(curve.points) for curve in curves]
 
 
+def _judged_on(report: Report) -> str:
+    """On which part of the data, and how often that was touched."""
+    if not report.experiment.metric.startswith("test/"):
+        return "on the validation split that any tuning has seen, too"
+    n = len(report.experiment.folder.manifest.touches())
+    if n == 1:
+        return "on the test part, which was touched once"
+    return f"on the test part, which was touched {n} times: later runs were added with its verdicts in sight"
+
+
 def limits(report: Report) -> str:
     """What this experiment cannot say, from what it was."""
     arms = report.design.arms
@@ -154,7 +164,7 @@ def limits(report: Report) -> str:
         f"verdict around. {tuning}. {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else 'No'} "
         "seeds a comparison; seeds vary initial values, batches and dropout together. Not varied: "
         f"{', '.join(fixed) or 'nothing of the usual'}.{more} The metric is {report.experiment.metric} after the "
-        "last step, on the validation split that any tuning has seen, too. Verdicts hold for these settings on this "
+        f"last step, {_judged_on(report)}. Verdicts hold for these settings on this "
         f"kind of machine ({_some(dict.fromkeys(str(r.summary.get('device')) for r in runs))}, "
         f"{_some(dict.fromkeys(str(r.summary.get('precision')) for r in runs))})."
     )

@@ -15,7 +15,9 @@ OF_SUMMARY: dict[str, tuple[type, ...]] = {
         NUMBERS,
     ),
     **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
-    **dict.fromkeys(("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births"), SETTINGS),
+    **dict.fromkeys(
+        ("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births", "test"), SETTINGS
+    ),
 }
 OF_CONFIG: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),

@@ -4,7 +4,7 @@ import codecs
 import os
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from attnlab.store.files import expand_path, read_file
 
 CHAPTER_SENTENCE = "Your journey starts with one step."  # the example of "Coding Attention Mechanisms"
 Share = Annotated[float, Rule(float, above=0, below=1)]
+HeldBack = Annotated[float, Rule(float, least=0, below=1)]
 LEAST_BYTES = 2  # of each part: one token to read and one to predict
 
 
@@ -32,6 +33,13 @@ class Corpus(AnyText):
     val: bytes
     sha256: str
     probe: str | None = None
+    test: bytes = b""  # held back from training and validation alike
+
+    def tested(self) -> "Corpus":
+        """The same text with its test part where the validation part was; refused where nothing was held back."""
+        if not self.test:
+            raise UsageError("the runs have no test part: train them with data.test_fraction, such as 0.1")
+        return replace(self, val=self.test)
 
     @property
     def key(self) -> str:
@@ -67,15 +75,27 @@ class Corpus(AnyText):
 
     @classmethod
     def from_bytes(
-        cls, name: str, data: bytes, val_fraction: float, *, source: str, probe: str | None = None
+        cls,
+        name: str,
+        data: bytes,
+        val_fraction: float,
+        test_fraction: float = 0.0,
+        *,
+        source: str,
+        probe: str | None = None,
     ) -> "Corpus":
-        """Check that `data` is text and cut it; `source` names it in error messages. A byte-order mark is no text."""
+        """Check that `data` is text and cut it; `source` names it in error messages. A byte-order mark is no text.
+
+        The test part is cut off its end, then the validation part off the end of the rest.
+        """
         data = data.removeprefix(codecs.BOM_UTF8)
         check_text(data, source)
-        cut = cut_at(data, val_fraction)
-        if min(cut, len(data) - cut) < LEAST_BYTES:
-            raise too_small(source, len(data), val_fraction, cut)
-        return cls(name, data[:cut], data[cut:], sha256_of(data), probe)
+        end = cut_at(data, test_fraction)
+        rest, test = data[:end], data[end:]
+        cut = cut_at(rest, val_fraction)
+        if min(cut, len(rest) - cut) < LEAST_BYTES or (test_fraction and len(test) < LEAST_BYTES):
+            raise too_small(source, len(rest), val_fraction, cut)
+        return cls(name, rest[:cut], rest[cut:], sha256_of(data), probe, test)
 
 
 def too_small(source: str, size: int, val_fraction: float, cut: int) -> UsageError:
@@ -133,8 +153,9 @@ class Source(ABC):
         order: Order | None = "random",
         documents: bool = False,
         separator: Text | None = None,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
-        self.val_fraction, self.order = float(val_fraction), order
+        self.val_fraction, self.test_fraction, self.order = float(val_fraction), float(test_fraction), order
         self.documents, self.separator = documents, separator
         if separator is not None:
             check_separator(separator)
@@ -171,8 +192,9 @@ class Stories(Source):
         *,
         documents: bool = False,
         separator: Text | None = None,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
-        super().__init__(val_fraction, order, documents=documents, separator=separator)
+        super().__init__(val_fraction, order, documents, separator, test_fraction)
         self.path, self.sha256 = expand_path(path, key="data.path"), sha256
 
     def load(self, cache: Path | None = None, *, keep: bool = True) -> Corpus:
@@ -186,7 +208,8 @@ class Stories(Source):
         data = read(path, source)
         if self.sha256 is not None:
             _check_sha256(data, self.sha256, source)
-        return Corpus.from_bytes(self.path.stem, data, self.val_fraction, source=source, probe=CHAPTER_SENTENCE)
+        fractions = (self.val_fraction, self.test_fraction)
+        return Corpus.from_bytes(self.path.stem, data, *fractions, source=source, probe=CHAPTER_SENTENCE)
 
 
 class PythonDocs(Source):
@@ -203,7 +226,7 @@ class PythonDocs(Source):
             raise UsageError("data=python_docs: this Python comes without pydoc_data; choose another data=") from error
         texts = dict.fromkeys(topics[name].strip("\n") for name in sorted(topics))
         data = "\n\n\n".join(texts).encode()
-        return Corpus.from_bytes("python_docs", data, self.val_fraction, source="data=python_docs")
+        return Corpus.from_bytes("python_docs", data, self.val_fraction, self.test_fraction, source="data=python_docs")
 
 
 class Download(Source):
@@ -224,8 +247,9 @@ class Download(Source):
         *,
         documents: bool = False,
         separator: Text | None = None,
+        test_fraction: float = 0.0,
     ) -> None:
-        super().__init__(val_fraction, order, documents=documents, separator=separator)
+        super().__init__(val_fraction, order, documents, separator, test_fraction)
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise UsageError(f"data.sha256 ({sha256}) must be 64 hexadecimal digits, in small letters")
         if not url.startswith(("https://", "http://")):
@@ -243,7 +267,7 @@ class Download(Source):
             source = f"data={self.name}"
             path = self.folder / f"{self.name}.txt"
             data = fetch(self.url, path, self.sha256, who=source, otherwise="set data.path=FILE to a copy of it")
-        return Corpus.from_bytes(self.name, data, self.val_fraction, source=source)
+        return Corpus.from_bytes(self.name, data, self.val_fraction, self.test_fraction, source=source)
 
 
 def _check_sha256(data: bytes, expected: str, source: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnlab.data.batches import TokenSplits, load_splits
-from attnlab.data.corpus import Source
+from attnlab.data.corpus import Corpus, Source
 from attnlab.data.material import Material
 from attnlab.data.packing import packed
 from attnlab.data.task import Task, TaskTokens
@@ -32,11 +32,20 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
     return tokenizer, _in_rows(splits, source, tokenizer)
 
 
-def reopen_material(source: Source | Task, tokenizer: Tokenizer, cache: Path | str) -> Material:
-    """What a run was trained on, its tokenizer being known; token ids are taken from the cache, but not put there."""
+def reopen_material(
+    source: Source | Task, tokenizer: Tokenizer, cache: Path | str, *, tested: bool = False
+) -> Material:
+    """What a run was trained on, its tokenizer being known; token ids are taken from the cache, but not put there.
+
+    `tested` puts the test part, which nothing has seen, in the place of the validation part; refused where none is.
+    """
     if isinstance(source, Task):
-        return source
+        return source.tested() if tested else source
     text = source.load(Path(cache), keep=False)
+    if tested:
+        if not isinstance(text, Corpus):
+            raise UsageError("the runs have no test part: of texts, stories, downloads and python_docs can have one")
+        text = text.tested()
     return _in_rows(_splits(text, tokenizer, cache, source.order, keep=False), source, tokenizer)
 
 

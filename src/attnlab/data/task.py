@@ -1,5 +1,6 @@
 """The frame of a task: rows as a function of (seed, step, split), tokens with names, hits counted by difficulty."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -29,7 +30,7 @@ from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 
-Split = Literal["train", "val", "floor"]
+Split = Literal["train", "val", "test", "floor"]
 BLOCK = 32  # validation rows that are drawn together
 SLICES = 18
 GAPS = tuple(f"gap_{1 << i}" for i in range(SLICES))  # gap_8: the answer stands 8 to 15 tokens back
@@ -66,6 +67,13 @@ class Task(Material):
         self._blocks: dict[tuple[int, int, int], Rows] = {}  # of validation rows, which are asked for again and again
         self._floors: dict[int, Floor] = {}
         self._parted: dict[int, bool] = {}
+        self._judged: Split = "val"
+
+    def tested(self) -> "Task":
+        """The same task with rows of a third stream where the validation rows were."""
+        other = copy.copy(self)
+        other._blocks, other._judged = {}, "test"
+        return other
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
@@ -155,7 +163,7 @@ class Task(Material):
         if key not in self._blocks:
             if len(self._blocks) >= -(-self.val_rows // BLOCK):
                 self._blocks.clear()  # of another length: one whole set is kept
-            self._blocks[key] = self._draw("val", seed, number, BLOCK, length)
+            self._blocks[key] = self._draw(self._judged, seed, number, BLOCK, length)
         return self._blocks[key]
 
     def _draw(self, split: Split, seed: int, step: int, rows: int, length: int) -> Rows:
@@ -164,11 +172,11 @@ class Task(Material):
         rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
         if split == "floor" or not self.parted(length):
             return self.draw(rng, rows, length)
-        share = HELD_OUT if split == "val" else 1 - HELD_OUT
+        share = 1 - HELD_OUT if split == "train" else HELD_OUT
         parts, missing = list[Rows](), rows
         while missing > 0:
             drawn = self.draw(rng, int(missing / share) + 8, length)
-            own = np.flatnonzero(_held_out(_hash(drawn.inputs)) == (split == "val"))[:missing]
+            own = np.flatnonzero(_held_out(_hash(drawn.inputs)) == (split != "train"))[:missing]
             parts.append(Rows(*(part[own] for part in drawn)))
             missing -= len(own)
         return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))

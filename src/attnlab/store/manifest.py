@@ -16,6 +16,7 @@ from attnlab.store.files import parse_json, read_file, tidy, write_json, writing
 from attnlab.store.locks import exclusive, lock_of
 
 LOOKS = "looks_taken"  # every time that a report was asked for other runs than before
+TOUCHES = "test_part_touched"  # every time that runs were judged by it which had not been judged by it before
 METRICS_LOOKED_AT = "metrics_looked_at"  # on which verdicts were asked for
 Entry = dict[str, Any]
 
@@ -73,6 +74,23 @@ class Manifest:
                 looks.append(look)
                 write_json(self.path, {**content, LOOKS: looks})
         return looks
+
+    def touches(self) -> list[Entry]:
+        """What can be read of how often the test part was touched: when, and by which runs."""
+        listed = self.read().get(TOUCHES)
+        return [e for e in listed if isinstance(e, dict) and "runs" in e] if isinstance(listed, list) else []
+
+    def count_touch(self, runs: Sequence[str], at: str) -> list[Entry]:
+        """Write down that these runs are judged by the test part, unless all of them were before; returns all touches.
+
+        Raises UsageError if it cannot be written.
+        """
+        with self._owned():
+            touches = self.touches()
+            if {*runs} - {str(run) for touch in touches for run in touch["runs"]}:
+                touches.append({"at": at, "runs": sorted(runs)})
+                write_json(self.path, {**(self._content() or self._empty()), TOUCHES: touches})
+        return touches
 
     def metrics(self) -> list[str]:
         """What can be read of the metrics that were looked at."""

@@ -1,6 +1,6 @@
 """Trained on rows of one length, judged on longer ones: how far a variant carries what it has learnt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -172,7 +172,14 @@ def as_summary(reaches: Sequence[Reach]) -> dict[str, Any]:
 
 
 def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str, Any]:
-    """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary.
+    """Add the scores of a finished run to its summary.json, its metrics.csv and TensorBoard; returns the summary."""
+    return add_scores(folder, "extrapolation", as_summary(reaches), as_scalars(reaches), step=step)
+
+
+def add_scores(
+    folder: RunFolder, name: str, scores: Mapping[str, Any], scalars: Mapping[str, float], *, step: int
+) -> dict[str, Any]:
+    """Add scores to what summary.json holds under a name, and their scalars to metrics.csv and TensorBoard.
 
     They count once the summary is written: what an attempt that was killed has left behind is dropped first.
     """
@@ -186,13 +193,13 @@ def keep(folder: RunFolder, reaches: Sequence[Reach], *, step: int) -> dict[str,
         folder.trim_events(digests)
     table.resume_at(step, digests=digests)
     rows = {row.metric: row.value for row in folder.read_metrics() if row.step == step}
-    new = {name: value for name, value in as_scalars(reaches).items() if rows.get(name) != value}
+    new = {metric: value for metric, value in scalars.items() if rows.get(metric) != value}
     boards = [TensorBoardRecorder(folder, resume_at=step)] if folder.event_files() else []
     with closing(Recorders([table, *boards])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
-    earlier = summary.get("extrapolation")
-    summary["extrapolation"] = {**(earlier if isinstance(earlier, dict) else {}), **as_summary(reaches)}
+    earlier = summary.get(name)
+    summary[name] = {**(earlier if isinstance(earlier, dict) else {}), **scores}
     folder.write_summary(summary, {**digests, **recorders.digests()})
     return summary
 

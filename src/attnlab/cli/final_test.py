@@ -1,0 +1,63 @@
+"""`attnlab final_test`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from attnlab.cli._arguments import Limits, RunCode, RunPackages
+from attnlab.errors import UsageError
+from attnlab.machine.limits import limited
+
+
+def final_test(
+    *,
+    experiment: Annotated[Path, "the folder of the experiment whose verdict is final"],
+    metric: Annotated[str | None, "test/loss or test/accuracy; left out: as the experiment's own metric"] = None,
+    allow_targets: RunPackages = (),
+    code: RunCode = "same",
+    limits: Limits = True,
+) -> None:
+    """Judge the runs of an experiment by the test part of the data, once, and compare them by that."""
+    from attnlab.analysis.analyse import analyse
+    from attnlab.analysis.reading import read_experiment
+    from attnlab.analysis.report.publish import publish
+    from attnlab.analysis.settings import Options
+    from attnlab.runs import load, material_of, newest_step, read_config
+    from attnlab.store.run_folder import RunFolder
+    from attnlab.store.status import Status
+    from attnlab.training.test_part import NAME, keep_test, score_test
+
+    if metric not in (None, f"{NAME}/loss", f"{NAME}/accuracy"):
+        raise UsageError(f"metric ({metric}) must be {NAME}/loss or {NAME}/accuracy")
+    read = read_experiment(experiment)
+    if read.folder.tuned.is_file():
+        raise UsageError(
+            f"experiment ({experiment}) chose settings (tuned.yaml): test the final runs, which are others"
+        )
+    finished = [run for run in read.runs if run.status == Status.FINISHED]
+    if not finished:
+        raise UsageError(f"experiment ({experiment}) holds no finished run")
+    with limited(limits):
+        missing = [run for run in finished if NAME not in run.summary]
+        if missing:  # all that can be refused is, before the test part counts as touched
+            first = RunFolder(missing[0].path)
+            _, tokenizer = load(first, allow_targets=allow_targets, code=code, limits=limits)
+            material_of(first, tokenizer, allow_targets=allow_targets, tested=True)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        touches = read.folder.manifest.count_touch([run.name for run in finished], now)
+        if len(touches) > 1:
+            dates = ", ".join(str(touch["at"]) for touch in touches)
+            print(
+                f"warning: the test part is touched {len(touches)} times ({dates}): it is no longer unseen", flush=True
+            )
+        for run in missing:
+            folder = RunFolder(run.path)
+            model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
+            config = read_config(folder, allow_targets)
+            material = material_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
+            score = score_test(model, material, config.model.context, seed=config.streams.eval)
+            keep_test(folder, score, step=newest_step(folder, limits=limits))
+            print(f"{run.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)
+        by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)
+        chosen = metric or f"{NAME}/{'accuracy' if by_accuracy else 'loss'}"
+        publish(analyse(experiment, Options(metric=chosen)), read.folder.path / "report_of_test")

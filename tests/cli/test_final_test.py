@@ -1,0 +1,94 @@
+"""The test part of a text or a task: nothing but one command sees it, and a second touch is named as such."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnlab.cli._arguments import run
+from attnlab.config.compose import compose_config
+from attnlab.config.keys import settings_of
+from attnlab.data.corpus import Corpus
+from attnlab.data.tasks.mqar import MQAR
+from attnlab.errors import UsageError
+from attnlab.store.manifest import Manifest
+
+TEXT = b"".join(b"%04d " % i for i in range(200))
+
+
+def test_text_parts() -> None:
+    """The test part is the end of the text, and neither training nor validation holds any of it."""
+    corpus = Corpus.from_bytes("t", TEXT, 0.25, source="t", test_fraction=0.2)
+    assert corpus.train + corpus.val + corpus.test == TEXT
+    assert (len(corpus.train), len(corpus.val), len(corpus.test)) == (600, 200, 200)
+    tested = corpus.tested()
+    assert (tested.train, tested.val) == (corpus.train, corpus.test) and tested.key != corpus.key
+    assert tested.sha256 == corpus.sha256
+    with pytest.raises(UsageError, match=r"have no test part: train them with data\.test_fraction"):
+        Corpus.from_bytes("t", TEXT, 0.25, source="t").tested()
+
+
+def test_task_stream() -> None:
+    """The rows of the third stream are none of training and none of validation; those of both stay what they were."""
+    task = MQAR(n_vocab=64, n_pairs=4, val_rows=256)
+    rows = np.arange(256)
+    tested, val = (each.val_batch(rows, context=32).ids for each in (task.tested(), task))
+    train = task.train_batch(seed=0, step=0, batch_size=4096, context=32).ids
+    sets = [{tuple(row) for row in each.tolist()} for each in (tested, val, train)]
+    assert not sets[0] & sets[1] and not sets[0] & sets[2] and len(sets[0]) == 256
+    assert task.val_batch(rows, context=32).ids.equal(val)
+    assert task.tested().sha256 == task.sha256
+
+
+def test_identity() -> None:
+    """A text without a test part is the run that it was before there were any."""
+    usual, held_back = compose_config(), compose_config(["+data.test_fraction=0.1"])
+    assert "data.test_fraction" not in settings_of(usual.as_dict(), besides=())
+    assert settings_of(held_back.as_dict(), besides=())["data.test_fraction"] == 0.1
+
+
+def test_touches(tmp_path: Path) -> None:
+    """The same runs are one touch, however often they are asked for; another run is another."""
+    manifest = Manifest(tmp_path / "manifest.json")
+    assert len(manifest.count_touch(["a/seed_0", "b/seed_0"], "noon")) == 1
+    assert len(manifest.count_touch(["b/seed_0"], "one")) == 1
+    touches = manifest.count_touch(["a/seed_0", "a/seed_1"], "two")
+    assert [touch["at"] for touch in touches] == ["noon", "two"] == [t["at"] for t in manifest.touches()]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"metric \(val/loss\) must be test/loss or test/accuracy"):
+        run("final_test", [f"experiment={tmp_path}", "metric=val/loss"])
+    with pytest.raises(UsageError, match="there is no such folder"):
+        run("final_test", [f"experiment={tmp_path / 'none'}"])
+
+
+@pytest.mark.slow
+def test_command(tmp_path: Path) -> None:
+    """Runs are judged by it, a report says how often it was touched, and the second time is a warning."""
+    tiny = ["model=tiny", "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.context=16", "batch_size=2"]
+    tiny += ["trainer.max_steps=4", "tokenizer=byte", "sample.steps=0", "maps.steps=0", "logger=[]"]
+    tiny += [f"paths.cache={tmp_path / 'cache'}", f"paths.runs={tmp_path / 'runs'}", "experiment_name=e"]
+    start = [sys.executable, "-c", "from attnlab.cli import main; main()"]
+    folder = tmp_path / "runs" / "e"
+
+    def typed(*words: str) -> str:
+        done = subprocess.run([*start, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sweep = ["train", "-m", *tiny, "attention=multi_head,linear", "data.test_fraction=0.1"]
+    typed(*sweep, "seed=0,1")
+    first = typed("final_test", f"experiment={folder}")
+    assert first.count("test/loss ") == 4 and "warning" not in first
+    summaries = [json.loads(path.read_text()) for path in folder.glob("*/seed_*/summary.json")]
+    assert len(summaries) == 4 and all(s["test"]["loss"] != s["val_loss"] for s in summaries)
+    assert "touched once" in (folder / "report_of_test" / "report.md").read_text()
+    assert "test/loss " not in typed("final_test", f"experiment={folder}").split("\n")[0], "nothing is judged again"
+    typed(*sweep, "seed=2")
+    again = typed("final_test", f"experiment={folder}")
+    assert "warning: the test part is touched 2 times" in again
+    assert "touched 2 times" in (folder / "report_of_test" / "report.md").read_text()
