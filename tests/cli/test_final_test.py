@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 
+from attnlab.build import build_model
 from attnlab.cli._arguments import run
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import settings_of
 from attnlab.data.corpus import Corpus
+from attnlab.data.material import IGNORED
 from attnlab.data.tasks.mqar import MQAR
 from attnlab.errors import UsageError
+from attnlab.model import GPT
 from attnlab.store.manifest import Manifest
+from attnlab.training.test_part import score_test
 
 TEXT = b"".join(b"%04d " % i for i in range(200))
 
@@ -92,3 +97,20 @@ def test_command(tmp_path: Path) -> None:
     again = typed("final_test", f"experiment={folder}")
     assert "warning: the test part is touched 2 times" in again
     assert "touched 2 times" in (folder / "report_of_test" / "report.md").read_text()
+
+
+def test_score() -> None:
+    """The loss and accuracy of all rows of the third stream, whatever their number in a batch."""
+    model = compose_gpt()
+    task = MQAR(n_vocab=16, n_pairs=2, val_rows=40).tested()
+    score = score_test(model, task, 16, seed=0)
+    batch = task.val_batch(np.arange(40), context=16, seed=0)
+    asked = batch.targets != IGNORED
+    logits = model.eval()(batch.ids).detach()[asked]
+    assert score.loss == pytest.approx(float(F.cross_entropy(logits, batch.targets[asked])), rel=1e-5)
+    assert score.accuracy == float((logits.argmax(-1) == batch.targets[asked]).double().mean())
+
+
+def compose_gpt() -> GPT:
+    words = ["model=tiny", "model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.context=16"]
+    return build_model(compose_config(words), 16)

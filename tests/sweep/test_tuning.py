@@ -18,9 +18,9 @@ from attnlab.analysis.report.document import Table
 from attnlab.analysis.report.publish import write
 from attnlab.config.compose import compose_config
 from attnlab.config.tuned_settings import with_tuned_settings
-from attnlab.errors import UsageError
+from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
-from attnlab.sweep import tuning
+from attnlab.sweep import command, tuning
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (100, 101)
@@ -410,3 +410,22 @@ def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
     for c in report.design.arms:
         assert c.lr_curve is not None and c.lr_curve.chosen == chosen(found[c.variant])
         assert c.lr_curve.remarks == found[c.variant]["remarks"], "what the choice said of itself, and no more"
+
+
+def test_train_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that runs out of time is stopped, as by Ctrl-C, and goes on later; how others end is told apart."""
+    ends = {"2": UsageError, "3": AttnlabError, "130": Stopped}
+    fake = tmp_path / "fake.sh"
+    monkeypatch.setattr(command.sys, "executable", str(fake))
+
+    def train(script: str, seconds: float | None = None) -> bool:
+        fake.write_text(f"#!/bin/bash\n{script}\n")
+        fake.chmod(0o755)
+        return command.train_design(tmp_path / "e", "d", {"seeds": 1}, ["a=b"], seconds=seconds)
+
+    assert train("exit 0") and train("exit 1")
+    for code, error in ends.items():
+        with pytest.raises(error):
+            train(f"exit {code}")
+    assert not train("trap 'exit 130' INT; while true; do sleep 0.05; done", seconds=0.3)
+    assert yaml.safe_load((tmp_path / "e" / "designs" / "sweep" / "d.yaml").read_text()) == {"seeds": 1}

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from attnlab.analysis.reading import Experiment, Run
-from attnlab.config.keys import settings_of
+from attnlab.config.keys import leaves
 from attnlab.store.status import Status
 
 LEVELS = (0.5, 0.9)  # of recall
@@ -93,8 +93,7 @@ def sizes_of(experiment: Experiment) -> list[Size]:
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in experiment.runs:
         if run.config:
-            settings = settings_of(run.config, besides=())
-            groups.setdefault((run.variant, int(settings["model.d_model"])), []).append(run)
+            groups.setdefault((run.variant, int(leaf_of(run, "model.d_model"))), []).append(run)
     sizes = [_size(variant, width, runs) for (variant, width), runs in groups.items()]
     return sorted(filter(None, sizes), key=lambda size: (size.variant, size.state_bytes))
 
@@ -107,14 +106,18 @@ def _size(variant: str, width: int, runs: Sequence[Run]) -> Size | None:
     by_pairs: dict[int, dict[int, float]] = {}
     for run in finished:
         assert run.seed is not None
-        n_pairs = int(settings_of(run.config, besides=())["data.n_pairs"])
-        by_pairs.setdefault(n_pairs, {})[run.seed] = recall_of(run.final, run.summary)
+        by_pairs.setdefault(int(leaf_of(run, "data.n_pairs")), {})[run.seed] = recall_of(run.final, run.summary)
     seeds = sorted({seed for each in by_pairs.values() for seed in each})
     whole = [seed for seed in seeds if all(seed in each for each in by_pairs.values())]
     curves = [{n: each[seed] for n, each in sorted(by_pairs.items())} for seed in whole]
     recall = {n: Band.of([*each.values()]) for n, each in sorted(by_pairs.items())}
     capacities = {level: capacity(curves, level) for level in LEVELS}
     return Size(variant, width, state_bytes, recall, capacities, len(whole), len(runs) - len(finished))
+
+
+def leaf_of(run: Run, key: str) -> Any:
+    """A setting of a run by its dotted key."""
+    return dict(leaves(run.config))[key]
 
 
 def recall_of(accuracy: float, summary: Mapping[str, Any]) -> float:

@@ -181,7 +181,7 @@ def _arms(key: str, content: Any, axes: Sequence[Axis]) -> dict[str, tuple[str, 
         raise UsageError(
             f"{key}: arms ({shown(content)}) must hold settings by level: {{linear: {{optimizer.lr: 3e-3}}}}"
         )
-    varied = {each.partition("=")[0] for axis in axes for level in axis.levels.values() for each in level}
+    varied = {word.partition("=")[0] for axis in axes for overrides in axis.levels.values() for word in overrides}
     for name, settings in content.items():
         if str(name) not in names:
             raise UsageError(f"{key}: arms.{name} is no level{nearest(str(name), names)} (levels: {', '.join(names)})")
