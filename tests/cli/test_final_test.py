@@ -32,7 +32,7 @@ def test_text_parts() -> None:
     tested = corpus.tested()
     assert (tested.train, tested.val) == (corpus.train, corpus.test) and tested.key != corpus.key
     assert tested.sha256 == corpus.sha256
-    with pytest.raises(UsageError, match=r"have no test part: train them with data\.test_fraction"):
+    with pytest.raises(UsageError, match=r"have no test part: train them with \+data\.test_fraction"):
         Corpus.from_bytes("t", TEXT, 0.25, source="t").tested()
 
 
@@ -85,7 +85,7 @@ def test_command(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    sweep = ["train", "-m", *tiny, "attention=multi_head,linear", "data.test_fraction=0.1"]
+    sweep = ["train", "-m", *tiny, "attention=multi_head,linear", "+data.test_fraction=0.1"]
     typed(*sweep, "seed=0,1")
     first = typed("final_test", f"experiment={folder}")
     assert first.count("test/loss ") == 4 and "warning" not in first

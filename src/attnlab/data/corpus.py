@@ -38,7 +38,7 @@ class Corpus(AnyText):
     def tested(self) -> "Corpus":
         """The same text with its test part where the validation part was; refused where nothing was held back."""
         if not self.test:
-            raise UsageError("the runs have no test part: train them with data.test_fraction, such as 0.1")
+            raise UsageError("the runs have no test part: train them with +data.test_fraction=0.1")
         return replace(self, val=self.test)
 
     @property
