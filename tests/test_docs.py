@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import sys
 
 import pytest
 from docs.pictures import BUDGET, PANELS
-from docs.variants import FAMILIES, PAGE, Row, line, page, picture_of, row, rows
+from docs.variants import FAMILIES, PAGE, ROOT, Row, line, page, picture_of, row, rows
 from PIL import Image
 from tests.laws.cases import NAMES, drawn
 
+from attnlab.cli import main as attnlab
 from attnlab.config.compose import compose_config, config_dir
+from attnlab.laws import LAWS
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,17 @@ def test_commands_of_scaling_compose() -> None:
         trainer = compose_config(words).trainer
         processes.add((trainer.strategy, trainer.devices * trainer.nodes))
     assert {("auto", 1), ("ddp", 2), ("fsdp", 4), ("ddp", 8)} <= processes and len(typed) > len(single) >= 8
+
+
+@pytest.mark.parametrize(
+    "laws", ["shape,causality,map,decode,stated_formula,explains_itself", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_layer_worked_out(laws: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer of docs/own.md keeps the laws, its formula among them, by the command that stands there."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (typed,) = re.findall("^attnlab (check attention=moving_average .*)$", (ROOT / "docs/own.md").read_text(), re.M)
+    attnlab([*typed.split(), f"laws={laws}"])
+    verdicts = dict(row.split()[:2] for row in capsys.readouterr().out.splitlines() if re.match("  [a-z]", row))
+    assert [*verdicts] == (laws.split(",") if laws else list(LAWS)) and "broken" not in verdicts.values()
+    assert verdicts["stated_formula"] == "kept"

@@ -4,7 +4,9 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from tests.limits import HANG
@@ -13,9 +15,12 @@ from tests.training.launch import environment, folder_of, tiny
 from attnlab.cli import main
 from attnlab.cli._arguments import parsed
 from attnlab.cli._scaffold import KINDS, next_commands, write
+from attnlab.cli._slot_skeletons import SLOTS
+from attnlab.cli.new import new
 from attnlab.errors import UsageError
 from attnlab.laws import LAWS
 
+LAYERS = [kind for kind in KINDS if kind not in SLOTS]
 FEW = "laws=shape,causality,map,decode"
 FIRST = "T=2: changing the tokens from 1 on moves the output at 0"
 TOLD = 'Source: A. Writer, "A rule of mine" (2026).'
@@ -78,7 +83,7 @@ def test_what_is_printed_leads_to_a_variant_that_keeps_the_laws(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_a_skeleton_trains_and_after_what_the_laws_ask_for_keeps_them_all(tmp_path: Path, kind: str) -> None:
     here, there = tmp_path / "here", tmp_path / "there of" / "mine"
     here.mkdir()
@@ -98,7 +103,7 @@ def test_a_skeleton_trains_and_after_what_the_laws_ask_for_keeps_them_all(tmp_pa
         assert any((folder_of(folder, "mine") / "maps").iterdir())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_the_laws_name_causality_first_and_then_hold(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
@@ -125,6 +130,41 @@ def test_the_laws_name_causality_first_and_then_hold(
     monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.fixture
+def slot_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The words that judge the skeleton of a slot."""
+    name = f"my_{request.param}_part"
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path)
+    assert typed("new", f"name={name}", f"kind={request.param}") == 0
+    yield ["check", f"attention={name}", "config_dir=configs", f"allow_targets={name}"]
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("slot_words", SLOTS, indirect=True)
+def test_slot(slot_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The skeleton of a slot keeps the laws as it is, and the fused kernel where its slot lets it."""
+    assert typed(*slot_words, FEW, "attention.n_heads=2") == 0
+    assert set(outcomes(capsys.readouterr().out).values()) == {"kept"}
+    assert typed(*slot_words, "laws=fused_equals_explicit") == 0
+    fused = "skipped" if slot_words[1] in ("attention=my_normalizer_part", "attention=my_decay_part") else "kept"
+    assert outcomes(capsys.readouterr().out) == {"fused_equals_explicit": fused}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slot_words", SLOTS, indirect=True)
+def test_slot_whole(slot_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """None of the laws is broken."""
+    assert typed(*slot_words) == 0
+    assert "broken" not in outcomes(capsys.readouterr().out).values()
+
+
+def test_kinds() -> None:
+    """What may be typed is what there is."""
+    assert get_args(get_type_hints(new)["kind"]) == KINDS
+
+
 # What is written, and what to type next
 
 
@@ -136,7 +176,10 @@ def test_words_of_new() -> None:
         (["mine"], "'mine' has no key in attnlab new: write key=value, such as name=mine (keys: name, folder, kind)"),
         (["name=mine", "name=yours"], "name is given twice, as mine and yours"),
         (["--mine"], "'--mine' is not an argument of attnlab new"),
-        (["name=mine", "kind=soft"], "kind (soft) must be softmax | recurrent | plain"),
+        (
+            ["name=mine", "kind=soft"],
+            "kind (soft) must be softmax | recurrent | plain | score | normalizer | mask | gate | decay",
+        ),
     ):
         with pytest.raises(UsageError) as error:
             parsed("new", words)

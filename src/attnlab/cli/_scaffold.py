@@ -1,4 +1,5 @@
-"""Skeletons of variants: each one trains as it is, and the laws say what to write next, causality first."""
+"""Skeletons of variants: each one trains as it is. Of a whole layer the laws say what to write next, causality first;
+one of a slot keeps them all as it is."""
 
 import importlib.util
 import keyword
@@ -6,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+from attnlab.cli._slot_skeletons import SLOTS
 from attnlab.errors import UsageError
 
 SOFTMAX = '''"""NAME: softmax attention with a rule of your own for who is read, and how much."""
@@ -44,7 +46,10 @@ class CLASS(MultiHeadAttention):
     ) -> Float[Tensor, "b h t s"]:
         """How well each key matches each query, before the softmax. Your rule goes here.
 
-        Keys come from decoding, too: say what depends on distance in terms of q_pos and k_pos, not of rows and columns.
+        `heads` holds q (b h t d), k and v of the heads that are shared (b g s d), positions applied already;
+        `self.keys` deals keys out to query heads. What stands below scales q . k, lets score modifiers act and adds
+        the bias of positions such as ALiBi, so call it or do the same; what is not visible is masked afterwards. Keys
+        come from decoding, too: say what depends on distance in terms of q_pos and k_pos, not of rows and columns.
         """
         return super().scores(heads, q_pos, k_pos, visible)
 '''
@@ -214,6 +219,7 @@ position: ${position.inside}
 """
 
 SKELETONS = {"softmax": (SOFTMAX, SOFTMAX_YAML), "recurrent": (RECURRENT, RECURRENT_YAML), "plain": (PLAIN, PLAIN_YAML)}
+SKELETONS |= {kind: (slot.module, slot.settings) for kind, slot in SLOTS.items()}
 KINDS = tuple(SKELETONS)
 VALUES = ("null", "true", "false", "nan", "inf")  # in attention=NAME, Hydra reads these as values
 
@@ -223,7 +229,7 @@ def write(name: str, folder: str = ".", kind: str = KINDS[0]) -> list[Path]:
     from attnlab.config.keys import options  # only now: it needs Hydra, which takes a second to import
 
     places = Path(folder) / f"{name}.py", Path(folder) / "configs" / "attention" / f"{name}.yaml"
-    class_name = _class_name(name)
+    class_name = _class_name(name, kind)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name) or name.lower() in VALUES:
         raise UsageError(
             f"name ({name}) must be a word that Python takes for a module: letters, digits and _, a letter first"
@@ -249,10 +255,10 @@ def write(name: str, folder: str = ".", kind: str = KINDS[0]) -> list[Path]:
     return list(places)
 
 
-def _class_name(name: str) -> str:
-    """my_rule -> MyRuleAttention."""
+def _class_name(name: str, kind: str) -> str:
+    """my_rule -> MyRuleAttention, or MyRuleMask."""
     joined = "".join(word[0].upper() + word[1:] for word in name.split("_") if word)
-    return joined if joined.endswith("Attention") else f"{joined}Attention"
+    return joined.removesuffix(ending := kind.title() if kind in SLOTS else "Attention") + ending
 
 
 def next_commands(name: str, folder: str = ".") -> list[str]:
