@@ -14,6 +14,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from attnlab.config.compose import compose_config
+from attnlab.inspection.records import HEADS
 from attnlab.training.run import run
 
 USUAL = (600, 12)  # steps, and map steps among them
@@ -55,7 +56,7 @@ def bytes_of(folder: Path) -> dict[str, int]:
         for event in EventFileLoader(os.fspath(file)).Load():
             for value in event.summary.value:
                 name = value.metadata.plugin_data.plugin_name
-                if name in ("attention", "images"):
+                if name in ("attention", "images") and not value.tag.startswith(HEADS):
                     found[name] = found.get(name, 0) + value.ByteSize()
     return found
 

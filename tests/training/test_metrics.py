@@ -170,7 +170,7 @@ def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
     (file,) = tmp_path.rglob("*")
     assert file.parent == tmp_path and file.name.startswith("events.out.tfevents.")
     assert scalars(tmp_path, "val/loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
-    assert scalars(tmp_path, "val/best_loss") == [(0, 0.0), (1, 0.0), (2, 0.0)]
+    assert scalars(tmp_path, "best/val_loss") == [(0, 0.0), (1, 0.0), (2, 0.0)]
 
 
 def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path: Path) -> None:

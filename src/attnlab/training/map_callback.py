@@ -171,7 +171,7 @@ class LogMaps(TimedCallback):
                 if layer.weights is None:
                     continue
                 title = " · ".join([*filter(None, [self.run]), f"layer {layer.layer}", f"step {step}"])
-                picture = draw_overview(layer.weights, layer.kind, title, "".join(probe.labels))
+                picture = draw_overview(layer.weights, layer.kind, title, probe.text)
                 recorder.image(f"{group}/layer_{layer.layer:02d}", to_png(picture), step)
                 norms = None if layer.value_norm is None else half(layer.value_norm)
                 weights = half(layer.weights)

@@ -27,26 +27,29 @@ def config_to_store(prepared: Prepared) -> dict[str, Any]:
 
 
 def hyperparameters(prepared: Prepared, model: GPT) -> dict[str, Any]:
-    """What the hparams tab compares runs by. Of the settings in which they differ it shows five, sorted by name, so the
-    variant is called what is typed for it, attention, and stands first; hashes stand in the names of runs."""
+    """What the hparams tab compares runs by. It shows five, first those in which runs differ, sorted by name: so the
+    variant is called what is typed for it, and what is seldom asked comes last. Hashes stand in the names of runs."""
     config, machine = prepared.config, prepared.machine
+    others = {
+        "batch_size": config.batch_size,
+        "context": config.model.context,
+        "d_model": config.model.d_model,
+        "dropout": config.model.dropout,
+        "max_steps": config.trainer.max_steps,
+        "n_heads": config.model.n_heads,
+        "n_layers": config.model.n_layers,
+        "optimizer": class_name(config.optimizer),
+        "position": class_name(config.position.inside) + " + " + class_name(config.position.embed),
+        "precision": machine.precision,
+        "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
+    }
     return {
         "attention": prepared.identity.variant,
-        "seed": config.seed,
-        "position": class_name(config.position.inside) + " + " + class_name(config.position.embed),
-        "optimizer": class_name(config.optimizer),
-        "lr": prepared.recipe.lr,
-        "batch_size": config.batch_size,
-        "max_steps": config.trainer.max_steps,
-        "parameters": model.n_parameters,
-        "n_layers": config.model.n_layers,
-        "n_heads": config.model.n_heads,
-        "d_model": config.model.d_model,
-        "context": config.model.context,
-        "dropout": config.model.dropout,
-        "precision": machine.precision,
         "data": f"{_data_name(config.data)} {prepared.splits.sha256[:8]}",
-        "tokenizer": f"{prepared.tokenizer.name} {prepared.tokenizer.n_vocab}",
+        "lr": prepared.recipe.lr,
+        "parameters": model.n_parameters,
+        "seed": config.seed,
+        **{f"setting/{name}": value for name, value in others.items()},
     }
 
 

@@ -34,8 +34,8 @@ from attnlab.training.description import cost_table, to_yaml
 from attnlab.training.recorders.recorder import Recorder, as_code
 
 GRAPH_TOKENS = 8
-LOSS, BEST_LOSS = "val/loss", "val/best_loss"
-SPEED = "train/tokens_per_second"  # beside the losses: it is among the first five metrics that the hparams tab shows
+LOSS, BEST_LOSS = "val/loss", "best/val_loss"
+SPEED = "train/tokens_per_second"  # beside the losses: among the first five metrics, which the hparams tab shows
 # What the custom scalars tab opens with.
 LAYOUT: dict[str, dict[str, list[Any]]] = {
     "loss": {
