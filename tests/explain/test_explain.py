@@ -173,7 +173,7 @@ def test_another_normaliser_changes_weights_and_what_follows_but_no_score() -> N
     assert pairing.verdict("weights") == f"differs from multi_head by up to {gap:.4g}"
     text = page("sigmoid", [pairing.one], pairing)
     assert text.count('<span class="badge same">') >= 5
-    assert text.count("in multi_head</h3>") >= 2
+    assert text.count("in multi_head</h5>") >= 2
 
 
 def test_other_masks_are_never_the_same() -> None:
@@ -362,7 +362,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["attention=causal", "layer=99"], "layer (99) must be at most"),
     (["against=gqa"], "against=gqa needs attention=..."),
     (["run=somewhere"], "run needs prompt=..."),
-    (["prompt=hello"], "prompt needs run=..."),
+    (["prompt=hello"], "prompt needs attention=... or run=..."),
+    (["attention=gqa", "prompt= "], "prompt (0 words) must have 1 to 64 words"),
+    (["figure=3.1"], "figure (3.1) must be one of 3.7, "),
+    (["figure=3.9", "seed=1"], "seed (1) must be left out with figure"),
     (["run=a", "prompt=b", "attention=gqa"], "attention (gqa) must be left out with run"),
     (["run=a", "prompt=b", "attention.window=2"], "attention.window=2 must be left out with run"),
     (["attention=causal", "seed=-1"], "seed (-1)"),

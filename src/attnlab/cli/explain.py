@@ -15,6 +15,7 @@ from attnlab.store.run_folder import find_run
 
 if TYPE_CHECKING:
     from attnlab.explain.compare import Pairing
+    from attnlab.explain.flow.chapter_figures import Figure
     from attnlab.explain.steps import Explanation
 
 
@@ -25,7 +26,8 @@ def explain(
     attention: Annotated[str | None, "the variant; left out: the whole chapter, from simple to many heads"] = None,
     path: Annotated[bool, "true: from the chapter to layers of today, one change at a time"] = False,
     run: Annotated[Path | None, "the folder of a run, to explain a layer that was trained"] = None,
-    prompt: Annotated[str | None, "the text it is to read"] = None,
+    prompt: Annotated[str | None, "the text to read; left out: the chapter's sentence"] = None,
+    figure: Annotated[str | None, "a figure of the chapter, such as 3.9, drawn with the numbers of the code"] = None,
     against: Annotated[str | None, "another variant, to see what this one changes"] = None,
     token: Annotated[str | None, "the token to follow, by its text or number; left out: journey, or the last"] = None,
     only: Annotated[bool, "true: print the numbers of that token alone"] = False,
@@ -46,7 +48,15 @@ def explain(
     if path:
         alone = {} if run is not None else {"prompt": prompt, "layer": layer}
         _refuse_beside_path(
-            attention=attention, against=against, token=token, only=only, steps=steps, seed=seed, init=init, **alone
+            attention=attention,
+            against=against,
+            token=token,
+            only=only,
+            steps=steps,
+            seed=seed,
+            init=init,
+            figure=figure,
+            **alone,
         )
         _refuse_beside_path(**dict(word.partition("=")[::2] for word in overrides))
     else:
@@ -54,6 +64,10 @@ def explain(
     for part in steps:
         if part not in PARTS:
             raise UsageError(f"steps ({part}) must be among: {', '.join(PARTS)}{nearest(part, PARTS)}")
+    drawn = (
+        None if figure is None else _figure(figure, attention=attention, run=run, prompt=prompt, seed=seed, init=init)
+    )
+    attention = attention if drawn is None else drawn.name
     check_writable(folder, key="folder")
     if tensorboard is not None:
         check_writable(tensorboard, key="tensorboard")
@@ -77,11 +91,13 @@ def explain(
             from attnlab.explain.compare import Pairing
             from attnlab.explain.explanations import explanations  # only now: torch takes seconds to import
 
-            examples = explanations(variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides)
-            name, pairing = "-against-".join(names), Pairing(*examples) if against is not None else None
-        _write(
-            name, examples[:1] if pairing else examples, pairing, folder, tensorboard, started, only=only, parts=steps
-        )
+            examples = explanations(
+                variants, token=token, layer=layer, seed=seed, init=init, overrides=overrides, prompt=prompt
+            )
+            name = f"figure_{figure}" if drawn is not None else "-against-".join(names)
+            pairing = Pairing(*examples) if against is not None else None
+        shown = examples[:1] if pairing else examples
+        _write(name, shown, pairing, folder, tensorboard, started, only=only, parts=steps, figure=drawn)
     if attention is None and run is None:
         print("next: attnlab explain path=true goes on, one change at a time, to layers of today")
 
@@ -142,6 +158,7 @@ def _write(
     *,
     only: bool,
     parts: Sequence[str],
+    figure: "Figure | None",
 ) -> None:
     """Print the examples, write the page and the pictures, and say where they are."""
     from rich.console import Console
@@ -156,7 +173,8 @@ def _write(
         show(example, console, pairing, only=only, parts=parts)
         console.print()
     home = folder / name.replace("/", "-")
-    text = page(f"attention: {name}", examples, pairing)
+    title = f"Figure {figure.number}: {figure.title}" if figure is not None else f"attention: {name}"
+    text = page(title, examples, pairing, figure)
     write_atomically(home / "index.html", text.encode(errors="replace"), key="folder")
     for number, example in enumerate(examples):
         for index, step in enumerate(example.steps):
@@ -190,9 +208,10 @@ def _refuse(
     init: str | None,
     overrides: Sequence[str],
 ) -> None:
-    if (run is None) != (prompt is None):
-        given, needed = ("prompt", "run") if run is None else ("run", "prompt")
-        raise UsageError(f"{given} needs {needed}=...: a text is explained with the layer of a trained run")
+    if run is not None and prompt is None:
+        raise UsageError("run needs prompt=...: a layer is explained on a text that it reads")
+    if prompt is not None and run is None and attention is None:
+        raise UsageError("prompt needs attention=... or run=...: a text is read by one layer")
     for key, value in (("attention", attention), ("against", against), ("seed", seed), ("init", init)):
         if run is not None and value is not None:
             raise UsageError(f"{key} ({value}) must be left out with run: its model is trained already")
@@ -202,6 +221,16 @@ def _refuse(
         word = f"against={against}" if against is not None else overrides[0]
         close = nearest(word.partition("=")[0], ("attention", "against", "run", "prompt", "token"))
         raise UsageError(f"{word} needs attention=...{close}: without it the whole chapter is explained")
+
+
+def _figure(number: str, **beside: object) -> "Figure":
+    """The figure of the chapter, which settles all that could be typed beside it."""
+    from attnlab.explain.flow.chapter_figures import chapter_figure
+
+    for key, value in beside.items():
+        if value is not None:
+            raise UsageError(f"{key} ({value}) must be left out with figure: the chapter's figures have its numbers")
+    return chapter_figure(number)
 
 
 def _log(folder: Path, examples: "Sequence[Explanation]") -> None:

@@ -5,6 +5,7 @@ Source: S. Raschka, "Build a Large Language Model (From Scratch)", chapter 3.
 
 import inspect
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,11 +106,31 @@ class Built(NamedTuple):
     layers: list[Attention]
     x: Float[Tensor, "1 t c"]
     notes: list[str]
+    tokens: Sequence[str] = TOKENS
 
 
-def inputs(d_model: int) -> Float[Tensor, "1 t c"]:
-    """The chapter's six vectors, followed by zeros where a variant needs more than three numbers."""
-    return nn.functional.pad(torch.tensor(VECTORS), (0, d_model - WIDTH))[None]
+def inputs(d_model: int, tokens: Sequence[str] = TOKENS) -> Float[Tensor, "1 t c"]:
+    """A vector for each word, followed by zeros where a variant needs more than three numbers.
+
+    The chapter's words have the chapter's; another has one that is drawn from its letters, the same wherever it stands.
+    """
+    chapters = dict(zip(TOKENS, VECTORS, strict=True))
+    vectors = [torch.tensor(chapters[word]) if word in chapters else _drawn(word) for word in tokens]
+    return nn.functional.pad(torch.stack(vectors), (0, d_model - WIDTH))[None]
+
+
+def _drawn(word: str) -> Float[Tensor, " c"]:
+    """Three numbers from 0.01 to 0.99, of two decimals as the chapter's."""
+    generator = torch.Generator().manual_seed(zlib.crc32(word.encode(errors="replace")))
+    return torch.randint(1, 100, (WIDTH,), generator=generator) / 100
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a sentence; refused is one that is empty, or longer than the layers are made for."""
+    tokens = prompt.split()
+    if not 0 < len(tokens) <= CONTEXT:
+        raise UsageError(f"prompt ({len(tokens)} words) must have 1 to {CONTEXT} words")
+    return tokens
 
 
 def build(
@@ -121,6 +142,7 @@ def build(
     seed: int | None,
     init: str | None,
     typed: frozenset[str],
+    tokens: Sequence[str] = TOKENS,
 ) -> list[Built]:
     """Each variant in the first sizes that all accept; their weights are drawn one after the other, as they are made,
     and a second variant is dealt those of the first wherever it has the same matrix, so that only the rule differs.
@@ -140,7 +162,7 @@ def build(
     for d_model, settings in (*chapters, *((width, [size] * len(factories)) for width, size in SIZES)):
         try:
             every = [
-                _built(f, d_model, _with_heads(each, n_heads), n_layers, layer, seed, init, typed)
+                _built(f, d_model, _with_heads(each, n_heads), n_layers, layer, seed, init, typed, tokens)
                 for f, each in zip(factories, settings, strict=True)
             ]
             for other in every[1:]:
@@ -160,6 +182,7 @@ def _built(
     seed: int,
     init: str,
     typed: frozenset[str],
+    tokens: Sequence[str],
 ) -> Built:
     notes: list[str] = []
     build_layer = _with(_shortened(factory, typed, notes), settings, typed)
@@ -172,14 +195,18 @@ def _built(
             torch.manual_seed(seed)
             _draw_uniform(layers)
     shown = next((i for i, one in enumerate(layers) if one.traits.requires), 0) if layer is None else layer - 1
-    x = inputs(d_model)
+    x = inputs(d_model, tokens)
     shared = Shared()
     with torch.no_grad():
         for one in layers[: shown + 1]:
             one(x, shared)
     if d_model > WIDTH:
         notes.append(f"this variant cannot be {WIDTH} wide, so {d_model - WIDTH} zeros follow each vector")
-    return Built(layers[: shown + 1], x, notes)
+    if drawn := [word for word in dict.fromkeys(tokens) if word not in TOKENS]:
+        notes.append(
+            f"drawn from their letters are the vectors of {', '.join(drawn)}: only training would give them sense"
+        )
+    return Built(layers[: shown + 1], x, notes, tokens)
 
 
 @torch.no_grad()

@@ -16,7 +16,10 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError, nearest
-from attnlab.explain.chapter import FOCUS, SEED, TOKENS, Built, stacked
+from attnlab.explain.chapter import FOCUS, SEED, Built, stacked
+from attnlab.explain.flow.graph import flow_of
+from attnlab.explain.flow.node import Flow
+from attnlab.explain.flow.operations import Operations, recorded
 from attnlab.explain.steps import Explanation, Step
 from attnlab.explain.trace import dropped, masked_afterwards, paragraphs, slots, trace, vectors
 from attnlab.inspection.maps import Labeller, check_prompt
@@ -24,24 +27,33 @@ from attnlab.model import GPT
 
 
 def explained(name: str, built: Built, *, token: str | None) -> Explanation:
-    """The worked example of the last of these layers on the chapter's sentence."""
+    """The worked example of the last of these layers on its sentence; journey is followed where it is in it."""
+    token = FOCUS if token is None and FOCUS in built.tokens else token
     layer, shared = built.layers[-1], Shared()
     with torch.no_grad():
         for below in built.layers[:-1]:
             below(built.x, shared)
-    steps = trace(layer, built.x, shared)
+    with recorded() as recording:
+        steps = _steps(layer, built.x, shared)
+    flow = flow_of(layer, steps, Operations(recording.ran))
+    notes = list(built.notes)
+    if layer.traits.requires:
+        notes.append("the layers below are given the same input, so that there is something to read from them")
+    return _explanation(name, f"attention={name}", layer, steps, flow, list(built.tokens), token, notes)
+
+
+def _steps(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
+    """The steps of a layer, among them the chapter's first way to mask and a draw of dropout where there are these."""
+    steps = trace(layer, x, shared)
     if isinstance(layer, SelfAttention) and layer.causal:
         at = next(i for i, step in enumerate(steps) if step.key == "masked")
-        steps[at:at] = masked_afterwards(layer, built.x)
+        steps[at:at] = masked_afterwards(layer, x)
     at, last = max(((i, s) for i, s in enumerate(steps) if s.part == "weights"), default=(0, None), key=itemgetter(0))
     parts = layer.parts if isinstance(layer, HeadWrapper) else [layer]
     drop = [part for part in parts if isinstance(part, SoftmaxAttention) and part.dropout]
     if last is not None and last.hidden is not None and drop == parts and not layer.traits.requires:
-        steps.insert(at + 1, dropped(drop, built.x, SEED, last.hidden))
-    notes = list(built.notes)
-    if layer.traits.requires:
-        notes.append("the layers below are given the same input, so that there is something to read from them")
-    return _explanation(name, f"attention={name}", layer, steps, list(TOKENS), token or FOCUS, notes)
+        steps.insert(at + 1, dropped(drop, x, SEED, last.hidden))
+    return steps
 
 
 def explained_run(
@@ -66,13 +78,15 @@ def explained_run(
             model(torch.tensor([ids]))
     finally:
         hook.remove()
-    steps = trace(mixer, inputs["x"], inputs["shared"])
+    with recorded() as recording:
+        steps = trace(mixer, inputs["x"], inputs["shared"])
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
     steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, embedded[:, None]))
     text = f"After the blocks below{'' if isinstance(block.norm_attention, nn.Identity) else ' and a norm'}."
     steps[1] = replace(steps[1], title=f"Input of layer {number}", text=text)
     heading = f"{name}, layer {number} of {len(model.layers)}"
-    return _explanation(name, heading, mixer, steps, labels, token, [f"the text: {prompt}"])
+    flow = flow_of(mixer, steps, Operations(recording.ran))
+    return _explanation(name, heading, mixer, steps, flow, labels, token, [f"the text: {prompt}"])
 
 
 def _explanation(
@@ -80,6 +94,7 @@ def _explanation(
     heading: str,
     layer: Attention,
     steps: list[Step],
+    flow: Flow,
     tokens: list[str],
     token: str | None,
     notes: list[str],
@@ -97,7 +112,9 @@ def _explanation(
             "training it would read nothing"
         )
     chosen = list(slots(layer))
-    return Explanation(name, heading, about, chosen, tokens, focus, steps, linear, notes, settings, matrices(layer))
+    return Explanation(
+        name, heading, about, chosen, tokens, focus, steps, flow, linear, notes, settings, matrices(layer)
+    )
 
 
 def matrices(layer: Attention) -> dict[str, np.ndarray]:

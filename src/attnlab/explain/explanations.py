@@ -55,13 +55,15 @@ def explanations(
     seed: int | None = None,
     init: str | None = None,
     overrides: Sequence[str] = (),
+    prompt: str | None = None,
 ) -> list[Explanation]:
     """The worked examples of variants, with the same numbers in every matrix that all of them have.
 
     `token` is the one to follow, `seed` and `init` draw the weights, and `overrides` are what was typed: where nothing
-    was, the chapter's own numbers are taken.
+    was, the chapter's own numbers are taken. `prompt` is read in place of the chapter's sentence, word by word.
     """
-    return explained_each(variants, built(variants, layer=layer, seed=seed, init=init, overrides=overrides), token)
+    layers = built(variants, layer=layer, seed=seed, init=init, overrides=overrides, prompt=prompt)
+    return explained_each(variants, layers, token)
 
 
 def explained_each(
@@ -82,6 +84,7 @@ def built(
     seed: int | None = None,
     init: str | None = None,
     overrides: Sequence[str] = (),
+    prompt: str | None = None,
 ) -> list[chapter.Built]:
     """The layers of variants that `explanations` shows."""
     names = [each.name for each in variants]
@@ -98,4 +101,5 @@ def built(
         seed=seed,
         init=init,
         typed=typed,
+        tokens=chapter.TOKENS if prompt is None else chapter.words_of(prompt),
     )

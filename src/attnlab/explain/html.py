@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from attnlab.explain.compare import Pairing
+from attnlab.explain.flow import section as flow_section
+from attnlab.explain.flow.chapter_figures import Figure
 from attnlab.explain.numbers import LEVELS, MOST_COLUMNS, MOST_TOKENS, levels, written
 from attnlab.explain.pictures import draw_step
 from attnlab.explain.step_parts import Part
@@ -31,23 +33,26 @@ SECTIONS: tuple[tuple[tuple[Part, ...], str, str], ...] = (
     (("context", "output"), "Context vectors and output", "What each token knows about the others afterwards."),
     (("state",), "The memory", "A layer of this family keeps no list of past tokens, only what is shown here."),
 )
-MOST_TERMS = 5  # of a vector, where a weight, the vector and their product stand in one row
-ONE_TOKEN = 2  # the section of a single token stands before this one: the chapter goes from one to all
 
 
-def page(title: str, explanations: Sequence[Explanation], pairing: Pairing | None = None) -> str:
-    """The whole page; several examples stand one below the other, in their order."""
+def page(
+    title: str, explanations: Sequence[Explanation], pairing: Pairing | None = None, figure: Figure | None = None
+) -> str:
+    """The whole page: the figure, then all numbers; several examples stand one below the other, in their order."""
     links = "".join(f'<a href="#{i}">{escape(e.heading)}</a>' for i, e in enumerate(explanations))
     nav = f"<nav>{links}</nav>" if len(explanations) > 1 else ""
     articles = "".join(
         f'<article id="{i}">{"".join(_article(e, pairing))}</article>' for i, e in enumerate(explanations)
     )
     first = explanations[0]
+    drawn = explanations if pairing is None else (pairing.one, pairing.other)
+    styles = (STATIC / "page.css").read_text(encoding="utf-8") + flow_section.style()
+    scripts = (STATIC / "page.js").read_text(encoding="utf-8") + flow_section.code()
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{(STATIC / "page.css").read_text(encoding="utf-8")}'
-        f"</style></head><body><main>{nav}{_token_bar(first)}{articles}</main>"
-        f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script></body></html>\n"
+        f'<meta name="viewport" content="width=device-width"><style>{styles}</style></head><body><main>'
+        f"<h1>{escape(title)}</h1>{_token_bar(first)}{flow_section.section(drawn, figure)}{nav}{articles}</main>"
+        f"<script>{scripts}</script></body></html>\n"
     )
 
 
@@ -63,7 +68,7 @@ def _token_bar(e: Explanation) -> str:
 
 
 def _article(e: Explanation, pairing: Pairing | None) -> Iterator[str]:
-    yield f"<h1>{escape(e.heading)}</h1>"
+    yield f"<h2>{escape(e.heading)}</h2>"
     yield f'<p class="lead">{_prose(e.about[0])}</p>'
     yield from (f'<p class="soft">{_prose(text)}</p>' for text in e.about[1:])
     if pairing is not None:
@@ -81,11 +86,7 @@ def _article(e: Explanation, pairing: Pairing | None) -> Iterator[str]:
         '<i style="background:var(--never)"></i>may not be read</p>'
     )
     number = 0
-    for i, (parts, heading, text) in enumerate(SECTIONS):
-        if i == ONE_TOKEN and any(step.part == "weights" for step in e.steps):
-            number += 1
-            yield _heading(number, "One token looks at the others", "From scores to weights to its context vector.")
-            yield from _one_token(e)
+    for parts, heading, text in SECTIONS:
         steps = [step for step in e.steps if step.part in parts]
         if not steps:
             continue
@@ -100,7 +101,7 @@ def _article(e: Explanation, pairing: Pairing | None) -> Iterator[str]:
 
 
 def _heading(number: int, text: str, under: str) -> str:
-    return f'<h2><span class="n">{number}</span>{escape(text)}</h2><p class="soft">{escape(under)}</p>'
+    return f'<h3 class="part"><span class="n">{number}</span>{escape(text)}</h3><p class="soft">{escape(under)}</p>'
 
 
 def _step(step: Step, e: Explanation, pairing: Pairing | None) -> str:
@@ -111,9 +112,9 @@ def _step(step: Step, e: Explanation, pairing: Pairing | None) -> str:
         kind = "only" if partner is None else "differs" if differs else "same"
         badge = f'<span class="badge {kind}">{escape(pairing.verdict(step.key))}</span>'
         if partner is not None and differs:
-            beside = f'<h3 class="soft">in {escape(pairing.other.name)}</h3>{_numbers(partner, pairing.other)}'
+            beside = f'<h5 class="soft">in {escape(pairing.other.name)}</h5>{_numbers(partner, pairing.other)}'
     return (
-        f'<div class="step" data-key="{escape(step.key)}"><h3>{escape(step.title)} {badge}</h3>'
+        f'<div class="step" data-key="{escape(step.key)}"><h4>{escape(step.title)} {badge}</h4>'
         f'<p class="soft small">{_prose(step.text)}</p>{_numbers(step, e)}{beside}</div>'
     )
 
@@ -122,7 +123,8 @@ def _numbers(step: Step, e: Explanation) -> str:
     """The numbers of a step as tables where they can be read, else as a picture."""
     if len(e.tokens) > MOST_TOKENS or step.values.shape[-1] > 2 * MOST_COLUMNS:
         png = base64.b64encode(to_png(draw_step(step, e.tokens))).decode()
-        return f'<div class="scroll"><img alt="{escape(step.title)}" src="data:image/png;base64,{png}"></div>'
+        picture = f'<img alt="{escape(step.title)}" src="data:image/png;base64,{png}">'
+        return f'<div class="scroll" tabindex="0" role="group" aria-label="Numbers">{picture}</div>'
     if step.shape == "state":
         return "".join(_memory(step, e, i) for i in range(len(e.tokens)))
     columns = e.tokens if step.shape == "pairs" else None
@@ -130,7 +132,7 @@ def _numbers(step: Step, e: Explanation) -> str:
         _table(_head(step, h), e.tokens, columns, step, values, None if step.hidden is None else step.hidden[h], e)
         for h, values in enumerate(step.values)
     ]
-    return f'<div class="row scroll">{"".join(tables)}</div>'
+    return f'<div class="row scroll" tabindex="0" role="group" aria-label="Numbers">{"".join(tables)}</div>'
 
 
 def _memory(step: Step, e: Explanation, token: int) -> str:
@@ -143,69 +145,7 @@ def _memory(step: Step, e: Explanation, token: int) -> str:
         tables.append(_table(caption, labels, None, step, values, None, None))
     return (
         f'<div class="one {_on(token, e)}" data-t="{token}"><p class="small">after <b>{_name(e.tokens[token])}</b></p>'
-        f'<div class="row scroll">{"".join(tables)}</div></div>'
-    )
-
-
-def _one_token(e: Explanation) -> Iterator[str]:
-    rows = [step for step in e.steps if step.part in ("scores", "weights", "dropout") and step.shape == "pairs"]
-    few = len(e.tokens) <= MOST_TOKENS
-    for token in range(len(e.tokens)) if few else [e.focus]:
-        yield f'<div class="one {_on(token, e)}" data-t="{token}">'
-        for head in range(min(step.values.shape[0] for step in rows)):
-            yield '<div class="step">'
-            heads = max(step.values.shape[0] for step in rows)
-            named = f", head {head + 1}" if heads > 1 else ""
-            yield f"<h3>{_name(e.tokens[token])} looks at each token{named}</h3>"
-            yield f'<div class="scroll">{_rows_of(token, head, rows, e)}</div>'
-            yield _sum(token, head, e)
-            yield "</div>"
-        yield "</div>"
-
-
-def _rows_of(token: int, head: int, steps: Sequence[Step], e: Explanation) -> str:
-    """Each step's row of one token under the other: how scores become weights."""
-    shown = e.most_read(token, head, MOST_TOKENS)
-    header = "".join(f"<th>{_name(e.tokens[j])}</th>" for j in shown)
-    body = []
-    for step in steps:
-        cells = []
-        for j in shown:
-            hidden = step.hidden is not None and bool(step.hidden[head, token, j])
-            cells.append(_cell(float(step.values[head, token, j]), step, hidden))
-        body.append(f'<tr><th title="{escape(step.text)}">{escape(step.title)}</th>{"".join(cells)}</tr>')
-    return f"<table><thead><tr><th></th>{header}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-
-
-def _sum(token: int, head: int, e: Explanation) -> str:
-    """The weighted values of one token and their sum, where the context vector is just that."""
-    read = e.values_read(token, head)
-    weights, values, context = e.map, e.step("v") or e.step("inputs"), e.step("context")
-    if read is None or weights is None or values is None or context is None:
-        return ""
-    v, terms = read
-    most = min(terms.shape[1], MOST_TERMS)
-    more = f" (the first {most} of {terms.shape[1]} numbers)" if most < terms.shape[1] else ""
-    body = []
-    shown = e.most_read(token, head, MOST_TOKENS)
-    for j in shown:
-        w = float(weights.values[head, token, j])
-        never = weights.hidden is not None and bool(weights.hidden[head, token, j])
-        product = "".join(_cell(float(x), context, False) for x in terms[j, :most])
-        vector = "".join(_cell(float(x), values, False) for x in v[j, :most])
-        if never:
-            product = '<td class="never">·</td>' * most
-        times = f"<th>{_name(e.tokens[j])}</th>{_cell(w, weights, never)}<th>&times;</th>{vector}"
-        body.append(f"<tr>{times}<th>=</th>{product}</tr>")
-    total = "".join(_cell(float(x), context, False) for x in context.values[head, token, :most])
-    blank = f'<th colspan="{most + 4}">context vector of {_name(e.tokens[token])} = the sum</th>'
-    body.append(f'<tr class="total">{blank}{total}</tr>')
-    if len(shown) < len(e.tokens):
-        more += f"; the {len(e.tokens) - len(shown)} tokens with the smallest weights are in the sum, but not shown"
-    whole = " (before dropout)" if any(step.part == "dropout" for step in e.steps) else ""
-    return (
-        f'<p class="arrow">↓ each weight{whole} times the value of its token, added up{more}</p>'
-        f'<div class="scroll"><table><tbody>{"".join(body)}</tbody></table></div>'
+        f'<div class="row scroll" tabindex="0" role="group" aria-label="Numbers">{"".join(tables)}</div></div>'
     )
 
 
@@ -238,8 +178,7 @@ def _cell(value: float, step: Step, hidden: bool) -> str:
         return '<td class="never" title="may not be read">·</td>'
     level = int(levels(np.array(value), step.largest))
     tone = "m" if level < 0 else "p" if step.diverging else "w"
-    deep = " deep" if abs(level) > 0.9 * LEVELS else ""
-    return f'<td class="{tone}{deep}" style="--s:{abs(level) * 100 // LEVELS}%">{written(value)}</td>'
+    return f'<td class="{tone}" style="--s:{abs(level) * 100 // LEVELS}%">{written(value)}</td>'
 
 
 def _head(step: Step, head: int) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from attnlab.explain.flow.node import Flow
 from attnlab.explain.step_parts import Part
 
 Shape = Literal["vectors", "pairs", "state"]
@@ -58,6 +59,7 @@ class Explanation:
     tokens: list[str]
     focus: int  # the token that is followed
     steps: list[Step]
+    flow: Flow
     linear: bool  # whether the output is a weighted sum of values, so that there is a map
     notes: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)  # of the layer and its parts, by dotted name

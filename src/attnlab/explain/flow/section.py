@@ -1,0 +1,43 @@
+"""The figure's part of the page: its markup, its style and its script."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attnlab.explain.flow.chapter_figures import FIGURES, Figure
+from attnlab.explain.flow.encode import encoded, script
+from attnlab.explain.steps import Explanation
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("numbers.js", "made_of.js", "place.js", "draw.js", "figure.js")
+
+
+def section(explanations: Sequence[Explanation], figure: Figure | None = None) -> str:
+    """The figure of these worked examples, opened as a figure of the chapter or as a whole."""
+    flows = [
+        encoded(e.flow, name=e.name, heading=e.heading, tokens=e.tokens, focus=e.focus, dim=len(e.tokens))
+        for e in explanations
+    ]
+    names = {e.name for e in explanations} if figure is not None or len(explanations) > 2 else set()
+    figures = [_state(one) for one in FIGURES.values() if one.name in names]
+    start: dict[str, Any] = {"name": explanations[0].name} if figure is None else _state(figure)
+    return (
+        '<section class="flow" aria-label="The flow, drawn"><div class="flow-bar"></div><p class="flow-caption"></p>'
+        '<div class="flow-stage"></div><div class="flow-panel" aria-live="polite"></div></section>'
+        f'<script type="application/json" id="flow-data">{script(flows, start, figures)}</script>'
+    )
+
+
+def style() -> str:
+    """The figure's style sheet."""
+    return (STATIC / "flow.css").read_text(encoding="utf-8")
+
+
+def code() -> str:
+    """The figure's script, whose names are its own."""
+    return "{" + "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS) + "}"
+
+
+def _state(figure: Figure) -> dict[str, Any]:
+    """A figure as the page opens it."""
+    return {"number": figure.number, "title": figure.title, "name": figure.name, "step": figure.step, "token": 1}

@@ -1,0 +1,301 @@
+"""The flow: its numbers are the layer's and the book's, its rules give them, its lines are those that ran."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.inspection.tab_server import CHROMIUM
+
+import attnlab
+from attnlab.attention.self_attention import SelfAttention
+from attnlab.cli import main
+from attnlab.explain.chapter import VECTORS, inputs, words_of
+from attnlab.explain.explanations import all_examples, variant
+from attnlab.explain.flow import flow_rules
+from attnlab.explain.flow.chapter_figures import FIGURES, chapter_figure
+from attnlab.explain.flow.encode import encoded
+from attnlab.explain.flow.graph import flow_of
+from attnlab.explain.flow.node import ALPHA, Flow
+from attnlab.explain.flow.operations import Operations, recorded
+from attnlab.explain.flow.section import section
+from attnlab.explain.html import page
+from attnlab.explain.steps import Explanation
+
+SOURCES = Path(attnlab.__file__).parent
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "chapter3.json").read_text("utf-8"))[
+    "entries"
+]
+PRINTED = 6e-5  # four decimals were printed
+JOURNEY = 1
+# Figure -> the book's numbers in it: an entry, the node that shows them, and whether they are one row.
+IN_FIGURES = {
+    "3.7": [("simple.context_query2", "context", True)],
+    "3.8": [("simple.scores_query2", "dot", True)],
+    "3.9": [("simple.weights_query2_softmax", "weights", True)],
+    "3.10": [("simple.context_query2", "context", True)],
+    "3.11": [("simple.weights_all", "weights", False)],
+    "3.12": [("simple.scores_all", "dot", False), ("simple.context_all", "context", False)],
+    "3.14": [("self_v1.W_query", "q.W", False), ("self.query_2", "q", True), ("self.key_2", "k", True),
+             ("self.value_2", "v", True)],
+    "3.15": [("self.scores_query2", "dot", True)],
+    "3.16": [("self.weights_query2", "weights", True)],
+    "3.17": [("self.context_query2", "context", True)],
+    "3.18": [("self_v1.output", "context", False)],
+    "3.19": [("causal.weights", "weights", False)],
+    "3.22": [("causal.weights", "weights", False)],
+    "3.26": [("multihead.output", "output", False)],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chapter() -> dict[str, Explanation]:
+    return {e.name: e for e in all_examples()}
+
+
+def shown(e: Explanation) -> dict[str, Any]:
+    """What the page of a worked example is given to draw."""
+    text = section([e])
+    data: dict[str, Any] = json.loads(re.findall(r'id="flow-data">(.*?)</script>', text)[0])["flows"][0]
+    return {node["key"]: np.array(node["values"], dtype=float) for node in data["nodes"]}
+
+
+@pytest.mark.parametrize("number", IN_FIGURES)
+def test_figures_hold_the_book(number: str, chapter: dict[str, Explanation]) -> None:
+    """Each figure of the chapter holds the numbers that the book prints for it."""
+    figure = chapter_figure(number)
+    e = chapter[figure.name]
+    assert figure.step is None or figure.step in [stage.key for stage in e.flow.stages]
+    nodes = shown(e)
+    for entry, key, row in IN_FIGURES[number]:
+        expected = np.array(GOLDEN[entry]["expected"], dtype=float)
+        expected = expected[0] if expected.ndim == 3 else expected
+        found = nodes[key][0, JOURNEY] if row else nodes[key][0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=PRINTED)
+
+
+def test_every_figure_opens(chapter: dict[str, Explanation]) -> None:
+    """Every figure names a step that its variant has."""
+    for figure in FIGURES.values():
+        assert figure.step is None or figure.step in [stage.key for stage in chapter[figure.name].flow.stages]
+
+
+@pytest.mark.parametrize("name", ["multi_head", "stacked_heads", "gqa", "mla", "gated", "differential", "sink"])
+def test_scores_have_rules(name: str) -> None:
+    """Scores, weights and context vectors of softmax attention are all made by rules, with the lines that ran."""
+    flow = variant(name).flow
+    pairs = [
+        node
+        for node in flow.nodes
+        if node.kind == "pair" and node.key.rpartition(".")[2] in ("scaled", "masked", "weights")
+    ]
+    assert pairs
+    assert all(node.rule in ("scale", "mask", "ratio") for node in pairs)
+    assert flow.node("context").rule == "mix"
+    lines_hold(flow)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("linear", "share"), ("retention", "read"), ("delta_net", "read"), ("gated_delta", "read")]
+)
+def test_memories_have_rules(name: str, read: str) -> None:
+    """A memory is written, fades, is corrected and read by rules that give its numbers."""
+    flow = variant(name).flow
+    state = flow.node("state.matrix")
+    assert (flow.node("state.matrix.written").rule, state.rule, flow.node("context").rule) == ("outer", "keep", read)
+    decay, written = (flow.node(key).values for key in state.parents)
+    np.testing.assert_allclose(flow_rules.keep(decay, written, state.values), state.values, atol=1e-5)
+    assert ("u" in [node.key for node in flow.nodes]) == ("delta" in name)
+    assert (decay.min() < 1) == (name in ("retention", "gated_delta"))
+    lines_hold(flow)
+
+
+def lines_hold(flow: Flow) -> None:
+    """Every source is a line that is in its file, and nearly every number has one."""
+    sources = [node.source for node in flow.nodes if node.source is not None]
+    assert len(sources) >= 0.6 * len(flow.nodes)
+    for source in sources:
+        assert (SOURCES / source.file).read_text("utf-8").splitlines()[source.line - 1].strip() == source.text
+        assert not source.file.startswith("explain/")
+
+
+def test_wrong_numbers_get_no_rule(chapter: dict[str, Explanation]) -> None:
+    """Where numbers are not what the rule gives, the figure does not say that they are."""
+    e = chapter["self"]
+    layer = SelfAttention(3)  # type: ignore[call-arg]  # it settles how many heads it has
+    assert flow_of(layer, e.steps, Operations([])).node("context").rule == "mix"
+    broken = [replace(step, values=step.values + 0.01) if step.key == "v" else step for step in e.steps]
+    assert flow_of(layer, broken, Operations([])).node("context").rule != "mix"
+
+
+def test_operations_are_found_by_value() -> None:
+    """A number is traced to the operation that made it, wherever it was moved afterwards."""
+    x, y = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
+    with recorded() as recording:
+        z = (x * y).transpose(1, 2).flatten()
+    found = Operations(recording.ran).in_place(z.numpy())
+    assert found is not None
+    assert found.name == "\N{MULTIPLICATION SIGN}"
+    np.testing.assert_array_equal(found.operands[0] * found.operands[1], z.numpy())
+    assert Operations(recording.ran).origin(z.numpy() + 1) is None
+
+
+def test_own_sentence() -> None:
+    """A sentence of one's own has the chapter's vectors for its words, and others that follow from the letters."""
+    assert words_of(" I  am here ") == ["I", "am", "here"]
+    x = inputs(3, ["here", "journey", "here"])
+    np.testing.assert_allclose(x[0, 1].numpy(), VECTORS[1])
+    assert torch.equal(x[0, 0], x[0, 2])
+    assert not torch.equal(inputs(3, ["there"])[0, 0], x[0, 0])
+    e = variant("gqa", prompt="I am here")
+    assert e.tokens == ["I", "am", "here"]
+    assert e.focus == 2
+    assert e.flow.node("context").rule == "mix"
+
+
+def test_long_texts_are_cut(chapter: dict[str, Explanation]) -> None:
+    """Of a long text the words that are read most are drawn, among them the one that reads."""
+    e = variant("multi_head", prompt=" ".join(f"word{i}" for i in range(40)), token="30")
+    data = encoded(e.flow, name="a", heading="a", tokens=e.tokens, focus=e.focus, dim=40)
+    assert len(data["tokens"]) == 12
+    assert 30 in data["places"]
+    assert data["asks"] == [data["places"].index(30)]
+    row = e.flow.node("weights").values[:, 29].max(0)
+    left_out = np.delete(row, np.array(data["places"]) - 1)
+    assert left_out.max() <= row[np.array(data["places"]) - 1].max()
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, chapter: dict[str, Explanation]) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("multi_head", "gated_delta", "mla"):
+        (folder / f"{name}.html").write_text(page(name, [variant(name)]), "utf-8")
+    (folder / "chapter.html").write_text(page("chapter", list(chapter.values())), "utf-8")
+    return folder
+
+
+def opened(browser: Any, file: Path, width: int, scheme: str = "light") -> tuple[Any, list[str]]:
+    """A page, and what went wrong in it."""
+    wrong: list[str] = []
+    tab = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    ).new_page()
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda request: None if request.url.startswith(("file:", "blob:")) else wrong.append(request.url))
+    tab.goto(file.as_uri())
+    return tab, wrong
+
+
+@pytest.fixture(scope="module")
+def browser() -> Any:
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+    )
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_page_in_chromium(browser: Any, pages: Path, width: int) -> None:
+    """No error, no request, no scrolling aside; nothing serious for axe; numbers on the page are the arrays'."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for name in ("multi_head", "gated_delta", "chapter"):
+        for scheme in ("light", "dark"):
+            tab, wrong = opened(browser, pages / f"{name}.html", width, scheme)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            serious = [v for v in axe.run(tab).response["violations"] if v["impact"] in ("serious", "critical")]
+            assert not serious, [(v["id"], v["nodes"][0]["html"][:200]) for v in serious]
+            assert not wrong
+            tab.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multi_head", "gated_delta", "mla"])
+def test_numbers_on_the_page(browser: Any, pages: Path, name: str) -> None:
+    """Each number that is drawn is the one of the array, for each head and word; its sum gives it."""
+    e = variant(name)
+    tab, _ = opened(browser, pages / f"{name}.html", 1440)
+    number = 0
+    for word in range(6):
+        tab.locator(".tokens button").nth(word).click()
+        for key, text in tab.evaluate(
+            "[...document.querySelectorAll('.flow .number')].map(g => [g.dataset.id, g.textContent])"
+        ):
+            node, _, at = key.rpartition(":")
+            here = tuple(int(i) for i in at.split(","))
+            found = e.flow.node(node)
+            hidden = found.hidden is not None and found.kind == "pair" and found.hidden[here]
+            if not hidden:
+                assert abs(float(text.replace("\u2212", "-")) - found.values[here]) <= 0.0500001 / 10 ** (
+                    len(text.partition(".")[2]) - 1
+                ), key
+                number += 1
+    assert number > 300
+    sums = tab.evaluate(
+        """[...document.querySelectorAll('.flow .number')].map(g => {
+          g.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));
+          const panel = document.querySelector('.flow-panel');
+          return [g.dataset.id, panel.querySelector('.flow-sum').textContent, panel.textContent];
+        })"""
+    )
+    for key, text, whole in sums:
+        formula = [part.strip() for part in text.split(" = ")]
+        if len(formula) == 3 and re.fullmatch(r"[-\u2212+·÷\u00d7(). \d]+", formula[1]):
+            python = formula[1].replace("\u2212", "-").replace("·", "*").replace("÷", "/").replace("\u00d7", "*")
+            assert abs(eval(python) - float(formula[2].replace("\u2212", "-"))) < 2e-3, (key, text)
+        if e.flow.node(key.rpartition(":")[0]).source is not None:
+            assert re.search(r"\.py:\d+ ", whole), key
+
+
+@pytest.mark.slow
+def test_steps_quiz_keys_address(browser: Any, pages: Path) -> None:
+    """Steps hide what comes later, the quiz hides numbers until asked, keys move, a link opens the same state."""
+    tab, wrong = opened(browser, pages / "chapter.html", 1440)
+    tab.select_option(".flow select", label="3.9 Scores become weights")
+    assert "step=weights" in tab.url
+    assert "word=2" in tab.url
+    later = tab.locator(".flow g.later")
+    assert later.count() > 0
+    tab.get_by_role("button", name="Quiz").click()
+    first = tab.locator('.flow .number[data-id="dot:0,1,0"]')
+    assert "?" in first.text_content()
+    assert "0.9544" not in (first.get_attribute("aria-label") or "")
+    first.focus()
+    tab.keyboard.press("Enter")
+    assert "0.9544" in first.text_content()
+    assert "0.43 · 0.55" in tab.locator(".flow-sum").text_content().replace("0.55 · 0.43", "0.43 · 0.55")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate("document.activeElement.dataset.id") == "exp:0,1,0"
+    again, _ = opened(browser, pages / "chapter.html", 1440)
+    again.goto(tab.url)
+    again.reload()
+    assert again.url == tab.url
+    assert again.locator(".flow g.later").count() == later.count()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Save SVG").click()
+    svg = Path(download.value.path()).read_text("utf-8")
+    assert svg.startswith("<svg")
+    assert "2.5971" in svg or "?" in svg
+    assert not wrong
+
+
+def test_figure_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A figure of the chapter is a page of its own."""
+    main(["explain", "figure=3.9", f"folder={tmp_path}"])
+    text = (tmp_path / "figure_3.9" / "index.html").read_text("utf-8")
+    assert "<h1>Figure 3.9: Scores become weights</h1>" in text
+    assert '"start":{"number":"3.9"' in text
+    assert ALPHA in json.loads(re.findall(r'id="flow-data">(.*?)</script>', text)[0])["flows"][0]["nodes"][-2]["letter"]
