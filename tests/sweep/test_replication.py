@@ -107,21 +107,22 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
         read_claims(["tny"])
 
 
-def written(folder: Path, it: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+def written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a sweep write runs of its own in place of training: the long ones better by 1, one of them lost."""
 
     def train(folder: Path, name: str, design: Any, overrides: Any, config_dir: Any) -> None:
         experiment, seeds, entries = ExperimentFolder(folder), design["seeds"], []
+        (axis,) = design["axes"]
         for arm, loss in (("short", 3.0), ("long", 2.0)):
             for seed in seeds:
-                name = f"{arm}-{it.hash[:8]}/seed_{seed}"
+                name = f"{arm}-{axis[-8:]}/seed_{seed}"
                 path = experiment.path / name
                 path.mkdir(parents=True, exist_ok=True)
-                status = "diverged" if arm == "long" and seed == it.seeds[0] and it.n_seeds == 6 else "finished"
+                status = "diverged" if arm == "long" and len(seeds) == 6 and seed == seeds[0] else "finished"
                 path.joinpath("metrics.csv").write_text(f"step,metric,value\n3,val/loss,{loss}\n")
                 bounds = {"ceiling": {"loss": 0.5}}
                 path.joinpath("summary.json").write_text(json.dumps({"status": status, "bounds": bounds, "seconds": 6}))
-                entries.append({"folder": name, "levels": {it.axis: arm}, "seed": seed, "status": status})
+                entries.append({"folder": name, "levels": {axis: arm}, "seed": seed, "status": status})
         experiment.manifest.plan(entries, {})
 
     monkeypatch.setattr(replication, "train_design", train)
@@ -132,7 +133,7 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     """Trials are counted and judge nothing; the record holds every seed, lost ones too, and what an earlier recipe came
     to; asked again it stays as it is."""
     it, options_ = claim(tmp_path), {"n_jobs": 1, "config_dir": None}
-    written(tmp_path, it, monkeypatch)
+    written(monkeypatch)
     runs, records = tmp_path / "ledger", tmp_path / "records"
     trial = replicate(it, runs, records, trial=[0, 1], **options_)  # type: ignore[arg-type]
     assert "verdict" not in trial and trial["arms"]["long"]["1"] == {"loss": 2.0, "above": 1.5}
