@@ -284,6 +284,14 @@ def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_compute
         expected = model.attention_maps(torch.tensor([ids]))[1].weights
     assert expected is not None
     np.testing.assert_allclose(e.map.values, expected[0].numpy(), atol=1e-6)
+    with torch.no_grad():
+        best = model(torch.tensor([ids]))[0].softmax(dim=-1).topk(5)
+    words = e.flow.node("next")
+    np.testing.assert_allclose(words.values, best.values.numpy(), atol=1e-6)
+    assert words.labels[-1] == tuple(ByteTokenizer().labels(best.indices[-1].tolist()))
+    with torch.no_grad():  # of the last block: what its output alone gives
+        given_on = torch.from_numpy(e.flow.node("block").values)
+        np.testing.assert_allclose(model.logits(given_on)[0].softmax(dim=-1).topk(5).values, words.values, atol=1e-6)
     text = page("run", [e])
     assert not Reader(text).open
     assert len(text.encode()) < PAGE_BYTES

@@ -17,7 +17,7 @@ from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError, nearest
 from attnlab.explain.chapter import FOCUS, SEED, Built, stacked
-from attnlab.explain.flow.graph import flow_of
+from attnlab.explain.flow.graph import flow_of, to_next_word
 from attnlab.explain.flow.node import Flow
 from attnlab.explain.flow.operations import Operations, recorded
 from attnlab.explain.steps import Explanation, Step
@@ -67,17 +67,22 @@ def explained_run(
     block = model.layers[number - 1]
     mixer = block.attention
     inputs: dict[str, Any] = {}
+    block_out: list[Tensor] = []
 
     def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
         inputs["x"], inputs["shared"] = given[0], given[1].copy()
 
-    hook = mixer.register_forward_pre_hook(at_entrance)
+    hooks = [
+        mixer.register_forward_pre_hook(at_entrance),
+        block.register_forward_hook(lambda module, given, result: block_out.append(result)),
+    ]
     try:
         with torch.no_grad(), evaluating(model):
             embedded = model.entrance(torch.tensor([ids]))
-            model(torch.tensor([ids]))
+            logits = model(torch.tensor([ids]))[0]
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     with recorded() as recording:
         steps = trace(mixer, inputs["x"], inputs["shared"])
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
@@ -85,7 +90,12 @@ def explained_run(
     text = f"After the blocks below{'' if isinstance(block.norm_attention, nn.Identity) else ' and a norm'}."
     steps[1] = replace(steps[1], title=f"Input of layer {number}", text=text)
     heading = f"{name}, layer {number} of {len(model.layers)}"
-    flow = flow_of(mixer, steps, Operations(recording.ran))
+    flow = to_next_word(
+        flow_of(mixer, steps, Operations(recording.ran)),
+        block_out[-1][0].float().numpy(),
+        logits.float().softmax(dim=-1).numpy(),
+        tokenizer.labels,
+    )
     return _explanation(name, heading, mixer, steps, flow, labels, token, [f"the text: {prompt}"])
 
 

@@ -21,6 +21,7 @@ LETTERS = {"inputs": "x", "q": "q", "k": "k", "v": "v", "q.raw": "q", "k.raw": "
 MATRICES = {"q": "W_q", "k": "W_k", "v": "W_v", "q.raw": "W_q", "k.raw": "W_k", "output": "W_o", "context": "W"}
 EXTRAS = {"log_decay": "ln a", "beta": "β", "gate": "g"}
 DEEPEST = 4  # matrices behind each other that are looked for
+NEXT_WORDS = 5  # the likeliest ones that are shown
 MOST_EXP = 80.0  # a larger score has no exponential that can be read
 Numbers = Float[np.ndarray, "*shape"]
 
@@ -386,6 +387,27 @@ def flow_of(layer: Attention, steps: Sequence[Step], operations: Operations) -> 
         elif step.part == "output" and step.shape == "vectors":
             builder.vector(step, "h", Stage(step.key, step.title, step.text))
     return Flow(list(builder.stages.values()), [n for n in builder.nodes.values() if n.stage in builder.stages])
+
+
+def to_next_word(
+    flow: Flow,
+    block: Float[np.ndarray, "t c"],
+    probabilities: Float[np.ndarray, "t v"],
+    labels: Callable[[Sequence[int]], list[str]],
+) -> Flow:
+    """The flow of a layer in a model goes on to what its block gives, and to the likeliest next words at each token."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :NEXT_WORDS]
+    chosen = np.take_along_axis(probabilities, best, axis=1)
+    words = tuple(tuple(labels(row)) for row in best.tolist())
+    stages = [
+        Stage("block", "Block", "The layer's output, and what the MLP makes of it, are added to the input."),
+        Stage("next", "Next word", "The last block's output gives each word a logit, a softmax its probability."),
+    ]
+    nodes = [
+        Node("block", "h", "What the block gives to the next one", "block", "vector", block[None]),
+        Node("next", "p", "The likeliest next words", "next", "words", chosen, parents=("block",), labels=words),
+    ]
+    return Flow([*flow.stages, *stages], [*flow.nodes, *nodes])
 
 
 def _columns(operations: Operations) -> dict[bytes, tuple[Ran, int]]:
