@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,24 @@ def run(codes: list[str]) -> list[str]:
     return shown
 
 
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """What cells set for all of torch ends with them."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(True):
+        yield
+
+
 @pytest.mark.parametrize(
     "file",
     [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in SLOW), id=file.stem) for file in NOTEBOOKS],
 )
 def test_notebook(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell of the notebook runs; where it ends with maps, they draw themselves."""
-    import torch
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(True):
-        shown = run(cells(file))
+    shown = run(cells(file))
     drawn = {"any_model": 3, "chapter": 2, "own_variant": 1, "verdict": 0}
     assert sum(bool(text) for text in shown) == drawn[file.stem]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.analysis.in_memory import make_run
 
-from attnlab.analysis.groups import apart_by_rate, changing, differing, groups_by_rate, groups_of
+from attnlab.analysis.groups import RATE, apart_by, changing, differing, groups_by_rate, groups_of
 from attnlab.analysis.reading import Run
 from attnlab.store.status import Status
 
@@ -92,6 +92,6 @@ def test_by_rate() -> None:
     """Configurations that differ in nothing but their rate belong to one arm."""
     configs = [("a", 1e-3, 2), ("b", 2e-3, 2), ("c", 1e-3, 4)]
     groups = groups_of([of(name, 0, {"optimizer": {"lr": lr}, "batch_size": size}) for name, lr, size in configs])
-    pair, single = apart_by_rate(groups)
+    pair, single = apart_by(groups, {RATE})
     assert {rate: group.folder for rate, group in groups_by_rate(pair).items()} == {1e-3: "a", 2e-3: "b"}
     assert [group.folder for group in single] == ["c"]

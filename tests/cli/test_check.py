@@ -145,7 +145,10 @@ def test_overrides_in_order() -> None:
         ),
         (["attention=x", "-m"], "'-m' is not an argument of attnlab check"),
         (["attention=x", "--config-dir=y"], "'--config-dir=y' is not an argument of attnlab check"),
-        (["multi_head"], "'multi_head' is not an argument of attnlab check (write key=value; keys: attention, "),
+        (
+            ["multi_head"],
+            "'multi_head' has no key in attnlab check: write key=value, such as attention=multi_head (keys: ",
+        ),
         ([], "attnlab check needs attention=..."),
     ],
 )

@@ -151,7 +151,7 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["generat"],
-            "error: attnlab generat is not a command; did you mean 'generate'? (choose from: ablate_heads, card",
+            "error: attnlab generat is not a command; did you mean 'generate'? (choose from: ablate_heads, capacity",
         ),
         (["--foo"], "error: attnlab --foo is not a command"),
         (["generate", "tokens=0"], "error: tokens (0) must be"),

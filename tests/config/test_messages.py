@@ -142,7 +142,7 @@ TYPES = [
     ("maps=null", "maps (null) must hold settings"),
     ("attention=null", "attention (null) must be one of: abc, "),
     ("position=null", "position (null) must be one of: alibi, "),
-    ("data=null", "data (null) must be one of: compression, counting, file, "),
+    ("data=null", "data (null) must be one of: backcopy, compression, counting, file, "),
     ("model=5", "model (5) must be one of: nano, small"),
     ("attention=[gqa]", "attention takes one name, not a list: attention=based | causal | "),
     ("attention=[gqa,mqa]", "attention ([gqa,mqa]) must be one of: "),

@@ -12,6 +12,7 @@ from attnlab.config.compose import compose_config
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.explain.example import explained_run
 from attnlab.explain.explanations import compared, variant
+from attnlab.explain.flow.node import Flow
 from attnlab.explain.numbers import MOST_TOKENS
 from attnlab.explain.step_parts import LEARNED
 from attnlab.explain.steps import Explanation, Step
@@ -26,7 +27,7 @@ def printed(e: Explanation, *, width: int = 80, only: bool = False, against: str
 
 
 def shown(step: Step, tokens: list[str], *, width: int = 400, only: bool = False) -> list[str]:
-    e = Explanation("v", "V", ["about"], [], tokens, 1, [step], linear=True, notes=["[b]odd"])
+    e = Explanation("v", "V", ["about"], [], tokens, 1, [step], Flow([], []), linear=True, notes=["[b]odd"])
     return printed(e, width=width, only=only)
 
 

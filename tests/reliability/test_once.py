@@ -62,7 +62,7 @@ def test_killed_while_lengths_are_added(
     rows = [(row.step, row.metric) for row in read_metrics(folder_of(tmp_path))]
     assert len(rows) == len(set(rows)) and (4, "extrapolation_loss/x3") in rows
     shown = records(folder_of(tmp_path))
-    assert len(shown) == len(set(shown)) and (4, "extrapolation_loss/x3") in shown
+    assert len(shown) == len(set(shown)) and (4, "vitals/extrapolation_loss/x3") in shown
     assert set(summary["extrapolation"]) == {"1", "2", "3"}
 
 

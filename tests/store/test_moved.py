@@ -115,7 +115,7 @@ def test_continue_finished(name: str, home: Path) -> None:
 
 def test_report(home: Path) -> None:
     """The verdicts on the recorded sweep, number by number."""
-    said_by("report", "runs/sweep", "out=again")
+    said_by("report", "experiment=runs/sweep", "out=again")
     for name in ("verdicts", "runs"):
         rows = record.table((home / "again" / f"{name}.csv").read_text())
         assert [list(row) for row in rows] == [list(row) for row in SAID["sweep"][name]]

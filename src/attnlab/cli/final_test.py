@@ -31,9 +31,8 @@ def final_test(
         raise UsageError(f"metric ({metric}) must be {NAME}/loss or {NAME}/accuracy")
     read = read_experiment(experiment)
     if read.folder.tuned.is_file():
-        raise UsageError(
-            f"experiment ({experiment}) chose settings (tuned.yaml): test the final runs, which are others"
-        )
+        chose = f"experiment ({experiment}) chose settings ({read.folder.tuned.name})"
+        raise UsageError(f"{chose}: test the final runs, which are others")
     finished = [run for run in read.runs if run.status == Status.FINISHED]
     if not finished:
         raise UsageError(f"experiment ({experiment}) holds no finished run")

@@ -398,14 +398,14 @@ def to_next_word(
     """The flow of a layer in a model goes on to what its block gives, and to the likeliest next words at each token."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :NEXT_WORDS]
     chosen = np.take_along_axis(probabilities, best, axis=1)
-    words = tuple(tuple(labels(row)) for row in best.tolist())
+    likeliest = tuple(tuple(labels(row)) for row in best.tolist())
     stages = [
         Stage("block", "Block", "The layer's output, and what the MLP makes of it, are added to the input."),
         Stage("next", "Next word", "The last block's output gives each word a logit, a softmax its probability."),
     ]
     nodes = [
         Node("block", "h", "What the block gives to the next one", "block", "vector", block[None]),
-        Node("next", "p", "The likeliest next words", "next", "words", chosen, parents=("block",), labels=words),
+        Node("next", "p", "The likeliest next words", "next", "words", chosen, parents=("block",), labels=likeliest),
     ]
     return Flow([*flow.stages, *stages], [*flow.nodes, *nodes])
 
