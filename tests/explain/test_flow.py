@@ -267,6 +267,8 @@ def test_steps_quiz_keys_address(browser: Any, pages: Path) -> None:
     tab.select_option(".flow select", label="3.9 Scores become weights")
     assert "step=weights" in tab.url
     assert "word=2" in tab.url
+    chosen = "document.querySelector('.flow select').selectedOptions[0].textContent"
+    assert tab.evaluate(chosen) == "3.9 Scores become weights"
     later = tab.locator(".flow g.later")
     assert later.count() > 0
     tab.get_by_role("button", name="Quiz").click()

@@ -52,6 +52,8 @@ function show() {
   caption.replaceChildren(Object.assign(document.createElement("b"), { textContent: `${state.step + 1}. ${title}.` }), ` ${text} Followed here: ${word}, word ${f.places[state.token]} of ${f.all}.`);
   for (const b of home.querySelectorAll("[data-to]")) b.setAttribute("aria-pressed", String(state[b.dataset.of] === Number(b.dataset.to)));
   home.querySelector(".flow-quiz").setAttribute("aria-pressed", String(state.quiz));
+  const select = home.querySelector(".flow-bar select");
+  if (select) select.value = String(data.figures.findIndex((one) => one.name === f.name && state.token === (one.token ?? f.focus) && state.step === stepOf(f, one)));
   rove(svg.querySelector(`.number[data-id="${CSS.escape(state.number)}"]`) || svg.querySelector("g:not(.later) > .number"));
   tell(pinned);
   address();
@@ -157,16 +159,20 @@ function controls() {
 
 function pictures() {
   const label = document.createElement("label"), select = document.createElement("select");
-  select.append(new Option("…", ""), ...data.figures.map((one, i) => new Option(`${one.number} ${one.title}`, i)));
-  select.addEventListener("change", () => select.value && (pause(), open(data.figures[select.value])));
+  select.append(new Option("…", -1), ...data.figures.map((one, i) => new Option(`${one.number} ${one.title}`, i)));
+  select.addEventListener("change", () => select.value >= 0 && (pause(), open(data.figures[select.value])));
   label.append("Figure of the chapter ", select);
   return label;
 }
 
+// The step at which a figure of the chapter stands still: its own, or all of them.
+function stepOf(f, figure) {
+  return (figure.step ? f.order.get(figure.step) : undefined) ?? f.stages.length - 1;
+}
+
 function open(figure) {
   const flow = Math.max(0, flows.findIndex((f) => f.name === figure.name)), f = flows[flow];
-  const step = figure.step ? f.order.get(figure.step) : undefined;
-  go({ flow, token: figure.token ?? f.focus, step: step ?? f.stages.length - 1 });
+  go({ flow, token: figure.token ?? f.focus, step: stepOf(f, figure) });
   follow(String(state.token));
 }
 
