@@ -73,7 +73,7 @@ def test_commands(pages: Sequence[Path], least: int) -> None:
         elif program == "python" and not {"-m", "--help", "--config-dir"} & {*words}:
             compose_config([word for word in words if not word.startswith("init_from")])
     swept = [word.partition("=")[2] for words in typed for word in words if word.startswith("attention=")]
-    assert {name for word in swept for name in word.split(",")} <= {*NAMES, "my_rule"}
+    assert {name for word in swept for name in word.split(",")} <= {*NAMES, "my_rule", "my_sharpness", "moving_average"}
 
 
 def test_start_commands() -> None:

@@ -379,11 +379,13 @@ def test_how_runs_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         write_run(tmp_path / run, [record(0, 0)], [("val/loss", loss, i) for i, loss in enumerate((3, 1 + rate, 2))])
         finished(tmp_path / run, rate)
     write_run(tmp_path / "foreign", [record(0, 0)])
+    write_run(tmp_path / "renamed", [record(0, 0)])
+    finished(tmp_path / "renamed", 0.4)
     (tmp_path / alone / "summary.json").unlink()
     tab = Tab(tmp_path)
     about = tab.get("/about").json
     assert {run: fact["status"] for run, fact in about.items()} == {
-        first: "finished", second: "finished", alone: "unfinished", "foreign": None,
+        first: "finished", second: "finished", alone: "unfinished", "foreign": None, "renamed": "finished",
     }  # fmt: skip
     assert {run: fact["settings"] for run, fact in about.items() if fact["settings"]} == {
         first: "lr=0.1, z0=0.1, z1=0.1, …",

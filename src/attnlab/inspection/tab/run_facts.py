@@ -79,7 +79,8 @@ class RunFacts:
         namesakes: defaultdict[Path, dict[Path, list[str]]] = defaultdict(dict)
         for run, folder in folders.items():
             variant = folder.path.parent if folder.path.name.startswith(SEED) else folder.path
-            namesakes[variant.with_name(variant.name.rpartition("-")[0])].setdefault(variant, []).append(run)
+            name = variant.name.rpartition("-")[0] or variant.name  # a folder may have been renamed
+            namesakes[variant.parent / name].setdefault(variant, []).append(run)
         texts: dict[str, str] = {}
         for variants in namesakes.values():
             if len(variants) < 2:
