@@ -194,7 +194,7 @@ def tested_claims(name: str) -> Iterator[str]:
     if about:
         yield from ("", "## In the ledger", "")
     for claim, record in about:
-        when = f" ({record['date']}, commit {record['commits'][0][:8]})" if record else ""
+        when = f" ({record['date']}, commit {record['commits'][0][:8]})" if "date" in record else ""
         yield f"- {claim.claim} [{verdict_on(claim, record)}](../ledger.md#{claim.name}){when}"
 
 

@@ -83,7 +83,7 @@ def test_frontier(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     """One command trains all sizes and writes the three files; typed again it trains nothing."""
-    words = ["attention=multi_head,linear", "pairs=1,2", "widths=8,16", "seeds=0", f"folder={tmp_path / 'runs' / 'c'}"]
+    words = ["attention=multi_head,linear", "pairs=2,3", "widths=8,16", "seeds=0", f"folder={tmp_path / 'runs' / 'c'}"]
     words += ["trainer.max_steps=4", "batch_size=4", "data.val_rows=32", f"paths.cache={tmp_path / 'cache'}"]
     start = [sys.executable, "-c", "from attnlab.cli import main; main()", "capacity", *words]
     done = [subprocess.run(start, capture_output=True, text=True, check=False) for _ in range(2)]
@@ -99,6 +99,7 @@ def test_command(tmp_path: Path) -> None:
     [
         (["attention=linaer", "pairs=2,4"], r"attention \(linaer\) is no variant"),
         (["attention=linear", "pairs=4"], r"pairs \(4\) must be at least 2 numbers that rise"),
+        (["attention=linear", "pairs=1,2"], r"pairs \(1,2\) must be at least 2: the value of a single pair"),
         (["attention=linear", "widths=64,32"], r"widths \(64,32\) must be at least 1 numbers that rise"),
         (["attention=linear", "seeds=a"], r"seeds \(a\) must be integers"),
     ],

@@ -34,6 +34,8 @@ def capacity(
     if not attention:
         raise UsageError("attention (nothing) must name a variant, or several: attention=multi_head,linear")
     sizes = {"pairs": _counts("pairs", pairs, 2), "widths": _counts("widths", widths, 1)}
+    if sizes["pairs"][0] < 2:
+        raise UsageError(f"pairs ({','.join(pairs)}) must be at least 2: the value of a single pair can be guessed")
     chosen = parse_integers("seeds", seeds, most=MOST_SEED, like="0-2 or 7,9")
 
     from rich.console import Console
