@@ -110,7 +110,7 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
 def written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a sweep write runs of its own in place of training: the long ones better by 1, one of them lost."""
 
-    def train(folder: Path, name: str, design: Any, overrides: Any, config_dir: Any) -> None:
+    def train(folder: Path, name: str, design: Any, overrides: Any, **_: Any) -> None:
         experiment, seeds, entries = ExperimentFolder(folder), design["seeds"], []
         (axis,) = design["axes"]
         for arm, loss in (("short", 3.0), ("long", 2.0)):

@@ -167,6 +167,17 @@ def test_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         compose_config([tuned, "optimizer.weight_decay=0"])
 
 
+def test_one_more_setting_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch, or a wider grid, that brings one setting of one variant is run; one that brings none is no sweep."""
+    names: list[list[str]] = []
+    monkeypatch.setattr(tuning, "train_design", lambda *asked, **_: names.append(list(asked[2]["axes"]["trial"])))
+    rounds = tuning.Rounds(tmp_path, "val/loss", True, ("optimizer.lr",), SEEDS, {"gqa": {}}, (), None, {})
+    for rates in ([1e-3, 2e-3], [4e-3], [4e-3], []):
+        rounds.sweep({"gqa": [{"optimizer.lr": rate} for rate in rates]}, 10)
+    first = ["gqa | optimizer.lr=0.001", "gqa | optimizer.lr=0.002"]
+    assert names == [first, [*first, "gqa | optimizer.lr=0.004"]]
+
+
 def test_tuned_keys_are_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report of final runs states what was tuned, with how many settings, and compares across it."""
     runs_are(monkeypatch, lambda _, settings, steps: 3 - settings["optimizer.weight_decay"] + settings["optimizer.lr"])
@@ -256,7 +267,11 @@ def test_final_seeds_are_new(tmp_path: Path) -> None:
         compose_config([tuned, "optimizer.lr=1e-3"])
     with pytest.raises(UsageError, match=r"tuned \(nowhere\) must be the folder of an experiment with a tuned.yaml"):
         with_tuned_settings(compose_config(["tuned=nowhere"]), "linear")
-    (tmp_path / "t" / "tuned.yaml").write_text("variants: [1]")
+    file = tmp_path / "t" / "tuned.yaml"
+    file.write_text(file.read_text().replace("optimizer.lr:", "optimizer.rate.of:"))
+    with pytest.raises(UsageError, match=r"chooses optimizer\.rate\.of, which this config does not have"):
+        with_tuned_settings(compose_config([tuned]), "linear")
+    file.write_text("variants: [1]")
     with pytest.raises(UsageError, match="must hold a list variants"):
         with_tuned_settings(compose_config([tuned]), "linear")
 

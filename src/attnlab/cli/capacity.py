@@ -47,9 +47,8 @@ def capacity(
     from attnlab.sweep.command import train_design
 
     design = measures.design(attention, sizes["pairs"], sizes["widths"], chosen)
-    own = [] if n_jobs is None else [f"hydra.launcher.n_jobs={n_jobs}"]
     seconds = None if minutes is None else 60 * minutes
-    in_time = train_design(folder, "capacity", design, [*with_plus(overrides), *own], seconds=seconds)
+    in_time = train_design(folder, "capacity", design, with_plus(overrides), n_jobs=n_jobs, seconds=seconds)
     rows = measures.sizes_of(read_experiment(folder, "val/accuracy"))
     if not rows:
         raise UsageError(f"{folder} holds no finished run yet: the same command goes on")

@@ -38,12 +38,12 @@ def replicate(
     experiment = ExperimentFolder(folder / claim.name)
     check_writable(folder, key="folder")
     check_metrics(claim, config_dir)
-    launched = [f"hydra.launcher.n_jobs={n_jobs}"]
-    train_design(experiment.path, claim.name, claim.sweep(seeds), launched, config_dir=config_dir)
-    runs = {arm: [_run(claim, experiment, arm, seed) for seed in seeds] for arm in claim.arms}
+    train_design(experiment.path, claim.name, claim.sweep(seeds), (), n_jobs=n_jobs, config_dir=config_dir)
+    entries = experiment.manifest.read()["runs"]
+    runs = {arm: [_run(claim, experiment, entries, arm, seed) for seed in seeds] for arm in claim.arms}
     numbers = {arm: [_measured(claim, run) for run in of_arm] for arm, of_arm in runs.items()}
     earlier = read_record(records / f"{claim.name}.json")
-    trials = sorted({*_trials(experiment, () if trial else runs.values()), *earlier.get("trials", [])})
+    trials = sorted({*_trials(entries, () if trial else runs.values()), *earlier.get("trials", [])})
     if trial:
         write_json(records / f"{claim.name}.json", {"name": claim.name, **earlier, "trials": trials})
         return {"name": claim.name, "trial": seeds, "arms": _table(numbers, seeds)}
@@ -73,9 +73,9 @@ def check_metrics(claim: Claim, config_dir: Path | None) -> None:
                 check_logged(metric, logged, f"{CLAIMS} {claim.name}, {arm}")
 
 
-def _run(claim: Claim, experiment: ExperimentFolder, arm: str, seed: int) -> RunFolder:
+def _run(claim: Claim, experiment: ExperimentFolder, entries: Sequence[Entry], arm: str, seed: int) -> RunFolder:
     """The run of an arm with a seed, of today's code where others were trained by earlier one."""
-    for entry in reversed(experiment.manifest.read()["runs"]):
+    for entry in reversed(entries):
         if entry.get("levels") == {claim.axis: arm} and entry.get("seed") == seed and entry.get("folder"):
             return RunFolder(experiment.path / entry["folder"])
     raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
@@ -105,15 +105,15 @@ def _table(numbers: Numbers, seeds: Sequence[int]) -> dict[str, dict[str, dict[s
     return {arm: dict(zip(map(str, seeds), each, strict=True)) for arm, each in numbers.items()}
 
 
-def _trials(experiment: ExperimentFolder, judging: Iterable[Sequence[RunFolder]]) -> Iterator[str]:
-    """Every run that began here and does not judge: of another recipe, or with a seed for trials."""
+def _trials(entries: Iterable[Entry], judging: Iterable[Sequence[RunFolder]]) -> Iterator[str]:
+    """Every run that began and does not judge: of another recipe, or with a seed for trials."""
     names = {run.name for each in judging for run in each}
 
     def has_begun(entry: Entry) -> bool:
         trial = names or (entry.get("seed") or 0) < FIRST_FROZEN_SEED
         return bool(entry.get("folder") and trial) and entry.get("status") in BEGUN and entry["folder"] not in names
 
-    yield from (entry["folder"] for entry in experiment.manifest.read()["runs"] if has_begun(entry))
+    yield from (entry["folder"] for entry in entries if has_begun(entry))
 
 
 def _record(

@@ -208,9 +208,8 @@ def _study(lower_is_better: bool, startup: int) -> Any:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", optuna.exceptions.ExperimentalWarning
-        )  # of constant_liar, since its version 2.8
+        # Of constant_liar, since its version 2.8.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # One more, because it counts the trial that is asked for.
         sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=startup + 1, constant_liar=True)
     return optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)

@@ -69,18 +69,20 @@ class Rounds(NamedTuple):
     seeds: Sequence[int]
     arms: Mapping[str, Settings]  # what sets variants apart, as it is typed, by its spelling
     common: Sequence[str]
+    n_jobs: int | None
+    levels: dict[int, dict[str, Settings]]  # by steps, what was asked for so far
 
     def sweep(self, asked: Mapping[str, Sequence[Settings]], steps: int) -> None:
-        """Run settings of arms; what is finished is not run again."""
-        levels = {
-            f"{arm}{BETWEEN}{spelled(settings)}": {**self.arms[arm], **settings}
-            for arm, trials in asked.items()
-            for settings in trials
-        }
-        if len(levels) < 2:  # batches may bring no setting that is new
+        """Run settings of arms, in a design that names all of this budget; what is finished is not run again."""
+        levels = self.levels.setdefault(steps, {})
+        before = len(levels)
+        for arm, trials in asked.items():
+            for settings in trials:
+                levels[f"{arm}{BETWEEN}{spelled(settings)}"] = {**self.arms[arm], **settings}
+        if len(levels) == before:  # a batch may bring no setting that is new
             return
         design = {"design": "grid", "axes": {"trial": levels}, "seeds": list(self.seeds)}
-        train_design(self.folder, f"steps_{steps}", design, [*self.common, f"{STEPS}={steps}"])
+        train_design(self.folder, f"steps_{steps}", design, [*self.common, f"{STEPS}={steps}"], n_jobs=self.n_jobs)
 
     def read(self, most: int) -> dict[str, TunedVariant]:
         """The variants by their arms, as the manifest tells, with what they came to at budgets up to `most` steps."""
@@ -122,9 +124,8 @@ def tune(
         f"{how}: {_plan(n, steps, budget.keep_one_in)}; {len(arms)} variants, means over {len(chosen)} seeds",
         flush=True,
     )
-    launched = [] if n_jobs is None else [f"hydra.launcher.n_jobs={n_jobs}"]
     common = [word for word in common if not word.startswith(f"{STEPS}=")]
-    rounds = Rounds(folder, metric, lower, tuple(space.values), chosen, arms, [*common, *launched])
+    rounds = Rounds(folder, metric, lower, tuple(space.values), chosen, arms, common, n_jobs, {})
     entries = _first_round(rounds, space, proposals, steps[0], budget.extend)
     for before, now in itertools.pairwise(steps):
         n = _next(n, budget.keep_one_in)
@@ -243,10 +244,7 @@ def _tell(experiment: Experiment, entries: Sequence[TunedVariant], lower: bool, 
     columns += [*(["sensitivity"] if RATE in keys else []), "at two budgets"]
     seeds = ", ".join(map(str, entries[0].lr_curve.tuning_seeds))
     print(f"{experiment.metric} of the best settings, mean over seeds {seeds}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_COLUMN * len(columns))
-    draw(table(columns, rows), console)
+    draw(table(columns, rows), Console(), piped=WIDTH_OF_A_COLUMN)
     settings, runs = (sum(sizes) for sizes in zip(*((_search(e).tried, _search(e).runs) for e in entries), strict=True))
     print(f"{settings} settings of {len(entries)} variants were tried, in {runs} runs")
     for line in _orders(entries, budgets, lower):
