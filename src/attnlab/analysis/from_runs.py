@@ -56,17 +56,15 @@ def _single(group: Group, tunings: Mapping[str, Tuning | AttnlabError]) -> Arm:
 
 def _tuned(group: Group, curve: LRCurve) -> Arm:
     runs = [run for run in group.runs if run.seed not in curve.tuning_seeds]
-    settings = {
-        key: value for key, value in group.settings.items() if key not in curve.tuned_keys
-    }  # tuned: no setting to compare
+    # What was tuned is no setting to compare.
+    settings = {key: value for key, value in group.settings.items() if key not in curve.tuned_keys}
     return arm_of_runs(group.variant, group.folder, settings, runs, curve)
 
 
 def _tuning(named: str, experiment: Experiment, lower_is_better: bool, alpha: float) -> Tuning | AttnlabError:
     """The tuning experiment that runs name, or why it cannot be read."""
-    path = (
-        Path(named) if Path(named).suffix != ".yaml" else Path(named).parent
-    )  # as `attnlab.config.tuned_settings` reads it
+    # As `attnlab.config.tuned_settings` reads it.
+    path = Path(named) if Path(named).suffix != ".yaml" else Path(named).parent
     candidates = (path, experiment.folder.path.parent / path.name)  # where it was, or moved along
     folder = next((each for each in candidates if each.is_dir()), path)
     try:

@@ -17,7 +17,7 @@ from attnlab.analysis.reading import Experiment
 from attnlab.config.keys import one_spelling
 from attnlab.config.tuned_settings import read as read_tuned
 from attnlab.errors import UsageError, shown
-from attnlab.store.files import write_atomically
+from attnlab.store.files import parse_yaml, read_file, write_atomically
 
 OPTIMIZER, STEPS = "optimizer._target_", "trainer.max_steps"
 MOST_NAMED = 4
@@ -106,7 +106,7 @@ def read_tuning(
     if not variants:
         raise UsageError(
             f"experiment ({experiment.folder}) holds no variant at several settings of {', '.join(over)}; to make "
-            f"them: attnlab tune {experiment.folder} over={RATE}=3e-4,1e-3,3e-3,1e-2 seeds=100-102 "
+            f"them: attnlab tune experiment={experiment.folder} over={RATE}=3e-4,1e-3,3e-3,1e-2 seeds=100-102 "
             "attention=multi_head,linear"
         )
     firsts = [group for group, _, _ in variants]
@@ -214,7 +214,7 @@ def write(experiment: Experiment, over: str, how: str, variants: Sequence[TunedV
 def _asked_before(path: Path) -> dict[str, Any]:
     """What was tuned and how, as the file says that is written anew."""
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = parse_yaml(read_file(path).decode())
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return {key: content[key] for key in ("over", "how") if key in content} if isinstance(content, dict) else {}

@@ -33,6 +33,7 @@ from attnlab.config.keys import (
     leaves,
     nodes,
     options,
+    owner_of,
     search_folders,
     unknown_key,
 )
@@ -122,9 +123,8 @@ def fit_job(config: RunConfig, typed: Typed) -> RunConfig:
         )
     if "attention" not in typed.choices and any(word.startswith("attention=") for word in typed.overrides):
         raise UsageError(f"attention takes one name, not a list: attention={' | '.join(options('attention'))}")
-    tuned, _ = with_tuned_settings(
-        config, variant_name(config, typed)
-    )  # here, too: a sweep refuses every seed at its start
+    # Here, too: a sweep refuses every seed at its start.
+    tuned, _ = with_tuned_settings(config, variant_name(config, typed))
     return tuned
 
 
@@ -203,10 +203,7 @@ def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     plain = _copied(raw)
     try:
         for key, value in values.items():
-            *owners, last = key.split(".")
-            node = plain
-            for owner in owners:
-                node = node[owner]
+            node, last = owner_of(plain, key)
             if isinstance(node[last], dict):
                 return None
             node[last] = value

@@ -123,6 +123,19 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
+def owner_of(content: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The part of a plain config that holds what stands at a dotted key, and its name there.
+
+    Raises KeyError or TypeError where nothing does.
+    """
+    *owners, last = key.split(".")
+    node = content
+    for owner in owners:
+        node = node[owner]
+    node[last]
+    return node, last
+
+
 def without_watchers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without loggers, and without callbacks that say `watches: true`: what they do changes no result."""
     rest = {key: value for key, value in config.items() if key != "logger"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from attnlab.config.keys import leaves, stable
+from attnlab.config.keys import leaves, owner_of, stable
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
@@ -58,10 +58,10 @@ def with_tuned_settings(config: RunConfig, variant: str) -> tuple[RunConfig, dic
             )
     content = config.as_dict()
     for key, value in entry["chosen"].items():
-        *owners, last = key.split(".")
-        node = content
-        for owner in owners:
-            node = node[owner]
+        try:
+            node, last = owner_of(content, key)
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"tuned ({path}) chooses {key}, which this config does not have") from error
         node[last] = value
     return RunConfig.of(content), {"experiment": config.tuned, "sha256": digest, **entry}
 
