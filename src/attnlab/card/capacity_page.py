@@ -1,7 +1,5 @@
 """Capacities as one figure and one table, in SVG, CSV and Markdown."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +7,8 @@ import numpy as np
 from rich.console import Console
 
 from attnlab.analysis.report import svg
-from attnlab.analysis.report.document import Table, table
-from attnlab.analysis.report.format import number
+from attnlab.analysis.report.document import Table, markdown_table, table
+from attnlab.analysis.report.format import as_csv, number
 from attnlab.analysis.report.svg import short
 from attnlab.analysis.report.tables import draw as print_table
 from attnlab.card.capacity import LEVELS, Band, Capacity, Frontier, Size, frontier_of
@@ -72,9 +70,7 @@ def show(sizes: Sequence[Size], console: Console) -> None:
     """The table in a terminal, and the frontier in words."""
     frontier = frontier_of(sizes)
     shown = capacity_table(sizes, frontier)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_COLUMN * len(shown.columns))
-    print_table(shown, console)
+    print_table(shown, console, piped=WIDTH_OF_A_COLUMN)
     console.print(frontier_line(frontier), soft_wrap=True)
 
 
@@ -154,19 +150,19 @@ def save(sizes: Sequence[Size], folder: Path, command: str) -> list[Path]:
     """Write capacity.svg, capacity.csv and capacity.md; returns where they are."""
     frontier = frontier_of(sizes)
     shown = capacity_table(sizes, frontier)
-    lines = io.StringIO()
-    csv.writer(lines).writerows([shown.columns, *shown.rows])
-    head, rule = f"| {' | '.join(shown.columns)} |", f"|{'---|' * len(shown.columns)}"
-    body = "\n".join(f"| {' | '.join(row)} |" for row in shown.rows)
     page = "\n\n".join(
         [
             "# Capacity: recall against the bytes of the state",
             "![Recall against state and pairs, and the fitted frontier](capacity.svg)",
-            f"{head}\n{rule}\n{body}",
-            *(MODEL, frontier_line(frontier), LIMITS, f"Made by `{command}`."),
+            markdown_table(shown),
+            *(frontier_line(frontier), LIMITS, f"Made by `{command}`."),
         ]
     )
-    contents = {"capacity.svg": draw(sizes, frontier), "capacity.csv": lines.getvalue(), "capacity.md": f"{page}\n"}
+    contents = {
+        "capacity.svg": draw(sizes, frontier),
+        "capacity.csv": as_csv(shown.columns, shown.rows),
+        "capacity.md": f"{page}\n",
+    }
     for name, content in contents.items():
         write_atomically(folder / name, content.encode(), key="folder")
     return [folder / name for name in contents]

@@ -91,7 +91,7 @@ def to_markdown(document: Document) -> str:
         parts.append(f"## {_escaped(section.title)}")
         for block in section.blocks:
             if isinstance(block, Table):
-                parts.append(_markdown_table(block))
+                parts.append(markdown_table(block))
             elif isinstance(block, Picture):
                 parts.append(f"![{_escaped(block.caption)}](pictures/{block.name}.svg)")
                 parts.append(f"*{_escaped(block.caption)}*")
@@ -114,7 +114,9 @@ def _linked(cell: str) -> str:
     return f"[{text}](<{cell.address}>)" if isinstance(cell, PageLink) and not cell.address.startswith("#") else text
 
 
-def _markdown_table(shown: Table) -> str:
+def markdown_table(shown: Table) -> str:
+    """A table as Markdown, below its caption."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_linked(cell).replace("|", "\\|") for cell in cells) + " |"
 

@@ -1,6 +1,9 @@
-"""Numbers and intervals as they are written in a report."""
+"""Numbers, intervals and tables as they are written in a report."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 MOST_LISTED = 40  # rows of what has no result
 
@@ -27,3 +30,17 @@ def span(interval: Sequence[float] | None, *, signed: bool = True) -> str:
     if interval is None:
         return ""
     return f"[{number(interval[0], signed=signed)}, {number(interval[1], signed=signed)}]"
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as a file of comma-separated values."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A cell; a spreadsheet would run a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else "" if value is None else value

@@ -1,7 +1,5 @@
 """The report of an experiment in all its forms: shown in the terminal, as pages, as CSV and for TensorBoard."""
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,7 @@ from attnlab.analysis.power import Seeds
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.document import Document, Picture, to_markdown
 from attnlab.analysis.report.event_files import write_event_files
+from attnlab.analysis.report.format import as_csv
 from attnlab.analysis.report.latex import verdicts_in_latex
 from attnlab.analysis.report.pdf import needs_cairosvg, to_pdf
 from attnlab.analysis.report.report_page import to_html
@@ -79,10 +78,10 @@ def write(report: Report, document: Document, folder: Path) -> list[Path]:
     pages: dict[str, str | bytes] = {
         "report.md": to_markdown(document),
         "report.html": to_html(document),
-        "verdicts.csv": _csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
-        "runs.csv": _csv(_RUN_COLUMNS, _run_rows(report)),
+        "verdicts.csv": as_csv(_VERDICT_COLUMNS, (_verdict_row(c, report) for c in report.comparisons)),
+        "runs.csv": as_csv(_RUN_COLUMNS, _run_rows(report)),
         "verdicts.tex": verdicts_in_latex(report, f"matched by {fairness(report).mode}"),
-        "settings.csv": _csv(*_settings(report.design.arms)),
+        "settings.csv": as_csv(*_settings(report.design.arms)),
     }
     pictures = [block for section in document.sections for block in section.blocks if isinstance(block, Picture)]
     for picture in pictures:
@@ -93,19 +92,6 @@ def write(report: Report, document: Document, folder: Path) -> list[Path]:
     for name, text in pages.items():
         write_atomically(folder / name, text.encode() if isinstance(text, str) else text, key="out")
     return [folder / name for name in pages if "/" not in name]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(cell) for cell in row] for row in rows)
-    return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A cell; a spreadsheet would run a text that begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else "" if value is None else value
 
 
 _VERDICT_COLUMNS = (

@@ -25,8 +25,10 @@ def verdicts_table(comparisons: Iterable[Comparison[A]]) -> Table:
     return table(["variant", "n", "difference", interval, "corrected p", "verdict"], rows)
 
 
-def draw(shown: Table, console: Console) -> None:
-    """Print a table; rows with a verdict have its colour."""
+def draw(shown: Table, console: Console, *, piped: int = 0) -> None:
+    """Print a table; rows with a verdict have its colour. In a file or a pipe columns have room for so many letters."""
+    if not console.is_terminal:
+        console.width = max(console.width, piped * len(shown.columns))
     grid = rich.table.Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
     for i, column in enumerate(shown.columns):
         grid.add_column(column, justify="right" if i in shown.numbers else "left", overflow="fold")
