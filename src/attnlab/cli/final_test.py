@@ -1,12 +1,17 @@
 """`attnlab final_test`."""
 
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import Limits, RunCode, RunPackages
 from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
+
+if TYPE_CHECKING:
+    from attnlab.data.material import Material
+    from attnlab.model import GPT
 
 
 def final_test(
@@ -29,19 +34,21 @@ def final_test(
 
     if metric not in (None, f"{NAME}/loss", f"{NAME}/accuracy"):
         raise UsageError(f"metric ({metric}) must be {NAME}/loss or {NAME}/accuracy")
-    read = read_experiment(experiment)
-    if read.folder.tuned.is_file():
-        chose = f"experiment ({experiment}) chose settings ({read.folder.tuned.name})"
-        raise UsageError(f"{chose}: test the final runs, which are others")
-    finished = [run for run in read.runs if run.status == Status.FINISHED]
-    if not finished:
-        raise UsageError(f"experiment ({experiment}) holds no finished run")
     with limited(limits):
-        missing = [run for run in finished if NAME not in run.summary]
-        if missing:  # all that can be refused is, before the test part counts as touched
-            first = RunFolder(missing[0].path)
-            _, tokenizer = load(first, allow_targets=allow_targets, code=code, limits=limits)
-            material_of(first, tokenizer, allow_targets=allow_targets, tested=True)
+        read = read_experiment(experiment)
+        if read.folder.tuned.is_file():
+            chose = f"experiment ({experiment}) chose settings ({read.folder.tuned.name})"
+            raise UsageError(f"{chose}: test the final runs, which are others")
+        finished = [run for run in read.runs if run.status == Status.FINISHED]
+        if not finished:
+            raise UsageError(f"experiment ({experiment}) holds no finished run")
+
+        def opened(folder: RunFolder) -> "tuple[RunFolder, GPT, Material]":
+            model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
+            return folder, model, material_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
+
+        missing = (opened(RunFolder(run.path)) for run in finished if NAME not in run.summary)
+        first = list(islice(missing, 1))  # all that can be refused is, before the test part counts as touched
         now = datetime.now(UTC).isoformat(timespec="seconds")
         touches = read.folder.manifest.count_touch([run.name for run in finished], now)
         if len(touches) > 1:
@@ -49,14 +56,11 @@ def final_test(
             print(
                 f"warning: the test part is touched {len(touches)} times ({dates}): it is no longer unseen", flush=True
             )
-        for run in missing:
-            folder = RunFolder(run.path)
-            model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
+        for folder, model, material in chain(first, missing):
             config = read_config(folder, allow_targets)
-            material = material_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
             score = score_test(model, material, config.model.context, seed=config.streams.eval)
             keep_test(folder, score, step=newest_step(folder, limits=limits))
-            print(f"{run.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)
+            print(f"{folder.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)
         by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)
         chosen = metric or f"{NAME}/{'accuracy' if by_accuracy else 'loss'}"
         publish(analyse(experiment, Options(metric=chosen)), read.folder.path / "report_of_test")

@@ -247,7 +247,7 @@ class Download(Source):
         *,
         documents: bool = False,
         separator: Text | None = None,
-        test_fraction: float = 0.0,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
         super().__init__(val_fraction, order, documents, separator, test_fraction)
         if not re.fullmatch("[0-9a-f]{64}", sha256):
