@@ -16,10 +16,11 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError, nearest
-from attnlab.explain.chapter import FOCUS, SEED, Built, stacked
+from attnlab.explain.chapter import FOCUS, SEED
 from attnlab.explain.flow.graph import flow_of, to_next_word
 from attnlab.explain.flow.node import Flow
 from attnlab.explain.flow.operations import Operations, recorded
+from attnlab.explain.small_layers import Built, stacked
 from attnlab.explain.steps import Explanation, Step
 from attnlab.explain.trace import dropped, masked_afterwards, paragraphs, slots, trace, vectors
 from attnlab.inspection.maps import Labeller, check_prompt

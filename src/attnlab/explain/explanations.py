@@ -12,6 +12,7 @@ from attnlab.errors import UsageError
 from attnlab.explain import chapter
 from attnlab.explain.compare import Pairing
 from attnlab.explain.example import explained
+from attnlab.explain.small_layers import Built, build
 from attnlab.explain.steps import Explanation
 
 
@@ -67,7 +68,7 @@ def explanations(
 
 
 def explained_each(
-    variants: Sequence[ComposedVariant], layers: Sequence[chapter.Built], token: str | None
+    variants: Sequence[ComposedVariant], layers: Sequence[Built], token: str | None
 ) -> list[Explanation]:
     """The worked examples of variants that are built, with what their YAMLs say of them."""
     examples = [explained(one.name, each, token=token) for one, each in zip(variants, layers, strict=True)]
@@ -85,7 +86,7 @@ def built(
     init: str | None = None,
     overrides: Sequence[str] = (),
     prompt: str | None = None,
-) -> list[chapter.Built]:
+) -> list[Built]:
     """The layers of variants that `explanations` shows."""
     names = [each.name for each in variants]
     factories = [attention_factory(each.config) for each in variants]
@@ -93,7 +94,7 @@ def built(
         raise UsageError(f"attention ({names[0]}) must say _partial_: true")
     typed = frozenset(word.partition("=")[0].lstrip("+") for word in overrides)
     shown = [chapter.BOOK_EXAMPLES[name] for name in names if name in chapter.BOOK_EXAMPLES]
-    return chapter.build(
+    return build(
         factories,  # type: ignore[arg-type]
         n_layers=min(each.config.model.n_layers for each in variants),
         layer=layer,
