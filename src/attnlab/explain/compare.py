@@ -51,9 +51,8 @@ class Pairing:
     def settings(self) -> str:
         """The settings of both layers that differ, in one line: what no number on a few tokens may show."""
         mine, theirs = self.one.settings, self.other.settings
-        apart: dict[
-            tuple[str, str, str], str
-        ] = {}  # a part that is told a setting of its layer is no second difference
+        # A part that is told a setting of its layer is no second difference.
+        apart: dict[tuple[str, str, str], str] = {}
         for key in sorted(mine, key=lambda key: key.count(".")):
             if key in theirs and mine[key] != theirs[key]:
                 apart.setdefault((key.rpartition(".")[2], mine[key], theirs[key]), key)

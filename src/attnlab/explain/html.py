@@ -124,7 +124,7 @@ def _numbers(step: Step, e: Explanation) -> str:
     if len(e.tokens) > MOST_TOKENS or step.values.shape[-1] > 2 * MOST_COLUMNS:
         png = base64.b64encode(to_png(draw_step(step, e.tokens))).decode()
         picture = f'<img alt="{escape(step.title)}" src="data:image/png;base64,{png}">'
-        return f'<div class="scroll" tabindex="0" role="group" aria-label="Numbers">{picture}</div>'
+        return f"{_scrolled('scroll')}{picture}</div>"
     if step.shape == "state":
         return "".join(_memory(step, e, i) for i in range(len(e.tokens)))
     columns = e.tokens if step.shape == "pairs" else None
@@ -132,7 +132,12 @@ def _numbers(step: Step, e: Explanation) -> str:
         _table(_head(step, h), e.tokens, columns, step, values, None if step.hidden is None else step.hidden[h], e)
         for h, values in enumerate(step.values)
     ]
-    return f'<div class="row scroll" tabindex="0" role="group" aria-label="Numbers">{"".join(tables)}</div>'
+    return f"{_scrolled('row scroll')}{''.join(tables)}</div>"
+
+
+def _scrolled(kind: str) -> str:
+    """The beginning of a part that may be wider than the page; a keyboard scrolls it, too."""
+    return f'<div class="{kind}" tabindex="0" role="group" aria-label="Numbers">'
 
 
 def _memory(step: Step, e: Explanation, token: int) -> str:
@@ -145,7 +150,7 @@ def _memory(step: Step, e: Explanation, token: int) -> str:
         tables.append(_table(caption, labels, None, step, values, None, None))
     return (
         f'<div class="one {_on(token, e)}" data-t="{token}"><p class="small">after <b>{_name(e.tokens[token])}</b></p>'
-        f'<div class="row scroll" tabindex="0" role="group" aria-label="Numbers">{"".join(tables)}</div></div>'
+        f"{_scrolled('row scroll')}{''.join(tables)}</div></div>"
     )
 
 

@@ -1,6 +1,5 @@
-"""A flow as JSON for the page: of a long text or a wide layer as much as can be drawn and read."""
+"""A flow as data for the page: of a long text or a wide layer as much as can be drawn and read."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ MOST_NUMBERS = 16  # of a vector, and of the rows and columns of a matrix: the r
 MOST_ROWS = 8  # of a state, either way
 
 
-def encoded(flow: Flow, *, name: str, heading: str, tokens: Sequence[str], focus: int, dim: int) -> dict[str, Any]:
-    """What the page draws. `dim` is the number of tokens; lanes are all of them, or those that the focus reads most."""
+def encoded(flow: Flow, *, name: str, heading: str, tokens: Sequence[str], focus: int) -> dict[str, Any]:
+    """What the page draws. Lanes are all tokens, or those that the focus reads most."""
+    dim = len(tokens)
     lanes = _lanes(flow, dim, focus)
     asks = lanes if dim <= MOST_TOKENS else [focus]
     heads = max((len(n.values) for n in flow.nodes if n.kind == "pair"), default=0)
@@ -32,12 +32,6 @@ def encoded(flow: Flow, *, name: str, heading: str, tokens: Sequence[str], focus
         "stages": [list(stage) for stage in flow.stages],
         "nodes": [_node(n, lanes, asks) for n in flow.nodes],
     }
-
-
-def script(flows: Sequence[dict[str, Any]], start: dict[str, Any], figures: Sequence[dict[str, Any]]) -> str:
-    """The data as a script that holds no markup, whatever the tokens are."""
-    text = json.dumps({"flows": flows, "start": start, "figures": figures}, separators=(",", ":"), ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _lanes(flow: Flow, dim: int, focus: int) -> list[int]:

@@ -42,21 +42,9 @@ SAME_PLACE = {  # of a result, whose number i is made of the numbers i of what g
 }
 MOVES = frozenset(  # numbers are only moved by these
     (
-        *(
-            "transpose",
-            "unflatten",
-            "flatten",
-            "split",
-            "chunk",
-            "view",
-            "reshape",
-            "cat",
-            "contiguous",
-            "to",
-            "expand",
-        ),
-        *("repeat_interleave", "__getitem__", "__get__", "permute", "squeeze", "unsqueeze", "stack", "type", "float"),
-        *("pad", "unbind", "movedim", "detach", "clone", "narrow", "expand_as"),
+        *("transpose", "unflatten", "flatten", "split", "chunk", "view", "reshape", "cat", "contiguous"),
+        *("to", "expand", "repeat_interleave", "__getitem__", "__get__", "permute", "squeeze", "unsqueeze", "stack"),
+        *("type", "float", "pad", "unbind", "movedim", "detach", "clone", "narrow", "expand_as"),
     )
 )
 PROBES = 12  # numbers of an array that are looked for before all of them are

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.explain.flow.chapter_figures import FIGURES, Figure
-from attnlab.explain.flow.encode import encoded, script
+from attnlab.explain.flow.encode import encoded
 from attnlab.explain.steps import Explanation
+from attnlab.inspection.tab.scripts import as_data
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("numbers.js", "made_of.js", "place.js", "draw.js", "figure.js")
@@ -14,17 +15,14 @@ SCRIPTS = ("numbers.js", "made_of.js", "place.js", "draw.js", "figure.js")
 
 def section(explanations: Sequence[Explanation], figure: Figure | None = None) -> str:
     """The figure of these worked examples, opened as a figure of the chapter or as a whole."""
-    flows = [
-        encoded(e.flow, name=e.name, heading=e.heading, tokens=e.tokens, focus=e.focus, dim=len(e.tokens))
-        for e in explanations
-    ]
+    flows = [encoded(e.flow, name=e.name, heading=e.heading, tokens=e.tokens, focus=e.focus) for e in explanations]
     names = {e.name for e in explanations} if figure is not None or len(explanations) > 2 else set()
     figures = [_state(one) for one in FIGURES.values() if one.name in names]
     start: dict[str, Any] = {"name": explanations[0].name} if figure is None else _state(figure)
     return (
         '<section class="flow" aria-label="The flow, drawn"><div class="flow-bar"></div><p class="flow-caption"></p>'
         '<div class="flow-stage"></div><div class="flow-panel" aria-live="polite"></div></section>'
-        f'<script type="application/json" id="flow-data">{script(flows, start, figures)}</script>'
+        + as_data({"flows": flows, "start": start, "figures": figures}, "flow-data")
     )
 
 

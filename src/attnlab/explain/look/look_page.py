@@ -10,6 +10,7 @@ import numpy as np
 from attnlab.explain.html import page as explained_page
 from attnlab.explain.look.reader import Coordinates, Question, TextReader, TextReading
 from attnlab.explain.numbers import written
+from attnlab.explain.steps import Explanation
 from attnlab.inspection.figures import printable
 from attnlab.inspection.map_page.page import script, style
 
@@ -41,9 +42,9 @@ def reading_page(reader: TextReader, reading: TextReading) -> str:
     return _document(reader.name, "".join(parts), drawing)
 
 
-def steps_page(reading: TextReading) -> str:
+def steps_page(explanation: Explanation) -> str:
     """The steps that the chosen layer takes, as `attnlab explain` shows them."""
-    return explained_page(reading.explanation.heading, [reading.explanation])
+    return explained_page(explanation.heading, [explanation])
 
 
 def _document(name: str, body: str, drawing: str = "") -> str:

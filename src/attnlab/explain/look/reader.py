@@ -72,8 +72,8 @@ class TextReader:
     model: GPT
     tokenizer: "Tokenizer"
 
-    def read(self, asked: Question) -> TextReading:
-        """Raises UsageError, in one line, for a text or a number that the model does not have."""
+    def _checked(self, asked: Question) -> tuple[Question, list[int], list[str]]:
+        """The question with the token it means, and the tokens of its text, as numbers and as labels."""
         if len(asked.text) > MOST_CHARACTERS:
             raise UsageError(f"text ({len(asked.text):,} characters) must have at most {MOST_CHARACTERS:,}")
         ids, labels = check_prompt(asked.text, self.tokenizer, self.model.context, key="text")
@@ -84,16 +84,28 @@ class TextReader:
             raise UsageError(f"temperature ({asked.temperature:g}) must be from 0 (the likeliest token) to 100")
         if asked.layer >= len(self.model.layers):
             raise UsageError(f"layer ({asked.layer}) must be below the number of layers ({len(self.model.layers)})")
+        return asked._replace(token=token), ids, labels
+
+    def _explained(self, asked: Question) -> Explanation:
         layer = asked.layer + 1  # the steps count from 1, as the chapter does
         explanation = explained_run(self.name, self.model, self.tokenizer, asked.text, layer=layer, token=None)
-        explanation = replace(explanation, focus=token)
+        return replace(explanation, focus=asked.token)
+
+    def explain(self, asked: Question) -> Explanation:
+        """The steps of the layer alone. Raises UsageError as `read` does."""
+        question, _, _ = self._checked(asked)
+        return self._explained(question)
+
+    def read(self, asked: Question) -> TextReading:
+        """Raises UsageError, in one line, for a text or a number that the model does not have."""
+        question, ids, labels = self._checked(asked)
+        explanation = self._explained(question)
         heads = len(explanation.map.values) if explanation.map is not None else 0
         if asked.head >= max(1, heads):
             raise UsageError(f"head ({asked.head}) must be below the number of heads of layer {asked.layer} ({heads})")
         maps = PromptMaps(self.name, self.step, asked.text, labels, every_head(collect(self.model, ids)))
-        candidates = self._candidates(ids[: token + 1], asked.temperature)
-        coordinates = coordinates_of(explanation, asked.head, token)
-        question = asked._replace(token=token)
+        candidates = self._candidates(ids[: question.token + 1], asked.temperature)
+        coordinates = coordinates_of(explanation, asked.head, question.token)
         return TextReading(question, labels, candidates, maps, explanation, heads, coordinates)
 
     def _candidates(self, ids: list[int], temperature: float) -> list[Candidate]:

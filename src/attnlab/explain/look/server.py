@@ -63,8 +63,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             asked = question(query)
             with self.server.lock:  # what is watched in a layer is watched by one at a time
-                reading = reader.read(asked)
-            self._send(HTTPStatus.OK, steps_page(reading) if page else reading_page(reader, reading))
+                text = steps_page(reader.explain(asked)) if page else reading_page(reader, reader.read(asked))
+            self._send(HTTPStatus.OK, text)
         except AttnlabError as error:
             self._send(HTTPStatus.BAD_REQUEST, form_page(reader, asked, problem=str(error)))
         except Exception as error:  # whatever a variant does with a text that it was not made for: the page stays

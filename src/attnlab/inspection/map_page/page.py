@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps
 from attnlab.inspection.records import Record, encode, half
-from attnlab.inspection.tab.scripts import joined
+from attnlab.inspection.tab.scripts import as_data, joined
 
 STATIC = Path(__file__).parent / "static"
 
@@ -45,12 +45,7 @@ def script(maps: PromptMaps, *, heading: str = "h1", row: int | None = None) -> 
         "causal": maps.causal,
         "layers": [_layer(layer, maps) for layer in maps.layers],
     }
-    # In a script, JSON may hold no "<": a token could end the script.
-    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    data = data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    data = data.encode("utf-8", errors="replace").decode()  # half a surrogate pair cannot be written to a file
-    code = joined(STATIC / "page.js")
-    return f'<script type="application/json" id="maps">{data}</script><script type="module">{code}</script>'
+    return f'{as_data(content, "maps")}<script type="module">{joined(STATIC / "page.js")}</script>'
 
 
 def _layer(layer: ChosenHeads, maps: PromptMaps) -> dict[str, object]:

@@ -17,13 +17,8 @@ from attnlab.store.status import ENDED, Status
 LOSS = "val/loss"
 MOST_SETTINGS = 3  # that a name tells
 MOST_POINTS = 1000  # of a curve of losses
-LEFT_OUT = (
-    "paths.",
-    "seed",
-    "streams.",
-    "experiment_name",
-    "variant",
-)  # they set apart nothing that a name should tell
+# What sets apart nothing that a name should tell.
+LEFT_OUT = ("paths.", "seed", "streams.", "experiment_name", "variant")
 
 
 class RunFacts:

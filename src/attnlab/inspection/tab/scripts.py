@@ -1,8 +1,10 @@
 """Small files of JavaScript as one script: a browser then asks once, and a page that stands alone can hold it."""
 
+import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 STATIC = Path(__file__).parent / "static"
 IMPORT = re.compile(r'^import .* from "\./(?P<name>\w+)\.js";\n', re.MULTILINE)
@@ -22,3 +24,9 @@ def joined(entry: Path) -> str:
 
     add(entry)
     return "\n".join(texts.values())
+
+
+def as_data(content: Any, name: str) -> str:
+    """Data that a script of the page reads by its name. JSON in a script may hold no "<": a token could end it."""
+    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
