@@ -3,7 +3,6 @@
 import inspect
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import pytest
 from docs.website import config_keys, variant_pages
 from docs.website.source_lines import code_of
 from docs.website.staged import ROOT, links, sources
+from tests.inspection.tab_server import browser
 from tests.laws.cases import NAMES
 from tests.limits import HANG
 
@@ -144,15 +144,8 @@ def test_site(site: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
-    if (program := shutil.which("chromium")) is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    with browser() as started:
+        yield started
 
 
 SHOWN = ("index", "start", "variants", "variants/gqa", "variants/ttt", "config", "python", "verdicts", "DESIGN")

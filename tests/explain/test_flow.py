@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.inspection.tab_server import CHROMIUM
+from tests.inspection.tab_server import browser
 
 import attnlab
 from attnlab.attention.self_attention import SelfAttention
@@ -160,7 +161,7 @@ def test_own_sentence() -> None:
 def test_long_texts_are_cut(chapter: dict[str, Explanation]) -> None:
     """Of a long text the words that are read most are drawn, among them the one that reads."""
     e = variant("multi_head", prompt=" ".join(f"word{i}" for i in range(40)), token="30")
-    data = encoded(e.flow, name="a", heading="a", tokens=e.tokens, focus=e.focus, dim=40)
+    data = encoded(e.flow, name="a", heading="a", tokens=e.tokens, focus=e.focus)
     assert len(data["tokens"]) == 12
     assert 30 in data["places"]
     assert data["asks"] == [data["places"].index(30)]
@@ -181,10 +182,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory, chapter: dict[str, Explanati
     return folder
 
 
-def opened(browser: Any, file: Path, width: int, scheme: str = "light") -> tuple[Any, list[str]]:
+def opened(chromium: Any, file: Path, width: int, scheme: str = "light") -> tuple[Any, list[str]]:
     """A page, and what went wrong in it."""
     wrong: list[str] = []
-    tab = browser.new_context(
+    tab = chromium.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
     ).new_page()
     tab.on("console", lambda message: wrong.append(message.text))
@@ -195,26 +196,19 @@ def opened(browser: Any, file: Path, width: int, scheme: str = "light") -> tuple
 
 
 @pytest.fixture(scope="module")
-def browser() -> Any:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def chromium() -> Iterator[Any]:
+    with browser() as started:
+        yield started
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_page_in_chromium(browser: Any, pages: Path, width: int) -> None:
+def test_page_in_chromium(chromium: Any, pages: Path, width: int) -> None:
     """No error, no request, no scrolling aside; nothing serious for axe; numbers on the page are the arrays'."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for name in ("multi_head", "gated_delta", "chapter"):
         for scheme in ("light", "dark"):
-            tab, wrong = opened(browser, pages / f"{name}.html", width, scheme)
+            tab, wrong = opened(chromium, pages / f"{name}.html", width, scheme)
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             serious = [v for v in axe.run(tab).response["violations"] if v["impact"] in ("serious", "critical")]
             assert not serious, [(v["id"], v["nodes"][0]["html"][:200]) for v in serious]
@@ -224,10 +218,10 @@ def test_page_in_chromium(browser: Any, pages: Path, width: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["multi_head", "gated_delta", "mla"])
-def test_numbers_on_the_page(browser: Any, pages: Path, name: str) -> None:
+def test_numbers_on_the_page(chromium: Any, pages: Path, name: str) -> None:
     """Each number that is drawn is the one of the array, for each head and word; its sum gives it."""
     e = variant(name)
-    tab, _ = opened(browser, pages / f"{name}.html", 1440)
+    tab, _ = opened(chromium, pages / f"{name}.html", 1440)
     number = 0
     for word in range(6):
         tab.locator(".tokens button").nth(word).click()
@@ -261,9 +255,9 @@ def test_numbers_on_the_page(browser: Any, pages: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_steps_quiz_keys_address(browser: Any, pages: Path) -> None:
+def test_steps_quiz_keys_address(chromium: Any, pages: Path) -> None:
     """Steps hide what comes later, the quiz hides numbers until asked, keys move, a link opens the same state."""
-    tab, wrong = opened(browser, pages / "chapter.html", 1440)
+    tab, wrong = opened(chromium, pages / "chapter.html", 1440)
     tab.select_option(".flow select", label="3.9 Scores become weights")
     assert "step=weights" in tab.url
     assert "word=2" in tab.url
@@ -281,7 +275,7 @@ def test_steps_quiz_keys_address(browser: Any, pages: Path) -> None:
     assert "0.43 · 0.55" in tab.locator(".flow-sum").text_content().replace("0.55 · 0.43", "0.43 · 0.55")
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate("document.activeElement.dataset.id") == "exp:0,1,0"
-    again, _ = opened(browser, pages / "chapter.html", 1440)
+    again, _ = opened(chromium, pages / "chapter.html", 1440)
     again.goto(tab.url)
     again.reload()
     assert again.url == tab.url

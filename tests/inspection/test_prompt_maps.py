@@ -1,6 +1,5 @@
 """`attnlab maps`: the numbers are the model's, files read back, the page stands alone, what is wrong is refused."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.inspection.tab_server import browser
 from tests.limits import HANG
 from tests.training.launch import folder_of, run_here
 
@@ -19,7 +19,6 @@ from attnlab.inspection.map_page.page import page
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps, load_prompt_maps, save_prompt_maps
 from attnlab.runs import load, maps_of
 
-CHROMIUM = shutil.which("chromium")
 PROMPT = "A <b>text</b>, its own."
 HOSTILE = [
     '<img src=x onerror="window.hacked=1">',
@@ -170,16 +169,8 @@ def test_page_is_closed() -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    with browser() as started:
+        yield started
 
 
 @pytest.mark.slow
