@@ -247,12 +247,14 @@ def _offers() -> dict[str, list[str]]:
     for root in search_folders():
         for file in sorted(root.glob("*/**/*.yaml")):
             group = file.parent.relative_to(root).as_posix()
+            if group in (*APPENDED, CLAIMS):
+                continue
             try:
                 text = read_file(file).decode()
                 content = parse_yaml(text)
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue  # a hint less; whoever chooses the file is told what is wrong with it
-            if isinstance(content, dict) and group not in (*APPENDED, CLAIMS):
+            if isinstance(content, dict):
                 home = f"{group.replace('/', '.')}."
                 above = "" if "@package _global_" in text.partition("\n")[0] else home
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "_target_")}):
