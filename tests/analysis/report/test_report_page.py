@@ -12,7 +12,7 @@ from tests.analysis.folders import write_arm
 from tests.inspection.tab_server import browser
 
 from attnlab.analysis.analyse import Report, analyse
-from attnlab.analysis.report import pdf
+from attnlab.analysis.report import pdf, where_to_look
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.document import Document, Lines, PageLink, Section, Table, to_markdown
 from attnlab.analysis.report.format import number
@@ -119,6 +119,17 @@ def test_next_commands(report: Report) -> None:
         assert command in typed
     assert f"attnlab report experiment={home} margin=..." in typed
     assert "margin=" not in "".join(next_commands(analyse(home, Options(margin=0.1), counts=False)))
+
+
+def test_more_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More seeds are offered where they may tell, never as many as there were, and not for what is the same in each."""
+    monkeypatch.setattr(where_to_look, "_sweep", lambda _: ["attnlab", "train", "-m"])
+    for name, finals in (("a", BASE), ("b", [x + (-1) ** i / 100 - 0.004 for i, x in enumerate(BASE)])):
+        home = tmp_path / name
+        write_arm(home, "multi_head", BASE)
+        write_arm(home, "gqa", finals)
+        (offered,) = re.findall(r"seed=range\((\d+)\)", "\n".join(next_commands(analyse(home)))) or [None]
+        assert offered is None if name == "a" else int(offered) > len(BASE)
 
 
 def test_pdf_needs_library(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

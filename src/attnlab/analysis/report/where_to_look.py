@@ -68,9 +68,10 @@ def next_commands(report: Report) -> list[str]:
     if run is not None:
         command = ["attnlab", "maps", f"run={run}", "prompt=The goat ate the shirt."]
         lines.append((shlex.join(command), "maps of a text of yours"))
-    if unsure and not report.rules.sequential and (sweep := _sweep(report)):
-        enough = [c.seeds_needed.as_seen for c in unsure if c.seeds_needed and c.seeds_needed.as_seen]
-        seeds = max([min(enough, default=0), *(c.fewest_seeds for c in unsure)])
+    enough = [c.seeds_needed.as_seen for c in unsure if c.seeds_needed and c.seeds_needed.as_seen]
+    seeds = max([min(enough, default=0), *(c.fewest_seeds for c in unsure)])
+    more = any(c.n < seeds for c in unsure)  # what is the same in every seed, no number of them tells apart
+    if more and not report.rules.sequential and (sweep := _sweep(report)):
         command = [*sweep, f"seed=range({seeds})", f"experiment_name={report.experiment.name}_{seeds}_seeds"]
         lines.append((shlex.join(command), "so many seeds may tell, judged anew; added to these they are explored"))
     names = [arm.variant for arm in report.design.arms if "+" not in arm.variant]
