@@ -59,11 +59,11 @@ def test_gradient_near_one(normalizer: type[Normalizer], best: float) -> None:
 def test_long_sums_of_decays_in_chunks(spike: float, per_channel: bool, writes: bool) -> None:
     """What is forgotten since a token is no difference of two long sums, even after one that forgets all."""
     q, k, v = (draw(1, 2, 256, 8, seed=seed) for seed in range(3))
-    fade = -draw(1, 2, 256, 8, seed=3).abs() if per_channel else -draw(1, 2, 256, seed=3).abs()
-    fade[:, :, 70] += spike
+    decay = -draw(1, 2, 256, 8, seed=3).abs() if per_channel else -draw(1, 2, 256, seed=3).abs()
+    decay[:, :, 70] += spike
     beta = torch.full((1, 2, 256), 0.5) if writes else None
     k = torch.nn.functional.normalize(k, dim=-1)
-    given = [q, k, v, fade, beta, torch.zeros(1, 2, 8, 8)]
+    given = [q, k, v, decay, beta, torch.zeros(1, 2, 8, 8)]
     right = chunked(*(None if x is None else x.double() for x in given))[0]  # type: ignore[arg-type]
     off = (chunked(*given)[0].double() - right).norm(dim=-1) / right.norm(dim=-1)  # type: ignore[arg-type]
     assert float(off.mean()) < DIGITS

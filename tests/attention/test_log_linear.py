@@ -53,9 +53,9 @@ def test_values_and_gradients_are_those_of_the_definition() -> None:
     for i in range(19):
         for level, positions in stretches(i).items():
             for j in positions:
-                fade = heads.log_decay[:, :, j + 1 : i + 1].sum(dim=-1).exp()
+                decay = heads.log_decay[:, :, j + 1 : i + 1].sum(dim=-1).exp()
                 match = (heads.q[:, :, i] * heads.k[:, :, j]).sum(dim=-1)
-                weight = heads.own.level[:, :, i, level] * fade * match
+                weight = heads.own.level[:, :, i, level] * decay * match
                 slow[:, :, i] = slow[:, :, i] + weight[..., None] * heads.v[:, :, j]
     fast, slow = layer(x), layer.merge(slow, heads)
     same(fast, slow)

@@ -28,13 +28,14 @@ def outputs(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, memory: T
 def test_same_weights(decay: str, spread: float, empty: bool) -> None:
     """One scale for all tokens or one for each: after the division by their sum, weights are those of the exponents."""
     log_q, log_k, v = spread * draw(B, H, T, F), spread * draw(B, H, T, F, seed=1), draw(B, H, T, W, seed=2).abs()
-    fade = {"none": None, "scalar": -draw(B, H, T, seed=3).abs(), "channel": -draw(B, H, T, F, seed=3).abs()}[decay]
+    shape = {"scalar": (B, H, T), "channel": (B, H, T, F)}
+    log_decay = None if decay == "none" else -draw(*shape[decay], seed=3).abs()
     scale = torch.full((B, H, F), -torch.inf).double() if empty else spread * draw(B, H, F, seed=4)
     memory = torch.zeros(B, H, F, W).double() if empty else draw(B, H, F, W, seed=5).abs()
-    wide = None if fade is None else fade.view(B, H, T, -1).expand(B, H, T, F)
+    wide = None if log_decay is None else log_decay.view(B, H, T, -1).expand(B, H, T, F)
     before = torch.zeros_like(memory) if empty else memory * scale.exp()[..., None]
     expected, last = outputs(log_q.exp(), log_k.exp(), v, wide, before)
-    small = rescaled(*(None if x is None else x.float() for x in (log_q, log_k, fade, memory, scale)))
+    small = rescaled(*(None if x is None else x.float() for x in (log_q, log_k, log_decay, memory, scale)))
     assert all(bool(x.isfinite().all()) for x in small if x is not None)
     y, after = outputs(small.q, small.k, v.float(), small.log_decay, small.memory)
     torch.testing.assert_close(y.double(), expected, rtol=2e-4, atol=1e-6)
@@ -47,8 +48,8 @@ def test_no_later_scale() -> None:
     log_q, log_k = draw(B, H, T, F).float(), draw(B, H, T, F, seed=1).float()
     memory, scale, larger = torch.zeros(B, H, F, W), torch.full((B, H, F), -torch.inf), log_k.clone()
     larger[:, :, -1] += 10 * RISE
-    fade = torch.zeros(B, H, T)
-    one, other = rescaled(log_q, log_k, fade, memory, scale), rescaled(log_q, larger, fade, memory, scale)
+    log_decay = torch.zeros(B, H, T)
+    one, other = rescaled(log_q, log_k, log_decay, memory, scale), rescaled(log_q, larger, log_decay, memory, scale)
     assert torch.equal(one.q[:, :, :-1], other.q[:, :, :-1]) and torch.equal(one.k[:, :, :-1], other.k[:, :, :-1])
 
 

@@ -20,8 +20,8 @@ def test_formula() -> None:
     step = F.softplus(layer.decay.to_decay(x)[0] + layer.decay.bias)
     state, rows = torch.zeros(4, 3, 5, dtype=torch.float64), []
     for t in range(6):
-        fade = (-layer.decay.log_rate.exp() * step[t]).exp()
-        state = state * fade[:, None, None]
+        decay = (-layer.decay.log_rate.exp() * step[t]).exp()
+        state = state * decay[:, None, None]
         state = state + step[t][:, None, None] * b[t].repeat_interleave(2, 0)[:, :, None] * v[t][:, None]
         o = torch.einsum("hd,hdv->hv", c[t].repeat_interleave(2, 0), state) + layer.skip[:, None] * v[t]
         y = (o.flatten() * F.silu(layer.to_gate(x)[0, t])).unflatten(0, (2, 10))

@@ -128,8 +128,8 @@ def test_a_step_decay_is_its_formula() -> None:
     right = torch.zeros(BATCH, HEADS, T, T, dtype=x.dtype)
     for i in range(T):
         for j in range(i + 1):
-            fade = (-layer.decay.log_rate.exp() * step[:, :, j + 1 : i + 1].sum(dim=-1)).exp()
-            right[:, :, i, j] = fade * (q[:, :, i] * k[:, :, j]).sum(dim=-1) * step[:, :, j] / WIDTH**0.5
+            decay = (-layer.decay.log_rate.exp() * step[:, :, j + 1 : i + 1].sum(dim=-1)).exp()
+            right[:, :, i, j] = decay * (q[:, :, i] * k[:, :, j]).sum(dim=-1) * step[:, :, j] / WIDTH**0.5
     assert gap(layer.weights(x), right) < SAME
 
 

@@ -104,7 +104,7 @@ def test_scores_have_rules(name: str) -> None:
     ("name", "read"), [("linear", "share"), ("retention", "read"), ("delta_net", "read"), ("gated_delta", "read")]
 )
 def test_memories_have_rules(name: str, read: str) -> None:
-    """A memory is written, fades, is corrected and read by rules that give its numbers."""
+    """A memory is written, decays, is corrected and read by rules that give its numbers."""
     flow = variant(name).flow
     state = flow.node("state.matrix")
     assert (flow.node("state.matrix.written").rule, state.rule, flow.node("context").rule) == ("outer", "keep", read)

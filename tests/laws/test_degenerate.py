@@ -96,8 +96,8 @@ def test_retention_is_its_formula() -> None:
     heads = layer.project(x)
     place = torch.arange(T)
     gamma = torch.tensor([1 - 2.0 ** (-5 - h) for h in range(4)], dtype=torch.float64)
-    fade = (gamma[:, None, None] ** (place[:, None] - place[None, :]).clamp(min=0)).tril()
-    assert gap(layer.weights(x), (heads.q @ heads.k.mT) * fade) < SAME
+    decay = (gamma[:, None, None] ** (place[:, None] - place[None, :]).clamp(min=0)).tril()
+    assert gap(layer.weights(x), (heads.q @ heads.k.mT) * decay) < SAME
 
 
 def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:

@@ -203,14 +203,14 @@ def only_gate(which: int) -> Callable[[Tensor, Any], Tensor]:
     return says(torch.tensor([50.0 if gate == which else -50.0 for gate in range(3) for _ in range(H)]))
 
 
-class NoFading(FixedDecay):
+class WithoutDecay(FixedDecay):
     """Rates of 1."""
 
     def rates(self, n_heads: int) -> list[float]:
         return [0.0] * n_heads
 
 
-FADES, SLOPED = (
+FIXED, SLOPED = (
     torch.tensor(kind(d_model=D_MODEL, n_heads=H, head_dim=W).rates(H), dtype=torch.float64)
     for kind in (FixedDecay, SlopeDecay)
 )
@@ -235,7 +235,7 @@ nsa: Make = partial(NativeSparseAttention, D_MODEL, n_heads=H, position=RoPE, bl
 rec: Make = partial(RecurrentAttention, D_MODEL, n_heads=H, position=RoPE, chunk=5)
 delta: Make = partial(rec, feature_map=UnitLength, write=DeltaWrite)
 gated_delta: Make = partial(delta, decay=ScalarDecay)
-fading: Callable[..., Make] = lambda decay: partial(rec, decay=decay)  # noqa: E731
+decaying: Callable[..., Make] = lambda decay: partial(rec, decay=decay)  # noqa: E731
 KINDS = {
     "local": partial(MultiHeadAttention, position=RoPE, mask=partial(Window, 3)),
     "global": partial(MultiHeadAttention, position=RoPE),
@@ -488,29 +488,29 @@ EDGES = {
     "kerple without strength is none": Edge(placed(Kerple), nope, {}, {"position.strength": -1000.0}),
     "fire without an output is none": Edge(placed(FIRE), nope, {}, {"position.to_bias.weight": 0.0}),
     # memories
-    "retention that does not fade is linear without a norm": Edge(
-        fading(FixedDecay), fading(NoDecay), {"decay": NoFading}
+    "retention without decay is linear without a norm": Edge(
+        decaying(FixedDecay), decaying(NoDecay), {"decay": WithoutDecay}
     ),
     "a scalar decay that hears no token is retention": Edge(
-        fading(ScalarDecay), fading(FixedDecay), {}, {**NO_STEP, "decay.log_rate": (-FADES / LOG2).log()}
+        decaying(ScalarDecay), decaying(FixedDecay), {}, {**NO_STEP, "decay.log_rate": (-FIXED / LOG2).log()}
     ),
     "a scalar decay that hears no token is lightning": Edge(
-        fading(ScalarDecay), fading(SlopeDecay), {}, {**NO_STEP, "decay.log_rate": (-SLOPED / LOG2).log()}
+        decaying(ScalarDecay), decaying(SlopeDecay), {}, {**NO_STEP, "decay.log_rate": (-SLOPED / LOG2).log()}
     ),
     "mamba2 whose steps are 1 is retention": Edge(
-        fading(StepDecay), fading(FixedDecay), {},
-        {"decay.to_decay.weight": 0.0, "decay.bias": math.log(math.expm1(1.0)), "decay.log_rate": (-FADES).log()},
+        decaying(StepDecay), decaying(FixedDecay), {},
+        {"decay.to_decay.weight": 0.0, "decay.bias": math.log(math.expm1(1.0)), "decay.log_rate": (-FIXED).log()},
     ),
-    "gla that does not fade is linear without a norm": Edge(
-        fading(ChannelDecay), fading(NoDecay), {}, {"decay.to_decay.weight": 0.0, "decay.bias": 50.0}
+    "gla without decay is linear without a norm": Edge(
+        decaying(ChannelDecay), decaying(NoDecay), {}, {"decay.to_decay.weight": 0.0, "decay.bias": 50.0}
     ),
     "gla with tied channels is a scalar decay": Edge(
-        fading(ChannelDecay), fading(ScalarDecay), {},
+        decaying(ChannelDecay), decaying(ScalarDecay), {},
         {"decay.to_decay.weight": one_row_per_head, "decay.bias": lambda old, layer: old[:, :1].expand(H, W)},
         tied_channels(-1.0),
     ),
-    "gated_delta that does not fade is delta_net": Edge(gated_delta, delta, {}, {"decay.log_rate": -math.inf}),
-    "kda that does not fade is delta_net": Edge(
+    "gated_delta without decay is delta_net": Edge(gated_delta, delta, {}, {"decay.log_rate": -math.inf}),
+    "kda without decay is delta_net": Edge(
         partial(delta, decay=KimiDecay), delta, {}, {"decay.log_rate": -math.inf}
     ),
     "kda with tied channels is gated_delta": Edge(
@@ -535,7 +535,7 @@ EDGES = {
         partial(delta, feature_map=partial(UnitLength, eps=1.0)), delta, {"feature_map": UnitLength}
     ),
     "steps without limits are steps": Edge(
-        fading(partial(StepDecay, least=0.4, most=0.5)), fading(StepDecay), {"decay": partial(StepDecay, most=1e9)}
+        decaying(partial(StepDecay, least=0.4, most=0.5)), decaying(StepDecay), {"decay": partial(StepDecay, most=1e9)}
     ),
     "a convolution without a shift is a convolution": Edge(
         partial(rec, conv=3, conv_bias=True), partial(rec, conv=3), {}, {"qkv.conv.bias": 0.0}

@@ -128,7 +128,7 @@ def preconditioned(layer: Attention, i: Tensors) -> Tensors:
     return mixed(layer, unit(i["q"]) * D**-0.5, unit(i["k"]), i["v"], **extra)
 
 
-def fading_by_head(layer: Attention, i: Tensors) -> Tensors:
+def decay_by_head(layer: Attention, i: Tensors) -> Tensors:
     """A memory with constant rates of its own."""
     rates = layer.decay.project(i["q"].new_zeros(BATCH, T, WIDTH))
     return mixed(layer, i["q"] * layer.feature_map.query_scale, i["k"], i["v"], log_decay=rates)
@@ -208,7 +208,7 @@ def trained_inner_model(fla: ModuleType, i: dict[str, Tensor]) -> dict[str, Tens
     return {"y": torch.cat([h, hb], dim=-2), "last": head_first(o)[:, :, -1:] - (q @ h + hb) + q}
 
 
-def fading_slots(layer: Attention, i: Tensors) -> Tensors:
+def decaying_slots(layer: Attention, i: Tensors) -> Tensors:
     """Its queries are scaled by default, ours not."""
     return mixed(layer, i["q"] * D**-0.5, i["k"], i["v"], own=Keeping(head_first(i["g"])))
 
@@ -330,7 +330,7 @@ CASES = [
         "retention",
         "naive_retention",
         lambda fla, i: head_first(fla.naive_retention(*(head_first(i[n]) for n in "qkv"))),
-        fading_by_head,
+        decay_by_head,
         options=CHUNKS,
     ),
     rule(
@@ -401,7 +401,7 @@ CASES = [
         fed_back,
         {**GATED, **BETA, "p": (T, H, D)},
         CHUNKS,
-        why="its token loop fades the memory before it reads what to correct; its chunks, its kernels and ours after",
+        why="its token loop decays the memory before it reads what to correct; its chunks, its kernels and ours after",
     ),
     rule(
         "hgrn2",
@@ -550,7 +550,7 @@ CASES = [
         "gsa",
         "naive_recurrent_gsa",
         lambda fla, i: fla.naive_recurrent_gsa(i["q"], i["k"], i["v"], -i["g"].expm1(), i["g"])[0],
-        fading_slots,
+        decaying_slots,
         {**PLAIN, "g": (T, H, SLOTS)},
         ("attention.slots=3", *CHUNKS),
     ),
@@ -559,7 +559,7 @@ CASES = [
         "gsa",
         "naive_recurrent_gsa",
         lambda fla, i: fla.naive_recurrent_gsa(i["q"], i["k"], i["v"], -i["g"].expm1(), i["g"])[0],
-        fading_slots,
+        decaying_slots,
         {**PLAIN, "g": (T, H, SLOTS)},
         ("attention.slots=3", *CHUNKS),
         why="the memory alone, which is that of gsa: what each slot keeps is given, and not routed",

@@ -27,7 +27,7 @@ from attnlab.attention.shared import Shared
 
 HEADS = 4
 SHAPE = (BATCH, HEADS, LENGTH, LENGTH)
-FADING = 4  # so that a key fades within nine tokens
+DECAYING = 4  # so that a key decays within nine tokens
 
 
 def attention(
@@ -38,7 +38,7 @@ def attention(
     first: bool = False,
     cut: int = 0,
     maps: bool = True,
-    fading: bool = False,
+    decaying: bool = False,
     polar: bool = False,
 ) -> Recording:
     """Its Attention alone, 4 heads of 4; `cut` columns before the map's first belong to no token."""
@@ -58,8 +58,8 @@ def attention(
         if first:
             inputs["first"] = coarse(BATCH, HEADS, LENGTH, WIDTH // HEADS, draw=draw).requires_grad_()
             more["value_residual"] = inputs["first"]
-        if fading:
-            turn = RotaryEmbedding(WIDTH // HEADS, use_xpos=True, scale_base=FADING)
+        if decaying:
+            turn = RotaryEmbedding(WIDTH // HEADS, use_xpos=True, scale_base=DECAYING)
             more["rotary_pos_emb"] = turn.forward_from_seq_len(LENGTH)
         if polar:
             inputs["delta"] = coarse(HEADS, 1, WIDTH // HEADS, draw=draw).requires_grad_()
@@ -126,7 +126,7 @@ def x_transformers(
     options, layer = (f"position={run.pop('place', 'none')}", *run.pop("options", ())), run.pop("layer", 0)
     ours = run.pop("ours", None) or layer_with(mapping, decode=False)
     source = f"Attention({', '.join(f'{k}={v}' for k, v in settings.items())})"
-    source += ", RotaryEmbedding(use_xpos=True)" if run.get("fading") else ""
+    source += ", RotaryEmbedding(use_xpos=True)" if run.get("decaying") else ""
     source += ", PolarEmbedding()" if run.get("polar") else ""
     oracle = partial(attention, settings, **run)
     return Case(name, variant, "x-transformers", source, oracle, ours, options, layer, why=why)
@@ -198,9 +198,9 @@ CASES = [
         "xpos",
         "multi_head",
         {},
-        fading=True,
+        decaying=True,
         place="xpos",
-        options=(f"position.inside.scale={FADING}",),
+        options=(f"position.inside.scale={DECAYING}",),
         why="it counts positions from the middle of the row, which cancels",
     ),
     *(

@@ -68,9 +68,9 @@ class BoundedMemoryAttention(GatedOutput, SlotAttention):
         logits = heads.own.logits.to(memory.keys.dtype)
         earlier = memory.total[:, :, None]
         totals = log_sums(logits, earlier)
-        fade = torch.cat([earlier, totals[:, :, :-1]], dim=2) - totals
-        # A slot that holds nothing has nothing to keep or to fade.
-        log_kept = fade.masked_fill(fade.isneginf(), 0.0).to(logits.dtype)
+        log_decay = torch.cat([earlier, totals[:, :, :-1]], dim=2) - totals
+        # A slot that holds nothing has nothing to keep or to lose.
+        log_kept = log_decay.masked_fill(log_decay.isneginf(), 0.0).to(logits.dtype)
         return log_kept, (logits - totals).to(logits.dtype).exp(), totals[:, :, -1].to(logits.dtype, copy=True)
 
     def empty(self, batch: int, value_dim: int) -> SlotMemory:

@@ -1,4 +1,4 @@
-"""How fast the memory of a recurrent layer fades."""
+"""The decay of a recurrent layer's state: how much of it each token leaves."""
 
 import math
 from abc import ABC, abstractmethod
@@ -61,7 +61,7 @@ class NoDecay(Decay):
 
 
 class FixedDecay(Decay):
-    """Each head fades at its own constant rate. Rule: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
+    """Each head decays at its own constant rate. Rule: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
 
     def rates(self, n_heads: int) -> list[float]:
         """The log of a_h for each head."""
@@ -78,7 +78,7 @@ class SlopeDecay(FixedDecay):
     """Constant rates spread as widely as the slopes of ALiBi.
 
     Rule: a_h = exp(-2^(-8 h / n)), h = 1 .. n. The first heads see a few tokens, the last hundreds. Source: lightning
-    attention, arXiv 2501.08313. Where we differ: there higher layers fade less; here all are alike.
+    attention, arXiv 2501.08313. Where we differ: there higher layers decay less; here all are alike.
     """
 
     def rates(self, n_heads: int) -> list[float]:
@@ -157,7 +157,7 @@ class ChannelDecay(Decay):
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         if feature_map.width != self.head_dim:
             raise UsageError(
-                f"attention/decay ({type(self).__name__}) fades each of the {self.head_dim} channels of a head, but "
+                f"attention/decay ({type(self).__name__}) decays each of the {self.head_dim} channels of a head, but "
                 f"attention/feature_map ({type(feature_map).__name__}) makes {feature_map.width} features of them: "
                 "use attention/decay=scalar, or attention/feature_map=identity, elu or unit"
             )

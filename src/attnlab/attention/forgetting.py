@@ -1,4 +1,4 @@
-"""Scores that fade with what was read since: a forget gate inside softmax attention."""
+"""Scores that decay with what was read since: a forget gate inside softmax attention."""
 
 import torch
 import torch.nn.functional as F

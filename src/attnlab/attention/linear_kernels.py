@@ -80,7 +80,7 @@ def rwkv7_mix(heads: Heads) -> Float[Tensor, "b h t v"]:
 
 
 def kernel_of(decay: Tensor | None, beta: Tensor | None) -> Callable[..., tuple[Tensor, Any]]:
-    """The kernel of a rule: by whether it corrects what it wrote, and what fades, heads or rows of the memory."""
+    """The kernel of a rule: by whether it corrects what it wrote, and what decays, heads or rows of the memory."""
     by_row = decay is not None and decay.ndim == 4
     if beta is None:
         return load("gla", "chunk_gla") if by_row else load("simple_gla", "chunk_simple_gla")

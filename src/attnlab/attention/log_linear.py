@@ -58,7 +58,7 @@ class LogLinearAttention(StateAttention):
         if self.decay.per_channel:
             raise UsageError(
                 f"attention/decay ({type(self.decay).__name__}) must be one number per head and token for "
-                "attention=log_linear, which writes the fading of its whole map out: use none, fixed or scalar"
+                "attention=log_linear, which writes the decay of its whole map out: use none, fixed or scalar"
             )
         self.to_level = nn.Linear(self.d_model, self.n_heads * self.n_levels, bias=False)
         self.output_norm = HeadNorm(self.value_dim)
@@ -89,11 +89,11 @@ class LogLinearAttention(StateAttention):
             q, k, v = (p.to(work) for p in heads[:3])
             t, age = q.size(2), running_sum(heads.log_decay)
             later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
-            fade = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
+            decay = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
             pos = torch.arange(start, start + t, device=q.device)
             level = levels(pos[:, None], pos, self.n_levels)
             rating = heads.own.level.to(work).gather(-1, level.expand(*q.shape[:2], -1, -1))
-            return (q @ k.mT) * fade * rating @ v
+            return (q @ k.mT) * decay * rating @ v
 
     def recall(
         self, heads: Heads, memory: Float[Tensor, "b h l d v"], start: int
@@ -113,8 +113,8 @@ class LogLinearAttention(StateAttention):
             turned = levels(pos[:, None], pos[:1], self.n_levels)
             level = torch.maximum(turned, stretch).clamp(max=self.n_levels - 1)  # past the end nothing reads
             rating = heads.own.level.to(work).gather(-1, level[:-1].expand(*q.shape[:2], -1, -1))
-            faded = rating * age.to(work).exp()[..., None]
-            o = (faded[..., None] * q[..., None, :]).flatten(-2) @ memory.flatten(2, 3)
+            decayed = rating * age.to(work).exp()[..., None]
+            o = (decayed[..., None] * q[..., None, :]).flatten(-2) @ memory.flatten(2, 3)
             own = levels(pos[-1:], pos[:-1], self.n_levels).clamp(max=self.n_levels - 1)[:, None] == stretch
             left = k * (age[..., -1:] - age).to(work).exp()[..., None]
             written = (own[..., None] * left[..., None, :]).flatten(-2).mT @ v

@@ -38,9 +38,9 @@ def rescaled(
     Row f of the memory is kept in units of exp(scale_f), or all rows where f is one; -inf marks one that holds nothing.
     A query is divided by exp(max_f(log_q_f + scale_f)), which a division by the sum of weights takes out again, so that
     its largest product with the memory is near one: no sum is 0 or infinite. Where no key rises far above what was seen
-    before it, and nothing fades, one scale serves all tokens. Else the scale is the largest key so far, faded as the
-    memory is, and what it rises by is taken off each row like a decay: a query never sees a scale that a later key has
-    set. Scales cancel, and so need no gradient. Each of several documents begins at the scale of its own first key.
+    before it, and nothing decays, one scale serves all tokens. Else the scale is the largest key so far, decayed as
+    the memory is, and what it rises by is taken off each row like a decay: a query never sees a scale that a later key
+    has set. Scales cancel, and so need no gradient. Each of several documents begins at the scale of its own first key.
     """
     with torch.no_grad():
         first = torch.where(scale.isfinite(), scale, log_k[:, :, 0])
@@ -51,8 +51,8 @@ def rescaled(
             first = torch.maximum(first, top - RISE / 2)
             after = first[:, :, None]
         else:
-            fade = torch.zeros_like(log_k) if log_decay is None else log_decay.view(*log_k.shape[:3], -1)
-            age = running_sum(F.pad(fade, (0, 0, 1, 0)), dim=2)
+            falls = torch.zeros_like(log_k) if log_decay is None else log_decay.view(*log_k.shape[:3], -1)
+            age = running_sum(F.pad(falls, (0, 0, 1, 0)), dim=2)
             peaks = torch.cat([first[:, :, None], log_k - age[:, :, 1:]], dim=2)
             peaks = (
                 peaks.cummax(dim=2).values if documents is None else _cummax(peaks, F.pad(documents.positions, (1, 0)))

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.decay import first_steps
 from attnlab.attention.documents import Start
-from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.precision import full_precision, running_sum
@@ -59,10 +59,10 @@ def trapezoids(
     t = q.size(2)
     chunk = min(chunk, t)
     q, k, v, decay, now, later = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_decay[..., None], now, later))
-    fading, written = Fading(decay, None, q), k * (now + later)
+    chunk_decay, written = ChunkDecay(decay, None, q), k * (now + later)
     own = (q * k).sum(dim=-1, keepdim=True) * now
-    [[within]], [read] = fading.meet([q], [written])
-    states, state = states_between(fading.leaving(written).mT @ v, fading.whole, state)
+    [[within]], [read] = chunk_decay.meet([q], [written])
+    states, state = states_between(chunk_decay.leaving(written).mT @ v, chunk_decay.whole, state)
     o = within.tril(-1) @ v + own * v + read @ states
     return o.flatten(2, 3)[:, :, :t], state
 

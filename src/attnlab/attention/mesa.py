@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.documents import Start
-from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.log_scale import exceeds
 from attnlab.attention.norm import HeadNorm
@@ -27,7 +27,7 @@ Rows = Float[Tensor, "b h n t d"]
 
 
 class Moments(NamedTuple):
-    """What is kept of the tokens: H = sum b k k^T and G = sum b k v^T, both faded."""
+    """What is kept of the tokens: H = sum b k k^T and G = sum b k v^T, both decayed."""
 
     keys: Float[Tensor, "b h d d"]
     values: Float[Tensor, "b h d v"]
@@ -125,14 +125,14 @@ class MesaAttention(StateAttention):
             chunk, work = min(self.chunk, t), memory.keys.dtype
             parts = (*heads[:3], heads.log_decay[..., None], heads.beta[..., None])
             q, k, v, decay, beta = (chunks(x.to(work), -t % chunk, chunk) for x in parts)
-            fading, sizes = Fading(decay, None, q), (k.size(-1), v.size(-1))
-            both = fading.leaving(beta * k).mT @ torch.cat([k, v], dim=-1)
-            before, after = states_between(both, fading.whole, torch.cat(memory, dim=-1))
+            chunk_decay, sizes = ChunkDecay(decay, None, q), (k.size(-1), v.size(-1))
+            both = chunk_decay.leaving(beta * k).mT @ torch.cat([k, v], dim=-1)
+            before, after = states_between(both, chunk_decay.whole, torch.cat(memory, dim=-1))
             (keys, values), (last_keys, last_values) = before.split(sizes, dim=-1), after.split(sizes, dim=-1)
             ridge = (F.softplus(self.ridge.to(work)) + LEAST)[:, None, None]
-            weights = fading.pairs * beta.mT
-            x = self.solve(q, NormalEquations(fading.entering(torch.ones_like(beta)), keys, k, weights, ridge))
-            o = fading.entering(x) @ values + ((x @ k.mT) * weights) @ v
+            weights = chunk_decay.pairs * beta.mT
+            x = self.solve(q, NormalEquations(chunk_decay.entering(torch.ones_like(beta)), keys, k, weights, ridge))
+            o = chunk_decay.entering(x) @ values + ((x @ k.mT) * weights) @ v
             return o.flatten(2, 3)[:, :, :t].to(heads.v.dtype), Moments(last_keys.clone(), last_values.clone())
 
     def solve(self, q: Rows, equations: NormalEquations) -> Rows:

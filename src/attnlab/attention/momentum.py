@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
-from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.norm import HeadNorm
 from attnlab.attention.output import GatedOutput
@@ -59,10 +59,10 @@ def with_momentum(
     """
     t = q.size(2)
     chunk = min(chunk, t)
-    pad = -t % chunk  # zeros, which fade nothing and write nothing
+    pad = -t % chunk  # zeros, which decay nothing and write nothing
     q, k, v, log_a, log_m, joins, writes = (chunks(x, pad, chunk) for x in (q, k, v, log_decay[..., None], *rates))
     borders = None if starts is None else Borders.of(starts, pad, chunk, q.dtype)
-    stored, moving = Fading(log_a, borders, q), Fading(log_m, borders, q)
+    stored, moving = ChunkDecay(log_a, borders, q), ChunkDecay(log_m, borders, q)
     a_in, m_in = stored.enter, moving.enter
     assert a_in is not None and m_in is not None
     arriving, entering = writes * moving.pairs, writes * m_in

@@ -1,4 +1,4 @@
-"""The recurrent family: a matrix per head that is faded, written and read, in place of a cache that grows."""
+"""The recurrent family: a matrix per head that decays, is written and read, in place of a cache that grows."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
     than the matrix.
 
     With `writes` n > 1 a token corrects the memory n times before it is read, each time under another key, with a value
-    and a strength of its own; it fades once, before the first. A map shows each write of a head as a head of its own,
+    and a strength of its own; it decays once, before the first. A map shows each write of a head as a head of its own,
     so that `n_heads` of the layer is n times the option.
 
     Source: arXiv 2006.16236 (adding), 2406.06484 (delta rule), 2412.06464 (delta rule with decay), 2502.10297 (several
@@ -162,7 +162,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
     def in_turn(
         self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, beta: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Put the writes of a token one after the other, n * t tokens for the scan, of which the first of n fades."""
+        """Put the writes of a token one after the other, n * t tokens for the scan, of which the first of n decays."""
         if self.writes == 1:
             return q, k, v, decay, beta
         assert beta is not None  # several writes only where each corrects the one before

@@ -1,4 +1,4 @@
-"""RWKV-7: a memory that fades row by row, and that is corrected under one key and written under another."""
+"""RWKV-7: a state that decays row by row, and that is corrected under one key and written under another."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.documents import Documents, Start
-from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.scan import chunks, corrections
@@ -21,7 +21,7 @@ from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Count, option
 
-SHARPEST = 0.6065306597126334  # e^(-1/2): no row fades faster than by a factor e^(-e^(-1/2)) = 0.545 per token
+SHARPEST = 0.6065306597126334  # e^(-1/2): no row decays faster than by a factor e^(-e^(-1/2)) = 0.545 per token
 MIXED = ("r", "k", "v", "w", "a", "g")  # what is read off a token and the one before it, each in its own shares
 
 
@@ -42,25 +42,25 @@ def erase_and_write(
     n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = -n_t^T S_{t-1}, is one more value,
     written under a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
     [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = -tril([m, k], -1) V
-    - (m exp(G)) S. The division by w makes n meet the memory after it faded, as everything else does. The token at
+    - (m exp(G)) S. The division by w makes n meet the memory after its decay, as everything else does. The token at
     each of the `starts` finds an empty memory.
     """
     t = q.size(2)
     if not t:
         return v, state
     chunk = min(chunk, t)
-    pad = -t % chunk  # zeros, which fade nothing, remove nothing and write nothing
-    q, k, v, fade, meet, erase = (
+    pad = -t % chunk  # zeros, which decay nothing, remove nothing and write nothing
+    q, k, v, log_w, meet, erase = (
         chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
     )
-    fading = Fading(fade, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
-    [[of_values, of_removals], [removed, system]], [read, met] = fading.meet([q, meet], [k, erase])
+    chunk_decay = ChunkDecay(log_w, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
+    [[of_values, of_removals], [removed, system]], [read, met] = chunk_decay.meet([q, meet], [k, erase])
     right = torch.cat([removed.tril(-1) @ v, met], dim=-1)
     fixed, through = torch.linalg.solve_triangular(system.tril(-1), right, upper=False, unitriangular=True).split(
         [v.size(-1), k.size(-1)], dim=-1
     )
-    written = fading.leaving(k).mT @ v
-    u, states, state = corrections(-fixed, through, fading.leaving(erase).mT, fading.whole, state, written)
+    written = chunk_decay.leaving(k).mT @ v
+    u, states, state = corrections(-fixed, through, chunk_decay.leaving(erase).mT, chunk_decay.whole, state, written)
     return (of_values @ v + of_removals @ u + read @ states).flatten(2, 3)[:, :, :t], state
 
 
@@ -88,7 +88,7 @@ class Removal(NamedTuple):
 
 
 class RWKV7Attention(StateAttention):
-    """Each token fades the memory row by row, takes out a share of what it finds under one key, and adds its value.
+    """Each token decays the memory row by row, takes out a share of what it finds under one key, and adds its value.
 
     Rule: S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T r_t. Here n = (xi * k) / |xi * k| is
     the key to remove under, a = sigmoid(.) how much of each of its channels is removed (the learning rate in the
@@ -184,9 +184,9 @@ class RWKV7Attention(StateAttention):
     ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
         with full_precision(heads.q.device):
-            q, k, v, fade, removal, rate = (part.to(memory.dtype) for part in (*heads[:3], heads.log_decay, *heads.own))
+            q, k, v, log_w, removal, rate = (x.to(memory.dtype) for x in (*heads[:3], heads.log_decay, *heads.own))
             starts = None if heads.documents is None else heads.documents.starts
-            o, memory = erase_and_write(q, k, v, fade, removal, rate, memory, self.chunk, starts)
+            o, memory = erase_and_write(q, k, v, log_w, removal, rate, memory, self.chunk, starts)
             return o.to(heads.v.dtype), memory
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:

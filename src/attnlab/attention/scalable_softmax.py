@@ -13,7 +13,7 @@ class SSMax(Score):
     """Multiplies scores by the logarithm of how many keys are visible, so that long rows stay as sharp as short ones.
 
     Rule: score_ij = s_h * ln(n_i) * score_ij. n_i counts the keys that query i sees, and s_h is learned per head;
-    without it, attention to the best key fades as 1 / n. The first row has one key, so that ln(1) = 0 changes nothing.
+    without it, attention to the best key vanishes as 1 / n. The first row has one key: ln(1) = 0 changes nothing.
 
     Source: scalable softmax, arXiv 2501.19399. `start` is the initial s_h: with 0.2, rows of e^5 = 148 keys start as
     they are without it.

@@ -6,10 +6,10 @@ The state S is one matrix per head, (b, h, d, v). With decay a_t = exp(log_decay
     S_t = a_t S_{t-1} + k_t u_t^T,  u_t = beta_t (v_t - a_t S_{t-1}^T k_t)   (delta, with beta)
     o_t = S_t^T q_t
 
-What is removed may stand under another key, p_t in place of the k_t in u_t (`erasure`), and be read before it fades,
+What is removed may stand under another key, p_t in place of the k_t in u_t (`erasure`), and be read before it decays,
 S_{t-1}^T p_t (`early`).
 
-A decay is one number per head and token, (b, h, t), or one per row of the state, (b, h, t, d), which fades row by row.
+A decay is one number per head and token, (b, h, t), or one per row of the state, (b, h, t, d), which decays row by row.
 
 The chunked form is that of arXiv 2406.06484 and 2412.06464: inside a chunk, with G the running sum of log decays and
 D_ij = exp(G_i - G_j) for j <= i (G in float64, so that differences of it keep their digits), the writes U solve
@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnlab.attention.borders import Borders
-from attnlab.attention.fading import Fading
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.uncompiled import uncompiled
 
 Matrix = Float[Tensor, "b h d v"]
@@ -45,12 +45,12 @@ def token(
     erasure: Float[Tensor, "b h d"] | None = None,
     early: bool = False,
 ) -> tuple[Float[Tensor, "b h v"], Matrix]:
-    """One token: fade the state, write into it, read from it."""
-    faded = state if log_decay is None else state * log_decay.exp()[..., None]
+    """One token: decay the state, write into it, read from it."""
+    decayed = state if log_decay is None else state * log_decay.exp()[..., None]
     if beta is not None:
         key = k if erasure is None else erasure
-        v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", key, state if early else faded))
-    state = faded + k[..., :, None] * v[..., None, :]
+        v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", key, state if early else decayed))
+    state = decayed + k[..., :, None] * v[..., None, :]
     return torch.einsum("bhd,bhdv->bhv", q, state), state
 
 
@@ -101,37 +101,39 @@ def chunked(
     q, k, v = (chunks(x, pad, chunk) for x in (q, k, v))
     rows = _rows(log_decay)
     borders = None if starts is None else Borders.of(starts, pad, chunk, q.dtype)
-    fading = Fading(None if rows is None else chunks(rows, pad, chunk), borders, q)
-    write = fading.leaving(k)
+    chunk_decay = ChunkDecay(None if rows is None else chunks(rows, pad, chunk), borders, q)
+    write = chunk_decay.leaving(k)
     if beta is None:
-        [[within]], [read] = fading.meet([q], [k])
-        states, state = states_between(write.mT @ v, fading.whole, state)
+        [[within]], [read] = chunk_decay.meet([q], [k])
+        states, state = states_between(write.mT @ v, chunk_decay.whole, state)
     else:
         strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
         if erasure is not None and early and starts is not None:
             erasure = erasure.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to correct
         key = k if erasure is None else chunks(erasure, pad, chunk)
-        [[within], [own]], [read, met] = fading.meet([q, F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key], [k])
+        [[within], [own]], [read, met] = chunk_decay.meet(
+            [q, F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key], [k]
+        )
         if early:  # a token corrects what the one before it read
             own, met = F.pad(own, (0, 0, 1, -1)), torch.cat([key[..., :1, :], met[..., :-1, :]], dim=-2)
         solved = torch.linalg.solve_triangular(
             (strength * own).tril(-1), strength * torch.cat([v, met], dim=-1), upper=False, unitriangular=True
         )
         new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
-        v, states, state = corrections(new, erase, write.mT, fading.whole, state)
+        v, states, state = corrections(new, erase, write.mT, chunk_decay.whole, state)
     return (within @ v + read @ states).flatten(2, 3)[:, :, :t], state
 
 
 def states_between(
-    written: Float[Tensor, "b h n d v"], fade: Float[Tensor, "#b #h n #d 1"] | None, state: Matrix
+    written: Float[Tensor, "b h n d v"], decay: Float[Tensor, "#b #h n #d 1"] | None, state: Matrix
 ) -> tuple[Float[Tensor, "b h n d v"], Matrix]:
     """The state as each chunk finds it, and as the last one leaves it, where what is written does not depend on it."""
-    if fade is None:
+    if decay is None:
         after = torch.cat([state[:, :, None], written], dim=2).cumsum(dim=2)
         return after[:, :, :-1], after[:, :, -1].clone()  # what is kept must not keep all the others alive
     states = []
     # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.
-    for new, factor in zip(written.unbind(2), fade.unbind(2), strict=True):
+    for new, factor in zip(written.unbind(2), decay.unbind(2), strict=True):
         states.append(state)
         state = state * factor + new
     return torch.stack(states, dim=2), state
@@ -141,7 +143,7 @@ def corrections(
     new: Float[Tensor, "b h n t v"],
     erase: Float[Tensor, "b h n t d"],
     write: Float[Tensor, "b h n d t"],
-    fade: Float[Tensor, "#b #h n #d 1"] | None,
+    decay: Float[Tensor, "#b #h n #d 1"] | None,
     state: Matrix,
     added: Float[Tensor, "b h n d v"] | None = None,
 ) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
@@ -149,9 +151,9 @@ def corrections(
 
     What each chunk writes whatever it finds is `added`.
     """
-    fades, sums = ([None] * new.size(2) if x is None else x.unbind(2) for x in (fade, added))
+    decays, sums = ([None] * new.size(2) if x is None else x.unbind(2) for x in (decay, added))
     all_u, states = [], []
-    for v, e, w, factor, more in zip(new.unbind(2), erase.unbind(2), write.unbind(2), fades, sums, strict=True):
+    for v, e, w, factor, more in zip(new.unbind(2), erase.unbind(2), write.unbind(2), decays, sums, strict=True):
         states.append(state)
         all_u.append(u := v - e @ state)
         state = (state if factor is None else state * factor) + w @ u

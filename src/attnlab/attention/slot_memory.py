@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
-from attnlab.attention.fading import Fading
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.norm import HeadNorm, RMSNorm
 from attnlab.attention.normalizer import SharpSoftmax
@@ -55,12 +55,12 @@ def through_slots(
     t, widths = q.size(2), (k.size(-1), v.size(-1))
     chunk = min(chunk, t)
     q, k, v, log_kept, write = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_kept, write))
-    fading = Fading(log_kept, None, q)
-    written = fading.leaving(write).mT @ torch.cat([k, v], dim=-1)
-    before, after = states_between(written, fading.whole, torch.cat([memory.keys, memory.values], dim=-1))
+    chunk_decay = ChunkDecay(log_kept, None, q)
+    written = chunk_decay.leaving(write).mT @ torch.cat([k, v], dim=-1)
+    before, after = states_between(written, chunk_decay.whole, torch.cat([memory.keys, memory.values], dim=-1))
     keys, values = before.split(widths, dim=-1)
-    weights = SharpSoftmax.apply(fading.columns(q @ k.mT, write, q @ keys.mT) * scale)
-    [[within]], [read] = fading.meet([weights], [write])
+    weights = SharpSoftmax.apply(chunk_decay.columns(q @ k.mT, write, q @ keys.mT) * scale)
+    [[within]], [read] = chunk_decay.meet([weights], [write])
     o = (within @ v + read @ values).flatten(2, 3)[:, :, :t]
     keys, values = after.split(widths, dim=-1)
     return o, SlotMemory(keys.clone(), values.clone())

@@ -23,7 +23,7 @@ class Erasure(NamedTuple):
 class Write(Configurable, nn.Module, ABC):
     """Says how strongly a token corrects what is stored under its key; None where it adds to it.
 
-    `early`: what it corrects is read before the memory fades, not after.
+    `early`: what it corrects is read before the memory decays, not after.
     """
 
     erases = early = False
@@ -117,7 +117,7 @@ class FeedbackWrite(DeltaWrite):
     """Corrects by a share of what the memory answers, and takes a share of the key off the query.
 
     Rule: S_t = a_t S_{t-1} + beta k (v - S_{t-1}^T p)^T, o_t = S_t^T (q - e p), p = sigmoid(c) k. What it corrects is
-    read before the memory fades. c and e are one number per head; c starts at 1, e at `correction`. Source: Comba,
+    read before the memory decays. c and e are one number per head; c starts at 1, e at `correction`. Source: Comba,
     arXiv 2506.02475. Its code starts both at 1, says that 0.02 is better for e in small models, and scales q - e p and
     p to length one after that, which takes sigmoid(c) off p again; here q and k have length one, as in the formula.
     """

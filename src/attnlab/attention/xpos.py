@@ -1,4 +1,4 @@
-"""Rotary positions that fade with the distance."""
+"""Rotary positions that decay with the distance."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from attnlab.options import Positive, option
 
 
 class XPos(RoPE):
-    """RoPE whose pairs also fade with the distance, the fast ones first, so that far keys match less and less.
+    """RoPE whose pairs also decay with the distance, the fast ones first, so that far keys match less and less.
 
     Rule: score_i = score_i zeta_i^((n - m) / scale), zeta_i = (2i / d + gamma) / (1 + gamma). Pair i of a query at
     position n is multiplied by zeta_i^(n / scale), of a key at position m by zeta_i^(-m / scale).
@@ -23,19 +23,19 @@ class XPos(RoPE):
 
     documents = True
     withdrawn = {"fraction"}
-    gamma: Positive = option(default=0.4, doc="How little the fastest pair fades.")
-    scale: Positive = option(default=512.0, doc="Tokens over which pairs fade.")
+    gamma: Positive = option(default=0.4, doc="How little the fastest pair decays.")
+    scale: Positive = option(default=512.0, doc="Tokens over which pairs decay.")
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         rotated = super().rotate(x, start)
-        return rotated * self._faded(rotated, start)
+        return rotated * self._decay(rotated, start)
 
     def rotate_keys(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n d"]:
         rotated = super().rotate(x, start)
-        return rotated / self._faded(rotated, start)
+        return rotated / self._decay(rotated, start)
 
     @uncompiled  # as for the angles
-    def _faded(self, like: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "*b n d"]:
+    def _decay(self, like: Float[Tensor, "b h n d"], start: Start) -> Float[Tensor, "*b n d"]:
         pair = torch.arange(self.width // 2, dtype=torch.float64, device=like.device)
         zeta = (2 * pair / self.width + self.gamma) / (1 + self.gamma)
         position = positions(start, like.size(2), like.device).double()

@@ -137,7 +137,7 @@ class CLASS(Gate):
         return 2 * o * SharpSigmoid.apply(gate)
 '''
 
-DECAY = '''"""NAME: how fast the memory of a recurrent layer fades."""
+DECAY = '''"""NAME: the decay of a recurrent layer's state."""
 
 import torch
 import torch.nn.functional as F

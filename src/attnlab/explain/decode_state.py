@@ -29,7 +29,7 @@ def memory_steps(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) ->
             continue
         start = _table(before[name])
         written = np.diff(states, axis=0, prepend=start[None])
-        text = "The change that each token makes: what fades, what is erased and what is added, together."
+        text = "The change that each token makes: what decays, what is erased and what is added, together."
         steps.append(Step(f"state.{name}.written", "state", f"Written into the {name}", text, "state", written))
         text = "All that is left of the past after each token; its size does not grow. Queries read from it."
         steps.append(Step(f"state.{name}", "state", f"The {name} after each token", text, "state", states))

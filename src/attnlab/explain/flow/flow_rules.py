@@ -46,10 +46,10 @@ def keep(
     decay: Float[np.ndarray, "h t r"], written: Float[np.ndarray, "t h r c"], state: Float[np.ndarray, "t h r c"]
 ) -> Float[np.ndarray, "t h r c"]:
     """decay of each row times the state before, plus what is written."""
-    return faded(decay, state) + written
+    return decayed(decay, state) + written
 
 
-def faded(decay: Float[np.ndarray, "h t r"], state: Float[np.ndarray, "t h r c"]) -> Float[np.ndarray, "t h r c"]:
+def decayed(decay: Float[np.ndarray, "h t r"], state: Float[np.ndarray, "t h r c"]) -> Float[np.ndarray, "t h r c"]:
     """What the decay of each token leaves of the state before it."""
     before = np.concatenate([np.zeros_like(state[:1]), state[:-1]])
     return decay.transpose(1, 0, 2)[..., None] * before

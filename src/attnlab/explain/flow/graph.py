@@ -266,14 +266,14 @@ class Builder:
                 values = Node("v.one", "v", "Values, and a 1 after each", "write", "vector", one)
                 values = self.add(replace(values, rule="join", parents=(v.key,)), writing)
             for decay in self.decays(k.values):
-                left = flow_rules.faded(decay, s)
+                left = flow_rules.decayed(decay, s)
                 u = self.corrected(k, values, s - left, left)
                 if u is None:
                     continue
                 delta = s - left
                 self.stages.setdefault("write", writing)
-                fades = Node("decay", "a", "How much of each row is left", "write", "vector", decay)
-                self.nodes["decay"] = replace(fades, source=self.decay_source())
+                decay_node = Node("decay", "a", "How much of each row is left", "write", "vector", decay)
+                self.nodes["decay"] = replace(decay_node, source=self.decay_source())
                 if u.key != values.key:
                     self.add(u, writing)
                 rule = {"rule": "outer", "parents": (k.key, u.key)}
@@ -284,7 +284,7 @@ class Builder:
         self.add(Node(state.key, letters[1], state.title, "state", "state", s, **keep), keeping)
 
     def decays(self, k: Float[np.ndarray, "h t r"]) -> list[Float[np.ndarray, "h t r"]]:
-        """What could fade each row of a state: nothing, or what the layer calls its decay."""
+        """What could decay each row of a state: nothing, or what the layer calls its decay."""
         every = [np.ones_like(k)]
         for key, n in self.nodes.items():
             if (

@@ -1,4 +1,4 @@
-"""Products of what fades row by row: split at the chunk's beginning, or block by block where it fades much."""
+"""Products of what decays row by row: split at the chunk's beginning, or block by block where it decays much."""
 
 from functools import partial
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.attention import fading
+from attnlab.attention import chunk_decay
 from attnlab.attention.borders import Borders
-from attnlab.attention.fading import Fading
+from attnlab.attention.chunk_decay import ChunkDecay
 
 B, H, T, D = 2, 2, 11, 3
 
@@ -23,9 +23,9 @@ def parts(strength: float) -> list[Tensor]:
 
 def results(given: list[Tensor], borders: Borders | None) -> list[Tensor]:
     x, y, decay = given
-    fades = Fading(decay, borders, x)
-    [[products]], [met] = fades.meet([x], [y])
-    outputs = [products, met, fades.leaving(y)]
+    decays = ChunkDecay(decay, borders, x)
+    [[products]], [met] = decays.meet([x], [y])
+    outputs = [products, met, decays.leaving(y)]
     return [*outputs, *torch.autograd.grad(sum(o.sin().sum() for o in outputs), given)]  # type: ignore[union-attr]
 
 
@@ -45,7 +45,7 @@ def test_split_is_by_blocks(documents: bool, monkeypatch: pytest.MonkeyPatch) ->
             shown, dtype=torch.float64
         ).view(-1, 1, 1)
         torch.testing.assert_close(split[0][..., i, j], pair)
-    monkeypatch.setattr(fading, "FALL", 0.0)
+    monkeypatch.setattr(chunk_decay, "FALL", 0.0)
     for one, other in zip(split, results(given, borders), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
@@ -53,23 +53,23 @@ def test_split_is_by_blocks(documents: bool, monkeypatch: pytest.MonkeyPatch) ->
 def test_strong_decay_stays_finite() -> None:
     """A fall that float64 does not hold the inverse of leaves the split."""
     given = parts(500.0)
-    assert Fading(given[2], None, given[0]).rise is None
+    assert ChunkDecay(given[2], None, given[0]).rise is None
     assert all(x.isfinite().all() for x in results(given, None))
 
 
 def test_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where columns fade, sums and their gradients are the same both ways, and those that are written out."""
+    """Where columns decay, sums and their gradients are the same both ways, and those that are written out."""
     v, met, decay = parts(1.0)
     a = torch.randn(B, H, 1, T, T, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def sums() -> list[Tensor]:
-        o = Fading(decay, None, v).columns(a, v, met)
+        o = ChunkDecay(decay, None, v).columns(a, v, met)
         return [o, *torch.autograd.grad(o.sin().sum(), [v, met, decay])]
 
     split, g = sums(), decay.cumsum(-2)
     between = (g[..., :, None, :] - g[..., None, :, :]).exp()
     plain = torch.einsum("bhnij,bhnjm,bhnijm->bhnim", a.tril(), v, between) + met * g.exp()
     torch.testing.assert_close(split[0], plain)
-    monkeypatch.setattr(fading, "FALL", 0.0)
+    monkeypatch.setattr(chunk_decay, "FALL", 0.0)
     for one, other in zip(split, sums(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)

@@ -1,4 +1,4 @@
-"""How far what tokens wrote has faded when others read it, inside the chunks of a scan."""
+"""Decay inside the chunks of a scan: how much of what a token wrote is left when another reads it."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ BLOCK = 8  # tokens whose differences of decay are written out row by row; memor
 FALL = 50.0  # in nats; what rises by e^50, and is as large as 10^4, is a number of float32, as are sums of its squares
 
 
-class Fading:
+class ChunkDecay:
     """The decays of chunks of t tokens, of one number per head or of one per row of the memory, and their borders.
 
     With G the running sum of log decays (in float64, so that differences of it keep their digits), what token j writes
-    has faded by exp(G_i - G_j) when token i reads it.
+    has decayed by exp(G_i - G_j) when token i reads it.
     """
 
     def __init__(self, log_decay: Float[Tensor, "b h n t r"] | None, borders: Borders | None, like: Tensor) -> None:
@@ -30,7 +30,7 @@ class Fading:
             low = self.g.to(like.dtype)
             self.fall = low.exp()
             if self.g.size(-1) == 1:
-                self.pairs = _faded(self.g, like.dtype, self.hidden)[..., 0]
+                self.pairs = _decay_between(self.g, like.dtype, self.hidden)[..., 0]
             elif not exceeds(-low[..., -1, :], FALL):
                 self.rise = (-low).exp()
             last = self.g[..., -1:, :] - self.g if self.rise is None else low[..., -1:, :] - low
@@ -55,7 +55,7 @@ class Fading:
 
     @property
     def whole(self) -> Float[Tensor, "#b #h n #d 1"] | None:
-        """By how much a whole chunk fades the memory."""
+        """The factor by which a whole chunk decays the memory."""
         return None if (enter := self.enter) is None else enter[..., -1, :, None]
 
     def meet(
@@ -64,8 +64,8 @@ class Fading:
         """Of each reader x the products with each y that is written, and what of x meets the memory (`entering`).
 
         A product is sum_c x_ic y_jc exp(G_ic - G_jc) for j <= i, and 0 for j > i or a j of another document. With one
-        decay for all rows the exponential leaves the sum. Where no row fades much in a chunk, it is split in two at the
-        chunk's beginning; else as `_by_blocks` says.
+        decay for all rows the exponential leaves the sum. Where no row decays much in a chunk, it is split in two at
+        the chunk's beginning; else as `_by_blocks` says.
         """
         if self.fall is None or self.rise is None:
             return [[self._products(x, y) for y in written] for x in readers], [self.entering(x) for x in readers]
@@ -75,7 +75,7 @@ class Fading:
     def columns(
         self, a: Float[Tensor, "b h n t t"], v: Float[Tensor, "b h n t m"], met: Float[Tensor, "b h n t m"]
     ) -> Float[Tensor, "b h n t m"]:
-        """sum_{j <= i} a_ij v_jm exp(G_im - G_jm), where columns fade, and what is met of the chunks before, faded."""
+        """sum_{j <= i} a_ij v_jm exp(G_im - G_jm), where columns decay, and what is left of the chunks before."""
         assert self.g is not None and self.fall is not None
         if self.rise is not None:
             return (a.tril() @ (v * self.rise) + met) * self.fall
@@ -85,7 +85,7 @@ class Fading:
             g_here, first = self.g[..., here, :], self.g[..., start, None, :]
             earlier = v[..., :start, :] * (first - self.g[..., :start, :]).to(v.dtype).exp()
             far = (a[..., here, :start] @ earlier) * (g_here - first).to(v.dtype).exp()
-            near = (a[..., here, here, None] * v[..., None, here, :] * _faded(g_here, v.dtype)).sum(dim=-2)
+            near = (a[..., here, here, None] * v[..., None, here, :] * _decay_between(g_here, v.dtype)).sum(dim=-2)
             lines.append(far + near)
         return torch.cat(lines, dim=-2) + met * self.fall
 
@@ -110,7 +110,7 @@ class Fading:
             x_here, y_here, g_here, first = x[..., here, :], y[..., here, :], g[..., here, :], g[..., start, None, :]
             earlier = y[..., :start, :] * (first - g[..., :start, :]).to(y.dtype).exp()
             far = (x_here * (g_here - first).to(x.dtype).exp()) @ earlier.mT
-            near = (x_here[..., :, None, :] * y_here[..., None, :, :] * _faded(g_here, x.dtype)).sum(dim=-1)
+            near = (x_here[..., :, None, :] * y_here[..., None, :, :] * _decay_between(g_here, x.dtype)).sum(dim=-1)
             lines.append(F.pad(torch.cat([far, near], dim=-1), (0, t - here.stop)))
         products = torch.cat(lines, dim=-2)
         return products if self.hidden is None else products.masked_fill(self.hidden, 0.0)
@@ -119,7 +119,7 @@ class Fading:
         return products.tril() if self.hidden is None else products.masked_fill(self.hidden, 0.0)
 
 
-def _faded(
+def _decay_between(
     g: Float[Tensor, "b h n t r"], dtype: torch.dtype, hidden: Bool[Tensor, "b 1 n t t"] | None = None
 ) -> Float[Tensor, "b h n t t r"]:
     """exp(g_i - g_j) for j <= i, which is 1 or less, and 0 for j > i, or where it is `hidden`."""
