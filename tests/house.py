@@ -20,6 +20,7 @@ YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
 TARGET = re.compile(r"_target_: ([\w.]+)\.\w+$", re.MULTILINE)  # the module of a class that a YAML names
 PAGES = (".html", ".css", ".js")
 BANNED = ("found", "made", "said", "kept", "known", "place", "seen", "words", "wanted", "told")  # not what a value is
+LONGEST_TEST_NAME = 50
 # Where a config may be read by the text of its keys.
 SCHEMA = ("attnlab.config.compose", "attnlab.config.keys", "attnlab.config.guard")
 CONFIGS = ("config", "cfg", "plain", "trainer")  # what a config, or a part of one, is called
@@ -207,8 +208,12 @@ def untested_modules() -> list[str]:
     names = {name for name, tree in modules().items() if len(tree.body) > 1 and not is_command(name)}
     names = {name for name in names if not name.startswith((REMOTE, FAMILIES))}
     names -= {target for path in YAMLS for target in TARGET.findall(path.read_text(encoding="utf-8"))}
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob("*.py")]
-    return sorted(names - set().union(*(imports(tree, names) for tree in trees)))
+    return sorted(names - set().union(*(imports(tree, names) for tree in trees_of_tests())))
+
+
+@cache
+def trees_of_tests() -> list[ast.Module]:
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(TESTS.rglob("*.py"))]
 
 
 def banned_names(every: Iterable[ast.AST]) -> list[str]:
@@ -225,6 +230,12 @@ def _bound(node: ast.AST) -> list[str | None]:
         case ast.Import() | ast.ImportFrom():
             return [alias.asname or alias.name for alias in node.names]
     return []
+
+
+def long_test_names(trees: Iterable[ast.AST]) -> list[str]:
+    """The tests whose names nobody can type: a sentence belongs into the docstring."""
+    names = (node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return sorted(name for name in names if name.startswith("test_") and len(name) > LONGEST_TEST_NAME)
 
 
 def repeated_classes() -> list[str]:

@@ -108,7 +108,8 @@ def test_a_pattern_gives_each_layer_its_own_kind() -> None:
         ["attention=hybrid"],
     ],
 )
-def test_nested_factories_make_one_instance_per_layer(overrides: list[str]) -> None:
+def test_instance_per_layer(overrides: list[str]) -> None:
+    """Nested factories make one instance per layer."""
     seen: set[int] = set()
     for layer in layers(build_model(composed(*overrides), VOCAB)):
         mine = {id(module) for module in layer.modules()} | {id(p) for p in layer.parameters()}
@@ -181,7 +182,8 @@ def test_group_refusal() -> None:
 
 
 @pytest.mark.parametrize("slot", ["mask", "normalizer", "gate", "position"])
-def test_a_slot_that_all_layers_would_share_is_refused(slot: str) -> None:
+def test_shared_slot_is_refused(slot: str) -> None:
+    """A slot that all layers would share is refused."""
     config = composed()
     config.attention[slot]["_partial_"] = False
     with pytest.raises(UsageError) as error:
@@ -290,7 +292,8 @@ def test_a_slot_takes_a_subclass_of_the_users(own: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("word", ["_args_", "_recursive_", "_convert_", "_mode_", "_target_.x", "_call_"])
-def test_words_that_make_more_of_a_config_are_refused(word: str) -> None:
+def test_keywords_of_hydra(word: str) -> None:
+    """Words that make more of a config are refused."""
     config = deepcopy(SMALL)
     key, _, inner = word.partition(".")
     config.attention["mask"][key] = {inner: "attnlab.attention.mask.Causal"} if inner else ["x"]
@@ -350,6 +353,7 @@ def test_check_is_cheap() -> None:
     assert torch.get_default_device().type == "cpu" and not torch.empty(1).is_meta
 
 
-def test_the_default_device_comes_back_after_a_refusal() -> None:
+def test_default_device_is_restored() -> None:
+    """The default device comes back after a refusal."""
     refused("model.n_heads=3")
     assert not torch.empty(1).is_meta

@@ -55,7 +55,8 @@ def test_a_page_that_is_out_of_date_differs(found: list[Row]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_a_picture_of_two_to_four_of_its_own_layers(family: str, found: list[Row]) -> None:
+def test_pictures_of_families(family: str, found: list[Row]) -> None:
+    """Every family has a picture of two to four of its own layers."""
     file, own = picture_of(family), {row.name for row in found if row.family == family}
     assert 2 <= len(PANELS[family]) <= 4 and {panel.variant for panel in PANELS[family]} <= own
     assert file.stat().st_size < BUDGET

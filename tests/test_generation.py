@@ -69,7 +69,8 @@ def drawn(logits: Tensor, times: int = 500, **options: Any) -> list[int]:
 HALVES = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_draws_by_probability() -> None:
+    """Tokens are drawn as often as they are likely."""
     counts = torch.bincount(torch.tensor(drawn(HALVES, 4000)), minlength=4) / 4000
     torch.testing.assert_close(counts, HALVES.exp(), rtol=0, atol=0.032)  # four deviations of sqrt(0.25 / 4000)
 
@@ -81,7 +82,8 @@ def test_temperature_sharpens_and_flattens() -> None:
         torch.testing.assert_close(torch.bincount(found, minlength=4) / 4000, expected, rtol=0, atol=0.032)
 
 
-def test_temperature_0_takes_the_likeliest_and_the_first_of_equals() -> None:
+def test_temperature_0() -> None:
+    """Temperature 0 takes the likeliest and the first of equals."""
     assert set(drawn(HALVES, temperature=0)) == {1}
     assert set(drawn(torch.tensor([1.0, 7.0, 3.0, 7.0]), temperature=0)) == {1}
 
@@ -105,7 +107,8 @@ def test_top_k_leaves_the_k_likeliest(top_k: int, left: set[int]) -> None:
         (1.0, {0, 1, 2, 3}),
     ],
 )
-def test_top_p_leaves_the_likeliest_that_together_reach_p(top_p: float, left: set[int]) -> None:
+def test_top_p(top_p: float, left: set[int]) -> None:
+    """Top_p leaves the likeliest that together reach p."""
     assert set(drawn(HALVES, top_p=top_p)) == left
 
 
@@ -120,7 +123,8 @@ def test_top_p_counts_after_top_k() -> None:
     assert set(drawn(HALVES, top_p=0.6)) == {1, 3}
 
 
-def test_logits_in_half_precision_are_drawn_from_in_float32() -> None:
+def test_half_precision_logits() -> None:
+    """Logits in half precision are drawn from in float32."""
     assert drawn(HALVES.bfloat16(), top_p=0.9) == drawn(HALVES.bfloat16().float(), top_p=0.9)
 
 
@@ -128,7 +132,8 @@ def test_logits_in_half_precision_are_drawn_from_in_float32() -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
-def test_greedy_writing_takes_the_argmax_of_forward(attention: AttentionFactory) -> None:
+def test_greedy_is_argmax(attention: AttentionFactory) -> None:
+    """Greedy writing takes the argmax of forward."""
     model = gpt(attention)
     found = list(generate(model, prompt(), tokens=CONTEXT - 3, temperature=0))
     assert found == reference(model, prompt().tolist(), CONTEXT - 3)
@@ -137,7 +142,8 @@ def test_greedy_writing_takes_the_argmax_of_forward(attention: AttentionFactory)
 
 @pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS)
 @pytest.mark.parametrize("n", [1, 3, CONTEXT])
-def test_writing_goes_on_past_the_context_from_its_last_half(attention: AttentionFactory, n: int) -> None:
+def test_past_the_context(attention: AttentionFactory, n: int) -> None:
+    """Writing goes on past the context from its last half."""
     model = gpt(attention)
     found = list(generate(model, prompt(n), tokens=4 * CONTEXT, temperature=0))
     assert found == reference(model, prompt(n).tolist(), 4 * CONTEXT)
@@ -150,7 +156,8 @@ def test_no_position_past_the_context_is_ever_used(context: int) -> None:
     assert len(found) == 25 and all(0 <= token < VOCAB for token in found)
 
 
-def test_a_seed_repeats_its_text_and_another_writes_another() -> None:
+def test_seeds() -> None:
+    """A seed repeats its text and another writes another."""
     model = gpt()
     texts = [list(generate(model, prompt(), tokens=30, temperature=3.0, seed=seed)) for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
@@ -179,7 +186,8 @@ def test_writing_has_a_stream_of_its_own() -> None:
     assert first + list(writer) == list(generate(model, prompt(), tokens=30, temperature=3.0))
 
 
-def test_tokens_come_one_by_one_as_soon_as_each_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens come one by one as soon as each is known."""
     model, fed = gpt(), []
     step = model.step
     monkeypatch.setattr(model, "step", lambda ids, state: (fed.append(ids.size(1)), step(ids, state))[1])
@@ -192,7 +200,8 @@ def test_tokens_come_one_by_one_as_soon_as_each_is_known(monkeypatch: pytest.Mon
         next(writer)
 
 
-def test_between_two_tokens_the_model_is_as_it_was() -> None:
+def test_model_mode_between_tokens() -> None:
+    """Between two tokens the model is as it was."""
     model = gpt(partial(multi_head, dropout=0.5), dropout=0.5).train()
     writer = generate(model, prompt(), tokens=6, temperature=0)
     found = [next(writer)]
@@ -221,7 +230,8 @@ def test_between_two_tokens_the_model_is_as_it_was() -> None:
         ({"prompt": torch.arange(9)}, "prompt (9 tokens) is longer than the model's context (8 tokens)"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_token(options: dict[str, Any], message: str) -> None:
+def test_refused_before_first_token(options: dict[str, Any], message: str) -> None:
+    """What cannot work is refused before the first token."""
     with pytest.raises(UsageError) as error:
         generate(gpt(), **{"prompt": prompt(), "tokens": 3, **options})
     assert str(error.value) == message

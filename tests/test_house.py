@@ -73,6 +73,14 @@ def test_names_bound(code: str) -> None:
     assert house.banned_names(ast.walk(ast.parse("x = other.found(known=made)"))) == []
 
 
+def test_names_of_tests() -> None:
+    """A test can be called by its name; its sentence stands in the docstring."""
+    assert house.long_test_names(house.trees_of_tests()) == []
+    assert house.long_test_names([ast.parse(f"def test_{'a' * 46}(): ...\ndef test_{'a' * 45}(): ...")]) == [
+        f"test_{'a' * 46}"
+    ]
+
+
 def test_one_name_one_module() -> None:
     """A module name says which module it is, wherever it lies."""
     assert house.repeated_modules() == []

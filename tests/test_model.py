@@ -240,7 +240,8 @@ def test_no_two_tensors_of_a_model_start_alike() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(ATTENTIONS, 2)))
-def test_a_tensor_that_two_variants_share_starts_equal(one: str, other: str) -> None:
+def test_shared_tensors_start_equal(one: str, other: str) -> None:
+    """A tensor that two variants share starts equal."""
     first, second = (dict(gpt(ATTENTIONS[name]).named_parameters()) for name in (one, other))
     shared = [name for name in first.keys() & second.keys() if first[name].shape == second[name].shape]
     assert {"embedding.weight", "blocks.2.mlp.up.weight", "blocks.2.mlp.down.weight"} <= set(shared)
@@ -469,7 +470,8 @@ def test_attention_maps(name: str) -> None:
         assert not made.weights.triu(1).any() and not made.weights.requires_grad
 
 
-def test_looking_at_maps_leaves_mode_and_numbers_alone() -> None:
+def test_maps_change_nothing() -> None:
+    """Looking at maps leaves mode and numbers alone."""
     model, x = gpt(partial(multi_head, dropout=0.5), dropout=0.5), token_ids()
     model.train()
     model.blocks[1].eval()  # a mode that no single flag could put back
@@ -551,7 +553,8 @@ def stepped(model: GPT, ids: Tensor, cuts: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize(("attention", "embed"), sampled(product(ATTENTIONS, EMBEDS), 4, [("hybrid", "learned")]))
-def test_cutting_a_text_into_steps_changes_no_logit(attention: str, embed: str) -> None:
+def test_steps_give_forward(attention: str, embed: str) -> None:
+    """Cutting a text into steps changes no logit."""
     model, x = perturbed(gpt(ATTENTIONS[attention], embed=EMBEDS[embed])).eval(), token_ids()
     expected = model(x)
     for cuts in ([CONTEXT], [1] * CONTEXT, [3, 1, 5, 2]):
@@ -569,7 +572,8 @@ def test_a_text_longer_than_the_state_is_refused() -> None:
 # Cost
 
 
-def test_the_cost_of_a_model_is_that_of_its_layers() -> None:
+def test_cost_is_that_of_layers() -> None:
+    """The cost of a model is that of its layers."""
     model = gpt(ATTENTIONS["hybrid"])
     parts = [block.attention.cost(9) for block in model.layers]
     assert model.cost(9) == parts[0] + parts[1] + parts[2]

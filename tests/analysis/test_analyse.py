@@ -38,7 +38,8 @@ def experiment(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_is_whole_in_itself_and_nothing_in_it_is_taken_for_markup(experiment: Path) -> None:
+def test_page_escapes_markup(experiment: Path) -> None:
+    """The page is whole in itself and nothing in it is taken for markup."""
     report = analyse(experiment)
     write(report, document(report), experiment / "report")
     page = (experiment / "report" / "report.html").read_text()
@@ -105,9 +106,8 @@ def test_means_are_no_runs(experiment: Path, folder: str, capsys: pytest.Capture
     assert not older.exists() and not list((experiment / "report").rglob("*tfevents*"))
 
 
-def test_the_command_shows_the_verdict_and_says_where_the_pages_are(
-    experiment: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_shows_verdict(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command shows the verdict and says where the pages are."""
     main(["report", f"experiment={experiment}", "margin=0.05", f"out={experiment.parent / 'pages'}"])
     out = capsys.readouterr().out
     assert re.search(r"linear +\| 6 \|.*\| worse", out)
@@ -132,7 +132,8 @@ def test_what_is_wrong_is_said_in_one_line(words: list[str], message: str, capsy
     assert message in capsys.readouterr().err
 
 
-def test_an_experiment_without_one_finished_run_still_has_a_report(tmp_path: Path) -> None:
+def test_report_without_finished_run(tmp_path: Path) -> None:
+    """An experiment without one finished run still has a report."""
     for name in ("multi_head", "linear"):
         write_run(tmp_path, name, 0, 2.0, status="diverged")
     report = analyse(tmp_path)
@@ -187,7 +188,8 @@ def test_deviations_are_named(tmp_path: Path) -> None:
         assert words in deviations
 
 
-def test_preregistration_comes_first_and_is_not_changed(tmp_path: Path) -> None:
+def test_preregistration_is_fixed(tmp_path: Path) -> None:
+    """Preregistration comes first and is not changed."""
     preregistration.write(tmp_path / "a", PREREGISTRATION)
     with pytest.raises(UsageError, match=r"holds something else \(margin: 0.05, not 0.1\)"):
         preregistration.write(tmp_path / "a", PREREGISTRATION._replace(margin=0.1))

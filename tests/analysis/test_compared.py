@@ -386,7 +386,7 @@ def test_cost_intervals_hold_the_ratio(tmp_path: Path) -> None:
         assert cost_cells(tmp_path / str(i))["tokens/s"].endswith("(not measured side by side)")
 
 
-def test_one_summary_of_wrong_types_costs_no_report(tmp_path: Path) -> None:
+def test_summary_of_wrong_types(tmp_path: Path) -> None:
     """Whatever a field of one run's summary.json holds, the report of the others is made."""
     write_arm(tmp_path, "multi_head", BASE)
     extra: dict[str, object] = {"match": {}, "beside": {}, "versions": {}, "typed": {}, "val_sha256": "v"}

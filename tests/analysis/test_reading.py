@@ -13,7 +13,8 @@ from attnlab.analysis.reading import read_experiment
 from attnlab.errors import UsageError
 
 
-def test_what_is_found_is_what_is_there_and_it_says_so(tmp_path: Path) -> None:
+def test_reads_what_is_there(tmp_path: Path) -> None:
+    """What is found is what is there and it says so."""
     write_arm(tmp_path, "multi_head", [1.0, 1.1])
     found = read_experiment(tmp_path)
     assert [(run.variant, run.seed, run.status, run.final) for run in found.runs] == [
@@ -62,9 +63,8 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
-def test_a_damaged_folder_is_named_and_costs_no_other_run(
-    tmp_path: Path, damage: Callable[[Path], object], reason: str
-) -> None:
+def test_damaged_folder(tmp_path: Path, damage: Callable[[Path], object], reason: str) -> None:
+    """A damaged folder is named and costs no other run."""
     folders = write_arm(tmp_path, "multi_head", [1.0, 1.1, 1.2])
     damage(folders[1])
     runs = read_experiment(tmp_path).runs
@@ -85,7 +85,8 @@ def test_a_result_that_is_no_number_has_diverged(tmp_path: Path) -> None:
     assert [run.status for run in read_experiment(tmp_path).runs] == ["diverged"] * 3
 
 
-def test_a_run_without_a_summary_is_running_while_its_lock_is_held(tmp_path: Path) -> None:
+def test_running_while_locked(tmp_path: Path) -> None:
+    """A run without a summary is running while its lock is held."""
     folder = write_run(tmp_path, "multi_head", 0, 1.0)
     (folder / "summary.json").unlink()
     assert read_experiment(tmp_path).runs[0].status == "unfinished"
@@ -121,7 +122,8 @@ def test_the_manifest_counts_what_was_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "3", '{"runs": 1}', "\x00"])
-def test_a_damaged_manifest_is_named_and_the_runs_are_read(tmp_path: Path, content: str) -> None:
+def test_damaged_manifest(tmp_path: Path, content: str) -> None:
+    """A damaged manifest is named and the runs are read."""
     write_run(tmp_path, "multi_head", 0, 1.0)
     (tmp_path / "manifest.json").write_text(content)
     found = read_experiment(tmp_path)
@@ -129,7 +131,8 @@ def test_a_damaged_manifest_is_named_and_the_runs_are_read(tmp_path: Path, conte
     assert "which runs were planned is not known" in found.problems[0]
 
 
-def test_a_folder_one_too_high_or_too_deep_is_refused_with_the_right_one(tmp_path: Path) -> None:
+def test_wrong_level_of_folder(tmp_path: Path) -> None:
+    """A folder one too high or too deep is refused with the right one."""
     run = write_run(tmp_path / "runs" / "e", "multi_head", 0, 1.0)
     with pytest.raises(UsageError, match=r"holds no runs.*name one of .*runs/e"):
         read_experiment(tmp_path / "runs")

@@ -18,7 +18,8 @@ DRAWS = np.random.default_rng(7)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 11])
-def test_the_paired_t_test_and_its_interval_are_those_of_scipy(n: int) -> None:
+def test_paired_t_is_scipy(n: int) -> None:
+    """The paired t-test and its interval are those of SciPy."""
     a, b = DRAWS.normal(size=(2, n))
     theirs = stats.ttest_rel(a, b)
     low, high = ours.t_interval(a - b, 0.05)
@@ -26,7 +27,8 @@ def test_the_paired_t_test_and_its_interval_are_those_of_scipy(n: int) -> None:
     assert (float(low), float(high)) == pytest.approx(tuple(theirs.confidence_interval(0.95)), rel=1e-9)
 
 
-def test_equal_differences_have_no_spread_and_the_signs_decide() -> None:
+def test_equal_differences() -> None:
+    """Equal differences have no spread and the signs decide."""
     d = np.full(6, 0.1) + 1e-17
     assert float(ours.t_p(d)) == 2**-5
     assert float(ours.t_p(np.zeros(6))) == 1.0
@@ -59,7 +61,8 @@ def test_sign_flips_are_those_of_enumeration(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 10, 24])
-def test_the_smallest_sign_flip_p_is_reached_when_all_agree(n: int) -> None:
+def test_smallest_sign_flip_p(n: int) -> None:
+    """The smallest sign flip p is reached when all agree."""
     assert exact_tests.sign_flip_p(DRAWS.uniform(0.1, 1, size=n)) == exact_tests.smallest_p("sign flips", n) == 2 / 2**n
     assert exact_tests.sign_flip_p(DRAWS.uniform(0.1, 1, size=n), 1) == exact_tests.smallest_p("sign flips", n, 1)
 
@@ -137,26 +140,29 @@ def test_power_by_integration(n: int, family: int) -> None:
     assert moved == pytest.approx(float(np.mean(ours.t_equivalence_p(d, effect) <= alpha)), abs=0.013)
 
 
-def test_beyond_forty_seeds_drawn_patterns_come_close_to_the_t_test() -> None:
+def test_drawn_sign_flips() -> None:
+    """Beyond forty seeds drawn patterns come close to the t-test."""
     d = DRAWS.normal(0.3, size=60)
     assert exact_tests.sign_flip_p(d) == pytest.approx(float(ours.t_p(d)), abs=0.01)
 
 
 @pytest.mark.parametrize("n", [3, 5, 6, 8, 10])
-def test_power_and_detectable_effects_are_those_of_statsmodels(n: int) -> None:
+def test_power_is_statsmodels(n: int) -> None:
+    """Power and detectable effects are those of statsmodels."""
     assert power.power(n, 0.05, 1.3) == pytest.approx(TTestPower().power(1.3, n, 0.05), rel=1e-6)
     effect = power.detectable_effect(n, 0.05)
     assert effect == pytest.approx(TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8), rel=1e-4)
 
 
-def test_the_detectable_effects_of_the_design_page() -> None:
+def test_detectable_effects() -> None:
     """In standard deviations of the differences, at 80 % power."""
     found = [round(power.detectable_effect(n, 0.05), 2) for n in (3, 5, 6, 8, 10)]
     assert found == pytest.approx([3.35, 1.70, 1.45, 1.20, 1.05], abs=0.1)
 
 
 @pytest.mark.parametrize("effect", [0.2, 0.5, 1.0, 3.0])
-def test_the_seeds_that_would_tell_are_the_fewest_with_the_power(effect: float) -> None:
+def test_seeds_to_tell(effect: float) -> None:
+    """The seeds that would tell are the fewest with the power."""
     n, low, high = power.seeds_to_tell(effect, 1.0, 5, 0.05)
     theirs = math.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8) - 1e-6)
     assert n == max(4, theirs) and low is not None and high is not None  # with less than four, no verdict is possible
@@ -167,11 +173,13 @@ def test_the_seeds_that_would_tell_are_the_fewest_with_the_power(effect: float) 
     assert high == power.seeds_to_tell(effect, sd, 5, 0.05).as_seen
 
 
-def test_no_number_of_seeds_is_named_where_none_is_worth_it() -> None:
+def test_no_number_of_seeds() -> None:
+    """No number of seeds is named where none is worth it."""
     assert power.seeds_to_tell(1e-4, 1.0, 6, 0.05) == (None, None, None)
 
 
-def test_the_seeds_that_would_be_equivalent_are_so_4_times_in_5() -> None:
+def test_seeds_for_equivalence() -> None:
+    """The seeds that would be equivalent are so 4 times in 5."""
     n = power.seeds_to_be_equivalent(0.5, 1.0, 6, 0.05).as_seen
     assert n is not None
     d = np.random.default_rng(3).normal(size=(20_000, n))
@@ -193,7 +201,8 @@ def test_bca_needs_ten_differences() -> None:
     assert (low, high) == pytest.approx(tuple(map(float, ours.t_interval(d, 0.05))), abs=0.03)  # of normal differences
 
 
-def test_half_of_the_seeds_by_the_curve_of_kaplan_and_meier() -> None:
+def test_kaplan_meier_median() -> None:
+    """Half of the seeds by the curve of Kaplan and Meier."""
     assert ours.median_steps([10, 20, 30], []) == 20
     assert ours.median_steps([10], [100, 100]) is None  # two of three never did
     # By hand: 1 - 1/4 = 0.75 at 10; one given up at 15; 0.75 (1 - 1/2) = 0.375 at 20.
@@ -201,17 +210,20 @@ def test_half_of_the_seeds_by_the_curve_of_kaplan_and_meier() -> None:
     assert ours.median_steps([], [100]) is None
 
 
-def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:
+def test_interquartile_mean() -> None:
+    """The interquartile mean leaves out a quarter at each end."""
     assert ours.interquartile_mean([np.array([0.0, 1, 2, 3]), np.array([100.0, 4, 5, -50])]) == np.mean([1, 2, 3, 4])
 
 
-def test_the_probability_of_improvement_counts_pairs_and_half_of_ties() -> None:
+def test_probability_of_improvement() -> None:
+    """The probability of improvement counts pairs and half of ties."""
     a, b = [np.array([1.0, 2]), np.array([0.0])], [np.array([1.0, 0]), np.array([1.0])]
     by_hand = np.mean([np.mean([0.5, 1, 1, 1]), 0.0])
     assert ours.probability_of_improvement(a, b) == pytest.approx(by_hand)
 
 
-def test_the_stratified_bootstrap_draws_each_task_from_itself() -> None:
+def test_stratified_bootstrap() -> None:
+    """The stratified bootstrap draws each task from itself."""
     tasks = [np.full(4, 1.0), np.full(4, 3.0)]  # nothing moves within a task, so nothing may move at all
     assert ours.stratified_bootstrap(ours.interquartile_mean, tasks, alpha=0.05) == (2.0, 2.0)
     spread = [DRAWS.normal(size=300)]
@@ -228,13 +240,15 @@ def test_pairing_removes_what_is_shared() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 5, 6, 10])
-def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
+def test_interval_coverage(n: int) -> None:
+    """The interval covers the truth as often as it says."""
     d = np.random.default_rng(n).normal(0.3, 1.0, size=(40_000, n))
     low, high = ours.t_interval(d, 0.05)
     assert np.mean((low <= 0.3) & (high >= 0.3)) == pytest.approx(0.95, abs=0.005)  # 1.5 points is what is asked
 
 
-def test_the_noise_band_holds_the_baseline_against_itself_as_often_as_it_says() -> None:
+def test_noise_band_coverage() -> None:
+    """The noise band holds the baseline against itself as often as it says."""
     draws = np.random.default_rng(5).normal(size=(4000, 2, 6))
     inside = [abs(a.mean() - b.mean()) <= ours.noise_band(a, 6, 0.05) for a, b in draws]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)

@@ -47,7 +47,8 @@ def test_every_word_is_given_where_it_is_due(tmp_path: Path) -> None:
     assert verdicts(without)["same"] == "cannot tell"  # no margin, nothing is equivalent
 
 
-def test_the_numbers_are_those_that_other_code_computes(tmp_path: Path) -> None:
+def test_numbers_of_other_code(tmp_path: Path) -> None:
+    """The numbers are those that other code computes."""
     arms = {"a": shifted(-0.02, 0.02), "b": shifted(0.01, 0.05), "c": shifted(0.3, 0.1)}
     write_arm(tmp_path, "multi_head", BASE)
     for name, finals in arms.items():
@@ -76,7 +77,8 @@ def test_the_numbers_are_those_that_other_code_computes(tmp_path: Path) -> None:
     assert floor.band == pytest.approx(stats.t.ppf(0.975, 5) * np.std(BASE, ddof=1) * math.sqrt(2 / 6))
 
 
-def test_a_metric_that_should_grow_turns_the_words_around(tmp_path: Path) -> None:
+def test_metric_that_should_grow(tmp_path: Path) -> None:
+    """A metric that should grow turns the words around."""
     write_arm(tmp_path, "multi_head", [x / 4 for x in BASE], metric="val/accuracy")
     write_arm(tmp_path, "good", [x / 4 for x in shifted(0.4)], metric="val/accuracy")
     assert verdicts(analyse(tmp_path, Options(metric="val/accuracy"))) == {"good": "better"}
@@ -89,7 +91,8 @@ def test_a_sweep_of_equals_cannot_tell(tmp_path: Path) -> None:
     assert set(verdicts(analyse(tmp_path)).values()) == {"cannot tell"}
 
 
-def test_runs_that_diverged_never_make_a_variant_better(tmp_path: Path) -> None:
+def test_diverged_runs_never_flatter(tmp_path: Path) -> None:
+    """Runs that diverged never make a variant better."""
     write_arm(tmp_path, "multi_head", BASE)
     write_arm(tmp_path, "fragile", shifted(-0.2)[:5])
     write_run(tmp_path, "fragile", 5, 9.0, status="diverged")
@@ -107,7 +110,8 @@ def test_a_missing_run_is_counted_and_said(tmp_path: Path) -> None:
     assert found.remarks == ("1 of 6 seeds are lost (1 of good unfinished)",)
 
 
-def test_seeds_are_paired_by_number_and_one_says_nothing(tmp_path: Path) -> None:
+def test_seeds_are_paired(tmp_path: Path) -> None:
+    """Seeds are paired by number and one says nothing."""
     write_run(tmp_path, "multi_head", 3, 2.0)
     write_run(tmp_path, "multi_head", 4, 2.1)
     write_run(tmp_path, "other", 4, 2.2)
@@ -117,7 +121,8 @@ def test_seeds_are_paired_by_number_and_one_says_nothing(tmp_path: Path) -> None
     assert "one seed says nothing of chance" in found.remarks
 
 
-def test_the_family_is_what_was_asked_and_the_rest_is_not_judged(tmp_path: Path) -> None:
+def test_family_of_comparisons(tmp_path: Path) -> None:
+    """The family is what was asked and the rest is not judged."""
     write_arm(tmp_path, "multi_head", BASE)
     for name in ("a", "b"):
         write_arm(tmp_path, name, shifted(-0.1, 0.1))
@@ -130,7 +135,8 @@ def test_the_family_is_what_was_asked_and_the_rest_is_not_judged(tmp_path: Path)
         analyse(tmp_path, Options(family=("z",)))
 
 
-def test_the_same_numbers_as_the_baseline_are_pointed_out(tmp_path: Path) -> None:
+def test_same_numbers_as_baseline(tmp_path: Path) -> None:
+    """The same numbers as the baseline are pointed out."""
     write_arm(tmp_path, "multi_head", BASE)
     write_arm(tmp_path, "twin", BASE)
     found = analyse(tmp_path).comparisons[0]
@@ -161,7 +167,7 @@ def test_a_metric_that_is_not_there_is_refused(tmp_path: Path) -> None:
         analyse(tmp_path, Options(metric="val/thing"))
 
 
-def test_a_learning_rate_is_chosen_on_seeds_that_do_not_judge(tmp_path: Path) -> None:
+def test_rate_chosen_on_other_seeds(tmp_path: Path) -> None:
     """Loss is a parabola in log rate with its lowest point at 10^-2.6; seed 0 tunes, seeds 1 to 4 judge."""
     rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
     for name, base in (("multi_head", 2.0), ("other", 1.8)):
@@ -181,7 +187,7 @@ def test_a_learning_rate_is_chosen_on_seeds_that_do_not_judge(tmp_path: Path) ->
         assert found.sensitivity == pytest.approx(np.mean(losses) - min(losses))
 
 
-def test_main_effects_and_interactions_are_those_that_were_put_in(tmp_path: Path) -> None:
+def test_effects_and_interactions(tmp_path: Path) -> None:
     """2 x 2: mask -0.2, normaliser +0.1, both together 0.05 more."""
     noise = RNG.normal(0, 0.05, size=5)
     for mask in (0, 1):
@@ -201,7 +207,8 @@ def test_main_effects_and_interactions_are_those_that_were_put_in(tmp_path: Path
     assert [e.kind for e in effects.effects] == ["main", "main", "interaction"]
 
 
-def test_tasks_are_blocks_and_come_together_in_the_end(tmp_path: Path) -> None:
+def test_tasks_are_blocks(tmp_path: Path) -> None:
+    """Tasks are blocks and come together in the end."""
     for task, scale in (("Stories", 1.0), ("Recall", 10.0)):
         settings = {"data._target_": f"attnlab.data.{task}"}
         write_arm(tmp_path, "multi_head", [scale * x for x in BASE], settings=settings)
@@ -213,7 +220,8 @@ def test_tasks_are_blocks_and_come_together_in_the_end(tmp_path: Path) -> None:
     assert good.iqm == pytest.approx(0.55, abs=0.03)
 
 
-def test_solved_or_not_counts_seeds_and_keeps_those_that_diverged(tmp_path: Path) -> None:
+def test_success_rate(tmp_path: Path) -> None:
+    """Solved or not counts seeds and keeps those that diverged."""
     write_arm(tmp_path, "multi_head", [1.0, 1.0, 0.2], metric="val/accuracy", curve=[0.0, 0.995])
     write_run(tmp_path, "multi_head", 3, 0.1, metric="val/accuracy", status="diverged")
     write_arm(tmp_path, "other", [0.1, 0.2, 0.3], metric="val/accuracy")

@@ -140,7 +140,8 @@ def test_cuts_save(name: str) -> None:
 
 
 @pytest.mark.parametrize("mask", [Causal(), Strided(4), LocalGlobal(3, 7)])
-def test_a_mask_that_reads_far_back_promises_nothing(mask: Mask) -> None:
+def test_mask_without_band(mask: Mask) -> None:
+    """A mask that reads far back promises nothing."""
     assert mask.max_lookback is None
     assert Blocks.of(10_000, mask.max_lookback).n_blocks == 1
 
@@ -185,7 +186,8 @@ def same_as_the_rule(one: SoftmaxAttention, x: Tensor) -> None:
 
 @pytest.mark.parametrize("position", [RoPE, ALiBi, T5Bias, Kerple, FIRE])
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-def test_positions_and_shared_keys_are_right_in_blocks(position: type[Position], n_kv_heads: int) -> None:
+def test_positions_in_blocks(position: type[Position], n_kv_heads: int) -> None:
+    """Positions and shared keys are right in blocks."""
     one, x = layer(partial(Window, 7), position=partial(position), n_kv_heads=n_kv_heads), inputs(97, batch=3)
     y, right = one(x), explicit(one, x)
     assert gap(y, right) < SAME

@@ -41,7 +41,8 @@ def check_readable(at_hand: KeysValues, mask: Mask, first: int, n: int) -> None:
 # All rows
 
 
-def test_rows_are_allocated_once_for_the_longest_text() -> None:
+def test_rows_are_allocated_once() -> None:
+    """Rows are allocated once for the longest text."""
     cache = empty(Causal(), 7, batch=4)
     assert cache.k.shape == (4, HEADS, 7, D) and cache.v.shape == (4, HEADS, 7, V) and cache.length == 0
     storage = cache.k.data_ptr(), cache.v.data_ptr()
@@ -84,7 +85,8 @@ def test_full_cache_refused(held: int, more: int, total: int) -> None:
 # A ring
 
 
-def test_a_ring_has_as_many_rows_as_its_mask_keeps() -> None:
+def test_rows_of_a_ring() -> None:
+    """A ring has as many rows as its mask keeps."""
     assert empty(Window(5), 100).k.shape == (1, HEADS, 5, D)
     assert empty(Window(5), 100).v.shape == (1, HEADS, 5, V)
 
@@ -93,11 +95,13 @@ def test_a_ring_has_as_many_rows_as_its_mask_keeps() -> None:
     ("seen", "held"),
     [(0, [-1, -1, -1]), (1, [0, -1, -1]), (3, [0, 1, 2]), (4, [3, 1, 2]), (5, [3, 4, 2]), (300, [297, 298, 299])],
 )
-def test_a_position_lies_in_the_slot_of_its_remainder(seen: int, held: list[int]) -> None:
+def test_slot_of_a_position(seen: int, held: list[int]) -> None:
+    """A position lies in the slot of its remainder."""
     assert Window(3).slot_positions(seen, torch.device("cpu")).tolist() == held
 
 
-def test_a_ring_keeps_the_last_rows_and_never_fills_up() -> None:
+def test_ring_keeps_last_rows() -> None:
+    """A ring keeps the last rows and never fills up."""
     mask = Window(3)
     cache = empty(mask, 2)
     storage = cache.k.data_ptr(), cache.v.data_ptr()

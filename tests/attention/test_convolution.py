@@ -33,7 +33,8 @@ def test_it_is_its_formula(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_a_token_reaches_itself_and_the_width_minus_1_after_it(width: int) -> None:
+def test_reach(width: int) -> None:
+    """A token reaches itself and the width minus 1 after it."""
     layer, y = conv(width), tokens()
     changed = y.clone()
     changed[:, 2] += 1
@@ -63,7 +64,8 @@ def test_cutting_a_text_changes_nothing(width: int, cuts: list[int]) -> None:
     assert torch.equal(tail, last)
 
 
-def test_the_tail_is_the_last_inputs_with_zeros_before_the_first() -> None:
+def test_tail() -> None:
+    """The tail is the last inputs with zeros before the first."""
     layer, y = conv(4), tokens(2)
     assert not layer.empty(2).any()
     assert torch.equal(layer(y, None)[1], torch.cat([torch.zeros(2, 1, CHANNELS, dtype=torch.float64), y], dim=1))
@@ -74,19 +76,22 @@ def test_a_tail_keeps_no_prompt_alive() -> None:
     assert tail.untyped_storage().nbytes() == tail.nbytes == 2 * 3 * CHANNELS * 8
 
 
-def test_a_tail_in_another_type_is_read_in_that_of_the_tokens() -> None:
+def test_tail_in_another_type() -> None:
+    """A tail in another type is read in that of the tokens."""
     layer, y = conv(3), tokens()
     mixed, tail = layer(y, layer.empty(2).float())
     assert mixed.dtype == tail.dtype == torch.float64
     assert torch.equal(mixed, layer(y, None)[0])
 
 
-def test_the_result_lies_channels_side_by_side_in_memory() -> None:
+def test_memory_layout() -> None:
+    """The result lies channels side by side in memory."""
     assert conv(3)(tokens(), None)[0].is_contiguous()
 
 
 @pytest.mark.parametrize("width", [2, 3])
-def test_every_weight_and_every_input_gets_its_gradient(width: int) -> None:
+def test_gradients(width: int) -> None:
+    """Every weight and every input gets its gradient."""
     layer = conv(width)
     y, tail = tokens(4).requires_grad_(), tokens(width - 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda y, tail: layer(y, tail)[0], (y, tail))
@@ -95,7 +100,8 @@ def test_every_weight_and_every_input_gets_its_gradient(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [2, 4, 16])
-def test_weights_start_within_1_over_the_root_of_the_width(width: int) -> None:
+def test_start_values(width: int) -> None:
+    """Weights start within 1 over the root of the width."""
     torch.manual_seed(0)
     weight, bound = ShortConv(1000, width).weight.detach(), 1 / math.sqrt(width)
     assert float(weight.abs().max()) <= bound
@@ -104,7 +110,8 @@ def test_weights_start_within_1_over_the_root_of_the_width(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 0, -2])
-def test_a_width_that_sees_no_other_token_is_refused(width: int) -> None:
+def test_width_of_one_is_refused(width: int) -> None:
+    """A width that sees no other token is refused."""
     with pytest.raises(UsageError) as error:
         ShortConv(CHANNELS, width)
     assert str(error.value) == (
@@ -112,7 +119,8 @@ def test_a_width_that_sees_no_other_token_is_refused(width: int) -> None:
     )
 
 
-def test_in_bfloat16_the_sum_and_its_silu_are_not_rounded_on_the_way() -> None:
+def test_bfloat16_rounds_once() -> None:
+    """In bfloat16 the sum and its silu are not rounded on the way."""
     layer, y = conv(4).to(torch.bfloat16), tokens().to(torch.bfloat16)
     exact = conv(4).to(torch.bfloat16).float()
     assert torch.equal(layer(y, None)[0], exact(y.float(), None)[0])

@@ -29,14 +29,17 @@ def kept(layer: Attention, length: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("rank", "rope"), [(20, 2), (11, 4), (16, 0)])
-def test_latent_attention_keeps_one_latent_and_one_rotary_key_per_token_and_no_head(rank: int, rope: int) -> None:
+def test_latent_cache(rank: int, rope: int) -> None:
+    """Latent attention keeps one latent and one rotary key per token and no head."""
     words = [f"attention.kv_rank={rank}", f"attention.rope_dim={rope}", *(["position=none"] if rope == 0 else [])]
     (rows,) = kept(layer_of("mla", *words), T)
     assert rows.shape == (1, 1, T, rank + rope)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 6])
-def test_shared_heads_are_kept_once_so_the_state_is_their_share_of_all_heads(kv_heads: int) -> None:
+def test_cache_of_shared_heads(kv_heads: int) -> None:
+    """Shared heads are kept once so the state is their share of all heads."""
+
     def numbers(layer: Attention) -> int:
         return sum(rows.numel() for rows in kept(layer, T))
 
@@ -46,7 +49,8 @@ def test_shared_heads_are_kept_once_so_the_state_is_their_share_of_all_heads(kv_
 
 
 @pytest.mark.parametrize("name", ["linear", "retention", "mamba2", "gla", "delta_net", "gated_delta", "rwkv7", "ttt"])
-def test_a_recurrent_layer_keeps_the_same_shapes_however_long_the_text(name: str) -> None:
+def test_recurrent_state(name: str) -> None:
+    """A recurrent layer keeps the same shapes however long the text."""
     layer = layer_of(name)
     assert [rows.shape for rows in kept(layer, 130)] == [rows.shape for rows in kept(layer, 1030)]
 

@@ -71,14 +71,14 @@ def test_long_sums_of_decays_in_chunks(spike: float, per_channel: bool, writes: 
 
 def test_long_sums_of_forget_gates() -> None:
     """4096 tokens that forget much: the last queries' scores are right to the last digit."""
-    link = Forget(d_model=4, n_heads=1, head_dim=4)
+    modifier = Forget(d_model=4, n_heads=1, head_dim=4)
     t, s = 8, 4096
     carried, scores = -3 * draw(1, 1, s, 1).abs(), torch.zeros(1, 1, t, s)
     pos = torch.arange(s)
     pairs = ScoreContext(draw(1, 1, t, 4), draw(1, 1, s, 4), pos[-t:], pos, torch.ones(t, s, dtype=torch.bool), 1.0)
     total = carried[0, 0, :, 0].double().cumsum(0)
     right = total[-t:, None] - total
-    y = link.apply_scores(scores, pairs, carried)[0, 0].double()
+    y = modifier.apply_scores(scores, pairs, carried)[0, 0].double()
     torch.testing.assert_close(y, right, rtol=DIGITS, atol=0.0)
 
 
@@ -132,7 +132,7 @@ def test_positive_features_of_large_tokens(features: Callable[..., FeatureMap], 
         assert bool(torch.autograd.grad(y.sum(), x)[0].isfinite().all())
 
 
-def test_features_after_others_that_were_out_of_range() -> None:
+def test_features_after_a_change_of_scale() -> None:
     """A memory that is kept in logarithms takes features that are not, and the other way round."""
     x = draw(1, 24, 4) - 60.0 * (torch.arange(24) // 6 % 2)[:, None]
     layer, right = positive(EluPlusOne, 4), positive(EluPlusOne, 4).double()(x.double())

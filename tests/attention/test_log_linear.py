@@ -38,7 +38,8 @@ def stretches(i: int) -> dict[int, list[int]]:
     return found
 
 
-def test_levels_are_the_stretches_of_a_fenwick_tree() -> None:
+def test_levels_are_a_fenwick_tree() -> None:
+    """Levels are the stretches of a Fenwick tree."""
     pos = torch.arange(T)
     table = levels(pos[:, None], pos, 6)
     for i in range(T):
@@ -46,7 +47,8 @@ def test_levels_are_the_stretches_of_a_fenwick_tree() -> None:
             assert table[i, positions].tolist() == [level] * len(positions)
 
 
-def test_values_and_gradients_are_those_of_the_definition() -> None:
+def test_is_its_definition() -> None:
+    """Values and gradients are those of the definition."""
     layer, x = build(), tokens(19)
     heads = layer.project(x)
     slow = torch.zeros_like(heads.v)

@@ -78,9 +78,8 @@ def scores() -> Tensor:
 
 @pytest.mark.parametrize(("kind", "rule"), RULES)
 @pytest.mark.parametrize("visible", masks())
-def test_each_row_is_the_rule_applied_to_the_visible_scores(
-    kind: Rule, rule: Callable[[list[float]], list[float]], visible: Tensor
-) -> None:
+def test_rule_on_visible_scores(kind: Rule, rule: Callable[[list[float]], list[float]], visible: Tensor) -> None:
+    """Each row is the rule applied to the visible scores."""
     s, want = scores(), torch.zeros(2, 3, T, T, dtype=torch.float64)
     for b in range(2):
         for h in range(3):
@@ -96,7 +95,8 @@ def test_gradients_are_the_slopes(kind: Rule) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in RULES])
-def test_huge_scores_give_finite_weights_and_gradients(kind: Rule) -> None:
+def test_huge_scores(kind: Rule) -> None:
+    """Huge scores give finite weights and gradients."""
     s = (scores().float() * 1000).requires_grad_()
     weights = kind(n_heads=3)(s, masks()[0])
     (weights**2).sum().backward()
@@ -105,7 +105,7 @@ def test_huge_scores_give_finite_weights_and_gradients(kind: Rule) -> None:
     assert s.grad.isfinite().all()
 
 
-def test_entmax_has_the_closed_form_of_its_gradient() -> None:
+def test_entmax_gradient() -> None:
     """dw_i / ds_j = u_i (delta_ij - u_j / sum u), u = w^(2 - alpha): arXiv 1905.05702, proposition 2."""
     for alpha in (1.1, 1.5, 1.9):
         s, visible = scores()[:1, :1, -1:], masks()[0][-1:]
@@ -117,7 +117,8 @@ def test_entmax_has_the_closed_form_of_its_gradient() -> None:
         same(jacobian, torch.diag(u) - u[:, None] * u / u.sum())
 
 
-def test_entmax_is_sparsemax_at_2_and_nears_the_softmax_at_the_other_end() -> None:
+def test_entmax_ends() -> None:
+    """Entmax is sparsemax at 2 and nears the softmax at the other end."""
     s, visible = scores(), masks()[0]
     same(Entmax(n_heads=3, alpha=2)(s, visible), Sparsemax(n_heads=3)(s, visible))
     far, near = (
@@ -127,7 +128,8 @@ def test_entmax_is_sparsemax_at_2_and_nears_the_softmax_at_the_other_end() -> No
     assert near < far / 5
 
 
-def test_entmax_finds_the_threshold_of_long_and_crowded_rows() -> None:
+def test_entmax_long_rows() -> None:
+    """Entmax finds the threshold of long and crowded rows."""
     rows = torch.stack(
         [torch.linspace(-1, 0, 3000) ** 9, torch.randn(3000), torch.zeros(3000), 1e4 * torch.randn(3000)]
     )
@@ -148,7 +150,8 @@ def test_cog_turns_its_weights_around_with_the_scores() -> None:
     same(Cog(n_heads=3)(s, visible).abs().sum(dim=-1), torch.ones(2, 3, T, dtype=torch.float64))
 
 
-def test_exclusive_takes_out_the_own_direction_and_alpha_0_takes_out_nothing() -> None:
+def test_exclusive() -> None:
+    """Exclusive takes out the own direction and alpha 0 takes out nothing."""
     o, v = scores(), scores().flip(0)
     gate = Exclusive(d_model=8, n_heads=3, value_dim=T).double()
     same((gate(o, None, v) * v).sum(dim=-1), torch.zeros(2, 3, T, dtype=torch.float64))
@@ -161,7 +164,8 @@ def test_exclusive_takes_out_the_own_direction_and_alpha_0_takes_out_nothing() -
         same(y[0, 1, t], a - 0.5 * (a @ u) / (u @ u) * u)
 
 
-def test_exclusive_in_bfloat16_rounds_what_is_left_once() -> None:
+def test_exclusive_in_bfloat16() -> None:
+    """Exclusive in bfloat16 rounds what is left once."""
     gate = Exclusive(d_model=8, n_heads=3, value_dim=T).to(torch.bfloat16)
     v = torch.randn(2, 3, 5, T, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     o = v + (0.05 * torch.randn(v.shape, generator=torch.Generator().manual_seed(1))).to(torch.bfloat16)

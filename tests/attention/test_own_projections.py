@@ -85,7 +85,8 @@ def test_latent_attention_is_its_formula(q_rank: int | None, rope_dim: int) -> N
 
 @pytest.mark.parametrize("position", [RoPE, ALiBi])
 @pytest.mark.parametrize("score", [{}, {"cap": partial(SoftCap, cap=2.0)}])
-def test_absorbed_form_has_the_values_and_gradients_of_the_expanded(position: type, score: dict) -> None:
+def test_absorbed_form(position: type, score: dict) -> None:
+    """Absorbed form has the values and gradients of the expanded."""
     layer = LatentAttention(
         WIDTH,
         n_heads=HEADS,
@@ -111,7 +112,8 @@ def test_only_latents_and_rotary_keys_are_cached() -> None:
     assert cache.k.numel() + cache.v.numel() == 3 * T * (7 + 2)
 
 
-def test_what_cannot_be_absorbed_is_refused_by_name() -> None:
+def test_absorbing_is_refused() -> None:
+    """What cannot be absorbed is refused by name."""
     with pytest.raises(UsageError, match="QKNorm"):
         LatentAttention(WIDTH, n_heads=HEADS, score={"norm": QKNorm})
     with pytest.raises(UsageError, match="RoPE"):
@@ -120,7 +122,8 @@ def test_what_cannot_be_absorbed_is_refused_by_name() -> None:
         LatentAttention(WIDTH, n_heads=HEADS, rope_dim=6)
 
 
-def test_differential_is_the_difference_of_two_maps() -> None:
+def test_differential_is_a_difference() -> None:
+    """Differential is the difference of two maps."""
     layer, x = ready(DifferentialAttention(WIDTH, n_heads=HEADS, layer=2)), tokens()
     start = 0.8 - 0.6 * math.exp(-0.6)
     a, b = (layer.lambda_q[i] @ layer.lambda_k[i] for i in range(2))

@@ -20,7 +20,7 @@ T, WIDTH = 7, 8
 X = torch.randn(2, T, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_paired_heads_are_one_row_of_twice_the_tokens() -> None:
+def test_paired_heads() -> None:
     """Queries, keys and values of two heads in turn, under the causal mask of the kernel."""
     layer = PairedHeadsAttention(WIDTH, n_heads=4).double().eval()
     perturbed(layer)
@@ -63,7 +63,7 @@ def test_a_sink_that_all_queries_share() -> None:
     torch.testing.assert_close(layer(x), other(x), rtol=1e-10, atol=1e-10)
 
 
-def test_without_what_they_add_they_are_multi_head_attention() -> None:
+def test_reduces_to_multi_head() -> None:
     """Mixtures, curves and tables of zeros change nothing, nor does a table that no model has asked for."""
     plain = MultiHeadAttention(WIDTH, n_heads=2).double().eval()
     layers = [

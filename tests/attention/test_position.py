@@ -75,7 +75,8 @@ def test_scores_are_relative() -> None:
     assert not torch.allclose(score(3, 0), score(0, 3))
 
 
-def test_turning_keeps_lengths_and_position_0_stays() -> None:
+def test_rotation_keeps_lengths() -> None:
+    """Turning keeps lengths and position 0 stays."""
     x = heads(9)
     y = rope().rotate(x)
     torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-12, atol=0)
@@ -108,7 +109,8 @@ def test_far_positions_are_as_exact_as_near_ones(place: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 4])
-def test_the_product_that_a_compiler_sees_is_the_same(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_product_for_compilers(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product that a compiler sees is the same."""
     x = heads(7)
     y = rope().rotate(x, start)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -124,7 +126,8 @@ def test_odd_strides(width: int, first: int) -> None:
     assert torch.equal(rope.rotate(part, 2), rope.rotate(part.contiguous(), 2))
 
 
-def test_half_precision_is_turned_and_left_in_float32() -> None:
+def test_half_precision_rotates_in_float32() -> None:
+    """Half precision is turned and left in float32."""
     x = heads(7, torch.bfloat16)
     y = rope().rotate(x)
     assert y.dtype == torch.float32 and torch.equal(y, rope().rotate(x.float()))
@@ -231,7 +234,8 @@ def test_learned_positions_beyond_the_context() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 3, 50_000])
-def test_sinusoidal_positions_are_the_published_waves(start: int) -> None:
+def test_sinusoidal_positions(start: int) -> None:
+    """Sinusoidal positions are the published waves."""
     embed, x = SinusoidalEmbedding(d_model=6, context=4), torch.rand(1, 5, 6, dtype=torch.float64)
     added = embed(x, start) - x
     for n in range(5):

@@ -92,7 +92,8 @@ def test_strong_decay_exact(writes: bool) -> None:
         assert bool(mine.isfinite().all()) and gap(mine, right) < SAME
 
 
-def test_channels_that_fade_alike_are_a_scalar_decay() -> None:
+def test_equal_channels_are_a_scalar_decay() -> None:
+    """Channels that fade alike are a scalar decay."""
     given = scan_inputs(T, True)
     q, k, v, g, beta, memory = given
     assert g is not None
@@ -174,7 +175,8 @@ def test_random_features_are_their_formula() -> None:
     assert gap(layer.weights(x), weights / weights.sum(dim=-1, keepdim=True)) < SAME
 
 
-def test_many_random_features_estimate_an_exponential() -> None:
+def test_random_features() -> None:
+    """Many random features estimate an exponential."""
     features = RandomFeatures(head_dim=WIDTH, features=2**14)
     q, k = torch.randn(2, 1, 1, T, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
     estimate, right = features(q) @ features(k).mT, (q @ k.mT / WIDTH**0.5).exp()

@@ -69,7 +69,8 @@ def test_reduces_to_gated_linear() -> None:
         same(one, other)
 
 
-def test_the_layer_is_the_formulas_of_its_docstring() -> None:
+def test_is_its_docstring() -> None:
+    """The layer is the formulas of its docstring."""
     torch.manual_seed(0)
     layer, c, t = RWKV7Attention(12, n_heads=3, rank=5).double(), 12, 6
     with torch.no_grad():

@@ -158,7 +158,8 @@ def test_nsa_is_its_definition(n_kv_heads: int) -> None:
 
 
 @torch.no_grad()
-def test_without_a_whole_block_there_is_no_summary() -> None:
+def test_no_summary_of_a_partial_block() -> None:
+    """Without a whole block there is no summary."""
     layer, x = build(nsa, block=5), tokens()
     assert isinstance(layer, NativeSparseAttention)
     torch.nn.init.zeros_(layer.to_gates.weight)  # every gate is 1/2

@@ -59,7 +59,8 @@ def by_definition(layer: TTTAttention, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("minibatch", [1, 5, 64])
-def test_values_and_gradients_are_those_of_the_definition(minibatch: int) -> None:
+def test_is_its_definition(minibatch: int) -> None:
+    """Values and gradients are those of the definition."""
     layer, x = build(minibatch), tokens(11)
     fast, slow = layer(x), by_definition(layer, x)
     same(fast, slow)
@@ -75,7 +76,8 @@ def test_values_and_gradients_are_those_of_the_definition(minibatch: int) -> Non
 
 
 @torch.no_grad()
-def test_cutting_inside_a_minibatch_changes_nothing() -> None:
+def test_cut_inside_minibatch() -> None:
+    """Cutting inside a minibatch changes nothing."""
     layer, x = build(), tokens()
     state, out = layer.init_state(2, T), []
     for piece in x.split([3, 1, 1, 8, 2, 7, 1], dim=1):
@@ -85,7 +87,8 @@ def test_cutting_inside_a_minibatch_changes_nothing() -> None:
 
 
 @torch.no_grad()
-def test_an_inner_rate_of_almost_nothing_leaves_each_token_alone() -> None:
+def test_tiny_inner_rate() -> None:
+    """An inner rate of almost nothing leaves each token alone."""
     layer, x = build(rate=1e-14, position=NoPE), tokens()
     alone = torch.cat([layer(one) for one in x.split(1, dim=1)], dim=1)
     same(layer(x), alone)

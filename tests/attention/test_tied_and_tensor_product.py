@@ -67,7 +67,8 @@ def numbers(layer: Attention, length: int) -> int:
     return cache.k.numel() + cache.v.numel()
 
 
-def test_tied_attention_keeps_half_of_what_multi_head_attention_keeps() -> None:
+def test_tied_cache() -> None:
+    """Tied attention keeps half of what multi-head attention keeps."""
     assert 2 * numbers(TiedAttention(D, n_heads=H), 10) == numbers(MultiHeadAttention(D, n_heads=H), 10)
 
 
@@ -94,12 +95,13 @@ def test_tensor_product_attention_is_its_formula(ranks: tuple[int, int, int]) ->
         same(layer(x)[b], torch.cat(heads, dim=-1) @ layer.to_out.weight.T)
 
 
-def test_tensor_product_attention_keeps_the_factors_alone() -> None:
+def test_tensor_product_cache() -> None:
+    """Tensor product attention keeps the factors alone."""
     layer = TensorProductAttention(D, n_heads=H, k_rank=3, v_rank=2)
     assert numbers(layer, 10) == 10 * (3 + 2) * (H + W)
 
 
-def test_one_head_factor_for_all_heads_gives_one_key_and_value_as_in_multi_query_attention() -> None:
+def test_one_head_factor_is_multi_query() -> None:
     """Where the head factor is the same for all heads, every head has the same key and the same value."""
     layer = TensorProductAttention(D, n_heads=H, k_rank=1, v_rank=1, position=RoPE).double()
     with torch.no_grad():
@@ -110,7 +112,8 @@ def test_one_head_factor_for_all_heads_gives_one_key_and_value_as_in_multi_query
     same(heads.v, heads.v[:, :1].expand_as(heads.v))
 
 
-def test_decoding_through_a_window_reads_the_factors_of_the_window() -> None:
+def test_decoding_through_a_window() -> None:
+    """Decoding through a window reads the factors of the window."""
     layer, x = TensorProductAttention(D, n_heads=H, position=RoPE, mask=partial(Window, window=3)).double(), tokens()
     state, rows = layer.init_state(2, T), []
     for piece in x.split([2, 1, 4], dim=1):

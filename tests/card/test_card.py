@@ -20,7 +20,8 @@ TASK = {
 
 
 @pytest.mark.parametrize("cell", cells())
-def test_every_cell_can_be_composed_and_fits_its_rows(cell: str) -> None:
+def test_cells_can_be_composed(cell: str) -> None:
+    """Every cell can be composed and fits its rows."""
     config = compose_config([f"+card={cell}"])
     source = instantiate(config, "data")
     if isinstance(source, Task):

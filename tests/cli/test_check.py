@@ -105,7 +105,8 @@ def test_a_law_is_named_before_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> 
     assert at_work == list(LAWS)
 
 
-def test_a_constructor_that_crashes_breaks_the_laws(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
+def test_constructor_that_crashes(capsys: pytest.CaptureFixture[str], mine: Path) -> None:
+    """A constructor that crashes breaks the laws."""
     assert typed(*of(mine, "crashes"), "laws=shape") == 1
     assert "      AttributeError: 'Crashes' object has no attribute 'nothing'" in capsys.readouterr().out.splitlines()
 
@@ -185,9 +186,10 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("name", "word", "pieces"), [(n, w, p) for n, w, *p in REFUSALS])
-def test_what_cannot_be_judged_is_refused_in_one_line(
+def test_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], mine: Path, name: str, word: str, pieces: list[str]
 ) -> None:
+    """What cannot be judged is refused in one line."""
     assert typed(*of(mine, name), *filter(None, [word])) == 2
     written = capsys.readouterr()
     assert written.out == "" and written.err.startswith("error: ") and written.err.count("\n") == 1

@@ -244,7 +244,8 @@ def test_a_damaged_config_is_refused(
     assert piece in refusal(capsys, f"run={folder}", "prompt=a")
 
 
-def test_what_the_file_of_a_run_allows_does_not_count(tmp_path: Path, done: Path) -> None:
+def test_allow_targets_of_a_run_is_ignored(tmp_path: Path, done: Path) -> None:
+    """What the file of a run allows does not count."""
     folder = copy(done, tmp_path / "run")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["attention"]["mask"] = {"_target_": "strange.Boom", "_partial_": True}
@@ -263,7 +264,8 @@ def test_a_run_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixture[str
     assert "has no checkpoint yet" in refusal(capsys, f"run={folder}", "prompt=a")
 
 
-def test_a_damaged_checkpoint_ends_with_its_own_code(tmp_path: Path, done: Path) -> None:
+def test_exit_code_of_damage(tmp_path: Path, done: Path) -> None:
+    """A damaged checkpoint ends with its own code."""
     folder = copy(done, tmp_path / "run")
     for file in (folder / "checkpoints").glob("*.ckpt"):
         file.write_bytes(file.read_bytes() + b"x")
@@ -339,9 +341,10 @@ class Screen:
         ("a€".encode()[:-1], ["a", "a", "a"], "a\ufffd"),
     ],
 )
-def test_a_character_of_several_tokens_comes_whole(
+def test_characters_come_whole(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes, at_each_byte: list[str], at_last: str
 ) -> None:
+    """A character of several tokens comes whole."""
     (tmp_path / "config.yaml").touch()
 
     def bytes_after(model: Any, prompts: torch.Tensor, **settings: Any) -> Iterator[list[int]]:

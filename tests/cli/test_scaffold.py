@@ -71,7 +71,8 @@ def begun(at: Path, *words: str) -> list[str]:
 # From the first word to a run
 
 
-def test_what_is_printed_leads_to_a_variant_that_keeps_the_laws(tmp_path: Path) -> None:
+def test_printed_steps_work(tmp_path: Path) -> None:
+    """What is printed leads to a variant that keeps the laws."""
     judge, _ = begun(tmp_path)
     before = run_line(judge, FEW, at=tmp_path)
     assert before.returncode == 1, before.stderr
@@ -84,7 +85,8 @@ def test_what_is_printed_leads_to_a_variant_that_keeps_the_laws(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_skeleton_trains_and_after_what_the_laws_ask_for_keeps_them_all(tmp_path: Path, kind: str) -> None:
+def test_skeleton_keeps_laws(tmp_path: Path, kind: str) -> None:
+    """A skeleton trains and after what the laws ask for keeps them all."""
     here, there = tmp_path / "here", tmp_path / "there of" / "mine"
     here.mkdir()
     judge, train = begun(here, f"folder={there}", f"kind={kind}")
@@ -104,9 +106,10 @@ def test_a_skeleton_trains_and_after_what_the_laws_ask_for_keeps_them_all(tmp_pa
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_laws_name_causality_first_and_then_hold(
+def test_causality_first(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
+    """The laws name causality first and then hold."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a line is replaced within the second
     name = f"my_{kind}_rule"
@@ -247,7 +250,8 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_unwritable_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A folder that cannot be written to is refused."""
     (tmp_path / "file").touch()
     assert typed("new", "name=mine", f"folder={tmp_path / 'file'}") == 2
     line = capsys.readouterr().err

@@ -108,12 +108,14 @@ def test_a_rule_says_what_it_accepts(rule: Rule, text: str) -> None:
         ("a", 3, Rule(str, choices=("b",)), "a (3) must be b"),
     ],
 )
-def test_a_refusal_names_key_value_and_what_is_allowed(key: str, value: Any, rule: Rule, line: str) -> None:
+def test_refusals(key: str, value: Any, rule: Rule, line: str) -> None:
+    """A refusal names key value and what is allowed."""
     assert refusal(key, value, rule) == line
 
 
 @pytest.mark.parametrize("text", ["two words", "it's", 'say "so"', "a, b", "wo {or} [so]?", "1984", "", "a=b", "5 €"])
-def test_what_we_tell_to_type_arrives_as_it_is_meant(text: str) -> None:
+def test_hints_can_be_typed(text: str) -> None:
+    """What we tell to type arrives as it is meant."""
     (word,) = shlex.split(as_typed("maps.prompt", text))
     override = OverridesParser.create().parse_override(word)
     assert (override.key_or_group, str(override.value())) == ("maps.prompt", text)
@@ -145,7 +147,8 @@ def test_near_words_are_found_and_far_ones_are_not() -> None:
 # Keys
 
 
-def test_leaves_are_everything_that_holds_nothing_else() -> None:
+def test_leaves() -> None:
+    """Leaves are everything that holds nothing else."""
     plain = {"a": 1, "b": {"c": [2, {"d": 3}], "e": {}, "f": []}, "g": None}
     assert dict(leaves(plain)) == {"a": 1, "b.c[0]": 2, "b.c[1].d": 3, "b.e": {}, "b.f": [], "g": None}
 
@@ -304,7 +307,8 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_ones_own_adds_options_and_keys(mine: Path) -> None:
+def test_own_config_folder(mine: Path) -> None:
+    """A folder of one's own adds options and keys."""
     config = compose_config(["+experiment=notes", "notes.who=you", "notes.depth=0.5", "seed=3"], [mine])
     assert config.more["notes"] == {"who": "you", "tags": [1, 2], "depth": 0.5}
     assert (config.model.d_model, config.attention["n_kv_heads"], config.seed) == (64, 2, 3)

@@ -607,7 +607,8 @@ def test_a_fault_of_the_code_keeps_its_traceback(train: Train, monkeypatch: pyte
     assert answer.err.splitlines()[-1] == "error: ZeroDivisionError: never mind (where, is told above)"
 
 
-def test_whoever_asks_for_it_sees_where_hydra_stumbled(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_error_of_hydra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it sees where Hydra stumbled."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     answer = train("attention=gq")
     assert "Traceback" in answer.err and answer.err.splitlines()[-1].startswith("error: attention=gq does not exist")

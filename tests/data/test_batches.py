@@ -52,14 +52,16 @@ def splits(train: list[int] | None = None, val: list[int] | None = None) -> Toke
 # Training batches
 
 
-def test_a_batch_is_windows_and_the_same_windows_one_token_later() -> None:
+def test_targets_are_one_token_later() -> None:
+    """A batch is windows and the same windows one token later."""
     inputs, targets, *_ = batch()
     assert inputs.shape == targets.shape == (12, 7) and inputs.dtype == targets.dtype == torch.int64
     assert inputs.is_contiguous() and targets.is_contiguous()
     assert torch.equal(inputs, inputs[:, :1] + torch.arange(7)) and torch.equal(targets, inputs + 1)
 
 
-def test_a_batch_depends_on_corpus_seed_and_step_and_on_nothing_else() -> None:
+def test_batch_is_a_function() -> None:
+    """A batch depends on corpus seed and step and on nothing else."""
     np.random.default_rng(3).random()
     torch.manual_seed(5)
     first = batch(seed=3, step=8)
@@ -75,7 +77,7 @@ def test_a_batch_depends_on_corpus_seed_and_step_and_on_nothing_else() -> None:
         assert not torch.equal(first[0], other[0])
 
 
-def test_a_batch_of_today_is_the_batch_of_every_version_to_come() -> None:
+def test_batches_stay_the_same() -> None:
     """A run that is continued after an update must see what it would have seen.
 
     The places were also computed from the definition of Philox 4x64-10, without numpy.
@@ -90,7 +92,8 @@ def test_a_longer_batch_begins_like_a_shorter_one() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
-def test_ranks_take_turns_and_together_hold_the_batch_of_one_process(world_size: int) -> None:
+def test_ranks_share_a_batch(world_size: int) -> None:
+    """Ranks take turns and together hold the batch of one process."""
     inputs, targets, *_ = batch(step=5)
     for rank in range(world_size):
         part = batch(step=5, rank=rank, world_size=world_size)
@@ -99,7 +102,8 @@ def test_ranks_take_turns_and_together_hold_the_batch_of_one_process(world_size:
 
 
 @pytest.mark.parametrize("context", [1, 7, 94, 99])
-def test_every_place_is_visited_equally_often_and_none_runs_over_the_end(context: int) -> None:
+def test_places_are_uniform(context: int) -> None:
+    """Every place is visited equally often and none runs over the end."""
     places = 100 - context
     counts = Counter(batch(context=context, batch_size=200 * places)[0][:, 0].tolist())
     assert set(counts) == set(range(places))
@@ -107,7 +111,8 @@ def test_every_place_is_visited_equally_often_and_none_runs_over_the_end(context
     assert all(abs(count - 200) < 5 * 200**0.5 for count in counts.values())
 
 
-def test_a_context_that_no_window_can_fill_is_refused() -> None:
+def test_context_too_long() -> None:
+    """A context that no window can fill is refused."""
     made = splits(train=[0, 1, 2, 0, 1])
     made.check_context(4)
     for context in (5, 6, 1000):
@@ -134,9 +139,8 @@ def seen(n: int, context: int, rows: int) -> list[Batch]:
 
 @steady
 @given(n=st.integers(2, 60), context=st.integers(1, 70), rows=st.integers(1, 5))
-def test_every_token_but_the_first_is_predicted_once_from_those_before_it_in_its_window(
-    n: int, context: int, rows: int
-) -> None:
+def test_each_token_is_predicted_once(n: int, context: int, rows: int) -> None:
+    """Every token but the first is predicted once from those before it in its window."""
     found: list[int] = []
     for inputs, targets, *_ in seen(n, context, rows):
         real = targets != IGNORED
@@ -156,7 +160,8 @@ def test_windows_are_counted_by_what_they_predict(n: int, context: int, windows:
     assert n_windows(n, context) == windows
 
 
-def test_a_number_past_the_last_window_is_a_row_of_padding() -> None:
+def test_padding_past_the_end() -> None:
+    """A number past the last window is a row of padding."""
     inputs, targets, *_ = validation_batch(IDS[:9], context=4, windows=np.array([1, 2, 70]))
     assert inputs.tolist() == [[4, 5, 6, 7], [0] * 4, [0] * 4]
     assert targets.tolist() == [[5, 6, 7, 8], [IGNORED] * 4, [IGNORED] * 4]
@@ -177,7 +182,8 @@ def test_padding_scores_nothing(context: int) -> None:
     assert int((targets != IGNORED).sum()) == 46
 
 
-def test_a_validation_text_with_nothing_to_predict_is_refused() -> None:
+def test_validation_too_short() -> None:
+    """A validation text with nothing to predict is refused."""
     for val in ([1], []):
         with pytest.raises(UsageError) as error:
             TokenSplits(IDS, np.array(val, dtype=np.uint16), n_vocab=3, corpus_sha256="ab", scored_bytes=4)
@@ -200,7 +206,8 @@ def test_the_entropy_of_single_tokens_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_scored_bytes_are_those_of_the_predicted_tokens(name: str, tmp_path: Path) -> None:
+def test_scored_bytes(name: str, tmp_path: Path) -> None:
+    """Scored bytes are those of the predicted tokens."""
     tokenizer = TOKENIZERS[name]
     made = load_splits(CORPUS, tokenizer, tmp_path)
     assert made.scored_bytes == sum(len(tokenizer.token_bytes(int(i))) for i in made.val[1:])
@@ -208,7 +215,8 @@ def test_scored_bytes_are_those_of_the_predicted_tokens(name: str, tmp_path: Pat
     assert made.scored_tokens == len(made.val) - 1
 
 
-def test_a_first_character_of_several_bytes_is_left_out_whole(tmp_path: Path) -> None:
+def test_first_character_is_left_out(tmp_path: Path) -> None:
+    """A first character of several bytes is left out whole."""
     corpus = Corpus("mine", b"abc", "é12".encode(), "0" * 64)
     assert (
         load_splits(
@@ -219,7 +227,8 @@ def test_a_first_character_of_several_bytes_is_left_out_whole(tmp_path: Path) ->
     assert load_splits(corpus, TOKENIZERS["byte"], tmp_path).scored_bytes == 3
 
 
-def test_guessing_bytes_blindly_costs_eight_bits_per_byte(tmp_path: Path) -> None:
+def test_blind_guess_is_eight_bits(tmp_path: Path) -> None:
+    """Guessing bytes blindly costs eight bits per byte."""
     made = load_splits(CORPUS, TOKENIZERS["byte"], tmp_path)
     windows = np.arange(n_windows(len(made.val), 32))
     _, targets, *_ = validation_batch(made.val, context=32, windows=windows)

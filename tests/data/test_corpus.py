@@ -85,7 +85,8 @@ def test_text_too_small(data: bytes, fraction: float, train: int, val: int) -> N
     )
 
 
-def test_a_text_of_one_long_character_cannot_be_cut() -> None:
+def test_one_long_character() -> None:
+    """A text of one long character cannot be cut."""
     with pytest.raises(UsageError, match=r"leaves 0 for training and 4 for validation"):
         Corpus.from_bytes("tiny", "𝄞".encode(), 0.5, source="here")
     assert Corpus.from_bytes("least", b"abcd", 0.5, source="here").val == b"cd"
@@ -239,7 +240,8 @@ def test_text_of_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.train_text + corpus.val_text == "first\n\n\nsame\n\n\nlast"
 
 
-def test_a_python_without_documentation_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_without_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python without documentation is told so."""
     monkeypatch.setitem(__import__("sys").modules, "pydoc_data.topics", None)
     with pytest.raises(UsageError) as error:
         PythonDocs().load()

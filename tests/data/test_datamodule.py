@@ -56,7 +56,8 @@ def first(data: TextDataModule, n: int) -> list[Tensor]:
 # Training
 
 
-def test_without_a_trainer_training_starts_at_the_first_batch() -> None:
+def test_starts_at_first_batch() -> None:
+    """Without a trainer training starts at the first batch."""
     for step, inputs in enumerate(first(module(), 4)):
         assert torch.equal(inputs, expected(step))
 
@@ -69,7 +70,8 @@ def test_training_goes_on_at_the_trainers_step(global_step: int, accumulate: int
         assert torch.equal(inputs, expected(next_step + i))
 
 
-def test_the_trainer_is_asked_when_iteration_begins() -> None:
+def test_step_is_the_trainers() -> None:
+    """The trainer is asked when iteration begins."""
     data = module(at={})
     loader = data.train_dataloader()
     data.trainer.global_step = 9  # type: ignore[union-attr, misc]
@@ -86,14 +88,16 @@ def test_devices_share_each_batch(world_size: int) -> None:
         assert torch.equal(together, expected(step))
 
 
-def test_devices_that_cannot_share_a_batch_are_refused() -> None:
+def test_batch_not_divisible_by_devices() -> None:
+    """Devices that cannot share a batch are refused."""
     module(at={"world_size": 4}).setup("fit")
     with pytest.raises(UsageError) as error:
         module(at={"world_size": 5}).setup("fit")
     assert str(error.value) == "batch_size (12) is shared by 5 devices, so it must be a multiple of 5"
 
 
-def test_a_batch_or_a_context_that_cannot_be_is_refused_at_once() -> None:
+def test_impossible_sizes() -> None:
+    """A batch or a context that cannot be is refused at once."""
     with pytest.raises(UsageError, match=r"^batch_size \(0\) must be at least 1$"):
         module(batch_size=0)
     with pytest.raises(UsageError, match=r"^model\.context \(200\) is too long for this data"):
@@ -111,9 +115,8 @@ def test_a_batch_or_a_context_that_cannot_be_is_refused_at_once() -> None:
     world_size=st.integers(1, 5),
     val_tokens=st.integers(1, 100),
 )
-def test_all_devices_together_predict_every_token_but_the_first_once(
-    val: int, context: int, batch_size: int, world_size: int, val_tokens: int
-) -> None:
+def test_devices_share_validation(val: int, context: int, batch_size: int, world_size: int, val_tokens: int) -> None:
+    """All devices together predict every token but the first once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datamodule, "VAL_TOKENS", val_tokens)
         data = [
@@ -138,7 +141,8 @@ def test_all_devices_together_predict_every_token_but_the_first_once(
     assert all(len(loader) == len(part) for loader, part in zip(loaders, parts, strict=True))
 
 
-def test_validation_batches_are_large_whatever_the_training_batch() -> None:
+def test_validation_batch_size() -> None:
+    """Validation batches are large whatever the training batch."""
     data = TextDataModule(splits(20_000), seed=0, batch_size=2, context=100)
     shapes = [inputs.shape for inputs, *_ in data.val_dataloader()]
     assert shapes == [(81, 100), (81, 100), (38, 100)]
@@ -146,7 +150,8 @@ def test_validation_batches_are_large_whatever_the_training_batch() -> None:
     assert [inputs.shape for inputs, *_ in wide.val_dataloader()] == [(150, 100), (50, 100)]
 
 
-def test_validation_is_the_same_at_every_step_and_for_every_seed() -> None:
+def test_validation_is_fixed() -> None:
+    """Validation is the same at every step and for every seed."""
     early, late = module(at={}), module(at={"global_step": 9}, seed=8)
     for a, b in zip(early.val_dataloader(), late.val_dataloader(), strict=True):
         assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])

@@ -91,7 +91,8 @@ def test_a_damaged_file_is_fetched_again(server: str, tmp_path: Path) -> None:
     assert get(f"{server}/right", path) == TEXT and path.read_bytes() == TEXT
 
 
-def test_other_bytes_than_the_pinned_ones_are_refused_and_not_kept(server: str, tmp_path: Path) -> None:
+def test_other_bytes_are_refused(server: str, tmp_path: Path) -> None:
+    """Other bytes than the pinned ones are refused and not kept."""
     path, wrong = tmp_path / "steps.txt", b"<html>please log in</html>"
     assert refusal(f"{server}/wrong", path) == (
         f"data=steps: {server}/wrong answered with {len(wrong)} other bytes (sha256 {sha256_of(wrong)}); "
@@ -100,7 +101,8 @@ def test_other_bytes_than_the_pinned_ones_are_refused_and_not_kept(server: str, 
     assert not path.exists()
 
 
-def test_a_file_that_breaks_off_is_refused_and_not_kept(server: str, tmp_path: Path) -> None:
+def test_broken_off_file(server: str, tmp_path: Path) -> None:
+    """A file that breaks off is refused and not kept."""
     # Some versions of Python notice that bytes are missing, the others leave it to the hash.
     message = refusal(f"{server}/truncated", tmp_path / "steps.txt")
     assert "could not fetch" in message or "answered with 99 other bytes" in message
@@ -119,9 +121,8 @@ def test_an_answer_that_is_no_http_is_refused(server: str, tmp_path: Path) -> No
     assert "could not fetch" in refusal(f"{server}/nonsense", tmp_path / "steps.txt")
 
 
-def test_a_server_that_does_not_answer_in_time_is_given_up(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timeout(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer in time is given up."""
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.05)
     assert "(timed out)" in refusal(f"{server}/slow", tmp_path / "steps.txt")
 

@@ -138,7 +138,8 @@ def accuracy(found: Task, rows: Rows, solver: Callable[[Sequence[str]], str]) ->
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_reader_of_the_inputs_reaches_the_ceiling(name: str) -> None:
+def test_solver_reaches_the_ceiling(name: str) -> None:
+    """A reader of the inputs reaches the ceiling."""
     found, length = task(name, val_rows=12)
     for longer in (length, 2 * length + 1):
         assert accuracy(found, found.validation(longer), SOLVERS[name]) == found.best(longer).accuracy == 1.0
@@ -389,7 +390,8 @@ def test_noise_is_as_frequent_as_it_should_be() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_row_is_a_function_of_seed_step_and_split(name: str) -> None:
+def test_row_is_a_function(name: str) -> None:
+    """A row is a function of seed step and split."""
     (found, length), (again, _) = task(name), task(name)
     batch = found.train_batch(seed=1, step=5, batch_size=6, context=length)
     settings: list[dict[str, Any]] = [{"seed": 1, "step": 5}, {"seed": 2, "step": 5}, {"seed": 1, "step": 6}]
@@ -466,14 +468,16 @@ def test_a_word_that_is_no_token_is_refused() -> None:
         (lambda: ICLBigram(1), r"data\.n_states \(1\)"),
     ],
 )
-def test_what_is_impossible_is_refused_in_one_line(make: Callable[[], object], complaint: str) -> None:
+def test_refused_in_one_line(make: Callable[[], object], complaint: str) -> None:
+    """What is impossible is refused in one line."""
     with pytest.raises(UsageError, match=complaint) as error:
         make()
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_shortest_row_that_is_allowed_can_be_drawn(name: str) -> None:
+def test_shortest_row(name: str) -> None:
+    """The shortest row that is allowed can be drawn."""
     found, _ = task(name)
     found.check_context(found.shortest())
     assert found.validation(found.shortest()).asked.any(axis=1).all()

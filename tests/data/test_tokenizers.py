@@ -93,7 +93,8 @@ def test_documents_at_once(tokenizer: Tokenizer, texts: list[str]) -> None:
 @steady
 @given(text=st.text(min_size=1))
 @all_examples
-def test_characters_give_back_any_text_of_theirs_one_id_each(text: str) -> None:
+def test_characters_round_trip(text: str) -> None:
+    """Characters give back any text of theirs one id each."""
     tokenizer = characters(text or "x")
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and len(ids) == len(text)
@@ -103,13 +104,15 @@ def test_characters_give_back_any_text_of_theirs_one_id_each(text: str) -> None:
 
 @steady
 @given(data=st.binary())
-def test_bytes_that_are_no_text_decode_to_something(data: bytes) -> None:
+def test_bytes_that_are_no_text(data: bytes) -> None:
+    """Bytes that are no text decode to something."""
     assert BYTES.decode_bytes(list(data)) == data
     assert BYTES.decode(list(data)) == data.decode(errors="replace")
 
 
 @pytest.mark.parametrize("tokenizer", ALL.values(), ids=ALL)
-def test_ids_may_come_as_list_array_tensor_or_stream(tokenizer: Tokenizer) -> None:
+def test_kinds_of_ids(tokenizer: Tokenizer) -> None:
+    """Ids may come as list array tensor or stream."""
     ids = tokenizer.encode("Your step")
     for form in (ids, tuple(ids), iter(ids), np.array(ids, dtype=np.uint16), torch.tensor(ids)):
         assert tokenizer.decode(form) == "Your step"
@@ -128,7 +131,8 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("tokenizer", ALL.values(), ids=ALL)
 @pytest.mark.parametrize(("text", "point", "place"), [("\udc80", "DC80", 0), ("ab\ud800c", "D800", 2)])
-def test_half_a_character_is_refused_with_its_place(tokenizer: Tokenizer, text: str, point: str, place: int) -> None:
+def test_half_a_character(tokenizer: Tokenizer, text: str, point: str, place: int) -> None:
+    """Half a character is refused with its place."""
     with pytest.raises(UsageError) as error:
         tokenizer.encode(text)
     assert str(error.value) == (
@@ -156,7 +160,8 @@ def test_special_tokens_are_ordinary_text() -> None:
     assert again.encode(text) == list(text.encode()) and again.decode([256]) == text
 
 
-def test_an_encoding_with_a_gap_in_its_ranks_is_refused() -> None:
+def test_gap_in_ranks() -> None:
+    """An encoding with a gap in its ranks is refused."""
     holes = {bytes([i]): i + (i > 9) for i in range(256)}
     encoding = tiktoken.Encoding("holes", pat_str=PATTERN, mergeable_ranks=holes, special_tokens={})
     with pytest.raises(UsageError, match=r"^the ranks of holes are not 0 \.\. 255$"):
@@ -165,7 +170,7 @@ def test_an_encoding_with_a_gap_in_its_ranks_is_refused() -> None:
 
 @steady
 @given(text=st.text(alphabet=st.sampled_from("Yourney stp.'1\n é"), max_size=60))
-def test_ranks_merge_the_pair_of_lowest_rank_first_in_every_piece(text: str) -> None:
+def test_merges_by_rank(text: str) -> None:
     """The definition of byte-pair encoding, on the pieces that the pattern cuts."""
     import regex  # comes with tiktoken
 
@@ -191,7 +196,8 @@ def test_characters_are_numbered_by_code_point() -> None:
 
 
 @pytest.mark.parametrize(("text", "named"), [("abz", "'z' (U+007A)"), ("\n", "'\\n' (U+000A)"), ("aé", "'é' (U+00E9)")])
-def test_a_character_that_is_not_known_is_refused_by_name(text: str, named: str) -> None:
+def test_unknown_character(text: str, named: str) -> None:
+    """A character that is not known is refused by name."""
     with pytest.raises(UsageError) as error:
         characters("abc").encode(text)
     assert str(error.value) == (
@@ -209,7 +215,8 @@ def test_a_byte_is_its_own_id() -> None:
 
 
 @pytest.mark.parametrize("tokenizer", ALL.values(), ids=ALL)
-def test_a_folder_holds_a_tokenizer_without_its_corpus(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_tokenizer_without_corpus(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A folder holds a tokenizer without its corpus."""
     tokenizer.save(tmp_path / "run" / "tokenizer.json")
     again = load_tokenizer(tmp_path / "run" / "tokenizer.json")
     assert type(again) is type(tokenizer) and again.sha256 == tokenizer.sha256
@@ -280,7 +287,8 @@ def test_a_file_that_is_no_tokenizer_is_refused(text: str) -> None:
         changed(pattern=r"\S+|\s+"),
     ],
 )
-def test_a_tokenizer_whose_tokens_changed_is_refused(text: str) -> None:
+def test_changed_tokenizer(text: str) -> None:
+    """A tokenizer whose tokens changed is refused."""
     with pytest.raises(UsageError, match=r"^here is damaged: its tokens do not have the sha256 it states$"):
         from_json(text, "here")
 
@@ -291,7 +299,8 @@ def test_a_folder_without_a_tokenizer_is_no_run(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path / 'tokenizer.json'} does not exist: {tmp_path} is not the folder of a run"
 
 
-def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_unreadable_tokenizer(tmp_path: Path) -> None:
+    """A tokenizer that cannot be read is refused."""
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"tokenizer\.json cannot be read: "):
         load_tokenizer(tmp_path / "tokenizer.json")

@@ -58,17 +58,20 @@ def test_the_most_frequent_pair_comes_first() -> None:
     assert train_bpe("zq\nzq\nzq\nzq zq zq zq zq zq zq zq zq xy xy", 258)[256:] == [b"zq", b" zq"]
 
 
-def test_a_pair_that_occurs_once_is_not_worth_an_id() -> None:
+def test_pair_that_occurs_once() -> None:
+    """A pair that occurs once is not worth an id."""
     assert train_bpe("abcdefg hijklm", 1000) == [bytes([i]) for i in range(256)]
 
 
-def test_the_text_of_tokens_is_shorter_than_its_bytes() -> None:
+def test_tokens_are_fewer_than_bytes() -> None:
+    """The text of tokens is shorter than its bytes."""
     tokenizer = RankTokenizer("bpe", train_bpe(STORY, 400), pattern=PATTERN)
     assert len(tokenizer.encode(STORY)) < len(STORY) / 3
     assert tokenizer.decode(tokenizer.encode(STORY)) == STORY
 
 
-def test_no_token_crosses_a_piece_or_grows_without_end() -> None:
+def test_tokens_stay_within_pieces() -> None:
+    """No token crosses a piece or grows without end."""
     text = "*" * 500 + "word" * 100 + "\n" * 50 + "12345678" * 20 + " one two" * 50
     for token in train_bpe(text * 3, 600)[256:]:
         assert len(token) <= MAX_TOKEN_CHARACTERS
@@ -93,7 +96,8 @@ def test_the_pieces_leave_no_character_out(text: str) -> None:
         ("'tis O'", ["'", "tis", " O", "'"]),
     ],
 )
-def test_pieces_are_words_numbers_signs_and_blanks(text: str, pieces: list[str]) -> None:
+def test_pieces(text: str, pieces: list[str]) -> None:
+    """Pieces are words numbers signs and blanks."""
     assert regex.findall(PATTERN, text) == pieces
 
 
@@ -180,13 +184,15 @@ def test_a_damaged_file_is_made_again(damage: str, tmp_path: Path) -> None:
     assert path.read_bytes() == good
 
 
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_cache(tmp_path: Path) -> None:
+    """A cache that cannot be written is refused."""
     (tmp_path / "cache").write_bytes(b"not a folder")
     with pytest.raises(FileFailure, match=r"^cannot write .*\.json \(.*\); paths\.cache says where it goes;"):
         BPE(290).build(corpus(), tmp_path / "cache")
 
 
-def test_a_size_left_open_takes_what_the_text_gives(tmp_path: Path) -> None:
+def test_open_size(tmp_path: Path) -> None:
+    """A size left open takes what the text gives."""
     assert BPE().build(corpus(), tmp_path).n_vocab < 512  # asked for 512, but no pair occurs twice any more
     rich = " ".join(f"w{i % 800}" for i in range(60_000))
     assert BPE().build(corpus(train=rich), tmp_path).n_vocab == sized_to(len(rich)) == 1024
@@ -206,7 +212,8 @@ def test_size_too_large(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_vocab", [256, 0, -1, True])
-def test_a_size_without_room_for_a_merge_is_refused(n_vocab: int) -> None:
+def test_size_without_merges(n_vocab: int) -> None:
+    """A size without room for a merge is refused."""
     with pytest.raises(UsageError) as error:
         BPE(n_vocab)
     assert str(error.value) == f"n_vocab ({str(n_vocab).lower()}) must be null or an integer of at least 257"
@@ -253,9 +260,8 @@ def put(files: list[tuple[Remote, bytes]], folder: Path) -> None:
         (folder / file.cache_name).write_bytes(content)
 
 
-def test_files_are_looked_for_where_tiktoken_looks(
-    remote: list[tuple[Remote, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiktoken_cache(remote: list[tuple[Remote, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked for where tiktoken looks."""
     monkeypatch.setattr(vocabularies.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     ours, usual, chosen = tmp_path / "cache", tmp_path / "tmp" / "data-gym-cache", tmp_path / "chosen"
     vocabulary = Tiktoken("gpt2")

@@ -99,14 +99,16 @@ def check(e: Explanation, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_variant_of_each_family_is_explained_and_its_steps_add_up(name: str) -> None:
+def test_steps_add_up(name: str) -> None:
+    """A variant of each family is explained and its steps add up."""
     e = variant(name)
     check(e, page(name, [e]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_is_explained_within_the_limit_of_size(name: str) -> None:
+def test_pages_stay_small(name: str) -> None:
+    """Every variant is explained within the limit of size."""
     pairing = compared(name, "multi_head")
     text = page(name, [pairing.one], pairing)
     check(pairing.one, text)
@@ -122,7 +124,7 @@ def test_every_variant_is_explained_within_the_limit_of_size(name: str) -> None:
         assert draw_step(step, own.tokens).size > (100, 50)
 
 
-def test_the_memory_of_linear_attention_is_the_sum_of_what_was_written() -> None:
+def test_linear_memory_is_a_sum() -> None:
     """S_i = S_(i-1) + phi(k_i) [v_i, 1]^T, arXiv:2006.16236; computed here from the keys and values that are shown."""
     e = variant("linear")
     k, v, kept, written = (e.step(key) for key in ("k", "v", "state.matrix", "state.matrix.written"))
@@ -136,7 +138,8 @@ def test_the_memory_of_linear_attention_is_the_sum_of_what_was_written() -> None
     np.testing.assert_allclose(kept.values, outer.cumsum(0), atol=1e-5)
 
 
-def test_what_a_window_hides_is_marked_and_nothing_else() -> None:
+def test_window_marks_hidden_keys() -> None:
+    """What a window hides is marked and nothing else."""
     e = variant("sliding_window", overrides=["attention.mask.window=2"])
     assert e.map is not None
     assert e.map.hidden is not None
@@ -154,7 +157,8 @@ def test_a_layer_without_a_map_says_so() -> None:
 # Comparison
 
 
-def test_a_variant_beside_itself_is_the_same_in_every_step() -> None:
+def test_variant_beside_itself() -> None:
+    """A variant beside itself is the same in every step."""
     pairing = compared("gqa", "gqa")
     verdicts = {pairing.verdict(step.key) for step in pairing.one.steps if step.part != "dropout"}
     assert verdicts == {"the same as in gqa"}
@@ -163,7 +167,8 @@ def test_a_variant_beside_itself_is_the_same_in_every_step() -> None:
     assert not pairing.missing
 
 
-def test_another_normaliser_changes_weights_and_what_follows_but_no_score() -> None:
+def test_other_normaliser_keeps_scores() -> None:
+    """Another normaliser changes weights and what follows but no score."""
     pairing = compared("sigmoid", "multi_head")
     assert pairing.difference("q") == pairing.difference("k") == pairing.difference("v") == 0
     assert pairing.difference("masked") == 0
@@ -273,7 +278,8 @@ def tiny_model(attention: str = "multi_head") -> GPT:
 
 
 @pytest.mark.parametrize("attention", ["multi_head", "linear", "value_residual"])
-def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_computes(attention: str) -> None:
+def test_explains_layer_of_model(attention: str) -> None:
+    """A layer of a model is explained on any text with what the model computes."""
     model, prompt = tiny_model(attention), "abc <b> é of more than twelve"
     e = explained_run("run", model, ByteTokenizer(), prompt, layer=2, token=None)
     ids = list(prompt.encode())
@@ -298,7 +304,8 @@ def test_a_layer_of_a_model_is_explained_on_any_text_with_what_the_model_compute
 
 
 @pytest.mark.slow
-def test_the_page_of_a_long_text_and_many_heads_stays_within_the_limit() -> None:
+def test_page_of_long_text() -> None:
+    """The page of a long text and many heads stays within the limit."""
     words = ["model.n_layers=1", "model.d_model=768", "model.n_heads=12", "model.context=256", "attention=multi_head"]
     model, prompt = build_model(compose_config(words), 256).eval(), "abcdefgh" * 32
     e = explained_run("run", model, ByteTokenizer(), prompt, layer=1, token=None)
@@ -311,7 +318,8 @@ def test_the_page_of_a_long_text_and_many_heads_stays_within_the_limit() -> None
     assert one.height > 3 * len(e.tokens)
 
 
-def test_looking_changes_neither_weights_nor_methods_nor_random_numbers() -> None:
+def test_looking_changes_nothing() -> None:
+    """Looking changes neither weights nor methods nor random numbers."""
     model = tiny_model("cope")
     layer, x = model.layers[0].attention, torch.randn(1, 6, 16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -337,9 +345,8 @@ def typed(*words: str) -> int:
     return 0
 
 
-def test_the_command_prints_tables_and_writes_a_page_and_a_picture_per_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints tables and writes a page and a picture per step."""
     assert typed("attention=causal", "against=sliding_window", "token=one", f"folder={tmp_path}") == 0
     out = capsys.readouterr().out
     assert "following one, token 5 of 6" in out
@@ -390,9 +397,8 @@ REFUSED: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("words", "said"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
-def test_what_makes_no_sense_is_refused_in_one_line(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_in_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes no sense is refused in one line."""
     assert typed(*words, f"folder={tmp_path / 'out'}") == 2
     error: Any = capsys.readouterr().err
     assert said in error

@@ -14,7 +14,8 @@ TEXT = (DOCS / "explain.md").read_text(encoding="utf-8")
 MOST_BYTES = 300_000
 
 
-def test_every_page_and_picture_is_there_small_and_linked() -> None:
+def test_pages_are_linked() -> None:
+    """Every page and picture is there small and linked."""
     linked = set(re.findall(r"\]\((explained/[^)]+)\)", TEXT))
     made = {*(f"{name}.html" for name in COMMANDS), *PICTURES, *OF_A_RUN}
     assert linked == {f"explained/{name}" for name in made}
@@ -34,5 +35,6 @@ def words(page: Path) -> str:
 
 
 @pytest.mark.parametrize("name", sampled([(name,) for name in sorted(COMMANDS)], 3))
-def test_every_page_says_what_the_command_says_now(name: str, tmp_path: Path) -> None:
+def test_pages_are_current(name: str, tmp_path: Path) -> None:
+    """Every page says what the command says now."""
     assert words(written(name, tmp_path) / "index.html") == words(DOCS / "explained" / f"{name}.html"), "run: make docs"

@@ -204,12 +204,14 @@ def draws_the_printed_mask() -> bool:
     return torch.equal(mask, tensor(ENTRIES["dropout.ones_p0.5"]["expected"]))
 
 
-def test_every_printed_number_is_reproduced_and_none_is_made_up() -> None:
+def test_printed_numbers() -> None:
+    """Every printed number is reproduced and none is made up."""
     assert computed().keys() == ENTRIES.keys()
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_the_printed_numbers_come_out_of_the_classes_that_train(name: str) -> None:
+def test_numbers_of_training_classes(name: str) -> None:
+    """The printed numbers come out of the classes that train."""
     entry = ENTRIES[name]
     if entry.get("platform_dependent") and not draws_the_printed_mask():
         pytest.skip("on this machine torch draws another dropout mask than the one that was printed")
@@ -231,7 +233,7 @@ def test_every_entry_says_what_it_expects() -> None:
     }
 
 
-def test_dropout_drops_or_doubles_each_weight_whatever_mask_is_drawn() -> None:
+def test_dropout() -> None:
     """What the dropout entries say on every machine: one mask for both, zeros and twos, applied to the weights."""
     mask, found = computed()["dropout.ones_p0.5"], computed()["dropout.causal_weights_p0.5"]
     torch.testing.assert_close(mask, 2.0 * (mask > 1), rtol=0, atol=ROUNDING)

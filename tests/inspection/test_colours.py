@@ -39,7 +39,8 @@ def test_sequential_colours_darken_all_the_way() -> None:
     assert (np.diff(light) < 0.5).all() and light[0] - light[-1] > 200
 
 
-def test_probabilities_are_placed_by_their_square_root() -> None:
+def test_scale_is_square_root() -> None:
+    """Probabilities are placed by their square root."""
     scale = scale_for("probability")
     np.testing.assert_allclose(scale.normalize(np.array([0, 0.01, 0.25, 1.0, 7.0])), [0, 0.1, 0.5, 1, 1])
 

@@ -57,7 +57,8 @@ def test_circuitsvis() -> None:
     assert found["maxValue"] == -found["minValue"] == pytest.approx(np.abs(weights).max(), rel=1e-6)
 
 
-def test_what_is_handed_over_has_the_documented_shape() -> None:
+def test_documented_shapes() -> None:
+    """What is handed over has the documented shape."""
     given = maps(heads(1, [0, 1]), heads(2, [0, 1]))
     there = for_bertviz(given)
     assert [tuple(layer.shape) for layer in there["attention"]] == [(1, 2, 4, 4)] * 2
@@ -67,7 +68,8 @@ def test_what_is_handed_over_has_the_documented_shape() -> None:
     assert (one["max_value"], one["min_value"]) == (1.0, -1.0)
 
 
-def test_what_bertviz_would_draw_wrongly_is_refused() -> None:
+def test_bertviz_refusals() -> None:
+    """What BertViz would draw wrongly is refused."""
     with pytest.raises(UsageError, match=r"layer 3 has weights below 0, which BertViz cannot draw"):
         for_bertviz(maps(heads(0, [0]), heads(3, [0], "signed")))
     with pytest.raises(UsageError, match=r"layers have 1 or 2 heads, but BertViz needs the same number"):

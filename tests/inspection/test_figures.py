@@ -38,7 +38,8 @@ def cells_of(image: Image.Image, heads: int, labels: list[str], lines: int = 0) 
 
 
 @pytest.mark.parametrize(("heads", "tokens"), [(1, 2), (4, 12), (6, 32), (12, 40)])
-def test_each_cell_has_the_colour_of_its_weight_and_later_tokens_are_grey(heads: int, tokens: int) -> None:
+def test_cell_colours(heads: int, tokens: int) -> None:
+    """Each cell has the colour of its weight and later tokens are grey."""
     maps = causal_softmax(heads, tokens)
     lines = 1 if arrange(heads, names(tokens)).stride > 1 else 0
     drawn = cells_of(draw_layer(maps, "probability", names(tokens), "t"), heads, names(tokens), lines)
@@ -54,14 +55,16 @@ def test_a_row_is_a_query_and_a_column_is_a_key() -> None:
     assert np.argwhere(drawn[0] == 255).tolist() == [[4, 1]]
 
 
-def test_a_weight_on_a_later_token_is_shown_not_hidden() -> None:
+def test_later_weight_is_shown() -> None:
+    """A weight on a later token is shown not hidden."""
     maps = causal_softmax(1, 4)
     maps[0, 0, 3] = 0.5
     drawn = cells_of(draw_layer(maps, "probability", names(4), "t"), 1, names(4))
     assert drawn[0, 0, 3] >= N_GREYS and drawn[0, 0, 2] == NEVER_READ
 
 
-def test_the_same_weights_get_the_same_colours_at_every_step() -> None:
+def test_colours_are_the_same() -> None:
+    """The same weights get the same colours at every step."""
     weak, strong = (np.tril(np.full((1, 3, 3), w, dtype=np.float32)) for w in (0.2, 0.9))
     strong[0, 2, 0] = 0.2
     drawn = [cells_of(draw_layer(m, "probability", names(3), "t"), 1, names(3))[0, 2, 0] for m in (weak, strong)]
@@ -70,7 +73,8 @@ def test_the_same_weights_get_the_same_colours_at_every_step() -> None:
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 6, 8, 12, 16, 32])
 @pytest.mark.parametrize("tokens", [1, 8, 33, 64, 128, 300])
-def test_every_grid_fits_and_has_a_place_for_every_head(heads: int, tokens: int) -> None:
+def test_grid_fits(heads: int, tokens: int) -> None:
+    """Every grid fits and has a place for every head."""
     maps = np.zeros((heads, tokens, tokens), dtype=np.float32)
     image = draw_layer(maps, "probability", names(tokens), "a title")
     assert image.width <= figures.MAX_WIDTH and image.height <= figures.MAX_HEIGHT + 60
@@ -86,7 +90,8 @@ def test_heads_are_arranged_without_empty_places(heads: int, grid: tuple[int, in
     assert (layout.columns, layout.rows) == grid
 
 
-def test_labels_are_written_beside_their_row_and_above_their_column() -> None:
+def test_labels() -> None:
+    """Labels are written beside their row and above their column."""
     labels = ["i", "mmmmmm", "i"]
     layout = arrange(1, labels)
     pixels = np.asarray(draw_layer(np.zeros((1, 3, 3), dtype=np.float32), "probability", labels, "t"))
@@ -125,7 +130,8 @@ def test_cross_figure() -> None:
     assert layout.across == 5 * layout.cell and layout.down == 2 * layout.cell
 
 
-def test_many_tokens_thin_the_labels_and_the_picture_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tokens thin the labels and the picture says so."""
     said: list[str] = []
     wrap = figures._wrap
     monkeypatch.setattr(figures, "_wrap", lambda text, width: said.append(text) or wrap(text, width))
@@ -147,7 +153,8 @@ def test_notes_say_what_the_colours_cannot(monkeypatch: pytest.MonkeyPatch) -> N
     assert cells_of(image, 1, names(3), 3)[0, 1, 0] == INK
 
 
-def test_more_tokens_than_pixels_are_pooled_to_the_largest_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More tokens than pixels are pooled to the largest weight."""
     said: list[str] = []
     wrap = figures._wrap
     monkeypatch.setattr(figures, "_wrap", lambda text, width: said.append(text) or wrap(text, width))
@@ -158,7 +165,8 @@ def test_more_tokens_than_pixels_are_pooled_to_the_largest_weight(monkeypatch: p
     assert (np.asarray(image) == scale_for("signed").index(np.array([-0.75]))[0]).any()
 
 
-def test_pooling_keeps_the_weight_furthest_from_zero() -> None:
+def test_pooling_by_size() -> None:
+    """Pooling keeps the weight furthest from zero."""
     maps = np.array([[[0.1, -0.9, 0.3], [0.2, 0.4, 0.0], [0.0, 0.0, -0.2]]])
     assert figures.largest_of(maps, 2).tolist() == [[[-0.9, 0.3], [0.0, -0.2]]]
 
@@ -175,7 +183,8 @@ def test_pooling_keeps_the_weight_furthest_from_zero() -> None:
         ("😀", "\\U0001f600"),
     ],
 )
-def test_characters_the_font_lacks_are_spelled_out(text: str, shown: str) -> None:
+def test_characters_without_glyph(text: str, shown: str) -> None:
+    """Characters the font lacks are spelled out."""
     assert printable(text) == shown
 
 

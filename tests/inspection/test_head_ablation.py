@@ -51,11 +51,13 @@ def plain_loss(model: GPT) -> float:
     return total / sum(int((y != -100).sum()) for _, y in batches())
 
 
-def test_the_whole_loss_is_the_mean_over_scored_tokens(model: GPT) -> None:
+def test_whole_loss(model: GPT) -> None:
+    """The whole loss is the mean over scored tokens."""
     assert loss_of(model, batches()) == pytest.approx(plain_loss(model), rel=1e-6)
 
 
-def test_an_effect_is_that_of_cutting_the_heads_columns(model: GPT) -> None:
+def test_effect_of_a_head(model: GPT) -> None:
+    """An effect is that of cutting the head's columns."""
     whole, effects = ablate(model, batches())
     found = {(e.layer, e.head): e for e in effects}
     assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -87,7 +89,7 @@ def test_a_head_that_gives_nothing_has_no_effect(model: GPT) -> None:
     assert effects[1, 0].zero == effects[1, 0].mean == 0 != effects[1, 1].zero
 
 
-def test_a_head_that_always_gives_the_same_has_no_mean_effect(model: GPT) -> None:
+def test_constant_head(model: GPT) -> None:
     """Only what differs between texts and places is missed when a head gives its own average."""
     with torch.no_grad():
         model.layers[1].attention.qkv.to_v.weight.zero_()
@@ -117,7 +119,8 @@ def test_the_model_is_afterwards_as_it_was(model: GPT) -> None:
     assert torch.equal(torch.get_rng_state(), stream)
 
 
-def test_a_model_is_as_it_was_even_when_one_stops_half_way(model: GPT) -> None:
+def test_model_is_restored(model: GPT) -> None:
+    """A model is as it was even when one stops half way."""
     effects = ablate(model, batches())[1]
     next(effects)
     del effects

@@ -25,14 +25,16 @@ def one_head(*rows: list[float]) -> np.ndarray:
     return np.array([rows], dtype=np.float32)
 
 
-def test_a_head_that_looks_at_one_token_has_entropy_zero() -> None:
+def test_entropy_of_one_token() -> None:
+    """A head that looks at one token has entropy zero."""
     w = shares(one_head([1, 0, 0], [0, 1, 0], [0, 1, 0]), "probability")
     assert attention_entropy(w).tolist() == [0]
     assert first_token_mass(w).tolist() == [pytest.approx(1 / 3)]
     assert attention_distance(w).tolist() == [pytest.approx(1 / 3)]  # only the last row looks back, by one
 
 
-def test_a_head_that_looks_at_everything_alike_has_the_reference_entropy() -> None:
+def test_entropy_of_uniform_head() -> None:
+    """A head that looks at everything alike has the reference entropy."""
     t = 7
     w = shares((np.tril(np.ones((2, t, t))) / np.arange(1, t + 1)[:, None]).astype(np.float32), "probability")
     np.testing.assert_allclose(attention_entropy(w), uniform_causal_entropy(t), rtol=1e-6)
@@ -40,7 +42,8 @@ def test_a_head_that_looks_at_everything_alike_has_the_reference_entropy() -> No
     np.testing.assert_allclose(first_token_mass(w), np.mean(1 / np.arange(1, t + 1)), rtol=1e-6)
 
 
-def test_the_reference_is_the_mean_of_the_logarithms() -> None:
+def test_reference_entropy() -> None:
+    """The reference is the mean of the logarithms."""
     assert uniform_causal_entropy(3) == pytest.approx((math.log(1) + math.log(2) + math.log(3)) / 3)
     assert uniform_causal_entropy(1) == 0
 
@@ -53,7 +56,8 @@ def test_a_case_worked_by_hand() -> None:
     assert attention_distance(w)[0] == pytest.approx((0 + 0.25 + 0.5 * 2 + 0.25) / 3)
 
 
-def test_signed_maps_count_by_their_size_row_by_row() -> None:
+def test_signed_maps() -> None:
+    """Signed maps count by their size row by row."""
     signed = one_head([-2, 0, 0], [3, -1, 0], [0, 0, 0])
     w = shares(signed, "signed")
     assert w[0].tolist() == [[1, 0, 0], [0.75, 0.25, 0], [0, 0, 0]]
@@ -61,7 +65,8 @@ def test_signed_maps_count_by_their_size_row_by_row() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sub_probability", "nonnegative", "signed"])
-def test_the_size_of_a_row_does_not_matter_where_rows_need_not_sum_to_one(kind: str) -> None:
+def test_row_size_does_not_matter(kind: str) -> None:
+    """The size of a row does not matter where rows need not sum to one."""
     rng = np.random.default_rng(0)
     maps = np.tril(rng.uniform(0.1, 1, size=(3, 5, 5))).astype(np.float32)
     larger = maps * rng.uniform(1, 9, size=(3, 5, 1)).astype(np.float32)
@@ -99,14 +104,16 @@ def test_effective_rank_counts_directions() -> None:
     np.testing.assert_allclose(ranks, [t, 1, by_hand, 1], rtol=1e-9)
 
 
-def test_a_map_that_is_no_number_has_no_rank_and_spoils_no_other() -> None:
+def test_map_of_nan() -> None:
+    """A map that is no number has no rank and spoils no other."""
     maps = np.stack([np.eye(3), np.full((3, 3), np.nan)]).astype(np.float32)
     numbers = head_metrics(maps, "probability", 0)
     assert numbers["attention_effective_rank/L00H00"] == pytest.approx(3)
     assert math.isnan(numbers["attention_effective_rank/L00H01"])
 
 
-def test_diversity_is_0_for_equal_heads_and_1_for_heads_that_share_no_token() -> None:
+def test_diversity() -> None:
+    """Diversity is 0 for equal heads and 1 for heads that share no token."""
     a, b = np.eye(3), np.eye(3, k=-1)
     assert diversity(np.stack([a, 2 * a])) == pytest.approx(0)
     assert diversity(np.stack([a, b])) == pytest.approx(1)
@@ -114,7 +121,8 @@ def test_diversity_is_0_for_equal_heads_and_1_for_heads_that_share_no_token() ->
     assert diversity(a[None]) is None
 
 
-def test_row_sums_and_negative_shares_are_of_the_map_as_it_is() -> None:
+def test_row_sums() -> None:
+    """Row sums and negative shares are of the map as it is."""
     signed = one_head([-2, 0, 0], [3, -1, 0], [0, 0.5, 0.5])
     assert row_sum(signed)[0] == pytest.approx((-2 + 2 + 1) / 3)
     assert negative_share(signed)[0] == pytest.approx((2 + 1) / (2 + 4 + 1))
@@ -129,7 +137,8 @@ def test_row_sums_and_negative_shares_are_of_the_map_as_it_is() -> None:
     assert "attention_negative_share/L00H00" not in head_metrics(abs(signed), "nonnegative", 0)
 
 
-def test_a_repeated_sequence_tells_three_kinds_of_heads_apart() -> None:
+def test_kinds_of_heads() -> None:
+    """A repeated sequence tells three kinds of heads apart."""
     n = 4
     rows = np.arange(2 * n)
     previous, duplicate, induction = np.zeros((3, 2 * n, 2 * n))
@@ -143,7 +152,8 @@ def test_a_repeated_sequence_tells_three_kinds_of_heads_apart() -> None:
 
 
 @pytest.mark.parametrize(("n_vocab", "context", "once"), [(100, 64, 24), (100, 9, 4), (3, 64, 24), (100, 3, 0)])
-def test_the_repeated_sequence_fits_and_is_always_the_same(n_vocab: int, context: int, once: int) -> None:
+def test_repeated_sequence(n_vocab: int, context: int, once: int) -> None:
+    """The repeated sequence fits and is always the same."""
     ids = repeated_sequence(n_vocab, context)
     assert ids[:once] == ids[once:] and len(ids) == 2 * once
     assert ids == repeated_sequence(n_vocab, context) and all(0 <= i < n_vocab for i in ids)

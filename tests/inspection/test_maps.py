@@ -33,7 +33,8 @@ class Letters:
 
 @pytest.mark.parametrize("max_steps", [1, 2, 3, 7, 30, 100, 1000, 2000, 99_999])
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 60])
-def test_steps_start_at_0_end_at_the_last_and_grow(max_steps: int, n: int) -> None:
+def test_map_steps(max_steps: int, n: int) -> None:
+    """Steps start at 0 end at the last and grow."""
     steps = map_steps(max_steps, n)
     assert steps[0] == 0 and steps[-1] == max_steps
     assert all(a < b for a, b in itertools.pairwise(steps))
@@ -65,12 +66,14 @@ def test_a_probe_has_ids_and_labels() -> None:
         ("abC", r"^maps\.prompt: the text holds 'C'$"),
     ],
 )
-def test_a_prompt_that_does_not_fit_is_refused_under_its_key(text: str, message: str) -> None:
+def test_prompt_too_long(text: str, message: str) -> None:
+    """A prompt that does not fit is refused under its key."""
     with pytest.raises(UsageError, match=message):
         check_probe("prompt", text, Letters(), 5)
 
 
-def test_a_prompt_is_refused_where_maps_would_become_too_large() -> None:
+def test_maps_too_large() -> None:
+    """A prompt is refused where maps would become too large."""
     with pytest.raises(
         UsageError, match=r"^maps\.prompt \(9 tokens\) is longer than the most that maps are drawn of \(8"
     ):
@@ -86,7 +89,8 @@ def test_probe_cut_to_context() -> None:
         check_probe("probe", "", Letters(), 5)
 
 
-def test_collecting_changes_neither_the_model_nor_a_random_stream() -> None:
+def test_collecting_changes_nothing() -> None:
+    """Collecting changes neither the model nor a random stream."""
     attention = partial(MultiHeadAttention, n_heads=2, dropout=0.5)
     model = GPT(ModelConfig(context=7, n_layers=3, d_model=6, dropout=0.5), vocab_size=11, attention=attention)
     model.train()
@@ -113,7 +117,8 @@ class Noisy(MultiHeadAttention):
         return super().mix(heads)
 
 
-def test_a_variant_that_draws_random_numbers_disturbs_no_stream_either() -> None:
+def test_random_variant_disturbs_no_stream() -> None:
+    """A variant that draws random numbers disturbs no stream either."""
     model = GPT(ModelConfig(context=7, n_layers=1, d_model=6), vocab_size=11, attention=partial(Noisy, n_heads=2))
     before = torch.get_rng_state()
     collect(model, [3, 1, 4])
@@ -123,7 +128,8 @@ def test_a_variant_that_draws_random_numbers_disturbs_no_stream_either() -> None
     assert not torch.equal(torch.get_rng_state(), before)
 
 
-def test_inspection_needs_neither_lightning_nor_hydra_nor_training() -> None:
+def test_imports_of_inspection() -> None:
+    """Inspection needs neither lightning nor Hydra nor training."""
     code = (
         "import sys, attnlab.inspection.maps, attnlab.inspection.records, attnlab.inspection.head_metrics\n"
         "print([m for m in ('lightning', 'hydra', 'attnlab.training', 'attnlab.data') if m in sys.modules])\n"
@@ -132,7 +138,8 @@ def test_inspection_needs_neither_lightning_nor_hydra_nor_training() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_pictures_numbers_and_records_need_no_torch() -> None:
+def test_imports_without_torch() -> None:
+    """Pictures numbers and records need no torch."""
     code = (
         "import sys, attnlab.inspection.figures, attnlab.inspection.records, attnlab.inspection.head_metrics\n"
         "print('torch' in sys.modules)\n"

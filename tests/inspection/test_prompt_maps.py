@@ -83,7 +83,8 @@ def test_chosen_heads(done: Path, tmp_path: Path) -> None:
     assert (maps.step, maps.text, "".join(maps.tokens)) == (2, PROMPT, PROMPT.replace(" ", "·"))
 
 
-def test_without_a_folder_the_files_go_into_the_run(done: Path) -> None:
+def test_default_folder(done: Path) -> None:
+    """Without a folder the files go into the run."""
     assert typed(f"run={done}", "prompt=abc") == 0
     assert (done / "maps" / "prompt" / "index.html").is_file()
 
@@ -175,7 +176,8 @@ def chromium() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probability", "signed"])
-def test_in_a_browser_cells_say_the_stored_weights(chromium: Any, tmp_path: Path, kind: str) -> None:
+def test_weights_in_a_browser(chromium: Any, tmp_path: Path, kind: str) -> None:
+    """In a browser cells say the stored weights."""
     maps = example([*HOSTILE[:3], "one", " two"], kind)
     (tmp_path / "index.html").write_text(page(maps), encoding="utf-8")
     screen = chromium.new_page(viewport={"width": 1300, "height": 850})

@@ -135,7 +135,8 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     assert (images[0].width, images[0].height) == picture.size and images[0].encoded_image_string[:4] == b"\x89PNG"
 
 
-def test_a_record_of_4_heads_and_32_tokens_is_a_few_kilobytes() -> None:
+def test_size_of_a_record() -> None:
+    """A record of 4 heads and 32 tokens is a few kilobytes."""
     scores = np.random.default_rng(0).normal(size=(4, 32, 32))
     scores[:, *np.triu_indices(32, 1)] = -np.inf
     weights = np.exp(scores)
@@ -172,7 +173,8 @@ def test_a_file_of_maps_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["last.safetensors"]  # no temporary file is left
 
 
-def test_names_and_metadata_of_the_file_are_the_documented_ones(tmp_path: Path) -> None:
+def test_documented_format(tmp_path: Path) -> None:
+    """Names and metadata of the file are the documented ones."""
     from safetensors import safe_open
 
     save_maps(tmp_path / "m.safetensors", sentences(), step=400, run="r")
@@ -191,7 +193,8 @@ def test_names_and_metadata_of_the_file_are_the_documented_ones(tmp_path: Path) 
     assert json.loads(metadata["kinds"]) == [["probability", "none", "signed"]] * 2
 
 
-def test_a_missing_a_damaged_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
+    """A missing a damaged and a foreign file are refused."""
     with pytest.raises(UsageError, match=r"nothing\.safetensors does not exist"):
         load_maps(tmp_path / "nothing.safetensors")
     save_maps(tmp_path / "m.safetensors", sentences(), step=1, run="")
@@ -211,7 +214,8 @@ def test_the_tensorboard_command_keeps_every_step(tmp_path: Path, monkeypatch: p
     assert words[-4:] == ["--logdir", "my runs", "--samples_per_plugin", "images=1000,attention=1000"]
 
 
-def test_the_tensorboard_command_names_a_program_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The TensorBoard command names a program that exists."""
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -116,7 +116,8 @@ def test_the_grid_shows_every_head_and_sorts_them(screen: Screen, tmp_path: Path
     assert screen.text("h2 >> nth=1") == "L01 H01 at step 60"
 
 
-def test_what_a_silenced_head_changes_stands_beside_its_map(screen: Screen, tmp_path: Path) -> None:
+def test_head_effects(screen: Screen, tmp_path: Path) -> None:
+    """What a silenced head changes stands beside its map."""
     screen.show("multi_head")
     below = screen.page.locator(".silenced").all_inner_texts()
     assert below == ["silenced +0.0123", f"silenced {MINUS}0.0002", "silenced +0.2500", "silenced +0.0010"]
@@ -135,14 +136,16 @@ def test_what_a_silenced_head_changes_stands_beside_its_map(screen: Screen, tmp_
     assert screen.page.locator("figure[data-metric=head_ablation_zero]").count() == 0
 
 
-def test_a_run_without_it_names_the_command_that_measures_it(screen: Screen, folder: Path) -> None:
+def test_missing_head_effects(screen: Screen, folder: Path) -> None:
+    """A run without it names the command that measures it."""
     screen.show("signed")
     for view in ("grid", "head"):
         screen.view(view)
         assert screen.text(".effect code") == f"attnlab ablate_heads run={folder}/signed"
 
 
-def test_the_birth_of_a_head_is_marked_on_its_curve(screen: Screen) -> None:
+def test_emergence_is_marked(screen: Screen) -> None:
+    """The birth of a head is marked on its curve."""
     screen.show("multi_head")
     screen.view("training")
     assert "born" not in screen.text(".charts"), "its score stays below the threshold"
@@ -153,7 +156,8 @@ def test_the_birth_of_a_head_is_marked_on_its_curve(screen: Screen) -> None:
 
 
 @pytest.mark.parametrize("run", ["multi_head", "signed"])
-def test_values_and_colours_on_screen_are_those_that_were_stored(screen: Screen, run: str, tmp_path: Path) -> None:
+def test_stored_values_on_screen(screen: Screen, run: str, tmp_path: Path) -> None:
+    """Values and colours on screen are those that were stored."""
     screen.show(run)
     screen.view("head")
     screen.choose("Layer", "1")
@@ -210,7 +214,8 @@ def test_the_options_do_what_they_say(screen: Screen) -> None:
     assert [screen.cell(6, j) for j in range(7)] == pytest.approx(rolled[6].tolist(), rel=2e-3)
 
 
-def test_two_runs_are_compared_side_by_side_by_mean_and_by_difference(screen: Screen, tmp_path: Path) -> None:
+def test_comparison_of_runs(screen: Screen, tmp_path: Path) -> None:
+    """Two runs are compared side by side by mean and by difference."""
     screen.show("multi_head")
     screen.view("compare")
     a, b = (record(60, 0, kind=kind, seed=i).weights.astype(float) for i, kind in enumerate(("probability", "signed")))
@@ -235,14 +240,16 @@ def test_two_runs_are_compared_side_by_side_by_mean_and_by_difference(screen: Sc
     screen.shot(tmp_path, "difference")
 
 
-def test_runs_of_other_tokens_have_no_difference_and_the_tab_says_so(screen: Screen) -> None:
+def test_no_difference_of_other_tokens(screen: Screen) -> None:
+    """Runs of other tokens have no difference and the tab says so."""
     screen.show("<i>hostile</i>")
     screen.view("compare")
     screen.act(lambda: screen.page.click('input[aria-label="compare gap"]'))
     assert "gap: it has no maps of the sentence “<b>bold</b>”" in screen.text("main")
 
 
-def test_training_is_played_with_a_marker_on_the_curves(screen: Screen, tmp_path: Path) -> None:
+def test_playing_training(screen: Screen, tmp_path: Path) -> None:
+    """Training is played with a marker on the curves."""
     screen.show("multi_head")
     screen.view("training")
     assert screen.text("figure[data-metric=attention_entropy] strong").strip() == "1.4"  # 2 - 60 / 100
@@ -300,7 +307,8 @@ def test_hostile_tokens_and_names_are_only_text(screen: Screen, tmp_path: Path) 
     screen.shot(tmp_path, "hostile")
 
 
-def test_what_is_missing_or_damaged_is_said_and_the_rest_is_shown(screen: Screen) -> None:
+def test_missing_and_damaged(screen: Screen) -> None:
+    """What is missing or damaged is said and the rest is shown."""
     screen.show("damaged")
     assert "this record is damaged: its numbers are damaged" in screen.text("main")
     screen.press("ArrowLeft")
@@ -347,7 +355,8 @@ def test_a_run_that_trains_on_is_followed(chromium: Any, tmp_path: Path) -> None
             screen.page.close()
 
 
-def test_a_map_of_512_tokens_is_whole_and_a_longer_one_says_that_it_is_pooled(chromium: Any, tmp_path: Path) -> None:
+def test_long_maps_are_pooled(chromium: Any, tmp_path: Path) -> None:
+    """A map of 512 tokens is whole and a longer one says that it is pooled."""
     for name, tokens in (("long", 512), ("longer", 700)):
         labels = [f" t{i}" for i in range(tokens)]
         write_run(tmp_path / "runs" / name, [record(0, 0, tokens=labels, heads=12), record(0, 1, heads=1)])

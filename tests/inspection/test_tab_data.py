@@ -114,7 +114,8 @@ def test_runs_listed(tmp_path: Path) -> None:
     assert said["runs"]["a"]["last_step"] == 7 and said["foreign"] == 0
 
 
-def test_the_tab_is_told_whether_every_step_is_kept(tmp_path: Path) -> None:
+def test_whether_every_step_is_stored(tmp_path: Path) -> None:
+    """The tab is told whether every step is kept."""
     write_run(tmp_path / "a", [record(0, 0)])
     assert Tab(tmp_path).get("/runs").json["samples"]["kept"] is None
     said = Tab(tmp_path, {"attention": 1000}).get("/runs").json["samples"]
@@ -421,7 +422,8 @@ def test_no_other_file_is_given_out(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"step": "x"}, {"step": ""}, {"layer": "9"}, {"run": "b"}, {"sentence": "../x"}])
-def test_what_is_not_there_is_answered_with_a_sentence(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_answers_to_what_is_missing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """What is not there is answered with a sentence."""
     write_run(tmp_path / "a", [record(0, 0)])
     reply = Tab(tmp_path).get("/map", **({"run": "a", "sentence": "probe", "layer": 0, "step": 0} | settings))
     assert reply.code == 404 and len(reply.json["error"]) > 10
@@ -431,7 +433,8 @@ STATIC = Path(__file__).parents[2] / "src/attnlab/inspection/tab/static"
 
 
 @pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda path: path.name)
-def test_text_never_becomes_html_and_files_stay_short(path: Path) -> None:
+def test_no_html_from_text(path: Path) -> None:
+    """Text never becomes HTML and files stay short."""
     text = path.read_text(encoding="utf-8")
     for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):
         assert danger not in text

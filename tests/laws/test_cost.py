@@ -134,7 +134,8 @@ def test_what_is_counted_is_what_the_formula_says(name: str, t: int) -> None:
 
 
 @pytest.mark.parametrize("t", [5, 131])
-def test_layers_that_differ_cost_what_their_kinds_cost(t: int) -> None:
+def test_cost_of_mixed_layers(t: int) -> None:
+    """Layers that differ cost what their kinds cost."""
     model = shipped("hybrid").gpt(4)
     local, whole = (shipped(name).layer(0).cost(t) for name in ("sliding_window", "multi_head"))
     assert model.cost(t) == local + local + local + whole
@@ -159,14 +160,16 @@ def test_an_option_adds_the_parameters_it_says(overrides: list[str], params: int
     assert shipped("multi_head", *overrides).layer(0).cost(5).params == params
 
 
-def test_what_is_frozen_is_not_counted_as_trainable() -> None:
+def test_frozen_parameters() -> None:
+    """What is frozen is not counted as trainable."""
     layer = shipped("multi_head").layer(0)
     layer.get_parameter("to_out.weight").requires_grad_(False)
     assert layer.cost(5).params == 3 * C * C
 
 
 @pytest.mark.parametrize("name", ["multi_head", "gqa", "gated_delta"])
-def test_measuring_changes_nothing_and_needs_no_numbers(name: str) -> None:
+def test_measuring_changes_nothing(name: str) -> None:
+    """Measuring changes nothing and needs no numbers."""
     layer = shipped(name).layer(0)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
     cost = layer.train().cost(7)
@@ -175,12 +178,13 @@ def test_measuring_changes_nothing_and_needs_no_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bytes_each"), [(torch.float64, 8), (torch.float32, 4), (torch.bfloat16, 2)])
-def test_a_cache_costs_what_its_type_costs_and_a_memory_float32_at_least(dtype: torch.dtype, bytes_each: int) -> None:
+def test_bytes_of_state(dtype: torch.dtype, bytes_each: int) -> None:
+    """A cache costs what its type costs and a memory float32 at least."""
     assert shipped("multi_head").layer(0).to(dtype).cost(5).state_bytes == 5 * 2 * C * bytes_each
     assert shipped("linear").layer(0).to(dtype).cost(5).state_bytes == H * D * (D + 2) * max(4, bytes_each)
 
 
-def test_the_triangular_solve_of_the_delta_rule_is_counted() -> None:
+def test_triangular_solve_is_counted() -> None:
     """torch's own counter says 0: an n x n triangle against m columns takes n^2 m / 2 multiply-adds."""
     adds, erases = (
         RecurrentAttention(C, n_heads=H, feature_map=UnitLength, **options).cost(CHUNK).forward_flops
@@ -192,18 +196,21 @@ def test_the_triangular_solve_of_the_delta_rule_is_counted() -> None:
 
 
 @pytest.mark.parametrize("name", ["multi_head", "sliding_window", "linear", "gated_delta"])
-def test_bytes_are_counted_alike_by_shape_and_by_storage(name: str) -> None:
+def test_bytes_by_shape_and_storage(name: str) -> None:
+    """Bytes are counted alike by shape and by storage."""
     layer: Attention = shipped(name).layer(0)
     _, state = layer.step(torch.zeros(1, 7, C), layer.init_state(1, 7))
     assert tensor_bytes(state) == bytes_held(state) == layer.cost(7).state_bytes
 
 
-def test_a_view_of_something_large_counts_as_all_it_keeps_alive() -> None:
+def test_bytes_of_a_view() -> None:
+    """A view of something large counts as all it keeps alive."""
     large = torch.zeros(100, 3)
     assert bytes_held((large[:1], large[1:2], 5)) == 100 * 3 * FP32
 
 
-def test_pairs_are_what_the_map_of_a_head_can_show() -> None:
+def test_pairs() -> None:
+    """Pairs are what the map of a head can show."""
     for name in ("multi_head", "sliding_window", "stacked_heads"):
         layer: Any = shipped(name).layer(0).double().eval()
         a = layer.weights(0.1 * torch.randn(1, 41, C, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))

@@ -48,7 +48,8 @@ def same(one: Attention, other: Attention, length: int = T, tolerance: float = S
     assert a is not None and b is not None and gap(a, b) < tolerance
 
 
-def test_multi_query_is_grouped_query_with_one_group() -> None:
+def test_multi_query_is_one_group() -> None:
+    """Multi-query is grouped-query with one group."""
     mqa, gqa = (subject_of(*which).layer(0).double() for which in (("mqa",), ("gqa", ["attention.n_kv_heads=1"])))
     assert mqa.qkv.to_k.weight.shape == (6, D_MODEL)  # type: ignore[union-attr]
     same(mqa.eval(), gqa.eval())
@@ -60,7 +61,8 @@ def test_a_window_of_one_is_each_token_alone() -> None:
     assert torch.equal(a, torch.eye(T, dtype=a.dtype).expand_as(a))
 
 
-def test_a_sink_that_everything_goes_to_leaves_nothing() -> None:
+def test_sink_takes_all() -> None:
+    """A sink that everything goes to leaves nothing."""
     sink = made(MultiHeadAttention, normalizer=Sink)
     with torch.no_grad():
         sink.normalizer.logit.fill_(1e3)
@@ -112,7 +114,8 @@ def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
     return out
 
 
-def test_gated_delta_that_forgets_nothing_is_the_delta_rule() -> None:
+def test_gated_delta_without_decay() -> None:
+    """Gated delta that forgets nothing is the delta rule."""
     gated = made(RecurrentAttention, feature_map=UnitLength, decay=ScalarDecay, write=DeltaWrite, chunk=5)
     with torch.no_grad():
         gated.decay.log_rate.fill_(-torch.inf)  # log a = -exp(-inf) softplus(...) = 0
@@ -125,7 +128,7 @@ def test_gated_delta_that_forgets_nothing_is_the_delta_rule() -> None:
     same(gated, plain)
 
 
-def test_a_delta_rule_that_writes_orthogonal_keys_adds() -> None:
+def test_delta_with_orthogonal_keys() -> None:
     """Where nothing is stored under a key yet, correcting it and adding to it are the same."""
     k = torch.eye(6, dtype=torch.float64).expand(1, 1, 6, 6)
     q, v = torch.randn(2, 1, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -155,9 +158,8 @@ def scan_inputs(t: int, decays: bool, writes: bool) -> list[Tensor | None]:
 @pytest.mark.parametrize("t", [1, 2, 7, 13, 16])
 @pytest.mark.parametrize("chunk", [1, 2, 5, 8, 64])
 @pytest.mark.parametrize(("decays", "writes"), list(product([False, True], repeat=2)))
-def test_the_chunked_scan_is_the_token_loop_in_values_and_gradients(
-    t: int, chunk: int, decays: bool, writes: bool
-) -> None:
+def test_chunked_scan_is_token_loop(t: int, chunk: int, decays: bool, writes: bool) -> None:
+    """The chunked scan is the token loop in values and gradients."""
     results = []
     for run in (token_loop, partial(chunked, chunk=chunk)):
         given = scan_inputs(t, decays, writes)
@@ -170,7 +172,7 @@ def test_the_chunked_scan_is_the_token_loop_in_values_and_gradients(
         assert gap(other, one) < SAME
 
 
-def test_a_strong_decay_neither_overflows_nor_loses_its_gradient_in_chunks() -> None:
+def test_strong_decay_in_chunks() -> None:
     """Sums of log decays reach -1300 in a chunk of 64, whose inverse exponential would be infinite."""
     q, k, v, _, beta, memory = scan_inputs(70, True, True)
     strong = torch.full((2, 3, 70), -20.0, dtype=torch.float64, requires_grad=True)
@@ -193,7 +195,7 @@ def test_alibi_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("length", SHORT)
-def test_the_base_of_every_recurrent_slot_changes_nothing(length: int) -> None:
+def test_base_of_recurrent_slots(length: int) -> None:
     """Without features, decay, erasing, norm and gate: o_i = sum_{j <= i} q_i . k_j v_j / sqrt(d)."""
     layer: HeadedAttention = made(
         RecurrentAttention, feature_map=IdentityMap, decay=NoDecay, write=AddWrite, output_norm=NoOutputNorm

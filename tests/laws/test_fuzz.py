@@ -229,11 +229,11 @@ def test_no_option_of_a_variant_is_forgotten(name: str) -> None:
 
 
 BROKEN = {
-    "mask off by one": ("multi_head", "mask", "tests.laws.broken.OffByOneMask", "not causal"),
-    "leak after the map": ("multi_head", "", "tests.laws.broken.LeakAfterTheMap", "not causal"),
-    "leak in odd chunks": ("linear", "", "tests.laws.broken.LeaksInOddChunks", "not causal|something else"),
-    "forgotten offset": ("multi_head", "", "tests.laws.broken.ForgetsOffset", "something else"),
-    "short ring": ("sliding_window", "mask", "tests.laws.broken.DropsARow", "something else"),
+    "mask off by one": ("multi_head", "mask", "tests.laws.mutants.OffByOneMask", "not causal"),
+    "leak after the map": ("multi_head", "", "tests.laws.mutants.LeakAfterTheMap", "not causal"),
+    "leak in odd chunks": ("linear", "", "tests.laws.mutants.LeaksInOddChunks", "not causal|something else"),
+    "forgotten offset": ("multi_head", "", "tests.laws.mutants.ForgetsOffset", "something else"),
+    "short ring": ("sliding_window", "mask", "tests.laws.mutants.DropsARow", "something else"),
 }
 
 

@@ -224,7 +224,7 @@ NO_STEP: Numbers = {"decay.to_decay.weight": 0.0, "decay.bias": 0.0}
 
 mha: Make = partial(MultiHeadAttention, D_MODEL, n_heads=H, position=RoPE)
 nope: Make = partial(MultiHeadAttention, D_MODEL, n_heads=H)
-linked: Callable[..., Make] = lambda **links: partial(nope, score=links)  # noqa: E731
+modified: Callable[..., Make] = lambda **modifiers: partial(nope, score=modifiers)  # noqa: E731
 masked: Callable[..., Make] = lambda mask, *sizes: partial(mha, mask=partial(mask, *sizes))  # noqa: E731
 placed: Callable[..., Make] = lambda kind, **options: partial(nope, position=partial(kind, **options))  # noqa: E731
 self_: Make = partial(SelfAttention, D_MODEL, position=RoPE)
@@ -382,13 +382,13 @@ EDGES = {
     ),
     # scores
     "temperature of 1 is multi_head": Edge(
-        linked(it=partial(Scaled, temperature=2.0)), nope, {"score": {"it": partial(Scaled, temperature=1.0)}}
+        modified(it=partial(Scaled, temperature=2.0)), nope, {"score": {"it": partial(Scaled, temperature=1.0)}}
     ),
     "temperature of 1 / sqrt(d) is unscaled": Edge(
-        linked(it=Scaled), linked(it=Unscaled), {"score": {"it": partial(Scaled, temperature=W**-0.5)}}
+        modified(it=Scaled), modified(it=Unscaled), {"score": {"it": partial(Scaled, temperature=W**-0.5)}}
     ),
     "a scale of 1 / sqrt(d) is multi_head": Edge(
-        linked(it=partial(Scaled, scale=0.1)), nope, {"score": {"it": partial(Scaled, scale=W**-0.5)}}
+        modified(it=partial(Scaled, scale=0.1)), nope, {"score": {"it": partial(Scaled, scale=W**-0.5)}}
     ),
     "qk_norm over all heads of one is qk_norm": Edge(
         partial(mha, score={"it": partial(QKNorm, over="all")}), partial(mha, n_heads=1, score={"it": QKNorm}),
@@ -399,52 +399,52 @@ EDGES = {
         dict.fromkeys(QK_GAINS, 1.3),
     ),
     "qk_norm with gains of 1 is qk_norm without": Edge(
-        linked(it=QKNorm), linked(it=partial(QKNorm, gain=False)), {}, dict.fromkeys(QK_GAINS, 1.0)
+        modified(it=QKNorm), modified(it=partial(QKNorm, gain=False)), {}, dict.fromkeys(QK_GAINS, 1.0)
     ),
     "qk_norm with gains less one is qk_norm": Edge(
-        linked(it=QKNorm), linked(it=QKNorm), {"score": {"it": partial(QKNorm, unit_offset=True)}}, {}, one_more
+        modified(it=QKNorm), modified(it=QKNorm), {"score": {"it": partial(QKNorm, unit_offset=True)}}, {}, one_more
     ),
     "qk_norm by LayerNorm of queries and keys around 0 is qk_norm": Edge(
-        linked(it=partial(QKNorm, kind="layer", bias=True, eps=0.1)), linked(it=partial(QKNorm, eps=0.1)), {},
+        modified(it=partial(QKNorm, kind="layer", bias=True, eps=0.1)), modified(it=partial(QKNorm, eps=0.1)), {},
         {
             **dict.fromkeys(("qkv.to_q.weight", "qkv.to_k.weight"), around_zero),
             "score.0.q_norm.bias": 0.0, "score.0.k_norm.bias": 0.0,
         },
     ),
     "softcap that is never reached is multi_head": Edge(  # c tanh(z / c) = z - z^3 / 3c^2
-        linked(it=partial(SoftCap, cap=0.1)), nope, {"score": {"it": partial(SoftCap, cap=1e7)}}
+        modified(it=partial(SoftCap, cap=0.1)), nope, {"score": {"it": partial(SoftCap, cap=1e7)}}
     ),
     "ssmax with gain 1 / ln 2 where two keys are seen is sliding_window of two": Edge(
         partial(masked(Window, 2), score={"it": SSMax}), masked(Window, 2), {}, {"score.0.gain": 1 / LOG2}
     ),
     "talking_heads that do not mix are multi_head": Edge(
-        linked(it=TalkingHeads), nope, {}, {"score.0.before": torch.eye(H), "score.0.after": torch.eye(H)}
+        modified(it=TalkingHeads), nope, {}, {"score.0.before": torch.eye(H), "score.0.after": torch.eye(H)}
     ),
     "fox with open gates is multi_head": Edge(
-        linked(it=Forget), nope, {}, {"score.0.to_forget.weight": 0.0, "score.0.bias": 50.0}
+        modified(it=Forget), nope, {}, {"score.0.to_forget.weight": 0.0, "score.0.bias": 50.0}
     ),
     "fox with constant gates is alibi": Edge(
-        linked(it=Forget), placed(ALiBi), {},
+        modified(it=Forget), placed(ALiBi), {},
         {"score.0.to_forget.weight": 0.0, "score.0.bias": -SLOPES.expm1().log()},
     ),
     "selective whose scores are never positive is multi_head": Edge(
-        linked(it=Selective), nope, {},
+        modified(it=Selective), nope, {},
         {
             "qkv.to_q.weight": says(1.0),
             "qkv.to_k.weight": lambda old, layer: torch.cat([old[:, :1] - 9, old[:, 1:]], dim=1),
         },
     ),
     "cope with an empty table is multi_head": Edge(
-        linked(it=partial(CoPE, p_max=3)), nope, {}, {"score.0.table.weight": 0.0}
+        modified(it=partial(CoPE, p_max=3)), nope, {}, {"score.0.table.weight": 0.0}
     ),
     "path that reflects nothing is multi_head": Edge(
-        linked(it=Path), nope, {}, {"score.0.to_beta.weight": 0.0, "score.0.to_beta.bias": -50.0}
+        modified(it=Path), nope, {}, {"score.0.to_beta.weight": 0.0, "score.0.to_beta.bias": -50.0}
     ),
     "multi_token with an identity kernel is multi_head": Edge(
-        linked(it=partial(MultiToken, queries=3, keys=3)), nope, {}, {"score.0.kernel": identity_kernel}
+        modified(it=partial(MultiToken, queries=3, keys=3)), nope, {}, {"score.0.kernel": identity_kernel}
     ),
     "multi_token with a kernel of one half is temperature of 2": Edge(
-        linked(it=partial(MultiToken, queries=3, keys=3)), linked(it=partial(Scaled, temperature=2.0)),
+        modified(it=partial(MultiToken, queries=3, keys=3)), modified(it=partial(Scaled, temperature=2.0)),
         {"score": {"it": partial(MultiToken, queries=1, keys=1)}}, {"score.0.kernel": 0.5},
     ),
     # gates

@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.laws.breaches import BREACHES, LINEAR, PLAIN
-from tests.laws.broken import StatesFormula, Unused, subject_from
+from tests.laws.mutant_cases import LINEAR, MUTANTS, PLAIN
+from tests.laws.mutants import StatesFormula, Unused, subject_from
 from torch import Tensor
 
 from attnlab.attention.base import Shared
@@ -25,33 +25,34 @@ APART = {"every_position", "extreme_inputs", "learns", "explains_itself"}
 
 
 def test_every_law_has_a_variant_that_breaks_it() -> None:
-    assert {breach.law for breach in BREACHES.values()} == set(LAWS)
+    assert {mutant.law for mutant in MUTANTS.values()} == set(LAWS)
 
 
-@pytest.mark.parametrize("name", BREACHES)
+@pytest.mark.parametrize("name", MUTANTS)
 def test_law_catches_its_mutant(name: str) -> None:
     """The law made for it catches the fault and says how."""
-    breach = BREACHES[name]
+    mutant = MUTANTS[name]
     with pytest.raises(LawBroken) as caught:
-        LAWS[breach.law](breach.subject())
-    assert breach.message in str(caught.value)
+        LAWS[mutant.law](mutant.subject())
+    assert mutant.message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BREACHES)
+@pytest.mark.parametrize("name", MUTANTS)
 def test_no_other_law_is_broken_by_a_fault(name: str) -> None:
-    breach = BREACHES[name]
-    others = [law for law in LAWS if law not in APART | breach.also | {breach.law}]
-    broken = {v.law: v.detail for v in examine(breach.subject(), others) if v.outcome == "broken"}
+    mutant = MUTANTS[name]
+    others = [law for law in LAWS if law not in APART | mutant.also | {mutant.law}]
+    broken = {v.law: v.detail for v in examine(mutant.subject(), others) if v.outcome == "broken"}
     assert broken == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, breach in BREACHES.items() if "every_position" not in breach.also])
-def test_positions_fall_only_with_what_they_run_anew(name: str) -> None:
-    breach = BREACHES[name]
-    assert (judge("every_position", breach.subject()).outcome == "broken") == (breach.law == "every_position")
+@pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if "every_position" not in mutant.also])
+def test_which_laws_positions_break(name: str) -> None:
+    """Positions fall only with what they run anew."""
+    mutant = MUTANTS[name]
+    assert (judge("every_position", mutant.subject()).outcome == "broken") == (mutant.law == "every_position")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,8 @@ class Crashes(MultiHeadAttention):
         raise RuntimeError("two\nlines")
 
 
-def test_a_variant_that_crashes_under_a_law_breaks_it() -> None:
+def test_crash_breaks_a_law() -> None:
+    """A variant that crashes under a law breaks it."""
     verdict = judge("map", subject_from(Crashes))
     assert (verdict.outcome, verdict.detail) == ("broken", "RuntimeError: two lines")
     assert verdict.statement.startswith("The map reproduces the output")

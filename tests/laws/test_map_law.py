@@ -2,7 +2,7 @@
 
 import pytest
 from tests.attention.plain_layers import Mean, Sum
-from tests.laws.broken import subject_from
+from tests.laws.mutants import subject_from
 from torch import Tensor
 
 from attnlab.attention.multi_head import MultiHeadAttention

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.laws.broken import subject_from
 from tests.laws.cases import sampled, shipped
+from tests.laws.mutants import subject_from
 
 from attnlab.attention.documents import Documents
 from attnlab.attention.embedding import LearnedEmbedding

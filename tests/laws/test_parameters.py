@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.attention.plain_layers import Itself, Sum
-from tests.laws.broken import subject_from
+from tests.laws.mutants import subject_from
 from torch import Tensor, nn
 
 from attnlab.laws import LawBroken, Skipped

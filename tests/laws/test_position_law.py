@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tests.attention.plain_layers import Sum
-from tests.laws.broken import subject_from
+from tests.laws.mutants import subject_from
 from torch import Tensor
 
 from attnlab.attention.heads import Heads

@@ -29,7 +29,7 @@ def hooks(target: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize(("name", "position"), sampled(product(NAMES, positions()), every=80))
-def test_a_pair_is_refused_only_where_the_hook_is_missing_and_then_both_are_named(name: str, position: str) -> None:
+def test_refused_pairs(name: str, position: str) -> None:
     """One pair in 40, drawn by a hash of its names, is built always; all of them with the slow tests."""
     subject = subject_of(name, [f"position={position}"])
     if not lacks_hook(subject):
@@ -53,7 +53,8 @@ LAWS_OF_A_LAYER = (
 
 @pytest.mark.parametrize("law", LAWS_OF_A_LAYER)
 @pytest.mark.parametrize(("name", "position"), [("multi_head", "alibi"), ("sliding_window", "alibi"), ("gqa", "none")])
-def test_the_other_laws_hold_under_other_positions_too(name: str, position: str, law: str) -> None:
+def test_laws_under_other_positions(name: str, position: str, law: str) -> None:
+    """The other laws hold under other positions too."""
     verdict = judge(law, shipped(name, f"position={position}"))
     assert verdict.outcome != "broken", verdict.detail
 
@@ -68,7 +69,7 @@ def test_what_a_position_trains_gets_a_gradient(position: str) -> None:
 
 
 @pytest.mark.parametrize("position", positions())
-def test_a_model_knows_where_a_token_stands_unless_it_has_no_position(position: str) -> None:
+def test_position_reaches_logits(position: str) -> None:
     """One layer and the causal mask: without positions the last token cannot tell in which order the others came."""
     model = shipped("multi_head", f"position={position}").gpt(1, init="fan_in").double().eval()
     seen = torch.tensor([[3, 5, 7, 11, 13], [7, 5, 3, 11, 13]])
@@ -78,7 +79,8 @@ def test_a_model_knows_where_a_token_stands_unless_it_has_no_position(position: 
     assert torch.allclose(one, other, atol=1e-12, rtol=0) == (position == "none")
 
 
-def test_learned_positions_refuse_what_lies_beyond_the_context_in_forward_and_in_steps() -> None:
+def test_learned_positions_end() -> None:
+    """Learned positions refuse what lies beyond the context in forward and in steps."""
     model = shipped("multi_head", "position=learned").gpt(2)
     with pytest.raises(UsageError, match=f"position=learned knows {CONTEXT} positions"):
         model(ids(1, CONTEXT + 1))

@@ -69,7 +69,8 @@ def test_every_class_is_reached_by_a_yaml(family: type) -> None:
     assert concrete(family) - targets() - {Full} == set()
 
 
-def test_a_mask_that_shows_later_tokens_is_reached_by_the_switch_of_the_chapter_only() -> None:
+def test_bidirectional_only_by_switch() -> None:
+    """A mask that shows later tokens is reached by the switch of the chapter only."""
     for name, cls in (("self", SelfAttention), ("simple", SimpleAttention)):
         layer = subject_of(name, ["attention.causal=false"]).layer(0)
         assert type(layer) is cls and type(layer.mask) is Full and not layer.traits.causal
@@ -87,7 +88,8 @@ def test_families_are_abstract(family: type[Configurable]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_variant_is_built_of_what_its_yaml_names(name: str) -> None:
+def test_variants_are_their_yamls(name: str) -> None:
+    """Every variant is built of what its YAML names."""
     named = {str(value) for path, value in leaves(shipped(name).config.attention) if path.endswith("_target_")}
     built = {type(module) for block in shipped(name).gpt(8).blocks for module in block.modules()}
     classes = {get_class(target) for target in named if not target.split(".")[-1].islower()}
@@ -191,7 +193,8 @@ def test_imports_point_one_way(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", FOREIGN)
-def test_mathematics_knows_no_framework_and_checking_a_config_needs_no_torch(part: str) -> None:
+def test_imports_one_way(part: str) -> None:
+    """Mathematics knows no framework and checking a config needs no torch."""
     wrong = {(file, name) for file, name in imported(part) if name.split(".")[0] in FOREIGN[part]}
     wrong |= {(file, name) for file, name in imported(part) if name.startswith("torch.utils.tensorboard")}
     assert wrong == set()

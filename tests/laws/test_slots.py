@@ -67,7 +67,7 @@ def pairs(slots: dict[str, list[str]]) -> list[tuple[str, str]]:
     return [pair for one, other in combinations(slots.values(), 2) for pair in product(one, other)]
 
 
-def breaches(name: str, *overrides: str) -> dict[str, str]:
+def broken_laws(name: str, *overrides: str) -> dict[str, str]:
     """The laws broken by a variant under these overrides; a refusal goes on as it is."""
     subject = subject_of(name, overrides)
     subject.layer(0)
@@ -76,17 +76,19 @@ def breaches(name: str, *overrides: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("option", sampled(singles(SOFTMAX), every=60))
-def test_softmax_attention_keeps_the_laws_or_refuses_with_every_option(option: str) -> None:
+def test_softmax_options(option: str) -> None:
+    """Softmax attention keeps the laws or refuses with every option."""
     keeps_the_laws_or_is_refused("multi_head", option)
 
 
 # What classes declare of themselves, and the pairs that make no sense by it. Each is refused in words that name both.
 CLASHES: dict[tuple[str, str], Callable[[Any, Any], bool]] = {
-    ("mask", "score"): lambda mask, link: (
-        (link.needs_all and not mask.contiguous) or (isinstance(link, MultiToken) and not bool(link.used(mask).all()))
+    ("mask", "score"): lambda mask, modifier: (
+        (modifier.needs_all and not mask.contiguous)
+        or (isinstance(modifier, MultiToken) and not bool(modifier.used(mask).all()))
     ),
-    ("score", "normalizer"): lambda link, normalizer: (
-        isinstance(link, QuerySink) and normalizer.map_kind == "probability"
+    ("score", "normalizer"): lambda modifier, normalizer: (
+        isinstance(modifier, QuerySink) and normalizer.map_kind == "probability"
     ),
     ("feature_map", "decay"): lambda features, decay: decay.per_channel and features.width != WIDTH,
     ("feature_map", "write"): lambda features, write: write.erases and not features.unit,
@@ -129,10 +131,10 @@ def clashes(name: str, overrides: Iterable[str]) -> list[tuple[str, str]]:
 def keeps_the_laws_or_is_refused(name: str, *overrides: str) -> None:
     if expected := clashes(name, overrides):
         with pytest.raises(UsageError) as refused:
-            breaches(name, *overrides)
+            broken_laws(name, *overrides)
         assert any(one in str(refused.value) and other in str(refused.value) for one, other in expected)
         return
-    broken = breaches(name, *overrides)
+    broken = broken_laws(name, *overrides)
     layer = subject_of(name, overrides).layer(0)
     if layer.traits.discontinuous:  # with few keys, one score that bfloat16 rounds to the other side moves the average
         broken.pop("half_precision", None)
@@ -189,7 +191,8 @@ def test_refused_pairs(words: tuple[str, ...]) -> None:
         ("position=none attention/score=[qk_norm]", False),
     ],
 )
-def test_a_key_bias_is_dead_where_nothing_but_a_softmax_follows_it(also: str, dead: bool) -> None:
+def test_dead_key_bias(also: str, dead: bool) -> None:
+    """A key bias is dead where nothing but a softmax follows it."""
     verdict = judge("no_dead_parameter", subject_of("multi_head", ["attention.qkv_bias=true", *also.split()]))
     assert verdict.detail.startswith(DEAD_KEY_BIAS.format(24)) if dead else verdict.outcome == "kept"
 
@@ -198,8 +201,9 @@ CHAINS = ["scaled,qk_norm", "qk_norm,softcap", "softcap,qk_norm,scaled", "unscal
 
 
 @pytest.mark.parametrize("chain", sampled([(chain,) for chain in CHAINS], every=4))
-def test_links_of_a_score_chain_keep_the_laws_together(chain: str) -> None:
-    assert breaches("multi_head", f"attention/score=[{chain}]") == {}
+def test_score_modifiers_together(chain: str) -> None:
+    """Links of a score chain keep the laws together."""
+    assert broken_laws("multi_head", f"attention/score=[{chain}]") == {}
 
 
 QK_NORMS = ["over=all", "when=after", "kind=layer", "eps=0.01", "gain=false", "unit_offset=true"]
@@ -207,13 +211,13 @@ QK_NORMS = ["over=all", "when=after", "kind=layer", "eps=0.01", "gain=false", "u
 
 @pytest.mark.parametrize("option", sampled([(option,) for option in QK_NORMS], every=6))
 def test_norms_of_queries_and_keys_keep_the_laws(option: str) -> None:
-    assert breaches("gqa", "attention/score=[scaled,qk_norm]", f"+attention.score.qk_norm.{option}") == {}
+    assert broken_laws("gqa", "attention/score=[scaled,qk_norm]", f"+attention.score.qk_norm.{option}") == {}
 
 
 @pytest.mark.parametrize(("name", "option"), [("mla", "value_dim=3"), ("multi_head", "value_dim=10")])
 @pytest.mark.slow
 def test_values_of_another_width_keep_the_laws(name: str, option: str) -> None:
-    assert breaches(name, f"+attention.{option}") == {}
+    assert broken_laws(name, f"+attention.{option}") == {}
 
 
 @pytest.mark.parametrize(
@@ -224,25 +228,29 @@ def test_values_of_another_width_keep_the_laws(name: str, option: str) -> None:
         ("{over: each}", "over"),
     ],
 )
-def test_norms_that_contradict_themselves_are_refused(options: str, problem: str) -> None:
+def test_contradicting_norms(options: str, problem: str) -> None:
+    """Norms that contradict themselves are refused."""
     with pytest.raises(UsageError, match=problem):
         subject_of("gqa", ["attention/score=[scaled,qk_norm]", f"+attention.score.qk_norm={options}"]).layer(0)
 
 
-def test_two_links_that_both_set_the_scale_are_refused() -> None:
+def test_two_scales_are_refused() -> None:
+    """Two modifiers that both set the scale are refused."""
     with pytest.raises(UsageError, match="Scaled and Unscaled, which both set the scale; keep one"):
-        breaches("multi_head", "attention/score=[scaled,unscaled]")
+        broken_laws("multi_head", "attention/score=[scaled,unscaled]")
 
 
-def test_two_links_that_both_make_the_scores_are_refused() -> None:
+def test_two_scores_are_refused() -> None:
+    """Two modifiers that both make the scores are refused."""
     with pytest.raises(UsageError, match="Path and MultiToken, which both make the scores; keep one"):
-        breaches("multi_head", "attention/score=[multi_token,path]")
+        broken_laws("multi_head", "attention/score=[multi_token,path]")
 
 
-@pytest.mark.parametrize("link", ["qk_norm", "cope", "path", "selective", "multi_token", "forget"])
-def test_a_family_that_never_makes_keys_while_decoding_refuses_links_that_need_them(link: str) -> None:
+@pytest.mark.parametrize("modifier", ["qk_norm", "cope", "path", "selective", "multi_token", "forget"])
+def test_modifiers_without_keys(modifier: str) -> None:
+    """A family that never makes keys while decoding refuses modifiers that need them."""
     with pytest.raises(UsageError, match=r"attention/score \(\w+\) must not read, change or extend keys"):
-        breaches("mla", f"attention/score=[{link}]")
+        broken_laws("mla", f"attention/score=[{modifier}]")
 
 
 # The recurrent family, beginning from no special needs: linear attention with an output norm that any memory may have.
@@ -255,22 +263,24 @@ def on_base(*overrides: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("option", sampled(singles(RECURRENT), every=60))
-def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_option(option: str) -> None:
+def test_recurrent_options(option: str) -> None:
+    """Recurrent attention keeps the laws or refuses with every option."""
     keeps_the_laws_or_is_refused("linear", *on_base(option))
 
 
 @pytest.mark.parametrize(("one", "other"), sampled(pairs(RECURRENT), every=400))
-def test_recurrent_attention_keeps_the_laws_or_refuses_with_every_pair_of_options(one: str, other: str) -> None:
+def test_recurrent_pairs_of_options(one: str, other: str) -> None:
+    """Recurrent attention keeps the laws or refuses with every pair of options."""
     keeps_the_laws_or_is_refused("linear", *on_base(one, other))
 
 
 @pytest.mark.parametrize(("variant", "chunk"), sampled(product(["linear", "gated_delta"], ["1", "5"]), every=4))
 def test_the_chunk_changes_no_law(variant: str, chunk: str) -> None:
-    assert breaches(variant, f"attention.chunk={chunk}") == {}
+    assert broken_laws(variant, f"attention.chunk={chunk}") == {}
 
 
 @pytest.mark.parametrize("gate", ["none", "exclusive"])
-def test_a_head_that_brings_almost_nothing_home_is_still_near_float32_when_its_norm_makes_it_large(gate: str) -> None:
+def test_norm_of_tiny_output(gate: str) -> None:
     """A query that fits no key leaves an output near 0, which attention/output_norm=rms scales up, rounding and all."""
     verdict = judge("half_precision", subject_of("delta_product", [f"attention/gate={gate}"]))
     assert verdict.outcome == "kept", verdict.detail

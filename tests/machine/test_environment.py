@@ -41,7 +41,8 @@ def spins(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("words", [TRAIN, EXPLAIN], ids=["train", "attnlab"])
-def test_threads_of_a_command_do_not_spin_for_long(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_threads_do_not_spin(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Threads of a command do not spin for long."""
     assert spins(told(words, tmp_path)) == {"10000"}
 
 

@@ -10,7 +10,8 @@ from attnlab.options.rules import parse_integers
     ("text", "expected"),
     [("0", [0]), ("2,0", [0, 2]), ("[1-3]", [1, 2, 3]), ("0 4-5", [0, 4, 5]), ("7,7", [7]), ("3-3", [3])],
 )
-def test_whole_numbers_are_typed_singly_or_as_a_range(text: str, expected: list[int]) -> None:
+def test_integers_and_ranges(text: str, expected: list[int]) -> None:
+    """Whole numbers are typed singly or as a range."""
     assert parse_integers("heads", text, most=9, like="0,2") == expected
 
 
@@ -21,7 +22,8 @@ def test_what_is_no_whole_number_is_refused(text: str) -> None:
     assert str(refused.value) == f"heads ({text}) must be integers of at most 9, such as 0,2"
 
 
-def test_a_range_does_not_stand_for_endless_numbers() -> None:
+def test_endless_range() -> None:
+    """A range does not stand for endless numbers."""
     with pytest.raises(UsageError, match=r"seeds \(0-1000000000000\) must be integers"):
         parse_integers("seeds", "0-1000000000000", most=10**18, like="0,2")
 

@@ -45,7 +45,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 @each_case
-def test_the_layer_gives_the_oracles_outputs_and_gradients(case: Case) -> None:
+def test_oracle(case: Case) -> None:
+    """The layer gives the oracle's outputs and gradients."""
     told = load(case.name)
     inputs = {name: x.clone().requires_grad_() for name, x in told.inputs.items()}
     layer = case.build()
@@ -68,7 +69,8 @@ def test_every_input_of_a_recording_matters(case: Case) -> None:
     assert silent == NO_GRADIENT.get(case.name, set()) | BEYOND.get(case.name, set())
 
 
-def test_recordings_are_those_of_the_cases_and_small() -> None:
+def test_recordings() -> None:
+    """Recordings are those of the cases and small."""
     files = list(FOLDER.iterdir())
     assert sorted(file.stem for file in files) == sorted(case.name for case in CASES)
     assert sum(file.stat().st_size for file in files) < 2_500_000

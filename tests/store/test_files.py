@@ -21,7 +21,8 @@ from attnlab.store.locks import make_once
 from attnlab.store.manifest import Manifest
 
 
-def test_a_file_holds_what_was_written_and_nothing_stands_beside_it(tmp_path: Path) -> None:
+def test_write_leaves_one_file(tmp_path: Path) -> None:
+    """A file holds what was written and nothing stands beside it."""
     path = tmp_path / "a" / "b" / "file.bin"
     for data in (b"first", b"", b"\0\xff" * 1000):
         write_atomically(path, data, key="paths.runs")
@@ -30,9 +31,9 @@ def test_a_file_holds_what_was_written_and_nothing_stands_beside_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("owner", "step"), [(Path, "open"), (os, "fsync"), (Path, "replace")])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    owner: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write(owner: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the old file and no other."""
+
     def fails(*args: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -46,9 +47,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_data_and_folder_are_on_the_disk_before_the_call_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and folder are on the disk before the call returns."""
     happened: list[str] = []
     usual_fsync, usual_replace = os.fsync, Path.replace
 
@@ -66,7 +66,8 @@ def test_data_and_folder_are_on_the_disk_before_the_call_returns(
     assert happened == ["data", "rename", "folder"]
 
 
-def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_writer(tmp_path: Path) -> None:
+    """A writer that is killed leaves the old file."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     script = """
@@ -142,7 +143,8 @@ def test_a_place_that_is_no_folder_is_refused_by_key(place: Callable[[Path], Pat
             write_atomically(tmp_path / "file" / "a" / "b", b"", key="paths.runs")
 
 
-def test_a_folder_that_cannot_be_written_into_is_refused_by_key_and_an_attempt_leaves_nothing(tmp_path: Path) -> None:
+def test_unwritable_folder(tmp_path: Path) -> None:
+    """A folder that cannot be written into is refused by key and an attempt leaves nothing."""
     check_writable(tmp_path / "new" / "deeper", key="paths.cache")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match=r"^paths\.cache \(/proc/new\) cannot be written: .* in /proc$"):

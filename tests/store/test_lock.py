@@ -39,7 +39,8 @@ def another_owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_owner_is_refused_with_the_first_ones_number(tmp_path: Path) -> None:
+def test_second_owner(tmp_path: Path) -> None:
+    """A second owner is refused with the first one's number."""
     with another_owner(tmp_path) as process:
         with pytest.raises(
             Locked, match=rf"^{re.escape(str(tmp_path))} is in use by process {process.pid}; wait for it"
@@ -69,7 +70,8 @@ def test_an_owner_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
             pass
 
 
-def test_the_same_process_can_take_it_again_but_not_twice(tmp_path: Path) -> None:
+def test_same_process(tmp_path: Path) -> None:
+    """The same process can take it again but not twice."""
     for _ in range(3):
         with RunFolder(tmp_path).lock():
             with pytest.raises(Locked, match=f"in use by process {os.getpid()}"), RunFolder(tmp_path).lock():
@@ -83,7 +85,8 @@ def test_a_block_that_raises_frees_the_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_child_of_the_owner_does_not_hold_the_folder(tmp_path: Path) -> None:
+def test_child_does_not_own(tmp_path: Path) -> None:
+    """A child of the owner does not hold the folder."""
     with RunFolder(tmp_path).lock():
         child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
@@ -100,12 +103,14 @@ def test_a_longer_number_leaves_nothing_behind(tmp_path: Path) -> None:
         assert RunFolder(tmp_path).lock_file.read_text() == f"{os.getpid()}\n"
 
 
-def test_the_folder_is_made_and_two_folders_are_two_locks(tmp_path: Path) -> None:
+def test_lock_makes_folder(tmp_path: Path) -> None:
+    """The folder is made and two folders are two locks."""
     with RunFolder(tmp_path / "a" / "b").lock(), RunFolder(tmp_path / "c").lock():
         assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_folder_that_cannot_be_made_is_refused_by_key(tmp_path: Path) -> None:
+def test_unmakeable_folder(tmp_path: Path) -> None:
+    """A folder that cannot be made is refused by key."""
     (tmp_path / "file").write_text("")
     with pytest.raises(FileFailure, match=r"cannot write .*file/run \(Not a directory\); paths\.runs says"):
         with RunFolder(tmp_path / "file" / "run").lock():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.sweep.mortal import entries, mortal, prepare, typed
+from tests.sweep.crashing_runs import crashing, entries, prepare, typed
 
 RAY = [f"+hydra.launcher.ray.init.{word}" for word in ("include_dashboard=false", "_node_ip_address=127.0.0.1")]
 NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'attnlab[ray]'")
@@ -29,7 +29,8 @@ def folder(tmp_path: Path) -> Path:
     ],
     ids=lambda words: words[0],
 )
-def test_another_launcher_runs_what_is_missing_and_nothing_twice(folder: Path, engine: list[str]) -> None:
+def test_joblib_runs_what_is_missing(folder: Path, engine: list[str]) -> None:
+    """Another launcher runs what is missing and nothing twice."""
     words = ["attention=multi_head,linear", "seed=0,1"]
     done = typed(folder, "-m", *engine, *words)
     assert done.returncode == 0, done.stderr
@@ -45,7 +46,7 @@ def test_another_launcher_runs_what_is_missing_and_nothing_twice(folder: Path, e
 
 @pytest.mark.slow
 def test_a_run_that_raises_elsewhere_is_a_row(folder: Path) -> None:
-    done = typed(folder, *mortal("none", "raise"), "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    done = typed(folder, *crashing("none", "raise"), "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert done.returncode == 1, done.stderr
     found = {entry["label"]: (entry["status"], entry["reason"]) for entry in entries(folder)}
     assert found["attention.tag=none"] == ("finished", "")
@@ -53,7 +54,8 @@ def test_a_run_that_raises_elsewhere_is_a_row(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_optuna_looks_for_a_learning_rate_in_warm_workers(folder: Path) -> None:
+def test_optuna_in_warm_workers(folder: Path) -> None:
+    """Optuna looks for a learning rate in warm workers."""
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3"]
     done = typed(folder, "-m", *search, "optimizer.lr=tag(log, interval(1e-4, 1e-2))")
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.sweep.mortal import entries, prepare, started, wait_for
+from tests.sweep.crashing_runs import entries, prepare, started, wait_for
 
 from attnlab.sweep import pool
 from attnlab.sweep.pool import Worker, processor_time

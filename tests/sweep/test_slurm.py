@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.limits import HANG
 from tests.sweep.cluster import asked, missing, slurm
-from tests.sweep.mortal import command, entries, prepare, same_results, started, typed, wait_for
+from tests.sweep.crashing_runs import command, entries, prepare, same_results, started, typed, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,9 +46,8 @@ def jobs(cluster: dict[str, str], *states: str) -> list[str]:
     return asked(cluster, "squeue", "-h", "-r", "-p", "yields", "-t", ",".join(states), "-o", "%i").split()
 
 
-def test_what_is_preempted_is_queued_again_and_ends_as_if_nothing_had_been(
-    folder: Path, cluster: dict[str, str]
-) -> None:
+def test_preempted_job(folder: Path, cluster: dict[str, str]) -> None:
+    """What is preempted is queued again and ends as if nothing had been."""
     sweep = started(folder, *ENGINE, *SWEEP, steps=STEPS)
     wait_for(lambda: len(list(folder.glob("runs/default/*/seed_0/checkpoints/*.ckpt"))) >= 2)
     subprocess.run(["sbatch", "-p", "first", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 1"], check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.limits import HANG
-from tests.sweep.mortal import entries, mortal, prepare, same_results, started, typed, wait_for
+from tests.sweep.crashing_runs import crashing, entries, prepare, same_results, started, typed, wait_for
 
 
 @pytest.fixture
@@ -32,8 +32,9 @@ def attempts(folder: Path) -> int:
     return sum(log.read_text().count("\n---") + 1 for log in (folder / "runs" / "default" / "logs").iterdir())
 
 
-def test_a_job_that_dies_is_a_row_and_the_same_command_runs_it_again(folder: Path) -> None:
-    words = [*mortal("none", "kill", "raise"), "hydra.launcher.n_jobs=1"]
+def test_job_that_dies(folder: Path) -> None:
+    """A job that dies is a row and the same command runs it again."""
+    words = [*crashing("none", "kill", "raise"), "hydra.launcher.n_jobs=1"]
     done = typed(folder, *words)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: 2 of 3 jobs failed (") and done.stderr.count("\n") == 1
@@ -55,7 +56,8 @@ def test_a_job_that_dies_is_a_row_and_the_same_command_runs_it_again(folder: Pat
 
 
 @pytest.mark.slow
-def test_lengths_that_are_added_to_a_sweep_are_judged_without_training_anew(folder: Path) -> None:
+def test_added_lengths(folder: Path) -> None:
+    """Lengths that are added to a sweep are judged without training anew."""
     words = ["-m", "attention=multi_head", "seed=0,1", "hydra.launcher.n_jobs=1"]
     assert typed(folder, *words).returncode == 0
     checkpoints = {path: path.stat().st_mtime_ns for path in folder.glob("runs/default/*/seed_*/checkpoints/*")}
@@ -73,7 +75,7 @@ def test_sixteen_jobs_of_which_four_die(folder: Path) -> None:
     tags = [str(i) for i in range(12)]
     for place, end in ((3, "raise"), (6, "exit"), (9, "kill"), (12, "notanumber")):
         tags.insert(place, end)
-    done = typed(folder, *mortal(*tags))
+    done = typed(folder, *crashing(*tags))
     assert done.returncode == 1 and "4 of 16 jobs failed" in done.stderr
     found = {label.removeprefix("attention.tag="): row for label, row in reasons(folder).items()}
     assert sum(status == "finished" for status, _ in found.values()) == 12
@@ -84,7 +86,7 @@ def test_sixteen_jobs_of_which_four_die(folder: Path) -> None:
     for end in ("raise", "exit", "kill", "notanumber"):
         assert f"attention.tag={end} seed 0: {found[end][1]}" in done.stdout
     kept = {path: path.read_bytes() for path in folder.glob("runs/default/*/seed_0/summary.json")}
-    again = typed(folder, *mortal(*tags))
+    again = typed(folder, *crashing(*tags))
     assert again.returncode == 0 and attempts(folder) == 16 + 4
     finished = [path for path in kept if json.loads(kept[path])["status"] == "finished"]
     assert len(finished) == 12 and all(path.read_bytes() == kept[path] for path in finished)
@@ -92,7 +94,8 @@ def test_sixteen_jobs_of_which_four_die(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_in_a_warm_worker_is_bit_identical_to_one_in_a_fresh_process(folder: Path) -> None:
+def test_warm_worker_is_bit_identical(folder: Path) -> None:
+    """A job in a warm worker is bit identical to one in a fresh process."""
     words = ["attention=multi_head,gla", "seed=0,1", "model.dropout=0.2", "hydra.launcher.n_jobs=1"]
     assert typed(folder, "-m", *words, steps=20).returncode == 0
     warm = {path.relative_to(folder / "runs" / "default") for path in folder.glob("runs/default/*/seed_*")}
@@ -144,7 +147,8 @@ def test_ctrl_c_loses_nothing(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_at_random_loses_and_doubles_nothing(folder: Path) -> None:
+def test_killed_driver(folder: Path) -> None:
+    """A driver killed at random loses and doubles nothing."""
     chance, words, steps = random.Random(7), ["attention=multi_head,linear", "seed=0,1,2"], 400
     for _ in range(10):
         process = started(folder, *words, steps=steps)
@@ -169,7 +173,8 @@ def test_a_driver_killed_at_random_loses_and_doubles_nothing(folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_commands_on_one_folder_do_no_work_twice(folder: Path) -> None:
+def test_two_commands(folder: Path) -> None:
+    """Two commands on one folder do no work twice."""
     words, steps = ["attention=multi_head,linear", "seed=0,1,2"], 300
     both = [started(folder, *words, steps=steps) for _ in range(2)]
     for process in both:

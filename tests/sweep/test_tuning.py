@@ -57,7 +57,8 @@ def chosen(entry: dict[str, object]) -> float:
     return entry["chosen"]["optimizer.lr"]  # type: ignore[index]
 
 
-def test_the_lowest_point_of_a_known_parabola_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lowest_point_of_parabola(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lowest point of a known parabola is found."""
     write_grid(tmp_path / "t", {"multi_head": 1.3e-3, "linear": 2.4e-3})
     found = tune(tmp_path / "t")
     assert "8 settings of 2 variants were tried, in 16 runs" in capsys.readouterr().out
@@ -196,7 +197,8 @@ def test_tuned_keys_are_no_difference(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("optimizer.weight_decay" in remark for remark in remarks), "the final runs took another"
 
 
-def test_beyond_a_rate_that_diverged_nothing_is_sought(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_search_beyond_divergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond a rate that diverged nothing is sought."""
     write_grid(tmp_path / "t", {"multi_head": 5e-2}, RATES)
     write_run(tmp_path / "t", "multi_head", 100, 9.0, settings={"optimizer.lr": 3e-2}, status="diverged")
     write_run(tmp_path / "t", "multi_head", 101, 2.0, settings={"optimizer.lr": 3e-2})
@@ -276,7 +278,8 @@ def test_final_seeds_are_new(tmp_path: Path) -> None:
         with_tuned_settings(compose_config([tuned]), "linear")
 
 
-def test_the_settings_tell_variants_of_one_name_apart(tmp_path: Path) -> None:
+def test_variants_of_one_name(tmp_path: Path) -> None:
+    """The settings tell variants of one name apart."""
     for width, at in ((64, 1e-3), (128, 3e-3)):
         for rate in RATES:
             settings = {"optimizer.lr": rate, "model.d_model": width}
@@ -376,7 +379,8 @@ def test_unequal_matches_apart(tmp_path: Path) -> None:
     assert any("without a baseline of the same match" in remark for remark in alone.design.remarks)
 
 
-def test_a_budget_of_another_than_the_baseline_is_told(tmp_path: Path) -> None:
+def test_other_budget_than_baseline(tmp_path: Path) -> None:
+    """A budget of another than the baseline is told."""
     for variant in ("multi_head", "linear"):
         write_arm(tmp_path, variant, BASE, settings={"match": "state", "match_to": "gqa"})
     text = str(document(analyse(tmp_path)))
@@ -384,7 +388,8 @@ def test_a_budget_of_another_than_the_baseline_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_command_tunes_and_another_takes_the_rates(tmp_path: Path) -> None:
+def test_tune_then_train(tmp_path: Path) -> None:
+    """One command tunes and another takes the rates."""
     corpus = tmp_path / "text.txt"
     corpus.write_text("to be or not to be, that is the question. " * 200)
     tiny = ["data=file", f"data.path={corpus}", "tokenizer=byte", "model.n_layers=1", "model.d_model=16"]

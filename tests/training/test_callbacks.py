@@ -345,7 +345,9 @@ def test_stop_between_steps(stop_in_batch: int, tmp_path: Path) -> None:
     assert max(row.step for row in read_metrics(tmp_path)) == 4
 
 
-def test_a_wish_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
+def test_stop_before_first_step(tmp_path: Path) -> None:
+    """A wish before the first step saves nothing."""
+
     class Early(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             signal.raise_signal(signal.SIGTERM)

@@ -49,7 +49,8 @@ def names(folder: CheckpointFolder) -> list[str]:
 # Writing
 
 
-def test_the_manifest_says_step_size_and_hash_of_what_is_there(folder: CheckpointFolder) -> None:
+def test_manifest(folder: CheckpointFolder) -> None:
+    """The manifest says step size and hash of what is there."""
     manifest = json.loads((folder.path / MANIFEST).read_text())
     assert manifest == {"files": folder.listed()}
     assert {name: entry["step"] for name, entry in folder.listed().items()} == {OLD: 5, NEW: 10}
@@ -88,9 +89,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_write_that_fails_leaves_the_others_as_they_were(
-    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the others as they were."""
+
     def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -177,9 +178,8 @@ def remove_both(folder: CheckpointFolder) -> None:
 
 
 @pytest.mark.parametrize("harm", [swap, damage_both, remove_both])
-def test_where_all_are_damaged_none_is_used_and_each_is_named(
-    harm: Callable[[CheckpointFolder], None], folder: CheckpointFolder
-) -> None:
+def test_all_are_damaged(harm: Callable[[CheckpointFolder], None], folder: CheckpointFolder) -> None:
+    """Where all are damaged none is used and each is named."""
     harm(folder)
     with pytest.raises(NoUsableCheckpoint, match=f"no usable checkpoint: {NEW}.*; {OLD}.*overwrite=true") as refusal:
         folder.newest()
@@ -195,9 +195,10 @@ def test_without_a_manifest_nothing_can_be_checked(harm: Callable[[Path], Any], 
         load_checkpoint(folder.path / NEW)
 
 
-def test_a_damaged_manifest_never_leads_to_anything_but_a_whole_checkpoint_or_a_refusal(
+def test_damaged_manifest(
     folder: CheckpointFolder,
 ) -> None:
+    """A damaged manifest never leads to anything but a whole checkpoint or a refusal."""
     manifest = folder.path / MANIFEST
     whole = manifest.read_bytes()
     written = {name: (folder.path / name).read_bytes() for name in (OLD, NEW)}
@@ -217,7 +218,8 @@ def test_a_damaged_manifest_never_leads_to_anything_but_a_whole_checkpoint_or_a_
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", '{"files": null}', '{"files": [1]}', '{"files": {"a.ckpt": 1}}', '{"files": {"a": {}}}']
 )
-def test_a_manifest_that_says_something_else_lists_nothing(text: str, folder: CheckpointFolder) -> None:
+def test_manifest_of_something_else(text: str, folder: CheckpointFolder) -> None:
+    """A manifest that says something else lists nothing."""
     (folder.path / MANIFEST).write_text(text)
     assert folder.listed() == {}
     with pytest.raises(NoUsableCheckpoint):
@@ -227,12 +229,14 @@ def test_a_manifest_that_says_something_else_lists_nothing(text: str, folder: Ch
 # What a run that was killed leaves behind
 
 
-def test_where_nothing_was_written_there_is_nothing_to_continue(tmp_path: Path) -> None:
+def test_nothing_to_continue(tmp_path: Path) -> None:
+    """Where nothing was written there is nothing to continue."""
     assert CheckpointFolder(tmp_path / "nowhere").newest() == (None, [])
     assert CheckpointFolder(tmp_path).newest() == (None, [])
 
 
-def test_a_run_killed_before_its_first_manifest_has_no_checkpoint(tmp_path: Path) -> None:
+def test_killed_before_first_manifest(tmp_path: Path) -> None:
+    """A run killed before its first manifest has no checkpoint."""
     (tmp_path / OLD).write_bytes(saved(content(5)))
     folder = CheckpointFolder(tmp_path)
     assert folder.newest() == (None, [])
@@ -240,7 +244,8 @@ def test_a_run_killed_before_its_first_manifest_has_no_checkpoint(tmp_path: Path
     assert folder.newest() == (tmp_path / NEW, []) and names(folder) == [MANIFEST, NEW]
 
 
-def test_a_run_killed_before_a_later_manifest_has_the_checkpoint_before_it(folder: CheckpointFolder) -> None:
+def test_killed_before_later_manifest(folder: CheckpointFolder) -> None:
+    """A run killed before a later manifest has the checkpoint before it."""
     unlisted = folder.path / "step_00000015.ckpt"
     unlisted.write_bytes(saved(content(15)))
     assert folder.newest() == (folder.path / NEW, [])
@@ -272,7 +277,8 @@ class Runs:
         return Path.touch, (self.marker,)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_although_its_hash_is_right(tmp_path: Path) -> None:
+def test_checkpoint_with_code(tmp_path: Path) -> None:
+    """A checkpoint that would run code is refused although its hash is right."""
     marker = tmp_path / "it ran"
     data = saved({"global_step": 5, "state_dict": Runs(marker)})
     torch.load(io.BytesIO(data), weights_only=False)

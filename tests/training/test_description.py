@@ -50,7 +50,8 @@ def test_layers_that_cost_the_same_share_a_row() -> None:
     assert row == ["0 to 3", "MultiHeadAttention", *numbers]
 
 
-def test_layers_that_differ_have_rows_of_their_own() -> None:
+def test_rows_of_layers() -> None:
+    """Layers that differ have rows of their own."""
     model = built("attention=hybrid", "attention.kinds.local.mask.window=3")
     text = cost_table(model, CONTEXT)
     _, local, whole = table_rows(text)
@@ -62,7 +63,8 @@ def test_layers_that_differ_have_rows_of_their_own() -> None:
     assert text.endswith(f"The whole model has {sum(p.numel() for p in model.parameters()):,} parameters.")
 
 
-def test_where_there_are_no_pairs_the_table_says_so() -> None:
+def test_table_without_pairs() -> None:
+    """Where there are no pairs the table says so."""
     _, row = table_rows(cost_table(built("attention=gated_delta"), CONTEXT))
     assert row[-1] == "none" and "none" not in row[:-1]
 
@@ -70,7 +72,8 @@ def test_where_there_are_no_pairs_the_table_says_so() -> None:
 # Settings
 
 
-def test_a_config_as_yaml_keeps_its_order_and_its_letters() -> None:
+def test_config_as_yaml() -> None:
+    """A config as YAML keeps its order and its letters."""
     config = {"b": 1, "a": {"z": None, "text": "größer → 日本"}, "rate": 2e-3, "list": [1, "x"]}
     text = to_yaml(config)
     assert yaml.safe_load(text) == config
@@ -78,7 +81,8 @@ def test_a_config_as_yaml_keeps_its_order_and_its_letters() -> None:
     assert "größer → 日本" in text
 
 
-def test_settings_cost_and_hyperparameters_are_shown_in_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_texts(tmp_path: Path) -> None:
+    """Settings cost and hyperparameters are shown in TensorBoard."""
     board, model = TensorBoardRecorder(tmp_path, resume_at=None), tiny_model()
     config = {"model": {"context": CONTEXT}, "note": "# no heading"}
     board.show_settings(config, model, {"variant": "multi_head", "lr": 0.01, "seed": 3})
@@ -112,7 +116,8 @@ def test_settings_cost_and_hyperparameters_are_shown_in_tensorboard(tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_model_that_cannot_be_traced_is_no_end_but_a_text(tmp_path: Path) -> None:
+def test_untraceable_model(tmp_path: Path) -> None:
+    """A model that cannot be traced is no end but a text."""
     board, model = TensorBoardRecorder(tmp_path, resume_at=None), tiny_model()
     model.layers[0].register_forward_pre_hook(refuse_to_be_traced)
     board.show_graph(model.train())
@@ -149,7 +154,8 @@ def refuse_to_be_traced(*_: Any) -> None:
 # Surroundings
 
 
-def test_the_environment_names_versions_platform_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names versions platform and command."""
     monkeypatch.setattr(sys, "argv", ["train.py", "attention=gqa"])
     found = environment()
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -160,9 +166,9 @@ def test_the_environment_names_versions_platform_and_command(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("changes", "dirty"), [("", False), (" M src/attnlab/model.py", True)])
-def test_the_commit_of_a_checkout_is_named_and_whether_it_was_changed(
-    changes: str, dirty: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit(changes: str, dirty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of a checkout is named and whether it was changed."""
+
     def git(words: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         told = {"rev-parse": "a" * 40, "status": changes}
         answer = next((told[word] for word in words if word in told), "")
@@ -174,9 +180,9 @@ def test_the_commit_of_a_checkout_is_named_and_whether_it_was_changed(
 
 
 @pytest.mark.parametrize("trouble", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10), None])
-def test_without_git_or_a_checkout_there_is_no_commit(
-    trouble: Exception | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_commit(trouble: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without git or a checkout there is no commit."""
+
     def git(words: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
         if trouble is not None:
             raise trouble

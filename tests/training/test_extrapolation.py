@@ -25,7 +25,8 @@ def model(position: str, n_vocab: int = 3) -> GPT:
     return build_model(compose_config([*SMALL, f"position={position}"]), n_vocab)
 
 
-def test_an_untrained_model_guesses_at_every_length() -> None:
+def test_untrained_model_guesses() -> None:
+    """An untrained model guesses at every length."""
     task = ICLBigram(3, val_rows=64)
     found = list(extrapolate(model("rope"), task, CONTEXT, (2, 4), seed=0))
     assert [(reach.factor, reach.length) for reach in found] == [(1, 8), (2, 16), (4, 32)]
@@ -33,7 +34,8 @@ def test_an_untrained_model_guesses_at_every_length() -> None:
     assert found[0].loss_beyond is None and found[1].loss_beyond is not None
 
 
-def test_the_score_is_the_mean_over_all_answers_and_over_those_beyond() -> None:
+def test_scores_are_means() -> None:
+    """The score is the mean over all answers and over those beyond."""
     task, net = ICLBigram(3, val_rows=5), model("none")
     reach = list(extrapolate(net, task, CONTEXT, (2,), seed=7))[1]
     rows = task.validation(2 * CONTEXT, 7)
@@ -49,7 +51,8 @@ def test_the_score_is_the_mean_over_all_answers_and_over_those_beyond() -> None:
         assert error == pytest.approx(max(1.96 * some.mean(axis=1).std() / 5**0.5, 3 / 5))
 
 
-def test_positions_that_end_are_said_and_do_not_crash() -> None:
+def test_positions_that_end() -> None:
+    """Positions that end are said and do not crash."""
     first, second = extrapolate(model("learned"), ICLBigram(3, val_rows=4), CONTEXT, (2,), seed=0)
     assert first.loss is not None and second.loss is None
     assert second.cannot.startswith("position=learned knows 8 positions")
@@ -69,7 +72,8 @@ def test_lengths_are_whole_numbers_of_at_least_two(lengths: object) -> None:
         check_lengths(lengths)
 
 
-def test_lengths_asked_for_later_are_added_and_train_nothing(tmp_path: Path) -> None:
+def test_lengths_added_later(tmp_path: Path) -> None:
+    """Lengths asked for later are added and train nothing."""
     first = run_here(tmp_path, "trainer.max_steps=2", "evaluation.lengths=[2]")
     second = run_here(tmp_path, "trainer.max_steps=2", "evaluation.lengths=[2,4]")
     assert set(first["extrapolation"]) == {"1", "2"} and set(second["extrapolation"]) == {"1", "2", "4"}

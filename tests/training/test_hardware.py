@@ -57,14 +57,14 @@ def machine(patch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False) -> N
         ("gpu", 1, True, "cuda"),
     ],
 )
-def test_the_device_follows_from_the_setting_and_the_machine(
-    setting: str, cuda: int, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device(setting: str, cuda: int, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device follows from the setting and the machine."""
     machine(monkeypatch, cuda=cuda, mps=mps)
     assert resolve_accelerator(setting, 1) == expected
 
 
-def test_a_gpu_that_is_not_there_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is not there is refused in a line."""
     machine(monkeypatch)
     with pytest.raises(
         UsageError, match=r"^trainer\.accelerator \(gpu\) needs a GPU and this machine has none; use trainer=cpu$"
@@ -103,17 +103,15 @@ def test_several_processes_may_share_a_cpu(monkeypatch: pytest.MonkeyPatch) -> N
         ({"architecture": "aarch64", "sve_bf16": True}, "bf16"),
     ],
 )
-def test_auto_takes_bf16_where_the_cpu_multiplies_it_itself(
-    able: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_precision_on_cpu(able: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto takes bf16 where the CPU multiplies it itself."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert resolve_precision("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_takes_bf16_where_the_gpu_has_it_and_not_where_it_is_emulated(
-    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_precision_on_gpu(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto takes bf16 where the GPU has it and not where it is emulated."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert resolve_precision("auto", "cuda") == expected
     assert resolve_precision("auto", "mps") == "fp32"
@@ -145,7 +143,8 @@ def threads() -> Any:
 
 
 @pytest.mark.usefixtures("threads")
-def test_threads_are_as_asked_or_as_many_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are as asked or as many as this process may use."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert set_threads(3) == 3 == torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
@@ -157,9 +156,8 @@ def test_threads_are_as_asked_or_as_many_as_this_process_may_use(monkeypatch: py
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("wished", "threads_then"), [("3", 3), ("3,2", 3), ("0", 2), ("", 2), ("many", 2)])
-def test_omp_num_threads_is_what_null_means_where_it_is_set(
-    monkeypatch: pytest.MonkeyPatch, wished: str, threads_then: int
-) -> None:
+def test_omp_num_threads(monkeypatch: pytest.MonkeyPatch, wished: str, threads_then: int) -> None:
+    """OMP_NUM_THREADS is what null means where it is set."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", wished)
     assert set_threads(None) == threads_then == torch.get_num_threads()
@@ -264,7 +262,8 @@ def test_a_device_has_the_name_people_know_it_by(monkeypatch: pytest.MonkeyPatch
     assert name == name.strip() != "" and "\n" not in name
 
 
-def test_a_cpu_without_a_list_of_models_is_named_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_of_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without a list of models is named by its kind."""
     usual = builtins.open
 
     def without(path: Any, *args: Any, **settings: Any) -> Any:
@@ -278,7 +277,8 @@ def test_a_cpu_without_a_list_of_models_is_named_by_its_kind(monkeypatch: pytest
     assert device_name("cpu") == "riscv64"
 
 
-def test_a_model_that_no_memory_could_hold_is_refused_before_it_is_built() -> None:
+def test_model_too_large() -> None:
+    """A model that no memory could hold is refused before it is built."""
     memory = memory_bytes("cpu")
     assert memory is not None
     check_memory(memory // 16, "cpu")

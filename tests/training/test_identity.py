@@ -138,7 +138,8 @@ def test_a_value_can_be_put_anywhere() -> None:
     "choices",
     [[], ["optimizer=muon", "attention=gated_delta", "model=small"], ["attention=hybrid", "position=learned"]],
 )
-def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: list[str]) -> None:
+def test_settings_in_the_hash(choices: list[str]) -> None:
+    """Every setting is in the hash but those that change no result."""
     config = composed(*choices)
     # Without what the machine decides, so that the settings behind it are seen, too.
     silent = set()
@@ -151,7 +152,8 @@ def test_every_setting_is_in_the_hash_but_those_that_change_no_result(choices: l
 
 
 @pytest.mark.parametrize("variant", one_of_each())
-def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
+def test_options_in_the_hash(variant: str) -> None:
+    """Every option of every attention is in the hash."""
     config = composed(f"attention={variant}")
     usual = identify(config, variant, {}, CODE).hash8
     options = [(path, value) for path, value in leaves(config.as_dict()) if path.startswith("attention.")]
@@ -161,17 +163,20 @@ def test_every_option_of_every_attention_is_in_the_hash(variant: str) -> None:
 
 
 @pytest.mark.parametrize("key", [*RESOLVED, "resume_from"])
-def test_what_machine_and_files_decide_is_in_the_hash(key: str) -> None:
+def test_decisions_in_the_hash(key: str) -> None:
+    """What machine and files decide is in the hash."""
     assert identity(**{key: "another"}).hash8 != identity().hash8
 
 
-def test_what_the_machine_decided_replaces_what_was_asked_for() -> None:
+def test_decisions_replace_auto() -> None:
+    """What the machine decided replaces what was asked for."""
     asked = identity("trainer.precision=fp32", "trainer.threads=1")
     assert asked.hash8 == identity("trainer.precision=auto").hash8
     assert asked.fingerprint["trainer.precision"] == "fp32"
 
 
-def test_the_seed_is_in_the_folder_and_not_in_the_hash() -> None:
+def test_seed_is_not_in_the_hash() -> None:
+    """The seed is in the folder and not in the hash."""
     first, second = seeded(0), seeded(7)
     assert first.hash8 == second.hash8 and first.name == second.name
     assert first.folder("runs", "mine").path == Path("runs/mine") / first.name / "seed_0"
@@ -197,7 +202,8 @@ def test_a_command_line_means_the_same() -> None:
     assert identity("seed=7", "streams.noise=4") == seeded(7, noise=4)
 
 
-def test_the_order_of_the_settings_does_not_matter() -> None:
+def test_order_of_settings() -> None:
+    """The order of the settings does not matter."""
     config = composed()
     turned = replace(config, attention=dict(reversed(config.attention.items())))
     assert identify(turned, "some", RESOLVED, CODE).hash8 == identify(config, "some", RESOLVED, CODE).hash8
@@ -211,7 +217,8 @@ def test_the_name_is_the_variant_and_two_hashes() -> None:
         assert not set(folder) & set("= ,:\\\n")
 
 
-def test_a_fingerprint_survives_a_checkpoint_and_a_json_file() -> None:
+def test_fingerprint_round_trip() -> None:
+    """A fingerprint survives a checkpoint and a JSON file."""
     ours = identity("optimizer=muon").fingerprint
     file = io.BytesIO()
     torch.save({"fingerprint": ours}, file)
@@ -220,7 +227,8 @@ def test_a_fingerprint_survives_a_checkpoint_and_a_json_file() -> None:
     assert differences(ours, json.loads(json.dumps(ours))) == []
 
 
-def test_differences_list_each_key_with_both_values_in_order() -> None:
+def test_differences() -> None:
+    """Differences list each key with both values in order."""
     ours = {"seed": 0, "b": None, "a": "x", "same": [1]}
     theirs = {"seed": 1, "b": 2, "c": 3.5, "same": [1]}
     assert differences(ours, theirs) == [
@@ -237,12 +245,14 @@ keys = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2))
 
 @settings(deadline=None, derandomize=True)
 @given(keys, keys)
-def test_fingerprints_differ_exactly_where_their_values_do(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def test_fingerprints_differ(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Fingerprints differ exactly where their values do."""
     found = [remark.split(" ")[0] for remark in differences(ours, theirs)]
     assert found == [key for key in "abcd" if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))]
 
 
-def test_two_variants_at_the_same_settings_differ_by_key() -> None:
+def test_variants_differ_by_key() -> None:
+    """Two variants at the same settings differ by key."""
     ours, theirs = (
         identify(composed(f"attention={name}"), name, RESOLVED, CODE).fingerprint for name in ("multi_head", "gqa")
     )

@@ -276,7 +276,8 @@ def test_accumulated(tmp_path: Path) -> None:
     assert [i.step for i in events(tmp_path).Images("weights/layer_00")] == callback.steps
 
 
-def test_a_resumed_run_goes_on_and_takes_no_maps_twice(tmp_path: Path) -> None:
+def test_resumed_run_takes_no_map_twice(tmp_path: Path) -> None:
+    """A resumed run goes on and takes no maps twice."""
     first = log_maps(tmp_path / "a", n_steps=5)
     _, trainer = fit(tmp_path / "a", callback=first, steps=10)
     checkpoint = tmp_path / "model.ckpt"

@@ -108,7 +108,8 @@ def test_training_flops(tmp_path: Path, attention: str) -> None:
     assert told["got"] == 3 * 2 * forward
 
 
-def test_a_short_convolution_is_counted_by_its_groups(tmp_path: Path) -> None:
+def test_convolution_counts_groups(tmp_path: Path) -> None:
+    """A short convolution is counted by its groups."""
     plain, conv = (fitted(tmp_path, "match=flops", f"attention.conv={n}", "match_to=identity") for n in (0, 4))
     # q, k and v, 128 channels each with a filter of 4 of its own; the padding of 3 tokens is computed, too
     rows = 48 + 3

@@ -47,7 +47,8 @@ names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 @settings(deadline=None, derandomize=True, max_examples=60)
 @example([math.inf, -math.inf, math.nan, -0.0, 5e-324, 1.7976931348623157e308, 0.1 + 0.2])
 @given(st.lists(st.floats(), min_size=1))
-def test_a_number_comes_back_as_exactly_the_number_it_was(values: list[float]) -> None:
+def test_numbers_are_exact(values: list[float]) -> None:
+    """A number comes back as exactly the number it was."""
     with tempfile.TemporaryDirectory() as folder:
         writer = table(Path(folder))
         for step, value in enumerate(values, start=1):
@@ -70,7 +71,8 @@ def test_any_name_comes_back(name: str) -> None:
         assert read_metrics(Path(folder))[-1] == Row(3, name, 1.0)
 
 
-def test_the_file_is_a_header_and_a_line_per_number(tmp_path: Path) -> None:
+def test_file_format(tmp_path: Path) -> None:
+    """The file is a header and a line per number."""
     writer = table(tmp_path)
     writer.scalars({"val/loss": 0.25, "val/bits_per_byte": 2}, 7)
     assert "7," not in writer.path.read_text(), "rows wait until they are saved"
@@ -97,14 +99,16 @@ def test_a_last_line_that_was_cut_off_is_left_out(cut: int, tmp_path: Path) -> N
     assert read_metrics(tmp_path) == [Row(0, "train/loss", 0.0), Row(1, "train/loss", 1.0)]
 
 
-def test_where_nothing_was_logged_there_are_no_rows(tmp_path: Path) -> None:
+def test_no_rows(tmp_path: Path) -> None:
+    """Where nothing was logged there are no rows."""
     with pytest.raises(Damaged, match=r"no metrics\.csv"):
         read_metrics(tmp_path)
     MetricsRecorder(tmp_path).resume_at(None)
     assert read_metrics(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
+    """A file that cannot be read is refused by name."""
     (tmp_path / METRICS).write_bytes(b"step,metric,value\n1,\xff,1.0\n")
     with pytest.raises(UsageError, match=r"metrics\.csv cannot be read.*utf-8"):
         read_metrics(tmp_path)
@@ -114,7 +118,8 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         read_metrics(tmp_path)
 
 
-def test_a_resumed_run_keeps_the_rows_up_to_its_step_and_goes_on(tmp_path: Path) -> None:
+def test_resumed_rows(tmp_path: Path) -> None:
+    """A resumed run keeps the rows up to its step and goes on."""
     table(tmp_path, last=5)
     again = MetricsRecorder(tmp_path)
     again.resume_at(3)
@@ -124,7 +129,8 @@ def test_a_resumed_run_keeps_the_rows_up_to_its_step_and_goes_on(tmp_path: Path)
     assert read_metrics(tmp_path)[-2:] == [Row(3, "train/loss", 3.0), Row(4, "train/loss", 40.0)]
 
 
-def test_what_stands_at_that_very_step_is_not_written_twice(tmp_path: Path) -> None:
+def test_rows_of_that_step(tmp_path: Path) -> None:
+    """What stands at that very step is not written twice."""
     table(tmp_path, last=3)
     table_again = MetricsRecorder(tmp_path)
     again = Recorders([table_again], 3, table_again.resume_at(3))
@@ -146,7 +152,8 @@ def test_a_run_that_starts_anew_forgets_what_was(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [Row(3, "train/loss", 7.0)]
 
 
-def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_rows_of_another_run(tmp_path: Path) -> None:
+    """A run that continues another one's starts with its rows and leaves it alone."""
     source, own = tmp_path / "source", tmp_path / "own"
     source.mkdir()
     before = table(source, last=5).path.read_bytes()
@@ -161,7 +168,8 @@ def test_a_run_that_continues_another_ones_starts_with_its_rows_and_leaves_it_al
 # TensorBoard
 
 
-def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
+def test_one_event_file(tmp_path: Path) -> None:
+    """The board is one event file and nothing else."""
     board = TensorBoardRecorder(tmp_path, resume_at=None)
     for step in range(3):
         board.scalars({"val/loss": float(step)}, step)
@@ -173,7 +181,8 @@ def test_the_board_is_one_event_file_and_nothing_else(tmp_path: Path) -> None:
     assert scalars(tmp_path, "best/val_loss") == [(0, 0.0), (1, 0.0), (2, 0.0)]
 
 
-def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path: Path) -> None:
+def test_every_number_is_an_event(tmp_path: Path) -> None:
+    """Validating and training leave one event file with every number."""
     rows, board = MetricsRecorder(tmp_path), TensorBoardRecorder(tmp_path, resume_at=None)
     rows.resume_at(None)
     trainer = trainer_like_a_run(steps=4, val_every=2, recorders=[rows, board], folder=tmp_path)
@@ -190,9 +199,8 @@ def test_validating_and_training_leave_one_event_file_with_every_number(tmp_path
         assert scalars(tmp_path, shown_as(tag)) == [(step, pytest.approx(value, rel=1e-7)) for step, value in written]
 
 
-def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_events_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was logged after the step of a resumed run is hidden."""
     clock = SimpleNamespace(time=lambda: 1_700_000_000.0)  # event files are ordered by the second in their names
     monkeypatch.setattr(event_file_writer, "time", clock)
     first = TensorBoardRecorder(tmp_path, resume_at=None)
@@ -211,7 +219,8 @@ def test_what_was_logged_after_the_step_of_a_resumed_run_is_hidden(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_run_resumed_at_step_0_hides_all_but_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_at_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run resumed at step 0 hides all but step 0."""
     clock = SimpleNamespace(time=lambda: 1_700_000_000.0)
     monkeypatch.setattr(event_file_writer, "time", clock)
     first = TensorBoardRecorder(tmp_path, resume_at=None)

@@ -83,9 +83,8 @@ def batch(number: int, size: int = 2) -> Batch:
 
 @pytest.mark.parametrize("n_val", [2, 7, 8, 9, 10, 25, 29, 64])
 @pytest.mark.parametrize(("batch_size", "least"), [(1, 1), (3, 1), (3, 8192)])
-def test_the_validation_loss_is_the_mean_over_all_predicted_tokens(
-    n_val: int, batch_size: int, least: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_loss_is_a_mean(n_val: int, batch_size: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation loss is the mean over all predicted tokens."""
     monkeypatch.setattr("attnlab.data.datamodule.VAL_TOKENS", least)
     splits = tiny_splits(n_val)
     model = tiny_model(dropout=0.5)
@@ -116,7 +115,8 @@ def test_a_second_validation_starts_from_nothing() -> None:
         assert module.latest["val/loss"] == first
 
 
-def test_a_uniform_model_needs_log_2_of_the_vocabulary_bits_per_token() -> None:
+def test_bits_of_uniform_model() -> None:
+    """A uniform model needs log 2 of the vocabulary bits per token."""
     model = tiny_model()
     nn.init.zeros_(model.embedding.weight)
     splits = tiny_splits(n_val=29, scored_bytes=28)  # a byte per token
@@ -126,7 +126,8 @@ def test_a_uniform_model_needs_log_2_of_the_vocabulary_bits_per_token() -> None:
     assert module.latest["val/bits_per_byte"] == pytest.approx(math.log2(VOCAB), rel=1e-6)
 
 
-def test_other_callbacks_can_watch_the_validation_loss() -> None:
+def test_callbacks_see_validation_loss() -> None:
+    """Other callbacks can watch the validation loss."""
     module, trainer = language_model(), trainer_like_a_run(steps=2, val_every=1)
     trainer.fit(module, datamodule=tiny_data())
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(module.latest["val/loss"], rel=1e-6)
@@ -183,7 +184,8 @@ class BeforeStep(L.Callback):
 
 @pytest.mark.parametrize("micro", [0, 1])
 @pytest.mark.parametrize("how", ["nan_loss", "inf_loss", "nan_everywhere", "inf_gradient"])
-def test_what_is_not_finite_stops_the_run_before_the_update(how: str, micro: int) -> None:
+def test_not_finite_stops(how: str, micro: int) -> None:
+    """What is not finite stops the run before the update."""
     module, before = language_model(kind=Breaks), BeforeStep()
     module.how, module.when = how, (3, micro)
     trainer = trainer_like_a_run(steps=8, accumulate=2, callbacks=[before])
@@ -212,7 +214,8 @@ def assert_equal_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_accumulated_micro_batches_are_one_large_batch(parts: int, tmp_path: Path) -> None:
+def test_accumulation(parts: int, tmp_path: Path) -> None:
+    """Accumulated micro-batches are one large batch."""
     large = [batch(number, size=6) for number in range(3)]
     small = [Batch(*pair) for whole in large for pair in zip(whole[0].chunk(parts), whole[1].chunk(parts), strict=True)]
     results = []
@@ -246,7 +249,9 @@ def test_accumulated_rows_count_by_what_they_ask(task: Task, tmp_path: Path) -> 
 # What is logged
 
 
-def test_the_training_loss_stands_under_the_number_of_updates_made(tmp_path: Path) -> None:
+def test_step_of_training_loss(tmp_path: Path) -> None:
+    """The training loss stands under the number of updates made."""
+
     class Seen(LanguageModel):
         seen: list[float] = []
 
@@ -265,7 +270,9 @@ def test_the_training_loss_stands_under_the_number_of_updates_made(tmp_path: Pat
         assert loss == pytest.approx(sum(module.seen[2 * step - 2 : 2 * step]) / 2, rel=1e-7)
 
 
-def test_the_rate_that_is_logged_is_the_rate_of_the_update(tmp_path: Path) -> None:
+def test_logged_rate(tmp_path: Path) -> None:
+    """The rate that is logged is the rate of the update."""
+
     class Rates(L.Callback):
         used: list[float] = []
 
@@ -280,7 +287,8 @@ def test_the_rate_that_is_logged_is_the_rate_of_the_update(tmp_path: Path) -> No
     assert rates.used == [ADAMW.lr * ADAMW.factor(step, 7) for step in range(7)]
 
 
-def test_validations_stand_under_the_number_of_updates_made_from_0_on(tmp_path: Path) -> None:
+def test_step_of_validation(tmp_path: Path) -> None:
+    """Validations stand under the number of updates made from 0 on."""
     module, data = language_model(), tiny_data()
     trainer = trainer_like_a_run(steps=5, accumulate=2, val_every=2, recorders=[table(tmp_path)])
     trainer.validate(module, data, verbose=False)
@@ -323,7 +331,8 @@ def draws(*, seed: int = 0, batch_size: int = 3, steps: int = 4, **settings: Any
     return found
 
 
-def test_noise_depends_on_seed_step_and_micro_batch_only() -> None:
+def test_noise_is_a_function() -> None:
+    """Noise depends on seed step and micro-batch only."""
     usual = draws()
     assert len({tuple(numbers) for numbers in usual}) == len(usual) == 4 * 2
     assert draws(callbacks=[Disturbs()], val_every=1) == usual
@@ -331,7 +340,8 @@ def test_noise_depends_on_seed_step_and_micro_batch_only() -> None:
     assert not {tuple(numbers) for numbers in draws(seed=1)} & {tuple(numbers) for numbers in usual}
 
 
-def test_dropout_repeats_for_the_same_step_and_differs_between_steps(tmp_path: Path) -> None:
+def test_dropout_by_step(tmp_path: Path) -> None:
+    """Dropout repeats for the same step and differs between steps."""
     losses = []
     for name in ("first", "again"):
         module = language_model(tiny_model(dropout=0.5), recipe=Descent(lr=1e-12))
@@ -342,7 +352,8 @@ def test_dropout_repeats_for_the_same_step_and_differs_between_steps(tmp_path: P
     assert len(set(losses[0])) == 4, "the weights stand still and the batch is the same: only dropout differs"
 
 
-def test_reseeding_is_manual_seed_for_what_the_cpu_draws() -> None:
+def test_reseeding_is_manual_seed() -> None:
+    """Reseeding is manual seed for what the CPU draws."""
     for seed in (0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
         reseed(seed, torch.device("cpu"))
         ours = (torch.rand(3), torch.randn(20), torch.randint(100, (5,)), F.dropout(torch.ones(20)))
@@ -351,7 +362,8 @@ def test_reseeding_is_manual_seed_for_what_the_cpu_draws() -> None:
         assert all(map(torch.equal, ours, theirs))
 
 
-def test_reseeding_leaves_nothing_waiting_for_devices_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reseeding_queues_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reseeding leaves nothing waiting for devices that are not used."""
     waiting: list[Any] = []
     monkeypatch.setattr(torch.cuda.random, "_lazy_call", lambda call, **settings: waiting.append(call))
     reseed(1, torch.device("cpu"))
@@ -361,7 +373,8 @@ def test_reseeding_leaves_nothing_waiting_for_devices_that_are_not_used(monkeypa
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_reseeding_sets_the_stream_of_the_device_in_use(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reseeding_of_a_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reseeding sets the stream of the device in use."""
     seeds: dict[str, list[int]] = {"cuda": [], "mps": []}
     for name, given in seeds.items():
         monkeypatch.setattr(getattr(torch, name), "manual_seed", given.append)

@@ -123,7 +123,8 @@ def test_what_is_frozen_belongs_to_no_group() -> None:
     assert all(matrix is not frozen_matrix for matrix in matrices_of(model))
 
 
-def test_the_first_step_of_adamw_is_decay_and_a_sign() -> None:
+def test_first_step_of_adamw() -> None:
+    """The first step of AdamW is decay and a sign."""
     model = tiny_model().double()
     optimizer = ADAMW.optimizer(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -205,7 +206,8 @@ def test_muon_and_adamw() -> None:
     assert rates == [group["lr"] for part in (muon, adamw) for group in part.param_groups]
 
 
-def test_there_is_one_state_and_one_list_of_groups() -> None:
+def test_one_state() -> None:
+    """There is one state and one list of groups."""
     model = tiny_model()
     optimizer, scheduler = scheduled(model)
     train(model, optimizer, scheduler, range(2))

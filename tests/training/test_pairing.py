@@ -77,9 +77,8 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     "stream", ["data", "init", *(pytest.param(s, marks=pytest.mark.slow) for s in ("noise", "eval"))]
 )
-def test_a_stream_set_apart_changes_what_it_decides_and_nothing_else(
-    stream: str, material: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_set_apart(stream: str, material: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream set apart changes what it decides and nothing else."""
     usual = watched(tmp_path, *MATERIALS[material])
     written = sample_of(capsys)
     apart = watched(tmp_path, *MATERIALS[material], f"streams.{stream}=5")
@@ -95,7 +94,8 @@ def sample_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("material", ONE_FAST)
-def test_for_one_seed_every_variant_sees_the_same_and_starts_alike(material: str, tmp_path: Path) -> None:
+def test_variants_are_paired(material: str, tmp_path: Path) -> None:
+    """For one seed every variant sees the same and starts alike."""
     usual = watched(tmp_path, *MATERIALS[material])
     for variant in ("gqa", "gla"):
         other = watched(tmp_path, *MATERIALS[material], variant=variant)

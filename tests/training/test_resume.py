@@ -178,7 +178,8 @@ def test_no_checkpoint_left(cut_off: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_variants_checkpoint_is_refused_by_key(references: dict[str, Path], tmp_path: Path) -> None:
+def test_checkpoint_of_another_variant(references: dict[str, Path], tmp_path: Path) -> None:
+    """Another variant's checkpoint is refused by key."""
     run_there(tmp_path, "attention=sliding_window", kill=("clipping", 13))
     here = folder_of(tmp_path, "sliding_window") / "checkpoints"
     shutil.rmtree(here)
@@ -190,7 +191,8 @@ def test_another_variants_checkpoint_is_refused_by_key(references: dict[str, Pat
         run_here(tmp_path, variant="sliding_window")
 
 
-def test_more_steps_continue_a_finished_run_when_asked(references: dict[str, Path], tmp_path: Path) -> None:
+def test_more_steps(references: dict[str, Path], tmp_path: Path) -> None:
+    """More steps continue a finished run when asked."""
     source = references["multi_head"]
     text = source.parents[3] / "text.txt"
     more = [f"data.path={text}", f"trainer.max_steps={STEPS + 8}", f"resume_from={source}"]

@@ -69,7 +69,8 @@ def test_a_run_leaves_behind_what_it_should(done: Path) -> None:
     assert "=" not in str(done.relative_to(done.parents[3])), "folders without signs that a shell or a path dislikes"
 
 
-def test_the_stored_config_is_resolved_and_repeats_the_run(done: Path) -> None:
+def test_stored_config_repeats_the_run(done: Path) -> None:
+    """The stored config is resolved and repeats the run."""
     stored = yaml.safe_load((done / "config.yaml").read_text())
     assert stored["variant"] == "multi_head" and stored["streams"] == {"data": 0, "init": 0, "noise": 0, "eval": 0}
     assert "${" not in (done / "config.yaml").read_text()
@@ -103,14 +104,16 @@ def test_tensorboard_shows_what_the_rows_say(done: Path, board: EventAccumulator
     assert board.Scalars("best/val_loss")[-1].value == np.float32(min(r.value for r in rows if r.metric == "val/loss"))
 
 
-def test_tensorboard_shows_a_picture_per_layer_at_every_map_step(board: EventAccumulator) -> None:
+def test_pictures_in_tensorboard(board: EventAccumulator) -> None:
+    """TensorBoard shows a picture per layer at every map step."""
     for group in ("weights", "weights_prompt"):
         for layer in (0, 1):
             steps = [event.step for event in board.Images(f"{group}/layer_{layer:02d}")]
             assert steps == [0, 1, 5, STEPS]
 
 
-def test_tensorboard_holds_texts_and_hyperparameters(board: EventAccumulator) -> None:
+def test_texts_in_tensorboard(board: EventAccumulator) -> None:
+    """TensorBoard holds texts and hyperparameters."""
     tensors = board.Tags()["tensors"]
     for tag in ("config/text_summary", "cost/text_summary", "sample/text_summary", "maps/about/text_summary"):
         assert tag in tensors, tag
@@ -125,7 +128,8 @@ def test_tensorboard_holds_texts_and_hyperparameters(board: EventAccumulator) ->
     assert not any("hp_metric" in tag for tag in board.Tags()["scalars"]), "no metric of -1"
 
 
-def test_the_raw_maps_are_those_of_the_finished_model(done: Path) -> None:
+def test_raw_maps(done: Path) -> None:
+    """The raw maps are those of the finished model."""
     model, tokenizer = attnlab.load(done)
     maps = load_maps(done / "maps" / "last.safetensors")
     assert maps.step == STEPS and [s.name for s in maps.sentences] == ["probe", "prompt"]
@@ -139,7 +143,8 @@ def test_the_raw_maps_are_those_of_the_finished_model(done: Path) -> None:
     np.testing.assert_array_equal(records[0].weights, maps.sentences[1].layers[0].weights.astype(np.float16))
 
 
-def test_a_loaded_model_has_the_validation_loss_of_its_run(tmp_path: Path) -> None:
+def test_loaded_model(tmp_path: Path) -> None:
+    """A loaded model has the validation loss of its run."""
     summary = run_here(tmp_path, "trainer.precision=fp32")
     model, tokenizer = attnlab.load(folder_of(tmp_path))
     text = (tmp_path / "text.txt").read_bytes()
@@ -243,7 +248,8 @@ def test_planned_code(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").glob("*/multi_head*"))
 
 
-def test_overwrite_starts_again_and_comes_to_the_same(tmp_path: Path) -> None:
+def test_overwrite(tmp_path: Path) -> None:
+    """Overwrite starts again and comes to the same."""
     run_here(tmp_path)
     first = [row for row in read_metrics(folder_of(tmp_path)) if not row.metric.startswith("perf/")]
     run_here(tmp_path, "overwrite=true")
@@ -264,7 +270,8 @@ def test_looking_changes_nothing(variant: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", sampled([(name,) for name in NAMES], 25, [("hybrid",), ("ttt",)]))
-def test_every_variant_trains_draws_decodes_and_loads(variant: str, tmp_path: Path) -> None:
+def test_variants_train(variant: str, tmp_path: Path) -> None:
+    """Every variant trains draws decodes and loads."""
     words = ["trainer.max_steps=3", "trainer.val_every=3", "maps.steps=2"]
     summary = run_here(tmp_path, *words, variant=variant)
     assert summary["status"] == "finished" and np.isfinite(summary["val_loss"])
@@ -286,13 +293,15 @@ def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
     assert [row.step for row in rows if row.metric == "train/loss"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_last_step_between_two_validations_is_validated_too(tmp_path: Path) -> None:
+def test_last_step_is_validated(tmp_path: Path) -> None:
+    """A last step between two validations is validated too."""
     run_here(tmp_path, "trainer.max_steps=11", "trainer.val_every=4")
     assert [row.step for row in read_metrics(folder_of(tmp_path)) if row.metric == "val/loss"] == [0, 4, 8, 11]
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_ends_the_run_before_the_update(tmp_path: Path) -> None:
+def test_nan_loss(tmp_path: Path) -> None:
+    """A loss that is no number ends the run before the update."""
     words = ["optimizer.lr=1e12", "optimizer.grad_clip=null", "trainer.precision=fp32"]
     with pytest.raises(Diverged, match=r"step \d+: the loss is .* stopped before the update") as end:
         run_here(tmp_path, *words)
@@ -305,9 +314,8 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_update(tmp_path: Path)
 @pytest.mark.parametrize(
     ("samples", "said"), [(0, r"step 1: val/loss is nan"), (1, r"the model's logits are not finite")]
 )
-def test_a_last_update_that_spoils_the_weights_ends_the_run_as_diverged(
-    tmp_path: Path, samples: int, said: str
-) -> None:
+def test_last_update_diverges(tmp_path: Path, samples: int, said: str) -> None:
+    """A last update that spoils the weights ends the run as diverged."""
     words = ["optimizer.lr=1e30", "optimizer.warmup_fraction=0", "optimizer.grad_clip=null", "trainer.max_steps=1"]
     with pytest.raises(Diverged, match=said):
         run_here(tmp_path, *words, "trainer.precision=fp32", f"sample.steps={samples}")
@@ -342,7 +350,8 @@ def test_muon_trains_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_paired_variants_see_the_same_batches_and_start_alike(tmp_path: Path) -> None:
+def test_variants_are_paired(tmp_path: Path) -> None:
+    """Paired variants see the same batches and start alike."""
     weights = {}
     for variant in ("multi_head", "sliding_window", "gqa"):
         run_here(tmp_path, "trainer.max_steps=1", "maps.steps=2", "optimizer.lr=1e-12", variant=variant)

@@ -40,7 +40,8 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("number", "code"), BOTH)
-def test_the_first_signal_is_a_wish_with_its_exit_code(number: signal.Signals, code: int) -> None:
+def test_first_signal(number: signal.Signals, code: int) -> None:
+    """The first signal is a wish with its exit code."""
     with stop_request() as stop:
         assert stop.signal is None
         signal.raise_signal(number)

@@ -11,24 +11,28 @@ ONE_THREAD = "trainer.threads=1"  # other tests run beside
 
 
 @pytest.mark.parametrize("cell", ["mqar", "induction", "compression", "memorization", "counting", "fuzzy_recall"])
-def test_two_layers_of_softmax_attention_solve_a_cell(cell: str, tmp_path: Path) -> None:
+def test_softmax_solves_a_cell(cell: str, tmp_path: Path) -> None:
+    """Two layers of softmax attention solve a cell."""
     (found,) = results(["multi_head"], [cell], folder=tmp_path, overrides=[ONE_THREAD])
     assert found.value(1) is not None and found.value(1) > 0.98  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("cell", ["noisy_recall", "needle", "parity", "selective_copy"])
-def test_a_gated_delta_rule_with_a_short_convolution_solves_a_cell(cell: str, tmp_path: Path) -> None:
+def test_gated_delta_solves_a_cell(cell: str, tmp_path: Path) -> None:
+    """A gated delta rule with a short convolution solves a cell."""
     (found,) = results(["gated_delta"], [cell], folder=tmp_path, overrides=[ONE_THREAD])
     assert found.value(1) is not None and found.value(1) > 0.98  # type: ignore[operator]
 
 
-def test_two_reflections_per_token_track_the_permutations_of_three(tmp_path: Path) -> None:
+def test_two_reflections_track_s3(tmp_path: Path) -> None:
+    """Two reflections per token track the permutations of three."""
     overrides = [ONE_THREAD, "attention.write.beta_max=2", "position=none"]
     (found,) = results(["delta_product"], ["s3"], folder=tmp_path, overrides=overrides)
     assert found.value(1) is not None and found.value(1) > 0.98  # type: ignore[operator]
 
 
-def test_a_memory_reaches_the_bayes_loss_of_bigrams(tmp_path: Path) -> None:
+def test_recurrent_reaches_bayes_loss(tmp_path: Path) -> None:
+    """A memory reaches the bayes loss of bigrams."""
     (found,) = results(["gated_delta"], ["icl_bigram"], folder=tmp_path, overrides=[ONE_THREAD])
     gained = found.gained(1)
     assert gained is not None and gained > 0.9
@@ -44,7 +48,8 @@ def test_key_offset_finds_bigrams_in_one_layer(tmp_path: Path) -> None:
     assert gained[0] > 0.7 and gained[1] < 0.3
 
 
-def test_one_layer_that_averages_does_not_solve_recall(tmp_path: Path) -> None:
+def test_averaging_does_not_solve_recall(tmp_path: Path) -> None:
+    """One layer that averages does not solve recall."""
     (found,) = results(["uniform"], ["mqar"], folder=tmp_path, overrides=[ONE_THREAD, "model.n_layers=1"])
     value = found.value(1)
     assert value is not None and value < 0.45

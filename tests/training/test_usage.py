@@ -11,7 +11,8 @@ SIZE = 200 * 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
-def test_a_peak_counts_what_was_held_and_is_forgotten() -> None:
+def test_peak() -> None:
+    """A peak counts what was held and is forgotten."""
     reset_peak_memory("cpu")
     before = peak_bytes("cpu")
     block = np.ones(SIZE, dtype=np.uint8)

@@ -21,14 +21,14 @@ import os, signal, sys
 from pathlib import Path
 from attnlab.attention.multi_head import MultiHeadAttention
 
-class Mortal(MultiHeadAttention):
-    def __init__(self, d_model, *, tag, graves, **settings):
+class Crashing(MultiHeadAttention):
+    def __init__(self, d_model, *, tag, crashes, **settings):
         super().__init__(d_model, **settings)
-        self.tag, self.graves = tag, Path(graves)
+        self.tag, self.crashes = tag, Path(crashes)
 
     def forward(self, x, shared=None):
         y = super().forward(x, shared)
-        grave = self.graves / str(self.tag)
+        grave = self.crashes / str(self.tag)
         if not self.training or x.is_meta or not y.requires_grad or grave.exists():
             return y
         if self.tag in ENDS:
@@ -47,9 +47,9 @@ YAML = """
 defaults:
   - multi_head
   - _self_
-_target_: mortal.Mortal
+_target_: crashing.Crashing
 tag: none
-graves: {graves}
+crashes: {crashes}
 """
 TINY = (
     "data=file",
@@ -72,9 +72,9 @@ TINY = (
 def prepare(folder: Path) -> None:
     """Put the text, the package and its YAML in place."""
     (folder / "conf" / "attention").mkdir(parents=True)
-    (folder / "graves").mkdir()
-    (folder / "mortal.py").write_text(PACKAGE)
-    (folder / "conf" / "attention" / "mortal.yaml").write_text(YAML.format(graves=folder / "graves"))
+    (folder / "crashes").mkdir()
+    (folder / "crashing.py").write_text(PACKAGE)
+    (folder / "conf" / "attention" / "crashing.yaml").write_text(YAML.format(crashes=folder / "crashes"))
     (folder / "text.txt").write_text("\n".join(f"{i} times {i + 7} is {i * (i + 7)}." for i in range(100)))
 
 
@@ -86,9 +86,9 @@ def command(folder: Path, *words: str, steps: int = 8) -> list[str]:
     return [sys.executable, str(TRAIN), f"--config-dir={folder}/conf", *settings]
 
 
-def mortal(*tags: str) -> list[str]:
+def crashing(*tags: str) -> list[str]:
     """The words of a sweep in which runs with these tags die once."""
-    return ["-m", "attention=mortal", "allow_targets=[mortal]", f"attention.tag={','.join(tags)}"]
+    return ["-m", "attention=crashing", "allow_targets=[crashing]", f"attention.tag={','.join(tags)}"]
 
 
 def environment() -> dict[str, str]:

@@ -27,9 +27,9 @@ from attnlab.model import generator_for
 
 C, H, D, T, SCALE = 12, 3, 5, 11, 0.7
 same = partial(torch.testing.assert_close, rtol=0.0, atol=1e-10)  # float64
-Link = Callable[..., Score]
+Modifier = Callable[..., Score]
 NARROW = partial(MultiToken, queries=3, keys=3)  # fits into a short window
-LINKS: list[Link] = [SSMax, Forget, TalkingHeads, Selective, partial(CoPE, p_max=2), Path, NARROW]
+MODIFIERS: list[Modifier] = [SSMax, Forget, TalkingHeads, Selective, partial(CoPE, p_max=2), Path, NARROW]
 GAPLESS = [kind for kind in Score.__subclasses__() if kind.needs_all]
 
 
@@ -37,23 +37,23 @@ def drawn(*shape: int, seed: str) -> Tensor:
     return torch.randn(*shape, generator=generator_for(0, seed), dtype=torch.float64)
 
 
-def built(link: Link, **options: float) -> Score:
-    made = link(d_model=C, n_heads=H, head_dim=D, **options).double()
+def built(modifier: Modifier, **options: float) -> Score:
+    made = modifier(d_model=C, n_heads=H, head_dim=D, **options).double()
     perturbed(made)
     return made
 
 
 def parts(mask: Mask, seed: str = "a") -> tuple[Tensor, ScoreContext]:
-    """A batch of one: tokens, and what a link sees of them."""
+    """A batch of one: tokens, and what a modifier sees of them."""
     x, q, k = drawn(1, T, C, seed=seed + "x"), drawn(1, H, T, D, seed=seed + "q"), drawn(1, H, T, D, seed=seed + "k")
     pos = torch.arange(T)
     return x, ScoreContext(q, k, pos, pos, mask.visible(pos, pos), SCALE)
 
 
-def applied(link: Score, x: Tensor, pairs: ScoreContext) -> Tensor:
-    """What the link makes of the scaled scores; 0 where nothing is visible."""
-    carried = link.make_extras(pairs.q, pairs.k, x) if link.cached_extras else None
-    scores = link.apply_scores(pairs.q @ pairs.k.mT * SCALE, pairs, carried)
+def applied(modifier: Score, x: Tensor, pairs: ScoreContext) -> Tensor:
+    """What the modifier makes of the scaled scores; 0 where nothing is visible."""
+    carried = modifier.make_extras(pairs.q, pairs.k, x) if modifier.cached_extras else None
+    scores = modifier.apply_scores(pairs.q @ pairs.k.mT * SCALE, pairs, carried)
     return scores.masked_fill(~pairs.visible, 0.0)
 
 
@@ -78,25 +78,26 @@ MASKS = pytest.mark.parametrize("mask", [Causal(), Window(4), Strided(3)], ids=[
 def test_ssmax(mask: Mask) -> None:
     """SSMax multiplies by the logarithm of what is visible."""
     x, pairs = parts(mask)
-    link = built(SSMax)
+    modifier = built(SSMax)
 
     def rule(h: int, i: int, j: int) -> Tensor:
         n = sum(bool(v) for v in pairs.visible[i])
-        return link.gain[h] * log(n) * (pairs.q[0, h, i] @ pairs.k[0, h, j]) * SCALE
+        return modifier.gain[h] * log(n) * (pairs.q[0, h, i] @ pairs.k[0, h, j]) * SCALE
 
-    same(applied(link, x, pairs), by_pairs(rule, pairs))
+    same(applied(modifier, x, pairs), by_pairs(rule, pairs))
 
 
 @MASKS
-def test_forget_adds_the_logarithms_of_the_gates_since(mask: Mask) -> None:
+def test_forget_gates(mask: Mask) -> None:
+    """Forget adds the logarithms of the gates since."""
     x, pairs = parts(mask)
-    link = built(Forget)
+    modifier = built(Forget)
 
     def rule(h: int, i: int, j: int) -> Tensor:
-        gates = [sigmoid(link.to_forget.weight[h] @ x[0, m] + link.bias[h]) for m in range(j + 1, i + 1)]
+        gates = [sigmoid(modifier.to_forget.weight[h] @ x[0, m] + modifier.bias[h]) for m in range(j + 1, i + 1)]
         return pairs.q[0, h, i] @ pairs.k[0, h, j] * SCALE + sum(log(g) for g in gates)
 
-    same(applied(link, x, pairs), by_pairs(rule, pairs))
+    same(applied(modifier, x, pairs), by_pairs(rule, pairs))
 
 
 @MASKS
@@ -116,22 +117,22 @@ def test_selective(mask: Mask) -> None:
 def test_cope(mask: Mask, p_max: int) -> None:
     """CoPE adds the interpolated row of the counted position."""
     x, pairs = parts(mask)
-    link = built(CoPE, p_max=p_max)
+    modifier = built(CoPE, p_max=p_max)
 
     def rule(h: int, i: int, j: int) -> Tensor:
         q = pairs.q[0, h, i]
         place = min(sum(sigmoid(q @ pairs.k[0, h, m] * SCALE) for m in range(j, i + 1)), p_max)
-        low, high = link.table.weight[floor(place)], link.table.weight[ceil(place)]
+        low, high = modifier.table.weight[floor(place)], modifier.table.weight[ceil(place)]
         e = low + (place - floor(place)) * (high - low)
         return (q @ pairs.k[0, h, j] + q @ e) * SCALE
 
-    same(applied(link, x, pairs), by_pairs(rule, pairs))
+    same(applied(modifier, x, pairs), by_pairs(rule, pairs))
 
 
-def path_by_products(link: Path, x: Tensor, pairs: ScoreContext) -> Tensor:
-    w = link.to_w(link.to_low(x)).unflatten(-1, (H, D))
+def path_by_products(modifier: Path, x: Tensor, pairs: ScoreContext) -> Tensor:
+    w = modifier.to_w(modifier.to_low(x)).unflatten(-1, (H, D))
     w = w / w.square().sum(-1, keepdim=True).sqrt()
-    beta = 2 / (1 + (-link.to_beta(x)).exp())
+    beta = 2 / (1 + (-modifier.to_beta(x)).exp())
     rows = []
     for h in range(H):
         for i in range(T):
@@ -148,10 +149,10 @@ def test_path(mask: Mask) -> None:
     """PaTH multiplies out the reflections in between."""
     x, pairs = parts(mask)
     x.requires_grad_(), pairs.q.requires_grad_(), pairs.k.requires_grad_()
-    link = built(Path, rank=4)
-    assert isinstance(link, Path)
-    wanted, seed = [x, pairs.q, pairs.k, *link.parameters()], drawn(1, H, T, T, seed="grad")
-    found, plain = applied(link, x, pairs), path_by_products(link, x, pairs)
+    modifier = built(Path, rank=4)
+    assert isinstance(modifier, Path)
+    wanted, seed = [x, pairs.q, pairs.k, *modifier.parameters()], drawn(1, H, T, T, seed="grad")
+    found, plain = applied(modifier, x, pairs), path_by_products(modifier, x, pairs)
     same(found, plain)
     both = [torch.autograd.grad((y * seed).sum(), wanted) for y in (found, plain)]
     for a, b in zip(*both, strict=True):
@@ -162,7 +163,7 @@ def test_path(mask: Mask) -> None:
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (3, 4), (6, 11)])
 def test_multi_token_sums_the_scores_around(mask: Mask, queries: int, keys: int) -> None:
     x, pairs = parts(mask)
-    link = built(MultiToken, queries=queries, keys=keys)
+    modifier = built(MultiToken, queries=queries, keys=keys)
     first = -(keys // 2)  # j' runs from -floor(keys / 2) to ceil(keys / 2) - 1
 
     def rule(h: int, i: int, j: int) -> Tensor | float:
@@ -171,33 +172,33 @@ def test_multi_token_sums_the_scores_around(mask: Mask, queries: int, keys: int)
             for b in range(first, first + keys):
                 if i - a >= 0 and 0 <= j - b <= i - a and pairs.visible[i, j - b]:
                     near = pairs.q[0, h, i - a] @ pairs.k[0, h, j - b] * SCALE
-                    total = total + link.kernel[h, a, keys - 1 - (b - first)] * near
+                    total = total + modifier.kernel[h, a, keys - 1 - (b - first)] * near
         return total
 
-    same(applied(link, x, pairs), by_pairs(rule, pairs))
+    same(applied(modifier, x, pairs), by_pairs(rule, pairs))
 
 
 def test_talking_heads_mix_scores_and_weights() -> None:
     x, pairs = parts(Causal())
-    link, plain = built(TalkingHeads), pairs.q @ pairs.k.mT * SCALE
-    mixed = [sum(link.before[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
-    same(applied(link, x, pairs), torch.stack(mixed, dim=1).masked_fill(~pairs.visible, 0.0))
-    mixed = [sum(link.after[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
-    same(link.apply_weights(plain, pairs, None), torch.stack(mixed, dim=1))
+    modifier, plain = built(TalkingHeads), pairs.q @ pairs.k.mT * SCALE
+    mixed = [sum(modifier.before[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
+    same(applied(modifier, x, pairs), torch.stack(mixed, dim=1).masked_fill(~pairs.visible, 0.0))
+    mixed = [sum(modifier.after[h, m] * plain[:, m] for m in range(H)) for h in range(H)]
+    same(modifier.apply_weights(plain, pairs, None), torch.stack(mixed, dim=1))
 
 
-@pytest.mark.parametrize("link", [TalkingHeads, MultiToken])
-def test_identity_mixture(link: Link) -> None:
+@pytest.mark.parametrize("modifier", [TalkingHeads, MultiToken])
+def test_identity_mixture(modifier: Modifier) -> None:
     """An identity mixture is plain attention at the start."""
     x, pairs = parts(Causal())
     plain = (pairs.q @ pairs.k.mT * SCALE).masked_fill(~pairs.visible, 0.0)
-    fresh = link(d_model=C, n_heads=H, head_dim=D).double()
+    fresh = modifier(d_model=C, n_heads=H, head_dim=D).double()
     same(applied(fresh, x, pairs), plain)
     same(fresh.apply_weights(plain, pairs, None), plain)
 
 
-def layer(link: Link, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAttention:
-    made = MultiHeadAttention(12, n_heads=4, n_kv_heads=n_kv_heads, score={"it": link}, mask=mask).double().eval()
+def layer(modifier: Modifier, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAttention:
+    made = MultiHeadAttention(12, n_heads=4, n_kv_heads=n_kv_heads, score={"it": modifier}, mask=mask).double().eval()
     perturbed(made)
     return made
 
@@ -205,9 +206,10 @@ def layer(link: Link, mask: Callable[[], Mask], n_kv_heads: int) -> MultiHeadAtt
 @torch.no_grad()
 @pytest.mark.parametrize("kv", [4, 2, 1])
 @pytest.mark.parametrize("mask", [Causal, partial(Window, 4), partial(Strided, 3)], ids=["causal", "window", "strided"])
-@pytest.mark.parametrize("link", LINKS)
-def test_decoding_gives_what_the_whole_sequence_gives(link: Link, mask: Callable[[], Mask], kv: int) -> None:
-    attention, x = layer(link, mask, kv), drawn(2, 13, 12, seed="decode")
+@pytest.mark.parametrize("modifier", MODIFIERS)
+def test_decoding(modifier: Modifier, mask: Callable[[], Mask], kv: int) -> None:
+    """Decoding gives what the whole sequence gives."""
+    attention, x = layer(modifier, mask, kv), drawn(2, 13, 12, seed="decode")
     state, out = attention.init_state(2, 13), []
     for piece in x.split([1, 4, 1, 1, 1, 5], dim=1):
         y, state = attention.step(piece, state)
@@ -216,38 +218,41 @@ def test_decoding_gives_what_the_whole_sequence_gives(link: Link, mask: Callable
 
 
 @pytest.mark.parametrize("kind", GAPLESS)
-def test_a_mask_with_gaps_or_later_keys_is_refused(kind: type[Score]) -> None:
-    link, gaps = kind(d_model=C, n_heads=H, head_dim=D), Causal()
+def test_refused_masks(kind: type[Score]) -> None:
+    """A mask with gaps or later keys is refused."""
+    modifier, gaps = kind(d_model=C, n_heads=H, head_dim=D), Causal()
     gaps.contiguous = False
     with pytest.raises(UsageError, match=rf"attention/score \({kind.__name__}\) needs .* \(Causal\) drops some"):
-        link.check(gaps, Softmax(n_heads=H))
+        modifier.check(gaps, Softmax(n_heads=H))
     with pytest.raises(UsageError, match=rf"attention/score \({kind.__name__}\) needs .* \(Full\) shows later ones"):
-        link.check(Full(), Softmax(n_heads=H))
+        modifier.check(Full(), Softmax(n_heads=H))
 
 
-@pytest.mark.parametrize(("link", "least"), [(partial(CoPE, p_max=3), 6), (partial(MultiToken, queries=4, keys=5), 6)])
-def test_window_too_short(link: Link, least: int) -> None:
+@pytest.mark.parametrize(
+    ("modifier", "least"), [(partial(CoPE, p_max=3), 6), (partial(MultiToken, queries=4, keys=5), 6)]
+)
+def test_window_too_short(modifier: Modifier, least: int) -> None:
     """A window that leaves parameters without use is refused."""
-    made = link(d_model=C, n_heads=H, head_dim=D)
+    made = modifier(d_model=C, n_heads=H, head_dim=D)
     made.check(Window(least), Softmax(n_heads=H))
     with pytest.raises(UsageError, match=rf"{least - 1} keys"):
         made.check(Window(least - 1), Softmax(n_heads=H))
 
 
 @pytest.mark.parametrize(
-    ("link", "option"),
+    ("modifier", "option"),
     [(SSMax, "start"), (CoPE, "p_max"), (Path, "rank"), (MultiToken, "queries"), (MultiToken, "keys")],
 )
-def test_a_size_of_zero_is_refused(link: Link, option: str) -> None:
+def test_a_size_of_zero_is_refused(modifier: Modifier, option: str) -> None:
     with pytest.raises(UsageError, match=rf"{option} \(0\) must be"):
-        link(d_model=C, n_heads=H, head_dim=D, **{option: 0})
+        modifier(d_model=C, n_heads=H, head_dim=D, **{option: 0})
 
 
 @pytest.mark.parametrize("name", ["ssmax", "fox", "talking_heads", "selective", "cope", "path", "multi_token"])
 def test_a_preset_is_its_link_on_multi_head(name: str) -> None:
     made = subject_of(name).layer(0)
     assert isinstance(made, MultiHeadAttention)
-    link = "forget" if name == "fox" else name
-    twin = subject_of("multi_head", [f"attention/score=[scaled,{link}]"]).layer(0)
+    modifier = "forget" if name == "fox" else name
+    twin = subject_of("multi_head", [f"attention/score=[scaled,{modifier}]"]).layer(0)
     assert isinstance(twin, MultiHeadAttention)
-    assert [type(link) for link in made.score_mods] == [type(link) for link in twin.score_mods]
+    assert [type(modifier) for modifier in made.score_mods] == [type(modifier) for modifier in twin.score_mods]
