@@ -128,6 +128,17 @@ def test_separator(stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(ends_of(ids, BYTES, "(?=Five)"), [*range(26, len(TEXT), 33), len(TEXT)])
 
 
+@pytest.mark.parametrize("ends", [ENDS, np.array([5, 5, 6, 20, 22, 31, 31])])
+def test_guessing(ends: np.ndarray) -> None:
+    """The loss of guessing is that of the tokens that are asked, and so are the bytes: no document's first one."""
+    ids = np.array([3, 1, 1, 3, 3, 3, 2, *[1] * 13, 2, 3, 2, *[1] * 8], dtype=np.uint16)
+    rows = packed(TokenSplits(ids, ids, 4, "ab", 30, train_ends=ends, val_ends=ends), BYTES, None)
+    asked = np.delete(ids, sorted(FIRSTS))
+    surprise = -np.log((np.bincount(ids, minlength=4) + 1) / (len(ids) + 4))
+    assert rows.baseline_loss(6) == pytest.approx(surprise[asked].mean(), rel=1e-12)
+    assert rows.scored_bytes == len(asked)
+
+
 def test_another_text_by_its_borders(tmp_path: Any) -> None:
     """With borders it is another corpus, and judged by another text."""
     splits = load_splits(Corpus.from_bytes("mine", TEXT.encode(), 0.3, source="here"), BYTES, tmp_path, keep=False)

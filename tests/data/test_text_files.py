@@ -1,6 +1,7 @@
 """A text in many files: what is read, what is refused, how it is split, and that it is tokenised once."""
 
 import errno
+import glob
 import gzip
 import hashlib
 import json
@@ -110,7 +111,12 @@ def broken(name: str, data: bytes, why: str, *, line: str = "") -> Any:
         broken("utf16.txt", "a".encode("utf-16"), "is UTF-16 or UTF-32 by its byte-order mark"),
         broken("cut.jsonl.gz", gzip.compress(lines(range(90)))[:-60], "is cut off: "),
         broken("no.txt.gz", b"no gzip", "is damaged: Not a gzipped file"),
-        broken("json.jsonl", lines(range(3)) + b'{"text": "a\n', "is not JSON (", line="line 4 "),
+        broken(
+            "json.jsonl",
+            lines(range(3)) + b'{"text": "a\n',
+            "is not JSON (Invalid control character at character 13)",
+            line="line 4 ",
+        ),
         broken("field.jsonl", b'\n{"txt": "a"}\n', "has no field 'text'", line="line 2 "),
         broken("number.jsonl", b'{"text": 3}\n', "holds no text in its field, but int", line="line 1 "),
         broken("list.jsonl", b"[1]\n", "has no field 'text'", line="line 1 "),
@@ -161,6 +167,19 @@ def test_forty_files_two_broken(tmp_path: Path) -> None:
 def test_nothing_to_read(make: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     make(tmp_path / "it")
     assert message in refusal(tmp_path / "it")
+
+
+def test_links_that_lead_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `**` names what it names elsewhere, but follows no links: two that lead back would name 2^40 files."""
+    for name in ("b.txt", "a/c.txt", "a/z/[1]/d.txt", "a/.hidden/e.txt", "a/f.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    monkeypatch.chdir(tmp_path)
+    patterns = ("**/*.txt", "a/**/*.txt", "*/**/d.txt", "**", str(tmp_path / "**" / "*.txt"))
+    usual = [sorted(n for n in glob.glob(p, recursive=True) if n.endswith(".txt")) for p in patterns]
+    for link in ("a/here", "a/again"):
+        (tmp_path / link).symlink_to(".", target_is_directory=True)
+    assert [[file.path for file in list_files(pattern)] for pattern in patterns] == usual
 
 
 def test_paths_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from attnlab.errors import UsageError
 
 COMPRESSED = (".gz", ".zst")
 KINDS = (".txt", ".jsonl", ".parquet", ".arrow", *(f"{kind}{by}" for kind in (".txt", ".jsonl") for by in COMPRESSED))
-MAGIC = set("*?[")
+MAGIC, RECURSIVE = set("*?["), "**"
 
 
 class TextFile(NamedTuple):
@@ -50,11 +50,11 @@ def list_files(path: str | Sequence[str], *, key: str = "data.path", kinds: Sequ
 def _files(entry: str, key: str, kinds: Sequence[str]) -> Iterator[TextFile]:
     source = f"{key} ({entry})"
     if MAGIC & set(entry) and not os.path.lexists(entry):
-        names = sorted(glob.glob(entry, recursive=True))
+        names = sorted(_matches(entry))
         if not names:
             raise UsageError(f"{source} matches nothing (looked in {Path.cwd()})")
         inside = [name for name in names if not os.path.isdir(name)]
-        for folder in (name for name in names if os.path.isdir(name) and "**" not in entry):
+        for folder in (name for name in names if os.path.isdir(name) and RECURSIVE not in Path(entry).parts):
             inside += _walk(folder)
     elif os.path.isdir(entry):
         inside = _walk(entry)
@@ -72,12 +72,27 @@ def _files(entry: str, key: str, kinds: Sequence[str]) -> Iterator[TextFile]:
     yield from readable
 
 
+def _matches(pattern: str) -> list[str]:
+    """What a glob names. Python's own follows links at a `**`: two that lead back would name 2^40 files."""
+    parts = Path(pattern).parts
+    if RECURSIVE not in parts:
+        return glob.glob(pattern)
+    at = parts.index(RECURSIVE)
+    above, rest = os.path.join("", *parts[:at]), os.path.join("", *parts[at + 1 :]) or "*"
+    homes = (home for folder in glob.glob(above or os.curdir) for home, _ in _folders(folder))
+    named = (home if above else os.path.relpath(home).removeprefix(os.curdir) for home in homes)
+    return [name for home in named for name in _matches(os.path.join(glob.escape(home), rest))]
+
+
 def _walk(folder: str) -> list[str]:
-    inside = []
+    return [os.path.join(home, name) for home, names in _folders(folder) for name in names if not name.startswith(".")]
+
+
+def _folders(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from this one on, and the names of the files in it; hidden ones and links are not entered."""
     for home, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        inside += [os.path.join(home, name) for name in names if not name.startswith(".")]
-    return inside
+        yield home, names
 
 
 def _about(path: str, source: str) -> Stamp:

@@ -5,6 +5,7 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from attnlab.data.epoch_order import shuffled
 from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.text import Order
 from attnlab.data.tokenizers import Tokenizer
+from attnlab.data.unigram import unigram_entropy
 from attnlab.errors import UsageError
 
 AT_ONCE = 1024  # validation pieces that are packed together
@@ -189,7 +191,11 @@ class PackedDocuments(Material):
         return _batch(self.splits.val, [self._val_rows[context][i] if i < n_rows else [] for i in rows], context)
 
     def baseline_loss(self, context: int) -> float:
-        return self.splits.baseline_loss(context)
+        return self._guessing
+
+    @cached_property
+    def _guessing(self) -> float:
+        return unigram_entropy(self.splits.train, self.splits.val, self.n_vocab, first_tokens(self.val_ends))
 
     def example(self, tokenizer: Tokenizer, context: int, seed: int = 0) -> list[int]:
         return self.splits.example(tokenizer, context, seed)
@@ -247,8 +253,13 @@ def packed(splits: TokenSplits, tokenizer: Tokenizer, separator: str | None) -> 
     )
     scored = splits.scored_bytes
     if scored is not None:  # the first token of a document is not predicted; that of the first one is left out already
-        scored -= sum(len(tokenizer.tokens[i]) for i in splits.val[val_ends[:-1]].tolist())
+        scored -= sum(len(tokenizer.tokens[i]) for i in splits.val[first_tokens(val_ends)].tolist())
     return PackedDocuments(splits, train_ends, val_ends, scored)
+
+
+def first_tokens(ends: Int64[np.ndarray, " d"]) -> Int64[np.ndarray, " f"]:
+    """Where documents that end at `ends` begin, but for the first of all; one without tokens has no beginning."""
+    return np.unique(ends[:-1][ends[:-1] < ends[-1]])
 
 
 def _ends(

@@ -158,7 +158,7 @@ def _at_field(line: bytes, field: str, number: int) -> object:
     except UnicodeDecodeError as error:
         return Bad(number, f"is not UTF-8: byte {error.start} (0x{line[error.start]:02X}) does not fit")
     except json.JSONDecodeError as error:
-        return Bad(number, f"is not JSON ({error.msg} at character {error.pos + 1})")
+        return Bad(number, f"is not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})")
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets within brackets
         return Bad(number, f"is not JSON ({' '.join(str(error).split())[:80]})")
     if not isinstance(content, dict) or field not in content:
