@@ -25,7 +25,7 @@ from attnlab.attention.cost import tensor_bytes
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config, config_dir
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import CONTEXT, subject_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "decoding.md"
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 def kinds(name: str) -> Iterator[tuple[str, int, int]]:
     """A label, the number and how many layers it reads from, of every layer of a preset that may cost differently."""
     seen = set()
-    for placed in placed_layers(subject_of(name, [f"model.n_layers={DEPTH}"])):
+    for placed in layers_in_stack(subject_of(name, [f"model.n_layers={DEPTH}"])):
         layer, shapes = placed.layer, [parameter.shape for parameter in placed.layer.parameters()]
         modules = [type(module) for module in layer.modules()]
         kind = (*modules, *shapes, layer.traits, layer.pairs(CONTEXT))

@@ -38,11 +38,11 @@ begun = time.perf_counter()
 import attnlab.training.run
 from pathlib import Path
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.opening import open_material
+from attnlab.data.load import load_dataset
 from attnlab.data.text_files import File
 from attnlab.data.vocabularies import BPE
 imported = time.perf_counter()
-_, splits = open_material(File(sys.argv[1]), BPE(8192), sys.argv[2])
+_, splits = load_dataset(File(sys.argv[1]), BPE(8192), sys.argv[2])
 data = TextDataModule(splits, seed=0, batch_size=16, context=256)
 batch = next(iter(data.train_dataloader()))
 ready = time.perf_counter()

@@ -22,9 +22,9 @@ from attnlab.config.compose import allowed_packages, check_targets, check_values
 from attnlab.config.guard import check_references
 from attnlab.config.keys import settings_of, without_watchers
 from attnlab.config.run_config import RunConfig
+from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.download import offline
-from attnlab.data.material import IGNORED, Batch, Material
-from attnlab.data.opening import reopen_material
+from attnlab.data.load import reload_dataset
 from attnlab.data.tokenizers import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, UsageError, shown
 from attnlab.inspection.maps import check_prompt, collect
@@ -212,14 +212,12 @@ def validation_batches(
     Of rows packed with documents each of these is a row of its own, filled up by what scores nothing.
     """
     folder = find_run(run)
-    material = material_of(folder, tokenizer, allow_targets=allow_targets)
+    dataset = dataset_of(folder, tokenizer, allow_targets=allow_targets)
     config = read_config(folder, allow_targets)
     context, seed = config.model.context, config.streams.eval
-    chosen = np.arange(min(material.n_val_rows(context), max(1, tokens // context)))
+    chosen = np.arange(min(dataset.n_val_rows(context), max(1, tokens // context)))
     rows = max(1, 8192 // context)  # per batch, for speed
-    batches = [
-        material.val_batch(chosen[i : i + rows], context=context, seed=seed) for i in range(0, len(chosen), rows)
-    ]
+    batches = [dataset.val_batch(chosen[i : i + rows], context=context, seed=seed) for i in range(0, len(chosen), rows)]
     return [pair for batch in batches for pair in _apart(batch)]
 
 
@@ -231,20 +229,20 @@ def _apart(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return [(ids, targets.where(own, IGNORED)) for ids, targets, own in parts]
 
 
-def material_of(
+def dataset_of(
     folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = (), tested: bool = False
-) -> Material:
+) -> Dataset:
     """What a run was trained on and validated by, or with `tested` what it was not; refused if it is not what it was.
 
     Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
     """
     config = _with_environment(read_config(folder, allow_targets))
     with offline():
-        material = reopen_material(instantiate(config, "data"), tokenizer, CACHE, tested=tested)
+        dataset = reload_dataset(instantiate(config, "data"), tokenizer, CACHE, tested=tested)
     digest = folder.read_summary().get("data_sha256")
-    if digest is not None and digest != material.sha256:
+    if digest is not None and digest != dataset.sha256:
         raise UsageError(f"data of {folder} has changed since the run: its contents are not those it was trained on")
-    return material
+    return dataset
 
 
 def maps_of(

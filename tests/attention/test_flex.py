@@ -10,7 +10,7 @@ from attnlab.attention.documents import Documents
 from attnlab.attention.flex import FlexMix, flex_refusal, score_mod
 from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import gap, tokens
 
 SERVED = {
@@ -54,7 +54,7 @@ def written_out(layer: SoftmaxAttention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SERVED)
 def test_gradients(name: str) -> None:
     """Of the input and every parameter, those of the layer's own code."""
-    (placed, *_) = placed_layers(shipped(name, SERVED[name]))
+    (placed, *_) = layers_in_stack(shipped(name, SERVED[name]))
     layer = placed.layer
     assert isinstance(layer, SoftmaxAttention) and flex_refusal(layer) is None
     x = tokens(2, 13).requires_grad_()
@@ -68,7 +68,7 @@ def test_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", SERVED)
 def test_documents(name: str) -> None:
     """Packed rows by one call, each row with borders of its own, give what the layer's own code gives of them."""
-    (placed, *_) = placed_layers(shipped(name, SERVED[name]))
+    (placed, *_) = layers_in_stack(shipped(name, SERVED[name]))
     shared, x = Shared(), tokens(2, 41)
     shared.documents = Documents(torch.tensor([[0] * 13 + [1] * 28, [0] * 3 + [1] * 20 + [2] * 18]))
     assert isinstance(placed.layer, SoftmaxAttention) and placed.layer.documents
@@ -82,13 +82,13 @@ def test_documents(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
     """What it cannot compute is named."""
-    (placed, *_) = placed_layers(shipped(name))
+    (placed, *_) = layers_in_stack(shipped(name))
     assert isinstance(placed.layer, HeadedAttention)
     assert REFUSED[name] in str(flex_refusal(placed.layer))
 
 
 def test_learned_bias_of_two_places() -> None:
     """FIRE's bias depends on where the query stands, and is no table of distances."""
-    (placed, *_) = placed_layers(shipped("multi_head", "position=fire"))
+    (placed, *_) = layers_in_stack(shipped("multi_head", "position=fire"))
     assert isinstance(placed.layer, HeadedAttention)
     assert "more than the distance" in str(flex_refusal(placed.layer))

@@ -17,7 +17,7 @@ from attnlab.attention import linear_kernels
 from attnlab.attention.base import HeadedAttention
 from attnlab.attention.linear_kernels import fla_mix, fla_refusal, load
 from attnlab.errors import UsageError
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import gap, tokens
 
 KERNELS = {  # the kernel that each variant is given to
@@ -109,7 +109,7 @@ def test_kernel_is_given_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) ->
         return FAKES[kernel]
 
     monkeypatch.setattr(linear_kernels, "load", loaded)
-    (placed, *_) = placed_layers(shipped(name))
+    (placed, *_) = layers_in_stack(shipped(name))
     layer = placed.layer
     assert isinstance(layer, HeadedAttention) and fla_refusal(layer) is None
     x = tokens(2, 21).requires_grad_()
@@ -129,7 +129,7 @@ def test_kernel_is_given_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) ->
     [("ttt", "no recurrence that has a kernel"), ("multi_head", "no recurrence")],
 )
 def test_refused(name: str, reason: str) -> None:
-    (placed, *_) = placed_layers(shipped(name))
+    (placed, *_) = layers_in_stack(shipped(name))
     assert isinstance(placed.layer, HeadedAttention)
     assert reason in str(fla_refusal(placed.layer))
 

@@ -15,7 +15,7 @@ from attnlab.cli._arguments import run
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import settings_of
 from attnlab.data.corpus import Corpus
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 from attnlab.data.tasks.mqar import MQAR
 from attnlab.errors import UsageError
 from attnlab.model import GPT

@@ -24,13 +24,13 @@ IDS = np.arange(31, dtype=np.uint16)  # each token says where it stands
 FIRSTS = {0, 5, 6, 20, 22}
 
 
-def material(order: Order = "random") -> PackedDocuments:
+def dataset(order: Order = "random") -> PackedDocuments:
     splits = TokenSplits(IDS, IDS, 256, "ab", 30, train_ends=ENDS, val_ends=ENDS, order=order)
     return packed(splits, BYTES, None)
 
 
 def batch(**options: Any) -> Batch:
-    return material().train_batch(**{"seed": 0, "step": 0, "batch_size": 4, "context": 6, **options})
+    return dataset().train_batch(**{"seed": 0, "step": 0, "batch_size": 4, "context": 6, **options})
 
 
 def documents(rows: Batch) -> list[Tensor]:
@@ -88,7 +88,7 @@ def test_every_piece_is_drawn_alike() -> None:
 
 def test_epochs() -> None:
     """In the order of epochs nearly every piece comes once an epoch."""
-    rows = material("epoch")
+    rows = dataset("epoch")
     batches = [rows.train_batch(seed=0, step=step, batch_size=13, context=6) for step in range(10)]
     counts = Counter(int(own[0]) for each in batches for own in documents(each))
     assert rows.epochs(130, 6) == 30 and set(counts) == {p.start for p in Pieces.of(ENDS, 6).take(np.arange(7))}
@@ -106,7 +106,7 @@ def test_batch_is_a_function_of_seed_and_step() -> None:
 @pytest.mark.parametrize("context", [1, 4, 6, 40])
 def test_validation_asks_once(context: int) -> None:
     """Every token but the first of each document is a target once; rows beyond the last ask nothing."""
-    packed_rows = material()
+    packed_rows = dataset()
     rows = packed_rows.val_batch(np.arange(packed_rows.n_val_rows(context) + 2), context=context)
     assert Counter(rows.targets[rows.targets != IGNORED].tolist()) == Counter(set(range(31)) - FIRSTS)
     asked = rows.targets != IGNORED

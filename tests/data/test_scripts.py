@@ -10,8 +10,8 @@ from tests.training.launch import TINY, folder_of
 from attnlab.cli import main
 from attnlab.config.compose import compose_config
 from attnlab.data.corpus import CHAPTER_SENTENCE, Corpus
-from attnlab.data.material import Material
-from attnlab.data.opening import open_material
+from attnlab.data.dataset import Dataset
+from attnlab.data.load import load_dataset
 from attnlab.data.text_files import File
 from attnlab.data.tokenizers import RankTokenizer, Tokenizer
 from attnlab.data.vocabularies import BPE, PATTERN, Bytes, Characters, Vocabulary, train_bpe
@@ -50,12 +50,12 @@ def write_script(folder: Path, name: str) -> Path:
 def test_script_round_trip(script: str, kind: str, tmp_path: Path) -> None:
     """Token ids give back the text to the byte, and the default probe consists of the text's own words."""
     path = write_script(tmp_path, script)
-    tokenizer, material = open_material(File(str(path)), TOKENIZERS[kind], tmp_path)
+    tokenizer, dataset = load_dataset(File(str(path)), TOKENIZERS[kind], tmp_path)
     text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    assert tokenizer.decode_bytes(material.train) + tokenizer.decode_bytes(material.val) == text  # type: ignore[attr-defined]
-    again, _ = open_material(File(str(path)), TOKENIZERS[kind], tmp_path)  # from the cache
+    assert tokenizer.decode_bytes(dataset.train) + tokenizer.decode_bytes(dataset.val) == text  # type: ignore[attr-defined]
+    again, _ = load_dataset(File(str(path)), TOKENIZERS[kind], tmp_path)  # from the cache
     assert again.sha256 == tokenizer.sha256
-    probe = material.probe(tokenizer, 32)
+    probe = dataset.probe(tokenizer, 32)
     assert probe in text.decode() and 1 <= len(check_probe("probe", probe, tokenizer, 32).ids) <= 32
     assert all(label.isprintable() for label in tokenizer.labels(tokenizer.encode(probe)))
 
@@ -97,7 +97,7 @@ def test_bom_is_no_text() -> None:
         Corpus.from_bytes("x", "a text".encode("utf-16"), 0.2, source="X")
 
 
-def _material(text: str, folder: Path, probe: str | None) -> tuple[Tokenizer, Material]:
+def _dataset(text: str, folder: Path, probe: str | None) -> tuple[Tokenizer, Dataset]:
     from attnlab.data.batches import load_splits
 
     corpus = Corpus.from_bytes("x", text.encode(), 0.5, source="X", probe=probe)
@@ -107,10 +107,10 @@ def _material(text: str, folder: Path, probe: str | None) -> tuple[Tokenizer, Ma
 
 def test_probe_of_corpus(tmp_path: Path) -> None:
     """A corpus may bring a sentence; where the tokenizer cannot write it, the validation text is looked at."""
-    tokenizer, material = _material("Your journey starts with one step. " * 20, tmp_path, CHAPTER_SENTENCE)
-    assert material.probe(tokenizer, 256) == CHAPTER_SENTENCE
-    tokenizer, material = _material("אבגד הוזח " * 40, tmp_path, CHAPTER_SENTENCE)
-    assert set(material.probe(tokenizer, 256)) <= set("אבגדהוזח ") and len(material.probe(tokenizer, 256)) == 32
+    tokenizer, dataset = _dataset("Your journey starts with one step. " * 20, tmp_path, CHAPTER_SENTENCE)
+    assert dataset.probe(tokenizer, 256) == CHAPTER_SENTENCE
+    tokenizer, dataset = _dataset("אבגד הוזח " * 40, tmp_path, CHAPTER_SENTENCE)
+    assert set(dataset.probe(tokenizer, 256)) <= set("אבגדהוזח ") and len(dataset.probe(tokenizer, 256)) == 32
 
 
 @pytest.mark.parametrize("unit", ["字", "a", "!", " ", "\n", "\u0301", "👩"])

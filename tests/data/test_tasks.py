@@ -16,7 +16,7 @@ from attnlab.config.compose import compose_config
 from attnlab.config.keys import config_dir
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
 from attnlab.data.task import Task, _hash, _held_out
 from attnlab.data.tasks.backcopy import Backcopy

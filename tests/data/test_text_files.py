@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnlab.data import opened, planning, stretches, tokenising
+from attnlab.data import file_streams, planning, stretches, tokenising
 from attnlab.data.batches import load_splits
 from attnlab.data.checking import check_files
 from attnlab.data.corpus import Corpus
 from attnlab.data.listing import list_files
-from attnlab.data.opening import open_material, reopen_material
+from attnlab.data.load import load_dataset, reload_dataset
 from attnlab.data.parallel import each
 from attnlab.data.stretches import Split, cut_in
 from attnlab.data.text import Text
@@ -146,8 +146,8 @@ def test_forty_files_two_broken(tmp_path: Path) -> None:
         (whole / name).unlink()
         (folder / name).write_bytes((folder / name).read_bytes()[:-30] + b"\xff")
     assert "(and 1 more)" in refusal(folder)
-    _, splits = open_material(File(str(folder), on_error="skip"), BPE(), tmp_path)
-    _, others = open_material(File(str(whole)), BPE(), tmp_path)
+    _, splits = load_dataset(File(str(folder), on_error="skip"), BPE(), tmp_path)
+    _, others = load_dataset(File(str(whole)), BPE(), tmp_path)
     assert splits.skipped["files"] == 2 and not others.skipped
     assert splits.sha256 == others.sha256 and np.array_equal(splits.train, others.train)
 
@@ -219,14 +219,14 @@ def test_changed_while_read(tmp_path: Path) -> None:
 def test_unread_is_asked_again(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that the machine does not give once is no damaged file: its digest is never empty, and nothing is kept."""
     files = list_files(str(write(tmp_path / "a", 1) / "00.txt"))
-    whole, usual, opens = check_files(files, "text", Split(0, 0), None), opened.open_regular, iter(range(1, 99))
+    whole, usual, opens = check_files(files, "text", Split(0, 0), None), file_streams.open_regular, iter(range(1, 99))
 
     def fails_once(path: str) -> Any:
         if next(opens) == number:
             raise OSError(errno.EIO, "Input/output error")
         return usual(path)
 
-    for module in (opened, planning):
+    for module in (file_streams, planning):
         monkeypatch.setattr(module, "open_regular", fails_once)
     first = check_files(files, "text", Split(0, 0), tmp_path / "cache")
     assert (first == whole) != (first.counts[0].broken or "").startswith("cannot be read")
@@ -275,11 +275,11 @@ def test_validation_text_apart(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", 6)
     (tmp_path / "val.txt").write_text("Somewhere else.")
     made = [
-        open_material(File(path, val=str(tmp_path / "val.txt")), BPE(), tmp_path)[1]
+        load_dataset(File(path, val=str(tmp_path / "val.txt")), BPE(), tmp_path)[1]
         for path in (str(folder), str(folder / "01.jsonl"))
     ]
     assert made[0].val_sha256 == made[1].val_sha256 and made[0].sha256 != made[1].sha256
-    tokenizer, splits = open_material(File(str(folder), val=str(tmp_path / "val.txt")), BPE(), tmp_path)
+    tokenizer, splits = load_dataset(File(str(folder), val=str(tmp_path / "val.txt")), BPE(), tmp_path)
     assert tokenizer.decode(splits.val) == "Somewhere else.<|endoftext|>"
     assert refusal(folder, val=str(tmp_path / "none")).startswith("data.val (")
 
@@ -311,7 +311,7 @@ def test_one_text_is_what_it_was(tmp_path: Path) -> None:
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(data))
     expected = load_splits(corpus, BYTES, tmp_path)
     for name in ("a.txt", "b.txt.gz"):
-        tokenizer, splits = open_material(File(str(tmp_path / name), 0.13), BPE(), tmp_path)
+        tokenizer, splits = load_dataset(File(str(tmp_path / name), 0.13), BPE(), tmp_path)
         assert tokenizer.sha256 == BPE().build(corpus, tmp_path / "other").sha256
         assert (splits.sha256, splits.val_sha256) == (corpus.sha256, corpus.val_sha256)
         assert splits.sha256 == hashlib.sha256(data).hexdigest() and splits.order == "random"
@@ -352,7 +352,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ends_and_their_token(tmp_path: Path) -> None:
     """Between documents stands the token that ends one; ends are exclusive and count it."""
-    tokenizer, splits = open_material(File(str(write(tmp_path / "a", 9))), BPE(), tmp_path)
+    tokenizer, splits = load_dataset(File(str(write(tmp_path / "a", 9))), BPE(), tmp_path)
     assert splits.order == "epoch" and splits.train_ends is not None and splits.val_ends is not None
     assert splits.train_ends[-1] == len(splits.train) and splits.val_ends[-1] == len(splits.val)
     assert (splits.train[splits.train_ends - 1] == tokenizer.end_of_text).all()
@@ -410,21 +410,21 @@ def test_damage_is_noticed(name: str, tmp_path: Path) -> None:
 def test_second_time_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the files look as they did; neither is anything kept for a finished run that is looked at."""
     source = File(str(write(tmp_path / "a", 6)))
-    tokenizer, first = open_material(source, BPE(), tmp_path / "cache")
+    tokenizer, first = load_dataset(source, BPE(), tmp_path / "cache")
     before = sorted((tmp_path / "cache").rglob("*"))
 
     def never(path: str) -> None:
         raise AssertionError("this was read before")
 
     with monkeypatch.context() as patch:
-        for module in (opened, planning):
+        for module in (file_streams, planning):
             patch.setattr(module, "open_regular", never)
-        assert np.array_equal(open_material(source, BPE(), tmp_path / "cache")[1].train, first.train)
-    again = reopen_material(source, tokenizer, tmp_path / "nowhere")
+        assert np.array_equal(load_dataset(source, BPE(), tmp_path / "cache")[1].train, first.train)
+    again = reload_dataset(source, tokenizer, tmp_path / "nowhere")
     assert np.array_equal(again.train, first.train) and not (tmp_path / "nowhere").exists()
     assert sorted((tmp_path / "cache").rglob("*")) == before
     os.utime(tmp_path / "a" / "00.txt")
-    monkeypatch.setattr(opened, "open_regular", never)
+    monkeypatch.setattr(file_streams, "open_regular", never)
     with pytest.raises(AssertionError, match="read before"):
         source.load(tmp_path / "cache")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnlab.data.hub_text import HubText
-from attnlab.data.opening import open_material, reopen_material
+from attnlab.data.load import load_dataset, reload_dataset
 from attnlab.data.text_files import File
 from attnlab.data.token_files import Tokens
 from attnlab.data.vocabularies import BPE, Bytes, Characters, TokenIds, Vocabulary
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refusal(source: Any, vocabulary: Vocabulary, cache: Path) -> str:
     with pytest.raises(UsageError) as error:
-        open_material(source(), vocabulary, cache)
+        load_dataset(source(), vocabulary, cache)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -37,13 +37,13 @@ def refusal(source: Any, vocabulary: Vocabulary, cache: Path) -> str:
 @pytest.mark.parametrize("name", ["all.bin", "shards"])
 def test_ids_are_read(name: str, folder: Path) -> None:
     """One file or several; the last are for validation, from the end of a document on where that is known."""
-    tokenizer, splits = open_material(Tokens(str(folder / name)), TokenIds(), folder)
+    tokenizer, splits = load_dataset(Tokens(str(folder / name)), TokenIds(), folder)
     assert np.array_equal(np.concatenate([splits.train, splits.val]), IDS) and len(splits.val) == 500
     assert splits.n_vocab == IDS.max() + 1 and splits.scored_bytes is None and splits.order == "epoch"
     assert tokenizer.decode(splits.val[:2]) == f"{IDS[4500]} {IDS[4501]} " and "no bits per byte" in splits.describe(8)
-    again = reopen_material(Tokens(str(folder / name)), tokenizer, folder / "nowhere")
+    again = reload_dataset(Tokens(str(folder / name)), tokenizer, folder / "nowhere")
     assert np.array_equal(again.train, splits.train) and not (folder / "nowhere").exists()
-    _, splits = open_material(Tokens(str(folder / name), eot=7), TokenIds(), folder)
+    _, splits = load_dataset(Tokens(str(folder / name), eot=7), TokenIds(), folder)
     assert splits.train[-1] == 7 and splits.train_ends[-1] == len(splits.train)
     assert np.array_equal(splits.train_ends - 1, np.flatnonzero(splits.train == 7))
     assert splits.val_ends[-1] == len(splits.val)
@@ -51,7 +51,7 @@ def test_ids_are_read(name: str, folder: Path) -> None:
 
 def test_named_tokenizer(folder: Path) -> None:
     """It says which text ids stand for, and must have them all."""
-    _, splits = open_material(Tokens(str(folder / "all.bin"), val=str(folder / "shards")), Bytes(), folder)
+    _, splits = load_dataset(Tokens(str(folder / "all.bin"), val=str(folder / "shards")), Bytes(), folder)
     assert len(splits.train) == len(splits.val) == 5000 and splits.scored_bytes == 4999 and not splits.remarks
     assert "holds token id 199, and the vocabulary of tokenizer ids ends at 99" in refusal(
         lambda: Tokens(str(folder / "all.bin")), TokenIds(100), folder
@@ -81,7 +81,7 @@ def test_tables(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     texts = [f"Row {i} of many, many rows." for i in range(10)]
     pq.write_table(pa.table({"text": texts, "n": list(range(10))}), tmp_path / "a.parquet", row_group_size=3)
-    _, splits = open_material(File(str(tmp_path)), Bytes(), tmp_path / "cache")
+    _, splits = load_dataset(File(str(tmp_path)), Bytes(), tmp_path / "cache")
     assert len(splits.train) + len(splits.val) == len("".join(texts)) and len(splits.train_ends) < 10
     with pytest.raises(UsageError, match=r"has no field 'body': it has text, n"):
         File(str(tmp_path), field="body").load()
@@ -98,7 +98,7 @@ def test_zstandard(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
     data = b"One frame. " * 500
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(data) + zstandard.compress(data))
-    _, splits = open_material(File(str(tmp_path / "a.txt.zst")), Bytes(), tmp_path)
+    _, splits = load_dataset(File(str(tmp_path / "a.txt.zst")), Bytes(), tmp_path)
     assert len(splits.train) + len(splits.val) == 2 * len(data)
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(data)[:-5])
     with pytest.raises(UsageError, match=r"a\.txt\.zst\) is cut off: "):
@@ -131,9 +131,9 @@ def test_saved_data_set(tmp_path: Path) -> None:
     """A split for training and one for validation, or rows that are split off."""
     texts = [f"Row {i} of many." for i in range(150)]
     saved(tmp_path / "it", {"train": texts, "test": texts[:3]})
-    _, splits = open_material(HubText(str(tmp_path / "it"), val="test"), Bytes(), tmp_path)
+    _, splits = load_dataset(HubText(str(tmp_path / "it"), val="test"), Bytes(), tmp_path)
     assert bytes(splits.val.astype(np.uint8)).decode() == "".join(texts[:3]) and len(splits.train_ends) == 150
-    _, splits = open_material(HubText(str(tmp_path / "it" / "train")), Bytes(), tmp_path)
+    _, splits = load_dataset(HubText(str(tmp_path / "it" / "train")), Bytes(), tmp_path)
     assert 5 < len(splits.val_ends) < 30 and len(splits.train_ends) + len(splits.val_ends) == 150
     with pytest.raises(UsageError, match=r"has no split 'dev': it has train, test"):
         HubText(str(tmp_path / "it"), split="dev").load()

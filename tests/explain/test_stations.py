@@ -13,14 +13,14 @@ from attnlab.config.compose import compose_config
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.explain import chapter
 from attnlab.explain.example import explained_run
-from attnlab.explain.stations import CHAPTER, STATIONS, Stop, relative_of, walk
+from attnlab.explain.stations import CHAPTER, STATIONS, StationExample, all_examples, relative_of
 from attnlab.explain.terminal import show_path, show_trained
 
 
 @pytest.fixture(scope="module")
-def heads() -> list[Stop]:
+def heads() -> list[StationExample]:
     """From one head to several, and to one projection for all of them."""
-    return list(walk(CHAPTER[3:]))
+    return list(all_examples(CHAPTER[3:]))
 
 
 def text_of(console: Console) -> list[str]:
@@ -40,9 +40,9 @@ def test_order() -> None:
         assert (station.beside is None) == (i == 0) and station.beside in (None, *names[:i])
 
 
-def test_heads(heads: list[Stop]) -> None:
+def test_heads(heads: list[StationExample]) -> None:
     """A second head has the same matrices, cut in two; one projection is the same down to the context vectors."""
-    cut, joined = (stop.pairing for stop in heads)
+    cut, joined = (example.pairing for example in heads)
     assert cut is not None and joined is not None
     assert all(cut.recut(key) and "in other heads" in cut.verdict(key) for key in ("q", "k", "v"))
     assert not cut.recut("context") and not joined.recut("q")
@@ -50,7 +50,7 @@ def test_heads(heads: list[Stop]) -> None:
     assert [cost.params for cost in heads[1].costs] == [24, 18]
 
 
-def test_recut_needs_the_numbers(heads: list[Stop]) -> None:
+def test_recut_needs_the_numbers(heads: list[StationExample]) -> None:
     """Other numbers in other heads are not the same numbers."""
     pairing = heads[0].pairing
     assert pairing is not None
@@ -61,7 +61,7 @@ def test_recut_needs_the_numbers(heads: list[Stop]) -> None:
     step.values[0, 0, 0] -= 1
 
 
-def test_printed(heads: list[Stop]) -> None:
+def test_printed(heads: list[StationExample]) -> None:
     """Each station with its change, what is the same, its costs, and its command, within 80 columns."""
     console = paper()
     show_path(heads, console)
@@ -72,7 +72,7 @@ def test_printed(heads: list[Stop]) -> None:
     assert "attnlab explain attention=multi_head against=stacked_heads" in lines
 
 
-def test_end(heads: list[Stop]) -> None:
+def test_end(heads: list[StationExample]) -> None:
     """A layer that was trained ends the path beside the layer that is most like it, with what it does besides."""
     torch.manual_seed(0)
     settings = ["model.n_layers=1", "model.d_model=16", "model.n_heads=2", "model.context=32", "attention=multi_head"]
@@ -81,7 +81,7 @@ def test_end(heads: list[Stop]) -> None:
     )
     pairing = relative_of(trained, heads)
     assert (pairing.one.name, pairing.other.name) == ("your layer", "multi_head")
-    assert [relative_of(stop.example, heads).other.name for stop in heads] == ["stacked_heads", "multi_head"]
+    assert [relative_of(example.example, heads).other.name for example in heads] == ["stacked_heads", "multi_head"]
     console = paper()
     show_trained(pairing, "attnlab explain ...", console)
     text = " ".join(line.strip() for line in text_of(console))

@@ -145,14 +145,16 @@ def test_missing_head_effects(screen: Screen, folder: Path) -> None:
 
 
 def test_emergence_is_marked(screen: Screen) -> None:
-    """The birth of a head is marked on its curve."""
+    """The step at which a head emerges is marked on its curve."""
     screen.show("multi_head")
     screen.view("training")
-    assert "born" not in screen.text(".charts"), "its score stays below the threshold"
+    assert "emerges" not in screen.text(".charts"), "its score stays below the threshold"
     screen.choose("Layer", "1")
     screen.choose("Head", "1")
-    assert screen.text("figure[data-metric=attention_induction] .born").strip() == "▲ born at step 60 (score ≥ 0.3)"
-    assert screen.page.locator(".born").count() == 1, "an entropy has no birth"
+    assert screen.text("figure[data-metric=attention_induction] .emergence").strip() == (
+        "▲ emerges at step 60 (score ≥ 0.3)"
+    )
+    assert screen.page.locator(".emergence").count() == 1, "an entropy does not emerge"
 
 
 @pytest.mark.parametrize("run", ["multi_head", "signed"])

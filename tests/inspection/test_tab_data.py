@@ -132,7 +132,7 @@ def test_tab_settings(tmp_path: Path) -> None:
     program, command, argument = shlex.split(said["runs"]["it's"]["ablate"])
     assert (program, command, argument) == ("attnlab", "ablate_heads", f"run={tmp_path}/it's")
     assert said["ablation"] == {"zero": "head_ablation_zero", "mean": "head_ablation_mean"}
-    assert said["births"] == {
+    assert said["emergence"] == {
         "least": EMERGENCE_THRESHOLD,
         "metrics": ["attention_induction", "attention_previous_token"],
     }

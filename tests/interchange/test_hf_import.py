@@ -13,7 +13,7 @@ from attnlab.errors import UsageError
 from attnlab.interchange.families.model_settings import settings_of_run
 from attnlab.interchange.families.registry import family_of
 from attnlab.interchange.hf_import import USUAL_CONTEXT, import_folder, read_model
-from attnlab.runs import load, maps_of, material_of, read_config
+from attnlab.runs import dataset_of, load, maps_of, read_config
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
 from attnlab.training.prepare import prepare
@@ -32,7 +32,7 @@ def test_is_a_run(run: RunFolder) -> None:
     imported = read_model(run.path.parents[1] / "hf")
     assert all(torch.equal(p, imported.weights[name]) for name, p in model.named_parameters())
     assert [layer.weights.shape for layer in maps_of(run, "hello").layers] == [(2, 5, 5)]
-    assert material_of(run, tokenizer).n_val_rows(model.context) > 1
+    assert dataset_of(run, tokenizer).n_val_rows(model.context) > 1
 
 
 def test_says_where_from(run: RunFolder) -> None:

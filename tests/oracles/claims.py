@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attnlab.build import instantiate
 from attnlab.config.compose import compose_config
 from attnlab.config.run_config import RunConfig
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 from attnlab.data.task import Task
 from attnlab.sweep.claim import Claim, read_claims
 from attnlab.training.optimizer import Recipe

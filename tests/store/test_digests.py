@@ -29,14 +29,19 @@ def run(folder: Path) -> Path:
     for name in WHOLE:
         (folder / name).write_bytes(f"{name}: 1\n".encode())
     (folder / METRICS).write_bytes(ROWS)
-    content: dict[str, Any] = {"status": "finished", "births": {3: (1, float("nan"))}, "best": None, "loss": 0.1 + 0.2}
+    content: dict[str, Any] = {
+        "status": "finished",
+        "emergence_steps": {3: (1, float("nan"))},
+        "best": None,
+        "loss": 0.1 + 0.2,
+    }
     RunFolder(folder).write_summary(content, {METRICS: digest(ROWS), "events.1": {"size": 3}})
     return folder
 
 
 def test_nothing_changed(tmp_path: Path) -> None:
     summary = RunFolder(run(tmp_path)).read_summary()
-    assert summary["births"]["3"][0] == 1 and damage(tmp_path, summary) is None
+    assert summary["emergence_steps"]["3"][0] == 1 and damage(tmp_path, summary) is None
     assert set(digests_in(summary)) == {*WHOLE, METRICS, "events.1"}
     with (tmp_path / METRICS).open("ab") as file:  # by a command that was killed
         file.write(b"4,val/loss,9\n")

@@ -193,16 +193,23 @@ def test_moved_target_typed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_renamed_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of summaries and names of metrics are read by their names of today, in runs and in reports."""
-    monkeypatch.setitem(moved.SUMMARY_KEYS, "unigram_loss", "baseline_loss")
+    monkeypatch.setitem(moved.SUMMARY_KEYS, "best_step", "step_of_best")
     monkeypatch.setitem(moved.METRICS, "val/bits_per_byte", "val/text_bits_per_byte")
     folder = run_of(home, "recurrent")
-    assert "baseline_loss" in RunFolder(folder).read_summary() and "unigram_loss" in json.loads(
-        (folder / SUMMARY).read_text()
-    )
+    assert "step_of_best" in RunFolder(folder).read_summary()
+    assert "best_step" in json.loads((folder / SUMMARY).read_text())
     assert {"val/text_bits_per_byte"} <= {row.metric for row in RunFolder(folder).read_metrics()}
     experiment = read_experiment(home / "runs" / "sweep", "val/text_bits_per_byte")
     assert all(each.status == "finished" and each.curve is not None for each in experiment.runs)
-    assert all("baseline_loss" in each.summary for each in experiment.runs)
+    assert all("step_of_best" in each.summary for each in experiment.runs)
+
+
+@pytest.mark.parametrize(("old", "new"), moved.SUMMARY_KEYS.items())
+def test_renamed_key(old: str, new: str, home: Path) -> None:
+    """A summary of an earlier version is read by the keys of today."""
+    folder = run_of(home, "recurrent")
+    stored, summary = json.loads((folder / SUMMARY).read_text()), RunFolder(folder).read_summary()
+    assert summary[new] == stored[old] and new not in stored and old not in summary
 
 
 def test_load_refuses_other_code(home: Path) -> None:
@@ -219,7 +226,7 @@ def test_renamed_key_keeps_seal(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The digest of a summary is that of its first keys, so that a renamed one is not damage."""
     folder = run_of(home, "recurrent")
     RunFolder(folder).write_summary(RunFolder(folder).read_summary(), {})
-    monkeypatch.setitem(moved.SUMMARY_KEYS, "unigram_loss", "baseline_loss")
+    monkeypatch.setitem(moved.SUMMARY_KEYS, "best_step", "step_of_best")
     summary = RunFolder(folder).read_summary()
-    assert "baseline_loss" in summary and is_sealed(summary)
+    assert "step_of_best" in summary and is_sealed(summary)
     assert seal(summary) == summary["sha256"]

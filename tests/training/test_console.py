@@ -10,7 +10,7 @@ from attnlab.training.callbacks import Speed
 from attnlab.training.console import Progress, print_summary
 
 SUMMARY: dict[str, Any] = {
-    **{"val_loss": 1.25, "best_val_loss": 1.2, "best_step": 40, "unigram_loss": 3.0, "tokens_per_second": 1234.5},
+    **{"val_loss": 1.25, "best_val_loss": 1.2, "best_step": 40, "baseline_loss": 3.0, "tokens_per_second": 1234.5},
     **{"seconds": 6.7, "val_bits_per_byte": None, "val_accuracy": None, "val_accuracy_error": None, "slices": {}},
 }
 

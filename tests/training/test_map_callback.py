@@ -218,7 +218,7 @@ def test_emergence_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     again = log_maps(tmp_path)
     again.load_state_dict(callback.state_dict())
     assert again.emergence_steps == wanted
-    text = found.Tensors("maps/births/text_summary")[-1].tensor_proto.string_val[0].decode()
+    text = found.Tensors("maps/emergence/text_summary")[-1].tensor_proto.string_val[0].decode()
     for tag, step in wanted.items():
         score, head = tag.removeprefix("attention_").replace("_", " ").split("/")
         assert f"| {step} | {score} | {head} |" in text

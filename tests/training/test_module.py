@@ -25,7 +25,7 @@ from tests.training.fits import (
 from torch import Tensor, nn
 
 from attnlab.data.batches import train_batch
-from attnlab.data.material import IGNORED, Batch
+from attnlab.data.dataset import IGNORED, Batch
 from attnlab.data.task import Task
 from attnlab.data.tasks.counting import Counting
 from attnlab.data.tasks.recall import Recall

@@ -16,7 +16,7 @@ from attnlab.training.run import run
 
 # No update moves anything, so that what is seen depends on the streams alone.
 STILL = ("optimizer.lr=1e-30", "model.dropout=0.2", "trainer.max_steps=6", "trainer.val_every=3", "maps.steps=2")
-MATERIALS = {"text": (), "task": ("data=recall", "tokenizer=task", "data.val_rows=64")}
+DATASETS = {"text": (), "task": ("data=recall", "tokenizer=task", "data.val_rows=64")}
 ONE_FAST = ["text", pytest.param("task", marks=pytest.mark.slow)]
 
 
@@ -73,17 +73,17 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.mark.parametrize("material", ONE_FAST)
+@pytest.mark.parametrize("dataset", ONE_FAST)
 @pytest.mark.parametrize(
     "stream", ["data", "init", *(pytest.param(s, marks=pytest.mark.slow) for s in ("noise", "eval"))]
 )
-def test_stream_set_apart(stream: str, material: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stream_set_apart(stream: str, dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stream set apart changes what it decides and nothing else."""
-    usual = watched(tmp_path, *MATERIALS[material])
+    usual = watched(tmp_path, *DATASETS[dataset])
     written = sample_of(capsys)
-    apart = watched(tmp_path, *MATERIALS[material], f"streams.{stream}=5")
+    apart = watched(tmp_path, *DATASETS[dataset], f"streams.{stream}=5")
     changed = {name for name in usual if not same(usual[name], apart[name])}
-    assert changed == {"judged" if stream == "eval" else stream} - ({"judged"} if material == "text" else set())
+    assert changed == {"judged" if stream == "eval" else stream} - ({"judged"} if dataset == "text" else set())
     # The text at the end is drawn by streams.eval from the weights, which nothing but streams.init has moved.
     assert (sample_of(capsys) != written) == (stream in ("eval", "init"))
 
@@ -93,12 +93,12 @@ def sample_of(capsys: pytest.CaptureFixture[str]) -> str:
     return after.split("\n\n")[0]
 
 
-@pytest.mark.parametrize("material", ONE_FAST)
-def test_variants_are_paired(material: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", ONE_FAST)
+def test_variants_are_paired(dataset: str, tmp_path: Path) -> None:
     """For one seed every variant sees the same and starts alike."""
-    usual = watched(tmp_path, *MATERIALS[material])
+    usual = watched(tmp_path, *DATASETS[dataset])
     for variant in ("gqa", "gla"):
-        other = watched(tmp_path, *MATERIALS[material], variant=variant)
+        other = watched(tmp_path, *DATASETS[dataset], variant=variant)
         assert (other["data"], other["judged"]) == (usual["data"], usual["judged"]), variant
         shared = [
             name
@@ -107,6 +107,6 @@ def test_variants_are_paired(material: str, tmp_path: Path) -> None:
         ]
         assert len(shared) > 10
         assert all(torch.equal(usual["init"][name], other["init"][name]) for name in shared), variant
-    again = watched(tmp_path, *MATERIALS[material], "seed=1")
+    again = watched(tmp_path, *DATASETS[dataset], "seed=1")
     assert again["data"] != usual["data"] and not same(again["init"], usual["init"])
-    assert (again["judged"] == usual["judged"]) == (material == "text"), "a task has other validation rows"
+    assert (again["judged"] == usual["judged"]) == (dataset == "text"), "a task has other validation rows"

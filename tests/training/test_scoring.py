@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 from attnlab.training.scoring import ERROR, by_row, error_of, numbers, score_answers, tally
 
 

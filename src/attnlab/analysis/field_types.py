@@ -11,12 +11,12 @@ OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
     **dict.fromkeys(("seed", "step"), (int,)),
     **dict.fromkeys(
-        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "unigram_loss"),
+        ("val_loss", "val_bits_per_byte", "train_loss", "best_val_loss", "best_step", "val_accuracy", "baseline_loss"),
         NUMBERS,
     ),
     **dict.fromkeys(("parameters", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds"), NUMBERS),
     **dict.fromkeys(
-        ("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "births", "test"), SETTINGS
+        ("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "emergence_steps", "test"), SETTINGS
     ),
 }
 OF_CONFIG: dict[str, tuple[type, ...]] = {

@@ -145,11 +145,11 @@ class RandomFeatures(FeatureMap):
         draw = torch.Generator().manual_seed(0)
         groups = -(-features // head_dim)
         # In float64, so that the directions are the same on every processor once they are rounded.
-        turns, r = torch.linalg.qr(torch.randn(groups, head_dim, head_dim, generator=draw).double())
+        rotations, r = torch.linalg.qr(torch.randn(groups, head_dim, head_dim, generator=draw).double())
         # The library chooses the signs; made positive on the diagonal of R, they leave no direction more likely.
-        turns = (turns * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]).flatten(0, 1)[:features]
+        rotations = (rotations * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]).flatten(0, 1)[:features]
         lengths = torch.randn(features, head_dim, generator=draw).double().norm(dim=-1, keepdim=True)
-        self.register_buffer("directions", (turns * lengths).to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("directions", (rotations * lengths).to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t f"]:
         return self.logs(x).exp() * self.width**-0.5

@@ -24,7 +24,7 @@ from attnlab.options import Count, OptionError, Positive, option
 FLOOR = 1e-4  # the least rate of a decay
 
 
-class Turning(NamedTuple):
+class RotatingState(NamedTuple):
     """What is kept of the tokens: their sum, the angle that the state has turned by, and the last of them."""
 
     matrix: Float[Tensor, "b h d v"]
@@ -67,7 +67,7 @@ def trapezoids(
     return o.flatten(2, 3)[:, :, :t], state
 
 
-def turned(x: Float[Tensor, "b h t d"], angle: Float[Tensor, "b h t p"]) -> Float[Tensor, "b h t d"]:
+def rotated(x: Float[Tensor, "b h t d"], angle: Float[Tensor, "b h t p"]) -> Float[Tensor, "b h t d"]:
     """The first p pairs of neighbouring coordinates, rotated."""
     first, rest = x.split([2 * angle.size(-1), x.size(-1) - 2 * angle.size(-1)], dim=-1)
     (a, b), cos, sin = first.unflatten(-1, (-1, 2)).unbind(-1), angle.cos(), angle.sin()
@@ -99,13 +99,13 @@ class Mamba3Attention(StateAttention):
         n_heads, d = self.n_heads, self.head_dim
         if n_heads % self.n_key_heads:
             raise OptionError("n_key_heads", self.n_key_heads, f"must divide n_heads ({n_heads})")
-        self.pairs_turned = int(d * self.turning) // 2
-        if not 1 <= self.pairs_turned <= d // 2:
+        self.pairs_rotated = int(d * self.turning) // 2
+        if not 1 <= self.pairs_rotated <= d // 2:
             problem = f"must be at most 1 and leave at least a pair of the {d} coordinates of a key"
             raise OptionError("turning", self.turning, problem)
         self.qkv = QKV(self, heads=(self.n_key_heads, self.n_key_heads, n_heads))
         self.to_step, self.to_rate, self.to_share = (nn.Linear(self.d_model, n_heads, bias=False) for _ in range(3))
-        self.to_turn = nn.Linear(self.d_model, self.pairs_turned, bias=False)
+        self.to_turn = nn.Linear(self.d_model, self.pairs_rotated, bias=False)
         self.to_gate = nn.Linear(self.d_model, n_heads * self.value_dim, bias=False)
         self.step_bias = nn.Parameter(first_steps(n_heads))
         self.q_norm, self.k_norm = RMSNorm(d), RMSNorm(d)
@@ -127,24 +127,24 @@ class Mamba3Attention(StateAttention):
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
         return Heads(q, k, v, log_decay=-rate * step, gate=self.to_gate(x), own=own)
 
-    def scan(self, heads: Heads, memory: Turning, start: int) -> tuple[Float[Tensor, "b h t v"], Turning]:
+    def scan(self, heads: Heads, memory: RotatingState, start: int) -> tuple[Float[Tensor, "b h t v"], RotatingState]:
         if not heads.v.size(2):
             return heads.v, memory
         with full_precision(heads.q.device):
             work = memory.matrix.dtype
             q, k, v, log_decay, turn, now, again = (x.to(work) for x in (*heads[:3], heads.log_decay, *heads.own))
             angle = ((running_sum(turn, dim=2) + memory.angle) % (2 * math.pi)).to(work)
-            q, k = turned(q, angle), turned(k, angle)
+            q, k = rotated(q, angle), rotated(k, angle)
             # What a token brings at the next one is known once that is here.
             state = memory.matrix + again[:, :, :1] * memory.k.mT * memory.v
             later = F.pad(again[:, :, 1:], (0, 0, 0, 1))
             o, state = trapezoids(q, k, v, log_decay, now, later, state, self.chunk)
-            last = Turning(state, angle[:, :, -1:].clone(), k[:, :, -1:].clone(), v[:, :, -1:].clone())
+            last = RotatingState(state, angle[:, :, -1:].clone(), k[:, :, -1:].clone(), v[:, :, -1:].clone())
             return o.to(heads.v.dtype), last
 
-    def empty(self, batch: int, value_dim: int) -> Turning:
-        sizes = ((self.head_dim, value_dim), (1, self.pairs_turned), (1, self.head_dim), (1, value_dim))
-        return Turning(*(self.zeros(batch, self.n_heads, *size) for size in sizes))
+    def empty(self, batch: int, value_dim: int) -> RotatingState:
+        sizes = ((self.head_dim, value_dim), (1, self.pairs_rotated), (1, self.head_dim), (1, value_dim))
+        return RotatingState(*(self.zeros(batch, self.n_heads, *size) for size in sizes))
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         work = torch.promote_types(o.dtype, torch.float32)

@@ -33,13 +33,13 @@ class PoPE(RoPE):
         return 2 * head_dim
 
     def rotate(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n e"]:
-        x, turns = self._polar(x, start)
-        (c, s), (cos, sin) = turns.unbind(-1), (self.delta.to(x.dtype).cos(), self.delta.to(x.dtype).sin())
+        x, rotations = self._polar(x, start)
+        (c, s), (cos, sin) = rotations.unbind(-1), (self.delta.to(x.dtype).cos(), self.delta.to(x.dtype).sin())
         return torch.stack([x * (c * cos + s * sin), x * (s * cos - c * sin)], dim=-1).flatten(-2)
 
     def rotate_keys(self, x: Float[Tensor, "b h n d"], start: Start = 0) -> Float[Tensor, "b h n e"]:
-        x, turns = self._polar(x, start)
-        return (x[..., None] * turns).flatten(-2)
+        x, rotations = self._polar(x, start)
+        return (x[..., None] * rotations).flatten(-2)
 
     def _polar(
         self, x: Float[Tensor, "b h n d"], start: Start

@@ -17,7 +17,7 @@ def evaluate(
 ) -> None:
     """Judge a trained model on rows longer than those it was trained on."""
     folder = find_run(run)
-    from attnlab.runs import load, material_of, newest_step, read_config
+    from attnlab.runs import dataset_of, load, newest_step, read_config
     from attnlab.training.extrapolation import check_lengths, extrapolate, keep, line
 
     factors = check_lengths([int(text) if text.isdecimal() else text for text in lengths])
@@ -25,9 +25,9 @@ def evaluate(
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
         config = read_config(folder, allow_targets)
         context, seed = config.model.context, config.streams.eval
-        material, reaches = material_of(folder, tokenizer, allow_targets=allow_targets), []
+        dataset, reaches = dataset_of(folder, tokenizer, allow_targets=allow_targets), []
         print(f"beyond: after the first {context} tokens", flush=True)
-        for reach in extrapolate(model, material, context, factors, seed=seed):
+        for reach in extrapolate(model, dataset, context, factors, seed=seed):
             reaches.append(reach)
             print(line(reach), flush=True)
         keep(folder, reaches, step=newest_step(folder, limits=limits))

@@ -132,20 +132,20 @@ def _walk(
     from rich.console import Console
 
     from attnlab.explain.chapter import TOKENS
-    from attnlab.explain.stations import relative_of, walk
+    from attnlab.explain.stations import all_examples, relative_of
     from attnlab.explain.terminal import show_path, show_trained
 
     console = Console(file=sys.stdout, highlight=False)
     with limited(limits and run is not None):
         text = " ".join(TOKENS) if prompt is None else prompt
         trained = None if run is None else _of_run(run, text, layer, None, allow_targets, code, limits)
-        stops = list(walk())
-        show_path(stops, console)
+        examples = list(all_examples())
+        show_path(examples, console)
         if trained is None:
             print("next: attnlab explain path=true run=RUN ends the path at the layer that you trained")
         else:
             command = f'attnlab explain run={run} prompt="{text}" layer={layer or 1}'
-            show_trained(relative_of(trained, stops), command, console)
+            show_trained(relative_of(trained, examples), command, console)
 
 
 def _write(

@@ -10,7 +10,7 @@ from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
 
 if TYPE_CHECKING:
-    from attnlab.data.material import Material
+    from attnlab.data.dataset import Dataset
     from attnlab.model import GPT
 
 
@@ -27,7 +27,7 @@ def final_test(
     from attnlab.analysis.reading import read_experiment
     from attnlab.analysis.report.publish import publish
     from attnlab.analysis.settings import Options
-    from attnlab.runs import load, material_of, newest_step, read_config
+    from attnlab.runs import dataset_of, load, newest_step, read_config
     from attnlab.store.run_folder import RunFolder
     from attnlab.store.status import Status
     from attnlab.training.test_part import NAME, keep_test, score_test
@@ -43,9 +43,9 @@ def final_test(
         if not finished:
             raise UsageError(f"experiment ({experiment}) holds no finished run")
 
-        def opened(folder: RunFolder) -> "tuple[RunFolder, GPT, Material]":
+        def opened(folder: RunFolder) -> "tuple[RunFolder, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
-            return folder, model, material_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
+            return folder, model, dataset_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
 
         missing = (opened(RunFolder(run.path)) for run in finished if NAME not in run.summary)
         first = list(islice(missing, 1))  # all that can be refused is, before the test part counts as touched
@@ -56,9 +56,9 @@ def final_test(
             print(
                 f"warning: the test part is touched {len(touches)} times ({dates}): it is no longer unseen", flush=True
             )
-        for folder, model, material in chain(first, missing):
+        for folder, model, dataset in chain(first, missing):
             config = read_config(folder, allow_targets)
-            score = score_test(model, material, config.model.context, seed=config.streams.eval)
+            score = score_test(model, dataset, config.model.context, seed=config.streams.eval)
             keep_test(folder, score, step=newest_step(folder, limits=limits))
             print(f"{folder.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)
         by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)

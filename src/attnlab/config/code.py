@@ -28,7 +28,7 @@ from attnlab.config.keys import leaves, without_watchers
 from attnlab.errors import UsageError
 
 # What every run uses besides the classes of its config.
-STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.opening")
+STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.load")
 NOT_FOLLOWED = ("attnlab",)  # its __init__ offers `load`, which no run uses
 LIBRARIES = tuple({f"{Path(path).resolve()}{os.sep}" for path in sysconfig.get_paths().values()})
 INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 
+from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.epoch_order import n_epoch_windows, window_starts
-from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.text import Order, Text
 from attnlab.data.tokenising import tokenise
 from attnlab.data.tokenizers import Tokenizer
@@ -23,7 +23,7 @@ PROBE_TOKENS = 32  # of the validation text, of which maps are taken by default:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSplits(Material):
+class TokenSplits(Dataset):
     """The token ids of both parts of a corpus, and what is needed to turn a validation loss into bits per byte.
 
     `scored_bytes` are the bytes of the validation tokens that are predicted: all but those of the first

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnlab.data.download import sha256_of
+from attnlab.data.file_streams import AT_ONCE, BadFile, Changed, open_stream
 from attnlab.data.listing import TextFile
-from attnlab.data.opened import AT_ONCE, BadFile, Changed, open_stream
 from attnlab.data.parallel import each
 from attnlab.data.planning import ENDLESS, before, stretches_of
 from attnlab.data.stretches import TABLES, Bad, Split, Stretch, read

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from attnlab.data.download import fetch, sha256_of
-from attnlab.data.opened import BadFile
+from attnlab.data.file_streams import BadFile
 from attnlab.data.stretches import Part, Stretch, Unit, as_text, check_beginning
 from attnlab.data.text import Order
 from attnlab.data.text import Text as AnyText

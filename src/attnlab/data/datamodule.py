@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import lightning as L
 import numpy as np
 
-from attnlab.data.material import Batch, Material
+from attnlab.data.dataset import Batch, Dataset
 from attnlab.errors import UsageError
 
 VAL_TOKENS = 8192  # per validation batch at least, for speed; the result does not depend on it
@@ -21,7 +21,7 @@ class TextDataModule(L.LightningDataModule):
     rows, `eval_seed` that of the validation rows of a task.
     """
 
-    def __init__(self, splits: Material, *, seed: int, batch_size: int, context: int, eval_seed: int = 0) -> None:
+    def __init__(self, splits: Dataset, *, seed: int, batch_size: int, context: int, eval_seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise UsageError(f"batch_size ({batch_size}) must be at least 1")

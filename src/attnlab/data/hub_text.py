@@ -7,8 +7,8 @@ from typing import Any
 
 from attnlab.data.corpus import Share, Source
 from attnlab.data.download import is_offline
+from attnlab.data.file_streams import Stamp
 from attnlab.data.listing import TextFile
-from attnlab.data.opened import Stamp
 from attnlab.data.text import Order
 from attnlab.data.text_files import File, OnError, Seed
 from attnlab.errors import UsageError

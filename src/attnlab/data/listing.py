@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from attnlab.data.opened import Stamp
+from attnlab.data.file_streams import Stamp
 from attnlab.errors import UsageError
 
 COMPRESSED = (".gz", ".zst")

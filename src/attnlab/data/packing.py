@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int64, Integer
 
 from attnlab.data.batches import TokenSplits
+from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.epoch_order import shuffled
-from attnlab.data.material import IGNORED, Batch, Material
 from attnlab.data.text import Order
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.unigram import unigram_entropy
@@ -94,7 +94,7 @@ def pack(
 
 
 @dataclass(frozen=True, eq=False)
-class PackedDocuments(Material):
+class PackedDocuments(Dataset):
     """A text whose rows hold whole documents with their borders; `train_ends` and `val_ends` are where those end.
 
     **Training.** A batch is a function of (corpus, seed, step): pieces are drawn, each as likely as another, until they

@@ -7,8 +7,8 @@ import codecs
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from attnlab.data.file_streams import AT_ONCE, n_groups, open_regular, open_stream
 from attnlab.data.listing import TextFile
-from attnlab.data.opened import AT_ONCE, n_groups, open_regular, open_stream
 from attnlab.data.stretches import TABLES, WINDOW, Part, Stretch, Unit, cut_in
 
 UNIT = 1 << 24  # bytes that a process reads for one task, and that a kill costs at most

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 
 Index = Int64[np.ndarray, " n"]
 CAUTIONS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)  # what may be added to the counts of a row

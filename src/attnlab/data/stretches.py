@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import Literal, NamedTuple
 
-from attnlab.data.opened import BadFile, Stamp, open_stream, rows
+from attnlab.data.file_streams import BadFile, Stamp, open_stream, rows
 
 Part = Literal["train", "val"]
 BLOCK = 1 << 20  # bytes or characters that are encoded at once

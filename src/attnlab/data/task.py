@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt64
 
-from attnlab.data.material import IGNORED, Batch, Material
+from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.predictors import (
     AnswerScore,
     Floor,
@@ -43,7 +43,7 @@ PROBE, LEAST_ROWS = 512, 32  # rows drawn to see whether there are enough of the
 FRESH = 2048  # rows that a floor is fitted on, and as many that it is scored on
 
 
-class Task(Material):
+class Task(Dataset):
     """Rows that are made up as they are needed, with an answer that is known.
 
     A subclass draws its rows in its docstring, names its tokens, says which of them may be `answers`, states the score

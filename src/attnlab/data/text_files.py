@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from attnlab.data.checking import FEW, Checked, Count, check_files
 from attnlab.data.corpus import LEAST_BYTES, Share, Source, too_small
 from attnlab.data.download import sha256_of
+from attnlab.data.file_streams import open_stream
 from attnlab.data.listing import TextFile, list_files
-from attnlab.data.opened import open_stream
 from attnlab.data.planning import ENDLESS, bom_of, in_units, stretches_of
 from attnlab.data.stretches import Part, Split, Stretch, Unit
 from attnlab.data.text import Order, Text

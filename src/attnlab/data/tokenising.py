@@ -21,7 +21,7 @@ import numpy as np
 
 from attnlab.data.checking import changed
 from attnlab.data.download import sha256_of, sha256_of_file
-from attnlab.data.opened import Changed, Stamp
+from attnlab.data.file_streams import Changed, Stamp
 from attnlab.data.parallel import each
 from attnlab.data.stretches import BLOCK, Bad, Split, TextPiece, Unit, read
 from attnlab.data.text import Text

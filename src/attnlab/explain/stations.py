@@ -88,7 +88,7 @@ BEYOND = (
 STATIONS = CHAPTER + BEYOND
 
 
-class Stop(NamedTuple):
+class StationExample(NamedTuple):
     """What is seen at a station: the variant, the one it changes, and what a layer of each costs for the sentence."""
 
     station: Station
@@ -97,7 +97,7 @@ class Stop(NamedTuple):
     pairing: Pairing | None
 
 
-def walk(stations: Sequence[Station] = STATIONS) -> Iterator[Stop]:
+def all_examples(stations: Sequence[Station] = STATIONS) -> Iterator[StationExample]:
     """Each station of the path, computed."""
     compose = cache(lambda name, settings: compose_for_chapter(name, None, (), settings))
     for station in stations:
@@ -109,12 +109,12 @@ def walk(stations: Sequence[Station] = STATIONS) -> Iterator[Stop]:
         if station.beside_settings:
             one, rest = replace(one, name="delta"), [replace(rest[0], name="add")]
         costs = [each.layers[-1].cost(len(chapter.TOKENS)) for each in layers]
-        yield Stop(station, one, costs, Pairing(one, rest[0]) if rest else None)
+        yield StationExample(station, one, costs, Pairing(one, rest[0]) if rest else None)
 
 
-def relative_of(trained: Explanation, stops: Sequence[Stop]) -> Pairing:
+def relative_of(trained: Explanation, examples: Sequence[StationExample]) -> Pairing:
     """A layer that was trained, beside that of the path which is made of the most alike parts, whatever their sizes."""
-    other = min((stop.example for stop in stops), key=lambda e: len(_parts(e) ^ _parts(trained)))
+    other = min((example.example for example in examples), key=lambda e: len(_parts(e) ^ _parts(trained)))
     return Pairing(replace(trained, name="your layer"), other)
 
 

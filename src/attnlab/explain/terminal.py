@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attnlab.explain.compare import Pairing
 from attnlab.explain.numbers import MOST_COLUMNS, MOST_TOKENS, letter, written
-from attnlab.explain.stations import Stop
+from attnlab.explain.stations import StationExample
 from attnlab.explain.step_parts import LEARNED
 from attnlab.explain.steps import Explanation, Step
 from attnlab.inspection.figures import printable
@@ -264,27 +264,27 @@ def _width(cells: Sequence[Sequence[Text]], columns: Sequence[str] | None, j: in
     return max([*(row[j].cell_len for row in cells), *map(cell_len, heading)])
 
 
-def show_path(stops: Iterable[Stop], console: Console) -> None:
+def show_path(examples: Iterable[StationExample], console: Console) -> None:
     """Print each station of the path: its one change, what is the same and what is not, and one token's weights."""
-    for number, stop in enumerate(stops, 1):
-        station, e, pairing = stop.station, stop.example, stop.pairing
+    for number, example in enumerate(examples, 1):
+        station, e, pairing = example.station, example.example, example.pairing
         beside = "" if pairing is None else f", beside {pairing.other.name}"
         console.print(Text(f"{number}. {e.name}{beside}", style="bold"))
         console.print(Text(station.change))
         if pairing is not None:
             for text in (pairing.summary, pairing.numbers):
                 console.print(Text(text, style=SOFT))
-        _costs(stop, console)
+        _costs(example, console)
         _weights([e] if pairing is None else [pairing.other, e], console)
         console.print(Text(station.command, style="italic"), soft_wrap=True)  # to be copied
         console.print()
 
 
-def _costs(stop: Stop, console: Console) -> None:
+def _costs(example: StationExample, console: Console) -> None:
     """How many numbers are learned, and how many decoding keeps, before and now."""
-    learned = " -> ".join(str(cost.params) for cost in reversed(stop.costs))
-    stored = " -> ".join(str(cost.state_bytes // BYTES) for cost in reversed(stop.costs))
-    n = len(stop.example.tokens)
+    learned = " -> ".join(str(cost.params) for cost in reversed(example.costs))
+    stored = " -> ".join(str(cost.state_bytes // BYTES) for cost in reversed(example.costs))
+    n = len(example.example.tokens)
     console.print(Text(f"numbers learned: {learned}; stored to go on after {n} tokens: {stored}", style=SOFT))
 
 

@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor
 
 from attnlab.config.run_config import RunConfig, class_name
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.errors import UsageError
 

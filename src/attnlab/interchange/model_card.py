@@ -96,7 +96,7 @@ def _results(summary: Mapping[str, Any]) -> dict[str, Any]:
         "bits per byte": _number(summary.get("val_bits_per_byte")),
         "best validation loss": None if best is None else f"{best:.4f} at step {summary.get('best_step')}",
         "training loss": _number(summary.get("train_loss")),
-        "loss of single tokens' frequencies": _number(summary.get("unigram_loss")),
+        "loss of guessing": _number(summary.get("baseline_loss")),
         "validation accuracy": _number(summary.get("val_accuracy")),
     }
 

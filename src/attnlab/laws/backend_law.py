@@ -5,7 +5,7 @@ import copy
 import torch
 
 from attnlab.attention.base import HeadedAttention
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import BATCH, SAME, LawBroken, Skipped, Subject, gap, tokens
 
 
@@ -15,7 +15,7 @@ def backend_equals_mix(subject: Subject) -> Skipped | None:
     from attnlab.attention.flex import FlexMix, flex_refusal
 
     served = 0
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         twin = copy.deepcopy(placed)
         layers = [module for module in twin.layer.modules() if isinstance(module, HeadedAttention)]
         able = [layer for layer in layers if flex_refusal(layer) is None]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from attnlab.attention.base import State
-from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, layers_in_stack
 from attnlab.laws.subject import BATCH, LawBroken, Subject, tokens
 
 
@@ -25,7 +25,7 @@ def bytes_held(state: State) -> int:
 @torch.no_grad()
 def cost(subject: Subject) -> None:
     """`cost` reports the parameters there are, FLOPs that grow, the bytes that a state holds, the pairs a map shows."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         lengths = sorted({3, 7, placed.lengths()[-1]})
         costs = {t: placed.layer.cost(t, list(placed.layers[:-1])) for t in lengths}
         count = sum(p.numel() for p in placed.layer.parameters() if p.requires_grad)
@@ -72,7 +72,7 @@ def _pairs_cover_the_map(placed: LayerInStack, t: int, pairs: int | None, label:
 @torch.no_grad()
 def state_growth(subject: Subject) -> None:
     """What decoding keeps is constant, bounded by a window, or linear in the tokens seen, as `growth` says."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         growth, reach = placed.layer.traits.growth, placed.reach()
         lengths = (reach, 2 * reach, 3 * reach) if growth == "window" else (1, 21, 41, 61)
         held = [bytes_held(placed.state_after(t, [t], torch.float64)) for t in lengths]

@@ -2,7 +2,7 @@
 
 import re
 
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import LawBroken, Subject
 
 SOURCE = re.compile(r"arXiv[\s:]*\d{4}\.\d{4,5}|Source: \S.*(\"|\(\d{4}\))", re.DOTALL)
@@ -10,7 +10,7 @@ SOURCE = re.compile(r"arXiv[\s:]*\d{4}\.\d{4,5}|Source: \S.*(\"|\(\d{4}\))", re.
 
 def explains_itself(subject: Subject) -> None:
     """The class says in a sentence what it does, gives a formula and its source; so does the YAML's first line."""
-    for cls in {type(placed.layer): None for placed in placed_layers(subject)}:
+    for cls in {type(placed.layer): None for placed in layers_in_stack(subject)}:
         text = vars(cls).get("__doc__")
         if not text:
             raise LawBroken(f"{cls.__name__} has no docstring")

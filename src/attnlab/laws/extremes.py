@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnlab.attention.softmax import SoftmaxAttention
-from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, layers_in_stack
 from attnlab.laws.subject import LONG, LawBroken, Subject, tokens
 
 OFF = 1e-3  # of the largest number
@@ -130,7 +130,7 @@ def exact_twin(placed: LayerInStack) -> LayerInStack:
 
 def extreme_inputs(subject: Subject) -> None:
     """In float32 a spike, zeros, equal tokens and numbers of 1e-20 to 1e4 give what they give in float64."""
-    for placed in placed_layers(subject, torch.float32):
+    for placed in layers_in_stack(subject, torch.float32):
         twin = exact_twin(placed)
         for cases in inputs():
             _float32_is_enough(placed, twin, cases)

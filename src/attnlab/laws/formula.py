@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from attnlab.laws.layer_in_stack import placed_layers
+from attnlab.laws.layer_in_stack import layers_in_stack
 from attnlab.laws.subject import BATCH, SAME, LawBroken, Skipped, Subject, gap, tokens
 
 
@@ -15,7 +15,7 @@ def stated_formula(subject: Subject) -> Skipped | None:
     tokens, say. Training, map and decoding are one code, so a wrong number in it keeps every other law.
     """
     judged = False
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         formula = getattr(placed.layer, "formula", None)
         if formula is None or isinstance(formula, nn.Module):
             continue

@@ -126,7 +126,7 @@ def _makeup(layer: Attention) -> Iterator[tuple[Any, ...]]:
         yield type(module), *sorted((k, repr(v)) for k, v in plain.items() if k not in ("layer", "training"))
 
 
-def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[LayerInStack]:
+def layers_in_stack(subject: Subject, dtype: torch.dtype = torch.float64) -> list[LayerInStack]:
     """Every different layer of a model with this variant, off its initial values, in eval mode."""
     layers = [subject.layer(i).to(dtype) for i in range(subject.depth)]
     for i, layer in enumerate(layers):
@@ -150,4 +150,4 @@ def placed_layers(subject: Subject, dtype: torch.dtype = torch.float64) -> list[
 
 def stack_depth(subject: Subject) -> int:
     """Layers of the smallest model that shows all this variant does: two, or all if layers differ."""
-    return 2 if len(placed_layers(subject)) == 1 else subject.depth
+    return 2 if len(layers_in_stack(subject)) == 1 else subject.depth

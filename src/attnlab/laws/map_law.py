@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, HeadedAttention, Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.traits import MapKind
-from attnlab.laws.layer_in_stack import LayerInStack, placed_layers
+from attnlab.laws.layer_in_stack import LayerInStack, layers_in_stack
 from attnlab.laws.sequence import stack
 from attnlab.laws.subject import BATCH, LONG, SAME, UNTOUCHED, LawBroken, Skipped, Subject, cuttings, gap, ids, tokens
 
 
 def map_(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """The map reproduces the output, shows no later token, and is of the kind that `map_kind` says."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         for t in lengths or placed.lengths():
             x = tokens(BATCH, t)
             _map_holds(placed.layer, x, placed.shared(x), f"{placed.label}T={t}: ")
@@ -126,7 +126,7 @@ def _model_shows_every_map(subject: Subject) -> None:
 def fused_equals_explicit(subject: Subject) -> Skipped | None:
     """Where the fused kernel serves, it gives what the rule written out gives: values, gradients, maps and decoding."""
     served = 0
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         twin = copy.deepcopy(placed)
         for module in twin.modules():
             if isinstance(module, SoftmaxAttention):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnlab.laws.layer_in_stack import placed_layers, stack_depth
+from attnlab.laws.layer_in_stack import layers_in_stack, stack_depth
 from attnlab.laws.subject import SAME, LawBroken, Subject, gap, perturbed, tokens
 from attnlab.model import GPT
 
@@ -23,7 +23,7 @@ class Span(NamedTuple):
 
 def documents(subject: Subject) -> None:
     """Documents packed into one row give what each gives alone: outputs, gradients and maps."""
-    longest = max(placed.lengths()[-1] for placed in placed_layers(subject))
+    longest = max(placed.lengths()[-1] for placed in layers_in_stack(subject))
     lengths = [*BESIDE[:3], longest, *BESIDE[3:]]
     n = sum(lengths)
     # Every token is another one, so that the gradient of the embeddings is that of each token alone.

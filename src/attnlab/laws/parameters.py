@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from attnlab.laws.layer_in_stack import LayerInStack, placed_layers, stack_depth
+from attnlab.laws.layer_in_stack import LayerInStack, layers_in_stack, stack_depth
 from attnlab.laws.subject import (
     BATCH,
     CONTEXT,
@@ -34,7 +34,7 @@ HALF = 0.04
 def no_dead_parameter(subject: Subject) -> Skipped | None:
     """Every scalar of every parameter, every column of a table, gets a finite gradient other than zero."""
     trainable = 0
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         y = placed(tokens(BATCH, FAR))
         params = {name: p for name, p in placed.layer.named_parameters() if p.requires_grad}
         tables = {f"{name}.weight" for name, m in placed.layer.named_modules() if isinstance(m, nn.Embedding)}
@@ -106,7 +106,7 @@ def half_precision(subject: Subject) -> None:
 
     Where a rule jumps, rounding may bring a few outputs to the other side: there they are near on average.
     """
-    for placed in placed_layers(subject, torch.float32):
+    for placed in layers_in_stack(subject, torch.float32):
         half = copy.deepcopy(placed).to(torch.bfloat16)
         near = _near_on_average if placed.layer.traits.discontinuous else _near
         exact = copy.deepcopy(half).to(torch.float32)  # the same rounded weights: arithmetic alone is judged

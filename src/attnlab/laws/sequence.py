@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from attnlab.laws.layer_in_stack import LayerInStack, placed_layers, stack_depth
+from attnlab.laws.layer_in_stack import LayerInStack, layers_in_stack, stack_depth
 from attnlab.laws.subject import (
     BATCH,
     D_MODEL,
@@ -37,7 +37,7 @@ def stack(subject: Subject) -> GPT:
 
 def shape(subject: Subject) -> None:
     """(batch, tokens, d_model) in, the same shape and type out, no tokens too, and the input is left as it was."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         if placed.layer.d_out != D_MODEL:
             raise LawBroken(f"{placed.label}d_out is {placed.layer.d_out}, not d_model ({D_MODEL})")
         for batch in (1, BATCH):
@@ -84,7 +84,7 @@ def _no_tokens(placed: LayerInStack, batch: int) -> None:
 @torch.no_grad()
 def causality(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """y[:, i] is a function of x[:, : i + 1]: changing the tokens from i on leaves the outputs before i alone."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         for t in lengths or placed.lengths():
             _earlier_outputs_stay(placed, tokens(1, t), 3 * tokens(1, t, seed=1), placed.label)
         placed.train()  # with dropout: the same noise in each comparison
@@ -119,7 +119,7 @@ def _seeded(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 @torch.no_grad()
 def decode(subject: Subject, lengths: tuple[int, ...] = ()) -> None:
     """Any cutting of a sequence into `step` calls gives what `forward` gives, in room for no more than its length."""
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         for t in lengths or placed.lengths():
             x = tokens(BATCH, t)
             usual = placed(x)
@@ -153,7 +153,7 @@ def _cut_changes_nothing(y: Tensor, usual: Tensor, cut: list[int], label: str) -
 def batch_independence(subject: Subject) -> None:
     """A row of a batch is mixed as if it were alone, in training and in decoding."""
     t = SHORT[-1]
-    for placed in placed_layers(subject):
+    for placed in layers_in_stack(subject):
         x, other = tokens(BATCH, t), tokens(BATCH, t, seed=1)
         for training in (False, True):
             placed.train(training)

@@ -4,7 +4,7 @@
         window: Count = option(doc="Keys that a query may read, its own included.")
 
         def setup(self) -> None:
-            self.kept = self.band = self.window
+            self.cache_size = self.max_lookback = self.window
 
 A class that is `Configurable` gets the constructor that its options, and those of its bases, describe: it checks the
 values, sets them, and calls `setup`. Options are inherited; those that a class settles itself it names in `withdrawn`.

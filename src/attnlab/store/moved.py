@@ -32,7 +32,7 @@ CLASSES = {  # full name of a class that was renamed or moved alone, in its modu
     "attnlab.attention.position.Embedding": "attnlab.attention.embedding.NoEmbedding",
     "attnlab.attention.embedding.Embedding": "attnlab.attention.embedding.NoEmbedding",
 }
-SUMMARY_KEYS: dict[str, str] = {}  # keys of summary.json
+SUMMARY_KEYS = {"unigram_loss": "baseline_loss", "births": "emergence_steps"}  # keys of summary.json
 METRICS: dict[str, str] = {}  # names in metrics.csv
 
 

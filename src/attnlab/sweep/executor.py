@@ -133,7 +133,7 @@ def _first(manifest: Mapping[str, Any], runs: Sequence[PlannedRun], about: Mappi
     return {key: declared.get(key) for key in (*KEYS, *in_order)}
 
 
-def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
+def execute(runs: Sequence[PlannedRun], pool: Pool) -> None:
     """Run what is not finished, seed by seed, so that what is cut off still compares like with like.
 
     Each run ends as finished, failed or diverged, in its attributes and in the manifest. Raises Stopped after Ctrl-C
@@ -155,7 +155,7 @@ def drive(runs: Sequence[PlannedRun], pool: Pool) -> None:
                     _note(run)
                 _start(runs, waiting, pool, screen)
             for event in pool.events(TICK):
-                _hear(runs[event.task], event, waiting, screen, stopping=deadline is not None)
+                _on_event(runs[event.task], event, waiting, screen, stopping=deadline is not None)
             screen.refresh()
             if deadline is not None and time.monotonic() > deadline:
                 pool.kill()
@@ -186,7 +186,7 @@ def _start(runs: Sequence[PlannedRun], waiting: deque[int], pool: Pool, screen: 
             _note(run)
 
 
-def _hear(run: PlannedRun, event: Event, waiting: deque[int], screen: Screen, *, stopping: bool) -> None:
+def _on_event(run: PlannedRun, event: Event, waiting: deque[int], screen: Screen, *, stopping: bool) -> None:
     """Take down what a run has to say."""
     if event.kind == "progress":
         run.step, run.last_step, run.val_loss = event.content

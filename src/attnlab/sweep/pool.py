@@ -143,7 +143,7 @@ class Pool:
             slot = links[link]
             worker = self.workers[slot]
             assert worker is not None
-            yield from self._heard(slot, worker)
+            yield from self._events_of(slot, worker)
         for slot, worker in enumerate(self.workers):
             if worker is None or worker.task is None or self.patience is None or worker.idle() < self.patience:
                 continue
@@ -151,7 +151,7 @@ class Pool:
             worker.kill()
             yield Event(worker.task, "hung", f"its process did nothing for {self.patience:g} s and was ended")
 
-    def _heard(self, slot: int, worker: Worker) -> Iterator[Event]:
+    def _events_of(self, slot: int, worker: Worker) -> Iterator[Event]:
         link: Connection = worker.link
         try:
             while worker.task is not None and link.poll():

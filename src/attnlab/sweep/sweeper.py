@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.status import Status
 from attnlab.sweep.design import Design, Point, read_design
-from attnlab.sweep.executor import by_job, drive, finish, fit_to_machine, pool_for, refuse, show, sum_up, write_plan
+from attnlab.sweep.executor import by_job, execute, finish, fit_to_machine, pool_for, refuse, show, sum_up, write_plan
 from attnlab.sweep.jobs import Composer, Job, Refusal
 from attnlab.sweep.plan import PlannedRun, compare, estimate, runs_of
 from attnlab.sweep.pool import Pool
@@ -68,9 +68,9 @@ def sweep(
             preregister(runs)
         write_plan(runs, refusals, None if design is None else design.described())
         if local:
-            drive(runs, pool)
+            execute(runs, pool)
         else:
-            _elsewhere(runs, pool, launch)
+            _run_remotely(runs, pool, launch)
     sum_up(runs)
     report(runs)
     finish(runs)
@@ -154,7 +154,7 @@ def launch_here(
     jobs, refusals = _compose(loader, master, [(list(own), Point((), {}, False)) for own in overrides])
     runs, more = runs_of(jobs, pool)
     write_plan(runs, [], None)
-    drive(runs, pool)
+    execute(runs, pool)
     reasons = {refusal.overrides: refusal.reason for refusal in (*refusals, *more)}
     by_overrides = by_job(runs)
     return [_job_return(own, by_overrides, reasons) for own in overrides]
@@ -175,7 +175,7 @@ def _job_return(
     return answer
 
 
-def _elsewhere(
+def _run_remotely(
     runs: Sequence[PlannedRun], pool: Pool, launch: Callable[[list[list[str]]], Sequence[JobReturn]]
 ) -> None:
     """Hand what is not finished to a launcher that runs it elsewhere, and look into the folders for what came of it."""

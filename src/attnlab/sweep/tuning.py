@@ -112,7 +112,7 @@ def tune(
     chosen = parse_integers("seeds", seeds, most=MOST_SEED, like=f"{USUAL_SEEDS} or 7,9")
     if not overrides and not over:
         experiment = read_experiment(folder, metric)
-        _tell(experiment, tuned_variants.read_tuning(experiment, lower, ALPHA), lower)
+        _print_tuning(experiment, tuned_variants.read_tuning(experiment, lower, ALPHA), lower)
         return
     space = read_space(over or USUAL_SPACE)
     _check(space, overrides)
@@ -133,7 +133,7 @@ def tune(
         rounds.sweep({arm: [trial.settings for trial in trials] for arm, trials in best.items()}, now)
         entries = rounds.read(now)
     experiment = read_experiment(folder, metric)
-    _tell(experiment, tuned_variants.read_tuning(experiment, lower, ALPHA, rounds.over), lower, str(space), how)
+    _print_tuning(experiment, tuned_variants.read_tuning(experiment, lower, ALPHA, rounds.over), lower, str(space), how)
 
 
 def _next(n: int, keep_one_in: int) -> int:
@@ -223,7 +223,9 @@ def _first_round(
     return entries
 
 
-def _tell(experiment: Experiment, entries: Sequence[TunedVariant], lower: bool, over: str = "", how: str = "") -> None:
+def _print_tuning(
+    experiment: Experiment, entries: Sequence[TunedVariant], lower: bool, over: str = "", how: str = ""
+) -> None:
     budgets = sorted({steps for entry in entries for trial in entry.trials for steps in trial.scores})
     keys = list(entries[0].trials[0].settings)
     rows = []

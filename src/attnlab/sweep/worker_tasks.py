@@ -15,7 +15,7 @@ from attnlab.training.run import quiet, run
 from attnlab.training.sameness import computes_the_same, in_words
 
 Report = Callable[..., None]
-SECONDS_BETWEEN_WORDS = 0.25
+SECONDS_BETWEEN_REPORTS = 0.25
 MOMENTS = 2  # that an optimizer keeps of each parameter
 
 
@@ -93,7 +93,7 @@ class Reporter(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now - self.last_report >= SECONDS_BETWEEN_WORDS:
+        if now - self.last_report >= SECONDS_BETWEEN_REPORTS:
             self.last_report = now
             metrics = pl_module.latest
             assert isinstance(metrics, dict)

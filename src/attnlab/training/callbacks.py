@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from attnlab.data.material import Material
+from attnlab.data.dataset import Dataset
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.generation import generate
@@ -97,7 +97,7 @@ class Epochs(L.Callback):
     """Logs how often a text was gone through, where windows come in the order of an epoch: data/epoch, and the share of
     it that was seen, data/seen."""
 
-    def __init__(self, splits: Material, rows_per_batch: int, context: int) -> None:
+    def __init__(self, splits: Dataset, rows_per_batch: int, context: int) -> None:
         self.splits, self.rows_per_batch, self.context = splits, rows_per_batch, context
 
     def on_train_batch_end(

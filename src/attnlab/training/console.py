@@ -24,7 +24,7 @@ def print_summary(summary: Mapping[str, Any], sample: tuple[str, str] | None, ru
         rates[-1] += f" +- {summary['val_accuracy_error']:.4f}"
     log(
         f"val/loss {summary['val_loss']:.4f} (best {summary['best_val_loss']:.4f} at step {summary['best_step']}, "
-        f"baseline {summary['unigram_loss']:.4f})   {'   '.join(rates)}   "
+        f"baseline {summary['baseline_loss']:.4f})   {'   '.join(rates)}   "
         f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
     )
     if "data_epochs" in summary:

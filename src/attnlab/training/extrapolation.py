@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnlab.attention.documents import Documents
 from attnlab.attention.evaluating import evaluating
-from attnlab.data.material import IGNORED, Batch, Material
+from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.predictors import Rows
 from attnlab.data.task import Task
 from attnlab.errors import UsageError
@@ -63,7 +63,7 @@ def check_lengths(lengths: Any) -> tuple[int, ...]:
     return tuple(sorted(set(lengths)))
 
 
-def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[int], *, seed: int) -> Iterator[Reach]:
+def extrapolate(model: GPT, dataset: Dataset, context: int, factors: Sequence[int], *, seed: int) -> Iterator[Reach]:
     """Score a model at 1 and at each factor times its context; what it refuses to read is said and not raised.
 
     The rows of a task are the validation rows of `seed`.
@@ -71,8 +71,8 @@ def extrapolate(model: GPT, material: Material, context: int, factors: Sequence[
     for factor in (1, *factors):
         length = factor * context
         try:
-            material.check_context(length)
-            sums = _score(model, material, context, length, seed)
+            dataset.check_context(length)
+            sums = _score(model, dataset, context, length, seed)
         except UsageError as refused:
             yield Reach(factor, length, cannot=str(refused))
             continue
@@ -112,17 +112,17 @@ class Sums(NamedTuple):
 
 
 @torch.no_grad()
-def _score(model: GPT, material: Material, context: int, length: int, seed: int) -> Sums:
+def _score(model: GPT, dataset: Dataset, context: int, length: int, seed: int) -> Sums:
     """Score the first rows of a length, as many as `MOST_TOKENS` hold."""
-    rows = np.arange(min(material.n_val_rows(length), max(1, MOST_TOKENS // length)))
+    rows = np.arange(min(dataset.n_val_rows(length), max(1, MOST_TOKENS // length)))
     at_once, device = max(1, AT_ONCE // length), next(model.parameters()).device
     beyond = torch.arange(length, device=device) >= context
     sums, n = torch.zeros(2, 7, dtype=torch.float64), length // context
     by_part = torch.zeros(n, 3, dtype=torch.float64)
-    exact = torch.zeros(n, 3, dtype=torch.float64) if isinstance(material, Task) else None
+    exact = torch.zeros(n, 3, dtype=torch.float64) if isinstance(dataset, Task) else None
     with evaluating(model):
         for first in range(0, len(rows), at_once):
-            batch = material.val_batch(rows[first : first + at_once], context=length, seed=seed).to(device)
+            batch = dataset.val_batch(rows[first : first + at_once], context=length, seed=seed).to(device)
             if batch.documents is not None:
                 beyond = Documents(batch.documents).positions >= context
             targets, logits = batch.targets, model(batch.ids, batch.documents)
@@ -132,8 +132,8 @@ def _score(model: GPT, material: Material, context: int, length: int, seed: int)
             by_part += tally(scored, parts, n)
             for part, part_targets in zip(sums, (targets, targets.where(beyond, IGNORED)), strict=True):
                 part[3:] += by_row(logits, part_targets)
-            if exact is not None and isinstance(material, Task):
-                exact += _exact(material, batch, parts, n)
+            if exact is not None and isinstance(dataset, Task):
+                exact += _exact(dataset, batch, parts, n)
     return Sums(sums[0], sums[1], by_part, exact)
 
 
@@ -194,8 +194,8 @@ def add_scores(
     table.resume_at(step, digests=digests)
     rows = {row.metric: row.value for row in folder.read_metrics() if row.step == step}
     new = {metric: value for metric, value in scalars.items() if rows.get(metric) != value}
-    boards = [TensorBoardRecorder(folder, resume_at=step)] if folder.event_files() else []
-    with closing(Recorders([table, *boards])) as recorders:
+    events = [TensorBoardRecorder(folder, resume_at=step)] if folder.event_files() else []
+    with closing(Recorders([table, *events])) as recorders:
         recorders.scalars(new, step)
         recorders.save()
     earlier = summary.get(name)

@@ -149,8 +149,8 @@ def set_threads(setting: int | None, processes: int = 1) -> int:
 
     Returns it as it would be for one process, which is the same whatever a run goes on with.
     """
-    wished = environment_of_user().get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    asked = setting or (int(wished) if wished.isdecimal() else 0)
+    requested = environment_of_user().get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    asked = setting or (int(requested) if requested.isdecimal() else 0)
     torch.set_num_threads(asked or max(1, cores() // processes))
     return asked or cores()
 

@@ -7,8 +7,8 @@ import numpy as np
 from attnlab.build import check_construction, instantiate
 from attnlab.config.metric_kinds import check_logged, parse_metric
 from attnlab.config.run_config import RunConfig
-from attnlab.data.material import Material
-from attnlab.data.opening import open_material
+from attnlab.data.dataset import Dataset
+from attnlab.data.load import load_dataset
 from attnlab.data.task import Task
 from attnlab.inspection.head_metrics import DIVERSITY, NEGATIVE_SHARE, PER_HEAD, ROW_SUM, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.task_metrics import ANSWER_MASS, SINK_RATE, token_kinds
@@ -19,7 +19,7 @@ from attnlab.training.scoring import ACCURACY, ERROR, SEGMENT_LOSS, SEGMENTS, SL
 KEY = "report.metric"
 
 
-def check_metric(config: RunConfig, model: GPT, material: Material) -> None:
+def check_metric(config: RunConfig, model: GPT, dataset: Dataset) -> None:
     """Refuse a metric of the report that such a run does not log. Callbacks may log what they like, and heads may be
     silenced later."""
     text = config.report.metric
@@ -28,24 +28,24 @@ def check_metric(config: RunConfig, model: GPT, material: Material) -> None:
     if config.callbacks or text.startswith((SILENCED_ZERO, SILENCED_MEAN)):
         parse_metric(text, KEY)
     else:
-        check_logged(text, logged_metrics(config, model, material), KEY)
+        check_logged(text, logged_metrics(config, model, dataset), KEY)
 
 
 def metrics_of_config(config: RunConfig) -> list[str]:
     """The metrics that a run of a checked config will log; tokenises a text that was not yet."""
     source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
-    _, material = open_material(source, vocabulary, config.paths.cache)
-    return logged_metrics(config, check_construction(config), material)
+    _, dataset = load_dataset(source, vocabulary, config.paths.cache)
+    return logged_metrics(config, check_construction(config), dataset)
 
 
-def logged_metrics(config: RunConfig, model: GPT, material: Material) -> list[str]:
+def logged_metrics(config: RunConfig, model: GPT, dataset: Dataset) -> list[str]:
     """Their names; those that stand only beyond what a position knows, or only at some kinds of map, among them."""
     names = ["val/loss", "train/loss", "perf/tokens_per_second"]
-    if material.scored_bytes is not None:
+    if dataset.scored_bytes is not None:
         names.append("val/bits_per_byte")
-    if isinstance(material, Task):
-        rows = material.validation(config.model.context, config.streams.eval)
-        slices = [material.slice_names[i] for i in np.unique(rows.slices[rows.asked])]
+    if isinstance(dataset, Task):
+        rows = dataset.validation(config.model.context, config.streams.eval)
+        slices = [dataset.slice_names[i] for i in np.unique(rows.slices[rows.asked])]
         names += [ACCURACY, ERROR, "val/bayes_loss"]
         names += [f"{group}{name}" for name in slices for group in (SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT)]
         names += [f"{SEGMENT_LOSS}{number}" for number in range(1, SEGMENTS + 1)]
@@ -53,12 +53,12 @@ def logged_metrics(config: RunConfig, model: GPT, material: Material) -> list[st
         names += [f"extrapolation_{name}/x{factor}" for name in SCORES if factor > 1 or "beyond" not in name]
         parts = range(1, factor + 1) if factor > 1 else ()
         names += [f"extrapolation_{name}/x{factor}/{number}" for name in BY_SEGMENT for number in parts]
-    return [*names, *(_of_heads(config, model, material) if config.maps.steps else ())]
+    return [*names, *(_of_heads(config, model, dataset) if config.maps.steps else ())]
 
 
-def _of_heads(config: RunConfig, model: GPT, material: Material) -> Iterator[str]:
+def _of_heads(config: RunConfig, model: GPT, dataset: Dataset) -> Iterator[str]:
     yield SINK_RATE
-    kinds = dict.fromkeys(token_kinds(material.names)) if isinstance(material, Task) else ()
+    kinds = dict.fromkeys(token_kinds(dataset.names)) if isinstance(dataset, Task) else ()
     for layer, block in enumerate(model.layers):
         kind = block.attention.traits.map_kind
         if kind == "none":

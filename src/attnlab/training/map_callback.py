@@ -164,7 +164,7 @@ class LogMaps(TimedCallback):
         if first:
             recorder.text("maps/about", self._about(maps[0]), step)
         if self.emergence_steps:
-            recorder.text("maps/births", self._emergence_table(), step)
+            recorder.text("maps/emergence", self._emergence_table(), step)
         for i, (probe, layers) in enumerate(zip(self.probes, maps, strict=True)):
             group = "weights" if i == 0 else f"weights_{probe.name}"  # after the losses, where names are sorted
             for layer in layers:
@@ -198,7 +198,7 @@ class LogMaps(TimedCallback):
         least = EMERGENCE_THRESHOLD
         lines = [f"The first of the map steps at which a head's score on a repeated sequence was at least {least}:", ""]
         lines += ["| step | score | head |", "|---:|---|---|"]
-        for tag, step in sorted(self.emergence_steps.items(), key=lambda birth: (birth[1], birth[0])):
+        for tag, step in sorted(self.emergence_steps.items(), key=lambda item: (item[1], item[0])):
             score, head = tag.removeprefix("attention_").split("/")
             lines.append(f"| {step} | {score.replace('_', ' ')} | {head} |")
         return "\n".join(lines)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from attnlab.data.material import IGNORED, Batch
+from attnlab.data.dataset import IGNORED, Batch
 from attnlab.errors import Diverged
 from attnlab.model import GPT
 from attnlab.training.compiled import compile_network

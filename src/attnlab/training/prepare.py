@@ -16,8 +16,8 @@ from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
 from attnlab.config.tuned_settings import with_tuned_settings
 from attnlab.data.corpus import Source
-from attnlab.data.material import Material
-from attnlab.data.opening import open_material
+from attnlab.data.dataset import Dataset
+from attnlab.data.load import load_dataset
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError, shown
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
@@ -71,7 +71,7 @@ class Prepared(NamedTuple):
     processes: Processes
     recipe: Recipe
     tokenizer: Tokenizer
-    splits: Material
+    splits: Dataset
     identity: Identity
     code: Code
     folder: RunFolder
@@ -137,7 +137,7 @@ def prepare(
         )
     common.once("runs", str(runs), lambda: check_writable(runs, key="paths.runs"))
     common.once("cache", str(cache), lambda: check_writable(cache, key="paths.cache"))
-    tokenizer, splits = common.once("tokens", data, lambda: open_material(source, vocabulary, cache))
+    tokenizer, splits = common.once("tokens", data, lambda: load_dataset(source, vocabulary, cache))
     splits.check_context(config.model.context)
     check_metric(config, model, splits)
     if config.maps.steps:
@@ -273,7 +273,7 @@ def _source_hash(folder: RunFolder) -> str:
     return f"{summary['hash']}{summary.get('code', '')}/{summary['step']}"
 
 
-def sample_prompt(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> list[int]:
+def sample_prompt(config: RunConfig, tokenizer: Tokenizer, splits: Dataset) -> list[int]:
     text, context = config.sample.prompt, config.model.context
     if text is None:
         return splits.example(tokenizer, context, config.streams.eval)[: min(SAMPLE_PROMPT_TOKENS, context)]
@@ -286,7 +286,7 @@ def sample_prompt(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> 
     return ids
 
 
-def probes(config: RunConfig, tokenizer: Tokenizer, splits: Material) -> list[tuple[str, str]]:
+def probes(config: RunConfig, tokenizer: Tokenizer, splits: Dataset) -> list[tuple[str, str]]:
     """The sentences whose maps are taken, by name; where maps.probe is null, the data choose it."""
     probe, prompt = config.maps.probe, config.maps.prompt
     if probe is None:

@@ -21,7 +21,7 @@ from attnlab.attention.base import Shared
 from attnlab.attention.cost import count_flops, tensor_bytes
 from attnlab.build import build_model
 from attnlab.config.run_config import RunConfig
-from attnlab.data.material import Material
+from attnlab.data.dataset import Dataset
 from attnlab.model import GPT
 from attnlab.training.hardware import WEIGHTS
 from attnlab.training.optimizer import Recipe
@@ -216,7 +216,7 @@ class Tried(NamedTuple):
 
 
 def try_steps(
-    config: RunConfig, accelerator: str, recipe: Recipe, n_vocab: int, splits: Material, seconds: float
+    config: RunConfig, accelerator: str, recipe: Recipe, n_vocab: int, splits: Dataset, seconds: float
 ) -> Tried:
     """Make a few steps with a model that is thrown away."""
     model = build_model(config, n_vocab).to(accelerator, WEIGHTS.get(config.trainer.precision))
@@ -241,7 +241,7 @@ def try_steps(
     return Tried(step, forward)
 
 
-def seconds_of(config: RunConfig, splits: Material, batch: Tried) -> float:
+def seconds_of(config: RunConfig, splits: Dataset, batch: Tried) -> float:
     """How long the steps and validations of a run take, from what one batch takes."""
     trainer = config.trainer
     validations = 1 + -(-trainer.max_steps // trainer.val_every)

@@ -206,16 +206,16 @@ def _train(
         eval_seed=config.streams.eval,
     )
     stop.obey("stopped before the first step")
-    recorders, board = Recorders([]), None
+    recorders, events = Recorders([]), None
     if not worker:
         trackers = trackers_of(prepared, loggers)
         _open_folder(prepared, step)
         if digests is not None:
             folder.trim_events(digests)
         table = MetricsRecorder(folder)
-        board = TensorBoardRecorder(folder, resume_at=step) if writes_events(prepared) else None
+        events = TensorBoardRecorder(folder, resume_at=step) if writes_events(prepared) else None
         recorded = table.resume_at(step, rows_from, digests)
-        recorders = Recorders([table, *([] if board is None else [board]), trackers], step, recorded)
+        recorders = Recorders([table, *([] if events is None else [events]), trackers], step, recorded)
     samples, maps, speed = _samples(prepared), _maps(prepared), Speed(config.batch_size * config.model.context)
     progress = Progress(speed, bar=config.trainer.progress)
     epochs = Epochs(prepared.splits, config.batch_size, config.model.context)
@@ -225,8 +225,8 @@ def _train(
     status, reaches = Status.FAILED, list[Reach]()
     try:
         try:
-            if board is not None and not board.digests():  # those of an earlier part have the settings
-                board.show_settings(config_to_store(prepared), model, hyperparameters(prepared, model))
+            if events is not None and not events.digests():  # those of an earlier part have the settings
+                events.show_settings(config_to_store(prepared), model, hyperparameters(prepared, model))
             if step is None:
                 trainer.validate(module, data, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

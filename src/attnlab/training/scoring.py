@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from attnlab.data.material import IGNORED
+from attnlab.data.dataset import IGNORED
 
 ACCURACY, ERROR = "val/accuracy", "val/accuracy_error"
 SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT = "val_accuracy/", "val_loss/", "val_count/"

@@ -110,7 +110,7 @@ def summarise(
         "train_loss": last.get("train/loss"),
         **prepared.fairness,
         "beside": {**prepared.fairness.get("beside", {}), **meter.beside()},
-        "unigram_loss": splits.baseline_loss(config.model.context),
+        "baseline_loss": splits.baseline_loss(config.model.context),
         "val_accuracy": last.get(ACCURACY),
         "val_accuracy_error": last.get(ERROR),
         "slices": by_slice(last),
@@ -124,7 +124,7 @@ def summarise(
         "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
         "train_seconds": speed.seconds,
         "map_seconds": 0.0 if maps is None else maps.seconds,
-        "births": {} if maps is None else maps.emergence_steps,
+        "emergence_steps": {} if maps is None else maps.emergence_steps,
         "seconds": seconds,
         "peak_memory_bytes": peak_bytes(prepared.machine.accelerator),  # of the whole process
         "run_memory_bytes": meter.memory_bytes(),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from attnlab.attention.evaluating import evaluating
-from attnlab.data.material import Material
+from attnlab.data.dataset import Dataset
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.extrapolation import AT_ONCE, add_scores
@@ -23,13 +23,13 @@ class UnseenScore(NamedTuple):
 
 
 @torch.no_grad()
-def score_test(model: GPT, material: Material, context: int, *, seed: int) -> UnseenScore:
-    """Judge a model by the rows of a material whose validation part is the test part; of a task those of `seed`."""
-    rows, at_once = np.arange(material.n_val_rows(context)), max(1, AT_ONCE // context)
+def score_test(model: GPT, dataset: Dataset, context: int, *, seed: int) -> UnseenScore:
+    """Judge a model by the rows of a dataset whose validation part is the test part; of a task those of `seed`."""
+    rows, at_once = np.arange(dataset.n_val_rows(context)), max(1, AT_ONCE // context)
     device, sums = next(model.parameters()).device, torch.zeros(3, dtype=torch.float64)
     with evaluating(model):
         for first in range(0, len(rows), at_once):
-            batch = material.val_batch(rows[first : first + at_once], context=context, seed=seed).to(device)
+            batch = dataset.val_batch(rows[first : first + at_once], context=context, seed=seed).to(device)
             scored = score_answers(model(batch.ids, batch.documents), batch.targets)
             sums += tally(scored, torch.zeros_like(batch.targets), 1)[0]
     count, right, nats = sums.tolist()

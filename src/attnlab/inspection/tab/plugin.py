@@ -104,7 +104,7 @@ class AttentionTab(base_plugin.TBPlugin):
         """Every run with maps, and how many steps of a series TensorBoard was told to keep (null: about ten).
 
         Beside it what the names of some scalars stand for: what a silenced head changes, with the command that
-        measures it for a run of ours, and which scores tell the birth of a head.
+        measures it for a run of ours, and which scores tell when a head emerges.
         """
         runs, foreign = self._series.runs(context, experiment)
         for run, about in runs.items():
@@ -116,7 +116,7 @@ class AttentionTab(base_plugin.TBPlugin):
             "foreign": foreign,
             "samples": {"kept": self._samples.get(PLUGIN), "wanted": f"--samples_per_plugin {PLUGIN}={SAMPLES}"},
             "ablation": {"zero": SILENCED_ZERO, "mean": SILENCED_MEAN},
-            "births": {"least": EMERGENCE_THRESHOLD, "metrics": [INDUCTION, PREVIOUS]},
+            "emergence": {"least": EMERGENCE_THRESHOLD, "metrics": [INDUCTION, PREVIOUS]},
         }
         return content, "application/json"
 

@@ -8,8 +8,8 @@ export const [WIDTH, HEIGHT] = [280, 132];
 const [LEFT, BOTTOM] = [52, 20];
 
 /** Draws curves [{points, colour, style}] (style "own", "pale" or "reference" with a `name`) and gives back {x(step), y(value)}.
- *  `step` is marked, `pointed` too if given; `birth` is a point of the first curve. */
-export function drawChart(canvas, curves, { colours, step, last, birth, pointed = null }) {
+ *  `step` is marked, `pointed` too if given; `emergence` is a point of the first curve. */
+export function drawChart(canvas, curves, { colours, step, last, emergence, pointed = null }) {
   const pen = prepare(canvas, WIDTH, HEIGHT);
   pen.fillStyle = colours.page;
   pen.fillRect(0, 0, WIDTH, HEIGHT);
@@ -51,12 +51,12 @@ export function drawChart(canvas, curves, { colours, step, last, birth, pointed 
     pen.fillStyle = colours.soft;
     pen.fillText(words(name), LEFT + 4, way[0][1] + (way[0][1] > 20 ? -7 : 9));
   }
-  if (birth) {
+  if (emergence) {
     pen.setLineDash([2, 3]);
-    pen.strokeStyle = pen.fillStyle = birth.colour;
-    line(pen, [[x(birth.at), y(birth.value)], [x(birth.at), HEIGHT - BOTTOM]]);
+    pen.strokeStyle = pen.fillStyle = emergence.colour;
+    line(pen, [[x(emergence.at), y(emergence.value)], [x(emergence.at), HEIGHT - BOTTOM]]);
     pen.beginPath(); // a triangle that stands on the axis of the steps
-    [[0, -9], [-5, 0], [5, 0]].forEach(([dx, dy]) => pen.lineTo(x(birth.at) + dx, HEIGHT - BOTTOM + dy));
+    [[0, -9], [-5, 0], [5, 0]].forEach(([dx, dy]) => pen.lineTo(x(emergence.at) + dx, HEIGHT - BOTTOM + dy));
     pen.fill();
   }
   pen.setLineDash([]);

@@ -20,7 +20,7 @@ const USUAL_BAR = 190; // pixels of what stands above a view, until it is there
 const FEW = 60; // a run writes at most this many map steps
 
 const state = {
-  runs: {}, foreign: 0, samples: { kept: 0, wanted: "" }, ablation: {}, births: {}, search: "",
+  runs: {}, foreign: 0, samples: { kept: 0, wanted: "" }, ablation: {}, emergence: {}, search: "",
   about: {}, names: new Map(), ...UNNAMED, ...empty(), playing: null, notice: "", unfolded: false, options: window.innerHeight > 800 && window.innerWidth > 760,
   sentences: [], layers: [], steps: [], nHeads: 1, text: "", width: 800, height: 600, firstSentence: true,
 };

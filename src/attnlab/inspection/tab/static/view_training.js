@@ -63,10 +63,10 @@ function chart(metric, name, runs, state, colours, update) {
   const others = Object.entries(first).filter(([key]) => key !== name)
     .map(([key, points]) => ({ points, name: key, style: /^L\d+H\d+$/.test(key) ? "pale" : "reference" }));
   const curves = [...others, ...own];
-  const born = birthOf(metric, first[name], state.births);
-  const birth = born && { at: born[0], value: born[1], colour: colours.curve };
+  const point = emergenceOf(metric, first[name], state.emergence);
+  const emergence = point && { at: point[0], value: point[1], colour: colours.curve };
   const last = curves.reduce((most, { points }) => points.reduce((top, [at]) => Math.max(top, at), most), Math.max(state.step, 1));
-  const draw = (other, pointed = null) => drawChart(other, curves, { colours, step: state.step, last, birth, pointed });
+  const draw = (other, pointed = null) => drawChart(other, curves, { colours, step: state.step, last, emergence, pointed });
   const { x } = draw(canvas);
   const text = el("output", { className: "pointed" });
   const say = (at) => {
@@ -93,7 +93,7 @@ function chart(metric, name, runs, state, colours, update) {
   };
   canvas.onclick = (event) => update({ step: nearest(state.steps, at(event)) });
   const here = valueAt(first[name], state.step);
-  const mark = birth ? el("span", { className: "born", textContent: `  ▲ born at step ${birth.at} (score ≥ ${state.births.least})`,
+  const mark = emergence ? el("span", { className: "emergence", textContent: `  ▲ emerges at step ${emergence.at} (score ≥ ${state.emergence.least})`,
     title: "the first step with so high a score" }) : null;
   const figure = el("figure", {}, el("figcaption", { title: meaning(metric) }, words(metric),
     el("strong", { textContent: here === null ? "" : ` ${short(here)}` }), mark), canvas, text);
@@ -102,6 +102,6 @@ function chart(metric, name, runs, state, colours, update) {
 }
 
 /** The first point at which a score shows that the head does what it measures; none for other numbers. */
-function birthOf(metric, curve, { least, metrics }) {
+function emergenceOf(metric, curve, { least, metrics }) {
   return metrics.includes(metric) ? curve?.find(([, value]) => value >= least) : undefined;
 }

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
-class Material(ABC):
+class Dataset(ABC):
     """Training batches as a pure function of (seed, step), and validation rows, of a task as one of a seed.
 
     `sha256` tells its contents apart, `scored_bytes` are the bytes of all validation targets, `val_sha256` is that

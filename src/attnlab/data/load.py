@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attnlab.data.batches import TokenSplits, load_splits
 from attnlab.data.corpus import Corpus, Source
-from attnlab.data.material import Material
+from attnlab.data.dataset import Dataset
 from attnlab.data.packing import packed
 from attnlab.data.task import Task, TaskTokens
 from attnlab.data.text import Order, Text
@@ -15,7 +15,7 @@ from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
 
 
-def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | str) -> tuple[Tokenizer, Material]:
+def load_dataset(source: Source | Task, vocabulary: Vocabulary, cache: Path | str) -> tuple[Tokenizer, Dataset]:
     """The tokenizer of a new run and what it is trained on."""
     if isinstance(source, Task):
         if not isinstance(vocabulary, TaskTokens):
@@ -32,9 +32,7 @@ def open_material(source: Source | Task, vocabulary: Vocabulary, cache: Path | s
     return tokenizer, _in_rows(splits, source, tokenizer)
 
 
-def reopen_material(
-    source: Source | Task, tokenizer: Tokenizer, cache: Path | str, *, tested: bool = False
-) -> Material:
+def reload_dataset(source: Source | Task, tokenizer: Tokenizer, cache: Path | str, *, tested: bool = False) -> Dataset:
     """What a run was trained on, its tokenizer being known; token ids are taken from the cache, but not put there.
 
     `tested` puts the test part, which nothing has seen, in the place of the validation part; refused where none is.
@@ -57,6 +55,6 @@ def _splits(
     return load_splits(text, tokenizer, cache, order=order, keep=keep)
 
 
-def _in_rows(splits: TokenSplits, source: Source, tokenizer: Tokenizer) -> Material:
+def _in_rows(splits: TokenSplits, source: Source, tokenizer: Tokenizer) -> Dataset:
     """The text in windows, or packed by documents where `data.documents` says so."""
     return packed(splits, tokenizer, source.separator) if source.documents else splits
