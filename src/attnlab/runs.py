@@ -44,7 +44,11 @@ CACHE = Path(".cache/attnlab")  # where paths.cache usually is; only read
 
 def read_config(run: RunFolder, allow_targets: Sequence[str] = ()) -> RunConfig:
     """The config of a run. What its file says may be imported is not believed: packages are allowed by the caller."""
-    path, content = run.config, {**without_watchers(run.read_config()), "allow_targets": list(allow_targets)}
+    return _checked(run.read_config(), run.config, allow_targets)
+
+
+def _checked(stored: Mapping[str, Any], path: Path, allow_targets: Sequence[str]) -> RunConfig:
+    content = {**without_watchers(stored), "allow_targets": list(allow_targets)}
     groups = ("model", "attention", "position", "streams")
     if not all(isinstance(content.get(group), dict) for group in groups):
         raise UsageError(f"{path} is not the config of a run: it must hold {', '.join(groups)}")
@@ -68,7 +72,9 @@ def load(
     folder = find_run(run)
     _refuse_foreign(folder)
     _check_digests(folder)
-    config, tokenizer = read_config(folder, allow_targets), load_tokenizer(folder.tokenizer, limits=limits)
+    stored = folder.read_config()
+    config = _checked(stored, folder.config, allow_targets)
+    tokenizer = load_tokenizer(folder.tokenizer, limits=limits)
     path, problems = _newest(folder, limits)
     for problem in problems:
         print(f"warning: {problem}; the checkpoint before it is used", file=sys.stderr)
@@ -80,7 +86,7 @@ def load(
         raise UsageError(f"run ({folder}) was trained by other code ({in_a_line(names)}): code=any reads it anyway")
     checkpoint = load_checkpoint(path, most=CHECKPOINT_BYTES if limits else None)
     weights = weights_in(checkpoint, path)
-    if apart := _of_another_run(folder, tokenizer, checkpoint["fingerprint"]):
+    if apart := _of_another_run(folder, stored, tokenizer, checkpoint["fingerprint"]):
         raise UsageError(f"{folder.config} does not belong to {path}: {'; '.join(apart[:4])}")
     if (kind := WEIGHTS.get(config.trainer.precision)) is not None:  # as a model is looked at, it is in float32
         weights = {name: t.float() if t.dtype == kind else t for name, t in weights.items()}
@@ -157,7 +163,9 @@ def _n_heads(node: Any) -> int:
     return (own if isinstance(own, int) else 1) * max(map(_n_heads, node.values()), default=1)
 
 
-def _of_another_run(folder: RunFolder, tokenizer: Tokenizer, fingerprint: Mapping[str, Any]) -> list[str]:
+def _of_another_run(
+    folder: RunFolder, stored: Mapping[str, Any], tokenizer: Tokenizer, fingerprint: Mapping[str, Any]
+) -> list[str]:
     """In what the settings of a config and those that a checkpoint was trained with differ.
 
     Of those that stand in both as they were typed: what the machine and the files decide is in the fingerprint alone,
@@ -165,7 +173,7 @@ def _of_another_run(folder: RunFolder, tokenizer: Tokenizer, fingerprint: Mappin
     """
     settings, theirs = (
         {key: value for key, value in side.items() if str(key).startswith(AS_TYPED)}
-        for side in (settings_of(folder.read_config(), besides=()), fingerprint)
+        for side in (settings_of(stored, besides=()), fingerprint)
     )
     trained_with = fingerprint.get("tokenizer.sha256", tokenizer.sha256)
     apart = [] if trained_with == tokenizer.sha256 else [f"{folder.tokenizer.name} is not that of its training"]
@@ -212,8 +220,8 @@ def validation_batches(
     Of rows packed with documents each of these is a row of its own, filled up by what scores nothing.
     """
     folder = find_run(run)
-    dataset = dataset_of(folder, tokenizer, allow_targets=allow_targets)
     config = read_config(folder, allow_targets)
+    dataset = dataset_of(folder, config, tokenizer)
     context, seed = config.model.context, config.streams.eval
     chosen = np.arange(min(dataset.n_val_rows(context), max(1, tokens // context)))
     rows = max(1, 8192 // context)  # per batch, for speed
@@ -229,14 +237,12 @@ def _apart(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return [(ids, targets.where(own, IGNORED)) for ids, targets, own in parts]
 
 
-def dataset_of(
-    folder: RunFolder, tokenizer: Tokenizer, *, allow_targets: Sequence[str] = (), tested: bool = False
-) -> Dataset:
+def dataset_of(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, *, tested: bool = False) -> Dataset:
     """What a run was trained on and validated by, or with `tested` what it was not; refused if it is not what it was.
 
     Nothing is fetched, and nothing is written: where its config says that a cache lies is not believed.
     """
-    config = _with_environment(read_config(folder, allow_targets))
+    config = _with_environment(config)
     with offline():
         dataset = reload_dataset(instantiate(config, "data"), tokenizer, CACHE, tested=tested)
     digest = folder.read_summary().get("data_sha256")

@@ -25,7 +25,6 @@ from attnlab.config.keys import (
     config_dir,
     fixed_keys,
     groups,
-    leaves,
     nodes,
     options,
     shipped_settings,
@@ -36,6 +35,7 @@ from attnlab.data.text_files import File
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.options import options_of
 from attnlab.options.rules import Rule, as_typed, nearest_key, refusal
+from attnlab.store.leaves import leaves
 from attnlab.sweep.jobs import Composer, Job
 
 TRAIN = Path(__file__).parents[2] / "train.py"

@@ -32,7 +32,7 @@ def test_is_a_run(run: RunFolder) -> None:
     imported = read_model(run.path.parents[1] / "hf")
     assert all(torch.equal(p, imported.weights[name]) for name, p in model.named_parameters())
     assert [layer.weights.shape for layer in maps_of(run, "hello").layers] == [(2, 5, 5)]
-    assert dataset_of(run, tokenizer).n_val_rows(model.context) > 1
+    assert dataset_of(run, read_config(run), tokenizer).n_val_rows(model.context) > 1
 
 
 def test_says_where_from(run: RunFolder) -> None:

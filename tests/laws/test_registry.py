@@ -28,10 +28,11 @@ from attnlab.attention.self_attention import SelfAttention
 from attnlab.attention.simple import SimpleAttention
 from attnlab.attention.traits import rule_of
 from attnlab.attention.write import Write
-from attnlab.config.compose import config_dir, leaves
+from attnlab.config.compose import config_dir
 from attnlab.errors import UsageError
 from attnlab.laws import documentation, subject_of
 from attnlab.options import Configurable, is_abstract, options_of
+from attnlab.store.leaves import leaves
 
 SOURCE = Path(attnlab.__file__).parent
 FAMILIES = (Attention, Mask, Score, Normalizer, Gate, Decay, FeatureMap, Write, OutputNorm, Position, Embedding)

@@ -12,7 +12,8 @@ import torch
 
 import attnlab.training.run
 from attnlab.config.compose import compose_config
-from attnlab.config.keys import groups, leaves, options
+from attnlab.config.keys import groups, options
+from attnlab.store.leaves import leaves
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 SMALL = ["model=tiny", "model.context=16", "batch_size=2", "trainer.max_steps=2", "maps.steps=2", "sample.tokens=2"]

@@ -20,8 +20,8 @@ from tests.laws.cases import one_of_each
 
 from attnlab.config.code import Code
 from attnlab.config.compose import compose_config, config_dir
-from attnlab.config.keys import leaves
 from attnlab.config.run_config import RunConfig, StreamsConfig, fixed_options
+from attnlab.store.leaves import leaves
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.identity import Earlier, Identity, differences, earlier, identify
 

@@ -30,7 +30,9 @@ def test_logged(tmp_path: Path) -> None:
     folder = RunFolder(folder_of(tmp_path, "sigmoid"))
     config = read_config(folder)
     logged = {row.metric for row in folder.read_metrics()}
-    expected = set(logged_metrics(config, build_model(config, 4), dataset_of(folder, load_tokenizer(folder.tokenizer))))
+    expected = set(
+        logged_metrics(config, build_model(config, 4), dataset_of(folder, config, load_tokenizer(folder.tokenizer)))
+    )
     assert logged - expected == {"attention_entropy/uniform_causal", "optim/lr", "optim/grad_norm"}
     assert expected <= logged
     assert {"val_segment_loss/4", "attention_answer_mass/L00H00", "attention_row_sum/=/L00H00"} <= logged

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from attnlab.analysis.reading import Experiment, Run
-from attnlab.config.keys import leaves
+from attnlab.store.leaves import leaves
 from attnlab.store.status import Status
 
 LEVELS = (0.5, 0.9)  # of recall

@@ -25,7 +25,7 @@ def evaluate(
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
         config = read_config(folder, allow_targets)
         context, seed = config.model.context, config.streams.eval
-        dataset, reaches = dataset_of(folder, tokenizer, allow_targets=allow_targets), []
+        dataset, reaches = dataset_of(folder, config, tokenizer), []
         print(f"beyond: after the first {context} tokens", flush=True)
         for reach in extrapolate(model, dataset, context, factors, seed=seed):
             reaches.append(reach)

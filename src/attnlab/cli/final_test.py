@@ -10,6 +10,7 @@ from attnlab.errors import UsageError
 from attnlab.machine.limits import limited
 
 if TYPE_CHECKING:
+    from attnlab.config.run_config import RunConfig
     from attnlab.data.dataset import Dataset
     from attnlab.model import GPT
 
@@ -43,9 +44,10 @@ def final_test(
         if not finished:
             raise UsageError(f"experiment ({experiment}) holds no finished run")
 
-        def opened(folder: RunFolder) -> "tuple[RunFolder, GPT, Dataset]":
+        def opened(folder: RunFolder) -> "tuple[RunFolder, RunConfig, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
-            return folder, model, dataset_of(folder, tokenizer, allow_targets=allow_targets, tested=True)
+            config = read_config(folder, allow_targets)
+            return folder, config, model, dataset_of(folder, config, tokenizer, tested=True)
 
         missing = (opened(RunFolder(run.path)) for run in finished if NAME not in run.summary)
         first = list(islice(missing, 1))  # all that can be refused is, before the test part counts as touched
@@ -56,8 +58,7 @@ def final_test(
             print(
                 f"warning: the test part is touched {len(touches)} times ({dates}): it is no longer unseen", flush=True
             )
-        for folder, model, dataset in chain(first, missing):
-            config = read_config(folder, allow_targets)
+        for folder, config, model, dataset in chain(first, missing):
             score = score_test(model, dataset, config.model.context, seed=config.streams.eval)
             keep_test(folder, score, step=newest_step(folder, limits=limits))
             print(f"{folder.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)

@@ -24,8 +24,9 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnlab.config.keys import leaves, without_watchers
+from attnlab.config.keys import without_watchers
 from attnlab.errors import UsageError
+from attnlab.store.leaves import leaves
 
 # What every run uses besides the classes of its config.
 STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.load")

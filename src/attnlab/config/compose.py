@@ -30,7 +30,6 @@ from attnlab.config.keys import (
     config_dir,
     fixed_keys,
     how_to_choose,
-    leaves,
     nodes,
     options,
     owner_of,
@@ -45,6 +44,7 @@ from attnlab.options.rules import Rule, refusal
 from attnlab.options.skeleton import Skeletons
 from attnlab.store import moved
 from attnlab.store.files import expand_path
+from attnlab.store.leaves import leaves
 
 GROUPS = ("model", "position", "attention", "data", "tokenizer", "optimizer", "trainer")  # one option of each
 CLASSES = ("position.embed", "position.inside", "attention", "data", "tokenizer", "optimizer")  # name a class

@@ -17,9 +17,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab.config.keys import config_dir, leaves, nodes
+from attnlab.config.keys import config_dir, nodes
 from attnlab.errors import UsageError, shown
 from attnlab.store.files import check_yaml, read_file
+from attnlab.store.leaves import leaves
 
 OF_THE_JOB = ("runtime", "overrides", "job", "searchpath", "mode")  # parts of hydra that differ from job to job
 REFERENCE = re.compile(r"\$\{([^{}:]+)\}")

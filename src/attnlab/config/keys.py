@@ -18,6 +18,7 @@ import yaml
 from attnlab.options.model_config import FIRST, ModelConfig
 from attnlab.options.rules import nearest_key
 from attnlab.store.files import parse_yaml, read_file
+from attnlab.store.leaves import leaves
 from attnlab.store.moved import first_name
 
 APPENDED = ("experiment", "sweep", "card")  # groups that the main config chooses nothing from
@@ -109,18 +110,6 @@ def sentence(group: str, name: str, folder: Path | str | None = None) -> str:
             first = file.read_text(encoding="utf-8").partition("\n")[0]
             return first.removeprefix("#").strip() if first.startswith("#") else ""
     return ""
-
-
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a plain config; an empty mapping is a leaf."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list) and node:
-        for i, value in enumerate(node):
-            yield from leaves(value, f"{path}[{i}]")
-    else:
-        yield path, node
 
 
 def owner_of(content: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

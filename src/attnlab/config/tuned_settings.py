@@ -9,15 +9,17 @@ variants:
 """
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from attnlab.config.keys import leaves, owner_of, stable
+from attnlab.config.keys import owner_of, stable
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.leaves import leaves
 
 OPTIMIZER = "optimizer._target_"
 NEEDED = ("variant", "settings", "optimizer", "chosen", "seeds")
@@ -71,12 +73,19 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     path = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
     try:
         data = path.read_bytes()
-        content = yaml.safe_load(data)
     except OSError as error:
         raise UsageError(
             f"tuned ({tuned}) must be the folder of an experiment with a {path.name}: {error.strerror}; attnlab tune "
             f"experiment={tuned} writes it"
         ) from error
+    return path, _entries(path, data), hashlib.sha256(data).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _entries(path: Path, data: bytes) -> list[dict[str, Any]]:
+    """The entries of a file with these bytes; every job of a sweep asks for them several times."""
+    try:
+        content = yaml.safe_load(data)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"tuned ({path}) is not YAML: {' '.join(str(error).split())[:120]}") from error
     entries = content.get("variants") if isinstance(content, dict) else None
@@ -85,7 +94,7 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
             entry["chosen"] = {"optimizer.lr": entry.pop(BEFORE)}
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
         raise UsageError(f"tuned ({path}) must hold a list variants, each with {', '.join(NEEDED)}")
-    return path, entries, hashlib.sha256(data).hexdigest()
+    return entries
 
 
 def chosen_keys(tuned: str) -> set[str]:

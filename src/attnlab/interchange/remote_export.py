@@ -11,10 +11,10 @@ from torch import Tensor
 
 from attnlab.config.code import sources_of
 from attnlab.config.compose import allowed_packages
-from attnlab.config.keys import leaves
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT
+from attnlab.store.leaves import leaves
 
 CODE = Path(__file__).with_name("remote_code")
 CLASSES = {

@@ -41,13 +41,15 @@ def replicate(
     train_design(experiment.path, claim.name, claim.sweep(seeds), (), n_jobs=n_jobs, config_dir=config_dir)
     entries = experiment.manifest.read()["runs"]
     runs = {arm: [_run(claim, experiment, entries, arm, seed) for seed in seeds] for arm in claim.arms}
-    numbers = {arm: [_measured(claim, run) for run in of_arm] for arm, of_arm in runs.items()}
+    read = {arm: [(run, run.read_summary()) for run in of_arm] for arm, of_arm in runs.items()}
+    numbers = {arm: [_measured(claim, run, summary) for run, summary in of_arm] for arm, of_arm in read.items()}
     earlier = read_record(records / f"{claim.name}.json")
     trials = sorted({*_trials(entries, () if trial else runs.values()), *earlier.get("trials", [])})
     if trial:
         write_json(records / f"{claim.name}.json", {"name": claim.name, **earlier, "trials": trials})
         return {"name": claim.name, "trial": seeds, "arms": _table(numbers, seeds)}
-    record = _record(claim, runs, numbers, trials, earlier)
+    summaries = [summary for of_arm in read.values() for _, summary in of_arm if summary]
+    record = _record(claim, summaries, numbers, trials, earlier)
     write_json(records / f"{claim.name}.json", record)
     return record
 
@@ -81,9 +83,8 @@ def _run(claim: Claim, experiment: ExperimentFolder, entries: Sequence[Entry], a
     raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
 
 
-def _measured(claim: Claim, run: RunFolder) -> dict[str, float] | None:
+def _measured(claim: Claim, run: RunFolder, summary: Mapping[str, Any]) -> dict[str, float] | None:
     """The measures of a run; None if it is lost. Raises UsageError for one that was not logged."""
-    summary = run.read_summary()
     if summary.get("status") != Status.FINISHED:
         return None
     run.check(summary)
@@ -118,13 +119,12 @@ def _trials(entries: Iterable[Entry], judging: Iterable[Sequence[RunFolder]]) ->
 
 def _record(
     claim: Claim,
-    runs: Mapping[str, Sequence[RunFolder]],
+    summaries: Sequence[Mapping[str, Any]],
     numbers: Numbers,
     trials: list[str],
     earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     verdict, answers = judge(claim.rule, numbers)
-    summaries = [summary for each in runs.values() for run in each if (summary := run.read_summary())]
     stays = list(earlier.get("earlier", []))
     if "verdict" in earlier and earlier["hash"] != claim.hash:
         stays.append({key: earlier[key] for key in ("hash", "date", "verdict", "recipe", "answers", "arms")})

@@ -10,6 +10,7 @@ from tensorboard.context import RequestContext
 from tensorboard.data.provider import DataProvider, RunTagFilter
 
 from attnlab.errors import UsageError
+from attnlab.store.leaves import leaves
 from attnlab.store.names import SEED
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import ENDED, Status
@@ -92,15 +93,7 @@ class RunFacts:
     def _flat(self, variant: Path, folder: RunFolder) -> dict[str, str]:
         if variant not in self._settings:
             try:
-                self._settings[variant] = dict(_flat(folder.read_config()))
+                self._settings[variant] = {key: str(value) for key, value in leaves(folder.read_config())}
             except UsageError:
                 self._settings[variant] = {}
         return self._settings[variant]
-
-
-def _flat(settings: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(settings, Mapping):
-        for key, value in settings.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, str(settings)
