@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from attnlab.machine.environment import LAUNCHED, Processes, processes, write_line_by_line
+from attnlab.machine.environment import LAUNCHED, Processes, harmless, processes, write_line_by_line
 
 ROOT = Path(__file__).parents[2]
 # Both are refused by a layer that is built, so torch is at work by then.
@@ -74,3 +74,10 @@ def test_tasks_of_slurm() -> None:
                 os.environ.pop(name, None)
             assert processes(2, needed // 2) == expected
             assert ("RANK" in os.environ) == expected.launched
+
+
+def test_harmless() -> None:
+    """What would act on a terminal is spelled; text of any script stays as it is."""
+    assert harmless("a\x1b[2Jb\x07\x9b\u202ec") == "a\\x1b[2Jb\\x07\\x9b\\u202ec"
+    usual = "one\n\ttwo \u0915\u094d\u200d\u0937 \U0001f469\u200d\U0001f4bb \u05e9\u05dc\u05d5\u05dd \ufffd"
+    assert harmless(usual) == usual

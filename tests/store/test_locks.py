@@ -20,6 +20,15 @@ def test_exclusive(tmp_path: Path) -> None:
     assert not is_owned(path)
 
 
+def test_a_link_is_no_lock(tmp_path: Path) -> None:
+    """A folder of somebody else's may have one that leads elsewhere: nothing is made there."""
+    path, elsewhere = tmp_path / ".lock", tmp_path / "elsewhere"
+    path.symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic"), exclusive(path):
+        pass
+    assert not elsewhere.exists() and not is_owned(path)
+
+
 def test_make_once(tmp_path: Path) -> None:
     """Of several that ask at once one makes it, and all get what it made."""
     path, calls = tmp_path / "new" / "measured.json", list[int]()

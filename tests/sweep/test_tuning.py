@@ -13,9 +13,11 @@ from tests.analysis.folders import write_arm, write_run
 from tests.training.launch import ROOT
 
 from attnlab.analysis.analyse import analyse
+from attnlab.analysis.reading import read_experiment
 from attnlab.analysis.report.content import document
 from attnlab.analysis.report.document import Table
 from attnlab.analysis.report.publish import write
+from attnlab.analysis.tuned_variants import read_tuning
 from attnlab.config.compose import compose_config
 from attnlab.config.tuned_settings import with_tuned_settings
 from attnlab.errors import AttnlabError, Stopped, UsageError
@@ -276,6 +278,55 @@ def test_final_seeds_are_new(tmp_path: Path) -> None:
     file.write_text("variants: [1]")
     with pytest.raises(UsageError, match="must hold a list variants"):
         with_tuned_settings(compose_config([tuned]), "linear")
+
+
+def test_a_file_of_somebody_else(tmp_path: Path) -> None:
+    """It chooses numbers and words: no class, no package, no folder, and nothing that takes memory or time to read."""
+    file, optimizer = tmp_path / "tuned.yaml", "attnlab.training.optimizer.AdamW"
+    entry = {"variant": "multi_head", "settings": {}, "optimizer": optimizer, "seeds": [100]}
+    tuned = f"tuned={tmp_path}"
+
+    def chosen(**changes: object) -> str:
+        return yaml.safe_dump({"variants": [{**entry, "chosen": {"optimizer.lr": 1e-3}, **changes}]})
+
+    file.write_text(chosen())
+    assert with_tuned_settings(compose_config([tuned]), "multi_head")[0].optimizer["lr"] == 1e-3
+    for key, value in {
+        "allow_targets": ["os"],
+        "attention._target_": "os.system",
+        "attention.mask": {"_target_": "os.system"},
+        "paths.runs": "elsewhere",
+        "logger.x": "y",
+        "model.d_model": [1],
+    }.items():
+        file.write_text(chosen(chosen={key: value}))
+        with pytest.raises(UsageError, match=f"chooses {key}: it may choose numbers and words"):
+            compose_config([tuned])
+    bomb = "".join(
+        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    for text in (
+        chosen(variant=["x"]),
+        chosen(optimizer=3),
+        f"a: &a [x, x]\n{bomb}variants: *h",
+        "variants: " + "[" * 9999,
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"must hold a list variants|is not YAML"):
+            compose_config([tuned])
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="must be the folder of an experiment"):
+        compose_config([tuned])
+
+
+def test_runs_without_a_rate_are_no_trials(tmp_path: Path) -> None:
+    """Of somebody else's folder, a run may lack what places it on a curve."""
+    write_grid(tmp_path / "t", {"multi_head": 1.3e-3})
+    write_run(tmp_path / "t", "multi_head", 100, 2.0, settings={"optimizer.lr": "x"})
+    write_run(tmp_path / "t", "linear", 100, 2.0, settings={"trainer.max_steps": [1]})
+    experiment = read_experiment(tmp_path / "t", "val/loss")
+    assert [entry.variant for entry in read_tuning(experiment, True, 0.05)] == ["multi_head"]
 
 
 def test_variants_of_one_name(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from attnlab.analysis.groups import RATE, Group, apart_by, differing, groups_of
 from attnlab.analysis.lr_curve import LRCurve, LRPoint, Search, fit_lr_curve, point_of
 from attnlab.analysis.reading import Experiment
 from attnlab.config.keys import one_spelling
+from attnlab.config.tuned_settings import MOST_VALUES
 from attnlab.config.tuned_settings import read as read_tuned
 from attnlab.errors import UsageError, shown
 from attnlab.store.files import parse_yaml, read_file, write_atomically
@@ -71,7 +72,7 @@ def read_tuning(
     over = over or keys_of(experiment) or (RATE,)
     variants: list[tuple[Group, LRCurve, list[Trial]]] = []
     holes: list[str] = []
-    groups = groups_of(experiment.runs)
+    groups = [group for group in groups_of(experiment.runs) if _is_trial(group)]
     if most is not None:
         groups = [group for group in groups if int(group.settings[STEPS]) <= most]
     latest = of_latest_code(groups, {*over, STEPS})
@@ -89,7 +90,7 @@ def read_tuning(
                 f"{group.variant} at {_short(trial)}, seed {seed} ({lost.get(seed, 'never begun')})" for seed in missing
             ]
             if not missing and seeds:
-                steps = int(group.settings.get(STEPS) or 0)
+                steps = int(group.settings[STEPS])
                 trial.scores[steps] = point_of(float(group.settings[RATE]), [*group.results.values()], alpha)
                 trial.groups[steps] = group
         if len(trials) > 1 and seeds and not holes:
@@ -114,6 +115,11 @@ def read_tuning(
         TunedVariant(group.variant, _apart(group, firsts, over), group, curve, trials)
         for group, curve, trials in variants
     ]
+
+
+def _is_trial(group: Group) -> bool:
+    """Whether a configuration has what places it on a curve; that of somebody else's folder may not."""
+    return all(isinstance(group.settings.get(key), int | float) for key in (RATE, STEPS))
 
 
 def _short(trial: Trial) -> str:
@@ -214,7 +220,7 @@ def write(experiment: Experiment, over: str, how: str, variants: Sequence[TunedV
 def _asked_before(path: Path) -> dict[str, Any]:
     """What was tuned and how, as the file says that is written anew."""
     try:
-        content = parse_yaml(read_file(path).decode())
+        content = parse_yaml(read_file(path).decode(), MOST_VALUES)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return {key: content[key] for key in ("over", "how") if key in content} if isinstance(content, dict) else {}

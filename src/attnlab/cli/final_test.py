@@ -43,6 +43,12 @@ def final_test(
         finished = [run for run in read.runs if run.status == Status.FINISHED]
         if not finished:
             raise UsageError(f"experiment ({experiment}) holds no finished run")
+        home = read.folder.path.resolve()
+        for run in finished:
+            if not run.path.resolve().is_relative_to(home):
+                raise UsageError(
+                    f"{run.path} leads out of {experiment}, and nothing is written there: test it by itself"
+                )
 
         def opened(folder: RunFolder) -> "tuple[RunFolder, RunConfig, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)

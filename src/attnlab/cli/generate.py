@@ -6,6 +6,7 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, Range, Run, RunCode, RunPackages
 from attnlab.errors import UsageError
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import limited
 from attnlab.options.rules import MOST_SEED
 from attnlab.store.run_folder import find_run
@@ -33,6 +34,7 @@ def generate(
 
     from attnlab import generation, runs
 
+    spelled = harmless if sys.stdout.isatty() else str  # a file gets every character that the model writes
     with limited(limits):
         model, tokenizer = runs.load(folder, allow_targets=allow_targets, code=code, limits=limits)
         try:
@@ -52,13 +54,13 @@ def generate(
             for text in zip(*new, strict=True):
                 ended = next((i for i, token in enumerate(text) if token in tokenizer.eos), len(text))
                 data = b"".join(tokenizer.token_bytes(token) for token in text[:ended])
-                sys.stdout.write(f"{prompt}{data.decode('utf-8', errors='replace')}\n\n")
+                sys.stdout.write(spelled(f"{prompt}{data.decode('utf-8', errors='replace')}\n\n"))
             return
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may need several tokens
-        sys.stdout.write(prompt)
+        sys.stdout.write(spelled(prompt))
         for (token,) in new:
             if token in tokenizer.eos:
                 break
-            sys.stdout.write(decoder.decode(tokenizer.token_bytes(token)))
+            sys.stdout.write(spelled(decoder.decode(tokenizer.token_bytes(token))))
             sys.stdout.flush()
-        sys.stdout.write(decoder.decode(b"", final=True) + "\n")
+        sys.stdout.write(spelled(decoder.decode(b"", final=True)) + "\n")

@@ -11,19 +11,24 @@ variants:
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
-from attnlab.config.keys import owner_of, stable
+from attnlab.config.keys import LISTS, owner_of, stable
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.files import parse_yaml, read_file
 from attnlab.store.leaves import leaves
 
-OPTIMIZER = "optimizer._target_"
+OPTIMIZER, RATE = "optimizer._target_", "optimizer.lr"
 NEEDED = ("variant", "settings", "optimizer", "chosen", "seeds")
 BEFORE = "lr"  # what stood for chosen when rates alone were tuned
+MOST_VALUES = 100_000  # of the file: a variant with 64 trials has some 300
+VALUES = (bool, int, float, str, NoneType)
+NEVER_TUNED = ("paths", *LISTS)  # groups that say where files go, and what else is run
 
 
 def with_tuned_settings(config: RunConfig, variant: str) -> tuple[RunConfig, dict[str, Any]]:
@@ -72,7 +77,7 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
     """Where the file is, the entries of its variants, and the SHA-256 of its bytes."""
     path = ExperimentFolder(Path(tuned)).tuned if Path(tuned).suffix != ".yaml" else Path(tuned)
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UsageError(
             f"tuned ({tuned}) must be the folder of an experiment with a {path.name}: {error.strerror}; attnlab tune "
@@ -85,15 +90,20 @@ def read(tuned: str) -> tuple[Path, list[dict[str, Any]], str]:
 def _entries(path: Path, data: bytes) -> list[dict[str, Any]]:
     """The entries of a file with these bytes; every job of a sweep asks for them several times."""
     try:
-        content = yaml.safe_load(data)
+        content = parse_yaml(data.decode(), MOST_VALUES)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"tuned ({path}) is not YAML: {' '.join(str(error).split())[:120]}") from error
     entries = content.get("variants") if isinstance(content, dict) else None
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and BEFORE in entry:
-            entry["chosen"] = {"optimizer.lr": entry.pop(BEFORE)}
+            entry["chosen"] = {RATE: entry.pop(BEFORE)}
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
         raise UsageError(f"tuned ({path}) must hold a list variants, each with {', '.join(NEEDED)}")
+    for key, value in (pair for entry in entries for pair in entry["chosen"].items()):
+        if not is_tunable(key) or not isinstance(value, VALUES):
+            raise UsageError(
+                f"tuned ({path}) chooses {key}: it may choose numbers and words, of settings such as {RATE}"
+            )
     return entries
 
 
@@ -102,15 +112,22 @@ def chosen_keys(tuned: str) -> set[str]:
     return {key for entry in read(tuned)[1] for key in entry["chosen"]}
 
 
+def is_tunable(key: str) -> bool:
+    """Whether a key may be tuned, and a file may choose its value: one that names no class, package, folder or file."""
+    group, dot, rest = key.partition(".")
+    return bool(dot) and "/" not in key and group not in NEVER_TUNED and not rest.split(".")[-1].startswith("_")
+
+
 def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or any(key not in entry for key in NEEDED):
         return False
-    chosen, rate = entry["chosen"], entry["chosen"].get("optimizer.lr", 1) if isinstance(entry["chosen"], dict) else 0
+    chosen, rate = entry["chosen"], entry["chosen"].get(RATE, 1) if isinstance(entry["chosen"], dict) else 0
     return (
         isinstance(rate, int | float)
         and rate > 0
         and bool(chosen)
         and all(isinstance(key, str) for key in chosen)
+        and all(isinstance(entry[key], str) for key in ("variant", "optimizer"))
         and isinstance(entry["seeds"], list)
         and isinstance(entry["settings"], dict)
     )

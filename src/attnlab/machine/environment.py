@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from attnlab.errors import UsageError
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # by which Lightning numbers a process
 STARTED_BY = "ATTNLAB_FIRST_PROCESS"  # the id of the process that has started this one, if one of the same run did
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by torchrun, and by the first process for those that it starts
+# Control characters but tab and line feed, and those that turn the direction of what follows.
+ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 # How often a thread of GNU's OpenMP looks before it sleeps: by default 300,000 times, and 1,000 times where it knows of
 # more threads than cores, which it cannot where another process has them. 10,000 cost nothing measurable alone.
@@ -140,6 +143,14 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal: what would change it or hide what stands there becomes an escape, such as \\x1b.
+
+    Line breaks, tabs and what joins letters of some scripts stay.
+    """
+    return ACTS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def check_arguments(argv: Sequence[str]) -> None:

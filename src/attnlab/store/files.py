@@ -44,21 +44,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, most: int = MOST_YAML_NODES) -> Any:
     """What a YAML text says, in dictionaries with names, lists, text, numbers; a YAMLError whatever is wrong with it.
 
     A few lines of aliases can stand for more nodes than there is memory, and brackets within brackets overrun the
     stack of the parser: both are counted first.
     """
-    check_yaml(text)
+    check_yaml(text, most)
     try:
         return _plain(yaml.load(text, LOADER))
     except (ValueError, RecursionError, OverflowError) as error:  # a date that does not exist, a number of 5,000 digits
         raise yaml.YAMLError(" ".join(str(error).split())) from error
 
 
-def check_yaml(text: str) -> None:
-    """Refuse a YAML text that would come to more than a config ever holds, with a YAMLError."""
+def check_yaml(text: str, most: int = MOST_YAML_NODES) -> None:
+    """Refuse a YAML text that would come to more than `most` values, as no config does, with a YAMLError."""
     if len(text) > MOST_YAML_BYTES:
         raise yaml.YAMLError(f"it is longer than {MOST_YAML_BYTES:,} characters")
     sizes: dict[str, int] = {}  # nodes that an anchor stands for
@@ -74,12 +74,12 @@ def check_yaml(text: str) -> None:
             open_nodes.append((event.anchor, count))
             count += 1
             if event.anchor is not None:
-                sizes[event.anchor] = MOST_YAML_NODES + 1  # until it is closed: an alias within would never end
+                sizes[event.anchor] = most + 1  # until it is closed: an alias within would never end
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             sizes[anchor or ""] = count - before
-        if count > MOST_YAML_NODES:
-            raise yaml.YAMLError(f"it stands for more than {MOST_YAML_NODES:,} values")
+        if count > most:
+            raise yaml.YAMLError(f"it stands for more than {most:,} values")
         if len(open_nodes) > MOST_YAML_DEPTH:
             raise yaml.YAMLError(f"it is nested more than {MOST_YAML_DEPTH} deep")
 

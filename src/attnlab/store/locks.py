@@ -15,9 +15,10 @@ from attnlab.store.files import parse_json, read_file, tidy, write_atomically, w
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Own a lock file, made if it is not there, while the block runs; gives its handle.
 
-    Raises BlockingIOError where another owner is not to be waited for.
+    Raises BlockingIOError where another owner is not to be waited for, and OSError for a link: a folder of somebody
+    else's may have one that leads elsewhere.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield handle
@@ -62,7 +63,7 @@ def make_entry_once(path: Path, name: str, make: Callable[[], Any], *, key: str)
 def is_owned(path: Path) -> bool:
     """Whether a process owns a lock file."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -32,9 +32,9 @@ def show_list(claims: Sequence[tuple[Claim, Mapping[str, Any]]], console: Consol
 
 def verdict_on(claim: Claim, record: Mapping[str, Any]) -> str:
     """The recorded verdict, if it is one on the recipe and rule of today."""
-    if "verdict" not in record:
+    if not isinstance(record.get("verdict"), str):
         return NOT_RUN
-    return str(record["verdict"]) if record["hash"] == claim.hash else f"{NOT_RUN} as it stands now"
+    return str(record["verdict"]) if record.get("hash") == claim.hash else f"{NOT_RUN} as it stands now"
 
 
 def medians(claim: Claim, record: Mapping[str, Any]) -> list[list[str]]:

@@ -28,6 +28,7 @@ from attnlab.analysis.tuned_variants import STEPS, TunedVariant, as_typed, ranke
 from attnlab.config.compose import compose_config
 from attnlab.config.messages import explain
 from attnlab.config.metric_kinds import parse_metric
+from attnlab.config.tuned_settings import is_tunable
 from attnlab.errors import UsageError
 from attnlab.options.rules import MOST_SEED, parse_integers
 from attnlab.store.files import write_atomically
@@ -164,7 +165,7 @@ def _check(space: SearchSpace, overrides: Sequence[str]) -> None:
     for key in space.values:
         if key in typed:
             raise UsageError(f"{key} is tuned (over={space}): leave it out of the settings")
-        if "." not in key or "/" in key:
+        if not is_tunable(key):
             raise UsageError(f"over ({space}): {key} chooses a file; tune a value, such as {RATE}")
     if (size := space.size) is not None and size < LEAST_KEPT:
         raise UsageError(f"over ({space}) must name two settings or more")

@@ -9,6 +9,7 @@ import lightning as L
 from tqdm import tqdm
 
 from attnlab.inspection.records import tensorboard_command
+from attnlab.machine.environment import harmless
 from attnlab.training.callbacks import Speed
 from attnlab.training.notes import log
 
@@ -18,7 +19,7 @@ RATES = (("val/bits_per_byte", "val_bits_per_byte"), ("val/accuracy", "val_accur
 def print_summary(summary: Mapping[str, Any], sample: tuple[str, str] | None, runs: str) -> None:
     """The end of a run: a sample (prompt, continuation), the losses, and the command that shows everything."""
     if sample is not None:
-        log(f"\nsample: {sample[0]}|{sample[1]}\n")
+        log(harmless(f"\nsample: {sample[0]}|{sample[1]}\n"))
     rates = [f"{name} {summary[key]:.4f}" for name, key in RATES if summary[key] is not None]
     if summary["val_accuracy_error"] is not None:
         rates[-1] += f" +- {summary['val_accuracy_error']:.4f}"
