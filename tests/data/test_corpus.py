@@ -68,7 +68,7 @@ def test_corpus_parts() -> None:
     corpus = Corpus.from_bytes("steps", TEXT, 0.25, source="here")
     assert corpus.train + corpus.val == TEXT and corpus.sha256 == SHA256
     assert len(corpus.val) == len(TEXT) // 4
-    assert corpus.train_text + corpus.val_text == TEXT.decode()
+    assert (corpus.train + corpus.val).decode() == TEXT.decode()
     assert Corpus.from_bytes("steps", TEXT, 0.5, source="here").sha256 == SHA256
 
 
@@ -223,7 +223,7 @@ def test_stories_need_a_path() -> None:
 
 def test_python_comes_with_a_corpus() -> None:
     corpus = PythonDocs(0.2).load()
-    text = corpus.train_text + corpus.val_text
+    text = (corpus.train + corpus.val).decode()
     assert corpus.name == "python_docs" and len(text) > 300_000
     topics: dict[str, str] = pydoc_data.topics.topics
     assert text.startswith(topics[min(topics)].strip("\n"))
@@ -237,7 +237,7 @@ def test_text_of_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text that stands under two names is taken once."""
     monkeypatch.setattr(pydoc_data.topics, "topics", {"b": "\nsame\n", "a": "first", "c": "same", "d": "last\n"})
     corpus = PythonDocs(0.5).load()
-    assert corpus.train_text + corpus.val_text == "first\n\n\nsame\n\n\nlast"
+    assert (corpus.train + corpus.val).decode() == "first\n\n\nsame\n\n\nlast"
 
 
 def test_python_without_docs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from attnlab.inspection import figures
 from attnlab.inspection.colours import INK, N_GREYS, NEVER_READ, PAGE, scale_for
-from attnlab.inspection.figures import arrange, draw_layer, font, printable, to_array, to_png
+from attnlab.inspection.figures import arrange, draw_layer, font, printable, to_png
 
 WORDS = ["Your", "journey", "starts", "with", "one", "step", ".", "It", "was", "a", "cold", "morning", ",", "and"]
 
@@ -202,7 +202,7 @@ def test_long_texts_are_cut_with_an_ellipsis() -> None:
 
 def test_a_picture_becomes_bytes_and_an_array() -> None:
     image = draw_layer(causal_softmax(2, 6), "probability", names(6), "t")
-    array, png = to_array(image), to_png(image)
+    array, png = np.asarray(image.convert("RGB")), to_png(image)
     assert array.shape == (image.height, image.width, 3) and array.dtype == np.uint8
     assert (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) == array).all()
 

@@ -23,7 +23,7 @@ from attnlab.interchange.families import (
     transforms,
 )
 from attnlab.interchange.families.family import Family
-from attnlab.interchange.families.registry import ALL, FAMILIES, family_of
+from attnlab.interchange.families.registry import ALL, FAMILIES, native_form
 
 HEADS = SimpleNamespace(n_heads=4, n_kv_heads=2, head_dim=6, value_dim=6, position=SimpleNamespace(width=4))
 ROWS = {"QKV_ROWS": 48, "QKV_BY_GROUP": 48, "HALVES": 24, "PAIRS": 24, "SWAPPED": 24, "TRANSPOSED": 24, "SAME": 24}
@@ -115,8 +115,8 @@ def test_refused(model_type: str, change: dict[str, Any], message: str) -> None:
 )
 def test_layout_of_a_run(overrides: list[str], model_type: str | None) -> None:
     """The first type that can say all settings of a run; none where one cannot be said."""
-    family = family_of(compose_config(overrides), 256)
-    assert (family and family.model_type) == model_type
+    form = native_form(compose_config(overrides), 256)
+    assert (form and form[0].model_type) == model_type
 
 
 def test_order() -> None:

@@ -11,7 +11,7 @@ from attnlab.cli import main
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
 from attnlab.interchange.families.model_settings import settings_of_run
-from attnlab.interchange.families.registry import family_of
+from attnlab.interchange.families.registry import native_form
 from attnlab.interchange.hf_import import USUAL_CONTEXT, import_folder, read_model
 from attnlab.runs import dataset_of, load, maps_of, read_config
 from attnlab.store.run_folder import RunFolder
@@ -66,8 +66,9 @@ def test_context(run: RunFolder, tmp_path: Path) -> None:
 def test_goes_out_as_it_came(run: RunFolder) -> None:
     """What a config.json said beside our settings, it says again."""
     config = read_config(run)
-    family = family_of(config, 256)
-    assert family is not None
+    form = native_form(config, 256)
+    assert form is not None
+    family, _ = form
     origin = {**CONFIG, "bos_token_id": 7, "max_position_embeddings": 4096}
     again = family.config_like(settings_of_run(config, 256), origin)
     assert again.items() >= origin.items()

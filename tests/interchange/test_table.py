@@ -15,7 +15,7 @@ from tests.interchange.tiny import TYPES, VOCAB, cut, load_double, save_tiny
 from attnlab.build import build_model
 from attnlab.interchange.families.family import Family
 from attnlab.interchange.families.model_settings import settings_of_run
-from attnlab.interchange.families.registry import FAMILIES, family_of
+from attnlab.interchange.families.registry import FAMILIES, native_form
 from attnlab.interchange.foreign.parts import inspect
 from attnlab.interchange.hf_import import Imported, read_model
 from attnlab.model import GPT
@@ -188,8 +188,10 @@ def write(folder: Path, family: Family, imported: Imported) -> None:
 def test_there_and_back(name: str, pair_of: Any, tmp_path: Path) -> None:
     """Out again, each tensor is the one that came in, bit for bit; so is the config, and transformers reads it."""
     pair = pair_of(name)
-    family = family_of(pair.imported.config, VOCAB, like=pair.imported.origin["model_type"])
-    assert family is not None and family.model_type == pair.theirs.config.model_type
+    form = native_form(pair.imported.config, VOCAB, like=pair.imported.origin["model_type"])
+    assert form is not None
+    family, _ = form
+    assert family.model_type == pair.theirs.config.model_type
     write(tmp_path, family, pair.imported)
     (tmp_path / "tokenizer.json").write_bytes((pair.folder / "tokenizer.json").read_bytes())
     assert same(load_file(tmp_path / "model.safetensors"), load_file(pair.folder / "model.safetensors"))

@@ -39,7 +39,6 @@ class GroupedTiedAttention(GatedOutput, SoftmaxAttention):
                     f"attention/score ({type(mod).__name__}) must not change or extend keys: grouped-tied attention "
                     "keeps values and makes keys of them on reading; remove it"
                 )
-        self.share_of_key = -(-self.rope_dim // self.n_kv_heads)  # numbers in each key head's row, rounded up
         self.to_q = nn.Linear(self.d_model, self.n_heads * self.head_dim, bias=False)
         self.to_kv = nn.Linear(self.d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.to_k_rotary = nn.Linear(self.d_model, self.rope_dim, bias=False)
@@ -63,14 +62,13 @@ class GroupedTiedAttention(GatedOutput, SoftmaxAttention):
         tied = v[..., : self.head_dim - self.rope_dim]
         return torch.cat([tied.to(rotary.dtype), rotary.expand(-1, self.n_kv_heads, -1, -1)], dim=-1)
 
-    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
-        sizes = {"batch": batch, "max_len": max_len, "heads": self.n_kv_heads}
-        cache = Cache.empty(self.mask, d=self.share_of_key, v=self.value_dim, like=self.anchor, **sizes)
-        return SoftmaxState(cache, None)
+    @property
+    def key_width(self) -> int:
+        return -(-self.rope_dim // self.n_kv_heads)  # each key head's row carries an equal share of the rotary key
 
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
-        rotary = heads.k[:, 0, :, self.head_dim - self.rope_dim :]  # each key head's row carries an equal share of it
-        rows = F.pad(rotary, (0, self.share_of_key * self.n_kv_heads - self.rope_dim))
+        rotary = heads.k[:, 0, :, self.head_dim - self.rope_dim :]
+        rows = F.pad(rotary, (0, self.key_width * self.n_kv_heads - self.rope_dim))
         return state.cache.append(split_heads(rows, self.n_kv_heads), heads.v, self.mask)
 
     def read_cache(self, heads: Heads, visible_kv: KeysValues) -> Heads:

@@ -46,17 +46,9 @@ class TiedAttention(GatedOutput, SoftmaxAttention):
         q, v = split_heads(self.to_q(x), self.n_heads), split_heads(self.to_kv(x), self.n_kv_heads)
         return Heads(self.position.rotate(q, start), self.position.rotate_keys(v, start), v, gate=self.gate.project(x))
 
-    def init_state(self, batch: int, max_len: int) -> SoftmaxState:
-        cache = Cache.empty(
-            self.mask,
-            batch=batch,
-            max_len=max_len,
-            heads=self.n_kv_heads,
-            d=0,
-            v=self.value_dim,
-            like=self.anchor,
-        )
-        return SoftmaxState(cache, None)
+    @property
+    def key_width(self) -> int:
+        return 0  # keys are made of the values on reading
 
     def update_cache(self, heads: Heads, state: SoftmaxState, shared: Shared) -> tuple[KeysValues, Cache]:
         return state.cache.append(heads.v[..., :0], heads.v, self.mask)

@@ -56,11 +56,6 @@ class TokenSplits(Dataset):
                 "raise data.val_fraction or give more text"
             )
 
-    @property
-    def scored_tokens(self) -> int:
-        """How many validation tokens are predicted: all but the first."""
-        return len(self.val) - 1
-
     def check_context(self, context: int) -> None:
         """Refuse a context that no training window can fill."""
         if context < 1:

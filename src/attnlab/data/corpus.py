@@ -63,16 +63,6 @@ class Corpus(AnyText):
 
         return [(stretch("train", self.train), stretch("val", self.val))]
 
-    @property
-    def train_text(self) -> str:
-        """The training part as text."""
-        return self.train.decode()
-
-    @property
-    def val_text(self) -> str:
-        """The validation part as text."""
-        return self.val.decode()
-
     @classmethod
     def from_bytes(
         cls,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from attnlab.inspection.colours import INK, LINE, NEVER_READ, PAGE, SOFT_INK, Scale, palette, scale_for
@@ -307,11 +307,6 @@ def _bar_strip(scale: Scale, causal: bool) -> Image.Image:
         draw.rectangle((right, y + 18, right + 11, y + 29), fill=NEVER_READ, outline=LINE)
         draw.text((right + 18, y + 24), "later tokens: never read", SOFT_INK, face, anchor="lm")
     return strip
-
-
-def to_array(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture as red, green and blue bytes, row by row."""
-    return np.asarray(image.convert("RGB"))
 
 
 def to_png(image: Image.Image) -> bytes:

@@ -46,12 +46,6 @@ def family_for(content: Mapping[str, Any], source: str) -> Family:
     return FAMILIES[model_type]
 
 
-def family_of(config: RunConfig, vocab_size: int = 2, *, like: str | None = None) -> Family | None:
-    """The first family that can say all of the settings of one of our runs; None if none can."""
-    form = native_form(config, vocab_size, like=like)
-    return None if form is None else form[0]
-
-
 def native_form(config: RunConfig, vocab_size: int, *, like: str | None = None) -> tuple[Family, ModelSettings] | None:
     """The first family that can say all of the settings of one of our runs, and the settings as it says them; None if
     none can. `like` is the type of the model that it was read from, which goes before the others."""
