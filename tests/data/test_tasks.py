@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.utils import get_class
 
 from attnlab.build import instantiate
 from attnlab.config.compose import compose_config
@@ -34,6 +36,7 @@ from attnlab.data.tasks.s5 import S5
 from attnlab.data.tasks.selective_copy import SelectiveCopy
 from attnlab.data.tokenizers import from_json
 from attnlab.errors import UsageError
+from attnlab.laws import documentation
 
 # Each solver answers after a prefix of a row, from the names of its tokens alone. It is asked only where an answer is
 # wanted, and told nothing else.
@@ -109,10 +112,32 @@ BY_LOSS = (
 ALL = [*SOLVERS, *BY_LOSS]
 
 
-def test_every_task_is_here() -> None:
+TARGETS = {
+    file.stem: match[1]
+    for file in sorted((config_dir() / "data").glob("*.yaml"))
+    if (match := re.search(r"_target_: (attnlab\.data\.tasks\.\S+)", file.read_text(encoding="utf-8")))
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_has_solver(name: str) -> None:
     """A YAML that names a task comes with a solver, or with the reason why its answers cannot be known."""
-    targets = {file.stem: file.read_text(encoding="utf-8") for file in (config_dir() / "data").glob("*.yaml")}
-    assert set(ALL) == {name for name, text in targets.items() if "_target_: attnlab.data.tasks." in text}
+    assert name in ALL, f"{name}: no solver in SOLVERS, and no reason in BY_LOSS why there is none"
+
+
+def test_missing_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is forgotten is named, and none is there that no YAML names."""
+    assert set(ALL) <= TARGETS.keys()
+    monkeypatch.setitem(globals(), "ALL", [name for name in ALL if name != "s5"])
+    with pytest.raises(AssertionError, match="s5: no solver"):
+        test_has_solver("s5")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_source(name: str) -> None:
+    """A task names the paper, or the program, that it is taken from."""
+    text = get_class(TARGETS[name]).__doc__ or ""
+    assert documentation.SOURCE.search(text), f"{name}: the docstring names no source (arXiv and a number, or Source:)"
 
 
 @cache

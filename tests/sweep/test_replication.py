@@ -1,6 +1,7 @@
 """Published claims: every file says what it must, and a tiny one is trained, judged and counted."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def test_claims() -> None:
     assert len(set(seeds)) == len(seeds) and min(seeds) >= 1000
     for each in claims:
         assert each.seeds == each.seeds and len(each.seeds) == each.n_seeds >= 5 and each.minutes <= 40
-        assert (len(each.arms) >= 2 and each.rule and "arXiv" in each.source) or "github.com" in each.source
+        assert len(each.arms) >= 2 and each.rule, each.name
+        assert re.search(r"arXiv \d{4}\.\d{4,5}|github\.com/", each.source), f"{each.name}: source ({each.source})"
 
 
 @pytest.mark.parametrize("name", [n if drawn((n,), 16) else pytest.param(n, marks=pytest.mark.slow) for n in CLAIMS])
@@ -88,6 +90,7 @@ def test_hash(tmp_path: Path) -> None:
     [
         ({"rul": []}, r"claim tiny: rul is not a key; did you mean 'rule'\?"),
         ({"claim": None}, "claim tiny: claim .* must be a sentence"),
+        ({"source": " "}, "claim tiny: source .* must be a sentence"),
         ({"minutes": "long"}, "claim tiny: minutes"),
         ({"rule": []}, "claim tiny: rule must list inequalities"),
         ({"rule": ["loss(longer) > 0"]}, r"longer is not one of short, long; did you mean 'long'\?"),

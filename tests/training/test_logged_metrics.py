@@ -7,6 +7,7 @@ from tests.training.launch import folder_of, tiny
 
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
+from attnlab.config.metric_kinds import kind_of
 from attnlab.data.tokenizers import load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.runs import dataset_of, read_config
@@ -35,6 +36,7 @@ def test_logged(tmp_path: Path) -> None:
     )
     assert logged - expected == {"attention_entropy/uniform_causal", "optim/lr", "optim/grad_norm"}
     assert expected <= logged
+    assert all(kind_of(name) for name in expected), "each says which way is better, or that neither is"
     assert {"val_segment_loss/4", "attention_answer_mass/L00H00", "attention_row_sum/=/L00H00"} <= logged
 
 

@@ -104,7 +104,7 @@ def parse_claim(name: str, path: Path) -> Claim:
         if word not in KEYS:
             raise UsageError(f"{key}: {word} is not a key{nearest(str(word), KEYS)} (keys: {', '.join(KEYS)})")
     for text in TEXTS:
-        if not isinstance(content.get(text), str):
+        if not isinstance(content.get(text), str) or not content[text].strip():
             raise UsageError(f"{key}: {text} ({shown(content.get(text))}) must be a sentence")
     recipe = {part: content.get(part) for part in FROZEN}
     n_seeds, minutes = content.get("seeds"), content.get("minutes")
