@@ -186,6 +186,21 @@ def test_exact_alone() -> None:
     assert rate(verdicts) <= ALPHA + TOLERANCE
 
 
+def test_spreads_are_said() -> None:
+    """Permutations of arms that scatter unequally promise little, and the verdict says so; sign flips need no word."""
+    rng = np.random.default_rng(3)
+    for n, ratio, expected in ((4, 8.0, True), (4, 1.0, False), (6, 8.0, False)):
+        results = rng.uniform(-1, 1, size=(2, n)) * np.array([1.0, ratio])[:, None] + np.array([0.0, 99.0])[:, None]
+        (c,) = compare(design(results).pairs(), RULES)
+        assert c.verdict == WORSE
+        assert (
+            any("as widely" in remark and remark.endswith("6 seeds need no such law") for remark in c.remarks)
+            == expected
+        )
+    same = np.stack([np.ones(4), np.arange(4) + 99.0])
+    assert "infinitely" in str(compare(design(same).pairs(), RULES)[0].remarks)
+
+
 def shifted(law: Law, margin: float, share: float = 1.0) -> Law:
     """Variants that differ by just the margin, or so large a share of them."""
 

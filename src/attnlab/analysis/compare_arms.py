@@ -29,6 +29,7 @@ from attnlab.analysis.samples import PlannedPairs, Sample, paired_seeds, values
 from attnlab.analysis.statistics import Interval, SeedPairing
 from attnlab.store.status import Status
 
+WIDER = 3  # so many times as widely as another, an arm is of another law
 PENDING = (Status.PLANNED, Status.RUNNING, Status.UNFINISHED)  # what may still come to a result
 
 
@@ -230,10 +231,23 @@ def _judge(c: Comparison[A], rules: Rules) -> Comparison[A]:
     if c.rank_sum is not None:
         ours, theirs = (sum(map(math.isfinite, side.results.values())) for side in (c.arm, c.baseline))
         remarks.append(f"reached by {ours} of {len(c.arm.results)} seeds against {theirs} of {len(c.baseline.results)}")
+    if verdict in rules.directions and c.exact_test == exact_tests.PERMUTATIONS:
+        remarks += _spreads(c)
     within = verdict in rules.directions and rules.margin is not None and c.solved is None
     if within and c.mean is not None and rules.margin is not None and abs(c.mean) < rules.margin:
         remarks.append(f"a difference, but within the margin of {rules.margin:g}")
     return replace(c, verdict=verdict, remarks=tuple(remarks))
+
+
+def _spreads(c: Comparison[A]) -> list[str]:
+    """What a verdict by permutations rests on where the arms differ in spread: they are not of one law then, and what
+    is left is the t test, whose level is that of normal differences."""
+    low, high = sorted(float(side.std(ddof=1)) for side in (c.values, c.values - c.differences))
+    if high < WIDER * low:
+        return []
+    fold = f"{high / low:.3g} times" if low else "infinitely"
+    need = exact_tests.fewest_seeds(c.alpha, test=exact_tests.SIGN_FLIPS)
+    return [f"one arm scatters {fold} as widely: right if results are roughly normal; {need} seeds need no such law"]
 
 
 def _lost(c: Comparison[A], verdict: str) -> str:
