@@ -128,7 +128,8 @@ def test_no_logit_depends_on_a_later_token() -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "d_model"])
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_model_without_size_is_refused(name: str, size: int) -> None:
-    with pytest.raises(UsageError, match=rf"^{name} \({size}\) must be an integer of at least 1$"):
+    most = ", at most 10000" if name == "n_layers" else ""  # beyond, building it would never end
+    with pytest.raises(UsageError, match=rf"^{name} \({size}\) must be an integer of at least 1{most}$"):
         gpt(**{name: size})
 
 

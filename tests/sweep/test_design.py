@@ -80,6 +80,11 @@ def test_factorial() -> None:
         ({"axes": TWO, "seeds": 0}, "must be a number of seeds"),
         ({"axes": TWO, "settings": ["a"]}, "settings .* must hold settings by name"),
         ({"axes": {f"a{i}": [0, 1] for i in range(17)}}, "axes make 131,072 combinations"),
+        ({"axes": TWO, "seeds": 10**12}, "seeds .* must be at most 100,000"),
+        ({"axes": TWO, "settings": {"allow_targets": ["os"]}}, "allow_targets .* must be typed, for no file"),
+        ({"axes": {"++allow_targets": [["os"], ["sys"]]}}, "allow_targets .* must be typed"),
+        ({"axes": {"a": {"x": {"hydra.run.dir": "/"}, "y": {}}}}, r"hydra\.run\.dir .* must be typed"),
+        ({"axes": AXES, "arms": {"window": {"hydra/launcher": "joblib"}}}, "hydra/launcher .* must be typed"),
     ],
 )
 def test_refused(content: Any, message: str) -> None:

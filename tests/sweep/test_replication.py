@@ -1,8 +1,10 @@
 """Published claims: every file says what it must, and a tiny one is trained, judged and counted."""
 
 import json
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,9 @@ def test_hash(tmp_path: Path) -> None:
         ({"arms": {"a": {"seed": 1}, "b": {}}}, "seed is settled by attnlab replicate"),
         ({"arms": {"short": {"batch_size": 1}, "long": {}}}, "batch_size is set for all arms and for short"),
         ({"settings": {"experiment_name": "x"}}, "experiment_name is settled"),
+        ({"settings": {"allow_targets": ["os"]}}, "allow_targets .* must be typed"),
+        ({"source": "\x1b[2J"}, "source .* must be a sentence"),
+        ({"seeds": 10**9}, "seeds a number up to 1000"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -108,6 +113,17 @@ def test_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
         claim(tmp_path, **changes)
     with searching([tmp_path]), pytest.raises(UsageError, match=r"claim \(tny\) must be among: .*did you mean 'tiny'"):
         read_claims(["tny"])
+
+
+def test_a_claim_that_is_no_file(tmp_path: Path) -> None:
+    """A device, a pipe or a link to nothing in the place of a claim is one line."""
+    (tmp_path / "claim").mkdir()
+    path = tmp_path / "claim" / "tiny.yaml"
+    for make in (partial(path.symlink_to, "/dev/zero"), partial(path.symlink_to, "nothing"), partial(os.mkfifo, path)):
+        make()
+        with searching([tmp_path]), pytest.raises(UsageError, match="cannot be read"):
+            read_claims(["tiny"])
+        path.unlink()
 
 
 def written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """The sizes and parts of a GPT. Imports no torch; apart from other settings, for a run executes it."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from attnlab.errors import shown
-from attnlab.options import Count, Fraction, OptionError, Positive, Text, check, options_of
+from attnlab.options import Count, Fraction, OptionError, Positive, Rule, Text, check, options_of
 
 NormKind = Literal["rms", "layer"]
 MLPKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "xielu", "swiglu", "geglu", "geglu_tanh", "reglu"]
@@ -23,7 +23,7 @@ class ModelConfig:
     Raises OptionError for a value that may not stand where it does, or not beside another.
     """
 
-    n_layers: Count
+    n_layers: Annotated[int, Rule(int, least=1, most=10_000)]
     n_heads: Count = 1
     d_model: Count
     context: Count

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,15 @@ import yaml
 from attnlab.analysis.claim_rules import Condition, Measure, fewest_seeds, parse_condition, parse_measure
 from attnlab.config.keys import CLAIMS, options, search_folders
 from attnlab.errors import UsageError, nearest, shown
+from attnlab.machine.environment import harmless
+from attnlab.store.damage import one_line
 from attnlab.store.files import parse_yaml, read_file
 from attnlab.sweep.design import Design, read_design
 
 TEXTS = ("claim", "source", "published")
 KEYS = (*TEXTS, "note", "settings", "arms", "measures", "rule", "seeds", "minutes")
 FROZEN = ("settings", "arms", "measures", "rule", "seeds")  # the recipe and the rule, which the hash covers
+MOST_SEEDS = 1000
 FIRST_FROZEN_SEED = 1000  # those of trials are below
 
 
@@ -87,7 +91,7 @@ def read_claims(names: Sequence[str] = ()) -> list[Claim]:
 
 def read_claim(name: str) -> Claim:
     """A claim from its file, refused with the key that is wrong."""
-    path = next(p for root in search_folders() if (p := root / CLAIMS / f"{name}.yaml").is_file())
+    path = next(p for root in search_folders() if os.path.lexists(p := root / CLAIMS / f"{name}.yaml"))
     return parse_claim(name, path)
 
 
@@ -96,23 +100,31 @@ def parse_claim(name: str, path: Path) -> Claim:
     key = f"{CLAIMS} {name}"
     try:
         content = parse_yaml(read_file(path).decode())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({one_line(error)})") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not YAML") from error
+        raise UsageError(f"{path} is not YAML ({one_line(error)})") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"{key} must hold settings by name: {', '.join(KEYS)}")
     for word in content:
         if word not in KEYS:
             raise UsageError(f"{key}: {word} is not a key{nearest(str(word), KEYS)} (keys: {', '.join(KEYS)})")
     for text in TEXTS:
-        if not isinstance(content.get(text), str) or not content[text].strip():
-            raise UsageError(f"{key}: {text} ({shown(content.get(text))}) must be a sentence")
+        if not isinstance(sentence := content.get(text), str) or harmless(sentence) != sentence or not sentence.strip():
+            raise UsageError(f"{key}: {text} ({shown(sentence)}) must be a sentence")
     recipe = {part: content.get(part) for part in FROZEN}
     n_seeds, minutes = content.get("seeds"), content.get("minutes")
     if not isinstance(minutes, int | float) or not minutes > 0:
         raise UsageError(f"{key}: minutes ({shown(minutes)}) must be a number above 0")
     axes = {"arm": recipe["arms"]} if isinstance(recipe["arms"], Mapping) else {}
-    if type(n_seeds) is not int or not axes or not isinstance(recipe["measures"], Mapping) or not recipe["measures"]:
-        raise UsageError(f"{key}: arms and measures must hold some by name, and seeds a number")
+    if (
+        type(n_seeds) is not int
+        or n_seeds > MOST_SEEDS
+        or not axes
+        or not isinstance(recipe["measures"], Mapping)
+        or not recipe["measures"]
+    ):
+        raise UsageError(f"{key}: arms and measures must hold some by name, and seeds a number up to {MOST_SEEDS}")
     design = read_design(name, {"settings": recipe["settings"] or {}, "axes": axes})
     _check_keys(key, design)
     measures = {str(m): parse_measure(f"{key}: measures.{m}", text) for m, text in recipe["measures"].items()}

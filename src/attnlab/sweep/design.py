@@ -18,6 +18,7 @@ KINDS = ("grid", "add_one", "drop_one", "factorial")
 KEYS = ("design", "settings", "axes", "arms", "generators", "seeds")
 LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"  # of the axes in order; I is the identity
 PLAIN = re.compile(r"[\w./@:+-]+")
+TYPED_ONLY = re.compile(r"[+~]*(allow_targets|hydra)\b")  # which packages run, and what Hydra does, no file may say
 MOST_RUNS = 100_000
 
 
@@ -147,7 +148,7 @@ def read_design(name: str, content: Any) -> Design:
     if not isinstance(settings, Mapping):
         raise UsageError(f"{key}: settings ({shown(settings)}) must hold settings by name, as key: value")
     arms = _arms(key, content.get("arms", {}), axes)
-    design = Design(kind, axes, generators, _overrides_of(settings), _seeds(key, content.get("seeds", 1)), arms)
+    design = Design(kind, axes, generators, _overrides_of(key, settings), _seeds(key, content.get("seeds", 1)), arms)
     count = math.prod(len(axis.levels) for axis in axes)
     if kind in ("grid", "factorial") and count >> len(generators) > MOST_RUNS:
         raise UsageError(f"{key}: axes make {count:,} combinations; at most {MOST_RUNS:,} are run")
@@ -161,11 +162,11 @@ def _axes(key: str, content: Any) -> tuple[Axis, ...]:
     for name, levels in content.items():
         axis_key = f"{key}: axes.{name}"
         if isinstance(levels, list):
-            named: dict[str, tuple[str, ...]] = {_text(level): _overrides_of({name: level}) for level in levels}
+            named: dict[str, tuple[str, ...]] = {_text(level): _overrides_of(key, {name: level}) for level in levels}
             if len(named) < len(levels):
                 raise UsageError(f"{axis_key} names a level twice: {', '.join(map(_text, levels))}")
         elif isinstance(levels, Mapping) and all(isinstance(settings, Mapping) for settings in levels.values()):
-            named = {str(level): _overrides_of(settings) for level, settings in levels.items()}
+            named = {str(level): _overrides_of(key, settings) for level, settings in levels.items()}
         else:
             raise UsageError(f"{axis_key} must be a list of values, or levels by name that each hold settings")
         if len(named) < 2:
@@ -187,10 +188,14 @@ def _arms(key: str, content: Any, axes: Sequence[Axis]) -> dict[str, tuple[str, 
             raise UsageError(f"{key}: arms.{name} is no level{nearest(str(name), names)} (levels: {', '.join(names)})")
         if both := varied & {str(each) for each in settings}:
             raise UsageError(f"{key}: arms.{name} sets {', '.join(sorted(both))}, which an axis varies")
-    return {str(name): _overrides_of(settings) for name, settings in content.items()}
+    return {str(name): _overrides_of(key, settings) for name, settings in content.items()}
 
 
-def _overrides_of(settings: Mapping[Any, Any]) -> tuple[str, ...]:
+def _overrides_of(key: str, settings: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Settings as words; refused where a file may not set them."""
+    for name, value in settings.items():
+        if TYPED_ONLY.match(str(name)):
+            raise UsageError(f"{key}: {name} ({shown(value)}) must be typed, for no file can allow itself")
     return tuple(f"{name}={_text(value)}" for name, value in settings.items())
 
 
@@ -224,6 +229,8 @@ def _generators(key: str, kind: str, generators: Any, k: int) -> tuple[str, ...]
 
 
 def _seeds(key: str, content: Any) -> tuple[int, ...]:
+    if isinstance(content, int) and content > MOST_RUNS:
+        raise UsageError(f"{key}: seeds ({content}) must be at most {MOST_RUNS:,}")
     seeds = list(range(content)) if isinstance(content, int) and not isinstance(content, bool) else content
     whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):

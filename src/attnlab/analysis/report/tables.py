@@ -10,6 +10,7 @@ from rich.markup import escape
 from attnlab.analysis.comparison import A, Comparison
 from attnlab.analysis.report.document import Table, table
 from attnlab.analysis.report.format import number, p_value, span
+from attnlab.machine.environment import harmless
 
 STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "cannot tell": "dim"}
 
@@ -31,8 +32,8 @@ def draw(shown: Table, console: Console, *, piped: int = 0) -> None:
         console.width = max(console.width, piped * len(shown.columns))
     grid = rich.table.Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, header_style="bold")
     for i, column in enumerate(shown.columns):
-        grid.add_column(column, justify="right" if i in shown.numbers else "left", overflow="fold")
+        grid.add_column(escape(harmless(column)), justify="right" if i in shown.numbers else "left", overflow="fold")
     for row in shown.rows:
         style = next((style for cell in row for word, style in STYLES.items() if cell.startswith(word)), "")
-        grid.add_row(*map(escape, row), style=style)
+        grid.add_row(*(escape(harmless(cell)) for cell in row), style=style)
     console.print(grid)
