@@ -2,7 +2,9 @@
 
 import csv
 import math
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,37 @@ def test_command(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "c"
     assert len((folder / "capacity.csv").read_text().splitlines()) == 5
     assert (folder / "capacity.svg").is_file() and (folder / "capacity.md").is_file()
+
+
+def first_look() -> list[str]:
+    """The words of the short command in docs/tasks.md, without its folder."""
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"attnlab capacity (.*folder=runs/first_look(?:.|\n)*?)\n\n", text)
+    return [word for word in shlex.split(command.replace("\\\n", " ")) if not word.startswith("folder=")]
+
+
+@pytest.mark.slow
+def test_first_look(tmp_path: Path) -> None:
+    """In the short command, too, attention learns to recall, linear attention recalls the less the more pairs there
+    are, a wider state recalls more, and what is left when the minutes are over goes on."""
+    words = [*first_look(), f"folder={tmp_path / 'runs' / 'c'}", f"paths.cache={tmp_path / 'cache'}", "n_jobs=1"]
+    start = [sys.executable, "-c", "from attnlab.cli import main; main()", "capacity", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, "minutes=0.4"], capture_output=True, text=True, check=False, env=environment)
+    assert "the same command goes on" in done.stdout + done.stderr
+    done = subprocess.run(start, capture_output=True, text=True, check=True, env=environment)
+    sizes = sizes_of(read_experiment(tmp_path / "runs" / "c", "val/accuracy"))
+    assert {(s.variant, s.width, s.seeds, s.lost) for s in sizes} == {
+        (variant, width, 2, 0) for variant in ("multi_head", "linear") for width in (16, 32)
+    }
+    for size in sizes:
+        recall = [size.recall[n].mean for n in (2, 4, 8)]
+        if size.variant == "multi_head":
+            assert min(recall) > 0.9
+        else:
+            assert recall[0] > recall[1] > recall[2] and recall[2] < 0.7
+    narrow, wide = (s for s in sizes if s.variant == "linear")
+    assert wide.recall[8].mean > narrow.recall[8].mean and frontier_of(sizes) is not None
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def composed_for(*words: str) -> RunConfig:
     return compose_config(words)
 
 
-def task(name: str, **settings: int) -> tuple[Task, int]:
+def task(name: str, **settings: Any) -> tuple[Task, int]:
     """A shipped task, made anew with some settings changed, and the length of its rows."""
     config = composed_for(f"data={name}")
     found = instantiate(replace(config, data=config.data | settings), "data")
@@ -380,6 +380,95 @@ def test_first_validation_rows_stay() -> None:
     assert (batch == few.validation(length, 1).inputs[[35, 2]]).all()
 
 
+# A pool of training rows, and rows of many lengths
+
+
+def test_pool() -> None:
+    """So many different rows, each once before any comes again, whatever the batch; and they are the seed's own."""
+    found, length = task("recall", pool=24)
+    shown = [
+        row
+        for step in range(9)
+        for row in found.train_batch(seed=1, step=step, batch_size=8, context=length)[0].tolist()
+    ]
+    epochs = [{tuple(row) for row in shown[first : first + 24]} for first in (0, 24, 48)]
+    assert len(epochs[0]) == 24 and epochs[0] == epochs[1] == epochs[2]
+    assert shown[:24] != shown[24:48], "in another order"
+    alone = [found.train_batch(seed=1, step=i, batch_size=1, context=length)[0][0].tolist() for i in range(24)]
+    assert alone == shown[:24]
+    other = hashes(found.training_pool(length, 2).inputs)
+    assert len(other) == 24 and not other & hashes(np.array(shown))
+    assert not other & hashes(found.validation(length).inputs)
+    assert found.epochs(60, length) == 2.5 and task("recall")[0].epochs(60, length) is None
+
+
+def test_pool_grows() -> None:
+    """A larger pool holds the smaller one, and both are judged by the same rows, as is training without any."""
+    (few, length), (many, _), (endless, _) = (task("needle", **s) for s in ({"pool": 16}, {"pool": 400}, {}))
+    assert (many.training_pool(length).inputs[:16] == few.training_pool(length).inputs).all()
+    assert (few.validation(length).inputs == endless.validation(length).inputs).all()
+    assert len({each.sha256 for each in (few, many, endless)}) == 3
+
+
+def test_pool_that_cannot_be_filled() -> None:
+    """16 rows there are in all; and of a pool it is said which share of the validation rows it shows."""
+    with pytest.raises(
+        UsageError, match=r"data\.pool \(17\) must be at most 16: there are no more different rows of 4"
+    ):
+        Parity("each", pool=17).training_pool(4)
+    half = Parity("each", pool=8, val_rows=512)
+    assert 0.3 < half.overlap(4) < 0.7 and Parity("each", pool=16).overlap(4) == 1.0
+    assert half.overlap(4, data_seed=1) != half.overlap(4)
+    assert "8 of them to train on" in half.describe(4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_lengths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every length comes about as often, answers are what the solver says, and validation rows stay what they were."""
+    settings = {"answer": "each"} if name == "parity" else {}
+    usual, context = task(name, **settings)
+    least = usual.shortest() if usual.shortest() < context else context // 2
+    found, _ = task(name, **settings, min_length=least)
+    found.check_context(context)
+    assert (found.validation(context).inputs == usual.validation(context).inputs).all()
+    drawn, draw = dict[int, int](), found.draw
+
+    def counted(rng: np.random.Generator, rows: int, length: int) -> Rows:
+        drawn[length] = drawn.get(length, 0) + rows
+        return draw(rng, rows, length)
+
+    monkeypatch.setattr(found, "draw", counted)
+    batch = found.train_batch(seed=0, step=0, batch_size=2048, context=context)
+    assert {*drawn} <= {*range(least, context + 1)} and len(drawn) > 0.9 * (context + 1 - least)
+    mean = sum(length * rows for length, rows in drawn.items()) / sum(drawn.values())
+    assert mean == pytest.approx((least + context) / 2, abs=(context - least) / 16)
+    rows = Rows(batch.ids.numpy(), batch.targets.numpy(), np.zeros(batch.ids.shape, int))
+    assert rows.asked.any(axis=1).all() and not _held_out(_hash(rows.inputs)).any()
+    if name in SOLVERS:
+        assert accuracy(found, Rows(*(part[:12] for part in rows)), SOLVERS[name]) == 1.0
+
+
+def test_lengths_of_a_prefix() -> None:
+    """Where every position is asked, a short row begins as a long one: the answers up to there are right."""
+    found = S5(3, min_length=2)
+    batch = found.train_batch(seed=0, step=0, batch_size=64, context=8)
+    lengths = (batch.targets != IGNORED).sum(dim=1)
+    assert {*lengths.tolist()} == {*range(2, 9)}
+    assert all(
+        (row[:n] != IGNORED).all() and (row[n:] == IGNORED).all() for row, n in zip(batch.targets, lengths, strict=True)
+    )
+
+
+def test_both() -> None:
+    """A pool of rows of many lengths is one pool: the same rows in every epoch."""
+    found = Parity("each", pool=30, min_length=4)
+    first, second = (
+        {tuple(row) for row in found.train_batch(seed=0, step=i, batch_size=30, context=16).ids.tolist()}
+        for i in (0, 1)
+    )
+    assert len(first) == 30 and first == second and len({sum(id != 0 for id in row) for row in first}) > 6
+
+
 # Settings of the papers
 
 
@@ -491,6 +580,13 @@ def test_a_word_that_is_no_token_is_refused() -> None:
         (lambda: Induction(n_questions=3).check_context(7), r"takes at least 8 tokens"),
         (lambda: Parity().check_context(3), r"takes at least 4 tokens"),
         (lambda: ICLBigram(1), r"data\.n_states \(1\)"),
+        (lambda: S5(pool=0), r"data\.pool \(0\) must be an integer of at least 1"),
+        (lambda: Parity(min_length=3), r"data\.min_length \(3\) must be null with data\.answer=end"),
+        (
+            lambda: MQAR(min_length=15).check_context(64),
+            r"data\.min_length \(15\) must be at least 16, the shortest row",
+        ),
+        (lambda: MQAR(min_length=65).check_context(64), r"data\.min_length \(65\) .* at most model\.context \(64\)"),
     ],
 )
 def test_refused_in_one_line(make: Callable[[], object], complaint: str) -> None:

@@ -52,6 +52,7 @@ NOT_RESULTS = (
 # yet, they are in no identity, and may be left out of a file.
 LATER = {f"model.{f.name}": f.default for f in fields(ModelConfig) if f.name not in FIRST}
 LATER |= {"trainer.attention_backend": "torch", "trainer.checkpoint_activations": False}
+LATER |= {"data.pool": None, "data.min_length": None, "data.test_fraction": 0.0}
 
 
 def config_dir() -> Path:

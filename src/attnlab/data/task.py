@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt64
 
 from attnlab.data.dataset import IGNORED, Batch, Dataset
+from attnlab.data.epoch_order import shuffled
 from attnlab.data.predictors import (
     AnswerScore,
     Floor,
@@ -29,9 +30,13 @@ from attnlab.data.text import Text
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
 from attnlab.data.vocabularies import Vocabulary
 from attnlab.errors import UsageError
+from attnlab.options import Count
 
-Split = Literal["train", "val", "test", "floor"]
+Split = Literal["train", "pool", "val", "test", "floor"]
+TRAINING: tuple[Split, ...] = ("train", "pool")
 BLOCK = 32  # validation rows that are drawn together
+POOLED = 256  # and rows of a pool
+PATIENCE = 64  # draws without a new row, for each row that a pool holds, after which there are taken to be no more
 SLICES = 18
 GAPS = tuple(f"gap_{1 << i}" for i in range(SLICES))  # gap_8: the answer stands 8 to 15 tokens back
 PLACES = tuple(f"place_{1 << i}" for i in range(SLICES))  # place_8: the 8th to 15th place that is asked
@@ -43,14 +48,22 @@ PROBE, LEAST_ROWS = 512, 32  # rows drawn to see whether there are enough of the
 FRESH = 2048  # rows that a floor is fitted on, and as many that it is scored on
 
 
+OF_EVERY_TASK = ("val_rows", "pool", "min_length")
+
+
 class Task(Dataset):
     """Rows that are made up as they are needed, with an answer that is known.
 
     A subclass draws its rows in its docstring, names its tokens, says which of them may be `answers`, states the score
     of an exact solver (`best`, the ceiling), and writes `draw`. What can be had without the mechanism that it asks for
     (the floor) is measured: `predictors` name the ways. Its settings are the arguments of `__init__`, kept in
-    attributes of the same names; `val_rows` is how many validation rows there are. The length of a row is
+    attributes of the same names; those that every task has it takes as `**rows` and hands on. The length of a row is
     model.context and no setting of the task.
+
+    `val_rows` is how many validation rows there are. With `pool`, training goes through so many rows again and again,
+    in a new order each time: different ones, drawn from the seed of the data, those of a smaller pool among those of a
+    larger one. With `min_length`, a training row has so many tokens or more up to model.context, each length as often
+    as another; blanks that nothing is asked of follow. Validation rows are the same whatever these two are.
 
     A hash of its tokens gives every row that there can be to training or to validation, so that no training batch of
     any seed holds a validation row of any other. Where there are too few rows to part, both draw from all.
@@ -61,9 +74,23 @@ class Task(Dataset):
     slice_names: ClassVar[Sequence[str]] = GAPS
     predictors: ClassVar[tuple[Predictor, ...]] = (most_frequent, by_place, by_distance, by_count)
 
-    def __init__(self, names: Sequence[str], val_rows: int, *, answers: range) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        /,
+        val_rows: int = 1024,
+        *,
+        answers: range,
+        pool: Count | None = None,
+        min_length: Count | None = None,
+    ) -> None:
         self.names, self.n_vocab, self.val_rows, self.answers = tuple(names), len(names), val_rows, answers
         least("val_rows", val_rows, 1)
+        for key, value in (("pool", pool), ("min_length", min_length)):
+            if value is not None:
+                least(key, value, 1)
+        self.pool, self.min_length = pool, min_length
+        self._pools: dict[tuple[int, int], Rows] = {}
         self._blocks: dict[tuple[int, int, int], Rows] = {}  # of validation rows, which are asked for again and again
         self._floors: dict[int, Floor] = {}
         self._parted: dict[int, bool] = {}
@@ -85,8 +112,8 @@ class Task(Dataset):
 
     def settings(self) -> dict[str, Any]:
         """What the rows depend on, besides seed, step and length."""
-        arguments = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in arguments if name != "val_rows"}
+        own = (p for p in inspect.signature(type(self)).parameters.values() if p.kind is not p.VAR_KEYWORD)
+        return {p.name: getattr(self, p.name) for p in own if p.name not in OF_EVERY_TASK}
 
     def floor(self, length: int) -> Floor:
         """The best of the predictors, fitted and scored on rows that are nobody's."""
@@ -108,11 +135,13 @@ class Task(Dataset):
         blocks = [self._block(seed, i, length) for i in range(-(-self.val_rows // BLOCK))]
         return Rows(*(np.concatenate(part)[: self.val_rows] for part in zip(*blocks, strict=True)))
 
-    def overlap(self, length: int, seed: int = 0) -> float:
-        """The share of validation rows that training can show, too: 0 where rows were parted, else measured on 8192."""
+    def overlap(self, length: int, seed: int = 0, data_seed: int = 0) -> float:
+        """The share of validation rows that training can show, too: 0 where rows were parted, else measured on its
+        pool, or on 8192."""
         if self.parted(length):
             return 0.0
-        shown = _hash(self._draw("floor", 0, 2, 8192, length).inputs)
+        rows = self.training_pool(length, data_seed) if self.pool else self._draw("floor", 0, 2, 8192, length)
+        shown = _hash(rows.inputs)
         return float(np.isin(_hash(self.validation(length, seed).inputs), shown).mean())
 
     def parted(self, length: int) -> bool:
@@ -129,8 +158,12 @@ class Task(Dataset):
 
     @property
     def sha256(self) -> str:
+        training = {"pool": self.pool, "min_length": self.min_length}
+        return self._definition({key: value for key, value in training.items() if value is not None})
+
+    def _definition(self, training: Mapping[str, Any]) -> str:
         definition = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows, "rows": "parted"}
-        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(definition | training, sort_keys=True).encode()).hexdigest()
 
     def check_context(self, context: int) -> None:
         if context < self.shortest():
@@ -139,13 +172,46 @@ class Task(Dataset):
                 f"model.context ({context}) is too short for {type(self).__name__} ({settings}): "
                 f"a row takes at least {self.shortest()} tokens"
             )
+        if self.min_length is not None and not self.shortest() <= self.min_length <= context:
+            raise UsageError(
+                f"data.min_length ({self.min_length}) must be at least {self.shortest()}, the shortest row that "
+                f"{type(self).__name__} has with these settings, and at most model.context ({context})"
+            )
 
     def train_batch(
         self, *, seed: int, step: int, batch_size: int, context: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
-        drawn = self._draw("train", seed, step, batch_size, context)
+        if self.pool is None:
+            drawn = self._draw("train", seed, step, batch_size, context)
+        else:
+            visits = np.arange(step * batch_size, (step + 1) * batch_size)
+            which = shuffled(self.pool, f"{self._definition({})}/pool/{seed}", visits)
+            drawn = Rows(*(part[which] for part in self.training_pool(context, seed)))
         inputs, targets = (torch.from_numpy(part[rank::world_size].copy()) for part in drawn[:2])
         return Batch(inputs, targets)
+
+    def training_pool(self, length: int, seed: int = 0) -> Rows:
+        """The rows that training goes through with `pool`; refused where there are not so many different ones."""
+        assert self.pool is not None
+        if (length, seed) not in self._pools:
+            blocks, first, n_drawn = list[Rows](), dict[int, int](), 0  # of each row by its hash, where it came first
+            last = 0  # the draw that brought a new row
+            while len(first) < self.pool:
+                blocks.append(self._draw("pool", seed, len(blocks), POOLED, length))
+                for at, number in enumerate(_hash(blocks[-1].inputs).tolist(), n_drawn):
+                    last = at if first.setdefault(number, at) == at else last
+                n_drawn += POOLED
+                if n_drawn - last > PATIENCE * max(len(first), POOLED) and len(first) < self.pool:
+                    raise UsageError(
+                        f"data.pool ({self.pool}) must be at most {len(first)}: there are no more different rows of "
+                        f"{length} tokens for training"
+                    )
+            own = list(first.values())[: self.pool]
+            self._pools = {(length, seed): Rows(*(np.concatenate(part)[own] for part in zip(*blocks, strict=True)))}
+        return self._pools[length, seed]
+
+    def epochs(self, rows: int, context: int) -> float | None:
+        return None if self.pool is None else rows / self.pool
 
     def n_val_rows(self, context: int) -> int:
         return self.val_rows
@@ -168,18 +234,28 @@ class Task(Dataset):
 
     def _draw(self, split: Split, seed: int, step: int, rows: int, length: int) -> Rows:
         """A pure function of its arguments and the settings, so that all variants see the same."""
-        key = hashlib.sha256(f"{self.sha256}/{split}/{seed}/{step}/{length}".encode()).digest()[:16]
+        key = hashlib.sha256(f"{self._definition({})}/{split}/{seed}/{step}/{length}".encode()).digest()[:16]
         rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        draw = self._draw_lengths if split in TRAINING and self.min_length is not None else self.draw
         if split == "floor" or not self.parted(length):
-            return self.draw(rng, rows, length)
-        share = 1 - HELD_OUT if split == "train" else HELD_OUT
+            return draw(rng, rows, length)
+        share = 1 - HELD_OUT if split in TRAINING else HELD_OUT
         parts, missing = list[Rows](), rows
         while missing > 0:
-            drawn = self.draw(rng, int(missing / share) + 8, length)
-            own = np.flatnonzero(_held_out(_hash(drawn.inputs)) == (split != "train"))[:missing]
+            drawn = draw(rng, int(missing / share) + 8, length)
+            own = np.flatnonzero(_held_out(_hash(drawn.inputs)) == (split not in TRAINING))[:missing]
             parts.append(Rows(*(part[own] for part in drawn)))
             missing -= len(own)
         return Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _draw_lengths(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
+        """Rows of `min_length` tokens or more, each length as likely as another, with blanks behind them."""
+        batch, lengths = blank(rows, length), rng.integers(self.min_length, length + 1, size=rows)
+        for n in np.unique(lengths):
+            own = lengths == n
+            for whole, part in zip(batch, self.draw(rng, int(own.sum()), int(n)), strict=True):
+                whole[own, :n] = part
+        return batch
 
     def baseline_loss(self, context: int) -> float:
         return self.floor(context).loss
@@ -193,10 +269,12 @@ class Task(Dataset):
     def describe(self, context: int) -> str:
         floor, ceiling, overlap = self.floor(context), self.best(context), self.overlap(context)
         apart = "none of which training shows" if not overlap else f"{overlap:.0%} of which training can show, too"
+        tokens = f"{context}" if self.min_length is None else f"{self.min_length} to {context}"
+        pool = "" if self.pool is None else f"{self.pool:,} of them to train on; "
         return (
-            f"{type(self).__name__}: rows of {context} tokens of {self.n_vocab:,} kinds; right by guessing "
+            f"{type(self).__name__}: rows of {tokens} tokens of {self.n_vocab:,} kinds; {pool}right by guessing "
             f"{floor.accuracy:.1%} ({floor.predictor}), at best {ceiling.accuracy:.1%}; {self.val_rows:,} validation "
-            f"rows, {apart}"
+            f"rows{f' of {context}' if self.min_length else ''}, {apart}"
         )
 
 

@@ -319,7 +319,7 @@ def _of_signature(make: Any, *, is_method: bool) -> dict[str, Option] | None:
     for p in list(signature.parameters.values())[int(is_method) :]:
         if p.kind is p.VAR_KEYWORD:
             options["**"] = Option()
-        elif p.kind is not p.VAR_POSITIONAL:
+        elif p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY):
             is_annotated = p.annotation is not p.empty and not isinstance(p.annotation, str)
             default = REQUIRED if p.default is p.empty else p.default
             options[p.name] = Option(default, type=p.annotation if is_annotated else Any)

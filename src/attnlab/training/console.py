@@ -29,7 +29,7 @@ def print_summary(summary: Mapping[str, Any], sample: tuple[str, str] | None, ru
         f"{summary['tokens_per_second'] or 0:,.0f} tokens/s   {summary['seconds']:.0f} s"
     )
     if "data_epochs" in summary:
-        log(f"{summary['data_epochs']:.4g} epochs of the text, {summary['data_seen']:.2%} of it seen")
+        log(f"{summary['data_epochs']:.4g} epochs of the training part, {summary['data_seen']:.2%} of it seen")
     if skipped := summary.get("data_skipped"):
         count = f"{skipped['files']:,} files and {skipped['documents']:,} documents"
         log(f"skipped: {count}, such as {skipped['examples'][0]}")

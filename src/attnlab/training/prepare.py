@@ -139,6 +139,7 @@ def prepare(
     common.once("cache", str(cache), lambda: check_writable(cache, key="paths.cache"))
     tokenizer, splits = common.once("tokens", data, lambda: load_dataset(source, vocabulary, cache))
     splits.check_context(config.model.context)
+    splits.train_batch(seed=config.streams.data, step=0, batch_size=1, context=config.model.context)  # if it can be had
     check_metric(config, model, splits)
     if config.maps.steps:
         map_steps(trainer.max_steps, config.maps.steps)

@@ -52,6 +52,8 @@ def show_plan(config: RunConfig, variant: str) -> None:
     epochs = ""
     if isinstance(splits, TokenSplits):
         epochs = f", {tokens * trainer.max_steps / len(splits.train):.3g} times the {len(splits.train):,} of the text"
+    elif (rounds := splits.epochs(rows * trainer.max_steps, config.model.context)) is not None:
+        epochs = f", {rounds:.3g} times all training rows"
     device = "GPU, which is not here" if not is_here else device_name(prepared.machine.accelerator)
     share = f"{config.batch_size // world} of {config.batch_size} rows of {config.model.context} tokens"
     disk = disk_bytes(config, model.n_parameters, memory.optimizer)

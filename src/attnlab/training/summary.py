@@ -65,7 +65,11 @@ def of_a_task(prepared: Prepared) -> dict[str, Any]:
     if not isinstance(task, Task):
         return {"bounds": {}}
     bounds = {"floor": task.floor(context)._asdict(), "ceiling": task.best(context, seed)._asdict()}
-    return {"bounds": bounds, "val_rows": task.val_rows, "val_overlap": task.overlap(context, seed)}
+    return {
+        "bounds": bounds,
+        "val_rows": task.val_rows,
+        "val_overlap": task.overlap(context, seed, prepared.config.streams.data),
+    }
 
 
 def of_a_text(prepared: Prepared, step: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Backcopy: a Markov chain in which a few tokens ask for the token before them."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -22,11 +24,11 @@ class Backcopy(Task):
     solved_at = None
     slice_names = ("bigram", "copy")
 
-    def __init__(self, n_vocab: int = 32, n_triggers: int = 3, val_rows: int = 1024) -> None:
+    def __init__(self, n_vocab: int = 32, n_triggers: int = 3, **rows: Any) -> None:
         least("n_triggers", n_triggers, 1)
         least("n_vocab", n_vocab, n_triggers + 2)
         names = [f"t{i}" for i in range(n_triggers)] + [f"w{i}" for i in range(n_vocab - n_triggers)]
-        super().__init__(names, val_rows, answers=range(n_vocab))
+        super().__init__(names, answers=range(n_vocab), **rows)
         self.n_triggers = n_triggers
         rng = np.random.Generator(np.random.Philox(key=n_vocab))
         self.chain: Float[np.ndarray, "v v"] = rng.dirichlet(np.ones(n_vocab), size=n_vocab)

@@ -1,5 +1,7 @@
 """Compression: hold a whole random row and give it back."""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.predictors import by_count, most_frequent
@@ -25,9 +27,9 @@ class Compression(Task):
     slice_names = PLACES
     predictors = (most_frequent, by_count)
 
-    def __init__(self, n_vocab: int = 16, val_rows: int = 1024) -> None:
+    def __init__(self, n_vocab: int = 16, **rows: Any) -> None:
         least("n_vocab", n_vocab, 3)
-        super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], val_rows, answers=range(1, n_vocab))
+        super().__init__(["?", *(f"c{i}" for i in range(n_vocab - 1))], answers=range(1, n_vocab), **rows)
 
     def shortest(self) -> int:
         return 2

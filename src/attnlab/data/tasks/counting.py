@@ -1,5 +1,7 @@
 """Counting: how often was this variable raised since it was set to zero?"""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import GAPS, Rows, Task, blank, least, magnitude
@@ -24,7 +26,7 @@ class Counting(Task):
 
     slice_names = GAPS
 
-    def __init__(self, n_variables: int = 1, most: int = 10, passes: float = 0.3, val_rows: int = 1024) -> None:
+    def __init__(self, n_variables: int = 1, most: int = 10, passes: float = 0.3, **rows: Any) -> None:
         least("n_variables", n_variables, 1)
         least("most", most, 1)
         if n_variables > 26:
@@ -35,8 +37,8 @@ class Counting(Task):
         statements = [f"{name}{kind}" for kind in ("=0", "++", "?") for name in names]
         super().__init__(
             ["pass", *statements, *map(str, range(most + 1))],
-            val_rows,
             answers=range(1 + 3 * n_variables, 2 + 3 * n_variables + most),
+            **rows,
         )
         self.n_variables, self.most, self.passes = n_variables, most, passes
 

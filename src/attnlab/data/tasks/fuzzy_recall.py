@@ -1,5 +1,7 @@
 """Fuzzy recall: keys and values are motifs of several tokens."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -21,7 +23,7 @@ class FuzzyRecall(Task):
     """
 
     def __init__(
-        self, n_keys: int = 7, n_values: int = 8, key_motif: int = 3, value_motif: int = 3, val_rows: int = 1024
+        self, n_keys: int = 7, n_values: int = 8, key_motif: int = 3, value_motif: int = 3, **rows: Any
     ) -> None:
         for key, value, smallest in (
             ("key_motif", key_motif, 1),
@@ -32,8 +34,8 @@ class FuzzyRecall(Task):
             least(key, value, smallest)
         super().__init__(
             [".", *(f"k{i}" for i in range(n_keys)), *(f"v{i}" for i in range(n_values))],
-            val_rows,
             answers=range(1 + n_keys, 1 + n_keys + n_values),
+            **rows,
         )
         self.n_keys, self.n_values, self.key_motif, self.value_motif = n_keys, n_values, key_motif, value_motif
 

@@ -1,5 +1,7 @@
 """In-context bigrams: a new Markov chain in every row, whose exact prediction is known."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int64
 
@@ -21,9 +23,9 @@ class ICLBigram(Task):
     solved_at = None
     slice_names = PLACES
 
-    def __init__(self, n_states: int = 3, val_rows: int = 1024) -> None:
+    def __init__(self, n_states: int = 3, **rows: Any) -> None:
         least("n_states", n_states, 2)
-        super().__init__([f"s{i}" for i in range(n_states)], val_rows, answers=range(n_states))
+        super().__init__([f"s{i}" for i in range(n_states)], answers=range(n_states), **rows)
         self.n_states = n_states
 
     def shortest(self) -> int:

@@ -1,5 +1,7 @@
 """Induction: what followed the special token last time?"""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import GAPS, Rows, Task, blank, distinct, least, magnitude
@@ -18,10 +20,10 @@ class Induction(Task):
 
     slice_names = GAPS
 
-    def __init__(self, n_vocab: int = 16, n_questions: int = 1, val_rows: int = 1024) -> None:
+    def __init__(self, n_vocab: int = 16, n_questions: int = 1, **rows: Any) -> None:
         least("n_vocab", n_vocab, 3)
         least("n_questions", n_questions, 1)
-        super().__init__(["S", *(f"a{i}" for i in range(n_vocab - 1))], val_rows, answers=range(1, n_vocab))
+        super().__init__(["S", *(f"a{i}" for i in range(n_vocab - 1))], answers=range(1, n_vocab), **rows)
         self.n_questions = n_questions
 
     def shortest(self) -> int:

@@ -1,5 +1,7 @@
 """Memorization: facts that stand in no row and must be learnt into the weights."""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import PLACES, Rows, Task, blank, least, magnitude
@@ -19,13 +21,13 @@ class Memorization(Task):
     solved_at = None
     slice_names = PLACES
 
-    def __init__(self, n_vocab: int = 256, facts: int = 0, val_rows: int = 1024) -> None:
+    def __init__(self, n_vocab: int = 256, facts: int = 0, **rows: Any) -> None:
         least("n_vocab", n_vocab, 4)
         least("facts", facts, 0)
         self.n_keys = (n_vocab - 1) // 2
         self.n_values = n_vocab - 1 - self.n_keys
         names = ["?", *(f"k{i}" for i in range(self.n_keys)), *(f"v{i}" for i in range(self.n_values))]
-        super().__init__(names, val_rows, answers=range(1 + self.n_keys, n_vocab))
+        super().__init__(names, answers=range(1 + self.n_keys, n_vocab), **rows)
         self.facts = facts
         drawn = np.random.Generator(np.random.Philox(facts)).permutation(self.n_values)[: self.n_keys]
         self.value_of = 1 + self.n_keys + drawn

@@ -1,5 +1,7 @@
 """Multi-query associative recall: which value stood after this key?"""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import Rows, Task, blank, distinct, least, magnitude
@@ -26,7 +28,7 @@ class MQAR(Task):
         n_pairs: int = 4,
         power: float = 0.01,
         random_non_queries: bool = False,
-        val_rows: int = 1024,
+        **rows: Any,
     ) -> None:
         least("n_vocab", n_vocab, 6)
         least("n_pairs", n_pairs, 1)
@@ -40,8 +42,8 @@ class MQAR(Task):
         keys = [f"k{i}" for i in range(self.n_keys)]
         super().__init__(
             [".", *keys, *(f"v{i}" for i in range(n_vocab - 1 - self.n_keys))],
-            val_rows,
             answers=range(1 + self.n_keys, n_vocab),
+            **rows,
         )
         self.n_pairs, self.power, self.random_non_queries = n_pairs, power, random_non_queries
 

@@ -1,5 +1,7 @@
 """A needle in a haystack: find what was noted under this word, at any depth."""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import Rows, Task, blank, distinct, least
@@ -23,12 +25,12 @@ class Needle(Task):
 
     slice_names = DEPTHS
 
-    def __init__(self, n_words: int = 64, n_needles: int = 1, val_rows: int = 1024) -> None:
+    def __init__(self, n_words: int = 64, n_needles: int = 1, **rows: Any) -> None:
         least("n_words", n_words, 2)
         least("n_needles", n_needles, 1)
         if n_needles > n_words:
             raise UsageError(f"data.n_needles ({n_needles}) must be at most data.n_words ({n_words})")
-        super().__init__(["M", *(f"w{i}" for i in range(n_words))], val_rows, answers=range(1, 1 + n_words))
+        super().__init__(["M", *(f"w{i}" for i in range(n_words))], answers=range(1, 1 + n_words), **rows)
         self.n_words, self.n_needles = n_words, n_needles
 
     def shortest(self) -> int:

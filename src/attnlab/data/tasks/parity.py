@@ -1,6 +1,6 @@
 """Parity: was the number of ones odd? The smallest task that needs a state which every token can turn over."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,10 +25,15 @@ class Parity(Task):
 
     slice_names = LENGTHS
 
-    def __init__(self, answer: Literal["end", "each"] = "end", val_rows: int = 1024) -> None:
+    def __init__(self, answer: Literal["end", "each"] = "end", **rows: Any) -> None:
         if answer not in ("end", "each"):
             raise UsageError(f"data.answer ({answer}) must be end | each")
-        super().__init__([".", "=", "0", "1"], val_rows, answers=range(ZERO, ZERO + 2))
+        super().__init__([".", "=", "0", "1"], answers=range(ZERO, ZERO + 2), **rows)
+        if answer == "end" and self.min_length is not None:
+            raise UsageError(
+                f"data.min_length ({self.min_length}) must be null with data.answer=end, whose rows hold {SHORTEST} "
+                "bits or more as it is: data.answer=each asks after every bit"
+            )
         self.answer = answer
 
     def shortest(self) -> int:

@@ -1,5 +1,7 @@
 """Recall in a stream of pairs, with and without noise between them."""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import Rows, Task, blank, least, magnitude
@@ -17,9 +19,7 @@ class Recall(Task):
     values, rows of 128; noisy recall 16 noise tokens more, noise 0.2.
     """
 
-    def __init__(
-        self, n_keys: int = 8, n_values: int = 8, n_noise: int = 0, noise: float = 0.0, val_rows: int = 1024
-    ) -> None:
+    def __init__(self, n_keys: int = 8, n_values: int = 8, n_noise: int = 0, noise: float = 0.0, **rows: Any) -> None:
         for key, value, smallest in (("n_keys", n_keys, 1), ("n_values", n_values, 2), ("n_noise", n_noise, 0)):
             least(key, value, smallest)
         if not 0 <= noise < 1:
@@ -28,7 +28,7 @@ class Recall(Task):
             raise UsageError(f"data.n_noise ({n_noise}) must be at least 1 where data.noise ({noise}) is not 0")
         names = (("k", n_keys), ("v", n_values), ("n", n_noise))
         super().__init__(
-            [f"{kind}{i}" for kind, n in names for i in range(n)], val_rows, answers=range(n_keys, n_keys + n_values)
+            [f"{kind}{i}" for kind, n in names for i in range(n)], answers=range(n_keys, n_keys + n_values), **rows
         )
         self.n_keys, self.n_values, self.n_noise, self.noise = n_keys, n_values, n_noise, noise
 

@@ -1,6 +1,7 @@
 """The word problem of a permutation group: what have all swaps so far come to?"""
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,12 @@ class S5(Task):
 
     slice_names = PLACES
 
-    def __init__(self, n_elements: int = 5, val_rows: int = 1024) -> None:
+    def __init__(self, n_elements: int = 5, **rows: Any) -> None:
         least("n_elements", n_elements, 2)
         if n_elements > MOST:
             raise UsageError(f"data.n_elements ({n_elements}) must be at most {MOST}: it takes n_elements! tokens")
         group = list(permutations(range(n_elements)))
-        super().__init__(["".join(str(i + 1) for i in one) for one in group], val_rows, answers=range(len(group)))
+        super().__init__(["".join(str(i + 1) for i in one) for one in group], answers=range(len(group)), **rows)
         self.n_elements = n_elements
         number = {one: i for i, one in enumerate(group)}
         self.product = np.array([[number[tuple(b[i] for i in a)] for b in group] for a in group])  # a, then b

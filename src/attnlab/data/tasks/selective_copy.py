@@ -1,5 +1,7 @@
 """Selective copying: say the marked tokens again in order, whatever lay between them."""
 
+from typing import Any
+
 import numpy as np
 
 from attnlab.data.task import Rows, Task, blank, distinct, least, magnitude
@@ -20,12 +22,10 @@ class SelectiveCopy(Task):
 
     slice_names = ITEMS
 
-    def __init__(self, n_vocab: int = 16, n_tokens: int = 16, val_rows: int = 1024) -> None:
+    def __init__(self, n_vocab: int = 16, n_tokens: int = 16, **rows: Any) -> None:
         least("n_vocab", n_vocab, FIRST + 2)
         least("n_tokens", n_tokens, 1)
-        super().__init__(
-            [".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], val_rows, answers=range(FIRST, n_vocab)
-        )
+        super().__init__([".", "?", *(f"x{i}" for i in range(n_vocab - FIRST))], answers=range(FIRST, n_vocab), **rows)
         self.n_tokens = n_tokens
 
     def shortest(self) -> int:
