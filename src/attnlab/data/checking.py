@@ -35,7 +35,7 @@ class Count(NamedTuple):
 
     documents: int = 0
     size: int = 0
-    val_size: int = 0  # of the documents below the bound
+    other_size: int = 0  # of the documents that are not for training
     blank: bool = True
     lowest: int = HIGHEST
     highest: int = -1
@@ -47,7 +47,7 @@ class Count(NamedTuple):
         return Count(
             self.documents + other.documents,
             self.size + other.size,
-            self.val_size + other.val_size,
+            self.other_size + other.other_size,
             self.blank and other.blank,
             min(self.lowest, other.lowest),
             max(self.highest, other.highest),
@@ -85,9 +85,9 @@ def check_files(
     keep: bool = True,
     processes: int | None = None,
 ) -> Checked:
-    """Look through the files, or take what was kept of them; `split` says which documents are for validation."""
+    """Look through the files, or take what was kept of them; `split` says which documents are for what."""
     stamps = [(os.path.abspath(file.path), file.kind, file.stamp) for file in files]
-    key = sha256_of(json.dumps([FORM, field, split, stamps]).encode())[:16]
+    key = sha256_of(json.dumps([FORM, field, split.bounds, stamps]).encode())[:16]
     path = None if cache is None else cache / "texts" / f"{key}.json"
     if path is None or ((checked := _record(path)) is None and not keep):
         return _look(files, field, split, processes)
@@ -165,7 +165,7 @@ def count_documents(task: tuple[Stretch, str, Split]) -> Count:
     """What a stretch holds; the lines of the bad ones are those of the file."""
     stretch, field, split = task
     bad = list[Bad]()
-    documents = size = val_size = n_bad = 0
+    documents = size = other_size = n_bad = 0
     lowest, highest, blank = HIGHEST, -1, True
     try:
         for piece in read(stretch, field, split):
@@ -174,7 +174,7 @@ def count_documents(task: tuple[Stretch, str, Split]) -> Count:
                 bad += [piece] * (n_bad <= FEW)
                 continue
             documents, size = documents + piece.ends, size + piece.size
-            val_size += piece.size * (piece.part == "val")
+            other_size += piece.size * (piece.part != "train")
             blank = blank and not piece.text.strip()
             if piece.hash is not None:
                 lowest, highest = min(lowest, piece.hash), max(highest, piece.hash)
@@ -182,4 +182,4 @@ def count_documents(task: tuple[Stretch, str, Split]) -> Count:
     except (BadFile, OSError) as error:
         return _broken(error)
     lines = tuple((first + one.line, one.why) for one in bad)
-    return Count(documents, size, val_size, blank, lowest, highest, n_bad, lines)
+    return Count(documents, size, other_size, blank, lowest, highest, n_bad, lines)

@@ -11,7 +11,7 @@ from typing import Annotated
 from attnlab.data.download import fetch, sha256_of
 from attnlab.data.file_streams import BadFile
 from attnlab.data.stretches import Part, Stretch, Unit, as_text, check_beginning
-from attnlab.data.text import Order
+from attnlab.data.text import Order, no_test_part
 from attnlab.data.text import Text as AnyText
 from attnlab.errors import UsageError
 from attnlab.options import Text, checked
@@ -38,8 +38,8 @@ class Corpus(AnyText):
     def tested(self) -> "Corpus":
         """The same text with its test part where the validation part was; refused where nothing was held back."""
         if not self.test:
-            raise UsageError("the runs have no test part: train them with +data.test_fraction=0.1")
-        return replace(self, val=self.test)
+            raise no_test_part()
+        return replace(self, val=self.test, test=self.val)
 
     @property
     def key(self) -> str:
@@ -61,7 +61,8 @@ class Corpus(AnyText):
         def stretch(part: Part, data: bytes) -> Stretch:
             return Stretch("", ".txt", 0, len(data), part, data=data, weight=len(data))
 
-        return [(stretch("train", self.train), stretch("val", self.val))]
+        held_back = [stretch("test", self.test)] if self.test else []  # its characters are in the vocabulary
+        return [(stretch("train", self.train), stretch("val", self.val), *held_back)]
 
     @classmethod
     def from_bytes(
@@ -84,15 +85,18 @@ class Corpus(AnyText):
         rest, test = data[:end], data[end:]
         cut = cut_at(rest, val_fraction)
         if min(cut, len(rest) - cut) < LEAST_BYTES or (test_fraction and len(test) < LEAST_BYTES):
-            raise too_small(source, len(rest), val_fraction, cut)
+            raise too_small(source, len(data), (val_fraction, test_fraction), (cut, len(rest) - cut, len(test)))
         return cls(name, rest[:cut], rest[cut:], sha256_of(data), probe, test)
 
 
-def too_small(source: str, size: int, val_fraction: float, cut: int) -> UsageError:
-    """What to say of a text that cannot be cut at a byte."""
+def too_small(source: str, size: int, fractions: tuple[float, float], sizes: tuple[int, int, int]) -> UsageError:
+    """What to say of a text that cannot be cut at a byte; `fractions` are those of validation and test."""
+    keys = f"data.val_fraction ({fractions[0]:g})"
+    keys += f" and data.test_fraction ({fractions[1]:g}) leave" if fractions[1] else " leaves"
+    parts = [f"{n} for {part}" for n, part in zip(sizes, ("training", "validation", "test"), strict=True)]
+    shown = f"{', '.join(parts[:2])} and {parts[2]}" if fractions[1] else " and ".join(parts[:2])
     return UsageError(
-        f"{source} is too small: of its {size} bytes, data.val_fraction ({val_fraction:g}) leaves {cut} "
-        f"for training and {size - cut} for validation, and each needs at least {LEAST_BYTES}"
+        f"{source} is too small: of its {size} bytes, {keys} {shown}, and each needs at least {LEAST_BYTES}"
     )
 
 
@@ -134,6 +138,7 @@ class Source(ABC):
 
     With `documents` its rows are packed with whole documents, which do not see each other: those that the text came in,
     or, where it is one, what stands between matches of the regular expression `separator`, each with its end.
+    `test_fraction` of the text is held back from training and validation alike, for a last judgement.
     """
 
     @checked
@@ -146,6 +151,11 @@ class Source(ABC):
         test_fraction: HeldBack = 0.0,
     ) -> None:
         self.val_fraction, self.test_fraction, self.order = float(val_fraction), float(test_fraction), order
+        if test_fraction and self.val_fraction + self.test_fraction >= 1:
+            raise UsageError(
+                f"data.test_fraction ({test_fraction:g}) and data.val_fraction ({val_fraction:g}) must leave something "
+                "to train on: together they must be below 1"
+            )
         self.documents, self.separator = documents, separator
         if separator is not None:
             check_separator(separator)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnlab.data.corpus import Share, Source
+from attnlab.data.corpus import HeldBack, Share, Source
 from attnlab.data.download import is_offline
 from attnlab.data.file_streams import Stamp
 from attnlab.data.listing import TextFile
@@ -37,10 +37,11 @@ class HubText(File):
         on_error: OnError = "refuse",
         order: Order | None = "epoch",
         documents: bool = False,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
         if not path:
             raise UsageError("data=hf needs a data set: set data.path to a saved folder, or to its name on the Hub")
-        Source.__init__(self, val_fraction, order, documents)
+        Source.__init__(self, val_fraction, order, documents, test_fraction=test_fraction)
         self._choose(path, None, split_seed, field, on_error)
         self.source, self.subset, self.revision = str(expand_path(path, key="data.path")), subset, revision
         self.split, self.val_split = split, val

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnlab.data.batches import TokenSplits, load_splits
-from attnlab.data.corpus import Corpus, Source
+from attnlab.data.corpus import Source
 from attnlab.data.dataset import Dataset
 from attnlab.data.packing import packed
 from attnlab.data.task import Task, TaskTokens
@@ -41,8 +41,6 @@ def reload_dataset(source: Source | Task, tokenizer: Tokenizer, cache: Path | st
         return source.tested() if tested else source
     text = source.load(Path(cache), keep=False)
     if tested:
-        if not isinstance(text, Corpus):
-            raise UsageError("the runs have no test part: of texts, stories, downloads and python_docs can have one")
         text = text.tested()
     return _in_rows(_splits(text, tokenizer, cache, source.order, keep=False), source, tokenizer)
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from attnlab.data.file_streams import BadFile, Stamp, open_stream, rows
 
-Part = Literal["train", "val"]
+Part = Literal["train", "val", "test"]  # test: held back
 BLOCK = 1 << 20  # bytes or characters that are encoded at once
 WINDOW = 1 << 16  # in which a cut is looked for
 MOST_LINE = 1 << 24  # bytes of a line
@@ -24,10 +24,20 @@ CUTS = (re.compile(r"[^\W_](?=[\r\n])"), re.compile(r"[^\W_](?= )"))
 
 
 class Split(NamedTuple):
-    """Which documents are for validation: those whose hash with this seed is below a bound, equal ones alike."""
+    """Which documents are for validation: those whose hash with this seed is below a bound, equal ones alike.
+
+    Those from the bound `test` on are held back; when they are judged (`tested`), those for validation are.
+    """
 
     seed: int
     below: int
+    test: int = 1 << 64
+    tested: bool = False
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """What decides which documents are for training; as it was before any were held back, where none is."""
+        return (self.seed, self.below) if self.test == 1 << 64 else self[:3]
 
     def hash(self, document: bytes) -> int:
         """A number of 0 .. 2^64 - 1."""
@@ -36,7 +46,9 @@ class Split(NamedTuple):
 
     def part(self, key: int) -> Part:
         """What the documents with this hash are for."""
-        return "val" if key < self.below else "train"
+        if self.below <= key < self.test:
+            return "train"
+        return "val" if (key >= self.test) == self.tested else "test"
 
 
 class TextPiece(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from attnlab.data.stretches import Bad, Split, TextPiece, Unit, read
+from attnlab.errors import UsageError
 
 Order = Literal["random", "epoch"]
 
@@ -49,6 +50,10 @@ class Text(ABC):
     def units(self) -> Sequence[Unit]:
         """The stretches in order, as many together as one process does at a time."""
 
+    def tested(self) -> "Text":
+        """The same text with its test part, which was held back from both, where the validation part was."""
+        raise no_test_part()
+
     @property
     def skipped(self) -> dict[str, Any]:
         """How many files and documents were left out, with examples; empty where none was."""
@@ -77,3 +82,8 @@ class Text(ABC):
 
 def _weight(unit: Unit) -> int:
     return sum(stretch.weight for stretch in unit)
+
+
+def no_test_part() -> UsageError:
+    """What to say where a test part is asked for and none was held back."""
+    return UsageError("the runs have no test part: train them with data.test_fraction=0.1")

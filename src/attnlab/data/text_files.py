@@ -1,21 +1,23 @@
 """A text of the user's own: a file, a folder, a glob or a list of these."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from attnlab.data.checking import FEW, Checked, Count, check_files
-from attnlab.data.corpus import LEAST_BYTES, Share, Source, too_small
+from attnlab.data.corpus import LEAST_BYTES, HeldBack, Share, Source, too_small
 from attnlab.data.download import sha256_of
 from attnlab.data.file_streams import open_stream
 from attnlab.data.listing import TextFile, list_files
 from attnlab.data.planning import ENDLESS, bom_of, in_units, stretches_of
 from attnlab.data.stretches import Part, Split, Stretch, Unit
-from attnlab.data.text import Order, Text
+from attnlab.data.text import Order, Text, no_test_part
 from attnlab.errors import UsageError
 from attnlab.options import Text as NonEmpty
 from attnlab.options import checked
@@ -31,8 +33,9 @@ class File(Source):
 
     A document is a .txt, a line of a .jsonl or a row of a .parquet, whose text stands at `field`; .gz and .zst are read
     as what they hold. Those of `val` are for validation; without it, of one .txt the last `val_fraction` of its bytes,
-    of several documents those whose hashes with `split_seed` are in the lowest such share of hashes. What is damaged is
-    refused, or left out and counted if `on_error` is skip.
+    of several documents those whose hashes with `split_seed` are in the lowest such share of hashes. `test_fraction` is
+    held back likewise: the end of one .txt, the highest hashes of several documents, named validation files or not.
+    What is damaged is refused, or left out and counted if `on_error` is skip.
     """
 
     @checked
@@ -47,8 +50,9 @@ class File(Source):
         order: Order | None = None,
         documents: bool = False,
         separator: NonEmpty | None = None,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
-        super().__init__(val_fraction, order, documents, separator)
+        super().__init__(val_fraction, order, documents, separator, test_fraction)
         if not path:
             raise UsageError("data=file needs a text: set data.path=FILE, any UTF-8 text file, or a folder of them")
         self._choose(path, val, split_seed, field, on_error)
@@ -59,18 +63,20 @@ class File(Source):
 
     def load(self, cache: Path | None = None, *, keep: bool = True, processes: int | None = None) -> Text:
         name, field = Path(self.path[0]).stem, self.field
-        split = Split(self.split_seed, int(self.val_fraction * 2**64))
+        train, val = self.files()
+        below = int(self.val_fraction * 2**64) if val is None or not self.test_fraction else 0
+        split = Split(self.split_seed, below, (1 << 64) - int(self.test_fraction * 2**64))
 
         def look(files: list[TextFile], key: str) -> "Listed":
             checked = check_files(files, field, split, cache, keep=keep, processes=processes)
             return _usable(files, checked, key, self.on_error)
 
-        train, val = self.files()
         listed = look(train, "data.path")
         if val is not None:
-            return TextFiles(name, field, listed, look(val, "data.val"), None)
+            named = look(val, "data.val")
+            return TextFiles(name, field, listed, named, _held_back(listed, split) if self.test_fraction else None)
         if listed.is_one_text:
-            return OneText(field, listed, self.val_fraction)
+            return OneText(field, listed, self.val_fraction, self.test_fraction)
         return TextFiles(name, field, listed, None, _settled(listed, split))
 
     def files(self) -> tuple[list[TextFile], list[TextFile] | None]:
@@ -133,13 +139,13 @@ def _usable(files: Sequence[TextFile], checked: Checked, key: str, on_error: OnE
 
 
 def _hashes(listed: Listed, split: Split) -> Iterator[tuple[int, int, int]]:
-    """(lowest, highest, bytes for validation) of the documents of each file."""
+    """(lowest, highest, bytes that are not for training) of the documents of each file."""
     for file, digest, count in zip(listed.files, listed.sha256, listed.counts, strict=True):
         if file.is_text:
             key = split.hash(digest.encode())
-            yield key, key, count.size * (key < split.below)
+            yield key, key, count.size * (split.part(key) != "train")
         else:
-            yield count.lowest, count.highest, count.val_size
+            yield count.lowest, count.highest, count.other_size
 
 
 def _settled(listed: Listed, split: Split) -> Split:
@@ -151,7 +157,22 @@ def _settled(listed: Listed, split: Split) -> Split:
             f"data.path ({listed.files[0].path}) holds one document, which cannot be split: give more, or the text for "
             "validation as data.val"
         )
-    return Split(split.seed, min(max(split.below, lowest + 1), highest))
+    moved = split._replace(below=min(max(split.below, lowest + 1), highest))
+    return moved if split.test == 1 << 64 else _held_back(listed, moved)
+
+
+def _held_back(listed: Listed, split: Split) -> Split:
+    """The split, with its other bound moved so far that something is held back, and something left to train on."""
+    hashes = [*_hashes(listed, split)]
+    test = min(split.test, max(high for _, high, _ in hashes))
+    if listed.documents < 2 + (split.below > 0) or not any(
+        low < test and high >= split.below for low, high, _ in hashes
+    ):
+        raise UsageError(
+            f"data.path ({listed.files[0].path}) holds too few documents ({listed.documents}) to hold any back: give "
+            "more, or leave data.test_fraction out"
+        )
+    return split._replace(test=test)
 
 
 class TextFiles(Text):
@@ -171,7 +192,15 @@ class TextFiles(Text):
 
     @property
     def key(self) -> str:
-        return f"{self.sha256}/{self.split}"
+        split = self.split
+        if split is None or split.test == 1 << 64:  # as it was before any were held back
+            return f"{self.sha256}/{split and f'Split(seed={split.seed}, below={split.below})'}"
+        return f"{self.sha256}/{split}"
+
+    def tested(self) -> "TextFiles":
+        if self.split is None or self.split.test == 1 << 64:
+            raise no_test_part()
+        return TextFiles(self.name, self.field, self.train, self.val, self.split._replace(tested=True))
 
     @property
     def n_train_bytes(self) -> int:
@@ -180,7 +209,8 @@ class TextFiles(Text):
 
     @property
     def val_sha256(self) -> str:
-        return sha256_of(json.dumps([self.field, self.val.identity] if self.val else self.key).encode())
+        named = self.val is not None and not (self.split and self.split.tested)
+        return sha256_of(json.dumps([self.field, self.val.identity] if named and self.val else self.key).encode())
 
     @property
     def skipped(self) -> dict[str, Any]:
@@ -192,7 +222,8 @@ class TextFiles(Text):
 
     @cached_property
     def _units(self) -> list[Unit]:
-        val = self._stretches(self.val, "val") if self.val else iter(())
+        named = self.val if not (self.split and self.split.tested) else None
+        val = self._stretches(named, "val") if named else iter(())
         train = self._stretches(self.train, None if self.split else "train")
         return [*in_units(train), *in_units(val)]
 
@@ -206,25 +237,40 @@ class TextFiles(Text):
 
 
 class OneText(Text):
-    """A single .txt, of which the last bytes are for validation."""
+    """A single .txt, of which the last bytes are for validation, or before them where some are held back for a test."""
 
-    def __init__(self, field: str, listed: Listed, val_fraction: float) -> None:
+    def __init__(self, field: str, listed: Listed, val_fraction: float, test_fraction: float = 0.0) -> None:
         (self.file,), (self.sha256,), (count,) = listed.files, listed.sha256, listed.counts
         self.name, self.field = Path(self.file.path).name.removesuffix(self.file.kind), field
         self.size, self.bom = count.size, bom_of(self.file)
-        self.cut = int(self.size * (1 - val_fraction))
-        if 0 < self.cut < self.size:
-            first = max(0, self.cut - 3)
-            with open_stream(self.file.path, self.file.kind, self.bom + first, self.bom + self.cut + 1) as stream:
+        self.end = self._cut(self.size, test_fraction)
+        self.cut = self._cut(self.end, val_fraction)
+        self.judged = self.cut, self.end
+        parts = self.cut, self.end - self.cut, self.size - self.end
+        if min(parts[:2]) < LEAST_BYTES or (test_fraction and parts[2] < LEAST_BYTES):
+            raise too_small(f"data.path ({self.file.path})", self.size, (val_fraction, test_fraction), parts)
+
+    def _cut(self, size: int, fraction: float) -> int:
+        """How many of the first `size` bytes are left without the last fraction, never half a character."""
+        cut = int(size * (1 - fraction))
+        if 0 < cut < size:
+            first = max(0, cut - 3)
+            with open_stream(self.file.path, self.file.kind, self.bom + first, self.bom + cut + 1) as stream:
                 near = stream.read()
-            while self.cut > first and near[self.cut - first] & 0b1100_0000 == 0b1000_0000:
-                self.cut -= 1
-        if min(self.cut, self.size - self.cut) < LEAST_BYTES:
-            raise too_small(f"data.path ({self.file.path})", self.size, val_fraction, self.cut)
+            while cut > first and near[cut - first] & 0b1100_0000 == 0b1000_0000:
+                cut -= 1
+        return cut
+
+    def tested(self) -> "OneText":
+        if self.end == self.size:
+            raise no_test_part()
+        other = copy.copy(self)
+        other.judged = self.end, self.size
+        return other
 
     @property
     def key(self) -> str:
-        return f"{self.sha256}/{self.cut}"
+        return f"{self.sha256}/{self.cut}" + ("" if self.end == self.size else f"/{self.judged}")
 
     @property
     def n_train_bytes(self) -> int:
@@ -232,10 +278,16 @@ class OneText(Text):
 
     @property
     def val_sha256(self) -> str:
-        with open_stream(self.file.path, self.file.kind, self.bom + self.cut, ENDLESS) as stream:
+        start, stop = self.judged
+        last = ENDLESS if stop == self.size else self.bom + stop
+        with open_stream(self.file.path, self.file.kind, self.bom + start, last) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def units(self) -> list[Unit]:
-        middle = self.bom + self.cut
-        train, val = stretches_of(self.file, 0, middle), stretches_of(self.file, middle)
-        return [*in_units(train), *in_units(replace(stretch, part="val") for stretch in val)]
+        units, borders = list[Unit](), [0, self.cut, *([self.end] if self.end < self.size else []), self.size]
+        for start, stop in pairwise(borders):
+            part: Part = "train" if not start else "val" if start == self.judged[0] else "test"
+            last = None if stop == self.size else self.bom + stop
+            stretches = stretches_of(self.file, self.bom + start if start else 0, last)
+            units += in_units(replace(stretch, part=part) for stretch in stretches)
+        return units

@@ -1,5 +1,6 @@
 """Texts that others have tokenised: nanoGPT's .bin files, which are the bare numbers, and .npy arrays."""
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from attnlab.data.batches import TokenSplits
-from attnlab.data.corpus import Share, Source
+from attnlab.data.corpus import HeldBack, Share, Source
 from attnlab.data.download import sha256_of, sha256_of_file
 from attnlab.data.listing import TextFile, list_files
 from attnlab.data.stretches import Unit
-from attnlab.data.text import Order, Text
+from attnlab.data.text import Order, Text, no_test_part
 from attnlab.data.text_files import paths_of
 from attnlab.data.tokenising import mapped
 from attnlab.data.tokenizers import TaskTokenizer, Tokenizer
@@ -24,6 +25,7 @@ from attnlab.store.files import parse_json, read_file, write_atomically, writing
 
 KINDS = (".bin", ".npy")
 AT_ONCE = 1 << 22  # tokens
+LEAST_IDS = 2  # of each part: one to read and one to predict
 KEY = "paths.cache"
 
 
@@ -31,8 +33,9 @@ class Tokens(Source):
     """Token ids in files: `data.path` names a .bin or .npy file, a folder of them, a glob, or a list of these.
 
     `dtype` is that of a .bin, which does not say it. Those of `val` are for validation; without it, the last
-    `val_fraction` of the tokens, from the end of a document on where `eot`, the id that ends one, is given. Several
-    files are put together once below paths.cache; one alone is read where it lies.
+    `val_fraction` of the tokens, from the end of a document on where `eot`, the id that ends one, is given, and behind
+    them, cut likewise, what `test_fraction` holds back. Several files are put together once below paths.cache; one
+    alone is read where it lies.
     """
 
     @checked
@@ -45,8 +48,9 @@ class Tokens(Source):
         eot: Natural | None = None,
         order: Order | None = "epoch",
         documents: bool = False,
+        test_fraction: HeldBack = 0.0,
     ) -> None:
-        super().__init__(val_fraction, order, documents)
+        super().__init__(val_fraction, order, documents, test_fraction=test_fraction)
         if not path:
             raise UsageError(
                 "data=tokens needs token ids: set data.path=FILE, a .bin or .npy file, or a folder of them"
@@ -112,8 +116,29 @@ class TokenText(Text):
         self.largest: int = max(int(self._about(file)["largest"]) for files in listed for file in files)
         joined = [self._joined(f"{self.sha256}/{i}", parts) for i, parts in enumerate(arrays)]
         whole = joined[0]
-        cut = len(whole) if source.val else self._cut(whole)
-        self.train, self.val = whole[:cut], joined[1] if source.val else whole[cut:]
+        end = self._cut(whole, source.test_fraction)
+        rest, self.test = whole[:end], whole[end:]
+        cut = end if source.val else self._cut(rest, source.val_fraction)
+        self.train, self.val = rest[:cut], joined[1] if source.val else rest[cut:]
+        self.parts = f"{self.sha256}/{cut}" + (f"/{end}" if source.test_fraction else "")
+        if source.test_fraction and min(map(len, (self.train, self.val, self.test))) < LEAST_IDS:
+            sizes = ", ".join(f"{len(ids)} for {part}" for part, ids in self.cuts.items())
+            raise UsageError(
+                f"data.test_fraction ({source.test_fraction:g}) leaves too little: of {len(whole)} tokens {sizes}, and "
+                f"each part needs at least {LEAST_IDS}"
+            )
+
+    @property
+    def cuts(self) -> dict[str, np.ndarray]:
+        """The ids of each part."""
+        return {"training": self.train, "validation": self.val, "test": self.test}
+
+    def tested(self) -> "TokenText":
+        if not self.source.test_fraction:
+            raise no_test_part()
+        other = copy.copy(self)
+        other.val, other.parts = self.test, f"{self.parts}/test"
+        return other
 
     def _array(self, file: TextFile) -> np.ndarray:
         try:
@@ -150,9 +175,9 @@ class TokenText(Text):
 
         return self.keeper.numbers(f"joined/{name}", kind, blocks)
 
-    def _cut(self, ids: np.ndarray) -> int:
-        """Where the validation part begins: after the end of a document, if that is known."""
-        cut = int(len(ids) * (1 - self.source.val_fraction))
+    def _cut(self, ids: np.ndarray, fraction: float) -> int:
+        """Where the last fraction begins: after the end of a document, if that is known."""
+        cut = int(len(ids) * (1 - fraction))
         if self.source.eot is not None:
             for start in range(cut, len(ids), AT_ONCE):
                 if (ends := np.flatnonzero(ids[start : start + AT_ONCE] == self.source.eot)).size:
@@ -174,7 +199,7 @@ class TokenText(Text):
 
     @property
     def key(self) -> str:
-        return f"{self.sha256}/{len(self.train)}"
+        return self.parts
 
     @property
     def n_train_bytes(self) -> int:

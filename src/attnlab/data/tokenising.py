@@ -167,7 +167,8 @@ def encode_unit(job: EncodeTask) -> None:
         files = {name: stack.enter_context(_Hashed(temporary / name)) for name in FILES}
         for stretch in job.unit:
             pieces = read(stretch, job.field, job.split)
-            for piece, ids in _encoded(tokenizer, (piece for piece in pieces if not isinstance(piece, Bad))):
+            used = (piece for piece in pieces if not isinstance(piece, Bad) and piece.part in PARTS)
+            for piece, ids in _encoded(tokenizer, used):
                 if piece.part == "val" and val_bytes is not None:
                     is_spelled = tokenizer.decode_bytes(ids) == piece.text.encode()
                     val_bytes = val_bytes + piece.size if is_spelled else None
