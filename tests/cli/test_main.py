@@ -443,6 +443,12 @@ finally:
         ("export run=r folder=f", 290, []),
         ("explain attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("check attention=gqa attention.n_head=2", 420, ["hydra", "omegaconf"]),
+        ("look run=r", 170, []),
+        ("completion shell=zsh", 170, []),
+        ("new name=x kind=recurent", 290, []),
+        ("capacity attention=gqaa", 420, ["hydra", "omegaconf"]),
+        ("tune attentoin=gqa", 420, ["hydra", "omegaconf"]),
+        ("replicate claim=nope", 170, []),
         ("card attention=gqaa", 1250, ["hydra", "numpy", "omegaconf"]),
     ],
 )

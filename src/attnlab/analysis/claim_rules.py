@@ -20,8 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from attnlab.config.metric_kinds import parse_metric
 from attnlab.errors import UsageError, nearest
 
@@ -127,6 +125,8 @@ def fewest_seeds(conditions: Sequence[Condition]) -> int:
 
 
 def _answer(condition: Condition, results: Results, alpha_fails: float) -> Answer:
+    from scipy import stats  # as long to import as all the rest; a mistyped name needs none
+
     seeds = len(next(iter(results.values())))
     if isinstance(condition.left, ast.Compare):
         (one, lost), (other, their_lost) = (_fulfilled(side, results) for side in (condition.left, condition.right))
@@ -152,6 +152,8 @@ def _compared(condition: Condition) -> ast.Compare:
 
 
 def _more(one: int, other: int, n: int) -> float:
+    from scipy import stats  # as long to import as all the rest; a mistyped name needs none
+
     return float(stats.fisher_exact([[one, n - one], [other, n - other]], alternative="greater").pvalue)
 
 

@@ -17,17 +17,18 @@ def replicate(
     config_dir: ConfigDir = None,
 ) -> None:
     """Train the recipes of published claims, and say which of them hold here."""
-    from rich.console import Console
-
     from attnlab.config.keys import searching
     from attnlab.options.rules import parse_integers
     from attnlab.sweep.claim import read_claims
+
+    with searching([] if config_dir is None else [config_dir]):
+        claims = read_claims(claim)
+    from rich.console import Console
+
     from attnlab.sweep.ledger import show, show_list
     from attnlab.sweep.replication import read_record, replicate
 
     console, home = Console(), records or folder
-    with searching([] if config_dir is None else [config_dir]):
-        claims = read_claims(claim)
     if list:
         show_list([(each, read_record(home / f"{each.name}.json")) for each in claims], console)
         return
