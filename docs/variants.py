@@ -51,7 +51,7 @@ SHOWS = {
     "tokens and the first column; here stick breaking gives most weight to near tokens, and some rows little weight in "
     "all; the difference of two maps is below zero (blue) at most places.",
     "Recurrent and linear attention": "Linear attention spreads its weight over columns, the same in every row here; "
-    "with a decay they fade as they grow old, fast in H00 and slowly in H01; the delta rule gives weights of both "
+    "with a decay they shrink as they grow old, fast in H00 and slowly in H01; the delta rule gives weights of both "
     "signs, many below zero (blue).",
     "Mixtures of variants": "Heads that differ: H00 reads all that came before, H01 a band of four tokens. Layers that "
     "differ: in one model, a delta-rule memory with weights of both signs, and above it a softmax attention whose rows "

@@ -10,7 +10,7 @@ from attnlab.attention.traits import Traits
 
 
 class MovingAverage(StateAttention):
-    """Each head keeps one vector, an average of the values in which old ones fade: memory without any lookup.
+    """Each head keeps one vector, an average of the values in which old ones decay: memory without any lookup.
 
     Rule: m_i = a_h m_{i-1} + (1 - a_h) v_i, o_i = m_i, with a_h = sigmoid(r_h). So A_ij is (1 - a_h) a_h^(i-j).
 
