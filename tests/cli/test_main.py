@@ -449,7 +449,8 @@ finally:
         ("capacity attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("tune attentoin=gqa", 420, ["hydra", "omegaconf"]),
         ("replicate claim=nope", 170, []),
-        ("card attention=gqaa", 1250, ["hydra", "numpy", "omegaconf"]),
+        ("final_test experiment=nowhere", 420, ["numpy"]),
+        ("card attention=gqaa", 420, ["hydra", "omegaconf"]),
     ],
 )
 def test_start_up(words: str, most: int, heavy: list[str]) -> None:

@@ -17,10 +17,7 @@ def card(
     allow_targets: VariantPackages = (),
 ) -> None:
     """Train variants on small tasks and a text, and draw what each of them can do."""
-    from rich.console import Console
-
     from attnlab.card.battery import CONTROLS, chosen_cells, results
-    from attnlab.card.pages import line, save, show
     from attnlab.store.files import check_writable
 
     chosen = chosen_cells(cells)
@@ -36,8 +33,14 @@ def card(
     print(f"{counts}, results in {folder}", flush=True)
     rows = []
     for result in results([*attention, *controls], chosen, folder=folder, overrides=settings, config_dirs=folders):
+        from attnlab.card.pages import line  # here, for a mistyped word has ended by now
+
         rows.append(result)
         print(line(result), flush=True)
+    from rich.console import Console
+
+    from attnlab.card.pages import save, show
+
     show(rows, Console())
     argv = [f"attention={','.join(attention)}", *([f"cells={','.join(cells)}"] if cells else []), *settings]
     for path in save(rows, folder, f"attnlab card {shlex.join(argv)}"):

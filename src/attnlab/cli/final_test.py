@@ -24,17 +24,12 @@ def final_test(
     limits: Limits = True,
 ) -> None:
     """Judge the runs of an experiment by the test part of the data, once, and compare them by that."""
-    from attnlab.analysis.analyse import analyse
     from attnlab.analysis.reading import read_experiment
-    from attnlab.analysis.report.publish import publish
-    from attnlab.analysis.settings import Options
-    from attnlab.runs import dataset_of, load, newest_step, read_config
-    from attnlab.store.run_folder import RunFolder
+    from attnlab.store.names import TEST
     from attnlab.store.status import Status
-    from attnlab.training.test_part import NAME, keep_test, score_test
 
-    if metric not in (None, f"{NAME}/loss", f"{NAME}/accuracy"):
-        raise UsageError(f"metric ({metric}) must be {NAME}/loss or {NAME}/accuracy")
+    if metric not in (None, f"{TEST}/loss", f"{TEST}/accuracy"):
+        raise UsageError(f"metric ({metric}) must be {TEST}/loss or {TEST}/accuracy")
     with limited(limits):
         read = read_experiment(experiment)
         if read.folder.tuned.is_file():
@@ -50,12 +45,19 @@ def final_test(
                     f"{run.path} leads out of {experiment}, and nothing is written there: test it by itself"
                 )
 
+        from attnlab.analysis.analyse import analyse
+        from attnlab.analysis.report.publish import publish
+        from attnlab.analysis.settings import Options
+        from attnlab.runs import dataset_of, load, newest_step, read_config
+        from attnlab.store.run_folder import RunFolder
+        from attnlab.training.test_part import keep_test, score_test
+
         def opened(folder: RunFolder) -> "tuple[RunFolder, RunConfig, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
             config = read_config(folder, allow_targets)
             return folder, config, model, dataset_of(folder, config, tokenizer, tested=True)
 
-        missing = (opened(RunFolder(run.path)) for run in finished if NAME not in run.summary)
+        missing = (opened(RunFolder(run.path)) for run in finished if TEST not in run.summary)
         first = list(islice(missing, 1))  # all that can be refused is, before the test part counts as touched
         now = datetime.now(UTC).isoformat(timespec="seconds")
         touches = read.folder.manifest.count_touch([run.name for run in finished], now)
@@ -67,7 +69,7 @@ def final_test(
         for folder, config, model, dataset in chain(first, missing):
             score = score_test(model, dataset, config.model.context, seed=config.streams.eval)
             keep_test(folder, score, step=newest_step(folder, limits=limits))
-            print(f"{folder.name}: {NAME}/loss {score.loss:.4f}  {NAME}/accuracy {score.accuracy:.1%}", flush=True)
+            print(f"{folder.name}: {TEST}/loss {score.loss:.4f}  {TEST}/accuracy {score.accuracy:.1%}", flush=True)
         by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)
-        chosen = metric or f"{NAME}/{'accuracy' if by_accuracy else 'loss'}"
+        chosen = metric or f"{TEST}/{'accuracy' if by_accuracy else 'loss'}"
         publish(analyse(experiment, Options(metric=chosen)), read.folder.path / "report_of_test")

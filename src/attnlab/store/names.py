@@ -6,3 +6,4 @@ LAST_MAPS = "maps/last.safetensors"
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 MANIFEST, PREREGISTRATION = "manifest.json", "preregistration.json"  # of an experiment; checkpoints have the first, too
 SEED = "seed_"  # how the name of a run's folder begins
+TEST = "test"  # what summary.json holds of the test part, and how its metrics begin

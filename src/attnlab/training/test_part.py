@@ -8,11 +8,10 @@ import torch
 from attnlab.attention.evaluating import evaluating
 from attnlab.data.dataset import Dataset
 from attnlab.model import GPT
+from attnlab.store.names import TEST
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.extrapolation import AT_ONCE, add_scores
 from attnlab.training.scoring import score_answers, tally
-
-NAME = "test"  # of what summary.json holds, and how its metrics begin
 
 
 class UnseenScore(NamedTuple):
@@ -38,5 +37,5 @@ def score_test(model: GPT, dataset: Dataset, context: int, *, seed: int) -> Unse
 
 def keep_test(folder: RunFolder, score: UnseenScore, *, step: int) -> None:
     """Add the score to a finished run, as the metrics test/loss and test/accuracy."""
-    scalars = {f"{NAME}/{name}": value for name, value in score._asdict().items()}
-    add_scores(folder, NAME, score._asdict(), scalars, step=step)
+    scalars = {f"{TEST}/{name}": value for name, value in score._asdict().items()}
+    add_scores(folder, TEST, score._asdict(), scalars, step=step)
