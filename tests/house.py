@@ -22,7 +22,7 @@ PAGES = (".html", ".css", ".js")
 BANNED = ("found", "made", "said", "kept", "known", "place", "seen", "words", "wanted", "told")  # not what a value is
 LONGEST_TEST_NAME = 50
 # Where a config may be read by the text of its keys.
-SCHEMA = ("attnlab.config.compose", "attnlab.config.keys", "attnlab.config.guard")
+SCHEMA = ("attnlab.config.allowed_classes", "attnlab.config.compose", "attnlab.config.keys", "attnlab.config.guard")
 CONFIGS = ("config", "cfg", "plain", "trainer")  # what a config, or a part of one, is called
 FILES_OF_A_RUN = (
     *("config.yaml", "summary.json", "metrics.csv", "code.json", "tokenizer.json", "manifest.json", "heads.json"),

@@ -22,7 +22,8 @@ from attnlab.attention.position_bias import ALiBi
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.attention.rotary import RoPE
 from attnlab.build import SLOTS, attention_factory, build_model, check_construction, embedding_factory, instantiate
-from attnlab.config.compose import check_targets, compose_config
+from attnlab.config.allowed_classes import check_targets
+from attnlab.config.compose import compose_config
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT

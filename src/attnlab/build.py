@@ -15,8 +15,8 @@ from attnlab.attention.base import Attention, AttentionFactory
 from attnlab.attention.embedding import Embedding
 from attnlab.attention.position import Position
 from attnlab.attention.softmax import SoftmaxAttention
+from attnlab.config.allowed_classes import allowed_below, allowed_packages, check_targets
 from attnlab.config.code import note_sources
-from attnlab.config.compose import allowed_below, allowed_packages, check_targets
 from attnlab.config.run_config import RunConfig
 from attnlab.data.corpus import Source
 from attnlab.data.task import Task

@@ -17,8 +17,9 @@ from torch import Tensor
 from attnlab.attention.cost import tensor_bytes
 from attnlab.attention.documents import Documents
 from attnlab.build import build_model, instantiate
+from attnlab.config.allowed_classes import allowed_packages, check_targets
 from attnlab.config.code import changes_since, code_of, in_a_line
-from attnlab.config.compose import allowed_packages, check_targets, check_values
+from attnlab.config.compose import check_values
 from attnlab.config.guard import check_references
 from attnlab.config.keys import settings_of, without_watchers
 from attnlab.config.run_config import RunConfig

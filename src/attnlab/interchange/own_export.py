@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from attnlab.config.compose import check_targets, check_values, compose_config
+from attnlab.config.allowed_classes import check_targets
+from attnlab.config.compose import check_values, compose_config
 from attnlab.config.run_config import Node, RunConfig
 from attnlab.errors import UsageError
 from attnlab.interchange.families.family import Family, Link

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnlab.config.allowed_classes import allowed_packages
 from attnlab.config.code import sources_of
-from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import UsageError
 from attnlab.model import GPT

@@ -11,8 +11,8 @@ import lightning as L
 from attnlab.attention.backends import KEY as BACKEND_KEY
 from attnlab.attention.backends import best_backends, missing, use_backends
 from attnlab.build import Factory, check_construction, instantiate
+from attnlab.config.allowed_classes import allowed_packages
 from attnlab.config.code import Code, code_of, homes_of, note_sources
-from attnlab.config.compose import allowed_packages
 from attnlab.config.run_config import RunConfig
 from attnlab.config.tuned_settings import with_tuned_settings
 from attnlab.data.corpus import Source
