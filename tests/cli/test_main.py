@@ -449,6 +449,7 @@ finally:
         ("capacity attention=gqaa", 420, ["hydra", "omegaconf"]),
         ("tune attentoin=gqa", 420, ["hydra", "omegaconf"]),
         ("replicate claim=nope", 170, []),
+        ("report experiment=nowhere", 170, []),
         ("final_test experiment=nowhere", 420, ["numpy"]),
         ("card attention=gqaa", 420, ["hydra", "omegaconf"]),
     ],

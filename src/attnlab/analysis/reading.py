@@ -92,10 +92,7 @@ class Experiment:
 def read_experiment(folder: Path | str, metric: str = "val/loss") -> Experiment:
     """Read all runs of an experiment and one metric of each. Raises UsageError if there is nothing to read."""
     experiment = ExperimentFolder(Path(folder))
-    if not experiment.path.is_dir():
-        raise UsageError(
-            f"experiment ({experiment}) must be a folder of runs, such as runs/default: there is no such folder"
-        )
+    experiment.check_exists()
     entries, declared, problems = _manifest(experiment)
     is_planned = bool(entries)
     configs: dict[str, Mapping[str, Any]] = {}

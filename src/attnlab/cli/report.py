@@ -27,6 +27,10 @@ def report(
     limits: Limits = True,
 ) -> None:
     """Compare the variants of an experiment with a baseline and say what the seeds can tell."""
+    from attnlab.store.experiment_folder import ExperimentFolder
+
+    ExperimentFolder(experiment).check_exists()  # before what takes longer to import
+
     from attnlab.analysis.analyse import analyse
     from attnlab.analysis.report.publish import publish
     from attnlab.analysis.settings import Options

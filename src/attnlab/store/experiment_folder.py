@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnlab.errors import UsageError
 from attnlab.store.files import parse_json, read_file
 from attnlab.store.locks import make_entry_once
 from attnlab.store.manifest import Manifest
@@ -30,6 +31,13 @@ class ExperimentFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def check_exists(self) -> None:
+        """Raises UsageError if there is no such folder."""
+        if not self.path.is_dir():
+            raise UsageError(
+                f"experiment ({self}) must be a folder of runs, such as runs/default: there is no such folder"
+            )
 
     def read_resolved(self) -> dict[str, Any]:
         """A record for each setting that was `auto`, with its `value`; raises ValueError where it is damaged."""
