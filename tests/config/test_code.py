@@ -1,6 +1,9 @@
 """The code of a run: which modules it is made of, what of an edit counts, and which repository it lies in."""
 
 import importlib
+import os
+import py_compile
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +141,44 @@ except* (A, B) as group: global_ = [i for i in range(3) if i if not i]
 else: x[a, *b] = {**c, 1: 2} @ {3}
 finally: x = y if z else 1_000.5e3
 """
+
+
+def test_an_edit_of_the_same_time_and_length(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes the compiled file of the earlier text then: the run would not be what its hash says."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    helpers = package / "helpers.py"
+    importlib.import_module("my_rules.rule")
+    times = helpers.stat()
+    helpers.write_text(HELPERS.replace("1.0", "3.0"))
+    os.utime(helpers, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for name in [name for name in sys.modules if name.startswith("my_rules")]:
+        del sys.modules[name]
+    assert importlib.import_module("my_rules.rule").FACTOR == 1.0  # what it is about
+    with pytest.raises(UsageError, match=r"helpers\.py .* was changed, but Python executes .*helpers\..*\.pyc"):
+        modules()
+    helpers.write_text(HELPERS)  # the earlier text again, or a copy of it
+    os.utime(helpers, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "my_rules.helpers" in modules()
+
+
+def test_compiled_alone(package: Path) -> None:
+    """A package of compiled files has no text to follow: all that was imported of it counts."""
+    for path in [*package.glob("*.py")]:
+        py_compile.compile(str(path), cfile=f"{path}c")
+        path.unlink()
+    importlib.import_module("my_rules.rule")
+    before = modules()
+    assert {"my_rules", "my_rules.rule", "my_rules.helpers"} <= {*before} and "my_rules.unused" not in before
+
+
+def test_in_a_zip_file(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: importlib.import_module("my_rules.rule") and digest for name, digest in modules().items()}
+    for name in [name for name in sys.modules if name.startswith("my_rules")]:
+        del sys.modules[name]
+    archive = shutil.make_archive(str(package.parent / "rules"), "zip", package.parent, "my_rules")
+    monkeypatch.setattr(sys, "path", [archive, *(path for path in sys.path if path != str(package.parent))])
+    assert "rules.zip" in str(importlib.import_module("my_rules.rule").__file__)
+    assert modules() == whole
 
 
 def test_same_in_every_python() -> None:

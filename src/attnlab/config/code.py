@@ -11,8 +11,10 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import marshal
 import os
 import re
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import resolve_name
+from importlib.util import MAGIC_NUMBER, resolve_name
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +38,7 @@ INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-
 NO_MATTER = ("ctx", "kind", "type_comment")  # fields of a syntax tree that follow from others, or do nothing
 HANDED_OVER = re.compile(r"callbacks\.[^.]+\.class")  # the class of a callback that stands in no YAML file
 MOST_NAMED = 4
+BY_TIME, NEVER_CHECKED = 0, 1  # kinds of compiled files: how Python sees that one is of its source
 
 
 class Code(NamedTuple):
@@ -124,11 +127,35 @@ def _source(name: str) -> tuple[bytes, bool]:
     spec = _spec(name)
     assert spec is not None and spec.origin is not None
     if name not in _kept or _kept[name][0] is not spec:
+        get_data = getattr(spec.loader, "get_data", None)  # of a module in a zip file, too
         try:
-            _kept[name] = spec, Path(spec.origin).read_bytes()
+            source = Path(spec.origin).read_bytes() if get_data is None else get_data(spec.origin)
         except OSError as error:
             raise UsageError(f"{spec.origin} ({name}) cannot be read ({error.strerror})") from error
+        if _executes_another(spec, source):
+            raise UsageError(
+                f"{spec.origin} ({name}) was changed, but Python executes {spec.cached}, made of an earlier text of "
+                "the same time and length: remove that file"
+            )
+        _kept[name] = spec, source
     return _kept[name][1], spec.origin.endswith(".py")
+
+
+def _executes_another(spec: ModuleSpec, source: bytes) -> bool:
+    """Whether Python takes a compiled file for that of this source which is not: it goes by time and length alone, and
+    copies may keep both. Only one that is older than the source can be."""
+    try:
+        of_source, of_compiled = os.stat(str(spec.origin)), os.stat(str(spec.cached))
+        if of_source.st_ctime_ns <= of_compiled.st_mtime_ns:
+            return False
+        compiled = Path(str(spec.cached)).read_bytes()
+        kind, *by = struct.unpack("<III", compiled[4:16])
+    except (OSError, struct.error):
+        return False
+    goes_by = [int(of_source.st_mtime) & 0xFFFFFFFF, of_source.st_size & 0xFFFFFFFF]
+    if compiled[:4] != MAGIC_NUMBER or not (kind == NEVER_CHECKED or (kind == BY_TIME and by == goes_by)):
+        return False
+    return bool(marshal.loads(compiled[16:]) != compile(source, str(spec.origin), "exec", dont_inherit=True))
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -173,9 +200,12 @@ def _closure(names: Sequence[str], roots: set[str]) -> dict[str, str]:
         waiting += [name.rpartition(".")[0]] if "." in name else []  # the packages around it are imported with it
         spec = _spec(name)
         if spec is not None and _counts(name, spec, roots):
-            is_package = spec.submodule_search_locations is not None
-            hashes[name], imported = _read(*_source(name), name if is_package else name.rpartition(".")[0])
+            is_package, (source, is_python) = spec.submodule_search_locations is not None, _source(name)
+            hashes[name], imported = _read(source, is_python, name if is_package else name.rpartition(".")[0])
             waiting += imported
+            if not is_python:  # what it imports stands in no text: all that came of its package
+                root = name.partition(".")[0]
+                waiting += [each for each in sys.modules if each.startswith(f"{root}.")]
     return hashes
 
 
