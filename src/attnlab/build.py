@@ -234,10 +234,10 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
     return model
 
 
-def check_construction(config: RunConfig) -> GPT:
+def check_construction(config: RunConfig, vocab_size: int = 2) -> GPT:
     """Build everything once without numbers, so that what only a constructor can refuse is refused early."""
     with torch.device("meta"):
-        return build_model(config, vocab_size=2)
+        return build_model(config, vocab_size)
 
 
 def _one_line(error: BaseException) -> str:

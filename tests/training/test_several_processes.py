@@ -167,6 +167,41 @@ def test_every_variant(variant: str, crew: Crew, tmp_path: Path) -> None:
     check_variant(variant, "fsdp", crew, tmp_path)
 
 
+IS_EMPTY = """
+from attnlab.training import run
+usual = run._network
+def network(prepared):
+    model = usual(prepared)
+    assert all(p.is_meta for p in model.parameters())
+    return model
+run._network = network
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.tie": "true"},
+        {"position": "t5", "trainer.precision": "bf16-true"},
+        {"attention": "linear", "attention/feature_map": "random"},
+    ],
+)
+def test_only_the_first_has_it_whole(settings: dict[str, str], crew: Crew, tmp_path: Path) -> None:
+    """A process that is to have parts of a model never builds it; the first gives it parameters, alias and buffers.
+
+    Then it is the model of one process: the first loss, which nothing has rounded yet, is the same.
+    """
+    settings = {"trainer.max_steps": "4", "trainer.precision": "fp64", **settings}
+    losses, after = [], []
+    for n in (1, 2):
+        ended = crew.run(tmp_path / str(n), n, "fsdp", settings, {1: IS_EMPTY} if n > 1 else {})
+        assert ended.codes == [0] * n, ended
+        losses.append(rows(seed_folder(tmp_path / str(n)), "val/loss"))
+        after.append(weights(seed_folder(tmp_path / str(n))))
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-12 if settings["trainer.precision"] == "fp64" else 1e-3)
+    assert apart(*after) < (1e-6 if settings["trainer.precision"] == "fp64" else 0.05)
+
+
 def check_variant(variant: str, strategy: str, crew: Crew, tmp_path: Path) -> None:
     settings = {"trainer.max_steps": "3", "trainer.precision": "fp64", "model.d_model": "32"}
     folders = []

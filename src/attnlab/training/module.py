@@ -47,7 +47,7 @@ from attnlab.training.scoring import (
     segments,
     tally,
 )
-from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, total_norm
+from attnlab.training.sharding import Sharded, average, clip, keep_whole, local, put_together, shard, spread, total_norm
 
 REMEDY = "try a smaller optimizer.lr or a larger optimizer.warmup_fraction"
 
@@ -126,8 +126,12 @@ class LanguageModel(L.LightningModule):
         if isinstance(strategy, Sharded) and self._whole[0] is self.model:
             self.trainer.precision_plugin.convert_module(self)  # before: a copy is made, and parts are cut
             self._whole = [keep_whole(self.model) if self.trainer.is_global_zero else None]
-            self.model.to(strategy.root_device)
+            empty = any(p.is_meta for p in self.model.parameters())
+            if not empty:
+                self.model.to(strategy.root_device)
             shard(self.model, strategy.mesh)
+            if strategy.group.largest(int(empty)):
+                spread(self.model, self._whole[0], strategy.root_device)
             self._trained = [p for p in self.model.parameters() if p.requires_grad]
 
     def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from attnlab.attention.backends import use_backends
-from attnlab.build import build_model
+from attnlab.build import build_model, check_construction
 from attnlab.config.code import changed, changes_since, in_a_line
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
@@ -54,7 +54,7 @@ from attnlab.training.recorders.run_recorders import start_anew, trackers_of, wr
 from attnlab.training.recorders.tensorboard import TensorBoardRecorder
 from attnlab.training.recorders.tracker import Tracker
 from attnlab.training.sameness import in_words
-from attnlab.training.sharding import Sharded
+from attnlab.training.sharding import Sharded, can_start_empty
 from attnlab.training.starts import starts_of
 from attnlab.training.stop import StopRequest, stop_request
 from attnlab.training.summary import config_to_store, hyperparameters, summarise
@@ -181,9 +181,9 @@ def _train(
     meter = Meter(prepared.machine.accelerator)
     start = None if group.rank else _where_to_start(prepared)
     checkpoint, step, rows_from, digests = group.broadcast(start) or Start(None, None, None, None)
-    model = build_model(config, prepared.tokenizer.n_vocab)
     worker = _is_worker(prepared)
-    if prepared.init is not None and (checkpoint is None or not worker):
+    model = _network(prepared)
+    if prepared.init is not None and not model.embedding.weight.is_meta and (checkpoint is None or not worker):
         prepared.init.load_into(model)
     starts = [] if worker else starts_of(model, prepared.recipe)
     if prepared.machine.precision == "fp64":
@@ -264,6 +264,15 @@ def _train(
     print_summary(summary, samples.text(model) if config.sample.steps else None, config.paths.runs)
     stop.obey("stopped, with the run finished")
     return summary
+
+
+def _network(prepared: Prepared) -> GPT:
+    """The model of a run; without numbers in a process that is to have parts of it, which the first one gives it."""
+    config, n_vocab = prepared.config, prepared.tokenizer.n_vocab
+    name = strategy_name(config.trainer.strategy, prepared.processes.world_size)
+    if _is_worker(prepared) and name == "fsdp" and can_start_empty(empty := check_construction(config, n_vocab)):
+        return empty
+    return build_model(config, n_vocab)
 
 
 def _bayes(prepared: Prepared) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import copy
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,6 +176,35 @@ def shard(model: GPT, mesh: DeviceMesh) -> None:
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=scalars)
     fully_shard(model, mesh=mesh, ignored_params=scalars)
+
+
+def can_start_empty(model: GPT) -> bool:
+    """Whether all numbers of a model on the meta device are parameters and buffers, which `spread` gives it."""
+    values = (value for module in model.modules() for name, value in vars(module).items() if not name.startswith("_"))
+    return not any(isinstance(part, Tensor) for value in values for part in _parts(value))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+
+
+@torch.no_grad()
+def spread(model: GPT, whole: GPT | None, device: torch.device) -> None:
+    """Give a model in parts its numbers, where the first process alone has it whole, and the others have it on meta.
+
+    One tensor at a time is whole in them. All processes must take part.
+    """
+    sources = {} if whole is None else {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+    if whole is None:
+        model.to_empty(device=device)
+    for name, target in (*model.named_parameters(), *model.named_buffers()):
+        if not target.numel():
+            continue
+        like = torch.empty(target.shape, dtype=target.dtype, device=device)
+        tensor = like if whole is None else like.copy_(sources[name])
+        dist.broadcast(tensor, 0)
+        if whole is None:
+            local(target).copy_(local(cut(tensor, target)))
 
 
 def local(tensor: Tensor) -> Tensor:
