@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -42,6 +44,13 @@ def compare(variant: str) -> None:
                 torch.testing.assert_close(a / scale, b / scale, **CLOSE)
 
 
+def by_itself(*words: str) -> None:
+    """This file as a program."""
+    command = [sys.executable, "-m", "tests.training.test_compiled", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", options("attention"))
 def test_compiled_is_plain(variant: str) -> None:
@@ -49,8 +58,30 @@ def test_compiled_is_plain(variant: str) -> None:
     probe = "import torch; torch.compile(lambda x: x.sin() + 1)(torch.ones(8))"
     if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
         pytest.skip("there is no compiler")
-    done = subprocess.run([sys.executable, __file__, variant], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    by_itself(variant)
+
+
+def many() -> None:
+    """Models of several shapes one after the other in one process, as a warm worker has them: graphs of each."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs[-1] += 1
+        return graph.forward
+
+    with mock.patch.object(torch, "compile", partial(torch.compile, backend=backend)):
+        with torch._dynamo.config.patch(recompile_limit=1):  # 8 by default, which would take long to reach
+            for variant in ("multi_head", "gqa", "multi_head"):
+                graphs.append(0)
+                model = build_model(compose_config([f"attention={variant}", *SIZES]), 64)
+                assert compile_network(model, torch.zeros(2, 128, dtype=torch.long)) is not model
+    assert graphs[0] > 0 and graphs[2] == graphs[0] and graphs[1] > 0, graphs
+
+
+@pytest.mark.slow
+def test_many_in_one_process() -> None:
+    """A run is compiled however many others its process has compiled before."""
+    by_itself()
 
 
 Network = Callable[[Tensor, Tensor | None], Tensor]
@@ -138,4 +169,4 @@ def test_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    compare(sys.argv[1])
+    compare(sys.argv[1]) if sys.argv[1:] else many()

@@ -19,6 +19,7 @@ def compile_network(
     would cut into pieces.
     """
     log("compiling the model (trainer.compile)")
+    torch.compiler.reset()  # of earlier runs in this process: the compiler leaves code eager that it met in eight forms
     network, trained = torch.compile(model, dynamic=False), [p for p in model.parameters() if p.requires_grad]
     try:
         with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
