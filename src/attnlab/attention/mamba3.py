@@ -15,7 +15,7 @@ from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
-from attnlab.attention.scan import chunks, states_between
+from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -64,7 +64,7 @@ def trapezoids(
     [[within]], [read] = chunk_decay.meet([q], [written])
     states, state = states_between(chunk_decay.leaving(written).mT @ v, chunk_decay.whole, state)
     o = within.tril(-1) @ v + own * v + read @ states
-    return o.flatten(2, 3)[:, :, :t], state
+    return unchunked(o, t), state
 
 
 def rotated(x: Float[Tensor, "b h t d"], angle: Float[Tensor, "b h t p"]) -> Float[Tensor, "b h t d"]:

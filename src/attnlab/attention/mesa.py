@@ -16,7 +16,7 @@ from attnlab.attention.norm import HeadNorm
 from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
-from attnlab.attention.scan import chunks, states_between
+from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -133,7 +133,7 @@ class MesaAttention(StateAttention):
             weights = chunk_decay.pairs * beta.mT
             x = self.solve(q, NormalEquations(chunk_decay.entering(torch.ones_like(beta)), keys, k, weights, ridge))
             o = chunk_decay.entering(x) @ values + ((x @ k.mT) * weights) @ v
-            return o.flatten(2, 3)[:, :, :t].to(heads.v.dtype), Moments(last_keys.clone(), last_values.clone())
+            return unchunked(o, t).to(heads.v.dtype), Moments(last_keys.clone(), last_values.clone())
 
     def solve(self, q: Rows, equations: NormalEquations) -> Rows:
         """(H + diag(l))^{-1} q, with gradients of all that it is made of."""

@@ -16,7 +16,7 @@ from attnlab.attention.norm import HeadNorm
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
-from attnlab.attention.scan import chunks
+from attnlab.attention.scan import chunks, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -65,25 +65,29 @@ def with_momentum(
     stored, moving = ChunkDecay(log_a, borders, q), ChunkDecay(log_m, borders, q)
     a_in, m_in = stored.enter, moving.enter
     assert a_in is not None and m_in is not None
-    arriving, entering = writes * moving.pairs, writes * m_in
-    earlier = stored.pairs.tril(-1)
-    reach, before, join = stored.pairs @ arriving, earlier @ arriving, joins.mT
-    right = torch.cat([v, k * a_in, k * (earlier @ entering)], dim=-1)
-    solved = torch.linalg.solve_triangular((k @ k.mT) * before * join, right, upper=False, unitriangular=True)
+    k_joins, arriving = k * joins, writes * moving.pairs
+    before = stored.pairs.tril(-1) @ arriving
+    reach = before + arriving  # the diagonal of A is one
+    # What arrives from the chunk before is what arrives from its first token, decayed there.
+    met, through = (x[..., :1] * m_in[..., :1, :] for x in (before, reach))
+    right = torch.cat([v, k * -a_in, k * -met], dim=-1)
+    solved = torch.linalg.solve_triangular((k @ k_joins.mT) * before, right, upper=False, unitriangular=True)
+    write = torch.cat([k_joins * x[..., -1, :, None] for x in (reach, moving.pairs)], dim=-1).mT
+    keep, move, hold = (x[..., -1, :] for x in (a_in, through, m_in))
+    decay = torch.stack([torch.cat([keep, move], dim=-1), torch.cat([torch.zeros_like(hold), hold], dim=-1)], dim=-2)
     new, meets = solved.split([v.size(-1), 2 * k.size(-1)], dim=-1)
-    through = stored.pairs @ entering
-    carried = [x[..., -1:, :] for x in (a_in, through, m_in)]
-    to_stored, to_momentum = ((k * (x[..., -1, :, None] * joins)).mT for x in (reach, moving.pairs))
-    all_u, states = [], []
-    s, n = memory
-    parts = (new, meets, to_stored, to_momentum, *carried)
-    for v_new, meet, write, push, keep, move, hold in zip(*(x.unbind(2) for x in parts), strict=True):
-        states.append(both := torch.cat([s, n], dim=-2))
-        all_u.append(u := v_new - meet @ both)
-        s, n = keep * s + move * n + write @ u, hold * n + push @ u
-    read = torch.cat([q * a_in, q * through], dim=-1) @ torch.stack(states, dim=2)
-    o = ((q @ k.mT) * reach * join) @ torch.stack(all_u, dim=2) + read
-    return o.flatten(2, 3)[:, :, :t], MomentumState(s, n)
+    asked = torch.cat([meets, torch.cat([q * a_in, q * through], dim=-1)], dim=-2)  # as in `corrections`
+    parts = (x.flatten(0, 1).unbind(1) for x in (new, asked, write, decay))
+    both, all_u, answers = torch.cat(memory, dim=-2).flatten(0, 1), [], []
+    for v_new, ask, w, f in zip(*parts, strict=True):
+        met_now, answer = torch.bmm(ask, both).chunk(2, dim=1)
+        all_u.append(u := v_new + met_now)
+        answers.append(answer)
+        both = torch.baddbmm((f @ both.unflatten(1, (2, -1)).flatten(2)).view_as(both), w, u)
+    u, answered = (torch.stack(x, dim=1).unflatten(0, q.shape[:2]) for x in (all_u, answers))
+    o = ((q @ k_joins.mT) * reach) @ u + answered
+    s, n = (x.clone() for x in both.unflatten(0, q.shape[:2]).chunk(2, dim=-2))
+    return unchunked(o, t), MomentumState(s, n)
 
 
 class MomentumAttention(GatedOutput, StateAttention):
@@ -101,7 +105,7 @@ class MomentumAttention(GatedOutput, StateAttention):
 
     documents = mixes_rows = True
     conv: Natural = option(default=4, doc="Width of a short convolution on queries, keys and values; 0: none.")
-    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
 
     traits = Traits("signed", "constant")
 

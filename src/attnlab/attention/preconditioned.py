@@ -1,22 +1,24 @@
 """Delta rules that write a channel of a key the less, the more was written along it lately."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attnlab.attention.borders import Borders
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
 from attnlab.attention.feature_map import FeatureMap, UnitLength
 from attnlab.attention.heads import Heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
-from attnlab.attention.scan import chunked, token_loop
+from attnlab.attention.scan import chunks, states_between, unchunked
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.attention.write import DeltaWrite, Erasure, Write
-from attnlab.options import Positive, option, slot
+from attnlab.options import Count, Positive, option, slot
 
 
 class Curvature(NamedTuple):
@@ -24,6 +26,25 @@ class Curvature(NamedTuple):
 
     counts: Float[Tensor, "b h t 1"]
     log_decay: Float[Tensor, "b h t 1"]
+
+
+@uncompiled  # as in scan.py
+def decayed_sums(
+    x: Float[Tensor, "b h t d"],
+    log_decay: Float[Tensor, "b h t 1"],
+    total: Float[Tensor, "b h 1 d"],
+    chunk: int,
+    starts: Bool[Tensor, "b t"] | None,
+) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h 1 d"]]:
+    """A_t = g_t A_{t-1} + x_t, g = exp(log_decay), in chunks of tokens; from 0 at each of the `starts`."""
+    t = x.size(2)
+    chunk = min(chunk, t)
+    x, log_decay = (chunks(part, -t % chunk, chunk) for part in (x, log_decay))
+    borders = None if starts is None else Borders.of(starts, -t % chunk, chunk, x.dtype)
+    chunk_decay = ChunkDecay(log_decay, borders, x)
+    totals, total = states_between(chunk_decay.leaving(x).sum(dim=-2, keepdim=True), chunk_decay.whole, total)
+    assert chunk_decay.enter is not None
+    return unchunked(chunk_decay.pairs @ x + chunk_decay.enter * totals, t), total
 
 
 class PreconditionedAttention(RecurrentAttention):
@@ -41,6 +62,7 @@ class PreconditionedAttention(RecurrentAttention):
     withdrawn = {"feature_map", "write", "writes"}
     feature_map: FeatureMap = slot(default=UnitLength, doc="The map phi of queries and keys.")
     write: Write = slot(default=DeltaWrite, doc="What is added to the memory.")
+    chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
     range: Positive = option(default=1.5, doc="The most that a channel is multiplied or divided by.")
 
     def setup(self) -> None:
@@ -57,15 +79,14 @@ class PreconditionedAttention(RecurrentAttention):
     def scan(  # type: ignore[override]
         self, heads: Heads, memory: tuple[Matrix, Tensor], start: int
     ) -> tuple[Float[Tensor, "b h t v"], tuple[Matrix, Tensor]]:
-        """The delta rule after its keys were scaled; the curvature is a memory of one row under a key of one number."""
+        """The delta rule after its keys were scaled."""
         matrix, curvature = memory
         if not heads.v.size(2):
             return heads.v, memory
         with full_precision(heads.q.device):
             k, count = heads.k.to(curvature.dtype), heads.own.counts.to(curvature.dtype)
-            run = token_loop if k.size(2) == 1 else partial(chunked, chunk=self.chunk, starts=self.starts(heads))
-            decay = heads.own.log_decay.squeeze(-1)
-            curve, curvature = run(torch.ones_like(count), count, k.square(), decay, None, curvature)
+            decay = heads.own.log_decay.to(count.dtype)
+            curve, curvature = decayed_sums(count * k.square(), decay, curvature, self.chunk, self.starts(heads))
             z = (curve + 1e-6).log() - self.center.to(k.dtype)[:, None, None]
             scaled = k * (-math.log(self.range) * z / (1 + z.abs())).exp()
         o, matrix = super().scan(heads._replace(k=scaled, own=Erasure(k)), matrix, start)

@@ -138,7 +138,7 @@ class RecurrentAttention(GatedOutput, StateAttention):
             if erasure is not None:
                 run = partial(run, erasure=self.one_by_one(erasure), early=self.write.early)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
-            o = o[:, :, self.writes - 1 :: self.writes]
+            o = o if self.writes == 1 else o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
 
     def in_range(

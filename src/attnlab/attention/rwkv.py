@@ -14,7 +14,7 @@ from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision
-from attnlab.attention.scan import chunks, corrections
+from attnlab.attention.scan import chunks, corrections, unchunked
 from attnlab.attention.shared import FirstValues, Shared
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
@@ -56,12 +56,14 @@ def erase_and_write(
     chunk_decay = ChunkDecay(log_w, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
     [[of_values, of_removals], [removed, system]], [read, met] = chunk_decay.meet([q, meet], [k, erase])
     right = torch.cat([removed.tril(-1) @ v, met], dim=-1)
-    fixed, through = torch.linalg.solve_triangular(system.tril(-1), right, upper=False, unitriangular=True).split(
+    fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
         [v.size(-1), k.size(-1)], dim=-1
     )
     written = chunk_decay.leaving(k).mT @ v
-    u, states, state = corrections(-fixed, through, chunk_decay.leaving(erase).mT, chunk_decay.whole, state, written)
-    return (of_values @ v + of_removals @ u + read @ states).flatten(2, 3)[:, :, :t], state
+    u, answers, state = corrections(
+        -fixed, through, chunk_decay.leaving(erase).mT, read, chunk_decay.whole, state, written
+    )
+    return unchunked(of_values @ v + of_removals @ u + answers, t), state
 
 
 class LowRank(nn.Module):
@@ -108,7 +110,7 @@ class RWKV7Attention(StateAttention):
     documents = mixes_rows = True
     withdrawn = {"value_dim"}
     rank: Count = option(default=32, doc="Numbers through which the low-rank maps go.")
-    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
     first_values: bool = option(default=False, doc="Whether later layers mix the first layer's values into their own.")
 
     traits = Traits("signed", "constant")

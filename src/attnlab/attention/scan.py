@@ -106,22 +106,23 @@ def chunked(
     if beta is None:
         [[within]], [read] = chunk_decay.meet([q], [k])
         states, state = states_between(write.mT @ v, chunk_decay.whole, state)
+        answers = read @ states
     else:
-        strength = F.pad(beta, (0, pad)).unflatten(-1, (-1, chunk))[..., None]
+        strength = chunks(beta[..., None], pad, chunk)
         if erasure is not None and early and starts is not None:
             erasure = erasure.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to correct
-        key = k if erasure is None else chunks(erasure, pad, chunk)
+        key = strength * (k if erasure is None else chunks(erasure, pad, chunk))
         [[within], [own]], [read, met] = chunk_decay.meet(
             [q, F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key], [k]
         )
         if early:  # a token corrects what the one before it read
             own, met = F.pad(own, (0, 0, 1, -1)), torch.cat([key[..., :1, :], met[..., :-1, :]], dim=-2)
-        solved = torch.linalg.solve_triangular(
-            (strength * own).tril(-1), strength * torch.cat([v, met], dim=-1), upper=False, unitriangular=True
-        )
+        # Only what stands below the diagonal is looked at.
+        right = torch.cat([strength * v, met], dim=-1)
+        solved = torch.linalg.solve_triangular(own, right, upper=False, unitriangular=True)
         new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
-        v, states, state = corrections(new, erase, write.mT, chunk_decay.whole, state)
-    return (within @ v + read @ states).flatten(2, 3)[:, :, :t], state
+        v, answers, state = corrections(new, erase, write.mT, read, chunk_decay.whole, state)
+    return unchunked(within @ v + answers, t), state
 
 
 def states_between(
@@ -143,27 +144,44 @@ def corrections(
     new: Float[Tensor, "b h n t v"],
     erase: Float[Tensor, "b h n t d"],
     write: Float[Tensor, "b h n d t"],
+    read: Float[Tensor, "b h n t d"],
     decay: Float[Tensor, "#b #h n #d 1"] | None,
     state: Matrix,
     added: Float[Tensor, "b h n d v"] | None = None,
-) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
-    """What is really written once the state is known, the state as each chunk finds it, and as the last leaves it.
+) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n t v"], Matrix]:
+    """What is really written once the state is known, what is read of it before, and the state as the last chunk leaves
+    it.
 
     What each chunk writes whatever it finds is `added`.
     """
-    decays, sums = ([None] * new.size(2) if x is None else x.unbind(2) for x in (decay, added))
-    all_u, states = [], []
-    for v, e, w, factor, more in zip(new.unbind(2), erase.unbind(2), write.unbind(2), decays, sums, strict=True):
-        states.append(state)
-        all_u.append(u := v - e @ state)
-        state = (state if factor is None else state * factor) + w @ u
-        state = state if more is None else state + more
-    return torch.stack(all_u, dim=2), torch.stack(states, dim=2), state
+    heads, t = state.shape[:2], new.size(-2)
+    # One product asks for what is erased and for what is read, so that no state outlives its turn.
+    asked = torch.cat([-erase, read], dim=-2)
+    new, asked, write = (x.flatten(0, 1).unbind(1) for x in (new, asked, write))
+    decays, sums = (
+        [None] * len(new) if x is None else x.expand(*heads, -1, -1, -1).flatten(0, 1).unbind(1) for x in (decay, added)
+    )
+    state, all_u, answers = state.flatten(0, 1), [], []
+    for v, ask, w, factor, more in zip(new, asked, write, decays, sums, strict=True):
+        met, answer = torch.bmm(ask, state).split([t, ask.size(1) - t], dim=1)
+        all_u.append(u := v + met)
+        answers.append(answer)
+        left = state if factor is None else state * factor
+        state = torch.baddbmm(left if more is None else left + more, w, u)
+    u, answered = (torch.stack(x, dim=1).unflatten(0, heads) for x in (all_u, answers))
+    return u, answered, state.unflatten(0, heads)
 
 
 def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:
     """(b, h, t, d) -> (b, h, chunks, chunk, d), zeros at the end."""
-    return F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk))
+    x = F.pad(x, (0, 0, 0, pad)) if pad else x.contiguous()  # which copies nothing where nothing is to be done
+    return x.unflatten(2, (-1, chunk))
+
+
+def unchunked(x: Float[Tensor, "b h n m v"], t: int) -> Float[Tensor, "b h t v"]:
+    """What the first t tokens of all chunks got; a slice of all of them would cost a copy on the way back."""
+    x = x.flatten(2, 3)
+    return x if x.size(2) == t else x[:, :, :t]
 
 
 def _rows(log_decay: Tensor | None) -> Float[Tensor, "b h t r"] | None:

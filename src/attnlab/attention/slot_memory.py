@@ -16,7 +16,7 @@ from attnlab.attention.norm import HeadNorm, RMSNorm
 from attnlab.attention.normalizer import SharpSoftmax
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
-from attnlab.attention.scan import chunks, states_between
+from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -61,7 +61,7 @@ def through_slots(
     keys, values = before.split(widths, dim=-1)
     weights = SharpSoftmax.apply(chunk_decay.columns(q @ k.mT, write, q @ keys.mT) * scale)
     [[within]], [read] = chunk_decay.meet([weights], [write])
-    o = (within @ v + read @ values).flatten(2, 3)[:, :, :t]
+    o = unchunked(within @ v + read @ values, t)
     keys, values = after.split(widths, dim=-1)
     return o, SlotMemory(keys.clone(), values.clone())
 
