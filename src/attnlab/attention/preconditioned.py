@@ -25,7 +25,7 @@ class Curvature(NamedTuple):
     """How strongly a token counts in the curvature, and how much of the curvature before it remains, by its log."""
 
     counts: Float[Tensor, "b h t 1"]
-    log_decay: Float[Tensor, "b h t 1"]
+    log_left: Float[Tensor, "b h t 1"]
 
 
 @uncompiled  # as in scan.py
@@ -85,7 +85,7 @@ class PreconditionedAttention(RecurrentAttention):
             return heads.v, memory
         with full_precision(heads.q.device):
             k, count = heads.k.to(curvature.dtype), heads.own.counts.to(curvature.dtype)
-            decay = heads.own.log_decay.to(count.dtype)
+            decay = heads.own.log_left.to(count.dtype)
             curve, curvature = decayed_sums(count * k.square(), decay, curvature, self.chunk, self.starts(heads))
             z = (curve + 1e-6).log() - self.center.to(k.dtype)[:, None, None]
             scaled = k * (-math.log(self.range) * z / (1 + z.abs())).exp()

@@ -67,14 +67,14 @@ BOOK_EXAMPLES = {
         "Several heads side by side (section 3.6.1)",
         "Added: a second head with matrices of its own; the heads' context vectors are laid next to each other.",
         "As before: each head is the causal layer, which knows nothing of the other.",
-        {"d_out": 4, "n_heads": 2},
+        {"d_out": 4, "n_heads": 2, "dropout": 0.0},
     ),
     "multi_head": BookExample(
         "One projection, split into heads (section 3.6.2)",
         "Added: one matrix makes the queries of all heads at once (so for keys and values), and W_o mixes what the "
         "heads hand over. This is the layer that `train.py` trains, wider, with more heads, and with positions.",
         "As before: with the same matrices everything down to the context vectors, number by number.",
-        {"d_out": 2, "n_heads": 2, "out_bias": True},
+        {"d_out": 2, "n_heads": 2, "out_bias": True, "dropout": 0.0},
     ),
 }
 """The chapter's variants, in its order."""

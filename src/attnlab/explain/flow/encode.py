@@ -65,6 +65,10 @@ def _node(n: Node, lanes: Sequence[int], asks: Sequence[int]) -> dict[str, Any]:
     if n.operation is not None:
         data["operation"] = n.operation.name
         data["operands"] = [_list(_cut(n, x, lanes, asks)) for x in n.operation.operands]
+    if n.expression is not None:
+        data["sum"] = [n.expression.axes, n.expression.function, n.expression.terms]
+    if n.start:
+        data["start"] = n.start if isinstance(n.start, str) else _list(np.array(n.start))
     if n.source is not None:
         data["source"] = [n.source.file, n.source.line, n.source.text]
     if n.labels:

@@ -37,37 +37,11 @@ def mix(a: Float[np.ndarray, "h t s"], v: Float[np.ndarray, "g s d"]) -> Float[n
     return a @ per_head(v, len(a))
 
 
-def outer(k: Float[np.ndarray, "h t r"], v: Float[np.ndarray, "h t c"]) -> Float[np.ndarray, "t h r c"]:
-    """Every number of a key times every number of a value."""
-    return np.einsum("htr,htc->thrc", k, v)
-
-
-def keep(
-    decay: Float[np.ndarray, "h t r"], written: Float[np.ndarray, "t h r c"], state: Float[np.ndarray, "t h r c"]
-) -> Float[np.ndarray, "t h r c"]:
-    """decay of each row times the state before, plus what is written."""
-    return decayed(decay, state) + written
-
-
-def decayed(decay: Float[np.ndarray, "h t r"], state: Float[np.ndarray, "t h r c"]) -> Float[np.ndarray, "t h r c"]:
-    """What the decay of each token leaves of the state before it."""
-    before = np.concatenate([np.zeros_like(state[:1]), state[:-1]])
-    return decay.transpose(1, 0, 2)[..., None] * before
-
-
-def correct(
-    v: Float[np.ndarray, "h t c"],
-    k: Float[np.ndarray, "h t r"],
-    left: Float[np.ndarray, "t h r c"],
-    beta: Float[np.ndarray, "h t 1"],
-) -> Float[np.ndarray, "h t c"]:
-    """beta (v - what k reads of the state that is left): the delta rule."""
-    return beta * (v - np.einsum("htr,thrc->htc", k, left))
-
-
-def read(q: Float[np.ndarray, "h t r"], state: Float[np.ndarray, "t h r c"]) -> Float[np.ndarray, "h t c"]:
-    """q S."""
-    return np.einsum("htr,thrc->htc", q, state)
+def turned(x: Float[np.ndarray, "h t d"], angle: Float[np.ndarray, "h t p"]) -> Float[np.ndarray, "h t d"]:
+    """The first p pairs of neighbouring numbers, rotated."""
+    turns = x[..., : 2 * angle.shape[-1]]
+    pairs = (turns[..., ::2] + 1j * turns[..., 1::2]) * np.exp(1j * angle)
+    return np.concatenate([np.stack([pairs.real, pairs.imag], -1).reshape(turns.shape), x[..., turns.shape[-1] :]], -1)
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:

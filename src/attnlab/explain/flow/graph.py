@@ -13,14 +13,24 @@ from attnlab.attention.base import Attention
 from attnlab.attention.masked import MaskedAttention
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.explain.flow import flow_rules
+from attnlab.explain.flow.expressions import expression
+from attnlab.explain.flow.memory import remember, show
 from attnlab.explain.flow.node import ALPHA, OMEGA, Flow, Node, Rule, SourceLine, Stage
 from attnlab.explain.flow.operations import Operations, Ran
 from attnlab.explain.steps import Step
 
 LETTERS = {"inputs": "x", "q": "q", "k": "k", "v": "v", "q.raw": "q", "k.raw": "k", "context": "z", "output": "y"}
 MATRICES = {"q": "W_q", "k": "W_k", "v": "W_v", "q.raw": "W_q", "k.raw": "W_k", "output": "W_o", "context": "W"}
-EXTRAS = {"log_decay": "ln a", "beta": "β", "gate": "g"}
+EXTRAS = {
+    "log_decay": "ln a",
+    "log_kept": "ln a",
+    "log_input": "ln i",
+    "log_momentum": "ln m",
+    "beta": "β",
+    "gate": "g",
+}
 DEEPEST = 4  # matrices behind each other that are looked for
+TIMES = "\N{MULTIPLICATION SIGN}"
 NEXT_WORDS = 5  # the likeliest ones that are shown
 MOST_EXP = 80.0  # a larger score has no exponential that can be read
 Numbers = Float[np.ndarray, "*shape"]
@@ -42,7 +52,10 @@ class Builder:
             self.stages.setdefault(stage.key, stage)
         if node.source is None:  # a state is made token by token: that of the last one is looked for
             values = node.values[-1] if node.kind == "state" else node.values
-            node = replace(node, source=self.operations.source(values))
+            source = self.operations.source(values)
+            if source is None and node.rule == "sum" and np.ptp(values):
+                source = self.operations.nearly(values)
+            node = replace(node, source=source)
         if node.rule == "given" and node.kind not in ("matrix", "words") and node.key not in ("inputs", "embedded"):
             operation = self.operations.in_place(node.values)
             node = replace(node, rule="op", operation=operation) if operation is not None else node
@@ -59,7 +72,27 @@ class Builder:
         """A step of vectors, with the matrices behind it where there are some."""
         self.stages.setdefault(stage.key, stage)
         node = Node(step.key, letter, step.title, stage.key, "vector", step.values)
-        return self.add(self.projected(node, MATRICES.get(step.key, "W"), DEEPEST))
+        name = MATRICES.get(step.key, "W")
+        node = self.projected(node, name, DEEPEST)
+        return self.add(self.scaled(node, name) if node.rule == "given" else node)
+
+    def scaled(self, node: Node, name: str) -> Node:
+        """The node as a number times what a matrix made, if that is what it is."""
+        made = self.operations.in_place(node.values)
+        if made is None or made.name != TIMES or len(made.operands) != 2 or np.ptp(made.operands[1]):
+            return node
+        before, factor = made.operands
+        key = f"{node.key}.raw"
+        if key not in self.nodes:
+            raw = replace(node, key=key, title=f"{node.title}, before the scale", values=before)
+            raw = self.projected(raw, name, DEEPEST)
+            if raw.rule == "given":
+                return node
+            self.add(raw)
+        if not flow_rules.same(self.nodes[key].values, before):
+            return node
+        times = expression("htd", f"{key}:htd * {float(factor.flat[0])!r}", "", self.layer)
+        return replace(node, rule="sum", parents=(key,), expression=times)
 
     def projected(self, node: Node, name: str, depth: int) -> Node:
         """The node with the matrix that made its numbers, if its columns are those of one, and what went into that."""
@@ -214,7 +247,7 @@ class Builder:
     # What is read
 
     def context(self, step: Step) -> Node:
-        """The context vectors: values by their weights, or what a query reads of a state."""
+        """The context vectors: values by their weights."""
         stage = Stage("context", step.title, step.text)
         v = self.nodes.get("v") or self.nodes["inputs"]
         weights = [
@@ -225,101 +258,8 @@ class Builder:
             rule = self.ruled(
                 "mix", step.values, lambda: flow_rules.mix(weights[-1].values, v.values), weights[-1].key, v.key
             )
-            return self.add(replace(node, **rule), stage)
-        return self.add(self.reading(node), stage)
-
-    def reading(self, node: Node) -> Node:
-        """z as what q reads of the last state, where it is; scaled, or divided by the state's last column."""
-        states = [n for n in self.nodes.values() if n.kind == "state" and n.letter == "S"]
-        q = self.nodes.get("q")
-        if q is None or not states or states[0].values.shape[2] != q.values.shape[2]:
-            return node
-        state = states[0]
-        if state.values.shape[1] != len(q.values):
-            return node
-        y = flow_rules.read(q.values, state.values)
-        if y.shape == node.values.shape:
-            for factor in (1.0, q.values.shape[2] ** -0.5):
-                if flow_rules.same(y * factor, node.values):
-                    return replace(node, rule="read", parents=(q.key, state.key), factor=(factor,))
-        if y.shape[2] == node.values.shape[2] + 1 and flow_rules.same(y[..., :-1] / y[..., -1:], node.values):
-            return replace(node, rule="share", parents=(q.key, state.key))
-        return node
-
-    # Memories
-
-    def memory(self, name: str, written: Step, state: Step) -> None:
-        """What a token writes and what is left, with the decay and the correction where these are what is shown."""
-        s = state.values
-        writing = Stage("write", "Write", written.text)
-        keeping = Stage("state", "State", state.text)
-        k, v = self.nodes.get("k"), self.nodes.get("v")
-        shown = name == "matrix" or not any(n.kind == "state" for n in self.nodes.values())
-        letters = ("A", "S") if shown else (f"A_{name[:1]}", f"S_{name[:1]}")
-        delta = written.values
-        rule: dict[str, Any] = {}
-        keep: dict[str, Any] = {}
-        if k is not None and v is not None and s.shape[:3] == (*k.values.shape[1::-1], k.values.shape[2]):
-            values = v
-            if s.shape[3] == v.values.shape[2] + 1:  # a 1 after each value, so that the last column sums the keys
-                one = np.concatenate([v.values, np.ones_like(v.values[..., :1])], -1)
-                values = Node("v.one", "v", "Values, and a 1 after each", "write", "vector", one)
-                values = self.add(replace(values, rule="join", parents=(v.key,)), writing)
-            for decay in self.decays(k.values):
-                left = flow_rules.decayed(decay, s)
-                u = self.corrected(k, values, s - left, left)
-                if u is None:
-                    continue
-                delta = s - left
-                self.stages.setdefault("write", writing)
-                decay_node = Node("decay", "a", "How much of each row is left", "write", "vector", decay)
-                self.nodes["decay"] = replace(decay_node, source=self.decay_source())
-                if u.key != values.key:
-                    self.add(u, writing)
-                rule = {"rule": "outer", "parents": (k.key, u.key)}
-                keep = {"rule": "keep", "parents": ("decay", f"{written.key}")}
-                break
-        title = "What the key writes" if rule else written.title
-        self.add(Node(written.key, letters[0], title, "write", "state", delta, **rule), writing)
-        self.add(Node(state.key, letters[1], state.title, "state", "state", s, **keep), keeping)
-
-    def decays(self, k: Float[np.ndarray, "h t r"]) -> list[Float[np.ndarray, "h t r"]]:
-        """What could decay each row of a state: nothing, or what the layer calls its decay."""
-        every = [np.ones_like(k)]
-        for key, n in self.nodes.items():
-            if (
-                "decay" in key
-                and n.kind == "vector"
-                and n.values.shape[:2] == k.shape[:2]
-                and n.values.shape[2] in (1, k.shape[2])
-            ):
-                every.append(np.broadcast_to(np.exp(n.values), k.shape).copy())
-        return every
-
-    def decay_source(self) -> SourceLine | None:
-        """Where the decay comes from."""
-        return next((n.source for key, n in self.nodes.items() if "decay" in key), None)
-
-    def corrected(self, k: Node, v: Node, delta: Numbers, left: Numbers) -> Node | None:
-        """What a key writes: the value, or as much of it as the state does not hold yet (the delta rule)."""
-        if flow_rules.same(flow_rules.outer(k.values, v.values), delta):
-            return v
-        norm = np.square(k.values).sum(-1, keepdims=True)
-        u = np.einsum("htr,thrc->htc", k.values, delta) / np.where(norm > 0, norm, 1)
-        if not flow_rules.same(flow_rules.outer(k.values, u), delta) or u.shape != v.values.shape:
-            return None
-        beta = next((n for key, n in self.nodes.items() if "beta" in key and n.values.shape == (*u.shape[:2], 1)), None)
-        strength = np.ones_like(u[..., :1]) if beta is None else beta.values
-        strong = () if beta is None else (beta.key,)
-        node = Node(
-            "u", "u", "What is written: the part of the value that is missing", "write", "vector", u.astype(np.float32)
-        )
-        if flow_rules.same(strength * v.values, u):
-            title = "What is written: the value by its strength"
-            return replace(node, title=title, rule="correct", parents=(v.key, *strong))
-        if flow_rules.same(flow_rules.correct(v.values, k.values, left, strength), u):
-            return replace(node, rule="correct", parents=(v.key, k.key, *strong))
-        return node
+            node = replace(node, **rule)
+        return self.add(node, stage)
 
     # The end
 
@@ -374,15 +314,13 @@ def flow_of(layer: Attention, steps: Sequence[Step], operations: Operations) -> 
         elif step.shape == "pairs" and not (by_state and step.part == "weights"):
             builder.pair(step)
         elif step.key == "context":
-            for state in states if by_state else ():
-                name = state.key.partition(".")[2]
-                builder.memory(name, builder.steps[f"{state.key}.written"], state)
-            builder.context(step)
+            if not by_state or not remember(builder, states):
+                builder.context(step)
         elif first == "merge":
             builder.vector(step, "z", Stage(step.key, step.title, step.text))
         elif step.key == "output":
-            for state in states if by_state and "context" not in builder.steps else ():
-                builder.memory(state.key.partition(".")[2], builder.steps[f"{state.key}.written"], state)
+            if by_state and "context" not in builder.steps:
+                show(builder, states)
             builder.output(step)
         elif step.part == "output" and step.shape == "vectors":
             builder.vector(step, "h", Stage(step.key, step.title, step.text))

@@ -6,13 +6,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from attnlab.explain.flow.expressions import Expression
+
 ALPHA, OMEGA = "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER OMEGA}"  # the chapter's weights and scores
 Kind = Literal["vector", "pair", "matrix", "state", "total", "words"]
 """vector: (head, token, number); pair: (head, query, key); matrix: (head, row, column); state: (token, head, row,
 column); total: (head, query); words: (token, choice), the most probable next tokens."""
 Rule = Literal[
-    "given", "linear", "dot", "scale", "mask", "exp", "total", "ratio", "drop", "mix", "join", "outer", "correct",
-    "keep", "read", "share", "op",
+    "given", "linear", "dot", "scale", "mask", "exp", "total", "ratio", "drop", "mix", "join", "turn", "sum", "op",
 ]  # fmt: skip
 
 
@@ -50,6 +51,8 @@ class Node:
     factor: tuple[float, ...] = ()
     hidden: Bool[np.ndarray, "h t s"] | None = None
     operation: Operation | None = None
+    expression: Expression | None = None  # of the rule `sum`
+    start: float | str = 0.0  # what an expression finds before the first token: a number, or a matrix
     source: SourceLine | None = None
     labels: tuple[tuple[str, ...], ...] = ()  # of `words`: the tokens, for each place
 

@@ -104,6 +104,16 @@ class Operations:
         one = self.origin(values) or self.origin(values[:1])
         return None if one is None else one.source
 
+    def nearly(self, values: Float[np.ndarray, "*shape"]) -> SourceLine | None:
+        """The line that made these numbers up to rounding, in their order."""
+        flat = values.ravel()
+        for one, numbers in self.ran:
+            if one.result.numel() == flat.size and np.isfinite(numbers).all():
+                result = one.result.detach().to("cpu", torch.float32).numpy().ravel()
+                if np.allclose(result, flat, rtol=1e-4, atol=1e-6):
+                    return one.source
+        return None
+
     def mask(self, hidden: Bool[np.ndarray, "h t s"]) -> SourceLine | None:
         """The line that decided which pairs may be read."""
         visible = ~hidden

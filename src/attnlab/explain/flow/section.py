@@ -21,7 +21,8 @@ def section(explanations: Sequence[Explanation], figure: Figure | None = None) -
     start: dict[str, Any] = {"name": explanations[0].name} if figure is None else _state(figure)
     return (
         '<section class="flow" aria-label="The flow, drawn"><div class="flow-bar"></div><p class="flow-caption"></p>'
-        '<div class="flow-stage"></div><div class="flow-panel" aria-live="polite"></div></section>'
+        '<div class="flow-stage"></div><div class="flow-words"></div>'
+        '<div class="flow-panel" aria-live="polite"></div></section>'
         + as_data({"flows": flows, "start": start, "figures": figures}, "flow-data")
     )
 

@@ -12,7 +12,8 @@ function make(tag, attributes = {}, ...children) {
 
 // A letter with what stands below and above it: W_q, x(2).
 function lettered(text, above, attributes) {
-  const [letter, below] = text.split("_"), element = make("text", attributes, letter);
+  const [whole, below] = text.split("_"), [letter, up] = whole.split("^"), element = make("text", attributes, letter);
+  if (up) element.append(make("tspan", { dy: -5, "font-size": "70%" }, up), make("tspan", { dy: 5 }, "\u200b"));
   if (below) element.append(make("tspan", { dy: 4, "font-size": "70%" }, below));
   if (above) element.append(make("tspan", { dy: below ? -10 : -6, "font-size": "70%" }, `(${above})`));
   return element;
@@ -31,6 +32,7 @@ function draw(plan, describe) {
     const step = flow.order.get(c.key), group = make("g", { "data-step": step }), behind = make("g", { "data-step": step, class: "lines" });
     lines.append(behind);
     fronts.append(group);
+    c.front = group;
     drawTitle(plan, c, group);
     if (c.box) drawFrame(plan, c, group);
     for (const n of c.nodes) {
@@ -38,7 +40,8 @@ function draw(plan, describe) {
       drawLetters(plan, n, group);
     }
   }
-  for (const [key, b] of plan.boxes) fronts.querySelector(`g[data-step="${b.n.step}"]`).append(drawNumber(plan, key, b, describe));
+  const front = new Map(plan.columns.flatMap((c) => c.nodes.map((n) => [n, c.front])));
+  for (const [key, b] of plan.boxes) front.get(b.n).append(drawNumber(plan, key, b, describe));
   return svg;
 }
 
@@ -60,19 +63,34 @@ function drawLanes(plan, group) {
   }
 }
 
+// A formula, with what stands above the line: e^ω.
+function formula(text, attributes) {
+  const element = make("text", attributes);
+  for (const part of text.split(/(\^\([^)]*\)|\^\S+|_\w)/)) {
+    if (part.startsWith("^")) element.append(make("tspan", { dy: -4, "font-size": "75%" }, part.slice(1).replace(/^\((.*)\)$/, "$1")), make("tspan", { dy: 4 }, "\u200b"));
+    else if (part.startsWith("_")) element.append(make("tspan", { dy: 4, "font-size": "75%" }, part.slice(1)), make("tspan", { dy: -4 }, "\u200b"));
+    else element.append(part);
+  }
+  return element;
+}
+
 // What stands over a column: what happens there, and how it is written.
 const HEADINGS = { dot: ["scores", "q · k"], scale: ["scaled", "÷ √d"], mask: ["mask", "−∞"], exp: ["exp", "e^ω"], ratio: ["weights", "e^ω ÷ Σ"], drop: ["dropout", ""],
-  mix: ["context", "Σ α v"], read: ["read", "q S"], share: ["read", "q S ÷ q s"], outer: ["write", "k ⊗ u"], keep: ["state", "a S + A"] };
+  mix: ["context", "Σ α v"] };
 function drawTitle(plan, c, group) {
-  const [title, formula] = c.box ? ["learned", ""] : HEADINGS[c.nodes[0].rule] || [c.title.toLowerCase(), ""];
+  const [first] = c.nodes, sum = first.sum && c.nodes.length === 1 ? spelled(plan.flow, first) : "";
+  const [title, short] = c.box ? ["learned", ""] : HEADINGS[first.rule] || [c.title.toLowerCase(), sum.length < 16 ? sum : ""];
   if (plan.down) {
-    if (c.box || c.nodes[0].kind !== "vector") group.append(make("text", { x: 4, y: c.u + (c.box ? 11 : 8), class: "title small" }, formula ? `${title} ${formula}` : title));
+    if (c.box || c.nodes[0].kind !== "vector") group.append(formula(short ? `${title} ${short}` : title, { x: 4, y: c.u + (c.box ? 11 : 8), class: "title small" }));
     return;
   }
   const most = Math.max(8, (c.length + CELL.gap) / 7.2), lines = [""];
   for (const word of title.split(" ")) (lines.at(-1) + word).length > most && lines.at(-1) ? lines.push(word) : (lines[lines.length - 1] += (lines.at(-1) ? " " : "") + word);
-  const shown = [...lines.slice(0, formula ? 2 : 3), formula].filter(Boolean);
-  shown.forEach((text, i) => group.append(make("text", { x: c.u + c.length / 2, y: CELL.title + 12 - (shown.length - 1 - i) * 14, class: text === formula ? "formula" : "title", "text-anchor": "middle" }, text)));
+  const shown = [...lines.slice(0, short ? 2 : 3), short].filter(Boolean);
+  shown.forEach((text, i) => {
+    const attributes = { x: c.u + c.length / 2, y: CELL.title + 12 - (shown.length - 1 - i) * 14, class: text === short ? "formula" : "title", "text-anchor": "middle" };
+    group.append(text === short ? formula(text, attributes) : make("text", attributes, text));
+  });
 }
 
 function drawFrame(plan, c, group) {
@@ -119,7 +137,7 @@ function drawNumber(plan, key, b, describe) {
   const group = make("g", { class: `number ${role(n)}${faint ? " faint" : other ? " other" : ""}${never ? " never" : ""}`, "data-id": key, role: "button", tabindex: -1, "aria-label": describe(n, b.at) });
   group.append(make("rect", { x: r.x + 0.5, y: r.y + 0.5, width: r.width - 1, height: r.height - 1, rx: 3, class: "cell", style: `--s:${strength}%` }));
   if (value < 0 && !never && !words) group.append(make("rect", { x: r.x + 0.5, y: r.y + 0.5, width: r.width - 1, height: r.height - 1, rx: 3, fill: "url(#below)", class: "under" }));
-  const size = r.width < 32 ? 7.5 : 11, shown = never && n.rule !== "exp" ? (n.rule === "mask" ? "−∞" : "0") : given(n) ? trimmed(value) : fitted(value, r.width, size);
+  const size = r.width < 32 ? 7.5 : value < 0 && r.width < 50 ? 10 : 11, shown = never && n.rule !== "exp" ? (n.rule === "mask" ? "−∞" : "0") : given(n) ? trimmed(value) : fitted(value, r.width, size);
   const text = words ? `${n.labels[b.at[0]][b.at[1]].slice(0, 14)}  ${(100 * value).toFixed(1)} %` : shown;
   group.append(make("text", { x: r.x + r.width / 2, y: r.y + r.height / 2 + 4, "text-anchor": "middle", "font-size": size, class: "value", "data-text": text }, text));
   return group;

@@ -2,7 +2,8 @@
 const data = JSON.parse(document.getElementById("flow-data").textContent);
 const flows = data.flows.map((each) => new Flow(each));
 const home = document.querySelector(".flow"), stage = home.querySelector(".flow-stage"), panel = home.querySelector(".flow-panel"), caption = home.querySelector(".flow-caption");
-const state = { flow: 0, token: 0, head: 0, step: 0, quiz: false, number: "" };
+const words = home.querySelector(".flow-words");
+const state = { flow: 0, token: 0, head: 0, step: 0, quiz: false, number: "", figure: "" };
 const revealed = new Set();
 let plan = null, timer = 0, pinned = "", printing = false;
 
@@ -53,10 +54,42 @@ function show() {
   for (const b of home.querySelectorAll("[data-to]")) b.setAttribute("aria-pressed", String(state[b.dataset.of] === Number(b.dataset.to)));
   home.querySelector(".flow-quiz").setAttribute("aria-pressed", String(state.quiz));
   const select = home.querySelector(".flow-bar select");
-  if (select) select.value = String(data.figures.findIndex((one) => one.name === f.name && state.token === (one.token ?? f.focus) && state.step === stepOf(f, one)));
+  if (select) {
+    const fits = data.figures.filter((one) => one.name === f.name && state.token === (one.token ?? f.focus) && state.step === stepOf(f, one));
+    const shown = fits.find((one) => one.number === state.figure) || fits[0];
+    state.figure = shown ? shown.number : "";
+    select.value = String(data.figures.indexOf(shown));
+  }
+  everyWord();
   rove(svg.querySelector(`.number[data-id="${CSS.escape(state.number)}"]`) || svg.querySelector("g:not(.later) > .number"));
   tell(pinned);
   address();
+}
+
+// The numbers of every pair at this step: the figure has a row of them, that of the word which reads.
+function everyWord() {
+  const f = now(), n = f.nodes.filter((one) => one.kind === "pair" && one.step <= state.step).at(-1);
+  words.replaceChildren();
+  if (!n || f.asks.length < 2) return;
+  const h = f.head(n, state.head), table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
+  const cell = (row, tag, text) => row.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
+  table.createCaption().textContent = `${n.title}${n.shape[0] > 1 ? `, head ${h + 1}` : ""}: every word. A row reads, columns are read.`;
+  for (const text of ["reads", ...f.tokens]) cell(head, "th", text).scope = "col";
+  const digits = stage.clientWidth / (f.tokens.length + 1) < 62 ? 2 : 4;
+  f.asks.forEach((lane, i) => {
+    const row = body.insertRow(), name = cell(row, "th", "");
+    name.scope = "row";
+    name.append(button(f.tokens[lane], () => (go({ token: lane }), follow(String(lane)))));
+    row.className = lane === state.token ? "asking" : "";
+    f.tokens.forEach((_, j) => {
+      const at = [h, i, j], value = f.value(n, at), never = f.hidden(n, at), key = id(n, at);
+      const text = never ? (n.rule === "mask" ? "−∞" : "0") : write(value, digits), one = cell(row, "td", state.quiz && !revealed.has(key) ? "?" : text);
+      one.dataset.cell = key;
+      one.className = `${role(n)}${never ? " never" : ""}`;
+      one.style.setProperty("--s", `${never ? 0 : Math.round(Math.min(1, Math.abs(value) / n.top) * 62)}%`);
+    });
+  });
+  words.append(table);
 }
 
 function rove(group) {
@@ -98,6 +131,7 @@ function mark(key, name) {
 function reveal(group) {
   revealed.add(group.dataset.id);
   cover(group);
+  everyWord();
 }
 
 function go(changes) {
@@ -172,6 +206,7 @@ function stepOf(f, figure) {
 
 function open(figure) {
   const flow = Math.max(0, flows.findIndex((f) => f.name === figure.name)), f = flows[flow];
+  state.figure = figure.number || "";
   go({ flow, token: figure.token ?? f.focus, step: stepOf(f, figure) });
   follow(String(state.token));
 }
@@ -185,6 +220,7 @@ function address() {
   where.set("step", f.stages[state.step][0]);
   if (pinned) where.set("number", pinned);
   if (state.quiz) where.set("quiz", 1);
+  if (state.figure) where.set("figure", state.figure);
   history.replaceState(null, "", `#${where}`);
 }
 function fromAddress() {
@@ -192,6 +228,7 @@ function fromAddress() {
   if (!where.has("step")) return open(data.start);
   const flow = Math.max(0, flows.findIndex((f) => f.name === where.get("show"))), f = flows[flow];
   pinned = where.get("number") || "";
+  state.figure = where.get("figure") || "";
   const token = f.places.indexOf(Number(where.get("word")));
   const kept = pinned;
   go({ flow, token: token < 0 ? f.focus : token, head: Math.max(0, Number(where.get("head") || 1) - 1), quiz: where.has("quiz"), step: f.order.get(where.get("step")) ?? f.stages.length - 1 });

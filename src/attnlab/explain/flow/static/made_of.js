@@ -44,33 +44,33 @@ const RULES = {
     const at = same ? [h, t, d] : [Math.floor(d / x.shape[2]), t, d % x.shape[2]];
     return { terms: [[f.part(x, at)]], all: 1, text: same ? "as it is" : `number ${at[2] + 1} of head ${at[0] + 1}` };
   },
-  outer: (f, n, [t, h, r, c]) => {
-    const [k, v] = n.parents.map(f.node);
-    return { terms: [[f.part(k, [h, t, r]), f.part(v, [h, t, c])]], all: 1, text: "a number of the key times one of the value" };
+  turn: (f, n, [h, t, d]) => {
+    const [x, angle] = n.parents.map(f.node), p = Math.floor(d / 2), even = d % 2 === 0;
+    if (p >= angle.shape[2]) return { terms: [[f.part(x, [h, t, d])]], all: 1, text: "this pair does not turn" };
+    const [cos, sin] = [Math.cos, Math.sin].map((of) => ({ text: write(of(f.value(angle, [h, t, p]))), value: of(f.value(angle, [h, t, p])) }));
+    const terms = [[f.part(x, [h, t, 2 * p]), even ? cos : sin], [f.part(x, [h, t, 2 * p + 1]), even ? sin : cos]];
+    terms[1].minus = even;
+    return { terms, all: 2, text: `a pair of numbers, turned by ${write(f.value(angle, [h, t, p]))}: the cosine of that is ${cos.text}, the sine ${sin.text}` };
   },
-  correct: (f, n, [h, t, c]) => {
-    const named = n.parents.map(f.node), [v] = named, k = named.find((p) => p.letter === "k"), beta = named.find((p) => p.letter === "β");
-    const before = beta ? `${write(f.value(beta, [h, t, 0]))} · ` : "", state = f.states()[0], decay = f.node("decay");
-    const part = f.part(v, [h, t, c]);
-    if (!k || !t) return { before, terms: [[part]], all: 1, text: k ? "the state is still empty" : "as much of the value as is written" };
-    const held = k.values[h][t].reduce((sum, x, r) => sum + x * decay.values[h][t][r] * state.values[t - 1][h][r][c], 0);
-    return { before: `${before}(`, after: ")", terms: [[part], [{ text: write(-held) }]], all: 2, text: `the value, less what the state already answers to this key (${write(held)})` };
-  },
-  keep: (f, n, [t, h, r, c]) => {
-    const decay = f.node(n.parents[0]), a = f.node(n.parents[1]), terms = [[f.part(a, [t, h, r, c])]];
-    if (t) terms.unshift([f.part(decay, [h, t, r]), f.part(n, [t - 1, h, r, c])]);
-    return { terms, all: terms.length, text: t ? "what is left of the state before, plus what this word writes" : "the first that is written" };
-  },
-  read: (f, n, [h, t, c]) => {
-    const [q, s] = n.parents.map(f.node), terms = s.values[t][h].map((_, r) => [f.part(q, [h, t, r]), f.part(s, [t, h, r, c])]);
-    const scaled = n.factor[0] !== 1;
-    return { before: scaled ? `${write(n.factor[0])} · (` : "", after: scaled ? ")" : "", terms, all: q.shape[2], factor: n.factor[0], text: `${f.called(q, [h, t])} reads a column of the state` };
-  },
-  share: (f, n, [h, t, c]) => {
-    const [q, s] = n.parents.map(f.node), last = s.shape[3] - 1;
-    const dot = (column) => q.values[h][t].reduce((sum, x, r) => sum + x * s.values[t][h][r][column], 0);
-    if (s.values[t][h][0].length <= last || q.shape[2] > q.values[h][t].length) return { text: "q reads the state, divided by what it reads of its last column" };
-    return { terms: [[{ text: write(dot(c)) }, { text: write(dot(last)) }]], sign: " ÷ ", all: 1, text: "what q reads of this column, divided by what it reads of the last, which counts" };
+  sum: (f, n, at) => {
+    const [axes, wrap, sum] = n.sum, here = {}, terms = [];
+    [...axes].forEach((letter, i) => (here[letter] = at[i]));
+    if (n.kind === "pair") here.i = f.asks[at[1]];
+    if (f.hidden(n, at)) return { text: "this word comes later: nothing of it is read" };
+    let all = 0;
+    for (const [factors, minus] of sum) {
+      const free = new Map();
+      for (const [key, letters] of factors) [...letters].forEach((c, i) => c in here || "0$".includes(c) || free.set(c, Math.min(free.get(c) ?? Infinity, f.node(key).shape[i])));
+      let places = [here];
+      for (const [letter, size] of free) places = places.flatMap((place) => Array.from({ length: size }, (_, i) => ({ ...place, [letter]: i })));
+      for (const place of places) {
+        const parts = factors.map((factor) => piece(f, factor, place));
+        if (parts.includes(null)) continue; // nothing stands before the first word
+        all++;
+        if (parts.every((p) => p.value !== undefined)) terms.push(Object.assign(parts, { minus }));
+      }
+    }
+    return { terms, all, function: wrap, text: terms.length ? "" : "nothing is there yet" };
   },
   op: (f, n, at) => {
     const parts = n.operands.map((x) => ({ text: write(pick(x, at)) })), sign = n.operation;
@@ -87,18 +87,46 @@ function root(scale) {
   return Math.abs(square - n) < 1e-3 * n ? `divided by √${n}, the root of the key's length` : "times a fixed number";
 }
 
+// One factor of a product: a number of a node at this place, or of the token before; null where there is nothing yet.
+function piece(f, [key, letters, before, divides, number], place) {
+  if (number !== null) return { text: plain(number), value: number, divides };
+  const n = f.node(key);
+  const index = [...letters].map((c, i) => (c === "0" ? 0 : c === "$" ? n.shape[i] - 1 : c === "t" ? place.t - (before ? 1 : 0) : c === "i" && n.kind === "pair" ? f.asks.indexOf(place.i) : place[c]));
+  if (before && place.t === 0) {
+    if (f.places[0] > 1) return {}; // of a word that is not drawn
+    if (typeof n.start === "string") return { ...f.part(f.node(n.start), index.filter((_, i) => letters[i] !== "t")), divides };
+    return n.start === undefined ? null : { text: write(n.start), value: n.start, divides };
+  }
+  if (pick(n.values, index) === undefined) return {};
+  const part = f.part(n, index);
+  if (divides && Math.abs(part.value) < 0.05) part.text = part.value.toPrecision(3).replace("-", "−"); // what divides needs its digits
+  return { ...part, divides };
+}
+const plain = (x) => (Number.isInteger(x) || Math.abs(x) < 1e-3 ? String(x) : trimmed(x));
+
+// How a rule is written in letters: a S + A.
+function spelled(f, n) {
+  const [, wrap, sum] = n.sum, called = ([key, , , divides, number]) => (divides ? "÷ " : "") + (number === null ? f.node(key).letter : plain(number));
+  const terms = sum.map(([factors, minus], i) => (minus ? "− " : i ? "+ " : "") + factors.map(called).join(" "));
+  return wrapped(wrap, wrap === "max" ? terms.join(", ").replaceAll("+ ", "") : terms.join(" "));
+}
+const wrapped = (name, text) => (!name ? text : name === "exp" ? `e^(${text})` : name === "sqrt" ? `√(${text})` : name === "abs" ? `|${text}|` : `${name}(${text})`);
+
 // The sum behind one number, in words and numbers: {formula, parts: ids of the numbers in it, text}.
 function madeOf(f, n, at) {
   const rule = RULES[n.rule], given = rule && rule(f, n, at);
   if (!given) return { formula: "", parts: [], text: n.rule === "given" && (n.kind === "matrix" || n.key === "inputs") ? (n.kind === "matrix" ? "learned: training changes it" : "given") : n.title };
   if (!given.terms) return { formula: given.formula ? given.text : "", parts: [], text: given.formula ? "" : given.text };
   const most = 8, shown = given.terms.slice(0, most), sign = given.sign || " · ";
-  let formula = shown.map((term) => term.map((p) => p.text).join(sign)).join(" + ").replaceAll("+ −", "− ");
+  const product = (term) => term.reduce((x, p) => (p.divides ? x / p.value : x * p.value), term.minus ? -1 : 1);
+  const alone = given.terms.length === 1 && given.terms[0].length === 1 && !given.terms[0].minus;
+  const factors = (term) => alone ? term[0].text.replace(/^\((.*)\)$/, "$1") : term.map((p, i) => (i ? (p.divides ? " ÷ " : sign) : p.divides ? "1 ÷ " : "") + p.text).join("") || "1";
+  const between = given.function === "max" ? ", " : " + ";
+  let formula = shown.map((term, i) => (i ? (term.minus && between !== ", " ? " − " : between) : "") + (term.minus && (!i || between === ", ") ? "−" : "") + factors(term)).join("");
   if (given.all > shown.length) {
-    const product = (term) => term.reduce((x, p) => x * p.value, 1);
-    const rest = f.value(n, at) / (given.factor || 1) - shown.reduce((sum, term) => sum + product(term), 0);
-    formula += ` + ${given.all - shown.length} more (${write(rest)})`;
+    const rest = f.value(n, at) - shown.reduce((sum, term) => sum + product(term), 0);
+    formula += `${between}${given.all - shown.length} more${given.function ? "" : ` (${write(rest)})`}`;
   }
   const parts = given.terms.flat().map((p) => p.id).filter(Boolean);
-  return { formula: `${given.before || ""}${given.wrap || ""}${formula}${given.after || ""}`, parts, text: given.text };
+  return { formula: wrapped(given.function, `${given.wrap || ""}${formula}`), parts, text: given.text };
 }

@@ -25,7 +25,6 @@ class Flow {
     this.order = new Map(this.stages.map(([key], i) => [key, i]));
     for (const n of this.nodes) n.step = this.order.get(n.stage);
   }
-  states() { return this.nodes.filter((n) => n.kind === "state" && n.letter === "S"); }
   value(n, at) { return pick(n.values, at); }
   hidden(n, at) { return Boolean(n.hidden && pick(n.hidden, at)); }
   // The head of fewer that this one reads.
