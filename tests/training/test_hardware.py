@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests.training.launch import folder_of, run_here
 
+from attnlab.attention import masked
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
@@ -220,13 +221,15 @@ def test_attention_dtype_needs_a_clear_gain(seconds: float, kind: str, monkeypat
 def test_attention_dtype_reaches_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training; what is judged without gradients stays in the type it is in."""
     words = ["model.d_model=16", "model.n_layers=2", "model.n_heads=2", f"trainer.attention_dtype={kind}"]
-    model, types, usual = build_model(compose_config(words), 7), [], F.scaled_dot_product_attention
+    words.append("model.dropout=0")
+    model, types = build_model(compose_config(words), 7), []
+    for owner, name in ((F, "scaled_dot_product_attention"), (masked, "attend_in_half")):
 
-    def watched(q: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
-        types.append(q.dtype)
-        return usual(q, *args, **settings)
+        def watched(q: torch.Tensor, *args: Any, usual: Any = getattr(owner, name), **settings: Any) -> torch.Tensor:
+            types.append(q.dtype)
+            return usual(q, *args, **settings)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+        monkeypatch.setattr(owner, name, watched)
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.zeros(1, 4, dtype=torch.long))
         with torch.no_grad():

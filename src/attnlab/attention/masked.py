@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnlab.attention.banded import Blocks, Cut, cut_heads
 from attnlab.attention.base import HeadedAttention
+from attnlab.attention.half_kernel import attend_in_half
 from attnlab.attention.heads import Heads
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.precision import full_precision
@@ -115,10 +116,11 @@ class MaskedAttention(HeadedAttention, ABC):
         return max(float(high), -float(low)) > SHARP
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-        """In `kernel_dtype` where a CPU trains: on most, the kernel's backward is four times slower in bfloat16."""
+        """In `kernel_dtype` where a CPU trains; biases in float32, for with them torch's slow way back would serve."""
         q, k, v = heads[:3]
-        slow = v.device.type == "cpu" and torch.is_grad_enabled()
-        work = torch.promote_types(v.dtype, self.kernel_dtype) if slow else v.dtype
+        work = v.dtype
+        if v.device.type == "cpu" and torch.is_grad_enabled():
+            work = torch.promote_types(work, torch.float32 if "bias" in self.position.hooks else self.kernel_dtype)
         return q.to(work), k.to(work), v.to(work)
 
     @uncompiled  # one kernel call per row, which the compiler could only repeat
@@ -152,13 +154,17 @@ class MaskedAttention(HeadedAttention, ABC):
         padded = width != q.size(-1) and q.device.type == "cpu" and torch.is_grad_enabled()
         if padded:  # the kernel whose gradients are exact wants one width
             q, k, v = (F.pad(x, (0, widest - x.size(-1))) for x in (q, k, v))
+        dropout = self.dropout if self.training else 0.0
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and not dropout:
+            o = attend_in_half(q, k, v, allowed, self.scale)
+            return o[..., :width] if padded else o
         with full_precision(q.device):  # autocast would undo the choice of the type
             o = F.scaled_dot_product_attention(
                 q,
                 k,
                 v,
                 attn_mask=allowed,
-                dropout_p=self.dropout if self.training else 0.0,
+                dropout_p=dropout,
                 is_causal=allowed is None,
                 scale=self.scale,
                 enable_gqa=self.n_heads != self.n_kv_heads,

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from attnlab.attention.half_kernel import attend_in_half
 from attnlab.errors import UsageError
 from attnlab.machine.environment import cores, environment_of_user
 from attnlab.store.experiment_folder import ExperimentFolder
@@ -129,7 +130,11 @@ def measure_dtypes(sizes: Sizes) -> dict[str, object]:
     for turn in range(ROUNDS + 1):
         for kind, seconds in least.items():
             started = time.perf_counter()
-            o = F.scaled_dot_product_attention(q.to(kind), k.to(kind), v.to(kind), is_causal=True)
+            heads = q.to(kind), k.to(kind), v.to(kind)
+            if kind == torch.bfloat16:
+                o = attend_in_half(*heads, None, sizes.width**-0.5)
+            else:
+                o = F.scaled_dot_product_attention(*heads, is_causal=True)
             o.to(v.dtype).sum().backward()
             took = time.perf_counter() - started
             if turn:  # the first turn allocates and chooses kernels
