@@ -35,6 +35,7 @@ from attnlab.training.hardware import (
     accelerator_of,
     check_memory,
     device_name,
+    keep_freed_memory,
     resolve_attention_dtype,
     resolve_precision,
     set_threads,
@@ -113,6 +114,7 @@ def prepare(
     experiment = ExperimentFolder(runs / config.experiment_name)
     accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
     threads = set_threads(trainer.threads, trainer.devices)
+    keep_freed_memory()
     these = processes(trainer.devices, trainer.nodes)
     config, tuned = with_tuned_settings(config, variant)
     cache = Path(config.paths.cache)
