@@ -212,7 +212,7 @@ def test_attention_dtype_measured_once(kind: str, tmp_path: Path, monkeypatch: p
             resolve_attention_dtype("auto", "bf16", "cpu", SMALL, experiment)
 
 
-@pytest.mark.parametrize(("seconds", "kind"), [(1.0, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
+@pytest.mark.parametrize(("seconds", "kind"), [(1.0, "fp32"), (1.1, "fp32"), (1.2, "bf16")])
 def test_attention_dtype_needs_a_clear_gain(seconds: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock on which float32 takes `seconds` and bfloat16 one."""
     ticks = (t for turn in range(1000) for t in (10 * turn, 10 * turn + seconds, 10 * turn + 5, 10 * turn + 6))

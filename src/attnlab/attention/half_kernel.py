@@ -21,7 +21,7 @@ def attend_in_half(
     scale: float,
 ) -> Float[Tensor, "b h t d"]:
     """softmax(q k^T scale) v for bfloat16 on a CPU, with gradients; without a mask causal."""
-    k, v = per_query_head(k, q.size(1)), per_query_head(v, q.size(1))
+    q, k, v = (per_query_head(x, q.size(1)).contiguous() for x in (q, k, v))  # else the way back copies them again
     hidden = None if allowed is None else torch.zeros((), dtype=q.dtype).where(allowed, -torch.inf)
     o: Tensor = HalfKernel.apply(q, k, v, hidden, scale)[0]
     return o

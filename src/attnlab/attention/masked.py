@@ -121,7 +121,8 @@ class MaskedAttention(HeadedAttention, ABC):
         work = v.dtype
         if v.device.type == "cpu" and torch.is_grad_enabled():
             work = torch.promote_types(work, torch.float32 if "bias" in self.position.hooks else self.kernel_dtype)
-        return q.to(work), k.to(work), v.to(work)
+        layout = torch.contiguous_format if work == torch.bfloat16 else torch.preserve_format  # see `attend_in_half`
+        return q.to(work, memory_format=layout), k.to(work, memory_format=layout), v.to(work)
 
     @uncompiled  # one kernel call per row, which the compiler could only repeat
     def _attend_in_blocks(
