@@ -1,4 +1,4 @@
-"""How memories are written, fade, are corrected and are read: a formula for each rule, as `expressions` writes them.
+"""How memories are written, decay, are corrected and are read: a formula for each rule, as `expressions` writes them.
 
 A formula is shown only where it gives the numbers of the layer. `$` of a value is the 1 after it, which counts.
 """
@@ -27,11 +27,11 @@ class Line(NamedTuple):
     start: float | str = 0.0  # what stands before the first token: a number, or the key of a learned matrix
 
 
-FADES = Line("decay", "a", "ht0", "extra.log_decay:ht0", "How much of the memory is left", function="exp")
-FADES_BY_ROW = FADES._replace(axes="htr", text="extra.log_decay:htr")
+DECAY = Line("decay", "a", "ht0", "extra.log_decay:ht0", "How much of the memory is left", function="exp")
+DECAY_BY_ROW = DECAY._replace(axes="htr", text="extra.log_decay:htr")
 
 
-def _kept(name: str, letter: str, rows: str = "thrc", left: Line | None = FADES) -> Line:
+def _kept(name: str, letter: str, rows: str = "thrc", left: Line | None = DECAY) -> Line:
     """What is left of a memory, and what is written."""
     before = f"<state.{name}:{rows}" if left is None else f"{left.key}:{left.axes} * <state.{name}:{rows}"
     title = f"The {name} after each token: what is left, and what is written"
@@ -56,7 +56,7 @@ _SHARE = (  # the last column counts
 def _matrix(
     left: Line | None, corrects: tuple[Line, ...], under: str, value: str, read: tuple[Line, ...]
 ) -> tuple[Line, ...]:
-    """A matrix that fades, and is written under a key."""
+    """A matrix that decays, and is written under a key."""
     return (
         *([] if left is None else [left]),
         *corrects,
@@ -68,10 +68,10 @@ def _matrix(
 
 def _delta(left: Line | None, under: str, early: bool, strength: str) -> tuple[Line, ...]:
     """The delta rule: of a value is written what the memory does not answer to the key yet."""
-    fades = "" if left is None or early else f"{left.key}:{left.axes} * "
+    decays = "" if left is None or early else f"{left.key}:{left.axes} * "
     beta = f"{strength}:ht0 * " if strength else ""
     return (
-        Line("held", "kS", "htc", f"{fades}{under}:htr * <state.matrix:thrc", "What the memory answers to the key"),
+        Line("held", "kS", "htc", f"{decays}{under}:htr * <state.matrix:thrc", "What the memory answers to the key"),
         Line(
             "u", "u", "htc", f"{beta}v:htc - {beta}held:htc", "What is written: the part of the value that is missing"
         ),
@@ -81,8 +81,8 @@ def _delta(left: Line | None, under: str, early: bool, strength: str) -> tuple[L
 _SLOTS = (  # K_t = diag(a_t) K_{t-1} + w_t k_t^T, and a softmax over slots
     _written("keys", "share:htm * k:htd", "A_k", "thmd"),
     _written("values", "share:htm * v:htc", "A_v", "thmc"),
-    _kept("keys", "S_k", "thmd", FADES_BY_ROW._replace(axes="htm")),
-    _kept("values", "S_v", "thmc", FADES_BY_ROW._replace(axes="htm")),
+    _kept("keys", "S_k", "thmd", DECAY_BY_ROW._replace(axes="htm")),
+    _kept("values", "S_v", "thmc", DECAY_BY_ROW._replace(axes="htm")),
     Line("slots.score", OMEGA, "htm", "@scale * q:htd * state.keys:thmd", "The query and the key of each slot",
          "context"),
     Line("slots.exp", "e^ω", "htm", "slots.score:htm", "e to the score", "context", "exp"),
@@ -92,7 +92,7 @@ _SLOTS = (  # K_t = diag(a_t) K_{t-1} + w_t k_t^T, and a softmax over slots
 )  # fmt: skip
 
 
-_LEFT = (None, FADES, FADES_BY_ROW)
+_LEFT = (None, DECAY, DECAY_BY_ROW)
 FORMULAS: tuple[tuple[Line, ...], ...] = (
     *(_matrix(left, (), "k", "v.one", _SHARE) for left in _LEFT),
     *(_matrix(left, (), "k", "v", (_read("matrix"),)) for left in _LEFT),
@@ -106,12 +106,12 @@ FORMULAS: tuple[tuple[Line, ...], ...] = (
     *(  # two corrections by a token, one after the other: DeltaProduct
         (
             *([] if left is None else [left]),
-            Line("held", "kS", "htc", f"{fades}k.1:htr * <state.matrix:thrc",
+            Line("held", "kS", "htc", f"{decays}k.1:htr * <state.matrix:thrc",
                  "What the memory answers to the first key"),
             Line("u.1", "u_1", "htc", "extra.beta.1:ht0 * v.1:htc - extra.beta.1:ht0 * held:htc",
                  "What is written first"),
             Line("half.written", "A_1", "thrc", "k.1:htr * u.1:htc", "What the token writes first"),
-            Line("half", "S_1", "thrc", f"{fades}<state.matrix:thrc + half.written:thrc", "The matrix between the two"),
+            Line("half", "S_1", "thrc", f"{decays}<state.matrix:thrc + half.written:thrc", "The matrix between the two"),
             Line("held.2", "kS", "htc", "k.2:htr * half:thrc", "What it answers to the second key"),
             Line("u.2", "u_2", "htc", "extra.beta.2:ht0 * v.2:htc - extra.beta.2:ht0 * held.2:htc",
                  "What is written then"),
@@ -119,10 +119,10 @@ FORMULAS: tuple[tuple[Line, ...], ...] = (
             _kept("matrix", "S", left=None)._replace(text="half:thrc + state.matrix.written:thrc"),
             _read("matrix"),
         )
-        for left, fades in ((None, ""), (FADES, "decay:ht0 * "), (FADES_BY_ROW, "decay:htr * "))
+        for left, decays in ((None, ""), (DECAY, "decay:ht0 * "), (DECAY_BY_ROW, "decay:htr * "))
     ),
     (  # gates that are exponentials: mLSTM, in units of e^m
-        Line("risen", "m'", "ht0", "extra.log_decay:ht0 + <unit:ht0", "The unit before, faded"),
+        Line("risen", "m'", "ht0", "extra.log_decay:ht0 + <unit:ht0", "The unit before, decayed"),
         Line("unit", "m", "ht0", "risen:ht0 + extra.log_input:ht0", "The unit that the matrix is kept in",
              function="max", start=-np.inf),
         Line("decay", "a", "ht0", "risen:ht0 - unit:ht0", "How much of the matrix is left", function="exp"),
@@ -137,7 +137,7 @@ FORMULAS: tuple[tuple[Line, ...], ...] = (
         Line("context", "z", "htc", "found:htc / divisor:ht0", "What the query finds, divided", "context"),
     ),
     (  # steps that are trapezoids: Mamba-3
-        FADES,
+        DECAY,
         _written(
             "matrix", "extra.now:ht0 * turned.k:htr * v:htc + decay:ht0 * extra.again:ht0 * <turned.k:htr * <v:htc"
         ),
@@ -185,26 +185,26 @@ FORMULAS: tuple[tuple[Line, ...], ...] = (
              "The query, and the answer normalised", "context"),
     ),
     (  # corrections that gather momentum
-        FADES,
+        DECAY,
         Line("hold", "m", "ht0", "extra.log_momentum:ht0", "How much of the momentum is left", function="exp"),
         Line("held", "kS", "htc", "decay:ht0 * k:htr * <state.stored:thrc", "What the memory answers to the key"),
         Line("u", "u", "htc", "v:htc - held:htc", "The value less that"),
         _written("momentum", "extra.joins:ht0 * k:htr * u:htc", "A_n"),
-        _kept("momentum", "S_n", left=FADES._replace(key="hold")),
+        _kept("momentum", "S_n", left=DECAY._replace(key="hold")),
         _written("stored", "extra.writes:ht0 * state.momentum:thrc"),
         _kept("stored", "S"),
         _read("stored"),
     ),
     (  # corrected under one key, written under another: RWKV-7
-        FADES_BY_ROW,
+        DECAY_BY_ROW,
         Line("held", "kS", "htc", "extra.removal:htr * <state.memory:thrc", "What is found under the key of removal"),
         Line("removed", "an", "htr", "extra.rate:htr * extra.removal:htr", "Where it is taken out"),
         _written("memory", "k:htr * v:htc - removed:htr * held:htc"),
-        _kept("memory", "S", left=FADES_BY_ROW),
+        _kept("memory", "S", left=DECAY_BY_ROW),
         _read("memory"),
     ),
     (  # least squares: Mesa
-        FADES,
+        DECAY,
         _written("keys", "extra.beta:ht0 * k:htr * k:hts", "A_k", "thrs"),
         _kept("keys", "S_k", "thrs"),
         _written("values", "extra.beta:ht0 * k:htr * v:htc", "A_v"),
@@ -223,8 +223,8 @@ FORMULAS: tuple[tuple[Line, ...], ...] = (
     (  # a map, of which each stretch is rated apart: log-linear
         Line("age", "ln a", "ht0", "<age:ht0 + extra.log_decay:ht0", "The decays so far, their logarithms", "context"),
         Line("dot", OMEGA, "hij", "q:hid * k:hjd", "Scores", "context"),
-        Line("fade", "a", "hij", "age:hi0 - age:hj0", "What is left of the key", "context", "exp"),
-        Line("map", ALPHA, "hij", "dot:hij * fade:hij * rated.map:hij", "The score, faded, rated by its stretch",
+        Line("decay", "a", "hij", "age:hi0 - age:hj0", "What is left of the key", "context", "exp"),
+        Line("map", ALPHA, "hij", "dot:hij * decay:hij * rated.map:hij", "The score, decayed, rated by its stretch",
              "context"),
     ),
     (  # a mean of all values
