@@ -62,7 +62,7 @@ def _section(claim: Claim, record: Mapping[str, Any]) -> str:
         lines += [f"Not run{now}. Its rule, over {claim.n_seeds} seeds: {rule}.{trials}", ""]
         lines += [_earlier(record)] if "verdict" in record else []
     if theirs := read_record(AUTHORS / f"{claim.name}.json"):
-        lines += [_of_authors(theirs)] if theirs["hash"] == claim.hash else []
+        lines += [_of_authors(theirs, record.get("arms", {}))] if theirs["hash"] == claim.hash else []
     for earlier in record.get("earlier", []):
         lines += [_earlier(earlier)]
     return "\n".join(lines)
@@ -84,13 +84,21 @@ def _numbers(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _of_authors(theirs: Mapping[str, Any]) -> str:
-    arms = ((arm, " ".join(f"{x:.3f}" for x in by_seed.values())) for arm, by_seed in theirs["accuracy"].items())
-    numbers = "; ".join(f"{arm} {values}" for arm, values in arms)
-    return (
-        f"With the model of the authors ({theirs['repository'].replace('@', ' at ')}), trained on the same rows, in "
-        f"the same batches and by the same schedule, the first of these seeds come to an accuracy of: {numbers}.\n"
-    )
+def _of_authors(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    repositories = " and ".join(each.replace("@", " at ") for each in theirs["repository"].split(", "))
+    lines = [
+        f"With the code of authors ({repositories}; {theirs['theirs']}), on the same rows, in the same batches and by "
+        "the same schedule, the first of these seeds come to:",
+        "",
+        "| arm | measure | theirs | ours |",
+        "|---|---|---|---|",
+    ]
+    for arm, by_seed in theirs["arms"].items():
+        for name in next(iter(by_seed.values())):
+            runs = [ours.get(arm, {}).get(seed) for seed in by_seed]
+            mine = " ".join("" if run is None else f"{run[name]:.3f}" for run in runs)
+            lines.append(f"| {arm} | {name} | {' '.join(f'{x[name]:.3f}' for x in by_seed.values())} | {mine} |")
+    return "\n".join([*lines, ""])
 
 
 def _earlier(record: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from docs.ledger import BEGIN, PAGE, RECORDS, page
+from docs.ledger import AUTHORS, BEGIN, PAGE, RECORDS, page
 from rich.console import Console
 from tests.laws.cases import drawn
 
@@ -195,6 +195,20 @@ def test_page() -> None:
             a.verdict for a in answers
         ]
     assert judged and {path.stem for path in RECORDS.glob("*.json")} <= {it.name for it, _ in entries}
+
+
+def test_authors() -> None:
+    """What authors' own code came to is of the recipes and of the first seeds of today, and the page shows it."""
+    text, checked = PAGE.read_text(encoding="utf-8"), sorted(AUTHORS.glob("*.json"))
+    for path in checked:
+        (it,), theirs = read_claims([path.stem]), read_record(path)
+        assert theirs["hash"] == it.hash and set(theirs["arms"]) <= set(it.arms) and "@" in theirs["repository"]
+        for arm, by_seed in theirs["arms"].items():
+            assert [*map(int, by_seed)] == it.seeds[: len(by_seed)] and len(by_seed) >= 2
+            for name in it.measures:
+                values = " ".join(f"{run[name]:.3f}" for run in by_seed.values())
+                assert f"| {arm} | {name} | {values} |" in text
+    assert len(checked) >= 5
 
 
 @pytest.mark.slow
