@@ -143,7 +143,7 @@ def tiktoken_rate(corpus: Path, cache: Path) -> float:
     import tiktoken
 
     stored = json.loads(next((cache / "tokenizers").glob("bpe-*.json")).read_text())
-    from attnlab.data.tokenizers import from_json
+    from attnlab.data.stored_tokenizers import from_json
 
     tokenizer = from_json(json.dumps(stored), "the cache")
     ranks = {token: i for i, token in enumerate(tokenizer.tokens[: stored["n_ranks"]])}

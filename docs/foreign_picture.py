@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 import attnlab
-from attnlab.data.tokenizers import label
+from attnlab.data.token_labels import label
 from attnlab.inspection.figures import draw_layer, to_png
 
 ROOT = Path(__file__).parents[1]

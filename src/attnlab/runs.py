@@ -26,7 +26,8 @@ from attnlab.config.run_config import RunConfig
 from attnlab.data.dataset import IGNORED, Batch, Dataset
 from attnlab.data.download import offline
 from attnlab.data.load import reload_dataset
-from attnlab.data.tokenizers import Tokenizer, load_tokenizer
+from attnlab.data.stored_tokenizers import load_tokenizer
+from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import AttnlabError, UsageError, shown
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, choose_heads

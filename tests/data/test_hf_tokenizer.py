@@ -18,7 +18,8 @@ from attnlab.data.batches import load_splits
 from attnlab.data.corpus import Corpus
 from attnlab.data.hf_backend import MOST_IDS, byte_of_sign, reader
 from attnlab.data.hf_files import load_hf_tokenizer
-from attnlab.data.tokenizers import HFTokenizer, from_json
+from attnlab.data.hf_tokenizer import HFTokenizer
+from attnlab.data.stored_tokenizers import from_json
 from attnlab.data.vocabularies import HuggingFace
 from attnlab.errors import UsageError
 from attnlab.inspection.maps import check_prompt

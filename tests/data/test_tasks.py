@@ -20,6 +20,7 @@ from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.dataset import IGNORED
 from attnlab.data.predictors import Rows, by_count, by_distance, by_place, most_frequent
+from attnlab.data.stored_tokenizers import from_json
 from attnlab.data.task import Task, _hash, _held_out
 from attnlab.data.tasks.backcopy import Backcopy
 from attnlab.data.tasks.compression import Compression
@@ -34,7 +35,6 @@ from attnlab.data.tasks.parity import Parity
 from attnlab.data.tasks.recall import Recall
 from attnlab.data.tasks.s5 import S5
 from attnlab.data.tasks.selective_copy import SelectiveCopy
-from attnlab.data.tokenizers import from_json
 from attnlab.errors import UsageError
 from attnlab.laws import documentation
 

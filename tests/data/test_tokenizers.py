@@ -14,17 +14,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from attnlab.data.tokenizers import (
-    KINDS,
-    LABEL_CHARACTERS,
-    ByteTokenizer,
-    CharTokenizer,
-    RankTokenizer,
-    Tokenizer,
-    from_json,
-    label,
-    load_tokenizer,
-)
+from attnlab.data.stored_tokenizers import KINDS, from_json, load_tokenizer
+from attnlab.data.token_labels import LABEL_CHARACTERS, label
+from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, Tokenizer
 from attnlab.data.vocabularies import PATTERN, train_bpe
 from attnlab.errors import UsageError
 

@@ -8,7 +8,7 @@ from tests.training.launch import folder_of, tiny
 from attnlab.build import build_model
 from attnlab.config.compose import compose_config
 from attnlab.config.metric_kinds import kind_of
-from attnlab.data.tokenizers import load_tokenizer
+from attnlab.data.stored_tokenizers import load_tokenizer
 from attnlab.errors import UsageError
 from attnlab.runs import dataset_of, read_config
 from attnlab.store.run_folder import RunFolder

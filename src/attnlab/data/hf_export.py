@@ -7,7 +7,8 @@ from typing import Any
 
 from attnlab.data.hf_backend import SIGNS
 from attnlab.data.hf_files import before_text
-from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, RankTokenizer, TaskTokenizer, Tokenizer
+from attnlab.data.hf_tokenizer import HFTokenizer
+from attnlab.data.tokenizers import ByteTokenizer, CharTokenizer, RankTokenizer, TaskTokenizer, Tokenizer
 from attnlab.errors import UsageError
 from attnlab.store.names import TOKENIZER
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attnlab.data.tokenizers import HFTokenizer
+from attnlab.data.hf_tokenizer import HFTokenizer
 from attnlab.errors import UsageError
 from attnlab.store.files import parse_json, read_file
 from attnlab.store.names import TOKENIZER

@@ -23,9 +23,10 @@ from attnlab.data.checking import changed
 from attnlab.data.download import sha256_of, sha256_of_file
 from attnlab.data.file_streams import Changed, Stamp
 from attnlab.data.parallel import each
+from attnlab.data.stored_tokenizers import load_tokenizer
 from attnlab.data.stretches import BLOCK, Bad, Split, TextPiece, Unit, read
 from attnlab.data.text import Text
-from attnlab.data.tokenizers import Tokenizer, load_tokenizer
+from attnlab.data.tokenizers import Tokenizer
 from attnlab.data.unigram import unigram_entropy
 from attnlab.store.files import flush_folder, parse_json, read_file, write_atomically, writing
 from attnlab.store.locks import exclusive, lock_of

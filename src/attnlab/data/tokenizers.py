@@ -1,11 +1,10 @@
-"""From text to token ids and back: five kinds of tokenizer, each of which a folder can hold without its corpus."""
+"""From text to token ids and back: kinds of tokenizer, each of which a folder can hold without its corpus."""
 
 import base64
 import json
 import re
-import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +16,14 @@ import tiktoken
 from jaxtyping import Int32
 
 from attnlab.data.download import sha256_of
-from attnlab.data.hf_backend import MOST_IDS, Backend
+from attnlab.data.token_labels import label
 from attnlab.errors import UsageError
-from attnlab.store.files import MOST_BYTES, parse_json, read_file, write_atomically
+from attnlab.store.files import write_atomically
 
 FEW_IDS, IDS_AT_ONCE = 256, 1 << 20  # below the one a loop is as fast; the other bounds what gathering needs
 MOST_PATTERN = 1000  # characters of the rule that cuts a text
 END_OF_TEXT = b"<|endoftext|>"  # as tiktoken's encodings call what ends a document
 BORDER = "\0"  # a special token between texts; where tiktoken knows none, it looks for one at every character
-LABEL_CHARACTERS = 12  # a label longer than this is cut
 
 
 class Tokenizer(ABC):
@@ -272,106 +270,6 @@ class TaskTokenizer(Tokenizer):
         return [self._names[int(i)] for i in ids]
 
 
-PROBES = {  # what a tokenizer may not give back, and a text that shows it
-    "upper case": "Abc",
-    "letters with accents": "caf\u00e9",
-    "accents that stand apart": "cafe\u0301",
-    "characters that stand for others": "\ufb01\u00b2",
-    "a blank at the start": " a",
-    "several blanks": "a  b" + 40 * " " + "c",
-    "tabs": "a\tb",
-    "line breaks": "a\nb\n\n",
-    "carriage returns": "a\r\nb",
-    "blanks around signs": "a , b .c",
-    "the sign \u2581": "a\u2581b",
-    "rare characters": "\U0001f98a\U00013000",
-}
-
-
-class HFTokenizer(Tokenizer):
-    """A tokenizer of Hugging Face's `tokenizers` by the content of its tokenizer.json, its `definition`.
-
-    Ids without a piece stand for no bytes, up to `n_vocab`: embeddings are often padded. What looks like a special
-    token is ordinary text; other added tokens are part of the vocabulary. A blank that stands before the first word in
-    the ids alone is taken off when a whole text is decoded; `losses` are what encoding changes in a text for good.
-    """
-
-    kind = "hf"
-
-    def __init__(
-        self,
-        name: str,
-        definition: Mapping[str, Any],
-        *,
-        n_vocab: int | None = None,
-        bos: Sequence[int] = (),
-        eos: Sequence[int] = (),
-    ) -> None:
-        self.definition = dict(definition)
-        self._backend = Backend(self.definition)
-        pieces = self._backend.pieces
-        size = max(pieces) + 1 if n_vocab is None else n_vocab
-        if (most := max(pieces.keys() - self._backend.special, default=0)) >= size or size > MOST_IDS:
-            raise ValueError(f"its ids go up to {most}, and the model has {size}")
-        super().__init__(name, [pieces.get(i, b"") for i in range(size)])
-        self.bos, self.eos = tuple(bos), tuple(eos)
-        if wrong := [i for i in (*bos, *eos) if type(i) is not int or not 0 <= i < size]:
-            raise ValueError(f"it begins or ends texts with id {wrong[0]}, which it does not have")
-
-    def _encode(self, text: str) -> Int32[np.ndarray, " n"]:
-        try:
-            return np.array(self._backend.encode(text), dtype=np.int32)
-        except ValueError as error:  # a pattern that takes too many tries, a sign it has no id for
-            raise UsageError(f"tokenizer {self.name} cannot cut this text: {error}") from error
-
-    def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
-        text = super().decode_bytes(ids)
-        return text.removeprefix(self._backend.start).removesuffix(self._backend.end)
-
-    @cached_property
-    def losses(self) -> tuple[str, ...]:
-        """What does not come back when a text is encoded and decoded again, in words."""
-        back = {text: self._back(text) for text in ("a", *PROBES.values())}
-        blank = ("the start of a text: it begins with a blank",) if back["a"] == " a" else ()
-        return (*blank, *(what for what, text in PROBES.items() if back[text] not in (text, f" {text}")))
-
-    def _back(self, text: str) -> str:
-        try:
-            return self.decode(self.encode(text))
-        except UsageError:  # refused, and not lost
-            return text
-
-    def _stored(self) -> dict[str, Any]:
-        return {"definition": self.definition, "bos": self.bos, "eos": self.eos}
-
-    def _identity(self) -> dict[str, Any]:
-        return {"n_vocab": self.n_vocab, **self._stored()}
-
-    @classmethod
-    def _restore(cls, name: str, n_vocab: int, stored: dict[str, Any]) -> "Tokenizer":
-        return cls(name, stored.pop("definition"), n_vocab=n_vocab, **stored)
-
-
-KINDS: Mapping[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (RankTokenizer, CharTokenizer, ByteTokenizer, TaskTokenizer, HFTokenizer)
-}
-
-
-def from_json(text: str, source: str) -> Tokenizer:
-    """A tokenizer as `to_json` wrote it; `source` names the file if it is damaged."""
-    try:
-        content = parse_json(text)
-        cls, name, expected = KINDS[content.pop("kind")], content.pop("name"), content.pop("sha256")
-        n_vocab = content.pop("n_vocab")
-        tokenizer = cls._restore(str(name), n_vocab, content)
-    except (ValueError, KeyError, TypeError, AttributeError, TimeoutError, regex.error) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UsageError(f"{source} is not a tokenizer that attnlab wrote ({reason})") from error
-    if tokenizer.sha256 != expected or tokenizer.n_vocab != n_vocab:
-        raise UsageError(f"{source} is damaged: its tokens do not have the sha256 it states")
-    return tokenizer
-
-
 def _check_tokens(
     cls: type[Tokenizer], tokens: list[bytes], pattern: str = "", n_ranks: int | None = None, **unknown: Any
 ) -> None:
@@ -395,45 +293,3 @@ def _check_tokens(
             raise ValueError("its pattern refers back to what it matched, or is too long")
         if regex.compile(pattern).fullmatch("", timeout=1):
             raise ValueError("its pattern cuts text into nothing")
-
-
-def load_tokenizer(path: Path, *, limits: bool = True) -> Tokenizer:
-    """The tokenizer of a run, from its file alone; `limits` False reads a file of any size."""
-    try:
-        text = read_file(path, MOST_BYTES if limits else None).decode()
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist: {path.parent} is not the folder of a run") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return from_json(text, str(path))
-
-
-_SPELLED = str.maketrans(
-    {
-        " ": "·",
-        "\n": "\\n",
-        "\r": "\\r",
-        "\t": "\\t",
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u2013": "-",
-        "\u2014": "--",
-        "\u2026": "...",
-    }
-)
-
-
-def label(token: bytes) -> str:
-    """A short name for a token: printable characters, with '·' for a space; readable, not reversible."""
-    text = token.decode(errors="backslashreplace").translate(_SPELLED)
-    text = "".join(c if c.isprintable() and not c.isspace() else _escape(c) for c in text) or "(none)"
-    if unicodedata.category(text[0]).startswith("M"):
-        text = f"\u25cc{text}"  # a mark without the letter it stands on is drawn on a dotted circle
-    return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 2] + ".."
-
-
-def _escape(character: str) -> str:
-    point = ord(character)
-    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:x}"

@@ -14,18 +14,10 @@ from attnlab.data.download import fetch, read_cached, sha256_of
 from attnlab.data.hf_backend import SIGNS
 from attnlab.data.hf_files import load_hf_tokenizer
 from attnlab.data.parallel import each
+from attnlab.data.stored_tokenizers import from_json, load_tokenizer
 from attnlab.data.stretches import Bad, Split, Unit, read
 from attnlab.data.text import Text as AnyText
-from attnlab.data.tokenizers import (
-    END_OF_TEXT,
-    ByteTokenizer,
-    CharTokenizer,
-    RankTokenizer,
-    TaskTokenizer,
-    Tokenizer,
-    from_json,
-    load_tokenizer,
-)
+from attnlab.data.tokenizers import END_OF_TEXT, ByteTokenizer, CharTokenizer, RankTokenizer, TaskTokenizer, Tokenizer
 from attnlab.errors import UsageError
 from attnlab.options import Count, Text, checked
 from attnlab.options.rules import Rule

@@ -6,7 +6,8 @@ from typing import Any
 
 from attnlab.data.hf_export import to_hf
 from attnlab.data.hf_files import QWEN2
-from attnlab.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
+from attnlab.data.hf_tokenizer import HFTokenizer
+from attnlab.data.tokenizers import ByteTokenizer, Tokenizer
 from attnlab.errors import UsageError
 from attnlab.store.names import TOKENIZER
 

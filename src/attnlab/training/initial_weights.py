@@ -11,7 +11,8 @@ from torch import Tensor
 from attnlab.build import build_model
 from attnlab.config.keys import settings_of
 from attnlab.config.run_config import RunConfig
-from attnlab.data.tokenizers import Tokenizer, load_tokenizer
+from attnlab.data.stored_tokenizers import load_tokenizer
+from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError
 from attnlab.model import GPT
 from attnlab.store.run_folder import RunFolder

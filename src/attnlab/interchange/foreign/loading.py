@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attnlab.data.hf_backend import reader
-from attnlab.data.tokenizers import label
+from attnlab.data.token_labels import label
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.interchange.foreign.parts import Inspection, inspect
 from attnlab.interchange.hf_folder import HFFolder
