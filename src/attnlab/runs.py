@@ -31,6 +31,7 @@ from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import AttnlabError, UsageError, shown
 from attnlab.inspection.maps import check_prompt, collect
 from attnlab.inspection.prompt_maps import PromptMaps, choose_heads
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import CHECKPOINT_BYTES, MODEL_BYTES, MOST_HEADS, MOST_LAYERS, STATE_BYTES, within
 from attnlab.model import GPT
 from attnlab.store.digests import check_files, digests_in
@@ -79,7 +80,7 @@ def load(
     tokenizer = load_tokenizer(folder.tokenizer, limits=limits)
     path, problems = _newest(folder, limits)
     for problem in problems:
-        print(f"warning: {problem}; the checkpoint before it is used", file=sys.stderr)
+        print(harmless(f"warning: {problem}; the checkpoint before it is used"), file=sys.stderr)
     if limits:
         _check_sizes(folder, config, tokenizer.n_vocab)
     model = _model(folder, config, tokenizer.n_vocab)
@@ -103,9 +104,9 @@ def load(
         if not parameter.isfinite().all():
             raise UsageError(f"{path} is damaged: {name} holds numbers that are not finite")
     if names:
-        print(f"note: {folder} was trained by other code ({in_a_line(names)})", file=sys.stderr)
+        print(harmless(f"note: {folder} was trained by other code ({in_a_line(names)})"), file=sys.stderr)
     elif names is None:
-        print(f"note: which code trained {folder} is unknown: it has no {folder.code.name}", file=sys.stderr)
+        print(harmless(f"note: which code trained {folder} is unknown: it has no {folder.code.name}"), file=sys.stderr)
     return model.eval(), tokenizer
 
 
@@ -127,7 +128,7 @@ def _check_digests(folder: RunFolder) -> None:
     """Refuse a finished run whose config or code.json was changed; a summary that was is said, for it is not used."""
     summary = folder.read_summary()
     if not summary and folder.summary.exists():
-        print(f"warning: {folder.summary} is damaged, and {CONFIG} cannot be checked by it", file=sys.stderr)
+        print(harmless(f"warning: {folder.summary} is damaged, and {CONFIG} cannot be checked by it"), file=sys.stderr)
     check_files(folder.path, digests_in(summary), CONFIG, CODE)
 
 
@@ -268,4 +269,4 @@ def maps_of(
     model, tokenizer = load(home, allow_targets=allow_targets, code=code, limits=limits)
     ids, labels = check_prompt(prompt, tokenizer, model.context, max_tokens=MOST_MAP_TOKENS)
     layer_maps = choose_heads(collect(model, ids), layers, heads)
-    return PromptMaps(home.name, newest_step(home, limits=limits), prompt, labels, layer_maps)
+    return PromptMaps(home.title, newest_step(home, limits=limits), prompt, labels, layer_maps)

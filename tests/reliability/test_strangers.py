@@ -4,9 +4,12 @@ The fast part takes a sample of the cases; the slow ones take all of them, and r
 number of cases and of those that were noticed is printed (pytest -s).
 """
 
+import contextlib
+import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import urllib.request
@@ -37,6 +40,7 @@ from tests.reliability.strangers import (
 from tests.training.launch import unseal
 
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.cli import main
 from attnlab.machine import limits
 
 T, PARTIAL = "_target_", {"_partial_": True}
@@ -385,6 +389,53 @@ def test_pages_hold_names_as_text(finished: Path, tmp_path: Path) -> None:
     for page in ("report.md", "report.html"):
         assert b"<img" not in pages[page] and b"onerror" in pages[page]
     assert b"](java" not in pages["report.md"] and b",=1+1" not in pages["runs.csv"]
+
+
+ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "\u202egnp.x", "\udcff", "=cmd()"])
+def test_names_act_on_no_terminal(finished: Path, tmp_path: Path, name: str) -> None:
+    """Whatever the folder of a run is called, and its manifest says, commands print text and pages hold it."""
+    run = copied(finished, tmp_path / "copy")
+    run = run.parent.rename(run.parent.with_name(f"{name}-12345678.abcd")) / run.name
+    looks = [{"set": "x", "at": name, "runs": 1, "seeds": 1}]
+    manifest({"runs": [], "looks_taken": looks, "test_part_touched": [{"runs": [], "at": name}]})(run)
+    for command in (["maps", f"run={run}", "prompt=1 times"], ["report", f"experiment={run.parents[1]}"]):
+        outcome = typed(*command)
+        assert (outcome.code, outcome.fault) == (0, "") and not ACTS.search(outcome.out + outcome.err)
+
+
+def test_a_model_acts_on_no_terminal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes is spelled there, and goes into a file as it is."""
+    monkeypatch.setattr("attnlab.data.tokenizers.Tokenizer.token_bytes", lambda *_: b"\x1b[2J")
+    run = copied(finished, tmp_path / "copy")
+    words = ["generate", f"run={run}", "prompt=1", "tokens=1"]
+    with contextlib.redirect_stdout(Screen()) as screen:
+        main(words)
+    assert (typed(*words).out, screen.getvalue()) == ("1\x1b[2J\n", "1\\x1b[2J\n")
+
+
+def test_what_leads_out_is_not_written(finished: Path, tmp_path: Path) -> None:
+    """A lock, or the folder of a run, that is a link to somewhere else."""
+    run = copied(finished, tmp_path / "copy")
+    (run.parents[1] / ".manifest.lock").symlink_to(tmp_path / "elsewhere")
+    outcome = typed("report", f"experiment={run.parents[1]}")
+    assert outcome.code == 0 and "this look could not be counted" in outcome.out
+    assert not (tmp_path / "elsewhere").exists()
+    (run.parents[1] / ".manifest.lock").unlink()
+    run.parent.rename(tmp_path / "there").joinpath(run.name)
+    run.parent.symlink_to(tmp_path / "there")
+    before = dict(files_below(tmp_path / "there"))
+    outcome = typed("final_test", f"experiment={run.parents[1]}")
+    assert outcome.code == 2 and "leads out of" in outcome.err and dict(files_below(tmp_path / "there")) == before
 
 
 def test_secrets_are_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from attnlab.cli._arguments import Limits, Range, RunCode, RunPackages
 from attnlab.cli._foreign import AllowCode, Download, Revision, check_either, check_unused, hf_folder
 from attnlab.errors import UsageError
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import limited
 from attnlab.store.run_folder import RunFolder, find_run
 
@@ -69,7 +70,7 @@ def ablate_heads(
             print(head_report.line(effect), flush=True)
         path, loss, scored = ablation.home.head_ablation, ablation.loss, ablation.tokens
         for file in head_report.save(path, measured, ablation.maps, loss=loss, tokens=scored, step=ablation.step):
-            print(f"wrote {file}")
+            print(harmless(f"wrote {file}"))
         with closing(TensorBoardRecorder(ablation.home, resume_at=None, suffix=f".{path.stem}")) as recorder:
             recorder.scalars(head_report.scalars(measured), ablation.step)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from attnlab.cli._arguments import ConfigDir, Limits, Range, RunCode, VariantPackages
 from attnlab.errors import UsageError, nearest
 from attnlab.explain.step_parts import PARTS
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import limited
 from attnlab.store.files import check_writable, write_atomically
 from attnlab.store.run_folder import find_run
@@ -185,7 +186,7 @@ def _write(
     if tensorboard is not None:
         _log(tensorboard, examples)
     seconds = time.perf_counter() - started
-    print(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)")
+    print(harmless(f"wrote {home / 'index.html'} and a picture per step beside it ({seconds:.1f} s)"))
     if tensorboard is not None:
         print(f"wrote the pictures for TensorBoard, too: tensorboard --logdir {tensorboard}")
 

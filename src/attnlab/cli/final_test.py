@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from attnlab.cli._arguments import Limits, RunCode, RunPackages
 from attnlab.errors import UsageError
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import limited
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def final_test(
         for folder, config, model, dataset in chain(first, missing):
             score = score_test(model, dataset, config.model.context, seed=config.streams.eval)
             keep_test(folder, score, step=newest_step(folder, limits=limits))
-            print(f"{folder.name}: {TEST}/loss {score.loss:.4f}  {TEST}/accuracy {score.accuracy:.1%}", flush=True)
+            name = harmless(folder.name)
+            print(f"{name}: {TEST}/loss {score.loss:.4f}  {TEST}/accuracy {score.accuracy:.1%}", flush=True)
         by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)
         chosen = metric or f"{TEST}/{'accuracy' if by_accuracy else 'loss'}"
         publish(analyse(experiment, Options(metric=chosen)), read.folder.path / "report_of_test")

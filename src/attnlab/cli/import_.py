@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from attnlab.cli._arguments import Range
 from attnlab.cli._foreign import Download, Revision, check_unused, hf_folder
 from attnlab.errors import UsageError
+from attnlab.machine.environment import harmless
 
 if TYPE_CHECKING:
     from attnlab.data.tokenizers import Tokenizer
@@ -42,7 +43,8 @@ def import_(
         run = import_file(ckpt, folder, tokenizer=tokenizer, n_heads=n_heads, context=context)
     losses = _show_maps(run).losses
     summary = run.read_summary()
-    print(f"wrote {run}: {summary['imported']['model_type']}, {summary['parameters']:,} parameters")
+    model_type = harmless(str(summary["imported"]["model_type"]))
+    print(f"wrote {run}: {model_type}, {summary['parameters']:,} parameters")
     if losses:
         print(f"its tokenizer does not give back: {', '.join(losses)}")
     print(f"next: attnlab generate run={run} prompt=...; tensorboard --logdir {run}")

@@ -23,5 +23,5 @@ def look(
 
     with limited(limits):  # reading the run; what is typed afterwards is bounded by its length
         model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
-        reader = TextReader(folder.name, newest_step(folder, limits=limits), model, tokenizer)
+        reader = TextReader(folder.title, newest_step(folder, limits=limits), model, tokenizer)
     serve(reader, port)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from attnlab.cli._arguments import Limits, RunCode, RunPackages
 from attnlab.cli._foreign import AllowCode, Download, Revision, Target, check_either, check_unused, hf_folder
+from attnlab.machine.environment import harmless
 from attnlab.machine.limits import limited
 from attnlab.options.rules import parse_integers
 from attnlab.store.run_folder import find_run
@@ -61,4 +62,4 @@ def maps(
                 print(sentence)
             written = iter(inspection.save(home))
         for path in written:
-            print(f"wrote {path}")
+            print(harmless(f"wrote {path}"))

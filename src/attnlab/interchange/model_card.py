@@ -128,7 +128,7 @@ def _limits(config: RunConfig) -> list[str]:
 def _provenance(run: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     versions, origin = summary.get("versions") or {}, summary.get("imported") or {}
     return {
-        "run": run.name,
+        "run": run.title,
         "settings": summary.get("hash"),
         "code": summary.get("code"),
         "commit": summary.get("git_commit"),

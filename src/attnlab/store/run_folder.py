@@ -77,6 +77,11 @@ class RunFolder:
         return f"{self.path.parent.name}/{self.path.name}".removeprefix("/")
 
     @property
+    def title(self) -> str:
+        """The same as text, whatever bytes the names of its folders are made of."""
+        return os.fsencode(self.name).decode(errors="backslashreplace")
+
+    @property
     def code_digits(self) -> str:
         """The first digits of the hash of its code, from the name of the folder."""
         return self.path.parent.name.rpartition(".")[2]

@@ -141,9 +141,9 @@ def parse_claim(name: str, path: Path) -> Claim:
 def _check_keys(key: str, design: Design) -> None:
     """Refuse what a replication settles itself, and what arms and all runs would both set."""
     settled = {"seed", "experiment_name", "paths.runs", "report.at_end"}
-    common = {word.partition("=")[0] for word in design.settings}
+    common = {word.partition("=")[0].lstrip("+~") for word in design.settings}
     for arm, overrides in design.axes[0].levels.items():
-        for name in (word.partition("=")[0] for word in overrides):
+        for name in (word.partition("=")[0].lstrip("+~") for word in overrides):
             if name in common:
                 raise UsageError(f"{key}: {name} is set for all arms and for {arm}: leave one of them out")
             if name in settled:

@@ -26,6 +26,7 @@ from attnlab.analysis.report.where_to_look import next_commands
 from attnlab.analysis.statistics import bad_runs_not_excluded
 from attnlab.errors import UsageError
 from attnlab.inspection.records import tensorboard_command
+from attnlab.machine.environment import harmless
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import tidy, write_atomically, writing
 from attnlab.store.status import Status
@@ -43,12 +44,12 @@ def publish(report: Report, folder: Path | None, *, tensorboard: Path | None = N
     pages = document(report, folder, pdf=pdf)
     show(report, pages, Console())
     for path in write(report, pages, folder):
-        print(f"wrote {path}")
+        print(harmless(f"wrote {path}"))
     if tensorboard is not None:
         with writing(tensorboard, key="tensorboard"):
             write_event_files(tensorboard, report.design.arms, report.experiment.metric, report.rules.alpha)
         print(f"to look at it: {tensorboard_command(tensorboard)}")
-    print("\n".join(["next:", *(f"  {line}" for line in next_commands(report))]))
+    print(harmless("\n".join(["next:", *(f"  {line}" for line in next_commands(report))])))
 
 
 def _check_logs(folder: Path | None, experiment: ExperimentFolder) -> None:
@@ -90,7 +91,9 @@ def write(report: Report, document: Document, folder: Path) -> list[Path]:
     for part in (folder, folder / "pictures"):
         tidy(part)
     for name, text in pages.items():
-        write_atomically(folder / name, text.encode() if isinstance(text, str) else text, key="out")
+        write_atomically(
+            folder / name, text.encode(errors="backslashreplace") if isinstance(text, str) else text, key="out"
+        )
     return [folder / name for name in pages if "/" not in name]
 
 

@@ -8,6 +8,7 @@ from attnlab.analysis.report.document import Document
 from attnlab.analysis.report.format import MOST_LISTED
 from attnlab.analysis.report.tables import draw, verdicts_table
 from attnlab.analysis.report.verdict_sections import noise, typical
+from attnlab.machine.environment import harmless
 from attnlab.store.status import Status
 
 
@@ -15,10 +16,10 @@ def show(report: Report, pages: Document, console: Console) -> None:
     """Print what decides."""
     lines = [pages.title, pages.summary, "", *(block for block in noise(report) if isinstance(block, str))]
     for text in lines:
-        console.print(text, markup=False, highlight=False)
+        console.print(harmless(text), markup=False, highlight=False)
     draw(verdicts_table(report.comparisons), console)
     for text in beside_the_table(report):
-        console.print(f"- {text}", markup=False, highlight=False)
+        console.print(harmless(f"- {text}"), markup=False, highlight=False)
 
 
 def beside_the_table(report: Report) -> list[str]:
