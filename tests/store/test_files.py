@@ -16,7 +16,7 @@ import pytest
 from tests.limits import HANG
 
 from attnlab.errors import FileFailure, UsageError
-from attnlab.store.files import check_writable, tidy, write_atomically
+from attnlab.store.files import check_writable, failures, tidy, write_atomically
 from attnlab.store.locks import make_once
 from attnlab.store.manifest import Manifest
 
@@ -156,3 +156,14 @@ def test_looking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     check_writable(Path("relative/to/here"), key="paths.runs")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_command_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names no file then, and it is not standard output that is missing."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileFailure, match=r"^the current folder: No such file"), failures():
+        os.getcwd()
+    with pytest.raises(FileFailure, match=r"^standard output: No space left"), failures():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

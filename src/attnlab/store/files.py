@@ -183,7 +183,8 @@ def failures() -> Iterator[None]:
 
 def file_failure(error: OSError) -> FileFailure:
     """What the system said about a file, in one line."""
-    path = error.filename or "standard output"  # what attnlab writes has a name (see `named`)
+    gone = error.errno == errno.ENOENT  # of what has no name, only the folder that a command was typed in can be
+    path = error.filename or ("the current folder" if gone else "standard output")  # files have a name (see `named`)
     return FileFailure(f"{path}: {error.strerror or error}; the same command goes on when that is mended")
 
 
