@@ -20,6 +20,7 @@ from attnlab.attention.documents import Documents, Start
 from attnlab.attention.embedding import Embedding, NoEmbedding, Smear
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.norm import LayerNorm, RMSNorm
+from attnlab.attention.published import published_starts
 from attnlab.attention.tokens import tell_vocabulary
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
@@ -474,20 +475,10 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
 
 @torch.no_grad()
 def start_as_published(model: GPT, *, seed: int) -> None:
-    """Give what a variant's source starts otherwise than we do the start that its source gives it.
-
-    A module's `published` says so by the name of the parameter, as mean and standard deviation.
-    """
-    for owner, module in model.named_modules():
-        for leaf, (mean, std) in published_starts(module).items():
-            name = f"{owner}.{leaf}"
-            parameter, draw = model.get_parameter(name), generator_for(seed, f"{name} as published")
-            if not parameter.is_meta:
-                parameter.copy_(torch.empty(parameter.shape).normal_(mean, std, generator=draw))
-
-
-def published_starts(module: nn.Module) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each parameter that its source starts otherwise, of those that there are."""
-    starts: dict[str, tuple[float, float]] = getattr(module, "published", {})
-    present = dict(module.named_parameters())
-    return {leaf: start for leaf, start in starts.items() if leaf in present}
+    """Give the attention of each layer what its source starts otherwise than we do (attention/published.py)."""
+    for i, block in enumerate(model.blocks):
+        for name, start in published_starts(block.attention).items():
+            parameter = block.attention.get_parameter(name)
+            if start.draw is not None and not parameter.is_meta:
+                draw = generator_for(seed, f"blocks.{i}.attention.{name} as published")
+                parameter.copy_(start.draw(tuple(parameter.shape), draw))

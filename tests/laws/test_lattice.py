@@ -211,7 +211,7 @@ class WithoutDecay(FixedDecay):
 
 
 FIXED, SLOPED = (
-    torch.tensor(kind(d_model=D_MODEL, n_heads=H, head_dim=W).rates(H), dtype=torch.float64)
+    torch.tensor(kind(d_model=D_MODEL, n_heads=H, head_dim=W).constants(H), dtype=torch.float64)
     for kind in (FixedDecay, SlopeDecay)
 )
 SLOPES = torch.tensor(alibi_slopes(H), dtype=torch.float64)

@@ -1,6 +1,6 @@
 """A window of single tokens, and one summary for each block of tokens before it."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from attnlab.attention.mask import Window
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.normalizer import Sink
 from attnlab.attention.position import Position
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import Count, Fraction, option
@@ -50,6 +51,7 @@ class HeavilyCompressedAttention(HeadedAttention):
     """
 
     withdrawn = {"n_kv_heads", "value_dim"}
+    published: ClassVar[Starts] = {"sink.logit": ALIKE}
     q_rank: Count = option(default=None, null="d_model / 2", doc="Width of the latent of queries.")
     block: Count = option(default=16, short=2, doc="Tokens of a block.")
     window: Count = option(default=32, short=3, doc="Latest tokens that a query reads, its own included.")

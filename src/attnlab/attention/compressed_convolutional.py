@@ -12,6 +12,7 @@ from attnlab.attention.heads import Heads, per_query_head, split_heads
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import Starts, exactly, uniform
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.options import Count, OptionError, option
 from attnlab.options.rules import Rule
@@ -25,12 +26,22 @@ class CompressedConvolutionalAttention(GatedOutput, SoftmaxAttention):
     each query head its key head, and the keys get the mean of m over their query heads. unit gives a length of sqrt(d),
     t is learned for each key head. Heads may be narrower than d_model / n_heads, which is the compression.
 
-    Source: Compressed Convolutional Attention, arXiv 2510.04476, as ZAYA1 has it. Where we differ: t starts at 1, and
-    the first convolution as the token alone.
+    Source: Compressed Convolutional Attention, arXiv 2510.04476, as ZAYA1 has it. Where we differ: t starts at 1, there
+    at 0 (transformers), so that scores are all alike; the first convolution as the token alone, there as torch's do.
     """
 
     conv: Annotated[int, Rule(int, least=2)] = option(default=2, doc="Tokens that each of the two convolutions sees.")
     head_dim: Count = option(default=None, null="half of d_model / n_heads, even", doc="Width of a head.")
+
+    @property
+    def published(self) -> Starts:
+        edge, within = self.conv**-0.5, (self.conv * self.head_dim) ** -0.5  # torch's convolutions
+        starts = dict.fromkeys(("depthwise", "depthwise_bias"), uniform(-edge, edge))
+        return (
+            starts
+            | dict.fromkeys(("within_heads.weight", "within_heads.bias"), uniform(-within, within))
+            | {"key_scale": exactly(0.0)}
+        )
 
     def setup(self) -> None:
         self.head_dim = self.head_dim or max(2, (self.d_out or self.d_model) // self.n_heads // 4 * 2)

@@ -1,5 +1,7 @@
 """One vector of each block of tokens."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.normalizer import SharpSoftmax
+from attnlab.attention.published import ALIKE, Starts
 
 
 class Compressor(nn.Module):
@@ -14,6 +17,8 @@ class Compressor(nn.Module):
 
     With `overlap` a token has two contents and logits: the second serve its own block, the first the next one.
     """
+
+    published: ClassVar[Starts] = {"bias": ALIKE}
 
     def __init__(self, d_model: int, width: int, block: int, *, overlap: bool = False) -> None:
         super().__init__()

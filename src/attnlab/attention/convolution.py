@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import Starts, uniform
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import OptionError
 
@@ -19,6 +20,11 @@ class ShortConv(nn.Module):
     Source: Mamba (arXiv 2312.00752) and the linear-attention models after it. By itself it solves some recall
     tasks, so an ablation holds it fixed or varies it for every variant.
     """
+
+    @property
+    def published(self) -> Starts:
+        edge = self.width**-0.5
+        return {"bias": uniform(-edge, edge)}  # torch's convolutions
 
     def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
         super().__init__()

@@ -2,29 +2,20 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.decay_start import Range, first_rates, first_steps
 from attnlab.attention.feature_map import FeatureMap
-from attnlab.attention.position_bias import alibi_slopes, softplus_inverse
+from attnlab.attention.position_bias import alibi_slopes
+from attnlab.attention.published import ALIKE, Starts, log_of_uniform, steps_between
 from attnlab.attention.write import Write
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, NonNegative, OptionError, Positive, given, option
-
-
-# By Python's logarithms: torch's in float32 differ in their last digit from processor to processor.
-def first_rates(n: int) -> Float[Tensor, " n"]:
-    """The log of 1 .. 16, evenly spaced."""
-    return torch.tensor([math.log(rate) for rate in np.linspace(1, 16, n)])
-
-
-def first_steps(n: int) -> Float[Tensor, " n"]:
-    """b so that softplus(b) runs from 0.1 to 0.001, evenly in its logarithm."""
-    return torch.tensor([softplus_inverse(step) for step in np.logspace(-1, -3, n)])
 
 
 class Decay(Configurable, nn.Module, ABC):
@@ -63,14 +54,16 @@ class NoDecay(Decay):
 class FixedDecay(Decay):
     """Each head decays at its own constant rate. Rule: a_h = 1 - 2^(-5-h). Source: RetNet, arXiv 2307.08621."""
 
-    def rates(self, n_heads: int) -> list[float]:
+    first: Positive = option(default=5.0, doc="Of the first head a = 1 - 2^-first.")
+
+    def constants(self, n_heads: int) -> list[float]:
         """The log of a_h for each head."""
-        return [math.log1p(-(2.0 ** (-5.0 - h))) for h in range(n_heads)]
+        return [math.log1p(-(2.0 ** (-self.first - h))) for h in range(n_heads)]
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         # Made anew, for a buffer would be rounded with the model: in bfloat16 rates would be off by a part in 500.
         work = torch.promote_types(x.dtype, torch.float32)
-        rate = torch.tensor(self.rates(self.n_heads), dtype=work, device=x.device)
+        rate = torch.tensor(self.constants(self.n_heads), dtype=work, device=x.device)
         return rate[None, :, None].expand(x.size(0), -1, x.size(1))
 
 
@@ -81,7 +74,9 @@ class SlopeDecay(FixedDecay):
     attention, arXiv 2501.08313. Where we differ: there higher layers decay less; here all are alike.
     """
 
-    def rates(self, n_heads: int) -> list[float]:
+    withdrawn = {"first"}
+
+    def constants(self, n_heads: int) -> list[float]:
         return [-slope for slope in alibi_slopes(n_heads)]
 
 
@@ -89,14 +84,20 @@ class ScalarDecay(Decay):
     """Each token decides how much each head forgets.
 
     Rule: log a_t = -exp(A) softplus(w . x_t + b). A starts at log of 1 .. 16 over the heads and b so that softplus(b)
-    runs from 0.001 to 0.1, as in Mamba-2 (arXiv 2405.21060). Where we differ: it draws them at random; here they are
+    runs from 0.1 to 0.001, as in Mamba-2 (arXiv 2405.21060). Where we differ: it draws them at random; here they are
     spaced evenly, the same for all seeds.
+
+    Gated DeltaNet (arXiv 2412.06464), and what follows it, draw exp(A) from 0 to 16.
     """
+
+    published: ClassVar[Starts] = {"log_rate": log_of_uniform(0, 16), "bias": steps_between(0.001, 0.1)}
+    rates: Range = option(default=(1.0, 16.0), doc="exp(A) at the start, of the first head and of the last.")
+    first_step: Range = option(default=(0.1, 0.001), doc="softplus(b) at the start, likewise; of one head the first.")
 
     def setup(self) -> None:
         self.to_decay = nn.Linear(self.d_model, self.n_heads, bias=False)
-        self.log_rate = nn.Parameter(first_rates(self.n_heads))
-        self.bias = nn.Parameter(first_steps(self.n_heads))
+        self.log_rate = nn.Parameter(first_rates(self.n_heads, *self.rates))
+        self.bias = nn.Parameter(first_steps(self.n_heads, *self.first_step))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t"] | None:
         return (-self.log_rate.exp() * self.steps(x)).transpose(1, 2)
@@ -114,6 +115,7 @@ class StepDecay(ScalarDecay):
     limits.
     """
 
+    published: ClassVar[Starts] = {"log_rate": log_of_uniform(1, 16)}
     least: NonNegative = option(default=0.0, doc="The shortest step.")
     most: Positive = option(default=None, null="any", doc="The longest step.")
 
@@ -146,13 +148,15 @@ class ChannelDecay(Decay):
 
     per_channel = True
     slowness = 16.0
+    published: ClassVar[Starts] = {"bias": ALIKE}
 
     rank: Count = option(default=16, doc="Numbers at which the two matrices meet.")
+    start: float = option(default=0.0, doc="b at the start: each channel of each head keeps sigmoid(b)^(1/16).")
 
     def setup(self) -> None:
         self.to_rank = nn.Linear(self.d_model, self.rank, bias=False)
         self.to_decay = nn.Linear(self.rank, self.n_heads * self.head_dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(self.n_heads, self.head_dim))
+        self.bias = nn.Parameter(torch.full((self.n_heads, self.head_dim), float(self.start)))
 
     def check(self, feature_map: FeatureMap, write: Write) -> None:
         if feature_map.width != self.head_dim:
@@ -172,16 +176,22 @@ class ChannelDecay(Decay):
 
 
 class KimiDecay(ChannelDecay):
-    """The scalar decay, row by row. Source: arXiv 2510.26692.
+    """The scalar decay, row by row. Source: arXiv 2510.26692, whose code draws A and b at random.
 
     Rule: log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel. A and b start as they do in the scalar decay, evenly
     spaced over heads, and over heads and channels.
     """
 
+    published: ClassVar[Starts] = {"log_rate": log_of_uniform(1, 16), "bias": steps_between(0.001, 0.1)}
+    withdrawn = {"start"}
+    rates: Range = option(default=(1.0, 16.0), doc="exp(A) at the start, of the first head and of the last.")
+    first_step: Range = option(default=(0.1, 0.001), doc="softplus(b) at the start, of the first channel and the last.")
+
     def setup(self) -> None:
         super().setup()
-        self.log_rate = nn.Parameter(first_rates(self.n_heads))
-        self.bias = nn.Parameter(first_steps(self.n_heads * self.head_dim).unflatten(0, (self.n_heads, -1)))
+        steps = first_steps(self.n_heads * self.head_dim, *self.first_step)
+        self.log_rate = nn.Parameter(first_rates(self.n_heads, *self.rates))
+        self.bias = nn.Parameter(steps.unflatten(0, (self.n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
         return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))

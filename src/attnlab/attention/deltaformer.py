@@ -1,6 +1,7 @@
 """DeltaFormer: softmax attention over values that were corrected by what attention would have found before."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import SharpSoftmax
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.softmax import SoftmaxState
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Count, option
@@ -29,6 +31,7 @@ class DeltaFormerAttention(MultiHeadAttention):
     at 0, so b near 1/2.
     """
 
+    published: ClassVar[Starts] = {"beta_bias": ALIKE}
     withdrawn = {"mask", "score", "normalizer", "n_kv_heads"}
     hooks = frozenset({"rotate"})
     block: Count = option(default=64, doc="Tokens that are corrected by one solve; changes speed, not results.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.norm import EPS, HeadNorm
+from attnlab.attention.published import normal
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import UsageError
 from attnlab.options import OptionError, Positive, option
@@ -27,7 +28,7 @@ class DifferentialAttention(SoftmaxAttention):
     """
 
     documents = True
-    published: ClassVar = {"lambda_q": (0.0, 0.1), "lambda_k": (0.0, 0.1)}
+    published: ClassVar = dict.fromkeys(("lambda_q", "lambda_k"), normal(0.1))
     qkv_bias: bool = option(default=False, doc="Whether queries, keys and values have a bias.")
     out_bias: bool = option(default=False, doc="Whether the output has a bias.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of a head's output.")

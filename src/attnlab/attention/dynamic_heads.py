@@ -1,5 +1,7 @@
 """Heads that exchange scores and weights as the tokens at both ends say."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.norm import EPS
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import UNSAID, Starts
 from attnlab.attention.score import Score
 from attnlab.attention.score_context import ScoreContext
 from attnlab.attention.talking_heads import mixed_heads
@@ -29,6 +32,7 @@ class DynamicHeads(Score):
     fusable = False
     map_kind = "signed"
 
+    published: ClassVar[Starts] = dict.fromkeys(("before", "after"), UNSAID)  # it has none, or one for each group
     rank: Count = option(default=2, doc="Directions in which a token mixes heads.")
     width: Count = option(default=16, doc="Numbers of which a token makes each of its mixtures.")
 

@@ -1,11 +1,14 @@
 """Scores that decay with what was read since: a forget gate inside softmax attention."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.precision import running_sum
+from attnlab.attention.published import Starts, exactly
 from attnlab.attention.score import Score
 from attnlab.attention.score_context import KeyRows, OneScore, ScoreContext
 from attnlab.options import option
@@ -31,6 +34,7 @@ class Forget(Score):
     cached_extras = 1
     needs_all = True
 
+    published: ClassVar[Starts] = {"bias": exactly(0.0)}
     start: float = option(default=2.0, doc="The initial b_h of all heads.")
 
     def setup(self) -> None:

@@ -1,6 +1,7 @@
 """What happens to a head's output after the map."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.heads import join_heads, split_heads
 from attnlab.attention.normalizer import SharpSigmoid
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.options import Configurable, Count, given, option
 
 
@@ -119,6 +121,8 @@ class Exclusive(Gate):
     Rule: o = o - alpha_h (o . u) u, u = v / |v|. Source: arXiv 2603.09078. Where we differ: alpha, which is 1 there,
     starts at 1 and is learned per head.
     """
+
+    published: ClassVar[Starts] = {"alpha": ALIKE}
 
     def setup(self) -> None:
         self.alpha = nn.Parameter(torch.ones(self.n_heads))

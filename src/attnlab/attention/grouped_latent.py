@@ -1,5 +1,7 @@
 """Several small latents per token, each for the keys and values of a group of heads."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from attnlab.attention.heads import per_query_head, split_heads
 from attnlab.attention.latent import LatentAttention
 from attnlab.attention.norm import EPS, RMSNorm
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.options import Count, OptionError, option
 
 
@@ -23,6 +26,8 @@ class GroupedLatentAttention(LatentAttention):
     documents = True
     groups: Count = option(default=2, doc="Latents, each for an equal number of heads.")
     kv_rank: Count = option(default=None, null="d_model / 2 / groups", doc="Width of each latent of keys and values.")
+
+    published: ClassVar[Starts] = {"gain": ALIKE}
 
     def setup(self) -> None:
         if self.n_heads % self.groups:

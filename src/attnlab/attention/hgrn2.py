@@ -1,7 +1,7 @@
 """HGRN2: a memory whose rows are written exactly as far as they forget."""
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.recurrent import RecurrentAttention
 
 
@@ -34,6 +35,8 @@ class HGRN2Attention(RecurrentAttention):
 
     documents = mixes_rows = True
     withdrawn = {"feature_map", "decay", "write", "writes", "n_key_heads", "conv", "conv_bias"}
+
+    published: ClassVar[Starts] = {"bound": ALIKE}
 
     def setup(self) -> None:
         super().setup()

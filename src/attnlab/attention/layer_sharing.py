@@ -2,7 +2,7 @@
 
 from abc import ABC
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from attnlab.attention.cache import Cache, KeysValues
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.shared import FirstValues, Shared
 from attnlab.attention.softmax import SoftmaxAttention, SoftmaxState
 from attnlab.options import Count, option
@@ -69,6 +70,7 @@ class ValueResidualAttention(MultiHeadAttention):
     """
 
     documents = True
+    published: ClassVar[Starts] = {"own": ALIKE}
 
     def setup(self) -> None:
         super().setup()

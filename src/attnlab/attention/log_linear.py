@@ -14,6 +14,7 @@ from attnlab.attention.norm import HeadNorm
 from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import Starts, exactly
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
@@ -48,6 +49,10 @@ class LogLinearAttention(StateAttention):
 
     documents = True
     decay: Decay = slot(default=NoDecay, doc="How much of the memory remains at each token.")
+
+    @property
+    def published(self) -> Starts:
+        return {"decay.log_rate": exactly(torch.arange(1.0, self.n_heads + 1).log(), "log of 1, 2, ...")}
 
     def setup(self) -> None:
         super().setup()

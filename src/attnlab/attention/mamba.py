@@ -11,6 +11,7 @@ from attnlab.attention.decay import Decay, StepDecay
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.norm import EPS, HEAD_GAIN
+from attnlab.attention.published import ALIKE, Starts, exactly
 from attnlab.attention.recurrent import RecurrentAttention
 from attnlab.options import Positive, option, slot
 
@@ -28,7 +29,7 @@ class Mamba2Attention(RecurrentAttention):
     """
 
     documents = True
-    published: ClassVar = {"gain": (1.0, 0.0)}
+    published: ClassVar[Starts] = {"gain": exactly(1.0), "skip": ALIKE}
     withdrawn = {"feature_map", "write", "writes", "output_norm", "gate"}
     decay: Decay = slot(default=StepDecay, doc="How much of the memory remains at each token.")
     norm_eps: Positive = option(default=None, null="2^-23", doc="Added to the mean square of the gated output.")

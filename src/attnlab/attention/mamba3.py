@@ -1,7 +1,7 @@
 """Mamba-3: a state space whose steps are trapezoids, and whose state turns."""
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.norm import RMSNorm
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import ALIKE, Starts, steps_between
 from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
@@ -92,6 +93,10 @@ class Mamba3Attention(StateAttention):
     n_key_heads: Count = option(default=1, doc="Heads of queries and keys, each of several heads of values.")
     turning: Positive = option(default=0.5, doc="Share of a key's coordinates that turn.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    published: ClassVar[Starts] = {
+        "step_bias": steps_between(0.001, 0.1),
+        **dict.fromkeys(("q_bias", "k_bias", "skip"), ALIKE),
+    }
     traits = Traits("signed", "constant")
 
     def setup(self) -> None:

@@ -1,7 +1,7 @@
 """MesaNet: a memory that is, at each token, the least-squares fit of all values by all keys."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from attnlab.attention.norm import HeadNorm
 from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
@@ -96,6 +97,7 @@ class MesaAttention(StateAttention):
     conv: Natural = option(default=0, doc="Width of a short convolution on queries, keys and values; 0: none.")
     steps: Count = option(default=30, doc="The most steps that solve the system of a token.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
+    published: ClassVar[Starts] = dict.fromkeys(("decay_bias", "beta_bias", "ridge"), ALIKE)
     traits = Traits("signed", "constant")
 
     def setup(self) -> None:

@@ -13,6 +13,7 @@ from attnlab.attention.log_scale import rescaled
 from attnlab.attention.norm import HEAD_GAIN
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import ALIKE, Starts, exactly, normal
 from attnlab.attention.recurrent import Matrix
 from attnlab.attention.scan import chunked
 from attnlab.attention.state import StateAttention
@@ -44,7 +45,10 @@ class MLSTMAttention(StateAttention):
     """
 
     documents = mixes_rows = True
-    published: ClassVar = {"gain": (1.0, 0.0), "to_input.weight": (0.0, 0.0), "to_forget.weight": (0.0, 0.0)}
+    published: ClassVar[Starts] = {
+        **dict.fromkeys(("to_input.weight", "to_forget.weight"), exactly(0.0)),
+        **{"gain": exactly(1.0), "input_shift": normal(0.1), "forget_shift": ALIKE},
+    }
     cap: Positive = option(default=15.0, doc="The largest argument of a gate, either way.")
     input_bias: float = option(default=0.0, doc="What the input gate's shift b_i starts at.")
     norm_eps: Positive = option(default=1e-6, doc="Added to the variance of a head's output.")

@@ -1,6 +1,6 @@
 """Momentum DeltaNet: the delta rule as gradient descent with momentum."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from attnlab.attention.norm import HeadNorm
 from attnlab.attention.output import GatedOutput
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import Starts, log_of_uniform, uniform
 from attnlab.attention.scan import chunks, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
@@ -107,6 +108,7 @@ class MomentumAttention(GatedOutput, StateAttention):
     conv: Natural = option(default=4, doc="Width of a short convolution on queries, keys and values; 0: none.")
     chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
 
+    published: ClassVar[Starts] = {"log_factor": log_of_uniform(0, 4), "correct": uniform(0, 1)}
     traits = Traits("signed", "constant")
 
     def setup(self) -> None:

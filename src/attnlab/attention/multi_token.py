@@ -1,5 +1,7 @@
 """Scores that look at several queries and keys at once, by a convolution over the map of scores."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from attnlab.attention.mask import Mask
 from attnlab.attention.normalizer import Normalizer
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.score import Score
 from attnlab.attention.score_context import ScoreContext
 from attnlab.errors import UsageError
@@ -30,6 +33,7 @@ class MultiToken(Score):
     fusable = False
     reads_keys = makes_scores = needs_all = True
 
+    published: ClassVar[Starts] = {"kernel": ALIKE}
     queries: Count = option(default=6, doc="Queries that a score is made of, the latest ones.")
     keys: Count = option(default=11, doc="Keys that a score is made of, around its own.")
 

@@ -1,7 +1,7 @@
 """Three sparse views of the past at once: summaries of blocks, the best blocks in full, and the latest tokens."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.mask import Window
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import UNSAID, Starts
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.options import Count, option
 
@@ -49,6 +50,8 @@ class NativeSparseAttention(SoftmaxAttention):
 
     hooks = frozenset({"rotate"})
     fusable = False
+
+    published: ClassVar[Starts] = dict.fromkeys(("pool_k", "pool_v"), UNSAID)
 
     def setup(self) -> None:
         super().setup()

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.published import ALIKE, Starts, exactly
+
 EPS = 2.0**-23  # float32's own, whatever the type, so that a copy in float64 is the same function
 LAYER_EPS = 1e-5
 HEAD_GAIN = 0.1  # about what softmax attention writes when training begins, where the gain of 1 is ten times as much
@@ -22,6 +24,7 @@ class RMSNorm(nn.RMSNorm):
     """
 
     start = 1.0  # the initial g
+    published: ClassVar[Starts] = {"weight": ALIKE}
 
     def __init__(self, width: int, *, eps: float = EPS, unit_offset: bool = False, gain: bool = True) -> None:
         self.offset = 1.0 if unit_offset else 0.0
@@ -45,7 +48,7 @@ class HeadNorm(RMSNorm):
     """
 
     start = HEAD_GAIN
-    published: ClassVar = {"weight": (1.0, 0.0)}
+    published: ClassVar = {"weight": exactly(1.0)}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -53,6 +56,8 @@ class LayerNorm(nn.LayerNorm):
 
     `unit_offset` and `gain` as for RMSNorm; b only with `bias`. Source: arXiv 1607.06450.
     """
+
+    published: ClassVar[Starts] = {"weight": ALIKE, "bias": ALIKE}
 
     def __init__(
         self, width: int, *, eps: float = LAYER_EPS, unit_offset: bool = False, gain: bool = True, bias: bool = False

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attnlab.attention.published import Starts, normal
 from attnlab.attention.traits import MapKind
 from attnlab.options import Configurable, Count, given
 
@@ -110,6 +111,7 @@ class Sink(Normalizer):
     """
 
     map_kind = "sub_probability"
+    published: ClassVar[Starts] = {"logit": normal(0.02, "normal 0.02, in Granite 0")}  # as in transformers
 
     def setup(self) -> None:
         self.logit = nn.Parameter(torch.zeros(self.n_heads))

@@ -1,11 +1,14 @@
 """Polar positions: contents are lengths, positions are angles, and neither moves the other."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.documents import Start, rows_at
+from attnlab.attention.published import ALIKE, Starts
 from attnlab.attention.rotary import RoPE
 
 
@@ -23,6 +26,8 @@ class PoPE(RoPE):
     documents = True
     hooks = frozenset({"rotate", "widen"})
     withdrawn = {"fraction"}
+
+    published: ClassVar[Starts] = {"delta": ALIKE}
 
     def setup(self) -> None:
         self.width = 2 * self.head_dim

@@ -14,6 +14,7 @@ from attnlab.attention.documents import Start
 from attnlab.attention.feature_map import FeatureMap, UnitLength
 from attnlab.attention.heads import Heads
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import ALIKE, Starts, exactly
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
 from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.uncompiled import uncompiled
@@ -64,6 +65,10 @@ class PreconditionedAttention(RecurrentAttention):
     write: Write = slot(default=DeltaWrite, doc="What is added to the memory.")
     chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
     range: Positive = option(default=1.5, doc="The most that a channel is multiplied or divided by.")
+
+    @property
+    def published(self) -> Starts:
+        return {"center": ALIKE} | ({"decay.bias": exactly(0.0)} if self.decay.per_channel else {})
 
     def setup(self) -> None:
         super().setup()

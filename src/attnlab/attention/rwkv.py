@@ -14,6 +14,8 @@ from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import Starts
+from attnlab.attention.rwkv_start import rwkv7_starts
 from attnlab.attention.scan import chunks, corrections, unchunked
 from attnlab.attention.shared import FirstValues, Shared
 from attnlab.attention.state import StateAttention
@@ -69,9 +71,7 @@ def erase_and_write(
 class LowRank(nn.Module):
     """W2 f(W1 x) + b through `rank` numbers, which makes a gate of every channel cheap."""
 
-    def __init__(
-        self, d_model: int, rank: int, width: int, between: Callable[[Tensor], Tensor], start: Tensor | None
-    ) -> None:
+    def __init__(self, d_model: int, rank: int, width: int, between: Callable[[Tensor], Tensor], start: Tensor | None):
         super().__init__()
         self.to_rank, self.to_all = nn.Linear(d_model, rank, bias=False), nn.Linear(rank, width, bias=False)
         self.between = between
@@ -100,11 +100,10 @@ class RWKV7Attention(StateAttention):
 
     With `first_values`, a later layer's value is v + sigmoid(.) (v_1 - v), v_1 the first layer's.
 
-    Source: RWKV-7, arXiv 2503.14456, and its author's code, which starts xi at 0.71, alpha at 1.02, rho at -0.04, and
-    shares and decays by the layer's number; here xi and alpha start at 1, rho at 0, shares and decays evenly spaced and
-    alike in all layers. Where we differ: `first_values` is false unless asked for, all low-rank maps meet at `rank`
-    numbers, queries and keys may be rotated by a position, and the feed-forward layer is the model's. The norm of the
-    heads adds 1e-5 times their width to the variance: their 64e-5 at their width of 64.
+    Source: RWKV-7, arXiv 2503.14456, and its author's code, whose start is rwkv_start.py; ours is alike in all layers.
+    Where we differ: `first_values` is false unless asked for, all low-rank maps meet at `rank` numbers, a position may
+    rotate queries and keys, the feed-forward layer is the model's, and the norm adds 1e-5 of the width of a head to the
+    variance (theirs is 64e-5 of 64).
     """
 
     documents = mixes_rows = True
@@ -115,6 +114,10 @@ class RWKV7Attention(StateAttention):
 
     traits = Traits("signed", "constant")
 
+    @property
+    def published(self) -> Starts:
+        return rwkv7_starts(self.d_model, self.n_heads, self.head_dim, self.layer, max(self.n_layers, self.layer + 1))
+
     def setup(self) -> None:
         super().setup()
         d_model, n_heads, d, rank = self.d_model, self.n_heads, self.head_dim, self.rank
@@ -122,8 +125,7 @@ class RWKV7Attention(StateAttention):
         # From the token before alone to the token alone, over the channels.
         self.shares = nn.ParameterDict({name: nn.Parameter(torch.linspace(1, 0, d_model)) for name in MIXED})
         self.to_r, self.to_k, self.to_v = (nn.Linear(d_model, width, bias=False) for _ in range(3))
-        # Heads start with rows that hold for hundreds of tokens, and rows that hold for a few.
-        slow_to_fast = torch.linspace(-5.5, 0.5, d).repeat(n_heads)
+        slow_to_fast = torch.linspace(-5.5, 0.5, d).repeat(n_heads)  # rows that hold for hundreds of tokens, or few
         self.to_decay = LowRank(d_model, rank, width, torch.tanh, slow_to_fast)
         self.to_rate = LowRank(d_model, rank, width, nn.Identity(), torch.zeros(width))
         self.to_gate = LowRank(d_model, rank, width, torch.sigmoid, None)

@@ -1,9 +1,12 @@
 """Scores that grow with the logarithm of how many keys there are."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnlab.attention.published import UNSAID, Starts
 from attnlab.attention.score import Score
 from attnlab.attention.score_context import KeyRows, OneScore, ScoreContext
 from attnlab.options import Positive, option
@@ -23,6 +26,7 @@ class SSMax(Score):
     fusable = False
     by_score = True
 
+    published: ClassVar[Starts] = {"gain": UNSAID}
     start: Positive = option(default=0.2, doc="The initial s_h of all heads.")
 
     def setup(self) -> None:

@@ -13,6 +13,7 @@ from attnlab.attention.controls import ValuesOnlyAttention
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, split_heads
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import Starts, uniform
 from attnlab.attention.shared import Shared
 from attnlab.errors import UsageError
 
@@ -101,8 +102,13 @@ class RandomSynthesizer(Synthesizer):
     Rule: R_ij = table[i, j] per head, trained. The first row is left out, as a token alone gets all the weight anyway.
 
     Source: arXiv 2005.00743 (Random). Where we differ: the table starts at 0, which is `uniform`, rather than at random
-    numbers.
+    numbers, by Glorot's rule for a table of context x heads x context.
     """
+
+    @property
+    def published(self) -> Starts:
+        edge = (6 / (self.context * (self.n_heads + self.context))) ** 0.5
+        return {"table": uniform(-edge, edge)}
 
     def setup(self) -> None:
         super().setup()

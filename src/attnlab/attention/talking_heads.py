@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.precision import full_precision
+from attnlab.attention.published import Starts, normal
 from attnlab.attention.score import Score
 from attnlab.attention.score_context import ScoreContext
 
@@ -16,12 +17,16 @@ class TalkingHeads(Score):
     the identity, which is plain attention. A mixture may be negative, so the map is signed; what no head sees keeps
     weight 0. Position biases act after P.
 
-    Source: talking-heads attention, arXiv 2003.02436.
+    Source: talking-heads attention, arXiv 2003.02436, whose code draws both as any matrix.
     """
 
     order = 40
     fusable = False
     map_kind = "signed"
+
+    @property
+    def published(self) -> Starts:
+        return dict.fromkeys(("before", "after"), normal(self.n_heads**-0.5))
 
     def setup(self) -> None:
         super().setup()

@@ -1,7 +1,7 @@
 """Test-time training: the memory is a small model, and reading a sequence trains it."""
 
 import itertools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
 from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
+from attnlab.attention.published import ALIKE, Shape, SourceStart, Starts
 from attnlab.attention.shared import Shared
 from attnlab.attention.state import RecurrentState, StateAttention
 from attnlab.attention.traits import Traits
@@ -34,6 +35,13 @@ class InnerRate(NamedTuple):
     rate: Float[Tensor, "b h t 1"]
 
 
+def inner_start(shape: Shape, generator: torch.Generator) -> Tensor:
+    """W_0 and its shift below it."""
+    weight = torch.empty(shape).normal_(0.0, 0.02, generator=generator)
+    weight[:, -1] = 0.0
+    return weight
+
+
 class TTTAttention(StateAttention):
     """Its memory is a small linear model per head, trained by gradient descent while the sequence is read.
 
@@ -52,6 +60,11 @@ class TTTAttention(StateAttention):
     minibatch: Count = option(default=16, short=2, doc="Tokens that take their gradients at the same weights.")
     rate: Positive = option(default=1.0, doc="The largest learning rate of the inner model, times head_dim.")
 
+    published: ClassVar[Starts] = {
+        "weight": SourceStart("normal 0.02, its shift 0", inner_start),
+        "gain": ALIKE,
+        "offset": ALIKE,
+    }
     traits = Traits("none", "constant")
 
     def setup(self) -> None:

@@ -1,7 +1,7 @@
 """How a token is written into the memory of a recurrent layer."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.attention.feature_map import FeatureMap
 from attnlab.attention.heads import split_heads
+from attnlab.attention.published import ALIKE, Starts, exactly
 from attnlab.errors import UsageError
 from attnlab.options import Configurable, Count, NonNegative, given, option
 from attnlab.options.rules import Rule
@@ -124,6 +125,7 @@ class FeedbackWrite(DeltaWrite):
 
     early = True
 
+    published: ClassVar[Starts] = {"feedback": ALIKE, "correct": exactly(1.0)}
     correction: NonNegative = option(default=1.0, doc="What e starts at.")
 
     def setup(self) -> None:

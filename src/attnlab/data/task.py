@@ -250,6 +250,7 @@ class Task(Dataset):
 
     def _draw_lengths(self, rng: np.random.Generator, rows: int, length: int) -> Rows:
         """Rows of `min_length` tokens or more, each length as likely as another, with blanks behind them."""
+        assert self.min_length is not None
         batch, lengths = blank(rows, length), rng.integers(self.min_length, length + 1, size=rows)
         for n in np.unique(lengths):
             own = lengths == n

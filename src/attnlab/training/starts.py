@@ -6,16 +6,17 @@ from torch import nn
 
 from attnlab.attention.base import Attention
 from attnlab.attention.convolution import ShortConv
-from attnlab.model import GPT, published_starts
+from attnlab.attention.published import published_starts
+from attnlab.model import GPT
 from attnlab.training.optimizer import Recipe
 
 
 def starts_of(model: GPT, recipe: Recipe) -> list[dict[str, Any]]:
     """One record for layers that are alike: which, their class, its parameters as they are now, and its parts.
 
-    Of what its source starts otherwise: mean and standard deviation there (`model.start=published`).
-    Of each parameter: its size, mean and standard deviation, and whether weight decay pulls at it. A part is whatever
-    has a name in the layer and is no bare matrix: gate, decay, convolution, norms.
+    `published` is what its source says of how parameters start, in words: otherwise than we do (`model.start=published`
+    takes that), as here, or nothing. Of each parameter: its size, mean and standard deviation, and whether weight decay
+    pulls at it. A part is whatever has a name in the layer and is no bare matrix: gate, decay, convolution, norms.
     """
     groups = recipe.optimizer(model).param_groups
     pulled = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
@@ -32,11 +33,6 @@ def starts_of(model: GPT, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _record(layer: Attention, pulled: set[int]) -> dict[str, Any]:
     parameters = {}
-    published = {
-        f"{owner}.{leaf}".lstrip("."): list(start)
-        for owner, module in layer.named_modules()
-        for leaf, start in published_starts(module).items()
-    }
     for name, parameter in layer.named_parameters():
         numbers = parameter.detach().double()
         mean, std = float(numbers.mean()), float(numbers.std(correction=0))
@@ -47,7 +43,7 @@ def _record(layer: Attention, pulled: set[int]) -> dict[str, Any]:
         "dropout": getattr(layer, "dropout", None),  # of its weights; None for a layer that drops none
         "parts": {name: _part(module) for name, module in layer.named_modules() if name and _is_part(module)},
         "parameters": parameters,
-        "published": published,
+        "published": {name: start.text for name, start in published_starts(layer).items()},
     }
 
 

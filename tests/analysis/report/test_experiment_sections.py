@@ -59,10 +59,17 @@ def test_starts(tmp_path: Path) -> None:
     bias = {"size": "4", "mean": 2.0, "std": 0.0, "decayed": False}
     parameters = {"to_q.weight": number, "decay.bias": bias}
     layer = {"layers": [0, 1], "class": "C", "dropout": None, "parts": {"gate": "Swish"}, "parameters": parameters}
+    layer["published"] = {
+        "decay.bias": "uniform 0 to 1",
+        "norm.weight": "as here",
+        "pool": "not said",
+        "own": "as here",
+    }
     write_arm(tmp_path, "gated_delta", [2.0, 2.1], summary={"starts": [layer, {**layer, "parameters": {"x": 1}}, 3]})
     write_arm(tmp_path, "multi_head", [2.0, 2.1])
     (table,) = tables([*starts(analyse(tmp_path))])
     (row,) = [dict(zip(table.columns, each, strict=True)) for each in table.rows]
     assert (row["variant"], row["layers"], row["parts"]) == ("gated_delta", "0, 1", "gate Swish")
+    assert row["in the source"] == "decay.bias uniform 0 to 1, as here: norm own, not said: pool"
     assert (row["drawn"], row["constant"]) == ("to_q 0.0200", "decay.bias 2.0000")
     assert (row["no weight decay"], row["dropout of weights"]) == ("decay.bias", "drops none")

@@ -6,6 +6,7 @@ from typing import Any
 
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.groups import RATE
+from attnlab.analysis.reading import Run
 from attnlab.analysis.report import charts, mean_maps
 from attnlab.analysis.report.document import Block, Lines, some, table
 from attnlab.analysis.report.format import MOST_LISTED, number, p_value, span
@@ -103,8 +104,8 @@ def starts(report: Report) -> list[Block]:
     """How the attention of each variant started, and what held it back: differences of which nobody spoke."""
     rows = []
     for arm in report.design.arms:
-        summary = next((run.summary for run in arm.finished.values()), {})
-        for layer in _whole_records(summary.get("starts")):
+        run = next(iter(arm.finished.values()), None)
+        for layer in _whole_records(run.summary.get("starts") if run else None):
             drawn, constant, undecayed = list[str](), list[str](), list[str]()
             for name, p in layer["parameters"].items():
                 short = name.removesuffix(".weight")
@@ -113,28 +114,30 @@ def starts(report: Report) -> list[Block]:
             dropout = "drops none" if layer["dropout"] is None else f"{layer['dropout']:g}"
             parts = [f"{name} {part}" for name, part in layer["parts"].items()]
             layers = ", ".join(map(str, layer["layers"]))
-            lists = (", ".join(each) for each in (drawn, constant, _published(layer), undecayed, parts))
+            lists = (", ".join(each) for each in (drawn, constant, _published(layer, run), undecayed, parts))
             rows.append([arm.label, arm.setting, layers, *lists, dropout])
     if not rows:
         return []
-    columns = ["variant", "setting", "layers", "drawn", "constant", "published otherwise"]
+    columns = ["variant", "setting", "layers", "drawn", "constant", "in the source"]
     columns += ["no weight decay", "parts", "dropout of weights"]
     caption = (
         "Parameters of attention before the first step: the standard deviation of what was drawn, else the "
-        "value; and what its source starts otherwise, which model.start=published takes"
+        "value. In the source: what it starts with there, which model.start=published takes; matrices are as "
+        "model.init says unless they are named"
     )
     return [table(columns, rows, caption)]
 
 
-def _published(layer: Mapping[str, Any]) -> list[str]:
-    """What the source of a layer starts otherwise than this run did, as the value or as what is drawn."""
-    texts = []
-    for name, (mean, std) in layer.get("published", {}).items():
-        own = layer["parameters"].get(name, {})
-        if bool(own.get("std")) != bool(std) or (not std and own.get("mean") != mean):
-            drawn = f"drawn {number(std)}" if std else number(mean)
-            texts.append(f"{name.removesuffix('.weight')} {drawn}")
-    return texts
+def _published(layer: Mapping[str, Any], run: Run | None) -> list[str]:
+    """What the source of a layer says of how its parameters start; in a run that starts so, that they do."""
+    stated = layer.get("published") or {}  # of runs from before texts stood there, mean and spread
+    own = {str(name).removesuffix(".weight"): text for name, text in stated.items() if isinstance(text, str)}
+    apart = ("as here", "not said")
+    rest = [f"{text}: {' '.join(n for n, t in own.items() if t == text)}" for text in apart if text in own.values()]
+    otherwise = [f"{name} {text}" for name, text in own.items() if text not in apart]
+    if run is not None and (run.config.get("model") or {}).get("start") == "published":
+        otherwise = [f"so: {' '.join(n for n, t in own.items() if t not in apart)}"] if otherwise else []
+    return [*otherwise, *rest] or ([] if stated else ["matrices alone"])
 
 
 def _whole_records(value: Any) -> list[Mapping[str, Any]]:
