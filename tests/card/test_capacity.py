@@ -118,11 +118,11 @@ def test_first_look(tmp_path: Path) -> None:
         (variant, width, 2, 0) for variant in ("multi_head", "linear") for width in (16, 32)
     }
     for size in sizes:
-        recall = [size.recall[n].mean for n in (2, 4, 8)]
+        few, many = (size.recall[n].mean for n in (4, 8))
         if size.variant == "multi_head":
-            assert min(recall) > 0.9
+            assert min(few, many) > 0.8
         else:
-            assert recall[0] > recall[1] > recall[2] and recall[2] < 0.7
+            assert few > many + 0.2 and many < 0.7
     narrow, wide = (s for s in sizes if s.variant == "linear")
     assert wide.recall[8].mean > narrow.recall[8].mean and frontier_of(sizes) is not None
 
