@@ -154,7 +154,8 @@ def fit(bench: Bench, compiled: bool, folder: Path, peak: float | None) -> Row:
     words += [f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "maps.steps=0", "sample.steps=0"]
     prepared = training.prepare(compose_config(words), "multi_head")
     ids = np.random.default_rng(0).integers(vocabulary, size=2**20).astype(prepared.splits.train.dtype)  # type: ignore[attr-defined]
-    splits = dataclasses.replace(prepared.splits, train=ids, n_vocab=vocabulary)  # type: ignore[type-var]
+    val = ids[: batch * sizes["context"] + 1]  # one batch: Lightning validates where a callback ends a fit
+    splits = dataclasses.replace(prepared.splits, train=ids, val=val, n_vocab=vocabulary)  # type: ignore[type-var]
     config, model = prepared.config, build_model(prepared.config, vocabulary)
     use_backends(model, config.trainer.attention_backend, prepared.machine.precision)
     module = LanguageModel(
