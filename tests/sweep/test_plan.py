@@ -13,6 +13,7 @@ import pytest
 from attnlab.config.compose import compose_config, compose_job
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import Locked
+from attnlab.store.experiment_folder import Looked
 from attnlab.sweep import plan as plan_module
 from attnlab.sweep.answers import answer_of
 from attnlab.sweep.executor import show
@@ -20,6 +21,7 @@ from attnlab.sweep.jobs import Job
 from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, ask_all, compare, estimate
 from attnlab.sweep.pool import Event, Pool
 from attnlab.sweep.worker_tasks import QUESTIONS
+from attnlab.training import prepare
 from attnlab.training.identity import SEEDS, Identity
 
 SMALL = {"model": {"n_layers": 1, "d_model": 8, "context": 32}}
@@ -100,6 +102,21 @@ def test_planned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert together == [QUESTIONS["plan"]([content], lambda *_: None)[0] for content in contents]
     assert [kind for kind, _ in together] == ["done"] * 5 + ["failed"]
     assert together[0][1]["forward_flops"] < together[1][1]["forward_flops"]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_plan_decides_nothing(begins: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` comes to is written for runs that follow, and not for a plan, which tries no compiler either."""
+    monkeypatch.chdir(tmp_path)
+    tried: list[bool] = []
+    monkeypatch.setattr(prepare, "try_compiler", lambda *_: tried.append(True) or {"value": True})
+    words = ["model=tiny", "tokenizer=byte", f"data.path={Path(__file__)}", "data=file", "trainer.compile=auto"]
+    config, variant = compose_job(words)
+    ((kind, _),) = QUESTIONS["plan"]([{"config": config, "variant": variant, "begins": begins}], lambda *_: None)
+    assert kind == "done" and bool(tried) is begins
+    assert (tmp_path / "runs").exists() is begins
+    assert Looked(tmp_path / "e").resolve_once("seed", lambda: {"value": 3}) == {"value": 3}
+    assert not (tmp_path / "e").exists()
 
 
 def test_answers() -> None:

@@ -50,6 +50,17 @@ def test_as_with_numbers(name: str) -> None:
         del loss
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_layers_counted_once(name: str) -> None:
+    """What was counted for few layers holds for more, and in whichever type the kernel works."""
+    counted: Counted = {}
+    for layers in (1, 2, 5):
+        for dtype in ("fp32", "bf16"):
+            config = settled(f"attention={name}", f"model.n_layers={layers}", f"trainer.attention_dtype={dtype}")
+            model = without_numbers(config)
+            assert forward_flops(model, counted) == forward_flops(model, {}), (layers, dtype)
+
+
 class EvenLayers(MultiHeadAttention):
     """A class of a user's own, whose work depends on which layer it is."""
 

@@ -68,6 +68,20 @@ class ExperimentFolder:
         return [RunFolder(path) for path in sorted(self.path.glob(f"*/{SEED}*"))]
 
 
+class Looked(ExperimentFolder):
+    """An experiment as a plan sees it: what an `auto` comes to is read, or chosen for this object alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.chosen: dict[str, Mapping[str, Any]] = {}
+
+    def resolve_once(self, key: str, choose: Callable[[], Mapping[str, Any]]) -> Any:
+        """The record of a setting, which is written nowhere. Raises ValueError."""
+        if key not in self.chosen:
+            self.chosen[key] = self.read_resolved().get(key) or choose()
+        return self.chosen[key]
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     content = parse_json(read_file(path))
     if not isinstance(content, dict):

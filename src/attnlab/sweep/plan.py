@@ -115,10 +115,11 @@ def refused_entry(refusal: Refusal, variant: str = "") -> Entry:
     }
 
 
-def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Refusal]]:
+def runs_of(jobs: Sequence[Job], pool: Pool, *, begins: bool = True) -> tuple[list[PlannedRun], list[Refusal]]:
     """What the jobs come to, each run once, and the jobs that a class, a file or the machine refuses.
 
-    Jobs that differ in nothing but seeds are looked at once, in a worker, where torch is.
+    Jobs that differ in nothing but seeds are looked at once, in a worker, where torch is. Where no run `begins`, what
+    settings that are `auto` come to is written nowhere.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
@@ -126,7 +127,7 @@ def runs_of(jobs: Sequence[Job], pool: Pool) -> tuple[list[PlannedRun], list[Ref
     refusals: list[Refusal] = []
     facts: dict[str, Any] = {}
     firsts = [(key, group[0]) for key, group in groups.items()]
-    for number, kind, content in ask_all(pool, "plan", [job for _, job in firsts]):
+    for number, kind, content in ask_all(pool, "plan", [job for _, job in firsts], {"begins": begins}):
         key = firsts[number][0]
         if kind == "done":
             facts[key] = content

@@ -47,7 +47,7 @@ def sweep(
         jobs, refusals = _compose(loader, master, requested)
         if refusals and design is None:
             refuse(refusals, [overrides for overrides, _ in requested])
-        runs, more = runs_of(jobs, pool)
+        runs, more = runs_of(jobs, pool, begins=not master.plan)
         refusals += more
         if (refusals and design is None) or not runs:
             refuse(refusals, [overrides for overrides, _ in requested])

@@ -17,12 +17,13 @@ from attnlab.training.sameness import computes_the_same, in_words
 Report = Callable[..., None]
 SECONDS_BETWEEN_REPORTS = 0.25
 MOMENTS = 2  # that an optimizer keeps of each parameter
+of_a_plan = Common(begins=False)  # one for all that a worker is asked for a plan, which is written nowhere
 
 
 def plan(contents: Sequence[dict[str, Any]], report: Report) -> list[Answer]:
     """Which runs configs make, and what those cost; refuses what cannot work. Nothing is trained."""
     quiet()
-    common = Common()
+    common = Common() if all(content.get("begins", True) for content in contents) else of_a_plan
     return [answer_of(lambda content=content: _plan(content, common)) for content in contents]  # type: ignore[misc]
 
 
@@ -30,7 +31,7 @@ def _plan(content: dict[str, Any], common: Common) -> dict[str, Any]:
     prepared = prepare(content["config"], content["variant"], common=common)
     config, splits, n_vocab = prepared.config, prepared.splits, prepared.tokenizer.n_vocab
     made_of = [built_from(config), prepared.machine.attention_dtype, n_vocab]
-    counts = common.once("costs", made_of, lambda: count_costs(config, n_vocab, common.counted))
+    counts = common.once("costs", made_of, lambda: count_costs(common.model(config, n_vocab), common.counted))
     sequences = config.batch_size * config.trainer.accumulate * config.trainer.max_steps
     return {
         "fingerprint": prepared.identity.fingerprint,
@@ -58,7 +59,7 @@ def _same(content: dict[str, Any]) -> str:
 def probe(content: dict[str, Any], report: Report) -> dict[str, Any]:
     """How long a run would take, from a moment of training that leaves nothing behind."""
     quiet()
-    prepared = prepare(content["config"], content["variant"], common=Common())
+    prepared = prepare(content["config"], content["variant"], common=of_a_plan)
     config, splits = prepared.config, prepared.splits
     n_vocab, accelerator = prepared.tokenizer.n_vocab, prepared.machine.accelerator
     batch = try_steps(config, accelerator, prepared.recipe, n_vocab, splits, content["seconds"])

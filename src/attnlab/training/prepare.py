@@ -23,7 +23,7 @@ from attnlab.errors import UsageError, shown
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.machine.environment import Processes, processes
 from attnlab.model import GPT
-from attnlab.store.experiment_folder import ExperimentFolder
+from attnlab.store.experiment_folder import ExperimentFolder, Looked
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
@@ -52,6 +52,7 @@ from attnlab.training.resources import Counted
 from attnlab.training.sameness import PLAIN, computes_the_same, plain
 
 T = TypeVar("T")
+FEWEST_TOKENS = 2
 SAMPLE_PROMPT_TOKENS = 16  # of the validation text, where sample.prompt is null
 
 
@@ -85,10 +86,21 @@ class Prepared(NamedTuple):
 class Common:
     """What runs that are planned together have in common: asked once where the settings it depends on are the same."""
 
-    def __init__(self, *, of_any_size: bool = False) -> None:
+    def __init__(self, *, of_any_size: bool = False, begins: bool = True) -> None:
         self.of_any_size = of_any_size  # also what does not fit into this machine's memory
+        self.begins = begins  # whether runs follow, for which `auto` comes to what it comes to here
         self.answers: dict[str, Any] = {}
         self.counted: Counted = {}
+
+    def model(self, config: RunConfig, n_vocab: int) -> GPT:
+        """A config's model without numbers, of this vocabulary."""
+        model = self.once("model", built_from(config), lambda: check_construction(config, n_vocab))
+        return model if model.vocab_size == n_vocab else check_construction(config, n_vocab)
+
+    def n_vocab(self, data: Any) -> int:
+        """How many kinds of tokens these data have; where no run has opened them yet, as few as a model may have."""
+        tokens = self.answers.get(json.dumps(["tokens", data], sort_keys=True))
+        return FEWEST_TOKENS if tokens is None else int(tokens[0].n_vocab)
 
     def once(self, question: str, settings: Any, ask: Callable[[], T]) -> T:
         """The answer to a question that depends on these settings alone."""
@@ -111,7 +123,8 @@ def prepare(
     common.once("sources", [], note_sources)
     check_lengths(config.evaluation.lengths)
     runs = Path(config.paths.runs)
-    experiment = ExperimentFolder(runs / config.experiment_name)
+    path = runs / config.experiment_name
+    experiment = common.once("experiment", str(path), lambda: (ExperimentFolder if common.begins else Looked)(path))
     accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
     threads = set_threads(trainer.threads, trainer.devices)
     keep_freed_memory()
@@ -120,13 +133,13 @@ def prepare(
     cache = Path(config.paths.cache)
     strategy = strategy_name(trainer.strategy, these.world_size)
     held = these.world_size if strategy == "fsdp" else 1  # by how many processes a model is held
-    model = common.once("model", built_from(config), lambda: check_construction(config))
+    data = [config.data, config.tokenizer, config.paths.cache]
+    model = common.once("model", built_from(config), lambda: check_construction(config, common.n_vocab(data)))
     if not common.of_any_size:
         check_memory(model.n_parameters // held, accelerator)
     recipe: Recipe = instantiate(config, "optimizer", Recipe)
     loggers = chosen_loggers(config)
     config, callbacks = with_callbacks(config, handed_over)
-    data = [config.data, config.tokenizer, config.paths.cache]
     source, vocabulary = common.once(
         "data", data, lambda: (instantiate(config, "data"), instantiate(config, "tokenizer"))
     )
@@ -151,7 +164,7 @@ def prepare(
     init = initial_weights(config, tokenizer)
     source_hash = _source_hash(RunFolder(Path(config.resume_from))) if config.resume_from else None
     config = _without_autos(config, accelerator, experiment)
-    config = _with_compiler(config, tokenizer.n_vocab, accelerator, experiment)
+    config = _with_compiler(config, tokenizer.n_vocab, accelerator, experiment, tries=common.begins)
     machine = Machine(accelerator, config.trainer.precision, config.trainer.attention_dtype, threads)
     config, match = match_budget(config, TimingSite(accelerator, machine.precision, threads, cache))
     if match and not common.of_any_size:
@@ -246,12 +259,18 @@ def _check_sharded(config: RunConfig, model: GPT, documents: bool, callbacks: Se
             )
 
 
-def _with_compiler(config: RunConfig, vocabulary: int, accelerator: str, experiment: ExperimentFolder) -> RunConfig:
-    """The config with what trainer.compile comes to; what is compiled is kept for other runs."""
+def _with_compiler(
+    config: RunConfig, vocabulary: int, accelerator: str, experiment: ExperimentFolder, *, tries: bool
+) -> RunConfig:
+    """The config with what trainer.compile comes to; what is compiled is kept for other runs.
+
+    A plan does not try a compiler, which may take longer than all else: there, what no run has chosen is false.
+    """
     trainer = config.trainer
     if trainer.compile:
         share_compiled(Path(config.paths.cache))
-    compiles = resolve_compile(trainer.compile, lambda: try_compiler(config, vocabulary, accelerator), experiment)
+    trial = (lambda: try_compiler(config, vocabulary, accelerator)) if tries else lambda: {"value": False}
+    compiles = resolve_compile(trainer.compile, trial, experiment)
     return replace(config, trainer=replace(trainer, compile=compiles))
 
 

@@ -35,6 +35,7 @@ def passes(config: RunConfig) -> int:
 KEPT_CHECKPOINTS = 2
 FEWEST_STEPS = 2  # that are tried, the first to warm up
 PEAK_SECONDS, PEAK_SIZE = 0.3, 1024  # of the matrix products that tell what a device can do, and their width
+OF_THE_STACK = ("layer", "n_layers")  # what a layer is told of it; ours act on that where they are built
 Counted = dict[Any, int]  # the FLOPs of a layer, by all that they depend on
 
 
@@ -56,11 +57,9 @@ class Memory(NamedTuple):
 # FLOPs.
 
 
-def count_costs(config: RunConfig, n_vocab: int, counted: Counted) -> dict[str, int]:
-    """The parameters of a config's model, and the FLOPs of a forward pass of one row."""
-    with torch.device("meta"):
-        model = build_model(config, n_vocab).eval()
-    return {"parameters": model.n_parameters, "forward_flops": forward_flops(model, counted)}
+def count_costs(model: GPT, counted: Counted) -> dict[str, int]:
+    """The parameters of a model on the meta device, and the FLOPs of a forward pass of one row."""
+    return {"parameters": model.n_parameters, "forward_flops": forward_flops(model.eval(), counted)}
 
 
 def forward_flops(model: GPT, counted: Counted) -> int:
@@ -88,7 +87,8 @@ def _once(key: Any, counted: Counted, run: Callable[[], Any]) -> int:
 
 
 def _kind(module: nn.Module) -> Any:
-    """All that the work of a module depends on: classes, shapes, and what it was built with, but for which layer it is.
+    """All that the work of a module depends on: classes, shapes, and what it was built with, but for which layer it is,
+    and of how many.
 
     That stays part of it in a class that is not ours.
     """
@@ -96,7 +96,7 @@ def _kind(module: nn.Module) -> Any:
     settings = [
         (name, _stands_for(value))
         for name, value in sorted(vars(module).items())
-        if not (name.startswith("_") or name == "training" or (ours and name == "layer"))
+        if not (name.startswith("_") or name == "training" or (ours and name in OF_THE_STACK))
     ]
     shapes = [(name, None if p is None else tuple(p.shape)) for name, p in module._parameters.items()]
     return type(module), repr(settings), repr(shapes), *((name, _kind(m)) for name, m in module._modules.items() if m)

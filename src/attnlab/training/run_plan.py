@@ -1,9 +1,6 @@
 """plan=true for one run: a table of what it takes. Nothing is trained, and nothing written but the cache of tokens."""
 
-import shutil
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -12,10 +9,10 @@ from attnlab.build import build_model
 from attnlab.config.run_config import RunConfig
 from attnlab.data.batches import TokenSplits
 from attnlab.errors import UsageError
-from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.training.hardware import device_name, memory_bytes, resolve_accelerator, usual_dtype
 from attnlab.training.notes import data_size, duration
 from attnlab.training.prepare import Common, Prepared, prepare
+from attnlab.training.resolved import AUTO
 from attnlab.training.resources import (
     device_memory,
     disk_bytes,
@@ -79,7 +76,7 @@ def show_plan(config: RunConfig, variant: str) -> None:
 def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
     """What a run would find out before its first step, and whether its devices are here; if not, it is asked of a CPU.
 
-    What `auto` comes to is read from the experiment, if that has begun, and else kept nowhere.
+    What `auto` comes to is read from the experiment, if that has begun, and else written nowhere.
     """
     trainer = config.trainer
     try:
@@ -90,15 +87,10 @@ def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
         trainer = replace(trainer, accelerator="cpu")
         if trainer.precision == "auto":
             trainer = replace(trainer, precision="bf16")
-        trainer = replace(trainer, attention_dtype=usual_dtype(trainer.precision))
-    own = ExperimentFolder(Path(config.paths.runs) / config.experiment_name)
-    with TemporaryDirectory() as elsewhere:
-        there = ExperimentFolder(Path(elsewhere) / config.experiment_name)
-        if is_here and own.resolved.is_file():
-            there.path.mkdir()
-            shutil.copy(own.resolved, there.resolved)
-        asked = replace(config, trainer=trainer, paths=replace(config.paths, runs=elsewhere))
-        return prepare(asked, variant, common=Common(of_any_size=True)), is_here
+        dtype, backend = usual_dtype(trainer.precision), trainer.attention_backend
+        trainer = replace(trainer, attention_dtype=dtype, attention_backend="torch" if backend == AUTO else backend)
+    common = Common(of_any_size=True, begins=False)
+    return prepare(replace(config, trainer=trainer), variant, common=common), is_here
 
 
 def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
