@@ -3,6 +3,10 @@
 First the seconds of the mixing alone (queries, keys and values are given, forward and backward) at T = 8192, batch 1,
 4 heads of 64, float32, one thread. All sides take turns in one process; the figure is the ratio of the medians, and of
 the minima. Then the memory that the same work needs at its peak, over a baseline, each in a process of its own.
+
+With --memories every variant whose state does not grow, beside causal SDPA, in seconds of the processor, which another
+busy process moves less than the clock's; SDPA takes its turn after every third. With --growth how FLOPs and seconds
+grow from 2048 to 8192 tokens in variants that should work in T times a window: 4 times, not 16.
 """
 
 import argparse
@@ -19,13 +23,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from attnlab.attention.base import HeadedAttention
+from attnlab.attention.base import Attention, HeadedAttention
 from attnlab.attention.mask import Mask, Window, WindowSinks
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.attention.normalizer import Sink
 from attnlab.attention.score import SoftCap
 from attnlab.build import attention_factory
 from attnlab.config.compose import compose_config
+from attnlab.config.keys import options
 from attnlab.options import part
 
 HEADS, WIDTH, WINDOW = 4, 64, 256
@@ -38,6 +43,8 @@ AIMS = {
     "linear, in chunks": ("causal SDPA", 6.0),
     "gated_delta, in chunks": ("causal SDPA", 1.0),
 }
+POSITIONS = {"hca": "rope_partial", "csa": "rope_partial"}
+WINDOWED = ("sliding_window", "window_sinks", "chunked", "dilated", "gpt_oss", "hca", "csa", "moba", "msa", "nsa")
 Work = Callable[[], None]
 
 
@@ -58,7 +65,9 @@ def mixing(layer: HeadedAttention, length: int) -> Work:
         heads = layer.project(torch.randn(1, length, layer.d_model))
     q, k, v = (x.clone(memory_format=torch.contiguous_format).requires_grad_() for x in heads[:3])
     extra = {name: x.clone().requires_grad_() for name, x in heads.beside().items() if name in ("log_decay", "beta")}
-    given, sent = heads._replace(q=q, k=k, v=v, **extra), torch.randn_like(v)  # type: ignore[arg-type]
+    given = heads._replace(q=q, k=k, v=v, **extra)  # type: ignore[arg-type]
+    with torch.no_grad():
+        sent = torch.randn_like(layer.mix(given))
 
     def work() -> None:
         torch.autograd.grad(layer.mix(given), [q, k, v, *extra.values()], sent)
@@ -81,9 +90,15 @@ def windowed(length: int, mask: Mask, **options: Any) -> Work:
     return mixing(MultiHeadAttention(HEADS * WIDTH, n_heads=HEADS, mask=mask, **options), length)
 
 
+def built(name: str) -> Attention:
+    sizes = [f"model.d_model={HEADS * WIDTH}", f"model.n_heads={HEADS}", f"position={POSITIONS.get(name, 'none')}"]
+    return attention_factory(compose_config([f"attention={name}", *sizes]))(
+        HEADS * WIDTH, layer=0, n_layers=1, context=LENGTHS[-1]
+    )
+
+
 def shipped(length: int, name: str) -> Work:
-    sizes = [f"model.d_model={HEADS * WIDTH}", f"model.n_heads={HEADS}", "position=none"]
-    layer = attention_factory(compose_config([f"attention={name}", *sizes]))(HEADS * WIDTH, layer=0, n_layers=1)
+    layer = built(name)
     assert isinstance(layer, HeadedAttention)
     return mixing(layer, length)
 
@@ -107,6 +122,58 @@ MEASURED = (
     "linear, in chunks",
     "gated_delta, in chunks",
 )
+
+
+def remembers(name: str) -> bool:
+    """Whether a variant is one kind of layer, with queries and a state that does not grow."""
+    layer = built(name)
+    return isinstance(layer, HeadedAttention) and layer.traits.growth == "constant" and layer.traits.can_recall
+
+
+def memories(length: int, rounds: int) -> None:
+    """Seconds of the processor, the fastest of all rounds; of SDPA the fastest of all its turns."""
+    works = {name: shipped(length, name) for name in options("attention") if remembers(name)}
+    usual, turns = plain(length), []
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    usual()
+    for turn in range(rounds + 1):
+        for number, (name, work) in enumerate(works.items()):
+            if turn and number % 3 == 0:
+                turns.append(processor_seconds(usual))
+            seconds = processor_seconds(work)
+            if turn:
+                taken[name].append(seconds)
+    print(f"processor seconds, forward + backward, T = {length}, one thread, {rounds} rounds; faster than causal SDPA")
+    print(f"  {'causal SDPA':20}{min(turns):8.3f}  (median {statistics.median(turns):.3f})")
+    for name, each in sorted(taken.items(), key=lambda item: min(item[1])):
+        ratios = [min(turns) / min(each), statistics.median(turns) / statistics.median(each)]
+        print(f"  {name:20}{min(each):8.3f}{ratios[0]:8.2f} x{ratios[1]:8.2f} x", flush=True)
+
+
+def processor_seconds(work: Work) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def growth(rounds: int) -> None:
+    """FLOPs of a layer and seconds of its passes, by how much both grow when the text is four times as long."""
+    print(f"  {'from 2048 to 8192':20}{'FLOPs':>8}{'seconds':>9}   (T times a window: 4, T^2: 16)")
+    for name in WINDOWED:
+        layer, seconds = built(name), []
+        for length in (2048, 8192):
+            x = torch.randn(1, length, HEADS * WIDTH, requires_grad=True)
+            passes = partial(forth_and_back, layer, x)
+            passes()
+            seconds.append(min(processor_seconds(passes) for _ in range(rounds)))
+        print(
+            f"  {name:20}{layer.cost(8192).flops / layer.cost(2048).flops:8.2f}{seconds[1] / seconds[0]:9.2f}",
+            flush=True,
+        )
+
+
+def forth_and_back(layer: Attention, x: torch.Tensor) -> None:
+    torch.autograd.grad(layer(x).sum(), [x])
 
 
 def speed(length: int, rounds: int) -> None:
@@ -162,15 +229,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memories", action="store_true", help="all variants whose state does not grow")
+    parser.add_argument("--growth", action="store_true", help="variants with a window, at 2048 and 8192 tokens")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIDE", "T"), help="used by this script itself")
-    options = parser.parse_args()
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if options.memory_of:
-        measure_memory(options.memory_of[0], int(options.memory_of[1]))
+    if chosen.memory_of:
+        measure_memory(chosen.memory_of[0], int(chosen.memory_of[1]))
         return
-    speed(options.length, options.rounds)
-    memory(LENGTHS)
+    if chosen.memories:
+        memories(chosen.length, chosen.rounds)
+    if chosen.growth:
+        growth(chosen.rounds)
+    if not chosen.memories and not chosen.growth:
+        speed(chosen.length, chosen.rounds)
+        memory(LENGTHS)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ ABOUT = """Most are presets of slots, and slots combine freely: `attention/mask=
 with the reason.
 
 Every variant is tested against [fifteen laws](own.md) and 92 reductions between variants (a window as long as the
-text is full attention, and so on). 43 are tested against public implementations (Hugging Face transformers,
+text is full attention, and so on). COMPARED are tested against public implementations (Hugging Face transformers,
 x-transformers, entmax, flash-linear-attention): outputs and gradients, and where available maps and cached decoding,
 agree to 1e-10 in float64 ([oracles](oracles.md)).
 
@@ -102,6 +102,11 @@ class Row(NamedTuple):
     growth: str
     costs: tuple[Cost, ...]
     layers: int
+
+
+def compared() -> int:
+    """How many variants stand in the table of docs/oracles.md."""
+    return len(set(re.findall(r"`attention=(\w+)`", (ROOT / "docs" / "oracles.md").read_text())))
 
 
 def rows() -> Iterator[Row]:
@@ -280,7 +285,7 @@ def page(all_rows: list[Row]) -> str:
         "",
         f"All {len(all_rows)} of them, as `attention=NAME`. Written by `make docs` from the configs and classes.",
         "",
-        ABOUT,
+        ABOUT.replace("COMPARED", str(compared())),
         f"Costs are measured per layer at {LENGTHS[0]} and {LENGTHS[1]} tokens, in a model of width "
         f"{compose_config([]).model.d_model}: matmul FLOPs of one forward pass (2 per multiply-add, batch 1) "
         "and bytes of decode state in float32. Element-wise work counts 0. *map* is the kind of A in o = A v, *state* "

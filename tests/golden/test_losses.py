@@ -47,6 +47,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "head_bias": {"head_bias": True},
     "logit_scale": {"logit_scale": 4.0},
     "final_softcap": {"final_softcap": 0.5},
+    "canon": {"canon": "acd"},
+    "smear": {"smear": True},
+    "residual=attention": {"residual": "attention"},
+    "init=fan_in": {"init": "fan_in"},
+    "init=torch": {"init": "torch"},
 }
 
 

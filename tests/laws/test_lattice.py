@@ -206,7 +206,7 @@ def only_gate(which: int) -> Callable[[Tensor, Any], Tensor]:
 class WithoutDecay(FixedDecay):
     """Rates of 1."""
 
-    def rates(self, n_heads: int) -> list[float]:
+    def constants(self, n_heads: int) -> list[float]:
         return [0.0] * n_heads
 
 

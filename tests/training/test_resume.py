@@ -98,6 +98,27 @@ def test_killed_among_documents(variant: str, order: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("value_embedding", ("model.smear=true", "model.canon=acd")),
+        ("canon", ("model.residual=attention", "model.init=torch")),
+        ("inkling", ("model.start=published", "model.norm_place=sandwich")),
+    ],
+)
+def test_killed_with_settings_of_the_model(variant: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    """What a model is beside its attention is after two kills what it would have been without."""
+    (tmp_path / "whole").mkdir()
+    assert run_here(tmp_path / "whole", *words, variant=variant)["status"] == "finished"
+    for place, step in (("clipping", 7), ("saved", 15)):
+        done = run_there(tmp_path, f"attention={variant}", *words, kill=(place, step))
+        assert done.returncode == -signal.SIGKILL, (place, step, done.stderr)
+    done = run_there(tmp_path, f"attention={variant}", *words)
+    assert done.returncode == 0 and "continuing after step 15" in done.stdout, done.stderr
+    assert_identical(folder_of(tmp_path, variant), folder_of(tmp_path / "whole", variant))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("place", ["batch_start", "clipping", "batch_end", "validation", "saved", "flushed"])
 def test_killed_at_any_moment(place: str, variant: str, references: dict[str, Path], tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ class ChannelDecay(Decay):
 
 
 class KimiDecay(ChannelDecay):
-    """The scalar decay, row by row. Source: arXiv 2510.26692, whose code draws A and b at random.
+    """The scalar decay, row by row. Source: arXiv 2510.26692, whose code draws A and b at random. Where we differ: in
+    their code the two matrices meet at as many numbers as a head is wide, here at `rank`.
 
     Rule: log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel. A and b start as they do in the scalar decay, evenly
     spaced over heads, and over heads and channels.

@@ -27,8 +27,8 @@ class DeltaFormerAttention(MultiHeadAttention):
     is over the tokens before, B over these and the token itself; b = sigmoid(W x + c). Decoding keeps keys and
     corrected values. Training corrects a block of tokens at once, by a triangular solve, and attends by the kernel.
 
-    Source: arXiv 2505.19488, in the form of flash-linear-attention, where b is W x + c itself, without bounds. c starts
-    at 0, so b near 1/2.
+    Source: arXiv 2505.19488, and the operator of flash-linear-attention. c starts at 0, so b near 1/2. Where we differ:
+    that library's layer asks A with keys, softmax(k_t . k_s / sqrt(d)), and its b is W x + c itself, without bounds.
     """
 
     published: ClassVar[Starts] = {"beta_bias": ALIKE}

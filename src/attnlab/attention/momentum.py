@@ -71,23 +71,28 @@ def with_momentum(
     reach = before + arriving  # the diagonal of A is one
     # What arrives from the chunk before is what arrives from its first token, decayed there.
     met, through = (x[..., :1] * m_in[..., :1, :] for x in (before, reach))
-    right = torch.cat([v, k * -a_in, k * -met], dim=-1)
-    solved = torch.linalg.solve_triangular((k @ k_joins.mT) * before, right, upper=False, unitriangular=True)
-    write = torch.cat([k_joins * x[..., -1, :, None] for x in (reach, moving.pairs)], dim=-1).mT
-    keep, move, hold = (x[..., -1, :] for x in (a_in, through, m_in))
-    decay = torch.stack([torch.cat([keep, move], dim=-1), torch.cat([torch.zeros_like(hold), hold], dim=-1)], dim=-2)
-    new, meets = solved.split([v.size(-1), 2 * k.size(-1)], dim=-1)
-    asked = torch.cat([meets, torch.cat([q * a_in, q * through], dim=-1)], dim=-2)  # as in `corrections`
-    parts = (x.flatten(0, 1).unbind(1) for x in (new, asked, write, decay))
-    both, all_u, answers = torch.cat(memory, dim=-2).flatten(0, 1), [], []
-    for v_new, ask, w, f in zip(*parts, strict=True):
-        met_now, answer = torch.bmm(ask, both).chunk(2, dim=1)
-        all_u.append(u := v_new + met_now)
+    unit = torch.eye(chunk, dtype=q.dtype, device=q.device).expand_as(before)
+    solve = torch.linalg.solve_triangular((k @ k_joins.mT) * before, unit, upper=False, unitriangular=True)
+    to_stored, to_momentum = ((k_joins * x[..., -1, :, None]).mT for x in (reach, moving.pairs))
+    # Keys and queries ask both memories at once; what they find of each has decayed by then.
+    asked = torch.cat([k, q], dim=-2)
+    of_stored, of_momentum = torch.cat([-a_in, a_in], dim=-2), torch.cat([-met, through], dim=-2)
+    carried = [x[..., -1:, :] for x in (a_in, through, m_in)]
+    parts = (v, asked, solve, to_stored, to_momentum, of_stored, of_momentum, *carried)
+    s, n = (x.flatten(0, 1) for x in memory)
+    all_u, answers = [], []
+    for new, ask, inverse, write, push, c_s, c_n, keep, move, hold in zip(
+        *(x.flatten(0, 1).unbind(1) for x in parts), strict=True
+    ):
+        meets, answer = torch.addcmul((ask @ s) * c_s, ask @ n, c_n).chunk(2, dim=1)
         answers.append(answer)
-        both = torch.baddbmm((f @ both.unflatten(1, (2, -1)).flatten(2)).view_as(both), w, u)
-    u, answered = (torch.stack(x, dim=1).unflatten(0, q.shape[:2]) for x in (all_u, answers))
+        all_u.append(u := inverse @ (new + meets))
+        s = torch.baddbmm(torch.addcmul(s * keep, n, move), write, u)
+        n = torch.baddbmm(n * hold, push, u)
+    u, answered, s, n = (
+        x.unflatten(0, q.shape[:2]) for x in (torch.stack(all_u, dim=1), torch.stack(answers, dim=1), s, n)
+    )
     o = ((q @ k_joins.mT) * reach) @ u + answered
-    s, n = (x.clone() for x in both.unflatten(0, q.shape[:2]).chunk(2, dim=-2))
     return unchunked(o, t), MomentumState(s, n)
 
 
@@ -101,7 +106,7 @@ class MomentumAttention(GatedOutput, StateAttention):
 
     Source: Momentum DeltaNet, arXiv 2605.05838, and MomentumDeltaNet of flash-linear-attention. There A, M, g and e
     start at random, up to 16, 16, 4 and 1; here they are spaced evenly, A and M from 1, g from 0.5, e from 0. Where we
-    differ: theirs scales q - e k to length one, from q and k as they are.
+    differ: theirs scales q - e k to length one, from q and k as they are; its values are twice as wide as its keys.
     """
 
     documents = mixes_rows = True

@@ -25,7 +25,8 @@ class ParallaxAttention(MultiHeadAttention):
     one and may be negative. r rotates as q does. Scores are written out: no fused kernel serves, and memory grows with
     the square of the length. Decoding keeps keys and values alone.
 
-    Source: Parallax, arXiv 2605.29157. r . k has no scale there either; W_r starts as W_q does.
+    Source: Parallax, arXiv 2605.29157. r . k has no scale there either; W_r starts as W_q does. Made for position=none:
+    theirs turns nothing.
     """
 
     withdrawn = {"mask", "score", "normalizer"}
