@@ -149,6 +149,8 @@ def test_expressions_run_from_token_to_token() -> None:
         np.testing.assert_allclose(found["s"][i], state)
         read = np.exp(np.einsum("hrc,hr->hc", state, given["k"][:, i]) + given["v"][:, i, -1:])
         np.testing.assert_allclose(found["z"][:, i], read)
+    with pytest.raises(ValueError, match="s is something else at token 2"):
+        evaluated(lines, given, {"s": start}, {"s": found["s"] * np.array([1, 1, 1.1, 1])[:, None, None, None]})
     assert not flow_rules.same(found["s"], found["s"] * 1.01)
 
 

@@ -66,6 +66,7 @@ def test_printed(heads: list[StationExample]) -> None:
     console = paper()
     show_path(heads, console)
     lines = text_of(console)
+    assert lines[0].startswith("Each pair below is built in the smallest sizes")
     assert "2. multi_head, beside stacked_heads" in lines and max(map(cell_len, lines)) <= 80
     assert "numbers learned: 18 -> 24; stored to go on after 6 tokens: 24 -> 24" in lines
     assert lines.count("  what journey reads, first head") == 2

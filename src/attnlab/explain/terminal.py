@@ -264,8 +264,16 @@ def _width(cells: Sequence[Sequence[Text]], columns: Sequence[str] | None, j: in
     return max([*(row[j].cell_len for row in cells), *map(cell_len, heading)])
 
 
+PAIRS = (
+    "Each pair below is built in the smallest sizes that both accept and draws its weights anew, so that a variant's "
+    "numbers change from one pair to the next; within a pair all that can be shared is."
+)
+
+
 def show_path(examples: Iterable[StationExample], console: Console) -> None:
     """Print each station of the path: its one change, what is the same and what is not, and one token's weights."""
+    console.print(Text(PAIRS, style=SOFT))
+    console.print()
     for number, example in enumerate(examples, 1):
         station, e, pairing = example.station, example.example, example.pairing
         beside = "" if pairing is None else f", beside {pairing.other.name}"

@@ -104,6 +104,7 @@ def test_latex(report: Report) -> None:
     ]
     better = next(row for row in rows if row[0] == "linear")
     (linear,) = (c for c in report.comparisons if c.arm.label == "linear")
+    assert next(row for row in rows if row[0] == "gqa")[2].endswith("}$") and "e-" not in text.replace("one-", "")
     assert better[2] == f"${linear.mean:+.4f}$" and better[-1] == r"better \\"
     assert r"matched by 100 \% \& more" in text and r"\label{tab:a_b}" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count("{table}") // 2 == 1

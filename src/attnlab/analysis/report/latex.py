@@ -23,7 +23,7 @@ def verdicts_in_latex(report: Report, note: str) -> str:
         rows.append(
             [
                 *(_escaped(text) for text in (c.arm.label, *([c.arm.setting] if several else []), str(c.n))),
-                *(f"${text}$" if text else "" for text in figures),
+                *(f"${_powers(text)}$" if text else "" for text in figures),
                 _escaped("; ".join([c.word, *c.marks])),
             ]
         )
@@ -42,6 +42,11 @@ def verdicts_in_latex(report: Report, note: str) -> str:
         f"\\caption{{{_escaped(caption)}}}\n\\label{{tab:{name}}}\n\\begin{{tabular}}{{{kinds}}}\n\\toprule\n"
         f"{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
     )
+
+
+def _powers(text: str) -> str:
+    """1e-05 as a power of ten."""
+    return re.sub(r"e([+-])0*(\d+)", lambda found: rf"\times 10^{{{found[1].strip('+')}{found[2]}}}", text)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 Function = Literal["", "exp", "sqrt", "abs", "sigmoid", "max"]
 """What is made of the sum; `max` is the largest of the terms."""
+ROUGHLY = 1e-3  # of the largest number: what is certainly another one
 Numbers = Float[np.ndarray, "..."]
 
 
@@ -73,12 +74,14 @@ def evaluated(
     lines: Sequence[tuple[str, Expression]],
     given: Mapping[str, Numbers],
     starts: Mapping[str, Numbers],
-    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, Numbers],
 ) -> dict[str, Numbers]:
     """The numbers of each line, from those of `given` and of the lines before; `t` runs from token to token.
 
-    `starts` is what stands before the first token, 0 where nothing is said. Where a shape is known, no more is made.
+    `starts` is what stands before the first token, 0 where nothing is said. `expected` are numbers that lines should
+    give: no more than these are made, and a ValueError ends it at the first token where they are others.
     """
+    shapes = {key: expected[key].shape for key, one in lines if key in expected and expected[key].ndim == len(one.axes)}
     made: dict[str, Numbers] = {}
     ran: dict[str, list[Numbers]] = {key: [] for key, one in lines if "t" in one.axes}
     length = given["v"].shape[1]
@@ -86,6 +89,11 @@ def evaluated(
         for key, one in lines:
             if "t" in one.axes:
                 ran[key].append(_value(one, given, starts, ran, i, shapes.get(key)))
+                if key in shapes:
+                    here = expected[key].take(i, axis=one.axes.index("t"))
+                    off = np.abs(np.broadcast_to(ran[key][-1], here.shape) - here).max(initial=0.0)
+                    if not off <= ROUGHLY * np.abs(expected[key]).max(initial=1e-3):
+                        raise ValueError(f"{key} is something else at token {i}")
     for key, one in lines:
         if "t" in one.axes:
             made[key] = np.stack(np.broadcast_arrays(*ran[key]), one.axes.index("t"))

@@ -54,7 +54,8 @@ class Builder:
             values = node.values[-1] if node.kind == "state" else node.values
             source = self.operations.source(values)
             if source is None and node.rule == "sum" and np.ptp(values):
-                source = self.operations.nearly(values)
+                last = values if node.kind == "state" else values[:, -1]  # some rules run in pieces
+                source = self.operations.nearly(values) or self.operations.nearly(last)
             node = replace(node, source=source)
         if node.rule == "given" and node.kind not in ("matrix", "words") and node.key not in ("inputs", "embedded"):
             operation = self.operations.in_place(node.values)

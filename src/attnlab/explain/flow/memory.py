@@ -73,13 +73,11 @@ def _numbers(
     starts = {line.key: matrices[line.start] if isinstance(line.start, str) else np.array(line.start) for line in lines
               if not isinstance(line.start, str) or line.start in matrices}  # fmt: skip
     starts |= {key: matrices["W_0"] for key in ("state.weight",) if "W_0" in matrices}
-    shapes = {key: values.shape for key, values in shown.items()}
-    shapes = {line.key: _in_order(shapes[line.key], line.axes) for line in lines if line.key in shapes}
     others = {key: values for key, values in given.items() if key not in made} | matrices
     try:
         with np.errstate(all="ignore"):
-            numbers = evaluated(list(made.items()), others, starts, shapes)
-    except (ValueError, KeyError, IndexError):  # of other shapes
+            numbers = evaluated(list(made.items()), others, starts, shown)
+    except (ValueError, KeyError, IndexError):  # other numbers, or other shapes
         return None
     for line in lines:
         if line.axes.startswith("hi") and line.axes[2] == "j":
@@ -92,10 +90,6 @@ def _numbers(
 
 def _is_state(key: str) -> bool:
     return key.startswith("state.") and not key.endswith(".written")
-
-
-def _in_order(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
-    return shape if len(shape) == len(axes) else ()
 
 
 def _add(
