@@ -180,6 +180,8 @@ def card(name: str) -> Iterator[str]:
     """How to find out what it can do."""
     yield from ("## What it can do", "", "```", f"attnlab card attention={name}", "```", "")
     yield "trains it on a text and twelve small tasks beside three controls ([tasks](../tasks.md))."
+    if not any(name in attentions(claim) and "date" in record for claim, record in ledger()):
+        yield "No result of it is recorded: not run."
 
 
 @cache

@@ -305,7 +305,7 @@ def test_numbers_on_the_page(chromium: Any, pages: Path, name: str) -> None:
             found = e.flow.node(node)
             hidden = found.hidden is not None and found.kind == "pair" and found.hidden[here]
             if not hidden:
-                assert abs(float(text.replace("\u2212", "-")) - found.values[here]) <= 0.0500001 / 10 ** (
+                assert abs(float(text.replace("\u2212", "-")) - found.values[here]) <= 0.0502 / 10 ** (
                     len(text.partition(".")[2]) - 1
                 ), key
                 number += 1
