@@ -108,10 +108,10 @@ def _in_parts(
         here = range(first, min(first + some, n))
         part = slice(here.start, here.stop)
         for top in range(0, t, rows):
-            window, seen = slice(top, min(top + rows, t)), slice(0, min(top + rows, t) if causal else s)
-            mask = torch.stack([hidden[i // heads, i % heads, window, seen] for i in here])
-            ends = (q[part, window], k[part, seen], v[part, seen], slope[part, window])
+            window, keys = slice(top, min(top + rows, t)), slice(0, min(top + rows, t) if causal else s)
+            mask = torch.stack([hidden[i // heads, i % heads, window, keys] for i in here])
+            ends = (q[part, window], k[part, keys], v[part, keys], slope[part, window])
             dq[part, window], more_k, more_v = _way_back(*ends, mask + shift[part, window], scale)
-            dk[part, seen] += more_k
-            dv[part, seen] += more_v
+            dk[part, keys] += more_k
+            dv[part, keys] += more_v
     return dq, dk.to(k.dtype), dv.to(v.dtype)

@@ -117,8 +117,7 @@ class MaskedAttention(HeadedAttention, ABC):
 
     def _for_kernel(self, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
         """In `kernel_dtype` where a CPU trains; biases in float32, for with them torch's slow way back would serve."""
-        q, k, v = heads[:3]
-        work = v.dtype
+        (q, k, v), work = heads[:3], heads.v.dtype
         if v.device.type == "cpu" and torch.is_grad_enabled():
             work = torch.promote_types(work, torch.float32 if "bias" in self.position.hooks else self.kernel_dtype)
         layout = torch.contiguous_format if work == torch.bfloat16 else torch.preserve_format  # see `attend_in_half`
