@@ -476,7 +476,7 @@ def initialise(model: GPT, *, kind: InitKind, seed: int) -> None:
 @torch.no_grad()
 def start_as_published(model: GPT, *, seed: int) -> None:
     """Give the attention of each layer what its source starts otherwise than we do (attention/published.py)."""
-    for i, block in enumerate(model.blocks):
+    for i, block in enumerate(model.layers):
         for name, start in published_starts(block.attention).items():
             parameter = block.attention.get_parameter(name)
             if start.draw is not None and not parameter.is_meta:

@@ -8,8 +8,10 @@ import torch
 from tests.laws.cases import NAMES, shipped
 
 from attnlab.attention.convolution import ShortConv
+from attnlab.attention.decay_start import first_rates, first_steps
 from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.published import published_starts
+from attnlab.attention.rwkv_start import rwkv7_starts
 from attnlab.config.compose import compose_config
 from attnlab.config.keys import settings_of
 from attnlab.errors import UsageError
@@ -110,13 +112,31 @@ def test_rwkv_by_layer() -> None:
     assert torch.allclose(last.get_parameter("shares.k"), 1 - (channel / width) ** 0.35)
     zigzag = (channel % d - (d - 1) / 2) / ((d - 1) / 2)
     zigzag = zigzag * zigzag.abs()
-    fading = -6 + 6 * (channel / (width - 1)) ** 2 + 0.5 + 2.5 * zigzag
-    assert torch.allclose(last.get_parameter("to_decay.bias"), fading, atol=1e-5)
+    decay_bias = -6 + 6 * (channel / (width - 1)) ** 2 + 0.5 + 2.5 * zigzag
+    assert torch.allclose(last.get_parameter("to_decay.bias"), decay_bias, atol=1e-5)
     assert float(first.get_parameter("gain").detach().flatten()[0]) == pytest.approx(0.5**0.7)
     matrix = first.get_parameter("to_rate.to_all.weight").detach()
     small = matrix.mT @ matrix if matrix.size(0) >= matrix.size(1) else matrix @ matrix.mT
     tall = max(1.0, matrix.size(1) / matrix.size(0))
     assert torch.allclose(small, 0.01 * tall * torch.eye(small.size(0)), atol=1e-6)
+
+
+def test_rwkv_names() -> None:
+    """Every parameter that the author's start names is one of the layer: a name that moved would start as ours does."""
+    model = shipped("rwkv7").gpt(2)
+    for i, block in enumerate(model.layers):
+        layer: Any = block.attention
+        stated = rwkv7_starts(layer.d_model, layer.n_heads, layer.head_dim, i, 2)
+        of_others = {name for name in stated if name.startswith("to_first.") and layer.to_first is None}
+        assert {*stated} - {name for name, _ in layer.named_parameters()} == of_others
+
+
+def test_evenly_spaced() -> None:
+    """From the first to the last: rates evenly, steps evenly in their logarithm; one alone is the first."""
+    assert first_rates(3, 2.0, 8.0).exp().tolist() == pytest.approx([2.0, 5.0, 8.0])
+    steps = torch.nn.functional.softplus(first_steps(3, 0.1, 0.001))
+    assert steps.tolist() == pytest.approx([0.1, 0.01, 0.001], rel=1e-4)
+    assert first_rates(1, 2.0, 8.0).exp().tolist() == pytest.approx([2.0])
 
 
 def unstated(layer: torch.nn.Module) -> list[str]:

@@ -61,7 +61,8 @@ class HalfKernel(torch.autograd.Function):
     def backward(ctx: Any, slope: Float[Tensor, "b h t d"], _: None) -> tuple[Tensor | None, ...]:
         q, k, v, hidden, log_sums = ctx.saved_tensors
         (b, h, t, d), s = q.shape, k.size(2)
-        flat = [x.reshape(b * h, -1, d) for x in (q, k, v, slope)]
+        q_rows, k_rows, v_rows, slopes = (x.reshape(b * h, -1, d) for x in (q, k, v, slope))
+        flat = q_rows, k_rows, v_rows, slopes
         shift = log_sums.to(q.dtype).neg_().reshape(b * h, t, 1)
         if causal := hidden is None:
             hidden = torch.full((1, 1, t, s), -torch.inf, dtype=q.dtype).triu_(1)
@@ -91,7 +92,7 @@ def _way_back(
 
 
 def _in_parts(
-    flat: list[Float[Tensor, "n _ d"]],
+    flat: tuple[Float[Tensor, "n t d"], Float[Tensor, "n s d"], Float[Tensor, "n s d"], Float[Tensor, "n t d"]],
     hidden: Float[Tensor, "b h t s"],
     shift: Float[Tensor, "n t 1"],
     scale: float,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.chunk_decay import ChunkDecay
-from attnlab.attention.decay import first_steps
+from attnlab.attention.decay_start import first_steps
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, per_query_head
 from attnlab.attention.norm import RMSNorm

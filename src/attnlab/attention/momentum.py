@@ -118,9 +118,10 @@ class MomentumAttention(GatedOutput, StateAttention):
 
     def setup(self) -> None:
         super().setup()
-        sizes = {"d_model": self.d_model, "n_heads": self.n_heads, "head_dim": self.head_dim}
         self.qkv = QKV(self, conv=self.conv)
-        self.decay, self.momentum = ScalarDecay(**sizes), ScalarDecay(**sizes)
+        self.decay, self.momentum = (
+            ScalarDecay(d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim) for _ in range(2)
+        )
         self.to_joins, self.to_writes = (nn.Linear(self.d_model, self.n_heads, bias=False) for _ in range(2))
         self.log_factor = nn.Parameter(torch.linspace(0.5, 4.0, self.n_heads).log())
         self.correct = nn.Parameter(torch.linspace(0.0, 1.0, self.n_heads))

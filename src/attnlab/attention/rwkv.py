@@ -61,10 +61,8 @@ def erase_and_write(
     fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
         [v.size(-1), k.size(-1)], dim=-1
     )
-    written = chunk_decay.leaving(k).mT @ v
-    u, answers, state = corrections(
-        -fixed, through, chunk_decay.leaving(erase).mT, read, chunk_decay.whole, state, written
-    )
+    written, erased = chunk_decay.leaving(k).mT @ v, chunk_decay.leaving(erase).mT
+    u, answers, state = corrections(-fixed, through, erased, read, chunk_decay.whole, state, written)
     return unchunked(of_values @ v + of_removals @ u + answers, t), state
 
 

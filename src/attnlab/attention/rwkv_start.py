@@ -18,7 +18,7 @@ def rwkv7_starts(d_model: int, n_heads: int, d: int, layer: int, n_layers: int) 
     middle = max(0.5, (d - 1) / 2)
     zigzag = (channel % d - (d - 1) / 2) / middle
     zigzag = zigzag * zigzag.abs()
-    fading = -5.5 + 6 * (line + 0.5) ** (1 + deep**0.3) + 2.5 * zigzag
+    decay_bias = -5.5 + 6 * (line + 0.5) ** (1 + deep**0.3) + 2.5 * zigzag
     before = {
         f"shares.{name}": exactly(1 - (torch.arange(d_model) / d_model) ** (power * (1 - layer / n_layers)), "by layer")
         for name, power in SHARES.items()
@@ -33,7 +33,7 @@ def rwkv7_starts(d_model: int, n_heads: int, d: int, layer: int, n_layers: int) 
         before
         | low_rank
         | {
-            "to_decay.bias": exactly(fading, "by layer"),
+            "to_decay.bias": exactly(decay_bias, "by layer"),
             "to_rate.bias": exactly(-0.19 + 0.3 * zigzag + 0.4 * line, "-0.19 by channel"),
             "to_first.bias": ALIKE,
             "xi": exactly((0.71 - 0.1 * line).view(n_heads, 1, d), "0.71 by channel"),

@@ -156,13 +156,13 @@ def corrections(
     """
     heads, t = state.shape[:2], new.size(-2)
     # One product asks for what is erased and for what is read, so that no state outlives its turn.
-    asked = torch.cat([-erase, read], dim=-2)
-    new, asked, write = (x.flatten(0, 1).unbind(1) for x in (new, asked, write))
+    ends = (new, torch.cat([-erase, read], dim=-2), write)
     decays, sums = (
-        [None] * len(new) if x is None else x.expand(*heads, -1, -1, -1).flatten(0, 1).unbind(1) for x in (decay, added)
+        [None] * new.size(2) if x is None else x.expand(*heads, -1, -1, -1).flatten(0, 1).unbind(1)
+        for x in (decay, added)
     )
     state, all_u, answers = state.flatten(0, 1), [], []
-    for v, ask, w, factor, more in zip(new, asked, write, decays, sums, strict=True):
+    for v, ask, w, factor, more in zip(*(x.flatten(0, 1).unbind(1) for x in ends), decays, sums, strict=True):
         met, answer = torch.bmm(ask, state).split([t, ask.size(1) - t], dim=1)
         all_u.append(u := v + met)
         answers.append(answer)

@@ -163,7 +163,7 @@ class Task(Dataset):
 
     def _definition(self, training: Mapping[str, Any]) -> str:
         definition = {"task": type(self).__qualname__, **self.settings(), "val_rows": self.val_rows, "rows": "parted"}
-        return hashlib.sha256(json.dumps(definition | training, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps({**definition, **training}, sort_keys=True).encode()).hexdigest()
 
     def check_context(self, context: int) -> None:
         if context < self.shortest():

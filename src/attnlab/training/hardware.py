@@ -138,7 +138,7 @@ def measure_dtypes(sizes: Sizes) -> dict[str, object]:
                 q, k = (x.to(kind, memory_format=torch.contiguous_format) for x in leaves[:2])
                 o = attend_in_half(q, k, v, None, sizes.width**-0.5)
             else:
-                o = F.scaled_dot_product_attention(*leaves[:2], v.to(kind), is_causal=True)
+                o = F.scaled_dot_product_attention(leaves[0], leaves[1], v.to(kind), is_causal=True)
             o.to(v.dtype).backward(slope)
             took = time.perf_counter() - started
             if turn:  # the first turn allocates and chooses kernels

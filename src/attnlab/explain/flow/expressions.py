@@ -26,7 +26,7 @@ class Factor(NamedTuple):
     number: float | None = None
 
 
-class Product(NamedTuple):
+class Summand(NamedTuple):
     """Factors, multiplied."""
 
     factors: tuple[Factor, ...]
@@ -37,7 +37,7 @@ class Expression(NamedTuple):
     """Terms, added up, and a function of the sum; `axes` are the letters of the result."""
 
     axes: str
-    terms: tuple[Product, ...]
+    terms: tuple[Summand, ...]
     function: Function = ""
 
     @property
@@ -58,7 +58,7 @@ def expression(axes: str, text: str, function: Function, layer: object) -> Expre
         elif token not in "+-":
             terms[-1][0].append(_factor(token, divides, layer))
             divides = False
-    return Expression(axes, tuple(Product(tuple(factors), minus) for factors, minus in terms), function)
+    return Expression(axes, tuple(Summand(tuple(factors), minus) for factors, minus in terms), function)
 
 
 def _factor(token: str, divides: bool, layer: object) -> Factor:
@@ -145,7 +145,7 @@ def _value(
     return total
 
 
-def _product(term: Product, axes: str, numbers: Callable[[Factor], tuple[Numbers, str]]) -> Numbers:
+def _product(term: Summand, axes: str, numbers: Callable[[Factor], tuple[Numbers, str]]) -> Numbers:
     result, operands, letters = -1.0 if term.minus else 1.0, [], []
     for factor in term.factors:
         if factor.number is not None:
