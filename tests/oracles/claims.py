@@ -206,9 +206,10 @@ CHECKS = {
     ),
     "delta_recall": Check(
         f"{ZOOLOGY}, {TRACKING}",
-        f"{PAIR}; DeltaNet is of the other repository",
+        "their layers in our model, linear attention above a gated convolution over three tokens; DeltaNet, of the "
+        "other repository, has convolutions of its own and stands twice",
         {
-            "delta": above_convolution(delta),
+            "delta": partial(ours, mixers=(delta,)),
             "linear": above_convolution(partial(linear, features="pos_elu", width=32)),
         },
     ),
