@@ -332,6 +332,9 @@ class Screen:
     def flush(self) -> None:
         self.shown.append(self.line)
 
+    def isatty(self) -> bool:
+        return True
+
 
 @pytest.mark.parametrize(
     ("data", "at_each_byte", "at_last"),

@@ -415,7 +415,7 @@ def test_jobs_of_a_sweep(jobs: Callable[[str], Jobs], monkeypatch: pytest.Monkey
     """Every job of a sweep has its own name and config."""
     found: list[Job] = []
 
-    def note(jobs: list[Job], pool: Any) -> None:
+    def note(jobs: list[Job], pool: Any, *, begins: bool) -> None:
         found.extend(jobs)
         raise UsageError("enough")
 

@@ -114,7 +114,7 @@ def broken(name: str, data: bytes, why: str, *, line: str = "") -> Any:
         broken(
             "json.jsonl",
             lines(range(3)) + b'{"text": "a\n',
-            "is not JSON (Invalid control character at character 13)",
+            "is not JSON (Invalid control character at character 12)",
             line="line 4 ",
         ),
         broken("field.jsonl", b'\n{"txt": "a"}\n', "has no field 'text'", line="line 2 "),

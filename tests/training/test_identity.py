@@ -66,6 +66,7 @@ EXPECTED_NOT_RESULTS = {
     "data._target_",
     "data.path",
     "data.val_fraction",
+    "data.test_fraction",
     "data.sha256",
     "data.order",  # epoch is there where it is settled, and so are documents with what parts them
     "data.documents",

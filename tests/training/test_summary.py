@@ -17,7 +17,7 @@ def prepared(**fields: Any) -> Prepared:
 
 
 def config(**plain: Any) -> SimpleNamespace:
-    sizes = {"model": SimpleNamespace(context=8), "streams": SimpleNamespace(eval=0)}
+    sizes = {"model": SimpleNamespace(context=8), "streams": SimpleNamespace(eval=0, data=0)}
     return SimpleNamespace(**sizes, as_dict=lambda: plain)
 
 

@@ -46,7 +46,7 @@ def verdicts_in_latex(report: Report, note: str) -> str:
 
 def _powers(text: str) -> str:
     """1e-05 as a power of ten."""
-    return re.sub(r"e([+-])0*(\d+)", lambda found: rf"\times 10^{{{found[1].strip('+')}{found[2]}}}", text)
+    return re.sub(r"e([+-])0*(\d+)", lambda power: rf"\times 10^{{{power[1].strip('+')}{power[2]}}}", text)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def evaluated(
     give: no more than these are made, and a ValueError ends it at the first token where they are others.
     """
     shapes = {key: expected[key].shape for key, one in lines if key in expected and expected[key].ndim == len(one.axes)}
-    made: dict[str, Numbers] = {}
+    results: dict[str, Numbers] = {}
     ran: dict[str, list[Numbers]] = {key: [] for key, one in lines if "t" in one.axes}
     length = given["v"].shape[1]
     for i in range(length):
@@ -96,10 +96,10 @@ def evaluated(
                         raise ValueError(f"{key} is something else at token {i}")
     for key, one in lines:
         if "t" in one.axes:
-            made[key] = np.stack(np.broadcast_arrays(*ran[key]), one.axes.index("t"))
+            results[key] = np.stack(np.broadcast_arrays(*ran[key]), one.axes.index("t"))
         else:
-            made[key] = _value(one, {**given, **made}, starts, {}, None, shapes.get(key))
-    return made
+            results[key] = _value(one, {**given, **results}, starts, {}, None, shapes.get(key))
+    return results
 
 
 def _value(

@@ -79,10 +79,10 @@ class Builder:
 
     def scaled(self, node: Node, name: str) -> Node:
         """The node as a number times what a matrix made, if that is what it is."""
-        made = self.operations.in_place(node.values)
-        if made is None or made.name != TIMES or len(made.operands) != 2 or np.ptp(made.operands[1]):
+        product = self.operations.in_place(node.values)
+        if product is None or product.name != TIMES or len(product.operands) != 2 or np.ptp(product.operands[1]):
             return node
-        before, factor = made.operands
+        before, factor = product.operands
         key = f"{node.key}.raw"
         if key not in self.nodes:
             raw = replace(node, key=key, title=f"{node.title}, before the scale", values=before)

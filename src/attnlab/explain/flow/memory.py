@@ -38,15 +38,19 @@ def remember(builder: "Builder", states: Sequence[Step]) -> bool:
         if any(_is_state(line.key) and line.key not in shown for line in lines):
             continue
         try:
-            made = {line.key: expression(line.axes, line.text, line.function, builder.layer) for line in lines}
+            expressions = {line.key: expression(line.axes, line.text, line.function, builder.layer) for line in lines}
         except AttributeError:  # a number that this layer does not have
             continue
-        missing = {key for one in made.values() for key in one.keys} - set(made) - set(given) - set(matrices)
-        for found in _searched(builder, missing):
-            numbers = _numbers(lines, made, given | {key: node.values for key, node in found.items()}, matrices, shown)
+        missing = (
+            {key for one in expressions.values() for key in one.keys} - set(expressions) - set(given) - set(matrices)
+        )
+        for nodes in _searched(builder, missing):
+            numbers = _numbers(
+                lines, expressions, given | {key: node.values for key, node in nodes.items()}, matrices, shown
+            )
             if numbers is not None:
-                _add(builder, lines, made, numbers, {**beside, **found})
-                return "context" in made
+                _add(builder, lines, expressions, numbers, {**beside, **nodes})
+                return "context" in expressions
     show(builder, states)
     return False
 
@@ -64,7 +68,7 @@ def show(builder: "Builder", states: Sequence[Step]) -> None:
 
 def _numbers(
     lines: Sequence[Line],
-    made: dict[str, Expression],
+    expressions: dict[str, Expression],
     given: dict[str, Numbers],
     matrices: dict[str, Numbers],
     shown: dict[str, Numbers],
@@ -73,19 +77,19 @@ def _numbers(
     starts = {line.key: matrices[line.start] if isinstance(line.start, str) else np.array(line.start) for line in lines
               if not isinstance(line.start, str) or line.start in matrices}  # fmt: skip
     starts |= {key: matrices["W_0"] for key in ("state.weight",) if "W_0" in matrices}
-    others = {key: values for key, values in given.items() if key not in made} | matrices
+    others = {key: values for key, values in given.items() if key not in expressions} | matrices
     try:
         with np.errstate(all="ignore"):
-            numbers = evaluated(list(made.items()), others, starts, shown)
+            numbers = evaluated(list(expressions.items()), others, starts, shown)
     except (ValueError, KeyError, IndexError):  # other numbers, or other shapes
         return None
     for line in lines:
         if line.axes.startswith("hi") and line.axes[2] == "j":
             numbers[line.key] = np.tril(numbers[line.key])
-    for key in made:
+    for key in expressions:
         if key in shown and not flow_rules.same(numbers[key], shown[key]):
             return None
-    return numbers if any(key in shown for key in made) else None
+    return numbers if any(key in shown for key in expressions) else None
 
 
 def _is_state(key: str) -> bool:
@@ -95,13 +99,13 @@ def _is_state(key: str) -> bool:
 def _add(
     builder: "Builder",
     lines: Sequence[Line],
-    made: dict[str, Expression],
+    expressions: dict[str, Expression],
     numbers: dict[str, Numbers],
     beside: dict[str, Node],
 ) -> None:
     for line in lines:
         stage = STAGES[line.stage]
-        for key in made[line.key].keys:
+        for key in expressions[line.key].keys:
             if key in beside and key not in builder.nodes:
                 for parent in beside[key].parents:
                     if parent in beside and parent not in builder.nodes:
@@ -113,7 +117,7 @@ def _add(
         step = builder.steps.get(line.key)
         values = numbers[line.key].astype(np.float32) if step is None or line.key.endswith(".written") else step.values
         hidden = np.triu(np.ones_like(values, dtype=bool), 1) if kind == "pair" else None
-        parents = tuple(key for key in made[line.key].keys if key != line.key)
+        parents = tuple(key for key in expressions[line.key].keys if key != line.key)
         node = Node(
             line.key,
             line.letter,
@@ -124,7 +128,7 @@ def _add(
             "sum",
             parents,
             hidden=hidden,
-            expression=made[line.key],
+            expression=expressions[line.key],
             start=line.start,
         )
         builder.add(node, stage)
