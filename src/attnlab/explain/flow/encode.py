@@ -10,6 +10,7 @@ from attnlab.explain.numbers import MOST_TOKENS
 from attnlab.inspection.figures import printable
 
 MOST_NUMBERS = 16  # of a vector, and of the rows and columns of a matrix: the rest of a sum is one number
+MOST_DECIMALS = 4  # that the page writes
 MOST_ROWS = 8  # of a state, either way
 
 
@@ -100,5 +101,6 @@ def _rounded(x: Any) -> Any:
 
 
 def _short(x: float) -> float:
-    """As many digits as a float32 is sure of."""
-    return float(f"{x:.7g}")
+    """As many digits as a float32 is sure of; all of them where these end in a 5 that rounding to decimals goes by."""
+    text = f"{x:.7g}"
+    return x if text.endswith("5") and len(text.partition(".")[2]) <= MOST_DECIMALS + 1 else float(text)
