@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / run / "config.yaml").touch()
     write_run(root / "large" / "large-00000000.0000" / "seed_0", [record(0, layer, heads=12) for layer in range(12)])
     labels = [f" t{i}" for i in range(512)]
+    wide = [f" w{i}" for i in range(256)]
+    write_run(root / "large" / "large-00000001.0000" / "seed_0", [record(0, i, tokens=wide, heads=12) for i in range(12)])
     write_run(root / "long" / "long-00000000.0000" / "seed_0", [record(0, 0, tokens=labels, heads=2)])
     return root
 
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with tensorboard(folder, "--samples_per_plugin", "attention=1000", runs=5) as one:
+    with tensorboard(folder, "--samples_per_plugin", "attention=1000", runs=6) as one:
         yield one
 
 
@@ -197,9 +200,9 @@ def test_zoom(opened: Any) -> None:
 
 
 def test_table_of_heads(opened: Any) -> None:
-    """12 x 12 heads are one table that fits into the window, down to one of 1024 x 700."""
-    for width, height in ((1440, 900), (1024, 700)):
-        screen = opened(link("large/large-00000000.0000/seed_0"), width=width, height=height)
+    """12 x 12 heads of a short or a long text are one table that fits into the window, down to one of 1024 x 700."""
+    for width, height, text in product((1440, 1024), (900, 700), (0, 1)):
+        screen = opened(link(f"large/large-0000000{text}.0000/seed_0"), width=width, height=height)
         assert screen.page.locator("main thead th").count() == screen.page.locator("main tbody th").count() == 12
         boxes = screen.page.eval_on_selector_all(
             ".card", "all => all.map(e => e.getBoundingClientRect()).map(b => [b.right, b.bottom])"

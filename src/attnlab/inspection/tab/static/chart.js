@@ -24,8 +24,10 @@ export function drawChart(canvas, curves, { colours, step, last, emergence, poin
   pen.strokeStyle = colours.line;
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  for (const value of [low, (low + high) / 2, high]) {
-    pen.fillText(short(value, 3), LEFT - 6, y(value));
+  const ticks = [low, (low + high) / 2, high];
+  const digits = [3, 4, 5].find((n) => new Set(ticks.map((value) => short(value, n))).size === 3) ?? 6;
+  for (const value of ticks) {
+    pen.fillText(short(value, digits), LEFT - 6, y(value));
     line(pen, [[LEFT, y(value)], [WIDTH - 8, y(value)]]);
   }
   pen.textAlign = "center";

@@ -49,3 +49,14 @@ export const meaning = (name) => MEANINGS[name] ?? "";
 
 /** A paragraph that explains or warns. */
 export const note = (text, kind = "note") => el("p", { className: kind, textContent: text });
+
+/** How high an element will be, so wide, before it is shown. */
+export function heightOf(element, width) {
+  const room = el("div", { className: "hidden" }, element);
+  Object.assign(room.style, { width: `${width}px`, whiteSpace: "normal" });
+  document.body.append(room);
+  const height = element.offsetHeight;
+  room.remove();
+  element.remove();
+  return height;
+}

@@ -16,7 +16,6 @@ import { trainingView } from "./view_training.js";
 const VIEWS = { grid: gridView, head: headView, lines: linesView, compare: compareView, training: trainingView };
 const EVERY = 10_000; // milliseconds between two looks for new steps
 const PLAY = 450; // milliseconds a step is shown
-const USUAL_BAR = 190; // pixels of what stands above a view, until it is there
 const FEW = 60; // a run writes at most this many map steps
 
 const state = {
@@ -67,6 +66,16 @@ async function settle() {
   else if (!steps.includes(state.step)) state.step = steps.filter((s) => s <= state.step).pop() ?? steps[0];
 }
 
+/** What the bar says of the layer that is shown: its heads and the text, as far as its map can be read. */
+async function readLayer() {
+  const { run, sentence, layer, step, view } = state;
+  const map = await layerMap({ run, sentence, layer, step, most: view === "grid" && !state.rollout ? 128 : 512 }).catch(() => null);
+  if (!map || run !== state.run || layer !== state.layer) return;
+  state.nHeads = map.heads;
+  state.text = map.text.replace(/[^\P{C}\n\t]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`); // no hidden turns
+  if (state.head >= map.heads && view !== "compare") state.head = map.heads - 1;
+}
+
 async function draw({ anew = false, onlyStep = false } = {}) {
   const mine = ++turn;
   const dark = isDark();
@@ -78,24 +87,20 @@ async function draw({ anew = false, onlyStep = false } = {}) {
   let content;
   try {
     if (anew) await settle();
+    if (!parts.top.children.length) { // the view is as high as the bar leaves room for
+      await readLayer();
+      if (mine !== turn) return;
+      drawControls();
+    }
     const style = getComputedStyle(parts.main);
     state.width = Math.max(280, parts.main.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
-    const bar = parts.top.children.length ? parts.top.offsetHeight : USUAL_BAR;
-    state.height = Math.max(320, window.innerHeight - bar - 44);
+    state.height = Math.max(320, window.innerHeight - parts.top.offsetHeight - 44);
     content = await VIEWS[state.view]({ state, colours: palette(dark), update });
   } catch (error) {
     content = { element: note(error.message, "warning") };
   }
-  // The bar names the heads of the layer; by now its map is there, unless it could not be read.
-  const { run, sentence, layer, step } = state;
-  const most = state.view === "grid" && !state.rollout ? 128 : 512;
-  const known = await layerMap({ run, sentence, layer, step, most }).catch(() => null);
+  await readLayer();
   if (mine !== turn) return; // something else was chosen meanwhile
-  if (known) {
-    state.nHeads = known.heads;
-    state.text = known.text.replace(/[^\P{C}\n\t]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`); // no hidden turns
-    if (state.head >= known.heads && state.view !== "compare") state.head = known.heads - 1;
-  }
   if (onlyStep && parts.top.children.length) showStep(parts.top, state);
   else drawControls();
   const focused = document.activeElement?.id;

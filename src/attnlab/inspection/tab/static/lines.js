@@ -42,7 +42,7 @@ export function drawLines(canvas, heads, { scale, colours, width, token = null }
   const widest = [...tokens, ...keys].reduce((most, text) => Math.max(most, pen.measureText(printable(text)).width), 0);
   const name = Math.min(NAME * width, widest + 16);
   const bar = Math.min(BAR, (STRIP * width) / heads.length);
-  const right = width - name - bar * heads.length - 4; // where lines end
+  const right = width - name - (token === null ? 0 : bar * heads.length) - 4; // where lines end
   pen.fillStyle = colours.page;
   pen.fillRect(0, 0, width, height);
   const y = (i) => 6 + (i + 0.5) * ROW;
@@ -84,7 +84,7 @@ export function linesPanel(heads, { scale, colours, width, token = null, ontoken
   const { map } = heads[0];
   const canvas = el("canvas", { className: "lines", id: "lines", tabIndex: 0, role: "slider", "aria-orientation": "vertical",
     "aria-label": `${name}: token that reads`, "aria-valuemin": -1, "aria-valuemax": map.rows - 1, "aria-describedby": "lines-text" });
-  const hint = "Point at a token on the left to keep its lines; a click keeps them. Keys: ↑ ↓ token, Escape all.";
+  const hint = "Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token, Escape all.";
   const said = el("output", { className: "cell-text", id: "lines-text" });
   const text = (i) => {
     const sentence = ({ map, name }) => {

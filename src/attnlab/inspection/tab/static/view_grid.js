@@ -4,11 +4,12 @@ import { change, effectOf, howToMeasure } from "./ablation.js";
 import { makeScale, short } from "./colours.js";
 import { json, layerNumbers } from "./data.js";
 import { scaleSettings, shownMaps, valueAt } from "./derive.js";
-import { el, meaning, menu, note, words } from "./dom.js";
+import { el, heightOf, meaning, menu, note, words } from "./dom.js";
 import { legend } from "./legend.js";
 import { drawThumbnail } from "./map_view.js";
 
 const SORTED = [200, 150, 112, 96]; // pixels of a sorted thumbnail: the largest with which all of them fit on the screen
+const HEADINGS = 24; // pixels of the names of heads, above the table
 const [LEAST, USUAL, LARGEST] = [20, 112, 200]; // pixels of one in the table; `USUAL` where none would fit
 
 /** Layers between those that have maps. */
@@ -87,7 +88,7 @@ export async function gridView({ state, colours, update }) {
     const cards = cells.map(draw(SORTED.find(fits) ?? USUAL, false));
     element.append(el("div", { className: "thumbnails" }, ...cards));
   } else {
-    element.append(...headTable(cells, state, draw, measured));
+    element.append(...headTable(cells, state, draw, { measured, above: heightOf(element, state.width) }));
   }
   if (!element.querySelector('.card[tabindex="0"]')) element.querySelector(".card").tabIndex = 0;
   element.onkeydown = moveAmong;
@@ -97,11 +98,11 @@ export async function gridView({ state, colours, update }) {
 }
 
 /** Layers x heads as one table that fits into the window, as far as its maps stay large enough to be seen. */
-function headTable(cells, state, draw, measured) {
+function headTable(cells, state, draw, { measured, above }) {
   const layers = state.layers.filter((layer) => cells.some((cell) => cell.layer === layer));
   const heads = Math.max(...cells.map((cell) => cell.head)) + 1;
   const across = (state.width - 46) / heads - 6; // beside the names of layers and the gaps
-  const down = (caption) => (state.height - 84) / layers.length - 6 - caption;
+  const down = (caption) => (state.height - above - HEADINGS) / layers.length - 6 - caption;
   const caption = measured ? 38 : 20;
   const room = Math.min(LARGEST, across - 12, down(caption + 12));
   const small = room < 72; // then the names stand at the edges alone
