@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_map_only
 
 from attnlab.attention.base import Attention, HeadedAttention
 from attnlab.attention.mask import Mask, Window, WindowSinks
@@ -63,14 +64,19 @@ def mixing(layer: HeadedAttention, length: int) -> Work:
     """Forward and backward through `mix`, from queries, keys, values and whatever else the layer makes."""
     with torch.no_grad():
         heads = layer.project(torch.randn(1, length, layer.d_model))
-    q, k, v = (x.clone(memory_format=torch.contiguous_format).requires_grad_() for x in heads[:3])
-    extra = {name: x.clone().requires_grad_() for name, x in heads.beside().items() if name in ("log_decay", "beta")}
-    given = heads._replace(q=q, k=k, v=v, **extra)  # type: ignore[arg-type]
+    leaves = list[torch.Tensor]()
+
+    def as_leaf(x: torch.Tensor) -> torch.Tensor:
+        if x.is_floating_point():
+            leaves.append(x := x.clone(memory_format=torch.contiguous_format).requires_grad_())
+        return x
+
+    given = tree_map_only(torch.Tensor, as_leaf, heads)
     with torch.no_grad():
         sent = torch.randn_like(layer.mix(given))
 
     def work() -> None:
-        torch.autograd.grad(layer.mix(given), [q, k, v, *extra.values()], sent)
+        torch.autograd.grad(layer.mix(given), leaves, sent, allow_unused=True)  # a gate is used behind `mix`
 
     return work
 
@@ -167,7 +173,7 @@ def growth(rounds: int) -> None:
             passes()
             seconds.append(min(processor_seconds(passes) for _ in range(rounds)))
         print(
-            f"  {name:20}{layer.cost(8192).flops / layer.cost(2048).flops:8.2f}{seconds[1] / seconds[0]:9.2f}",
+            f"  {name:20}{layer.cost(8192).forward_flops / layer.cost(2048).forward_flops:8.2f}{seconds[1] / seconds[0]:9.2f}",
             flush=True,
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yardstick import PlainGPT, stepper
+from yardstick import PlainGPT, loss_of, stepper
 
 from attnlab.attention.embedding import LearnedEmbedding
 from attnlab.attention.masked import MaskedAttention
@@ -36,21 +36,21 @@ VOCABULARY = 512
 TURN = 4  # steps that a side makes in a row
 
 
-class OfNanoGPT(nn.Module):
-    """The logits of all places; its own forward gives them only beside a loss."""
+def nanogpt(folder: Path, sizes: dict[str, Any]) -> nn.Module:
+    """The model of a checkout."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules["nanogpt_model"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model: nn.Module = module.GPT(module.GPTConfig(**sizes, vocab_size=VOCABULARY, dropout=0.0, bias=False))
+    return model
 
-    def __init__(self, folder: Path, sizes: dict[str, Any]) -> None:
-        super().__init__()
-        spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules["nanogpt_model"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.model = module.GPT(module.GPTConfig(**sizes, vocab_size=VOCABULARY, dropout=0.0, bias=False))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(ids, ids)[0]
-        return logits
+def own_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """nanoGPT gives the logits of all places only beside its own loss."""
+    loss: Tensor = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())[1]
+    return loss
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
         }
         if options.nanogpt:
             theirs = {"block_size": context, "n_layer": n_layers, "n_head": n_heads, "n_embd": d_model}
-            models = {"nanoGPT": partial(OfNanoGPT, options.nanogpt, theirs), **models}
+            models = {"nanoGPT": partial(nanogpt, options.nanogpt, theirs), **models}
         measured = measure_dtypes(Sizes(batch, n_heads, context, d_model // n_heads)) if bf16 else {"value": "fp32"}
         print(f"\n{n_layers} layers, {n_heads} heads, {d_model} wide, {batch} x {context} tokens")
         print(f"  under bf16, attention in {measured['value']}")
@@ -97,6 +97,7 @@ def main() -> None:
                         ids,
                         bf16=precision == "bf16",
                         fused=name != "nanoGPT",
+                        loss_of=own_loss if name == "nanoGPT" else loss_of,
                         clock=clock,
                     )
         turns: dict[str, list[float]] = {name: [] for name in sides}

@@ -57,17 +57,27 @@ class PlainGPT(nn.Module):
         return self.head(self.norm(x))
 
 
+def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
+    """Of the tokens of each row, the next ones."""
+    return F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
 def stepper(
-    model: nn.Module, ids: Tensor, *, bf16: bool = False, fused: bool = True, clock: Callable[[], float] | None = None
+    model: nn.Module,
+    ids: Tensor,
+    *,
+    bf16: bool = False,
+    fused: bool = True,
+    loss_of: Callable[[nn.Module, Tensor], Tensor] = loss_of,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Callable[[], float]:
     """A function that makes one training step and returns the seconds it took."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
-    clock = clock or time.perf_counter
 
     def step() -> float:
         start = clock()
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+            loss = loss_of(model, ids)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -13,7 +13,7 @@ import pytest
 from attnlab.config.compose import compose_config, compose_job
 from attnlab.config.run_config import RunConfig
 from attnlab.errors import Locked
-from attnlab.store.experiment_folder import Looked
+from attnlab.store.experiment_folder import PlannedExperiment
 from attnlab.sweep import plan as plan_module
 from attnlab.sweep.answers import answer_of
 from attnlab.sweep.executor import show
@@ -115,7 +115,7 @@ def test_plan_decides_nothing(begins: bool, tmp_path: Path, monkeypatch: pytest.
     ((kind, _),) = QUESTIONS["plan"]([{"config": config, "variant": variant, "begins": begins}], lambda *_: None)
     assert kind == "done" and bool(tried) is begins
     assert (tmp_path / "runs").exists() is begins
-    assert Looked(tmp_path / "e").resolve_once("seed", lambda: {"value": 3}) == {"value": 3}
+    assert PlannedExperiment(tmp_path / "e").resolve_once("seed", lambda: {"value": 3}) == {"value": 3}
     assert not (tmp_path / "e").exists()
 
 

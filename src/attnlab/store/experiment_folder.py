@@ -68,7 +68,7 @@ class ExperimentFolder:
         return [RunFolder(path) for path in sorted(self.path.glob(f"*/{SEED}*"))]
 
 
-class Looked(ExperimentFolder):
+class PlannedExperiment(ExperimentFolder):
     """An experiment as a plan sees it: what an `auto` comes to is read, or chosen for this object alone."""
 
     def __post_init__(self) -> None:

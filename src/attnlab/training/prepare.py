@@ -23,7 +23,7 @@ from attnlab.errors import UsageError, shown
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
 from attnlab.machine.environment import Processes, processes
 from attnlab.model import GPT
-from attnlab.store.experiment_folder import ExperimentFolder, Looked
+from attnlab.store.experiment_folder import ExperimentFolder, PlannedExperiment
 from attnlab.store.files import check_writable
 from attnlab.store.run_folder import RunFolder
 from attnlab.store.status import Status
@@ -124,7 +124,9 @@ def prepare(
     check_lengths(config.evaluation.lengths)
     runs = Path(config.paths.runs)
     path = runs / config.experiment_name
-    experiment = common.once("experiment", str(path), lambda: (ExperimentFolder if common.begins else Looked)(path))
+    experiment = common.once(
+        "experiment", str(path), lambda: (ExperimentFolder if common.begins else PlannedExperiment)(path)
+    )
     accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
     threads = set_threads(trainer.threads, trainer.devices)
     keep_freed_memory()
