@@ -172,10 +172,8 @@ def growth(rounds: int) -> None:
             passes = partial(forth_and_back, layer, x)
             passes()
             seconds.append(min(processor_seconds(passes) for _ in range(rounds)))
-        print(
-            f"  {name:20}{layer.cost(8192).forward_flops / layer.cost(2048).forward_flops:8.2f}{seconds[1] / seconds[0]:9.2f}",
-            flush=True,
-        )
+        flops = layer.cost(8192).forward_flops / layer.cost(2048).forward_flops
+        print(f"  {name:20}{flops:8.2f}{seconds[1] / seconds[0]:9.2f}", flush=True)
 
 
 def forth_and_back(layer: Attention, x: torch.Tensor) -> None:

@@ -92,12 +92,15 @@ def main() -> None:
                     for layer in model.modules():
                         if isinstance(layer, MaskedAttention) and measured["value"] == precision == "bf16":
                             layer.kernel_dtype = torch.bfloat16
+                    loss = own_loss if name == "nanoGPT" else loss_of
+                    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                        loss(model, ids)  # as in training: what layers keep for a length is not compiled
                     sides[f"{name}, {precision}{', compiled' if compiled else ''}"] = stepper(
                         torch.compile(model, dynamic=False) if compiled else model,  # type: ignore[arg-type]
                         ids,
                         bf16=precision == "bf16",
                         fused=name != "nanoGPT",
-                        loss_of=own_loss if name == "nanoGPT" else loss_of,
+                        loss_of=loss,
                         clock=clock,
                     )
         turns: dict[str, list[float]] = {name: [] for name in sides}
