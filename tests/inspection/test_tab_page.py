@@ -65,7 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(root / "large" / "large-00000000.0000" / "seed_0", [record(0, layer, heads=12) for layer in range(12)])
     labels = [f" t{i}" for i in range(512)]
     wide = [f" w{i}" for i in range(256)]
-    write_run(root / "large" / "large-00000001.0000" / "seed_0", [record(0, i, tokens=wide, heads=12) for i in range(12)])
+    layers = [record(0, i, tokens=wide, heads=12) for i in range(12)]
+    write_run(root / "large" / "large-00000001.0000" / "seed_0", layers)
     write_run(root / "long" / "long-00000000.0000" / "seed_0", [record(0, 0, tokens=labels, heads=2)])
     return root
 
