@@ -128,3 +128,21 @@ def test_beside() -> None:
     assert lines.count("the same as in causal") == 6 and lines.count("  in self") == lines.count("  in causal") == 2
     assert "only in causal" in lines and max(map(cell_len, lines)) <= 80
     assert len(lines) < len(printed(variant("self"))) + len(printed(variant("causal")))
+
+
+def test_long_text_read_in_part() -> None:
+    """Of a long text an early token is shown with those that it may read alone, and their number."""
+    e = variant("causal", prompt=" ".join(f"t{i}" for i in range(20)), token="3")
+    lines = printed(e)
+    assert e.most_read(2, 0, MOST_TOKENS) == [0, 1, 2]
+    assert "  the 3 of 20 tokens that it may read" in lines
+    assert not any(line.startswith("  t3 ") for line in lines)
+
+
+def test_heads_that_differ() -> None:
+    """Where heads side by side do different things, the step says which head does what."""
+    step = variant("head_mix").step("masked")
+    assert step is not None
+    assert step.text.startswith("Head 1: Every key up to") and "Head 2: The last `window` keys" in step.text
+    weights = variant("head_mix").step("weights")
+    assert weights is not None and "Head 1" not in weights.text

@@ -57,6 +57,8 @@ def build(
     `examples` are the chapter's settings of each variant, if it shows all of them: the first one's sizes, seed and
     drawing hold for all. `typed` are the keys that the user set, which stay as they are.
     """
+    if layer is not None and layer > n_layers:
+        raise UsageError(f"layer ({layer}) must be at most model.n_layers ({n_layers})")
     example = examples[0] if examples else None
     seed = (example.seed if example else SEED) if seed is None else seed
     init = (example.init if example else "linear") if init is None else init
@@ -93,8 +95,6 @@ def _built(
 ) -> Built:
     notes: list[str] = []
     build_layer = _with(_shortened(factory, typed, notes), settings, typed)
-    if layer is not None and layer > n_layers:
-        raise UsageError(f"layer ({layer}) must be at most model.n_layers ({n_layers})")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = [build_layer(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]

@@ -75,11 +75,16 @@ class Explanation:
         return next((step for step in reversed(self.steps) if step.part == "weights"), None)
 
     def most_read(self, token: int, head: int, most: int) -> list[int]:
-        """The tokens with the largest weights for one token, at most so many of them, in their order."""
+        """The tokens with the largest weights for one token, at most so many of them, in their order.
+
+        Of a long text none that it may not read.
+        """
         if len(self.tokens) <= most or self.map is None:
             return list(range(min(len(self.tokens), most)))
-        row = np.abs(self.map.values[min(head, len(self.map.values) - 1), token])
-        return sorted(int(j) for j in np.argsort(-row, kind="stable")[:most])
+        head = min(head, len(self.map.values) - 1)
+        row, hidden = np.abs(self.map.values[head, token]), self.map.hidden
+        legible = len(row) if hidden is None else int((~hidden[head, token]).sum())
+        return sorted(int(j) for j in np.argsort(-row, kind="stable")[: min(most, max(legible, 1))])
 
     def values_read(self, token: int, head: int) -> tuple[Float[np.ndarray, "s v"], Float[np.ndarray, "s v"]] | None:
         """The values that one token reads, and each times its weight; None if the context vector is not their sum."""

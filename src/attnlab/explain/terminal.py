@@ -119,7 +119,7 @@ def _matrices(e: Explanation, console: Console) -> None:
             cells = [[_cell(float(number)) for number in row] for row in rows]
             _print_table(console, title, [""] * len(rows), None, cells)
         else:
-            console.print(Text(title))
+            console.print(Text(f"  {title}"))
 
 
 def _numbers(steps: Sequence[Step], e: Explanation, console: Console, *, alone: bool, caption: str = "") -> None:
@@ -192,7 +192,8 @@ def _one_token(steps: Sequence[Step], e: Explanation, head: int, console: Consol
     cells = [[row[j] for row in rows] for j in read]
     title = f"head {head + 1}" if len(steps[0].values) > 1 else ""
     if len(read) < len(e.tokens):
-        title = f"{title}{': ' if title else ''}the {len(read)} of {len(e.tokens)} tokens that it reads most"
+        which = "that it reads most" if len(read) == MOST_TOKENS else "that it may read"
+        title = f"{title}{': ' if title else ''}the {len(read)} of {len(e.tokens)} tokens {which}"
     _print_table(console, title, names, [step.title for step in steps], cells)
     sums, context = e.values_read(e.focus, head), e.step("context")
     if sums is None or context is None or all(step is not e.map for step in steps):

@@ -24,6 +24,13 @@ from attnlab.explain.record_calls import Call, watched
 from attnlab.explain.step_parts import Part
 from attnlab.explain.steps import Step
 
+BESIDE = {
+    "asked": "What queries ask of the scores",
+    "carried": "What keys carry for the scores",
+    "rows": "Rows that decoding keeps",
+}
+"""What tokens make beside q, k and v, where its name alone does not say it."""
+
 
 @torch.no_grad()
 def trace(layer: Attention, x: Float[Tensor, "1 t c"], shared: Shared) -> list[Step]:
@@ -149,7 +156,7 @@ def _projections(x: Tensor, heads: Heads, calls: Sequence[Call]) -> list[Step]:
     for name, extra in heads.beside().items():
         if extra.ndim in (3, 4) and extra.size(0) == 1 and extra.size(2) == t:
             wide = extra if extra.ndim == 4 else extra[..., None]
-            title = name.replace("_", " ").capitalize()
+            title = BESIDE.get(name) or name.replace("_", " ").capitalize()
             steps.append(
                 vectors(f"extra.{name}", "projections", title, "Made from each token beside q, k and v.", wide)
             )
@@ -248,7 +255,8 @@ def _side_by_side(traced: Sequence[list[Step]]) -> list[Step]:
             masks = [s.hidden if s.hidden is not None else np.zeros(s.values.shape, dtype=bool) for s in same]
             hidden = np.concatenate(masks) if first.hidden is not None else None
             values = np.concatenate([s.values for s in same])
-            joined.append(Step(key, first.part, first.title, first.text, first.shape, values, hidden))
+            text = _said_of_each([(len(s.values), s.text) for s in same])
+            joined.append(Step(key, first.part, first.title, text, first.shape, values, hidden))
             continue
         for i, steps in enumerate(traced):
             joined += [
@@ -257,6 +265,18 @@ def _side_by_side(traced: Sequence[list[Step]]) -> list[Step]:
                 if s.key == key
             ]
     return joined
+
+
+def _said_of_each(texts: Sequence[tuple[int, str]]) -> str:
+    """One sentence of several layers with so many heads each: which heads it is true of, where they differ."""
+    heads: dict[str, list[str]] = {}
+    first = 1
+    for count, text in texts:
+        heads.setdefault(text, []).extend(str(head) for head in range(first, first + count))
+        first += count
+    if len(heads) == 1:
+        return texts[0][1]
+    return " ".join(f"Head{'s' if len(which) > 1 else ''} {', '.join(which)}: {text}" for text, which in heads.items())
 
 
 def _implied(weights: Tensor) -> Step:

@@ -73,13 +73,20 @@ function look(map) {
   return { scale: makeScale({ signed: map.kind === "signed", top, mode: state.mode }), colours: palette(dark.matches) };
 }
 
-function gridView() {
+function gridView(above) {
   const heads = [...all.keys()];
   if (state.order !== "model") heads.sort((a, b) => all[a][state.order] - all[b][state.order]);
-  const size = Math.max(96, Math.min(176, Math.floor(1300 / Math.sqrt(8 * all.length))));
-  const [grid, most] = [el("div", { className: "grid" }), Math.max(...maps.layers.map((layer) => layer.heads.length))];
-  const level = state.order === "model" && most <= 8 && maps.layers.every((layer) => layer.heads.length === most);
-  if (level && most * (size + 34) < document.getElementById("page").clientWidth) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`; // a row per layer
+  const [most, layers] = [Math.max(...maps.layers.map((layer) => layer.heads.length)), maps.layers.length];
+  const level = state.order === "model" && maps.layers.every((layer) => layer.heads.length === most); // a row per layer
+  const width = document.getElementById("page").clientWidth - 48; // inside its edges
+  const usual = Math.max(96, Math.min(176, Math.floor(1300 / Math.sqrt(8 * all.length))));
+  const small = level && (most > 8 || layers > 8); // then names stand at the edges alone, and the whole fits into the window
+  const size = small ? Math.floor(Math.max(20, Math.min(usual, (width - 34) / most - 7, (window.innerHeight - above - 76) / layers - 7))) : usual;
+  const grid = el("div", { className: small ? "grid small-heads" : "grid" });
+  if (small) {
+    grid.style.gridTemplateColumns = `repeat(${most + 1}, max-content)`;
+    grid.append(el("span"), ...maps.layers[0].heads.map((head) => el("span", { textContent: `H${String(head).padStart(2, "0")}` })));
+  } else if (level && most * (size + 34) < width) grid.style.cssText = `display: grid; grid-template-columns: repeat(${most}, max-content)`;
   const rows = [["layer", "head", "entropy", "weight_on_first", ...(cross ? [] : ["distance"])]];
   sheet = { items: [], rows: () => rows };
   for (const i of heads) {
@@ -89,8 +96,9 @@ function gridView() {
     const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)}${cross ? "" : ` · distance ${short(distance, 2)}`}`;
     sheet.items.push({ title: nameOf(all[i]), draw: (other) => drawThumbnail(other, map, { ...look(map), size: 112 }), own: level && i % most === 0 });
     rows.push([all[i].layer, all[i].head, entropy, start, ...(cross ? [] : [distance])]);
-    grid.append(el("button", { className: "thumb", type: "button", title: numbers, onclick: () => set({ view: "head", at: i }) },
-      canvas, el("b", { textContent: nameOf(all[i]) }), el("div", { className: "soft small", textContent: `entropy ${short(entropy, 2)}` })));
+    const caption = small ? [] : [el("b", { textContent: nameOf(all[i]) }), el("div", { className: "soft small", textContent: `entropy ${short(entropy, 2)}` })];
+    if (small && i % most === 0) grid.append(el("span", { textContent: `L${String(all[i].layer).padStart(2, "0")}` }));
+    grid.append(el("button", { className: "thumb", type: "button", title: `${nameOf(all[i])}: ${numbers}`, onclick: () => set({ view: "head", at: i }) }, canvas, ...caption));
   }
   const signed = all.some((head) => head.kind === "signed");
   const how = signed ? "Blue is below 0, red above; the scale of each map is its own." : "Dark or bright is a large weight.";
@@ -173,8 +181,10 @@ function draw() {
   const about = `step ${maps.step}; ${maps.tokens.length} tokens${cross ? ` that read ${keys.length} others` : ""}, ${all.length} heads`;
   const page = document.getElementById("page");
   const focused = document.activeElement?.id;
-  const view = { grid: gridView, head: headView, lines: linesView }[state.view]();
-  page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls(), view);
+  const scrolled = window.scrollY;
+  page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls());
+  page.append({ grid: gridView, head: headView, lines: linesView }[state.view](page.offsetHeight)); // below what stands there
+  window.scrollTo({ top: scrolled, behavior: "instant" });
   for (const button of page.querySelectorAll(".take")) button.disabled = !sheet;
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
