@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnlab.attention import log_linear
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.log_linear import LogLinearAttention, levels
 from attnlab.attention.rotary import RoPE
@@ -70,6 +71,36 @@ def test_is_its_definition() -> None:
     ):
         assert a is not None
         same(a, b)
+
+
+@pytest.mark.parametrize(("t", "chunk"), [(5, 4), (17, 4), (32, 4), (31, 2), (32, 16), (9, 1)])
+def test_chunks(t: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks values and gradients are those of the whole map."""
+    layer, x = build(), tokens(t)
+    whole = layer(x)
+    monkeypatch.setattr(log_linear, "CHUNK", chunk)
+    parts = layer(x)
+    same(parts, whole)
+    aim = torch.cos(torch.arange(whole.numel(), dtype=whole.dtype)).view_as(whole)
+    parameters = list(layer.parameters())
+    for a, b in zip(
+        torch.autograd.grad((parts * aim).sum(), parameters),
+        torch.autograd.grad((whole * aim).sum(), parameters),
+        strict=True,
+    ):
+        same(a, b)
+
+
+def test_strong_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing overflows in float32 where what was written decays by e^-2000 in a chunk."""
+    monkeypatch.setattr(log_linear, "CHUNK", 4)
+    layer = build().float()
+    heads = layer.project(tokens(19).float())
+    heads = heads._replace(log_decay=torch.full_like(heads.log_decay, -500.0))
+    alone = layer.among(heads, 0)
+    o = layer.mix(heads)
+    assert o.isfinite().all()
+    torch.testing.assert_close(o, alone)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attnlab.attention.chunk_decay import ChunkDecay
 from attnlab.attention.decay import Decay, NoDecay
 from attnlab.attention.documents import Start, reach
 from attnlab.attention.heads import Heads, join_heads
@@ -15,12 +16,14 @@ from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
 from attnlab.attention.published import Starts, exactly
+from attnlab.attention.scan import chunks, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
 from attnlab.options import slot
 
 ONE = softplus_inverse(1.0)
+CHUNK = 64  # tokens of one matrix product while training, a power of two; changes speed, not results
 
 
 def levels(i: Int[Tensor, "*t 1"], j: Int[Tensor, "*s"], n_levels: int) -> Int[Tensor, "*t s"]:
@@ -35,14 +38,37 @@ class Rating(NamedTuple):
     level: Float[Tensor, "b h t l"]
 
 
+def _of_stretches(
+    q: Float[Tensor, "b h n m d"],
+    level: Float[Tensor, "b h n m l"],
+    states: Float[Tensor, "b h n d v"],
+    whole: Float[Tensor, "b h n"],
+) -> Float[Tensor, "b h n m v"]:
+    """What chunks read of stretches of earlier ones; `states` are what each wrote, `whole` the logs of their decays.
+
+    Chunk c meets a stretch of 2^b chunks for each bit b of c: the one that ends where the lower bits of c begin.
+    """
+    n, age, o = q.size(2), whole.cumsum(-1), q.new_zeros(*q.shape[:-1], states.size(-1))
+    for bit in range((n - 1).bit_length()):
+        chunk = torch.tensor([c for c in range(n) if c >> bit & 1], device=q.device)
+        stretch = chunk >> bit
+        left = (age[:, :, chunk - 1] - age[:, :, (stretch << bit) - 1]).to(q.dtype).exp()[..., None, None]
+        met = (q[:, :, chunk] * level[:, :, chunk, :, bit, None]) @ (states[:, :, stretch - 1] * left)
+        o = o.index_add(2, chunk, met)
+        pairs = states.size(2) // 2 * 2  # a stretch without a second half is read by none
+        second = whole[:, :, 1:pairs:2]
+        states = states[:, :, 0:pairs:2] * second.to(q.dtype).exp()[..., None, None] + states[:, :, 1:pairs:2]
+        whole = whole[:, :, 0:pairs:2] + second
+    return o
+
+
 class LogLinearAttention(StateAttention):
     """Linear attention that sorts the past into about log2(t) stretches, each twice as long, and rates each apart.
 
     Rule: A_ij = lambda_i^level(i,j) a_{j+1} ... a_i q_i . k_j / sqrt(d). lambda is the softplus of a linear map of x_i,
     one number per level; level(i, j) is the number of bits of i xor j (the stretches of a Fenwick tree). Decoding keeps
-    one matrix per level, log2(context) + 1 of them; the tokens of one step read each other as in training. Training
-    here writes the whole map out, which takes memory that grows with the square of the length: the paper's chunks would
-    give the same numbers in less.
+    one matrix per level, log2(context) + 1 of them. Training writes the map out inside of chunks, and reads one matrix
+    of each stretch before them, in time that grows with t log t.
 
     Source: arXiv 2506.04761. lambda starts at 1 whatever the token, which is linear attention with a decay.
     """
@@ -84,7 +110,20 @@ class LogLinearAttention(StateAttention):
         return Heads(q * self.head_dim**-0.5, k, v, log_decay=decay, own=Rating(level))
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
-        return self.among(heads, 0).to(heads.v.dtype)
+        if (t := heads.q.size(2)) <= CHUNK:
+            return self.among(heads, 0).to(heads.v.dtype)
+        assert heads.log_decay is not None
+        work = torch.promote_types(self.anchor.dtype, torch.float32)
+        with full_precision(heads.q.device):
+            parts = (x.to(work) for x in (*heads[:3], heads.own.level))
+            q, k, v, level, log_decay = (chunks(x, -t % CHUNK, CHUNK) for x in (*parts, heads.log_decay[..., None]))
+            decay, pos, n = ChunkDecay(log_decay, None, q), torch.arange(CHUNK, device=q.device), CHUNK.bit_length()
+            near = F.one_hot(levels(pos[:, None], pos, n), n).to(work)
+            [[within]], [read] = decay.meet([q], [k])
+            assert decay.g is not None
+            earlier = _of_stretches(read, level[..., n:], decay.leaving(k).mT @ v, decay.g[..., -1, 0])
+            inside = (within * torch.einsum("bhnil,ijl->bhnij", level[..., :n], near)) @ v
+            return unchunked(inside + earlier, t).to(heads.v.dtype)
 
     def among(self, heads: Heads, start: int) -> Float[Tensor, "b h t v"]:
         """What the tokens of `heads`, at positions from `start`, read of each other."""
