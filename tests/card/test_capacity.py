@@ -115,7 +115,7 @@ def test_first_look(tmp_path: Path) -> None:
     done = subprocess.run(start, capture_output=True, text=True, check=True, env=environment)
     sizes = sizes_of(read_experiment(tmp_path / "runs" / "c", "val/accuracy"))
     assert {(s.variant, s.width, s.seeds, s.lost) for s in sizes} == {
-        (variant, width, 2, 0) for variant in ("multi_head", "linear") for width in (16, 32)
+        (variant, width, 2, 0) for variant in ("multi_head", "linear") for width in (16, 24, 32)
     }
     for size in sizes:
         few, many = (size.recall[n].mean for n in (4, 8))
@@ -123,7 +123,7 @@ def test_first_look(tmp_path: Path) -> None:
             assert min(few, many) > 0.8
         else:
             assert few > many + 0.2 and many < 0.7
-    narrow, wide = (s for s in sizes if s.variant == "linear")
+    narrow, _, wide = (s for s in sizes if s.variant == "linear")
     assert wide.recall[8].mean > narrow.recall[8].mean and frontier_of(sizes) is not None
 
 
