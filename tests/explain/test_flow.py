@@ -253,6 +253,8 @@ DRAWN = ("mlstm", "mamba3", "gsa", "log_linear", "ttt", "delta_product")  # memo
 
 def rounds_to(value: np.floating[Any], text: str) -> bool:
     """Whether a text is the number to the decimals that it has; of a tie either neighbour is."""
+    if text.endswith("\u221e"):
+        return float(value) > 1e37 if text == "\u221e" else float(value) < -1e37
     decimal = Decimal(text.replace("\u2212", "-"))
     exponent = decimal.as_tuple().exponent
     assert isinstance(exponent, int)
