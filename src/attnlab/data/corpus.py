@@ -102,10 +102,14 @@ def too_small(source: str, size: int, fractions: tuple[float, float], sizes: tup
 
 def cut_at(data: bytes, val_fraction: float) -> int:
     """How many bytes are for training: all but the last `val_fraction`, never cutting through a character."""
-    cut = int(len(data) * (1 - val_fraction))
-    while 0 < cut < len(data) and data[cut] & 0b1100_0000 == 0b1000_0000:  # the inside of a UTF-8 sequence
-        cut -= 1
-    return cut
+    return character_start(data, int(len(data) * (1 - val_fraction)))
+
+
+def character_start(data: bytes, at: int) -> int:
+    """Where the character begins that a byte is of; the byte itself at either end."""
+    while 0 < at < len(data) and data[at] & 0b1100_0000 == 0b1000_0000:  # the inside of a UTF-8 sequence
+        at -= 1
+    return at
 
 
 def check_text(data: bytes, source: str) -> None:

@@ -23,6 +23,9 @@ TABLES = (".parquet", ".arrow")
 CUTS = (re.compile(r"[^\W_](?=[\r\n])"), re.compile(r"[^\W_](?= )"))
 
 
+NO_HASH = 1 << 64  # above all of them
+
+
 class Split(NamedTuple):
     """Which documents are for validation: those whose hash with this seed is below a bound, equal ones alike.
 
@@ -31,13 +34,18 @@ class Split(NamedTuple):
 
     seed: int
     below: int
-    test: int = 1 << 64
+    test: int = NO_HASH
     tested: bool = False
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether any hash there can be is for the test part."""
+        return self.test < NO_HASH
 
     @property
     def bounds(self) -> tuple[int, ...]:
         """What decides which documents are for training; as it was before any were held back, where none is."""
-        return (self.seed, self.below) if self.test == 1 << 64 else self[:3]
+        return self[:3] if self.holds_back else (self.seed, self.below)
 
     def hash(self, document: bytes) -> int:
         """A number of 0 .. 2^64 - 1."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from attnlab.data.checking import FEW, Checked, Count, check_files
-from attnlab.data.corpus import LEAST_BYTES, HeldBack, Share, Source, too_small
+from attnlab.data.corpus import LEAST_BYTES, HeldBack, Share, Source, character_start, too_small
 from attnlab.data.download import sha256_of
 from attnlab.data.file_streams import open_stream
 from attnlab.data.listing import TextFile, list_files
 from attnlab.data.planning import ENDLESS, bom_of, in_units, stretches_of
-from attnlab.data.stretches import Part, Split, Stretch, Unit
+from attnlab.data.stretches import NO_HASH, Part, Split, Stretch, Unit
 from attnlab.data.text import Order, Text, no_test_part
 from attnlab.errors import UsageError
 from attnlab.options import Text as NonEmpty
@@ -65,7 +65,7 @@ class File(Source):
         name, field = Path(self.path[0]).stem, self.field
         train, val = self.files()
         below = int(self.val_fraction * 2**64) if val is None or not self.test_fraction else 0
-        split = Split(self.split_seed, below, (1 << 64) - int(self.test_fraction * 2**64))
+        split = Split(self.split_seed, below, NO_HASH - int(self.test_fraction * 2**64))
 
         def look(files: list[TextFile], key: str) -> "Listed":
             checked = check_files(files, field, split, cache, keep=keep, processes=processes)
@@ -158,7 +158,7 @@ def _settled(listed: Listed, split: Split) -> Split:
             "validation as data.val"
         )
     moved = split._replace(below=min(max(split.below, lowest + 1), highest))
-    return moved if split.test == 1 << 64 else _held_back(listed, moved)
+    return _held_back(listed, moved) if split.holds_back else moved
 
 
 def _held_back(listed: Listed, split: Split) -> Split:
@@ -193,12 +193,12 @@ class TextFiles(Text):
     @property
     def key(self) -> str:
         split = self.split
-        if split is None or split.test == 1 << 64:  # as it was before any were held back
+        if split is None or not split.holds_back:  # as it was before any were held back
             return f"{self.sha256}/{split and f'Split(seed={split.seed}, below={split.below})'}"
         return f"{self.sha256}/{split}"
 
     def tested(self) -> "TextFiles":
-        if self.split is None or self.split.test == 1 << 64:
+        if self.split is None or not self.split.holds_back:
             raise no_test_part()
         return TextFiles(self.name, self.field, self.train, self.val, self.split._replace(tested=True))
 
@@ -257,8 +257,7 @@ class OneText(Text):
             first = max(0, cut - 3)
             with open_stream(self.file.path, self.file.kind, self.bom + first, self.bom + cut + 1) as stream:
                 near = stream.read()
-            while cut > first and near[cut - first] & 0b1100_0000 == 0b1000_0000:
-                cut -= 1
+            return first + character_start(near, cut - first)
         return cut
 
     def tested(self) -> "OneText":

@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from attnlab.explain.flow import flow_rules
-from attnlab.explain.flow.expressions import Expression, evaluated, expression
+from attnlab.explain.flow.expressions import Expression, Numbers, evaluated, expression
 from attnlab.explain.flow.memory_formulas import FORMULAS, Line
 from attnlab.explain.flow.node import Kind, Node, Stage
 from attnlab.explain.steps import Step
@@ -16,7 +15,6 @@ from attnlab.explain.steps import Step
 if TYPE_CHECKING:
     from attnlab.explain.flow.graph import Builder
 
-Numbers = Float[np.ndarray, "..."]
 STAGES = {
     "write": Stage("write", "Write", "What the token writes, and what that is made of."),
     "state": Stage("state", "State", "What is left of the past, and what is written."),
@@ -41,13 +39,10 @@ def remember(builder: "Builder", states: Sequence[Step]) -> bool:
             expressions = {line.key: expression(line.axes, line.text, line.function, builder.layer) for line in lines}
         except AttributeError:  # a number that this layer does not have
             continue
-        missing = (
-            {key for one in expressions.values() for key in one.keys} - set(expressions) - set(given) - set(matrices)
-        )
+        missing = {key for one in expressions.values() for key in one.keys}.difference(expressions, given, matrices)
         for nodes in _searched(builder, missing):
-            numbers = _numbers(
-                lines, expressions, given | {key: node.values for key, node in nodes.items()}, matrices, shown
-            )
+            more = {key: node.values for key, node in nodes.items()}
+            numbers = _numbers(lines, expressions, given | more, matrices, shown)
             if numbers is not None:
                 _add(builder, lines, expressions, numbers, {**beside, **nodes})
                 return "context" in expressions
@@ -159,14 +154,8 @@ def _beside(builder: "Builder", shown: dict[str, Numbers]) -> dict[str, Node]:
         add("angle", "φ", "The angle that the state has turned by", angle)
         for key in ("q", "k"):
             x = flow_rules.turned(builder.nodes[key].values, angle)
-            add(
-                f"turned.{key}",
-                f"{key}'",
-                f"{builder.nodes[key].title}, turned",
-                x,
-                rule="turn",
-                parents=(key, "angle"),
-            )
+            title = f"{builder.nodes[key].title}, turned"
+            add(f"turned.{key}", f"{key}'", title, x, rule="turn", parents=(key, "angle"))
     if "extra.log_k" in builder.nodes:
         x = builder.nodes["extra.log_k"].values
         add("first.k", "ln k1", "The first key: the unit of the memory", np.broadcast_to(x[:, :1], x.shape))
@@ -206,9 +195,8 @@ def _searched(builder: "Builder", missing: set[str]) -> Iterator[dict[str, Node]
     else:
         return
     for one, _ in reversed(builder.operations.ran):
-        result = one.result.detach().float().numpy()
-        if result.size == int(np.prod(shape)) and one.name in SEARCHED:
-            values = result.reshape(shape)
+        if one.name in SEARCHED and one.result.numel() == int(np.prod(shape)):
+            values = one.result.detach().float().numpy().reshape(shape)
             yield {
                 key: Node(
                     key, letter, titles[kind], "write", "pair" if like == "map" else "vector", values, source=one.source
