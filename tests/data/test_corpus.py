@@ -108,16 +108,16 @@ def test_empty_part_refused(fraction: float, file: Path) -> None:
     [
         (b"", "X is empty: it must hold text"),
         (b" \n\t\r\n ", "X is empty: it must hold text"),
-        (b"ab\0c", "X is not text: byte 2 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text"),
+        (b"ab\0c", "X line 1 is not text: byte 2 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text"),
         (
             "hé".encode("utf-16-le"),
-            "X is not text: byte 1 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text",
+            "X line 1 is not text: byte 1 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text",
         ),
         ("日本".encode("utf-16"), "X is UTF-16 or UTF-32 by its byte-order mark: convert the file to UTF-8"),
-        ("café".encode("latin-1"), "X is not UTF-8 text: byte 3 (0xE9) does not fit; convert the file to UTF-8"),
-        (b"ab\xed\xa0\x80", "X is not UTF-8 text: byte 2 (0xED) does not fit; convert the file to UTF-8"),
-        ("日".encode()[:2], "X is not UTF-8 text: byte 0 (0xE6) does not fit; convert the file to UTF-8"),
-        (b"\x89PNG\r\n\x1a\n", "X is not UTF-8 text: byte 0 (0x89) does not fit; convert the file to UTF-8"),
+        ("café".encode("latin-1"), "X line 1 is not UTF-8 text: byte 3 (0xE9) does not fit; convert the file to UTF-8"),
+        (b"ab\xed\xa0\x80", "X line 1 is not UTF-8 text: byte 2 (0xED) does not fit; convert the file to UTF-8"),
+        ("日".encode()[:2], "X line 1 is not UTF-8 text: byte 0 (0xE6) does not fit; convert the file to UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "X line 1 is not UTF-8 text: byte 0 (0x89) does not fit; convert the file to UTF-8"),
     ],
 )
 def test_not_text(data: bytes, message: str) -> None:
@@ -166,7 +166,7 @@ def test_file_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_binary_file_is_refused_under_its_name(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(b"GIF\0\1\2")
-    assert refusal(File(str(path))).startswith(f"data.path ({path}) is not text: byte 3 is NUL")
+    assert refusal(File(str(path))).startswith(f"data.path ({path}) line 1 is not text: byte 3 is NUL")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")

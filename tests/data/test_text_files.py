@@ -97,35 +97,53 @@ def test_files_are_sorted_by_name(tmp_path: Path) -> None:
     assert [file.kind for file in list_files(str(tmp_path))] == [".jsonl", ".txt", ".txt.gz"]
 
 
-def broken(name: str, data: bytes, why: str, *, line: str = "") -> Any:
-    return pytest.param(name, data, why, line, id=name)
+def broken(name: str, data: bytes, why: str, *, line: str = "", documents: int = 0) -> Any:
+    return pytest.param(name, data, why, line, documents, id=name)
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "why", "line"),
+    ("name", "data", "why", "line", "documents"),
     [
         broken(
-            "nul.txt", b"ab\0c", "is not text: byte 2 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8"
+            "nul.txt",
+            b"a\nb\0c",
+            "is not text: byte 3 is NUL, as in a binary or UTF-16 file; save it as plain UTF-8",
+            line="line 2 ",
         ),
-        broken("latin.txt", b"caf\xe9", "is not UTF-8 text: byte 3 (0xE9) does not fit; convert the file to UTF-8"),
+        broken(
+            "latin.txt",
+            b"one\r\ncaf\xe9",
+            "is not UTF-8 text: byte 8 (0xE9) does not fit; convert the file to UTF-8",
+            line="line 2 ",
+        ),
+        broken("latin.txt.gz", gzip.compress(b"a\n\ncaf\xe9"), "is not UTF-8 text: byte 6 (0xE9)", line="line 3 "),
         broken("utf16.txt", "a".encode("utf-16"), "is UTF-16 or UTF-32 by its byte-order mark"),
-        broken("cut.jsonl.gz", gzip.compress(lines(range(90)))[:-60], "is cut off: "),
-        broken("no.txt.gz", b"no gzip", "is damaged: Not a gzipped file"),
+        broken("utf16.jsonl", "a".encode("utf-16"), "is UTF-16 or UTF-32 by its byte-order mark"),
+        broken("cut.jsonl.gz", gzip.compress(lines(range(90)))[:-60], "is cut off: ", line="line 85 "),
+        broken("cut.txt.gz", gzip.compress(b"one\ntwo\nthree\n")[:-8], "is cut off: ", line="line 4 "),
+        broken("no.txt.gz", b"no gzip", "is damaged: Not a gzipped file", line="line 1 "),
         broken(
             "json.jsonl",
             lines(range(3)) + b'{"text": "a\n',
             "is not JSON (Invalid control character at character 12)",
             line="line 4 ",
+            documents=1,
         ),
-        broken("field.jsonl", b'\n{"txt": "a"}\n', "has no field 'text'", line="line 2 "),
-        broken("number.jsonl", b'{"text": 3}\n', "holds no text in its field, but int", line="line 1 "),
-        broken("list.jsonl", b"[1]\n", "has no field 'text'", line="line 1 "),
-        broken("bytes.jsonl", b'{"text": "\xff"}\n', "is not UTF-8: byte 10 (0xFF) does not fit", line="line 1 "),
-        broken("half.jsonl", b'{"text": "\\ud800"}\n', "holds half a character (U+D800)", line="line 1 "),
+        broken("field.jsonl", b'\n{"txt": "a"}\n', "has no field 'text'", line="line 2 ", documents=1),
+        broken("number.jsonl", b'{"text": 3}\n', "holds no text in its field, but int", line="line 1 ", documents=1),
+        broken("list.jsonl", b"[1]\n", "has no field 'text'", line="line 1 ", documents=1),
+        broken(
+            "bytes.jsonl",
+            b'{"text": "\xff"}\n',
+            "is not UTF-8: byte 10 (0xFF) does not fit",
+            line="line 1 ",
+            documents=1,
+        ),
+        broken("half.jsonl", b'{"text": "\\ud800"}\n', "holds half a character (U+D800)", line="line 1 ", documents=1),
     ],
 )
-def test_what_is_damaged(name: str, data: bytes, why: str, line: str, tmp_path: Path) -> None:
-    """Named with file and line, or left out and counted; what is whole beside it is used."""
+def test_what_is_damaged(name: str, data: bytes, why: str, line: str, documents: int, tmp_path: Path) -> None:
+    """Named with file and line, or left out and counted, as a file or as `documents`; what is whole is used."""
     folder = write(tmp_path / "good", 3)
     good = texts(File(str(folder)).load())
     (folder / name).write_bytes(data)
@@ -133,10 +151,22 @@ def test_what_is_damaged(name: str, data: bytes, why: str, line: str, tmp_path: 
     assert message.startswith(f"data.path ({folder / name}) {line}{why}")
     assert message.endswith("; data.on_error=skip leaves such out")
     text = File(str(folder), on_error="skip").load()
-    assert text.skipped["documents"] == bool(line) and text.skipped["files"] == (not line)
+    assert text.skipped["documents"] == documents and text.skipped["files"] == (not documents)
     assert text.skipped["examples"][0].startswith(f"({folder / name}) {line}{why}")
     more = [document(i) for i in range(3)] if name == "json.jsonl" else []
     assert sorted(texts(text)) == sorted([*good, *more])
+
+
+def test_no_file_hides_another(tmp_path: Path) -> None:
+    """What is wrong with each file is named before more of one that is bad throughout."""
+    folder = write(tmp_path / "a", 3)
+    (folder / "a.jsonl").write_bytes(b"bad\n" * 9)
+    (folder / "b.txt").write_bytes(b"caf\xe9")
+    assert f"; ({folder / 'b.txt'}) line 1 is not UTF-8" in (message := refusal(folder)) and "(and 8 more)" in message
+    examples = File(str(folder), on_error="skip").load().skipped["examples"]
+    assert [example.split(")")[0][1:] for example in examples] == [str(folder / n) for n in ("a.jsonl", "b.txt")] + [
+        str(folder / "a.jsonl")
+    ] * 3
 
 
 def test_forty_files_two_broken(tmp_path: Path) -> None:
@@ -145,7 +175,10 @@ def test_forty_files_two_broken(tmp_path: Path) -> None:
     for name in ("08.jsonl.gz", "30.txt"):
         (whole / name).unlink()
         (folder / name).write_bytes((folder / name).read_bytes()[:-30] + b"\xff")
-    assert "(and 1 more)" in refusal(folder)
+    message = refusal(folder)
+    assert "\n" not in message and "more)" not in message
+    for name in ("08.jsonl.gz", "30.txt"):
+        assert f"({folder / name}) line " in message
     _, splits = load_dataset(File(str(folder), on_error="skip"), BPE(), tmp_path)
     _, others = load_dataset(File(str(whole)), BPE(), tmp_path)
     assert splits.skipped["files"] == 2 and not others.skipped

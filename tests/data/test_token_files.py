@@ -86,7 +86,7 @@ def test_tables(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no field 'body': it has text, n"):
         File(str(tmp_path), field="body").load()
     pq.write_table(pa.table({"text": [*texts[:7], None, *texts[8:]]}), tmp_path / "a.parquet", row_group_size=3)
-    with pytest.raises(UsageError, match=r"a\.parquet\) line 8 holds no text in its field, but NoneType"):
+    with pytest.raises(UsageError, match=r"a\.parquet\) row 8 holds no text in its field, but NoneType"):
         File(str(tmp_path)).load()
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"a\.parquet\) is damaged: "):
@@ -101,7 +101,7 @@ def test_zstandard(tmp_path: Path) -> None:
     _, splits = load_dataset(File(str(tmp_path / "a.txt.zst")), Bytes(), tmp_path)
     assert len(splits.train) + len(splits.val) == 2 * len(data)
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(data)[:-5])
-    with pytest.raises(UsageError, match=r"a\.txt\.zst\) is cut off: "):
+    with pytest.raises(UsageError, match=r"a\.txt\.zst\) line 1 is cut off: "):
         File(str(tmp_path / "a.txt.zst")).load()
 
 

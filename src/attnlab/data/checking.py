@@ -143,8 +143,10 @@ def _do(task: tuple[Callable[..., Any], Any]) -> Any:
     return task[0](task[1])
 
 
-def _broken(error: Exception) -> Count:
+def _broken(error: Exception, stretch: Stretch | None = None) -> Count:
     reason = f"{UNREAD}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    if isinstance(error, BadFile) and error.at is not None and stretch is not None:
+        reason = f"line {before(stretch, error.at) + 1} {reason}"
     return Count(broken=reason)
 
 
@@ -180,6 +182,6 @@ def count_documents(task: tuple[Stretch, str, Split]) -> Count:
                 lowest, highest = min(lowest, piece.hash), max(highest, piece.hash)
         first = before(stretch) if bad else 0
     except (BadFile, OSError) as error:
-        return _broken(error)
+        return _broken(error, stretch)
     lines = tuple((first + one.line, one.why) for one in bad)
     return Count(documents, size, other_size, blank, lowest, highest, n_bad, lines)

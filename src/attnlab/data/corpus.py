@@ -120,7 +120,9 @@ def check_text(data: bytes, source: str) -> None:
         check_beginning(data)
         as_text(data)
     except BadFile as error:
-        raise UsageError(f"{source} {error}") from error
+        before = 0 if error.at is None else data.count(b"\n", 0, error.at)
+        line = "" if error.at is None else f"line {before + 1} "
+        raise UsageError(f"{source} {line}{error}") from error
 
 
 def read(path: Path, source: str) -> bytes:

@@ -19,7 +19,12 @@ FEW_ROWS = 64
 
 
 class BadFile(Exception):
-    """A file that is not what its name says, in words that follow the name."""
+    """A file that is not what its name says, in words that follow the name; `at` is the byte of what it holds where it
+    stops being that, None where no byte is to blame."""
+
+    def __init__(self, why: str, at: int | None = None) -> None:
+        super().__init__(why)
+        self.at = at
 
 
 class Changed(Exception):
@@ -51,16 +56,17 @@ def open_stream(
         return
     with open_regular(path) as file:
         _check(file, path, stamp)
-        stream = decompressed(file, kind)
+        content = decompressed(file, kind)
+        stream = _Until(content, stop)
         try:
-            if stream is file:
-                file.seek(start)
-            else:
-                _skip(stream, start)
-            yield io.BufferedReader(_Until(stream, stop - start), AT_ONCE)
+            if content is file:
+                stream.at = file.seek(start)
+            while stream.at < start and stream.read(min(start - stream.at, AT_ONCE)):
+                pass
+            yield io.BufferedReader(stream, AT_ONCE)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             how = "is cut off" if isinstance(error, EOFError) else "is damaged"
-            raise BadFile(f"{how}: {' '.join(str(error).split())}") from error
+            raise BadFile(f"{how}: {' '.join(str(error).split())}", stream.at) from error
         _check(file, path, stamp)
 
 
@@ -86,23 +92,19 @@ def decompressed(file: BufferedIOBase, kind: str) -> Any:
     return _Zstandard(file) if kind.endswith(".zst") else file
 
 
-def _skip(stream: Any, size: int) -> None:
-    while size and (data := stream.read(min(size, AT_ONCE))):
-        size -= len(data)
-
-
 class _Until(io.RawIOBase):
-    """The next so many bytes of a stream."""
+    """A stream up to a byte; `at` is the one that comes next."""
 
-    def __init__(self, stream: Any, size: int) -> None:
-        self.stream, self.left = stream, size
+    def __init__(self, stream: Any, stop: int) -> None:
+        self.next = getattr(stream, "read1", stream.read)  # the other loses what came before a damage
+        self.at, self.stop = 0, stop
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self.stream.read(min(len(buffer), self.left))
-        self.left -= len(data)
+        data = self.next(min(len(buffer), self.stop - self.at))
+        self.at += len(data)
         buffer[: len(data)] = data
         return len(data)
 
@@ -125,7 +127,7 @@ class _Zstandard:
                     self.frame = None if self.frame.eof else self.frame
             except self.error as error:
                 raise zlib.error(str(error)) from error
-        if len(self.buffer) < size and self.frame is not None:
+        if not self.buffer and self.frame is not None:
             raise EOFError("the last frame has no end")
         data = bytes(self.buffer[:size])
         del self.buffer[:size]

@@ -60,14 +60,14 @@ def bom_of(file: TextFile) -> int:
         return len(codecs.BOM_UTF8) * (stream.read() == codecs.BOM_UTF8)
 
 
-def before(stretch: Stretch) -> int:
-    """How many lines or rows of its file come before a stretch."""
+def before(stretch: Stretch, at: int | None = None) -> int:
+    """How many lines or rows of its file come before a stretch, or before a byte of what the file holds."""
     if stretch.kind in TABLES:
         return sum(n_groups(stretch.path, stretch.kind)[: stretch.start])
-    count, left = 0, stretch.start
-    with open_regular(stretch.path) as stream:
-        while left and (data := stream.read(min(left, AT_ONCE))):
-            count, left = count + data.count(b"\n"), left - len(data)
+    count, stop = 0, stretch.start if at is None else at
+    with open_stream(stretch.path, stretch.kind, 0, stop) as stream:
+        while data := stream.read(AT_ONCE):
+            count += data.count(b"\n")
     return count
 
 

@@ -146,13 +146,14 @@ def as_text(data: bytes, offset: int = 0) -> str:
     """What the bytes say; BadFile, with the place where they stop being text."""
     nul = data.find(0)
     if nul >= 0:
-        where = f"byte {offset + nul} is NUL"
-        raise BadFile(f"is not text: {where}, as in a binary or UTF-16 file; save it as plain UTF-8 text")
+        why = f"is not text: byte {offset + nul} is NUL, as in a binary or UTF-16 file; save it as plain UTF-8 text"
+        raise BadFile(why, offset + nul)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        where = f"byte {offset + error.start} (0x{data[error.start]:02X})"
-        raise BadFile(f"is not UTF-8 text: {where} does not fit; convert the file to UTF-8") from error
+        at = offset + error.start
+        why = f"is not UTF-8 text: byte {at} (0x{data[error.start]:02X}) does not fit; convert the file to UTF-8"
+        raise BadFile(why, at) from error
 
 
 def _lines(stream: BufferedIOBase, start: int, field: str) -> Iterator[tuple[int, object]]:
@@ -161,6 +162,7 @@ def _lines(stream: BufferedIOBase, start: int, field: str) -> Iterator[tuple[int
     while line := stream.readline(MOST_LINE + 1):
         number += 1
         if start == 0 and number == 1:
+            check_beginning(line)
             line = line.removeprefix(codecs.BOM_UTF8)
         if len(line) > MOST_LINE and not line.endswith(b"\n"):
             while (more := stream.readline(BLOCK)) and not more.endswith(b"\n"):

@@ -16,7 +16,7 @@ from attnlab.data.download import sha256_of
 from attnlab.data.file_streams import open_stream
 from attnlab.data.listing import TextFile, list_files
 from attnlab.data.planning import ENDLESS, bom_of, in_units, stretches_of
-from attnlab.data.stretches import NO_HASH, Part, Split, Stretch, Unit
+from attnlab.data.stretches import NO_HASH, TABLES, Part, Split, Stretch, Unit
 from attnlab.data.text import Order, Text, no_test_part
 from attnlab.errors import UsageError
 from attnlab.options import Text as NonEmpty
@@ -26,6 +26,7 @@ from attnlab.store.files import expand_path
 
 Seed = Annotated[int, Rule(int, least=0, most=2**63 - 1)]
 OnError = Literal["refuse", "skip"]
+NAMED = 3  # damaged files that a refusal names
 
 
 class File(Source):
@@ -118,17 +119,20 @@ class Listed:
 def _usable(files: Sequence[TextFile], checked: Checked, key: str, on_error: OnError) -> Listed:
     """The files without those that are broken or blank; one line that says what is wrong where it may not be."""
     n_files = n_documents = 0
-    problems = list[str]()
+    firsts, others = list[str](), list[str]()  # of each file, for one that is all bad should not hide another
     for file, count in zip(files, checked.counts, strict=True):
         n_files, n_documents = n_files + bool(count.broken), n_documents + (0 if count.broken else count.n_bad)
-        lines = [] if count.broken else [f"line {line} {why}" for line, why in count.bad]
-        whats = [count.broken] if count.broken else lines
-        problems += [f"({file.path}) {what}" for what in whats[: FEW - len(problems)]]
+        unit = "row" if file.kind in TABLES else "line"
+        whats = [count.broken] if count.broken else [f"{unit} {number} {why}" for number, why in count.bad]
+        lines = [f"({file.path}) {what}" for what in whats]
+        firsts, others = firsts + lines[:1], others + lines[1:]
+    problems = [*firsts, *others][:FEW]
     if problems and on_error == "refuse":
-        more = n_files + n_documents - 1
+        shown = firsts[:NAMED]
+        more = n_files + n_documents - len(shown)
         rest = f" (and {more:,} more)" if more else ""
         remedy = "; data.on_error=skip leaves such out" if len(files) > 1 or n_documents else ""
-        raise UsageError(f"{key} {problems[0]}{rest}{remedy}")
+        raise UsageError(f"{key} {'; '.join(shown)}{rest}{remedy}")
     rows = zip(files, checked.sha256, checked.counts, strict=True)
     usable = [row for row in rows if not row[2].broken and row[2].documents and not row[2].blank]
     if not usable:
