@@ -73,6 +73,49 @@ def test_no_ids(folder: Path) -> None:
     assert "data=tokens needs token ids" in refusal(Tokens, TokenIds(), folder)
 
 
+def header(sign: int, version: int, count: int) -> bytes:
+    """That of llm.c."""
+    return np.array([sign, version, count, *[0] * 253], "<i4").tobytes()
+
+
+def test_header_of_llm_c(folder: Path) -> None:
+    """It is no text, says how wide the ids are, and how many there should be."""
+    wide = IDS + 70_000
+    (folder / "gpt2.bin").write_bytes(header(20240520, 1, len(IDS)) + IDS.astype("<u2").tobytes())
+    (folder / "llama.bin").write_bytes(header(20240801, 7, len(IDS)) + wide.astype("<u4").tobytes())
+    for name, ids in (("gpt2.bin", IDS), ("llama.bin", wide)):
+        _, splits = load_dataset(Tokens(str(folder / name)), TokenIds(), folder)
+        assert np.array_equal(np.concatenate([splits.train, splits.val]), ids)
+    (folder / "cut.bin").write_bytes(header(20240520, 1, len(IDS)) + IDS[:-100].astype("<u2").tobytes())
+    message = refusal(lambda: Tokens(str(folder / "cut.bin")), TokenIds(), folder)
+    assert f"({folder / 'cut.bin'}) holds no token ids: its header counts 5,000 of them, and 4,900 are there" in message
+
+
+def test_wrong_width(folder: Path) -> None:
+    """Ids of 32 bits read as 16, or the other way, are noticed before anything is built for them."""
+    (IDS * 9).astype("<u4").tofile(folder / "wide.bin")
+    assert "set data.dtype=uint32" in refusal(lambda: Tokens(str(folder / "wide.bin")), TokenIds(), folder)
+    _, splits = load_dataset(Tokens(str(folder / "wide.bin"), dtype="uint32"), TokenIds(), folder)
+    assert np.array_equal(splits.train, (IDS * 9)[: len(splits.train)])
+    message = refusal(lambda: Tokens(str(folder / "all.bin"), dtype="uint32"), TokenIds(), folder)
+    assert "which is no token id: a .bin is read as data.dtype=uint32" in message
+
+
+def test_the_shard_is_named(folder: Path) -> None:
+    """Of many files the one that is at fault, under the key that names it."""
+    shards, ids = folder / "shards", IDS.copy()
+    ids[77] = 4000
+    np.save(shards / "beyond.npy", ids)
+    message = refusal(lambda: Tokens(str(shards)), TokenIds(300), folder)
+    assert message.startswith(f"data.path ({shards / 'beyond.npy'}) holds token id 4000, ")
+    ids[77] = -5
+    np.save(folder / "negative.npy", ids)
+    message = refusal(lambda: Tokens(str(folder / "all.bin"), val=str(folder / "negative.npy")), TokenIds(), folder)
+    assert message == f"data.val ({folder / 'negative.npy'}) holds the number -5: no token id is below 0"
+    (folder / "a.txt").write_text("Some text.")
+    assert "must end in .bin or .npy" in refusal(lambda: Tokens(str(folder / "a.txt")), TokenIds(), folder)
+
+
 # Tables
 
 

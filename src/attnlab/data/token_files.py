@@ -1,4 +1,4 @@
-"""Texts that others have tokenised: nanoGPT's .bin files, which are the bare numbers, and .npy arrays."""
+"""Texts that others have tokenised: nanoGPT's .bin files, the bare numbers, llm.c's, with a header, and .npy arrays."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from attnlab.data.batches import TokenSplits
 from attnlab.data.corpus import HeldBack, Share, Source
 from attnlab.data.download import sha256_of, sha256_of_file
-from attnlab.data.listing import TextFile, list_files
+from attnlab.data.listing import TextFile, kind_of, list_files
 from attnlab.data.stretches import Unit
 from attnlab.data.text import Order, Text, no_test_part
 from attnlab.data.text_files import paths_of
@@ -26,13 +26,19 @@ from attnlab.store.files import parse_json, read_file, write_atomically, writing
 KINDS = (".bin", ".npy")
 AT_ONCE = 1 << 22  # tokens
 LEAST_IDS = 2  # of each part: one to read and one to predict
+MOST_IDS = 1 << 22  # beyond any vocabulary that there is, and what is read as numbers of the wrong size soon is
+# llm.c's .bin files begin with 256 integers of 32 bits: a sign, a version and how many ids follow.
+HEADER = 1024  # bytes
+HEADERS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+LOOKED_AT = 1 << 16  # ids of a .bin, by which one of the other kind is noticed
 KEY = "paths.cache"
+FORM = 2  # of what is kept of a file; another one looks at it anew
 
 
 class Tokens(Source):
     """Token ids in files: `data.path` names a .bin or .npy file, a folder of them, a glob, or a list of these.
 
-    `dtype` is that of a .bin, which does not say it. Those of `val` are for validation; without it, the last
+    `dtype` is that of a .bin that does not say it. Those of `val` are for validation; without it, the last
     `val_fraction` of the tokens, from the end of a document on where `eot`, the id that ends one, is given, and behind
     them, cut likewise, what `test_fraction` holds back. Several files are put together once below paths.cache; one
     alone is read where it lies.
@@ -62,7 +68,7 @@ class Tokens(Source):
 
     def load(self, cache: Path | None = None, *, keep: bool = True) -> "TokenText":
         named = [("data.path", self.path), *([("data.val", self.val)] if self.val else [])]
-        listed = [list_files(paths, key=key, kinds=KINDS) for key, paths in named]
+        listed = [[(key, file) for file in list_files(paths, key=key, kinds=KINDS)] for key, paths in named]
         return TokenText(self, listed, Keeper(cache, keep))
 
 
@@ -108,12 +114,17 @@ class Keeper:
 class TokenText(Text):
     """The ids of files as arrays, and what was counted of them once."""
 
-    def __init__(self, source: Tokens, listed: Sequence[Sequence[TextFile]], keeper: Keeper) -> None:
+    def __init__(self, source: Tokens, listed: Sequence[Sequence[tuple[str, TextFile]]], keeper: Keeper) -> None:
         self.source, self.keeper = source, keeper
         self.name = Path(source.path[0]).stem
-        arrays = [[self._array(file) for file in files] for files in listed]
-        self.sha256 = sha256_of(json.dumps([[self._about(f)["sha256"] for f in files] for files in listed]).encode())
-        self.largest: int = max(int(self._about(file)["largest"]) for files in listed for file in files)
+        arrays = [[self._array(*named) for named in part] for part in listed]
+        about = [[self._about(*named) for named in part] for part in listed]
+        self.sha256 = sha256_of(json.dumps([[one["sha256"] for one in part] for part in about]).encode())
+        self.largest, self.largest_in = max(
+            (int(one["largest"]), f"{key} ({file.path})")
+            for named, part in zip(listed, about, strict=True)
+            for (key, file), one in zip(named, part, strict=True)
+        )
         joined = [self._joined(f"{self.sha256}/{i}", parts) for i, parts in enumerate(arrays)]
         whole = joined[0]
         end = self._cut(whole, source.test_fraction)
@@ -121,6 +132,11 @@ class TokenText(Text):
         cut = end if source.val else self._cut(rest, source.val_fraction)
         self.train, self.val = rest[:cut], joined[1] if source.val else rest[cut:]
         self.parts = f"{self.sha256}/{cut}" + (f"/{end}" if source.test_fraction else "")
+        if self.largest >= MOST_IDS:
+            raise UsageError(
+                f"{self.largest_in} holds the number {self.largest}, which is no token id: a .bin is read as "
+                f"data.dtype={source.dtype.name}"
+            )
         if source.test_fraction and min(map(len, (self.train, self.val, self.test))) < LEAST_IDS:
             sizes = ", ".join(f"{len(ids)} for {part}" for part, ids in self.cuts.items())
             raise UsageError(
@@ -140,28 +156,51 @@ class TokenText(Text):
         other.val, other.parts = self.test, f"{self.parts}/test"
         return other
 
-    def _array(self, file: TextFile) -> np.ndarray:
+    def _array(self, key: str, file: TextFile) -> np.ndarray:
+        """The ids of a file. Raises UsageError where it holds none, or is of another type than it is read as."""
+        where, path = f"{key} ({file.path})", Path(file.path)
+        if kind_of(file.path, KINDS) is None:
+            raise UsageError(f"{where} is named as no file of token ids: it must end in {' or '.join(KINDS)}")
         try:
-            kind = self.source.dtype
-            array = (
-                mapped(Path(file.path), kind) if file.kind == ".bin" else np.load(file.path, "r", allow_pickle=False)
-            )
+            array = self._of_bin(path) if file.kind == ".bin" else np.load(path, "r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UsageError(f"data.path ({file.path}) holds no token ids: {' '.join(str(error).split())}") from error
+            raise UsageError(f"{where} holds no token ids: {' '.join(str(error).split())}") from error
         if array.ndim != 1 or array.dtype.kind not in "ui" or not len(array):
             shape = f"{array.dtype} of shape {array.shape}"
-            raise UsageError(f"data.path ({file.path}) holds {shape}: it must hold integers, one after the other")
+            raise UsageError(f"{where} holds {shape}: it must hold integers, one after the other")
         return array
 
-    def _about(self, file: TextFile) -> dict[str, Any]:
+    def _of_bin(self, path: Path) -> np.ndarray:
+        with path.open("rb") as file:
+            first = np.frombuffer(file.read(HEADER), np.uint8)
+        sign, version, count = first.view("<i4")[:3].tolist() if len(first) == HEADER else (0, 0, 0)
+        if (kind := HEADERS.get((sign, version))) is not None:
+            ids = mapped(path, kind)[HEADER // kind.itemsize :]
+            if len(ids) != count:
+                raise ValueError(f"its header counts {count:,} of them, and {len(ids):,} are there")
+            return ids
+        kind = self.source.dtype
+        if path.stat().st_size % kind.itemsize:
+            raise ValueError(f"its size is no multiple of {kind.itemsize} bytes (data.dtype={kind.name})")
+        ids = mapped(path, kind)
+        halves = ids[: LOOKED_AT & -2].reshape(-1, 2) if len(ids) % 2 == 0 else None
+        if kind.itemsize == 2 and halves is not None and len(halves) >= 128:
+            low, high = halves.max(0)
+            if high < 4 and low > 255:  # the upper halves of ids below 2^18
+                raise ValueError("as uint16 every other number is next to nothing; set data.dtype=uint32")
+        return ids
+
+    def _about(self, key: str, file: TextFile) -> dict[str, Any]:
         """The digest of a file and its largest id; not counted again as long as the file is what it was."""
-        name = json.dumps([str(Path(file.path).absolute()), file.stamp, str(self.source.dtype)])
+        name = json.dumps([FORM, str(Path(file.path).absolute()), file.stamp, str(self.source.dtype)])
 
         def count() -> dict[str, Any]:
-            array = self._array(file)
+            array = self._array(key, file)
             blocks = (array[i : i + AT_ONCE] for i in range(0, len(array), AT_ONCE))
-            largest = max(int(block.max()) if block.min() >= 0 else -1 for block in blocks)
-            return {"sha256": sha256_of_file(Path(file.path)), "largest": largest}
+            least, largest = np.array([(int(block.min()), int(block.max())) for block in blocks], object).T
+            if min(least) < 0:
+                raise UsageError(f"{key} ({file.path}) holds the number {min(least)}: no token id is below 0")
+            return {"sha256": sha256_of_file(Path(file.path)), "largest": max(largest)}
 
         return dict(self.keeper.record(name, count))
 
@@ -216,8 +255,9 @@ class TokenText(Text):
         """Training and validation ids; bits per byte are known where the tokenizer says what each id stands for."""
         if self.largest >= tokenizer.n_vocab:
             raise UsageError(
-                f"data.path ({self.source.path[0]}) holds token id {self.largest}, and the vocabulary of tokenizer "
-                f"{tokenizer.name} ends at {tokenizer.n_vocab - 1}: name the one that made them"
+                f"{self.largest_in} holds token id {self.largest}, and the vocabulary of tokenizer {tokenizer.name} "
+                f"ends at {tokenizer.n_vocab - 1}: name the one that made them (a .bin is read as data.dtype="
+                f"{self.source.dtype.name})"
             )
         n_vocab = tokenizer.n_vocab
         loss = self.keeper.record(
