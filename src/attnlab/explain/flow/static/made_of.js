@@ -97,10 +97,7 @@ function piece(f, [key, letters, before, divides, number], place) {
     if (typeof n.start === "string") return { ...f.part(f.node(n.start), index.filter((_, i) => letters[i] !== "t")), divides };
     return n.start === undefined ? null : { text: write(n.start), value: n.start, divides };
   }
-  if (pick(n.values, index) === undefined) return {};
-  const part = f.part(n, index);
-  if (divides && Math.abs(part.value) < 0.05) part.text = part.value.toPrecision(3).replace("-", "−"); // what divides needs its digits
-  return { ...part, divides };
+  return pick(n.values, index) === undefined ? {} : { ...f.part(n, index), divides };
 }
 const plain = (x) => (Number.isInteger(x) || Math.abs(x) < 1e-3 ? String(x) : trimmed(x));
 
@@ -112,6 +109,12 @@ function spelled(f, n) {
 }
 const wrapped = (name, text) => (!name ? text : name === "exp" ? `e^(${text})` : name === "sqrt" ? `√(${text})` : name === "abs" ? `|${text}|` : `${name}(${text})`);
 
+// A factor with as many decimals as its product needs for four, however large the others are, or small what divides.
+function precise(p, product) {
+  const digits = Math.min(9, 4 + Math.ceil(Math.log10(Math.abs(product / p.value) / 4)));
+  return digits > 4 && !Number.isInteger(p.value) ? p.text.replace(/[\d.]+/, write(Math.abs(p.value), digits)) : p.text;
+}
+
 // The sum behind one number, in words and numbers: {formula, parts: ids of the numbers in it, text}.
 function madeOf(f, n, at) {
   const rule = RULES[n.rule], given = rule && rule(f, n, at);
@@ -120,7 +123,7 @@ function madeOf(f, n, at) {
   const most = 8, shown = given.terms.slice(0, most), sign = given.sign || " · ";
   const product = (term) => term.reduce((x, p) => (p.divides ? x / p.value : x * p.value), term.minus ? -1 : 1);
   const alone = given.terms.length === 1 && given.terms[0].length === 1 && !given.terms[0].minus;
-  const factors = (term) => alone ? term[0].text.replace(/^\((.*)\)$/, "$1") : term.map((p, i) => (i ? (p.divides ? " ÷ " : sign) : p.divides ? "1 ÷ " : "") + p.text).join("") || "1";
+  const factors = (term) => alone ? term[0].text.replace(/^\((.*)\)$/, "$1") : term.map((p, i) => (i ? (p.divides ? " ÷ " : sign) : p.divides ? "1 ÷ " : "") + precise(p, product(term))).join("") || "1";
   const between = given.function === "max" ? ", " : " + ";
   let formula = shown.map((term, i) => (i ? (term.minus && between !== ", " ? " − " : between) : "") + (term.minus && (!i || between === ", ") ? "−" : "") + factors(term)).join("");
   if (given.all > shown.length) {
