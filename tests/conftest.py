@@ -1,5 +1,6 @@
 """Every function of attnlab is checked against its annotations, shapes included, while tests run."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -24,6 +25,13 @@ torch.set_num_threads(1)  # many small tensors: more threads only wait for each 
 
 def pytest_runtest_setup() -> None:
     torch.set_num_threads(1)  # again: a run in this process may have taken all
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a run looks for what may go twice, which took a third of its time."""
+    gc.collect()
+    gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None  # a run thaws what it froze, and would thaw this
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from tests.laws.cases import NAMES, shipped
+from tests.laws.cases import NAMES, ONE_OF_EACH, sampled, shipped
 
 from attnlab.build import attention_factory
 from attnlab.config.run_config import RunConfig
@@ -205,17 +205,15 @@ def fuzz(config: RunConfig, examples: int, longest: int) -> None:
     every_case()
 
 
-def asked() -> list[Any]:
-    """Every variant with 5 cases, and with 200 longer ones among the slow tests."""
-    ordinary = [pytest.param(name, 5, LONGEST["ordinary"], id=name) for name in NAMES]
-    return ordinary + [
-        pytest.param(name, 200, LONGEST["slow"], id=f"{name}-200", marks=pytest.mark.slow) for name in NAMES
-    ]
+@pytest.mark.parametrize("name", sampled([(name,) for name in NAMES], 3, [(name,) for name in ONE_OF_EACH]))
+def test_any_shape_any_options_any_cut(name: str) -> None:
+    fuzz(shipped(name).config, 5, LONGEST["ordinary"])
 
 
-@pytest.mark.parametrize(("name", "examples", "longest"), asked())
-def test_any_shape_any_options_any_cut(name: str, examples: int, longest: int) -> None:
-    fuzz(shipped(name).config, examples, longest)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_many_cases(name: str) -> None:
+    fuzz(shipped(name).config, 200, LONGEST["slow"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 What takes up to a tenth of a second is asked of all of them always. Of the laws in `ONE_IN` a share of the variants is
 asked always, drawn by a hash of the variant's and the law's name, and the others with the slow tests. Everything is
-asked of a variant whose YAML the last commit changes; causality and decoding of all of them are, by test_fuzz.py.
+asked of a variant whose YAML the last commit changes.
 """
 
 from unittest.mock import patch
