@@ -142,6 +142,33 @@ runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
     assert list(tmp_path.iterdir()) == []
 
 
+STARTS = {
+    signal.SIGHUP: "runpy.run_module('attnlab.cli.train', run_name='__main__')",
+    signal.SIGINT: "from attnlab.cli import main; main()",
+    signal.SIGTERM: f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize(("number", "start"), STARTS.items())
+def test_signal_at_the_start(number: signal.Signals, start: str) -> None:
+    """Each of the three commands heeds signals before it imports what takes longer: PyYAML is the first of that."""
+    code = f"""
+import os, runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("yaml", "inspect"):
+            os.kill(os.getpid(), {number.value})
+sys.meta_path.insert(0, Importing())
+sys.argv = ["attnlab"]
+{start}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 128 + number
+    assert done.stderr.startswith("error: stopped by ") and done.stderr.count("\n") == 1
+
+
 def test_signal_waits_for_a_file(tmp_path: Path) -> None:
     """A signal in the middle of a write ends the process when the file is whole, and no temporary one is left."""
     start = """

@@ -4,10 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from attnlab.cli._arguments import run, usage
-from attnlab.cli._exits import one_line_errors
-from attnlab.machine.environment import alone, limit_openmp_spinning, write_line_by_line
-from attnlab.machine.signals import end_at_signals
+from attnlab.machine.signals import end_at_signals  # imports next to nothing: a signal may come in what follows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -15,6 +12,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     in_shell = argv is None
     if in_shell:
         end_at_signals()
+    from attnlab.cli._arguments import run, usage
+    from attnlab.cli._exits import one_line_errors
+    from attnlab.machine.environment import alone, limit_openmp_spinning, write_line_by_line
+
+    if in_shell:
         write_line_by_line()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["train"]:  # a program of its own, whose command line Hydra reads

@@ -7,12 +7,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from attnlab.cli._exits import end, end_unheard, one_line_errors
-from attnlab.config.keys import config_dirs, groups, options, searching
 from attnlab.errors import AttnlabError, Stopped, UsageError
-from attnlab.machine.environment import alone, limit_openmp_spinning, write_line_by_line
-from attnlab.machine.signals import end_at_signals
-from attnlab.store.files import file_failure
+from attnlab.machine.signals import end_at_signals  # with the errors all that is imported before a signal is heeded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,6 +19,9 @@ WIDTH = 100  # of the help
 def main() -> None:
     """What the three commands do with what was typed."""
     end_at_signals()  # before anything takes time
+    from attnlab.cli._exits import one_line_errors
+    from attnlab.machine.environment import limit_openmp_spinning, write_line_by_line
+
     write_line_by_line()
     limit_openmp_spinning()
     argv = sys.argv[1:]
@@ -32,6 +31,8 @@ def main() -> None:
 
 def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None:
     """Train one variant, or sweep over many with -m; the same as python train.py."""
+    from attnlab.config.keys import config_dirs, searching
+
     with searching(config_dirs(overrides)):
         if {"-h", "--help"} & {*overrides}:
             print(usage())
@@ -43,6 +44,8 @@ def train(*overrides: Annotated[str, "any setting, or a flag of Hydra"]) -> None
 
 def usage() -> str:
     """What can be typed: every group with its options."""
+    from attnlab.config.keys import groups, options
+
     lines = [
         "usage: python train.py [FLAGS] GROUP=NAME ... KEY=VALUE ...   (or: attnlab train ...)",
         "",
@@ -69,6 +72,7 @@ def _hand_to_hydra(argv: Sequence[str]) -> None:
 
     from attnlab.config.compose import check_job, variant_name
     from attnlab.config.keys import config_dir
+    from attnlab.machine.environment import alone
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
     def job(cfg: "DictConfig") -> float | None:
@@ -93,6 +97,8 @@ def _job_errors(argv: Sequence[str]) -> Iterator[None]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from attnlab.cli._exits import end
+
     single = HydraConfig.get().mode == RunMode.RUN
     try:
         with _as_attnlab_errors(argv):
@@ -108,7 +114,9 @@ def _as_attnlab_errors(argv: Sequence[str]) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from attnlab.cli._exits import end_unheard
     from attnlab.config.messages import explain
+    from attnlab.store.files import file_failure
 
     try:
         yield
