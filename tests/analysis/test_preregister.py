@@ -1,5 +1,6 @@
 """Deviations from what was preregistered, on runs in memory."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 from tests.analysis.in_memory import make_run
 
 from attnlab.analysis import preregister
+from attnlab.analysis.field_types import OF_MANIFEST, misfit
 from attnlab.analysis.reading import Run
+from attnlab.errors import UsageError
 from attnlab.store import preregistration
 from attnlab.store.preregistration import Preregistration
 from attnlab.store.status import Status
@@ -89,3 +92,21 @@ def test_started_before(tmp_path: Path) -> None:
         runs = [run("base-1", 0, summary={"started": started}), *planned()[1:]]
         points = deviations(tmp_path, NAMED, runs)
         assert [point.partition(" had ")[0] for point in points] == ["1 runs"] * early
+
+
+ODD = {
+    "margin": ["", 0, -1.0, 1e308, float("inf"), float("nan"), 10**400],
+    "alpha": ["", None, 0, 0.5, 1e-300, 10**400],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ODD.items() for value in values])
+def test_terms_that_are_none(tmp_path: Path, key: str, value: Any) -> None:
+    """A margin or an alpha by which nothing can be judged is refused in a preregistration, and told of a manifest."""
+    preregistration.write(tmp_path, NAMED)
+    path = tmp_path / "preregistration.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UsageError, match="is not a preregistration"):
+        preregistration.read(tmp_path)
+    if value is not None:
+        assert misfit({"first": {key: value}}, OF_MANIFEST).startswith(f"first.{key} is ")

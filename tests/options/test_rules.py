@@ -3,7 +3,7 @@
 import pytest
 
 from attnlab.errors import UsageError
-from attnlab.options.rules import parse_integers
+from attnlab.options.rules import NATURAL, POSITIVE, Rule, parse_integers, refusal
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_endless_range() -> None:
 def test_nothing_is_no_number(text: str) -> None:
     with pytest.raises(UsageError, match="must name at least one integer, such as 0,2"):
         parse_integers("heads", text, most=9, like="0,2")
+
+
+@pytest.mark.parametrize("rule", [NATURAL, POSITIVE])
+def test_more_digits_than_a_machine_has(rule: Rule) -> None:
+    """An integer that no machine counts to is refused wherever a number may stand, in a line of bounded length."""
+    assert rule.accepts(10**18) and not rule.accepts(10**19) and not rule.accepts(10**400)
+    line = refusal("batch_size", 10**400, rule)
+    assert line.startswith("batch_size (10000000000000000000... of 401 digits) must be") and len(line) < 200

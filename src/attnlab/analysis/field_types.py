@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from attnlab.store.preregistration import is_alpha, is_margin
+
 MOST_NUMBER = 10**18
 # By dotted key; what is not listed is shown, if at all, as text.
 NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
 TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
+RANGES = {"alpha": is_alpha, "margin": is_margin}
 OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
     **dict.fromkeys(("seed", "step"), (int,)),
@@ -18,6 +21,8 @@ OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("attention_cost", "extrapolation", "slices", "bounds", "match", "tuned", "emergence_steps", "test"), SETTINGS
     ),
+    **dict.fromkeys(("bounds.floor", "bounds.ceiling"), SETTINGS),
+    **{"attention_cost.state_bytes": (int,), "bounds.floor.accuracy": NUMBERS},
 }
 OF_CONFIG: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "attention", "position", "optimizer", "trainer", "data", "tokenizer"), SETTINGS),
@@ -51,6 +56,9 @@ def misfit(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) ->
             return f"{key} is {str(value)[:40]!r}"
         if isinstance(value, int) and abs(value) > MOST_NUMBER:
             return f"{key} is beyond any count"
+        check = RANGES.get(key.rpartition(".")[2])
+        if value is not None and check is not None and not check(value):
+            return f"{key} is {value}"
     return ""
 
 

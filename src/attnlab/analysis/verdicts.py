@@ -12,6 +12,7 @@ from attnlab.analysis.comparison import Comparison, NoiseFloor, Rules, noise_flo
 from attnlab.analysis.report.tables import draw, verdicts_table
 from attnlab.analysis.samples import Bounds, Sample
 from attnlab.errors import UsageError, nearest
+from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN, is_alpha, is_margin
 
 BASELINE = "baseline"
 WIDTH = 140  # of the table as text
@@ -84,10 +85,10 @@ def verdict(
     """
     if better not in ("lower", "higher"):
         raise UsageError(f"better ({better}) must be lower | higher")
-    if not 0 < alpha < 0.5:
-        raise UsageError(f"alpha ({alpha:g}) must be a number above 0, below 0.5")
-    if margin is not None and not 0 < margin < math.inf:
-        raise UsageError(f"margin ({margin:g}) must be null or a number above 0")
+    if not is_alpha(alpha):
+        raise UsageError(f"alpha ({alpha:g}) must be a number of at least {LEAST_ALPHA:g}, below {MOST_ALPHA}")
+    if margin is not None and not is_margin(margin):
+        raise UsageError(f"margin ({margin:g}) must be null or a number above 0, at most {MOST_MARGIN:g}")
     if looks < 1 or look < 1:
         raise UsageError(f"look ({look}) and looks ({looks}) must be at least 1")
     if solved is not None and better != "higher":

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from attnlab.cli._arguments import Limits, Range
 from attnlab.machine.limits import limited
+from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
 
 
 def report(
@@ -13,9 +14,11 @@ def report(
     baseline: Annotated[str | None, "the variant that the others are compared with; left out: multi_head"] = None,
     metric: Annotated[str | None, "the metric that is compared; left out: val/loss, or val/accuracy of a task"] = None,
     margin: Annotated[
-        float | None, Range(above=0), "a difference too small to matter; required to say equivalent"
+        float | None, Range(above=0, most=MOST_MARGIN), "a difference too small to matter; required to say equivalent"
     ] = None,
-    alpha: Annotated[float | None, Range(above=0, below=0.5), "how often the family may err; left out: 0.05"] = None,
+    alpha: Annotated[
+        float | None, Range(least=LEAST_ALPHA, below=MOST_ALPHA), "how often the family may err; left out: 0.05"
+    ] = None,
     family: Annotated[tuple[str, ...], "the variants that are asked about, such as gqa,linear; left out: all"] = (),
     solved: Annotated[
         float | None, "the accuracy from which a task counts as solved; left out: what it declares, 0.99"

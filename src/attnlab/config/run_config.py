@@ -13,6 +13,7 @@ from attnlab.errors import UsageError, shown
 from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, check, options_of
 from attnlab.options.model_config import ModelConfig
 from attnlab.options.rules import MOST_SEED, Rule
+from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
 
 T = TypeVar("T")
 Seed = Annotated[int, Rule(int, least=0, most=MOST_SEED)]
@@ -52,8 +53,8 @@ class EvaluationConfig:
 class ReportConfig:
     baseline: Text | None
     metric: Text | None
-    margin: Positive | None
-    alpha: Annotated[float, Rule(float, above=0, below=0.5)]
+    margin: Annotated[float, Rule(float, above=0, most=MOST_MARGIN)] | None
+    alpha: Annotated[float, Rule(float, least=LEAST_ALPHA, below=MOST_ALPHA)]
     looks: Annotated[int, Rule(int, least=1, most=10)]
     sequential: bool
     hypothesis: Text | None

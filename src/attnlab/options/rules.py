@@ -41,6 +41,8 @@ class Rule:
             return self.kind is bool and (isinstance(value, bool) or value in self.choices)
         if not isinstance(value, int | float if self.kind is float else self.kind):
             return False
+        if isinstance(value, int) and abs(value) > MOST_INTEGER:
+            return False
         if self.choices:
             return value in self.choices
         size: Any = len(value) if isinstance(value, str) else value
@@ -75,7 +77,7 @@ def _number(value: float) -> str:
 
 
 MOST_AT_ONCE = 10_000  # numbers that one range may stand for
-MOST_SEED = 10**18  # torch's generators take up to 2^63 - 1
+MOST_INTEGER = MOST_SEED = 10**18  # torch's integers and generators take up to 2^63 - 1
 COUNT = Rule(int, least=1)
 NATURAL = Rule(int, least=0)
 FRACTION = Rule(float, least=0, below=1)
@@ -92,6 +94,8 @@ def refusal(key: str, value: Any, rule: Rule, typed: str | None = None) -> str:
         hint = f"; as text, write {as_typed(key, text)}"
     elif rule.kind is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {int(value)}"
+    elif isinstance(value, int) and abs(value) > MOST_INTEGER:
+        text, hint = f"{text[:20]}... of {len(text)} digits", "; what a machine counts has at most 18"
     elif _unquoted(value, rule):
         text, hint = f'"{value}"', f" and no text; write {value} without quotation marks"
     return f"{key} ({text}) must be {rule}{hint}"

@@ -16,6 +16,18 @@ from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import parse_json, read_file, write_json
 from attnlab.store.names import SEED
 
+LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN = 1e-9, 0.5, 1e15  # beyond them a t test leaves the range of numbers
+
+
+def is_alpha(value: object) -> bool:
+    """Whether this may be how often a family errs."""
+    return isinstance(value, int | float) and LEAST_ALPHA <= value < MOST_ALPHA
+
+
+def is_margin(value: object) -> bool:
+    """Whether this may be a difference too small to matter."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST_MARGIN
+
 
 class Preregistration(NamedTuple):
     """What was fixed before the first run."""
@@ -89,7 +101,8 @@ def _check_types(registered: Preregistration) -> None:
     lists = (registered.family, registered.runs or [])
     sound = (
         all(isinstance(text, str) for text in (registered.hypothesis, registered.baseline, registered.metric))
-        and all(isinstance(x, int | float) and x > 0 for x in (registered.alpha, registered.margin or 1))
+        and is_alpha(registered.alpha)
+        and (registered.margin is None or is_margin(registered.margin))
         and all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
         and isinstance(registered.seeds, list)
         and all(isinstance(seed, int) for seed in registered.seeds)
