@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -144,3 +145,16 @@ def test_refusals(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         run("capacity", [*words, f"folder={tmp_path / 'c'}"])
     assert not (tmp_path / "c").exists()
+
+
+def test_other_runs_in_the_folder(tmp_path: Path) -> None:
+    """Runs that recall no pairs are none of the sizes, and runs without a state, or of an older attnlab, are lost."""
+    write_run(tmp_path / "e", "gqa", 0, 0.5, metric="val/accuracy")
+    odd: tuple[Any, ...] = ({}, {"attention_cost": {}}, {"attention_cost": {"state_bytes": 0}, "bounds": None})
+    for seed, summary in enumerate(({"attention_cost": {"state_bytes": 64}, "bounds": {"floor": None}}, *odd)):
+        settings = {"model.d_model": 16, "data.n_pairs": 4}
+        summary = {"attention_cost": None, **summary}
+        write_run(tmp_path / "e", "linear", seed, 0.5, metric="val/accuracy", settings=settings, summary=summary)
+    (size,) = sizes_of(read_experiment(tmp_path / "e", "val/accuracy"))
+    assert (size.variant, size.state_bytes, size.seeds, size.lost) == ("linear", 64, 1, 3)
+    assert size.recall[4].mean == 0.5

@@ -29,6 +29,7 @@ IMPORTS = {
     "star": "from my_rules import *",
     "in a function": "def late():\n    from my_rules.helpers import FACTOR",
     "by name": "import importlib\nhelpers = importlib.import_module('.helpers', __package__)",
+    "by a keyword": "import importlib\nhelpers = importlib.import_module(package=__package__, name='.helpers')",
     "by a package on the way": "from .parts import FACTOR",
 }
 

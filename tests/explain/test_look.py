@@ -278,3 +278,13 @@ def test_command(tmp_path: Path) -> None:
             assert process.wait(60) == 130 and "Traceback" not in process.stderr.read()
         finally:
             process.kill()
+
+
+def test_a_reader_that_goes_away(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """A browser that closes the page before its answer is there costs the terminal no traceback; a fault would."""
+    for error, told in ((BrokenPipeError, False), (ConnectionResetError, False), (ZeroDivisionError, True)):
+        try:
+            raise error
+        except (OSError, ArithmeticError):
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert bool(capfd.readouterr().err) is told

@@ -180,6 +180,17 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         replicate(it, runs, records, trial=[1000], **options_)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"verdict": "holds"}', '{"trials": 3}', '{"trials": [{}], "earlier": []}']
+)
+def test_a_damaged_record(tmp_path: Path, content: str) -> None:
+    """What an earlier command wrote, and cannot be read, is neither written over nor found out after the training."""
+    (tmp_path / "tiny.json").write_text(content)
+    with pytest.raises(UsageError, match="is no record of a claim"):
+        replicate(claim(tmp_path), tmp_path / "runs", tmp_path, trial=(), n_jobs=1, config_dir=tmp_path)
+    assert (tmp_path / "tiny.json").read_text() == content and not (tmp_path / "runs").exists()
+
+
 def test_page() -> None:
     """The page says what is recorded, and every record is what its rule makes of its numbers."""
     entries = [(it, read_record(RECORDS / f"{it.name}.json")) for it in read_claims()]

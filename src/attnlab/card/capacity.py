@@ -24,7 +24,7 @@ from attnlab.store.status import Status
 
 LEVELS = (0.5, 0.9)  # of recall
 STEEPEST = 20.0
-TASK = "mqar"
+TASK, PAIRS = "mqar", "data.n_pairs"
 TOKENS_PER_PAIR = 4  # key and value, and as many tokens to ask in
 
 
@@ -92,21 +92,22 @@ def sizes_of(experiment: Experiment) -> list[Size]:
     """The sizes of all variants in an experiment of val/accuracy, by variant and state."""
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in experiment.runs:
-        if run.config:
-            groups.setdefault((run.variant, int(leaf_of(run, "model.d_model"))), []).append(run)
+        width, pairs = leaf_of(run, "model.d_model"), leaf_of(run, PAIRS)
+        if isinstance(width, int) and isinstance(pairs, int):  # other runs may lie in the folder
+            groups.setdefault((run.variant, width), []).append(run)
     sizes = [_size(variant, width, runs) for (variant, width), runs in groups.items()]
     return sorted(filter(None, sizes), key=lambda size: (size.variant, size.state_bytes))
 
 
 def _size(variant: str, width: int, runs: Sequence[Run]) -> Size | None:
-    finished = [run for run in runs if run.status == Status.FINISHED and run.seed is not None]
+    finished = [run for run in runs if run.status == Status.FINISHED and run.seed is not None and _state_bytes(run) > 0]
     if not finished:
         return None
-    state_bytes = int(finished[0].summary["attention_cost"]["state_bytes"])
+    state_bytes = _state_bytes(finished[0])
     by_pairs: dict[int, dict[int, float]] = {}
     for run in finished:
         assert run.seed is not None
-        by_pairs.setdefault(int(leaf_of(run, "data.n_pairs")), {})[run.seed] = recall_of(run.final, run.summary)
+        by_pairs.setdefault(leaf_of(run, PAIRS), {})[run.seed] = recall_of(run.final, run.summary)
     seeds = sorted({seed for each in by_pairs.values() for seed in each})
     whole = [seed for seed in seeds if all(seed in each for each in by_pairs.values())]
     curves = [{n: each[seed] for n, each in sorted(by_pairs.items())} for seed in whole]
@@ -116,14 +117,19 @@ def _size(variant: str, width: int, runs: Sequence[Run]) -> Size | None:
 
 
 def leaf_of(run: Run, key: str) -> Any:
-    """A setting of a run by its dotted key."""
-    return dict(leaves(run.config))[key]
+    """A setting of a run by its dotted key; None if it has none of the name."""
+    return dict(leaves(run.config)).get(key)
+
+
+def _state_bytes(run: Run) -> int:
+    """The bytes of a run's state; 0 where nothing is kept, or an older attnlab did not say."""
+    return int((run.summary.get("attention_cost") or {}).get("state_bytes") or 0)
 
 
 def recall_of(accuracy: float, summary: Mapping[str, Any]) -> float:
     """Accuracy above the floor of guessing, from 0 to 1."""
-    floor = float(summary.get("bounds", {}).get("floor", {}).get("accuracy", 0.0))
-    return min(1.0, max(0.0, (accuracy - floor) / (1 - floor)))
+    floor = float(((summary.get("bounds") or {}).get("floor") or {}).get("accuracy") or 0.0)
+    return min(1.0, max(0.0, (accuracy - floor) / (1 - floor))) if floor < 1 else 0.0
 
 
 def capacity(curves: Sequence[Mapping[int, float]], level: float) -> Capacity:

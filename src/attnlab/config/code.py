@@ -266,10 +266,12 @@ def _named(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{home}.{alias.name}" for alias in node.names)
             if any(alias.name == "*" for alias in node.names):
                 yield from (f"{home}.{each}" for each in _exported(home))
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield _absolute(node.args[0].value, package)
+            given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
+            if called in ("import_module", "__import__"):
+                texts = [each.value for each in given if isinstance(each, ast.Constant)]
+                yield from (_absolute(text, package) for text in texts if isinstance(text, str))
 
 
 def _absolute(name: str, package: str) -> str:
@@ -318,7 +320,7 @@ def repository(path: Path) -> tuple[str | None, bool | None]:
 def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -4,6 +4,7 @@ Runs go to FOLDER/NAME, as those of any experiment, and the record to RECORDS/NA
 hash or with seeds of trials is counted in it, and what an earlier recipe came to stays in it.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from attnlab.sweep.claim import FIRST_FROZEN_SEED, Claim
 from attnlab.sweep.command import train_design
 
 OF_BOUNDS = ("floor", "ceiling")  # metrics such as floor/loss: what a task says of its validation rows
+STAYS = ("hash", "date", "verdict", "recipe", "answers", "arms")  # of what an earlier recipe came to
 BEGUN = (*ENDED, Status.FAILED, Status.DAMAGED)
 Numbers = dict[str, list[dict[str, float] | None]]  # by arm: the measures of each seed; None: a lost run
 
@@ -37,20 +39,23 @@ def replicate(
     seeds = list(trial) or claim.seeds
     experiment = ExperimentFolder(folder / claim.name)
     check_writable(folder, key="folder")
+    record_file = records / f"{claim.name}.json"
+    if os.path.lexists(record_file) and not read_record(record_file):
+        raise UsageError(f"{record_file} is no record of a claim, and is not written over: move it away")
     check_metrics(claim, config_dir)
     train_design(experiment.path, claim.name, claim.sweep(seeds), (), n_jobs=n_jobs, config_dir=config_dir)
     entries = experiment.manifest.read()["runs"]
     runs = {arm: [_run(claim, experiment, entries, arm, seed) for seed in seeds] for arm in claim.arms}
     read = {arm: [(run, run.read_summary()) for run in of_arm] for arm, of_arm in runs.items()}
     numbers = {arm: [_measured(claim, run, summary) for run, summary in of_arm] for arm, of_arm in read.items()}
-    earlier = read_record(records / f"{claim.name}.json")
+    earlier = read_record(record_file)
     trials = sorted({*_trials(entries, () if trial else runs.values()), *earlier.get("trials", [])})
     if trial:
-        write_json(records / f"{claim.name}.json", {"name": claim.name, **earlier, "trials": trials})
+        write_json(record_file, {"name": claim.name, **earlier, "trials": trials})
         return {"name": claim.name, "trial": seeds, "arms": _table(numbers, seeds)}
     summaries = [summary for of_arm in read.values() for _, summary in of_arm if summary]
     record = _record(claim, summaries, numbers, trials, earlier)
-    write_json(records / f"{claim.name}.json", record)
+    write_json(record_file, record)
     return record
 
 
@@ -60,7 +65,14 @@ def read_record(path: Path) -> dict[str, Any]:
         content = parse_json(read_file(path))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if _is_record(content) else {}
+
+
+def _is_record(content: Any) -> bool:
+    if not isinstance(content, dict) or ("verdict" in content and not content.keys() >= {*STAYS}):
+        return False
+    lists = [content.get(key, []) for key in ("trials", "earlier")]
+    return all(isinstance(each, list) for each in lists) and all(isinstance(run, str) for run in lists[0])
 
 
 def check_metrics(claim: Claim, config_dir: Path | None) -> None:
@@ -127,7 +139,7 @@ def _record(
     verdict, answers = judge(claim.rule, numbers)
     stays = list(earlier.get("earlier", []))
     if "verdict" in earlier and earlier["hash"] != claim.hash:
-        stays.append({key: earlier[key] for key in ("hash", "date", "verdict", "recipe", "answers", "arms")})
+        stays.append({key: earlier[key] for key in STAYS})
     return {
         "name": claim.name,
         "verdict": verdict,

@@ -1,6 +1,7 @@
 """The page's server: on this machine alone, and only for who has the address that it prints."""
 
 import secrets
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,11 @@ class Server(ThreadingHTTPServer):
         self.reader, self.token, self.lock = reader, secrets.token_urlsafe(16), threading.Lock()
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
         self.address = f"http://{HOST}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing of a browser that did not wait for its answer; anything else as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Handler(BaseHTTPRequestHandler):
