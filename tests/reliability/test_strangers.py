@@ -5,6 +5,8 @@ number of cases and of those that were noticed is printed (pytest -s).
 """
 
 import contextlib
+import csv
+import hashlib
 import io
 import json
 import os
@@ -42,6 +44,7 @@ from tests.training.launch import unseal
 from attnlab.attention.multi_head import MultiHeadAttention
 from attnlab.cli import main
 from attnlab.machine import limits
+from attnlab.store.run_folder import RunFolder
 
 T, PARTIAL = "_target_", {"_partial_": True}
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -79,6 +82,42 @@ def pipe(name: str) -> Damage:
     def put(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name)
+
+    return put
+
+
+def folder(name: str) -> Damage:
+    """A folder in the place of a file."""
+
+    def put(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).mkdir()
+
+    return put
+
+
+def sparse(name: str) -> Damage:
+    """A file that is larger than memory, and takes no room."""
+
+    def grow(run: Path) -> None:
+        os.truncate(run / name, 10 << 30)
+
+    return grow
+
+
+PARTS = "step_00000009.parts"
+
+
+def in_parts(damage: Damage) -> Damage:
+    """A newest checkpoint that is a folder, with one file that a damage puts there."""
+
+    def put(run: Path) -> None:
+        (run / "checkpoints" / PARTS).mkdir()
+        damage(run)
+        parts = {"a.safetensors": {"size": 5, "sha256": "0"}}
+        sha256 = hashlib.sha256(b"0  a.safetensors\n").hexdigest()
+        listed = {PARTS: {"step": 9, "size": 5, "sha256": sha256, "parts": parts}}
+        (run / "checkpoints" / "manifest.json").write_text(json.dumps({"files": listed}))
 
     return put
 
@@ -214,6 +253,14 @@ def _others() -> Iterator[tuple[str, Damage, list[str]]]:
         yield f"{name} a pipe", pipe(name), every
         yield f"{name} brackets", text(name, "[" * 100_000), every
         yield f"{name} no text", text(name, b"\xff\xfe\x00"), every
+        yield f"{name} a folder", folder(name), every
+        yield f"{name} of 10 GiB", sparse(name), every
+    yield "a part of a checkpoint is a pipe", in_parts(pipe(f"checkpoints/{PARTS}/a.safetensors")), ["generate"]
+    yield (
+        "a part of a checkpoint elsewhere",
+        in_parts(link(f"checkpoints/{PARTS}/a.safetensors", "/etc/hostname")),
+        every,
+    )
     for name in ("maps", "checkpoints"):
         yield f"{name} elsewhere", link(name, "/tmp"), [*every, "maps"]
     for name, change in {
@@ -391,6 +438,27 @@ def test_pages_hold_names_as_text(finished: Path, tmp_path: Path) -> None:
     assert b"](java" not in pages["report.md"] and b",=1+1" not in pages["runs.csv"]
 
 
+def test_pages_hold_nothing_that_acts(finished: Path, tmp_path: Path) -> None:
+    """Nor do pages hold what turns or hides the text around it, and no cell of a head is a formula."""
+    run = copied(finished, tmp_path / "copy")
+    write_arm(run.parents[1], "=1+1", [3.0, 3.1], settings={"model.dropout": 0.5})
+    content = {"created": "2026-01-01T00:00:00", "hypothesis": "\x1b[31m\u202ered", "baseline": "multi_head"}
+    content |= {"metric": "val/loss", "margin": None, "alpha": 0.05, "seeds": [0], "family": ["gqa"]}
+    promise = {"sha256": "", **content, "runs": ["\u202ex/seed_0"]}
+    (run.parents[1] / "preregistration.json").write_text(json.dumps(promise))
+    looks = [{"set": "x", "at": "\u202e", "runs": 1, "seeds": 1}]
+    touches = [{"runs": [], "at": "\u202e"}, {"runs": 3}, {"runs": None, "at": 1}, 4]
+    manifest({"runs": [], "looks_taken": looks, "test_part_touched": touches})(run)
+    outcome = typed("report", f"experiment={run.parents[1]}", f"out={tmp_path / 'out'}")
+    assert (outcome.code, outcome.fault) == (0, "")
+    for name, data in files_below(tmp_path / "out"):
+        assert not ACTS.search(data.decode()), name
+    cells = [cell for row in csv.reader((tmp_path / "out" / "settings.csv").open()) for cell in row]
+    assert any("=1+1" in cell for cell in cells) and not any(cell.startswith("=") for cell in cells)
+    outcome = typed("final_test", f"experiment={run.parents[1]}")
+    assert not outcome.fault and not ACTS.search(outcome.err)
+
+
 ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -408,9 +476,11 @@ def test_names_act_on_no_terminal(finished: Path, tmp_path: Path, name: str) -> 
     run = run.parent.rename(run.parent.with_name(f"{name}-12345678.abcd")) / run.name
     looks = [{"set": "x", "at": name, "runs": 1, "seeds": 1}]
     manifest({"runs": [], "looks_taken": looks, "test_part_touched": [{"runs": [], "at": name}]})(run)
-    for command in (["maps", f"run={run}", "prompt=1 times"], ["report", f"experiment={run.parents[1]}"]):
-        outcome = typed(*command)
-        assert (outcome.code, outcome.fault) == (0, "") and not ACTS.search(outcome.out + outcome.err)
+    for command in (*COMMANDS, "report"):
+        outcome = looked_at(run, command, tmp_path / command)
+        told = outcome.err if command == "generate" else outcome.out + outcome.err  # what a model writes is a file's
+        assert (outcome.code, outcome.fault) == (0, "") and not ACTS.search(told), command
+    assert not ACTS.search(RunFolder(run).title)
 
 
 def test_a_model_acts_on_no_terminal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

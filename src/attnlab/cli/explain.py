@@ -118,7 +118,7 @@ def _of_run(
     from attnlab.runs import load
 
     model, tokenizer = load(trained, allow_targets=allow_targets, code=code, limits=limits)
-    return explained_run(trained.name.replace("/", "-"), model, tokenizer, prompt, layer=layer, token=token)
+    return explained_run(trained.title.replace("/", "-"), model, tokenizer, prompt, layer=layer, token=token)
 
 
 def _walk(

@@ -63,7 +63,7 @@ def final_test(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         touches = read.folder.manifest.count_touch([run.name for run in finished], now)
         if len(touches) > 1:
-            dates = ", ".join(str(touch["at"]) for touch in touches)
+            dates = harmless(", ".join(str(touch.get("at")) for touch in touches))
             print(
                 f"warning: the test part is touched {len(touches)} times ({dates}): it is no longer unseen", flush=True
             )

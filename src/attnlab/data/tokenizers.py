@@ -280,6 +280,8 @@ def _check_tokens(
     single = {bytes([i]) for i in range(256)}
     if len(set(cut)) != len(cut) or (cls is not CharTokenizer and b"" in cut):
         raise ValueError("a token is empty, or stands there twice")
+    if cls is TaskTokenizer and not all(token.decode().isprintable() for token in tokens):
+        raise ValueError("the name of a token cannot be shown")
     if cls is ByteTokenizer and set(tokens) != single:
         raise ValueError("its tokens are not the 256 bytes")
     if cls is RankTokenizer:

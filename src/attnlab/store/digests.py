@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.store.damage import Damaged, one_line
-from attnlab.store.files import read_file
+from attnlab.store.files import open_file, read_file
 from attnlab.store.moved import with_first_keys
 from attnlab.store.names import METRICS
 
@@ -26,7 +26,7 @@ def digest(data: bytes) -> dict[str, Any]:
 
 def digest_of(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file of any size, which is flushed to disk."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         os.fsync(file.fileno())
         return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -78,7 +78,8 @@ class Manifest:
     def touches(self) -> list[Entry]:
         """What can be read of how often the test part was touched: when, and by which runs."""
         listed = self.read().get(TOUCHES)
-        return [e for e in listed if isinstance(e, dict) and "runs" in e] if isinstance(listed, list) else []
+        sound = listed if isinstance(listed, list) else []
+        return [touch for touch in sound if isinstance(touch, dict) and isinstance(touch.get("runs"), list)]
 
     def count_touch(self, runs: Sequence[str], at: str) -> list[Entry]:
         """Write down that these runs are judged by the test part, unless all of them were before; returns all touches.

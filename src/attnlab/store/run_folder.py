@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from attnlab.errors import Locked, UsageError
+from attnlab.machine.environment import harmless
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged, one_line, read_text
 from attnlab.store.digests import Digests, check_files, digest, digests_in, seal, was_changed
@@ -78,8 +79,8 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """The same as text, whatever bytes the names of its folders are made of."""
-        return os.fsencode(self.name).decode(errors="backslashreplace")
+        """The same as text that can be shown, whatever bytes the names of its folders are made of."""
+        return harmless(os.fsencode(self.name).decode(errors="backslashreplace"))
 
     @property
     def code_digits(self) -> str:
@@ -150,7 +151,8 @@ class RunFolder:
         Following such a link would read or write somewhere else.
         """
         home = os.path.realpath(self.path)
-        for folder in (self.path, self.checkpoints.path, self.maps):
+        parts = (path for path in self.checkpoints.files() if path.is_dir())
+        for folder in (self.path, self.checkpoints.path, self.maps, *parts):
             for entry in folder.iterdir() if folder.is_dir() else ():
                 outside = entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(home)
                 if outside or not (entry.is_file() or entry.is_dir() or entry.is_symlink()):

@@ -30,6 +30,7 @@ from attnlab.config.messages import explain
 from attnlab.config.metric_kinds import parse_metric
 from attnlab.config.tuned_settings import is_tunable
 from attnlab.errors import UsageError
+from attnlab.machine.environment import harmless
 from attnlab.options.rules import MOST_SEED, parse_integers
 from attnlab.store.files import write_atomically
 from attnlab.sweep.command import train_design
@@ -251,13 +252,13 @@ def _print_tuning(
     settings, runs = (sum(sizes) for sizes in zip(*((_search(e).tried, _search(e).runs) for e in entries), strict=True))
     print(f"{settings} settings of {len(entries)} variants were tried, in {runs} runs")
     for line in _orders(entries, budgets, lower):
-        print(f"- {line}")
+        print(harmless(f"- {line}"))
     for entry in entries:
         lost = [f"{t} at {n} steps" for t in entry.trials for n, score in t.scores.items() if score.diverged]
         if lost:
-            print(f"- {_label(entry)}: diverged: {', '.join(lost)}")
+            print(harmless(f"- {_label(entry)}: diverged: {', '.join(lost)}"))
         for remark in entry.lr_curve.remarks:
-            print(f"- {_label(entry)}: {remark}")
+            print(harmless(f"- {_label(entry)}: {remark}"))
     rates = sorted({point.rate for entry in entries for point in entry.lr_curve.points})
     if keys == [RATE] and (more := tuned_variants.extend_grid(entries, tuned_variants.spacing(rates))):
         print(f"- to widen the grid, run it at {RATE}={','.join(f'{rate:g}' for rate in more)}, too")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from attnlab.analysis.analyse import Report
 from attnlab.analysis.report.format import number, p_value, span
+from attnlab.machine.environment import harmless
 
 SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -54,4 +55,4 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(SPECIAL.get(sign, sign) for sign in text)
+    return "".join(SPECIAL.get(sign, sign) for sign in " ".join(harmless(text).split()))

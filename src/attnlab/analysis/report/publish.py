@@ -92,7 +92,9 @@ def write(report: Report, document: Document, folder: Path) -> list[Path]:
         tidy(part)
     for name, text in pages.items():
         write_atomically(
-            folder / name, text.encode(errors="backslashreplace") if isinstance(text, str) else text, key="out"
+            folder / name,
+            harmless(text).encode(errors="backslashreplace") if isinstance(text, str) else text,
+            key="out",
         )
     return [folder / name for name in pages if "/" not in name]
 
