@@ -329,6 +329,21 @@ def test_runs_without_a_rate_are_no_trials(tmp_path: Path) -> None:
     assert [entry.variant for entry in read_tuning(experiment, True, 0.05)] == ["multi_head"]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rate", [0, -1.0, math.inf, math.nan, 1e308, 5e-324])
+def test_rates_without_a_logarithm(tmp_path: Path, capsys: pytest.CaptureFixture[str], rate: float) -> None:
+    """A run at such a rate counts as damaged, and one alone at another budget is no grid that could be widened."""
+    write_grid(tmp_path / "t", {"multi_head": 1.3e-3})
+    write_run(tmp_path / "t", "multi_head", 100, 2.0, settings={"optimizer.lr": rate})
+    write_run(tmp_path / "t", "multi_head", 100, 2.0, settings={"trainer.max_steps": math.inf, "optimizer.lr": 0.1})
+    for seed in SEEDS:
+        write_run(tmp_path / "t", "multi_head", seed, 2.5, settings={"optimizer.lr": 1e-3, "trainer.max_steps": 1})
+    tuning.tune(tmp_path / "t", "val/loss", "", "100,101", tuning.Budget(0, (40,), 2, 2), None, ())
+    assert chosen(entries(tmp_path / "t")["multi_head"]) == 1e-3 and "4 settings" in capsys.readouterr().out
+    damaged = {run.reason for run in read_experiment(tmp_path / "t").runs if run.reason}
+    assert damaged == {f"config.yaml: optimizer.lr is {rate}", "config.yaml: trainer.max_steps is 'inf'"}
+
+
 def test_variants_of_one_name(tmp_path: Path) -> None:
     """The settings tell variants of one name apart."""
     for width, at in ((64, 1e-3), (128, 3e-3)):

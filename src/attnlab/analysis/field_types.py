@@ -1,6 +1,6 @@
 """What the values in the files of a run and a sweep are, where a report goes by them, and which are something else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnlab.store.preregistration import is_alpha, is_margin
@@ -9,7 +9,10 @@ MOST_NUMBER = 10**18
 # By dotted key; what is not listed is shown, if at all, as text.
 NAMES, NUMBERS, SETTINGS = (str,), (int, float), (dict,)
 TERMS = {"metric": NAMES, "baseline": NAMES, "margin": NUMBERS, "alpha": NUMBERS}  # what a report may be told to go by
-RANGES = {"alpha": is_alpha, "margin": is_margin}
+RANGES: dict[str, Callable[[Any], bool]] = {  # by the last part of a key
+    **{"alpha": is_alpha, "margin": is_margin},
+    "lr": lambda rate: 1e-100 < rate < 1e100,  # has a logarithm, as has what divides two of them
+}
 OF_SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "variant", "hash", "started", "command", "device", "precision"), NAMES),
     **dict.fromkeys(("seed", "step"), (int,)),
@@ -30,7 +33,7 @@ OF_CONFIG: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("match", "match_to", "tuned", "resume_from", "init_from"), NAMES),
     **{f"report.{key}": kind for key, kind in TERMS.items()},
     "report.looks": (int,),
-    "optimizer.lr": NUMBERS,
+    **{"optimizer.lr": NUMBERS, "trainer.max_steps": (int,)},
 }
 OF_ENTRY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("folder", "variant", "label", "status", "reason", "log"), NAMES),

@@ -260,7 +260,8 @@ def _print_tuning(
         for remark in entry.lr_curve.remarks:
             print(harmless(f"- {_label(entry)}: {remark}"))
     rates = sorted({point.rate for entry in entries for point in entry.lr_curve.points})
-    if keys == [RATE] and (more := tuned_variants.extend_grid(entries, tuned_variants.spacing(rates))):
+    more = tuned_variants.extend_grid(entries, tuned_variants.spacing(rates)) if keys == [RATE] and rates[1:] else []
+    if more:
         print(f"- to widen the grid, run it at {RATE}={','.join(f'{rate:g}' for rate in more)}, too")
     if drawing := lr_curves([(_label(entry), entry.lr_curve) for entry in entries], experiment.metric):
         path = experiment.folder.learning_rates
