@@ -76,6 +76,18 @@ def test_helpers_count(package: Path, how: str) -> None:
     assert changed(modules(), before) == ["my_rules.helpers"]
 
 
+@pytest.mark.parametrize("how", ["import_module(f'.{name}', __name__)", "__import__(f'{__name__}.{name}')"])
+def test_computed_names(package: Path, how: str) -> None:
+    """A package that imports by a name it computes, as lazy packages do, counts whole: any of its modules may be it."""
+    lazy = f"from importlib import import_module\n\ndef __getattr__(name):\n    return {how}\n"
+    (package / "__init__.py").write_text(lazy)
+    (package / "rule.py").write_text(RULE.format(imports="from my_rules import helpers as _\nFACTOR = _.FACTOR"))
+    before = modules()
+    assert {"my_rules", "my_rules.rule", "my_rules.helpers", "my_rules.unused", "my_rules.parts"} == set(before)
+    (package / "unused.py").write_text("NOTHING = 1\n")
+    assert changed(modules(), before) == ["my_rules.unused"]
+
+
 def test_neighbours_count(package: Path) -> None:
     """A module beside an allowed one counts, though no config may name its classes; torch does not."""
     for name in ("rule", "helpers"):

@@ -2,7 +2,8 @@
 
 The import statements of the modules that hold the classes of a config are followed, those within functions too, to
 every module of attnlab, of a package that the user allows, and of whatever else lies outside the installed libraries.
-Not seen: modules imported by a computed name, and files that are no modules, such as weights that a package reads.
+Where a package imports by a computed name, all its modules count. Not seen: files that are no modules, such as weights
+that a package reads, and what is executed without being imported.
 
 What counts is the source as it was when the module was imported, not as it is on disk by now.
 """
@@ -33,6 +34,7 @@ from attnlab.store.leaves import leaves
 # What every run uses besides the classes of its config.
 STEP = ("attnlab.model", "attnlab.training.module", "attnlab.data.datamodule", "attnlab.data.load")
 NOT_FOLLOWED = ("attnlab",)  # its __init__ offers `load`, which no run uses
+ALL = ":all"  # behind the name of a package: all its modules
 LIBRARIES = tuple({f"{Path(path).resolve()}{os.sep}" for path in sysconfig.get_paths().values()})
 INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 NO_MATTER = ("ctx", "kind", "type_comment")  # fields of a syntax tree that follow from others, or do nothing
@@ -197,6 +199,9 @@ def _closure(names: Sequence[str], roots: set[str]) -> dict[str, str]:
         if name in visited:
             continue
         visited.add(name)
+        if name.endswith(ALL):
+            waiting += _all_of(name.removesuffix(ALL))
+            continue
         waiting += [name.rpartition(".")[0]] if "." in name else []  # the packages around it are imported with it
         spec = _spec(name)
         if spec is not None and _counts(name, spec, roots):
@@ -207,6 +212,15 @@ def _closure(names: Sequence[str], roots: set[str]) -> dict[str, str]:
                 root = name.partition(".")[0]
                 waiting += [each for each in sys.modules if each.startswith(f"{root}.")]
     return hashes
+
+
+def _all_of(root: str) -> Iterator[str]:
+    """Every module that lies in a package, unless it is an installed library."""
+    spec = _spec(root)
+    for home in (spec.submodule_search_locations if spec is not None else None) or ():
+        files = () if _is_installed(home) else sorted(Path(home).rglob("*.py"))
+        names = (".".join([root, *file.relative_to(home).with_suffix("").parts]) for file in files)
+        yield from (name.removesuffix(".__init__") for name in names)
 
 
 @cache
@@ -270,8 +284,10 @@ def _named(tree: ast.AST, package: str) -> Iterator[str]:
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
             if called in ("import_module", "__import__"):
-                texts = [each.value for each in given if isinstance(each, ast.Constant)]
-                yield from (_absolute(text, package) for text in texts if isinstance(text, str))
+                texts = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+                yield from (_absolute(text, package) for text in texts)
+                root = package.partition(".")[0]
+                yield from () if texts or root in NOT_FOLLOWED or not root else [f"{root}{ALL}"]
 
 
 def _absolute(name: str, package: str) -> str:
