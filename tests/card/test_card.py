@@ -10,7 +10,7 @@ from attnlab.card.battery import CONTROLS, Result, above, best_control, cells, c
 from attnlab.card.pages import against_controls, line, save
 from attnlab.config.compose import compose_config
 from attnlab.data.task import Task
-from attnlab.errors import UsageError
+from attnlab.errors import AttnlabError, FileFailure, Stopped, UsageError
 from attnlab.training.notes import log, note
 
 TASK = {
@@ -94,6 +94,18 @@ def test_notes_of_a_run_are_shown(
     monkeypatch.setattr("attnlab.training.run.run", run)
     list(results(["multi_head"], ["compression"], folder=tmp_path))
     assert capsys.readouterr() == ("", "note: was made by other code\n")
+
+
+@pytest.mark.parametrize("error", [FileFailure("the disk is full"), Stopped("stopped", 143)])
+def test_what_ends_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: AttnlabError) -> None:
+    """A card with holes is not drawn because a disk was full: the command ends, and goes on when it is typed again."""
+
+    def run(*_: Any, **__: Any) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr("attnlab.training.run.run", run)
+    with pytest.raises(type(error)):
+        list(results(["multi_head"], ["compression"], folder=tmp_path))
 
 
 def test_a_cell_that_does_not_exist_is_refused() -> None:

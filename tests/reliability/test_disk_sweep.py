@@ -8,7 +8,9 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra import initialize_config_dir
@@ -23,12 +25,26 @@ from tests.reliability.test_disk import content
 from tests.training.launch import write_text
 
 from attnlab.config.compose import config_dir, guarded
+from attnlab.errors import FileFailure, UsageError
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import failures
-from attnlab.sweep import sweeper, worker_tasks
+from attnlab.sweep import reporting, sweeper, worker_tasks
 from attnlab.sweep.pool import Event, Pool
 from attnlab.sweep.worker import _answer
 
 WORDS = ("data=file", "tokenizer=byte", "model.n_layers=1", "model.n_heads=2", *SMALL, "seed=0,1")
+
+
+def test_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep whose report the disk does not take has failed; one that has nothing to compare has not."""
+    settings = SimpleNamespace(at_end=True, job=SimpleNamespace(config=SimpleNamespace(code="same")))
+    monkeypatch.setattr(reporting, "by_experiment", lambda runs: {ExperimentFolder(Path("e")): runs})
+    monkeypatch.setattr(reporting, "settings", lambda runs: settings)
+    for error in (UsageError("nothing to compare"), FileFailure("the disk is full")):
+        monkeypatch.setattr(reporting, "analyse", Mock(side_effect=error))
+        with pytest.raises(FileFailure) if isinstance(error, FileFailure) else contextlib.nullcontext():
+            reporting.report([settings])  # type: ignore[list-item]
+    assert capsys.readouterr().out.startswith("no report: nothing to compare (")
 
 
 class HerePool(Pool):

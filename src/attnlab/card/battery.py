@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from attnlab.config.compose import OF_ATTENTION, compose_config, with_plus
 from attnlab.config.keys import options
-from attnlab.errors import AttnlabError, Stopped, UsageError, nearest
+from attnlab.errors import AttnlabError, FileFailure, Stopped, UsageError, nearest
 
 GROUP = "card"
 FACTORS = (1, 2, 4, 8)  # of the trained length
@@ -143,7 +143,7 @@ def results(
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 summary = run(config, variant=called)
-        except Stopped:
+        except (Stopped, FileFailure):  # a disk that is full will be so for the next cell, too
             raise
         except AttnlabError as error:
             yield Result(called, cell, {}, trouble=str(error))

@@ -12,7 +12,7 @@ from attnlab.analysis.settings import METRIC_OF_TASKS, USUAL_METRIC, Options
 from attnlab.analysis.statistics import bad_runs_not_excluded
 from attnlab.config.metric_kinds import parse_metric
 from attnlab.config.run_config import ReportConfig
-from attnlab.errors import AttnlabError, UsageError
+from attnlab.errors import AttnlabError, FileFailure, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.preregistration import Preregistration, write
 from attnlab.sweep.plan import PlannedRun
@@ -145,5 +145,7 @@ def report(runs: Sequence[PlannedRun]) -> None:
                 raise UsageError("no variant has two seeds in common with the baseline, and one says nothing of chance")
             print()
             publish(outcome, None)
+        except FileFailure:
+            raise
         except AttnlabError as error:
             print(f"no report: {error} (attnlab report experiment={folder} can be asked at any time)")
