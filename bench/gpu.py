@@ -74,8 +74,9 @@ Row = dict[str, Any]
 class Bench:
     """A device, its sizes, and a clock for each part."""
 
-    def __init__(self, device: str, seconds: float) -> None:
+    def __init__(self, device: str, seconds: float, file: Path, about: Row) -> None:
         self.device, self.seconds, self.small = device, seconds, device == "cpu"
+        self.file, self.about = file, about
         self.rows: dict[str, list[Row]] = {part: [] for part in SHARES}
         self.left_out: dict[str, list[str]] = {part: [] for part in SHARES}
 
@@ -96,9 +97,16 @@ class Bench:
                 if self.device == "cuda":
                     torch.cuda.empty_cache()
             self.rows[part].append({"case": name, **row})
+            self.write()
             print(f"  {name:44s} " + "  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
         for line in self.left_out[part]:
             print(f"  left out: {line}")
+        self.write()
+
+    def write(self) -> None:
+        """What there is so far: a device may be taken away in the middle of a case."""
+        content = {**self.about, "rows": self.rows, "left_out": self.left_out}
+        self.file.write_text(json.dumps(content, indent=2) + "\n")
 
     def wait(self) -> None:
         if self.device == "cuda":
@@ -319,9 +327,11 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("this machine has no CUDA device; --device cpu tries the script at small sizes")
     training.quiet()
-    bench, name = Bench(options.device, options.seconds), device_name(options.device)
+    name = device_name(options.device)
     peak = options.peak or next((float(peak) for key, peak in PEAKS.items() if key in name), None)
     print(f"{name}, torch {torch.__version__}, backends {best_backends(options.device)}, peak {peak} TFLOP/s")
+    about = {"device": name, "torch": torch.__version__, "peak": peak}
+    bench = Bench(options.device, options.seconds, options.json, about)
     with tempfile.TemporaryDirectory() as folder:
         names = ("multi_head", "gqa", "linear", "gated_delta")
         cases: dict[str, list[tuple[str, Callable[[], Row]]]] = {
@@ -339,8 +349,6 @@ def main() -> None:
         }
         for part in options.parts:
             bench.each(part, cases[part])
-    content = {"device": name, "torch": torch.__version__, "peak": peak, "rows": bench.rows, "left_out": bench.left_out}
-    options.json.write_text(json.dumps(content, indent=2) + "\n")
     print(f"\n{options.json}")
 
 

@@ -57,6 +57,12 @@ def test_several_devices_are_counted(devices: int, nodes: int, rank: int, monkey
     assert processes(2) == Processes(0, 0, 2, 1, launched=False)
     for name, value in zip(VARIABLES, (rank, rank % devices, devices * nodes), strict=True):
         monkeypatch.setenv(name, str(value))
+    for address, port in (("", "29500"), ("127.0.0.1", ""), ("127.0.0.1", "abc"), ("127.0.0.1", "70000")):
+        monkeypatch.setenv("MASTER_ADDR", address)
+        monkeypatch.setenv("MASTER_PORT", port)
+        with pytest.raises(UsageError, match=r"^MASTER_ADDR \(.*\) and MASTER_PORT \(.*\) must say where"):
+            processes(devices, nodes)
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert processes(devices, nodes) == Processes(rank, rank % devices, devices, nodes, launched=True)
 
 

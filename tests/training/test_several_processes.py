@@ -263,6 +263,20 @@ def test_own_error(strategy: str, crew: Crew, tmp_path: Path) -> None:
     assert crew.fit(tmp_path, 2, strategy).codes == [0, 0]
 
 
+DEAF = """
+import os, socket
+deaf = socket.create_server(("127.0.0.1", 0))
+os.environ["MASTER_PORT"] = str(deaf.getsockname()[1])
+"""
+
+
+def test_nobody_answers(crew: Crew, tmp_path: Path) -> None:
+    """A process that meets a program that says nothing, and one that waits for it, end in time."""
+    ended = crew.run(tmp_path, 2, "ddp", {"trainer.timeout": "0.05"}, {1: DEAF})
+    assert ended.codes == [1, 1], ended
+    assert "process 0 of 2 did not meet the others (MASTER_ADDR=127.0.0.1, MASTER_PORT=" in ended.errors[0]
+
+
 def test_hung_process(crew: Crew, tmp_path: Path) -> None:
     """One that does nothing for trainer.timeout ends all, and is named with its step."""
     said = tmp_path / "said"  # by a thread, and so by the process itself

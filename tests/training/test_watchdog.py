@@ -1,12 +1,15 @@
 """Who watches over the processes of a run."""
 
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
 import torch.distributed as dist
 
+from attnlab.errors import AttnlabError
 from attnlab.machine.environment import Processes
+from attnlab.training import process_group
 from attnlab.training.stop import StopRequest
 from attnlab.training.watchdog import Lost, Watchdog
 
@@ -43,3 +46,24 @@ def test_gone(store: dist.TCPStore, watchdog: Watchdog) -> None:
     assert lost is not None and (lost.rank, lost.message, lost.code) == (1, "is gone after step 0", 1)
     store.set("attnlab/0/left/1", "")
     assert watchdog.lost(0) is None
+
+
+@pytest.mark.parametrize(("rank", "why"), [(0, "EADDRINUSE"), (1, "timed out")])
+def test_nobody_to_meet(rank: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that another program has, or one where nobody is, ends in one line that says where they were to meet."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        if rank:
+            taken.close()
+        monkeypatch.setattr(process_group, "GRACE", 0.5)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        here = Processes(rank, rank, per_node=2, launched=True)
+        with (
+            pytest.raises(AttnlabError) as error,
+            process_group.joined(here, StopRequest(), accelerator="cpu", minutes=0.01),
+        ):
+            pass
+    meeting = f"(MASTER_ADDR=127.0.0.1, MASTER_PORT={port})"
+    assert str(error.value).startswith(f"process {rank} of 2 did not meet the others {meeting}: ")
+    assert why in str(error.value) and "\n" not in str(error.value)

@@ -14,6 +14,7 @@ from attnlab.errors import UsageError
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # by which Lightning numbers a process
 STARTED_BY = "ATTNLAB_FIRST_PROCESS"  # the id of the process that has started this one, if one of the same run did
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by torchrun, and by the first process for those that it starts
+MEETING = ("MASTER_ADDR", "MASTER_PORT")  # likewise: where the processes of a run find each other
 # Control characters but tab and line feed, and those that turn the direction of what follows.
 ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -114,6 +115,12 @@ def processes(devices: int, nodes: int = 1) -> Processes:
             f"trainer.devices ({devices}) times trainer.nodes ({nodes}) does not fit what the environment says of "
             f"processes ({values}): set them to what the launcher has started, or unset these variables, and attnlab "
             "starts the processes of one machine itself"
+        )
+    address, port = (os.environ.get(name, "") for name in MEETING)
+    if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(
+            f"MASTER_ADDR ({address or 'not set'}) and MASTER_PORT ({port or 'not set'}) must say where the processes "
+            "of the run meet, as a launcher sets them: the address of the first, and a port of 1 to 65535"
         )
     return Processes(numbers[0], numbers[1], devices, nodes, launched=True)
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from torch import Tensor
 
 from attnlab.errors import AttnlabError, LostProcess, UsageError
-from attnlab.machine.environment import STARTED_BY, Processes
+from attnlab.machine.environment import MEETING, STARTED_BY, Processes
 from attnlab.store.files import file_failure
 from attnlab.training.stop import StopRequest
 from attnlab.training.watchdog import GRACE, Watchdog
@@ -87,8 +88,9 @@ def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes
         yield ProcessGroup()
         return
     wait = timedelta(minutes=minutes) + timedelta(seconds=2 * GRACE)  # the watch speaks first
-    store, children = _meeting_place(processes, wait)
-    watch = Watchdog(processes, children, stop, seconds=60 * minutes)
+    with _in_time(processes, wait):
+        store, children = _meeting_place(processes, wait)
+        watch = Watchdog(processes, children, stop, seconds=60 * minutes)
     try:
         try:
             if accelerator == "cuda":
@@ -113,6 +115,30 @@ def joined(processes: Processes, stop: StopRequest, *, accelerator: str, minutes
             child.kill()
         with suppress(Exception):  # some of the others may be gone
             dist.destroy_process_group()
+
+
+@contextmanager
+def _in_time(processes: Processes, wait: timedelta) -> Iterator[None]:
+    """The processes meet within the block, or this one ends with a line: one is missing, or their port is another's."""
+    where = ", ".join(f"{name}={os.environ[name]}" for name in MEETING if name in os.environ)
+    line = f"process {processes.rank} of {processes.world_size} did not meet the others ({where})"
+
+    def give_up() -> None:  # whoever listens there may never answer
+        os.write(2, f"error: {line}: no answer for {wait.total_seconds():.0f} s\n".encode())
+        os._exit(1)
+
+    late = threading.Timer(wait.total_seconds() + GRACE, give_up)
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), "")  # what follows is a trace of torch's C++ code
+        raise AttnlabError(f"{line}: {why}") from error
+    finally:
+        late.cancel()
 
 
 def _meeting_place(processes: Processes, wait: timedelta) -> tuple[dist.Store, dict[int, "subprocess.Popen[bytes]"]]:
