@@ -97,6 +97,25 @@ def test_files_are_sorted_by_name(tmp_path: Path) -> None:
     assert [file.kind for file in list_files(str(tmp_path))] == [".jsonl", ".txt", ".txt.gz"]
 
 
+def test_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to a file that is gone is damage, not left out in silence; a folder that cannot be read is refused."""
+    folder = write(tmp_path / "a", 3)
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    assert refusal(folder).startswith(f"data.path ({folder / 'gone.txt'}) cannot be read: No such file")
+    assert File(str(folder), on_error="skip").load().skipped["files"] == 1
+    (folder / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(path: str) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert refusal(folder) == f"the folder {folder / 'closed'} cannot be read: Permission denied"
+
+
 def broken(name: str, data: bytes, why: str, *, line: str = "", documents: int = 0) -> Any:
     return pytest.param(name, data, why, line, documents, id=name)
 

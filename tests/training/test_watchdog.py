@@ -55,7 +55,7 @@ def test_nobody_to_meet(rank: int, why: str, monkeypatch: pytest.MonkeyPatch) ->
         port = taken.getsockname()[1]
         if rank:
             taken.close()
-        monkeypatch.setattr(process_group, "GRACE", 0.5)
+        monkeypatch.setattr(process_group, "GRACE", 0.2)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(port))
         here = Processes(rank, rank, per_node=2, launched=True)

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from attnlab.errors import UsageError
 COMPRESSED = (".gz", ".zst")
 KINDS = (".txt", ".jsonl", ".parquet", ".arrow", *(f"{kind}{by}" for kind in (".txt", ".jsonl") for by in COMPRESSED))
 MAGIC, RECURSIVE = set("*?["), "**"
+NOWHERE = Stamp(0, 0, 0)
 
 
 class TextFile(NamedTuple):
@@ -37,7 +39,8 @@ def list_files(path: str | Sequence[str], *, key: str = "data.path", kinds: Sequ
     """The files of a file, a folder, a glob, or a list of these; each once, in the order of the list and their names.
 
     Folders are walked, links to folders within them are not followed. In folders and globs, hidden files, empty ones
-    and those of other kinds are left out; a file that is named itself may have any suffix. Raises UsageError.
+    and those of other kinds are left out, a link to a file that is not there is not; a file that is named itself may
+    have any suffix. Raises UsageError, also where a folder cannot be read.
     """
     entries = [path] if isinstance(path, str) else list(path)
     files = [file for entry in entries for file in _files(entry, key, kinds)]
@@ -65,11 +68,21 @@ def _files(entry: str, key: str, kinds: Sequence[str]) -> Iterator[TextFile]:
     readable = [
         TextFile(name, kind, stamp)
         for name in sorted(inside)
-        if (kind := kind_of(name, kinds)) and os.path.isfile(name) and (stamp := Stamp.of(os.stat(name))).size
+        if (kind := kind_of(name, kinds)) and (stamp := _stamp(name)) is not None
     ]
     if not readable:
         raise UsageError(f"{source} holds no file to read: it must hold {', '.join(kinds)}, and they may not be empty")
     yield from readable
+
+
+def _stamp(name: str) -> Stamp | None:
+    """What a file in a folder is: NOWHERE for a link to nothing, which reading it will name; None for an empty one and
+    for what is no file."""
+    try:
+        about = os.stat(name)
+    except OSError:
+        return NOWHERE if os.path.islink(name) else None
+    return Stamp.of(about) if stat.S_ISREG(about.st_mode) and about.st_size else None
 
 
 def _matches(pattern: str) -> list[str]:
@@ -90,9 +103,14 @@ def _walk(folder: str) -> list[str]:
 
 def _folders(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Every folder from this one on, and the names of the files in it; hidden ones and links are not entered."""
-    for home, folders, names in os.walk(folder):
+    for home, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield home, names
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, NotADirectoryError):  # a glob names files, too
+        raise UsageError(f"the folder {error.filename} cannot be read: {error.strerror}") from error
 
 
 def _about(path: str, source: str) -> Stamp:

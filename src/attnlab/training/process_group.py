@@ -25,6 +25,7 @@ from attnlab.training.watchdog import GRACE, Watchdog
 
 T = TypeVar("T")
 HERE = "127.0.0.1"
+LATE = 60.0  # seconds beyond its own time that the store has to say that nobody came
 
 
 class ProcessGroup:
@@ -127,7 +128,7 @@ def _in_time(processes: Processes, wait: timedelta) -> Iterator[None]:
         os.write(2, f"error: {line}: no answer for {wait.total_seconds():.0f} s\n".encode())
         os._exit(1)
 
-    late = threading.Timer(wait.total_seconds() + GRACE, give_up)
+    late = threading.Timer(wait.total_seconds() + LATE, give_up)
     late.daemon = True
     late.start()
     try:
