@@ -15,6 +15,8 @@ import pytest
 from docs.website import config_keys, variant_pages
 from docs.website.source_lines import code_of
 from docs.website.staged import ROOT, links, sources
+from docs.website.used_by import types_of
+from docs.website.variant_pages import table_rows
 from tests.inspection.tab_server import browser
 from tests.laws.cases import NAMES
 from tests.limits import HANG
@@ -24,7 +26,6 @@ from attnlab.attention.native_sparse import NativeSparseAttention
 from attnlab.cli._arguments import COMMANDS, parsed
 from attnlab.config.compose import compose_config
 from attnlab.errors import UsageError
-from attnlab.interchange.families.registry import FAMILIES
 
 PAGES = [ROOT / "README.md", *sources()]
 HEADING = re.compile(r"^#+ (.+)$", re.M)
@@ -207,9 +208,26 @@ def test_every_key_has_a_comment() -> None:
 
 
 def test_used_by() -> None:
-    """Who uses a variant is said of variants that there are, by types that are read."""
+    """Who uses a variant is said of variants that there are; types are those whose layers are of it."""
     assert {*variant_pages.USED_BY} <= {*NAMES}
-    assert {name for used in variant_pages.USED_BY.values() for name in used.get("types", ())} <= {*FAMILIES}
+    assert all([*used] == ["others"] for used in variant_pages.USED_BY.values())
+    of = {name: set(types_of(name)) for name in ("multi_head", "gqa", "mqa", "mla", "mla_nope", "gated", "gated_delta")}
+    assert "gpt2" in of["multi_head"] and "llama" not in of["multi_head"] and {"llama", "qwen3"} <= of["gqa"]
+    assert "falcon" in of["mqa"] and "deepseek_v3" in of["mla"] and not of["mla_nope"]
+    assert "qwen3_next" in of["gated"] & of["gated_delta"] and "llama" not in of["gated"]
+    assert "gemma2" in types_of("gemma2") and "gemma2" not in types_of("gemma3")
+
+
+def test_rows_of_other_pages() -> None:
+    """A page of a variant repeats what was measured of it, by the line; of another it says nothing."""
+    text = "| a | b |\n|---|---|\n| `x` | 1 |\n| y, layer 0 | 2 |\n\n| c | d |\n|---|---|\n| case | `attention=x` |\n"
+    assert [*table_rows(text, "x")] == [
+        (["| a | b |", "|---|---|"], ["| `x` | 1 |"]),
+        (["| c | d |", "|---|---|"], ["| case | `attention=x` |"]),
+    ]
+    assert [rows for _, rows in table_rows(text, "y")] == [["| y, layer 0 | 2 |"]] and not [*table_rows(text, "z")]
+    assert "| mla | linear | 320.0 |" in "\n".join(variant_pages.measured("mla"))
+    assert "Medians over the seeds" in "\n".join(variant_pages.tested_claims("fox"))
 
 
 def test_code_of_a_class() -> None:

@@ -13,6 +13,8 @@ from docs.ledger import RECORDS
 from docs.variants import LENGTHS, Row, built, row, rules, short
 from docs.website.config_keys import CONFIGS, cell
 from docs.website.source_lines import code_of, methods_of, place
+from docs.website.staged import ROOT
+from docs.website.used_by import types_of
 from docs.worked_examples import written as written
 
 from attnlab.attention.base import Attention
@@ -20,10 +22,9 @@ from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.errors import shown
 from attnlab.explain.explanations import variant
 from attnlab.explain.steps import Step
-from attnlab.interchange.families.registry import FAMILIES
 from attnlab.options import options_of
 from attnlab.sweep.claim import Claim, read_claims
-from attnlab.sweep.ledger import verdict_on
+from attnlab.sweep.ledger import medians, verdict_on
 from attnlab.sweep.replication import read_record
 
 USED_BY: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
@@ -37,6 +38,12 @@ MAPS = {
     "none": "none: it is not linear in its values",
 }
 GROWTHS = {"linear": "grows with each token", "window": "grows up to a window", "constant": "has a fixed size"}
+# Pages whose tables have a row for each variant that was measured, and what these say.
+TABLES = {
+    "decoding": "Decoding, measured",
+    "ablations": "In an ablation",
+    "oracles": "What it was compared with",
+}
 CELL, MARGIN = 52, 66  # pixels of a map's cells, and of the names beside them
 SOURCES = 3  # classes that are printed
 
@@ -48,7 +55,7 @@ def page(name: str) -> str:
     lines = [f"# {name}", "", it.sentence, "", f"Rule: {it.formula}", ""]
     lines += ["```", f"python train.py attention={name}", f"attnlab explain attention={name}", "```", ""]
     lines += [*facts(it, layers), *differences(it), *drawn_map(name), *code(file, layers), *options(file, config)]
-    return "\n".join([*lines, *cost(it), *card(name), *tested_claims(name), ""])
+    return "\n".join([*lines, *cost(it), *card(name), *tested_claims(name), *measured(name), ""])
 
 
 def facts(it: Row, layers: list[Attention]) -> Iterator[str]:
@@ -58,10 +65,11 @@ def facts(it: Row, layers: list[Attention]) -> Iterator[str]:
     yield from ("| | |", "|---|---|", f"| family | {it.family} |", f"| map | {'; '.join(maps)} |")
     yield f"| state while decoding | {'; '.join(growths)} |"
     yield f"| paper | {it.papers} |"
-    used = USED_BY.get(it.name, {})
-    types = [f"[`{name}`](../interchange.md)" for name in used.get("types", ()) if name in FAMILIES]
-    if used:
-        yield f"| used by | {', '.join([*used.get('others', ()), *types])} |"
+    if others := USED_BY.get(it.name, {}).get("others"):
+        yield f"| used by | {', '.join(others)} |"
+    if types := types_of(it.name):
+        names = ", ".join(f"`{name}`" for name in types)
+        yield f"| layers of [imported types](../interchange.md) | {names} |"
     yield ""
 
 
@@ -198,6 +206,39 @@ def tested_claims(name: str) -> Iterator[str]:
     for claim, record in about:
         when = f" ({record['date']}, commit {record['commits'][0][:8]})" if "date" in record else ""
         yield f"- {claim.claim} [{verdict_on(claim, record)}](../ledger.md#{claim.name}){when}"
+        if record.get("hash") == claim.hash:
+            yield f"  Medians over the seeds, with the least and the largest: {'; '.join(results(claim, record))}."
+
+
+def results(claim: Claim, record: Mapping[str, Any]) -> Iterator[str]:
+    """What each arm of a claim came to."""
+    for arm, *numbers, lost in medians(claim, record):
+        of_each = ", ".join(f"{measure} {number}" for measure, number in zip(claim.measures, numbers, strict=True))
+        yield f"{arm} {of_each}{f', {lost} runs lost' if lost != '0' else ''}"
+
+
+def measured(name: str) -> Iterator[str]:
+    """The rows about it in the tables of other pages."""
+    for page, title in TABLES.items():
+        for head, rows in table_rows((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), name):
+            yield from ("", f"## {title}", "", f"From [{page}](../{page}.md).", "", *head, *rows)
+
+
+def table_rows(text: str, name: str) -> Iterator[tuple[list[str], list[str]]]:
+    """(the two lines of its head, the rows that begin with this name) of every table that has some."""
+    head: list[str] = []
+    rows: list[str] = []
+    before = ""
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|") and set(line) <= set("|-: "):
+            head = [before, line]
+        elif head and not line.startswith("|"):
+            if rows:
+                yield head, rows
+            head, rows = [], []
+        elif head and (line.split("|")[1].strip(" `*").partition(",")[0] == name or f"`attention={name}`" in line):
+            rows.append(line)
+        before = line
 
 
 def attentions(claim: Claim) -> set[str]:

@@ -54,9 +54,11 @@ IN_FIGURES = {
     "3.17": [("self.context_query2", "context", True)],
     "3.18": [("self_v1.output", "context", False)],
     "3.19": [("causal.weights", "weights", False)],
+    "3.20": [("causal.weights_times_tril", "first.tril", False), ("causal.weights_renormalised", "first.rows", False)],
     "3.21": [("causal.scores_masked", "dot", False)],
     "3.22": [("causal.weights", "weights", False)],
     "3.24": [("multihead_wrapper.output", "output", False)],
+    "3.25": [("multihead_wrapper.output", "output", False)],
     "3.26": [("multihead.output", "output", False)],
 }  # fmt: skip
 
@@ -66,10 +68,10 @@ def chapter() -> dict[str, Explanation]:
     return {e.name: e for e in all_examples()}
 
 
-def shown(e: Explanation) -> dict[str, Any]:
-    """What the page of a worked example is given to draw."""
+def shown(e: Explanation, which: int = 0) -> dict[str, Any]:
+    """What the page of a worked example is given to draw of one of its flows."""
     text = section([e])
-    data: dict[str, Any] = json.loads(re.findall(r'id="flow-data">(.*?)</script>', text)[0])["flows"][0]
+    data: dict[str, Any] = json.loads(re.findall(r'id="flow-data">(.*?)</script>', text)[0])["flows"][which]
     return {node["key"]: np.array(node["values"], dtype=float) for node in data["nodes"]}
 
 
@@ -78,8 +80,9 @@ def test_figures_hold_the_book(number: str, chapter: dict[str, Explanation]) -> 
     """Each figure of the chapter holds the numbers that the book prints for it."""
     figure = chapter_figure(number)
     e = chapter[figure.name]
-    assert figure.step is None or figure.step in [stage.key for stage in e.flow.stages]
-    nodes, flow = shown(e), e.flow
+    flow = e.first_way if figure.first_way else e.flow
+    assert flow is not None and (figure.step is None or figure.step in [stage.key for stage in flow.stages])
+    nodes = shown(e, int(figure.first_way))
     for entry, key, row in IN_FIGURES[number]:
         expected = np.array(GOLDEN[entry]["expected"], dtype=float)
         expected = expected[0] if expected.ndim == 3 else expected
@@ -93,7 +96,25 @@ def test_figures_hold_the_book(number: str, chapter: dict[str, Explanation]) -> 
 def test_every_figure_opens(chapter: dict[str, Explanation]) -> None:
     """Every figure names a step that its variant has."""
     for figure in FIGURES.values():
-        assert figure.step is None or figure.step in [stage.key for stage in chapter[figure.name].flow.stages]
+        flow = chapter[figure.name].first_way if figure.first_way else chapter[figure.name].flow
+        assert flow is not None and (figure.step is None or figure.step in [stage.key for stage in flow.stages])
+
+
+def test_dropout_of_the_chapter(chapter: dict[str, Explanation]) -> None:
+    """Dropout is drawn where the chapter draws it, and with its probability; its several heads have none."""
+    drawn = {name for name, e in chapter.items() if e.step("dropout") is not None}
+    assert drawn == {"causal"} and chapter["causal"].flow.node("dropout").factor == (0.5,)
+
+
+def test_both_ways_to_mask(chapter: dict[str, Explanation]) -> None:
+    """The first way is drawn by its own rules, and ends in the context vectors of the second."""
+    e = chapter["causal"]
+    first = e.first_way
+    assert first is not None
+    rules = {key: first.node(key).rule for key in ("first.all", "first.tril", "first.total", "first.rows", "context")}
+    assert [*rules.values()] == ["ratio", "tril", "total", "ratio", "mix"]
+    assert np.array_equal(first.node("context").values, e.flow.node("context").values)
+    assert {node.key for node in first.nodes}.isdisjoint({"masked", "weights", "dropout"})
 
 
 @pytest.mark.parametrize("name", ["multi_head", "stacked_heads", "gqa", "mla", "gated", "differential", "sink"])

@@ -1,5 +1,6 @@
 """The page on which a text is typed: what it says is what the model computes, and it answers nobody else."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,11 +21,16 @@ import torch
 from tests.explain.test_explain import tiny_model
 from tests.training.launch import folder_of, run_there
 
+from attnlab.build import build_model
+from attnlab.config.compose import compose_config
 from attnlab.data.tokenizers import ByteTokenizer
 from attnlab.errors import UsageError
-from attnlab.explain.look.look_page import MOST_ROWS, reading_page
-from attnlab.explain.look.reader import MOST_CHARACTERS, Question, TextReader, softmax_at
+from attnlab.explain.look.look_page import reading_page
+from attnlab.explain.look.reader import MOST_CHARACTERS, MOST_ROWS, Question, TextReader, softmax_at
 from attnlab.explain.look.server import Server, question
+from attnlab.inspection.map_page.page import layer_numbers
+from attnlab.inspection.maps import collect
+from attnlab.inspection.records import half
 from attnlab.model import GPT
 
 TEXT = "ab <b>&é"
@@ -144,6 +151,31 @@ def test_long_text(server: Server) -> None:
     assert len(rows) == MOST_ROWS + 3
 
 
+def test_many_heads() -> None:
+    """A long text in 12 x 12 heads: one pass, small maps in a page of less than 2 MB, the rest when it is asked for."""
+    words = ["model.n_layers=12", "model.n_heads=12", "model.d_model=48", "model.context=256"]
+    torch.manual_seed(0)
+    reader = TextReader("run", 7, build_model(compose_config(words), 256).eval(), ByteTokenizer())
+    passes: list[int] = []
+    reader.model.register_forward_hook(lambda *_: passes.append(1))
+    text = "Nobody opens the box. " * 11
+    pages = [reading_page(reader, reader.read(Question(text, token=7, layer=i, head=3))) for i in (0, 11)]
+    assert len(passes) == 1 and max(map(len, pages)) < 2_000_000
+    expected = half(collect(reader.model, list(text.encode()))[4].weights)
+    numbers = np.frombuffer(zlib.decompress(layer_numbers(reader.maps(text), 4)), "<f2")
+    np.testing.assert_allclose(numbers[: 12 * 242 * 243 // 2], expected[:, *np.tril_indices(242)].ravel(), atol=1e-3)
+    data = json.loads(pages[0].partition('id="maps">')[2].partition("</script>")[0])
+    assert all("numbers" not in layer and len(layer["heads"]) == 12 for layer in data["layers"])
+    assert data["later"].startswith("map?text=Nobody")
+
+
+def test_numbers_of_a_layer(server: Server) -> None:
+    """They are sent as they are; of a layer that has none, it is said."""
+    with urllib.request.urlopen(f"{server.address}map?text=abcd&layer=1", timeout=60) as reply:
+        assert reply.read() == layer_numbers(server.reader.maps("abcd"), 1)
+    assert asked(server, "map", text="abcd", layer=9)[0] == 400
+
+
 def test_escaped(server: Server) -> None:
     """What is typed is no markup anywhere in the page, and stands in its links."""
     hostile = "</script><img src=x onerror=alert(1)>"[:30]
@@ -197,10 +229,10 @@ def test_strangers(server: Server) -> None:
 def test_trouble(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a variant of somebody's own does wrong is said in the page, which goes on."""
     monkeypatch.setattr(server.reader.model, "forward", lambda ids: 1 / 0)
-    code, page = asked(server, text="ab")
+    code, page = asked(server, text="abc")
     assert code == 500 and "this run cannot read it (ZeroDivisionError: division by zero)" in page
     monkeypatch.undo()
-    assert asked(server, text="ab")[0] == 200
+    assert asked(server, text="abc")[0] == 200
 
 
 def test_address() -> None:

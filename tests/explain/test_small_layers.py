@@ -3,6 +3,7 @@
 import torch
 
 from attnlab.attention.multi_head import MultiHeadAttention
+from attnlab.explain.explanations import variant
 from attnlab.explain.small_layers import deal, stacked
 
 
@@ -24,6 +25,16 @@ def test_shared_heads_get_means() -> None:
     heads = many.qkv.to_k.weight.unflatten(0, (4, 2))
     expected = torch.stack([heads[:2].mean(0), heads[2:].mean(0)]).flatten(0, 1)
     torch.testing.assert_close(few.qkv.to_k.weight, expected)
+
+
+def test_latents_mix() -> None:
+    """Where half of so narrow a layer is one number, a latent has two, which is said; what was typed stays."""
+    for name in ("mla", "gated_mla", "hca"):
+        e = variant(name)
+        ranks = {key: value for key, value in e.settings.items() if key.endswith("_rank")}
+        assert "2" in ranks.values() and "1" not in ranks.values(), name
+        assert any("is 2 here, so that the latent mixes numbers" in note for note in e.notes)
+    assert variant("mla", overrides=("attention.kv_rank=1",)).settings["kv_rank"] == "1"
 
 
 def test_other_shapes_are_left() -> None:

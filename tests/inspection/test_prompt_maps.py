@@ -1,5 +1,6 @@
 """`attnlab maps`: the numbers are the model's, files read back, the page stands alone, what is wrong is refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.training.launch import folder_of, run_here
 
 from attnlab.cli import main
 from attnlab.errors import UsageError
-from attnlab.inspection.map_page.page import page
+from attnlab.inspection.map_page.page import _pooled, measures, page
 from attnlab.inspection.prompt_maps import ChosenHeads, PromptMaps, load_prompt_maps, save_prompt_maps
 from attnlab.runs import load, maps_of
 
@@ -166,6 +167,28 @@ def test_page_is_closed() -> None:
     assert "http" not in text
     assert "import " not in text.partition('<script type="module">')[2].replace("// ", "")
     assert text.encode()
+
+
+def test_small_maps() -> None:
+    """Of a long text a cell of the small map is the largest weight of its block, the first token stands alone."""
+    maps = np.random.default_rng(0).normal(size=(2, 10, 10))
+    small = _pooled(maps, 3)
+    assert small.shape == (2, 4, 4)
+    for head, i, j in np.ndindex(small.shape):
+        rows, columns = ([0] if n == 0 else range(3 * n - 2, 3 * n + 1) for n in (i, j))
+        block = maps[head][np.ix_(rows, columns)]
+        assert small[head, i, j] == max(block.ravel(), key=abs)
+    content = json.loads(page(example(["a"] * 200)).partition('id="maps">')[2].partition("</script>")[0])
+    assert content["layers"][0]["small"]["shape"] == [101, 101] and "numbers" in content["layers"][0]
+
+
+def test_how_heads_read() -> None:
+    """Entropy, weight on the first token and distance are means over the rows that hold something."""
+    maps = np.array([[[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]])
+    found = measures(maps, cross=False)
+    assert found["entropy"] == [pytest.approx(np.log(2) / 2, abs=1e-5)]
+    assert (found["start"], found["distance"]) == ([0.75], [0.25])
+    assert measures(-maps, cross=True) == {key: found[key] for key in ("entropy", "start")}
 
 
 @pytest.fixture(scope="module")

@@ -209,6 +209,15 @@ def test_table_of_heads(opened: Any) -> None:
             ".card", "all => all.map(e => e.getBoundingClientRect()).map(b => [b.right, b.bottom])"
         )
         assert len(boxes) == 144 and max(b[0] for b in boxes) <= width and max(b[1] for b in boxes) <= height
+        assert scrolls(screen) == []
+    assert scrolls(opened(link(A))) == []
+
+
+def scrolls(screen: Any) -> list[str]:
+    """Which parts of the page have a scroll bar where nothing is hidden."""
+    found: list[str] = screen.page.evaluate("""[...document.querySelectorAll('.content, .table-room')].filter(
+      e => e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth).map(e => e.className)""")
+    return found
 
 
 def test_lines(opened: Any) -> None:

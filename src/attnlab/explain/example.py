@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
@@ -36,11 +37,14 @@ def explained(name: str, built: Built, *, token: str | None) -> Explanation:
             below(built.x, shared)
     with recorded() as recording:
         steps = _steps(layer, built.x, shared)
-    flow = flow_of(layer, steps, Operations(recording.ran))
+    operations = Operations(recording.ran)
+    flow, both = flow_of(layer, steps, operations), any(step.key.startswith("first.") for step in steps)
+    first_way = flow_of(layer, steps, operations, first_way=True) if both else None
     notes = list(built.notes)
     if layer.traits.requires:
         notes.append("the layers below are given the same input, so that there is something to read from them")
-    return _explanation(name, f"attention={name}", layer, steps, flow, list(built.tokens), token, notes)
+    e = _explanation(name, f"attention={name}", layer, steps, flow, list(built.tokens), token, notes)
+    return replace(e, first_way=first_way)
 
 
 def _steps(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
@@ -57,6 +61,41 @@ def _steps(layer: Attention, x: Tensor, shared: Shared) -> list[Step]:
     return steps
 
 
+class ModelPass(NamedTuple):
+    """What a model makes of one text: what each layer of attention is given, what its block gives, and the logits."""
+
+    prompt: str
+    ids: list[int]
+    tokens: list[str]
+    embedded: Float[Tensor, "1 t c"]
+    entrances: list[tuple[Float[Tensor, "1 t c"], Shared]]
+    blocks: list[Float[Tensor, "1 t c"]]
+    logits: Float[Tensor, "t vocab"]
+
+
+@torch.no_grad()
+def pass_through(model: GPT, tokenizer: Labeller, prompt: str, *, key: str = "prompt") -> ModelPass:
+    """One pass of a text, in which all is kept. Raises UsageError, under this key, for what the model cannot read."""
+    ids, labels = check_prompt(prompt, tokenizer, model.context, key=key)
+    entrances: list[tuple[Tensor, Shared]] = []
+    blocks: list[Tensor] = []
+    hooks = [
+        hook
+        for block in model.layers
+        for hook in (
+            block.attention.register_forward_pre_hook(lambda _, given: entrances.append((given[0], given[1].copy()))),
+            block.register_forward_hook(lambda _, given, result: blocks.append(result)),
+        )
+    ]
+    try:
+        with evaluating(model):
+            embedded, logits = model.entrance(torch.tensor([ids])), model(torch.tensor([ids]))[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ModelPass(prompt, ids, labels, embedded, entrances, blocks, logits)
+
+
 def explained_run(
     name: str, model: GPT, tokenizer: Labeller, prompt: str, *, layer: int | None, token: str | None
 ) -> Explanation:
@@ -64,40 +103,29 @@ def explained_run(
     number = 1 if layer is None else layer
     if number > len(model.layers):
         raise UsageError(f"layer ({number}) must be at most the number of layers of the run ({len(model.layers)})")
-    ids, labels = check_prompt(prompt, tokenizer, model.context)
-    block = model.layers[number - 1]
+    return explained_pass(name, model, tokenizer, pass_through(model, tokenizer, prompt), layer=number, token=token)
+
+
+def explained_pass(
+    name: str, model: GPT, tokenizer: Labeller, passed: ModelPass, *, layer: int, token: str | None
+) -> Explanation:
+    """The worked example of one layer, counted from 1, on a text that has gone through the model."""
+    block, last = model.layers[layer - 1], len(model.layers)
     mixer = block.attention
-    inputs: dict[str, Any] = {}
-    block_out: list[Tensor] = []
-
-    def at_entrance(module: nn.Module, given: tuple[Tensor, Shared]) -> None:
-        inputs["x"], inputs["shared"] = given[0], given[1].copy()
-
-    hooks = [
-        mixer.register_forward_pre_hook(at_entrance),
-        block.register_forward_hook(lambda module, given, result: block_out.append(result)),
-    ]
-    try:
-        with torch.no_grad(), evaluating(model):
-            embedded = model.entrance(torch.tensor([ids]))
-            logits = model(torch.tensor([ids]))[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
     with recorded() as recording:
-        steps = trace(mixer, inputs["x"], inputs["shared"])
+        steps = trace(mixer, *passed.entrances[layer - 1])
     text = "What the model's first block is given: a learned vector per token, and its position where one is added."
-    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, embedded[:, None]))
+    steps.insert(0, vectors("embedded", "inputs", "Embeddings", text, passed.embedded[:, None]))
     text = f"After the blocks below{'' if isinstance(block.norm_attention, nn.Identity) else ' and a norm'}."
-    steps[1] = replace(steps[1], title=f"Input of layer {number}", text=text)
-    heading = f"{name}, layer {number} of {len(model.layers)}"
+    steps[1] = replace(steps[1], title=f"Input of layer {layer}", text=text)
     flow = to_next_word(
         flow_of(mixer, steps, Operations(recording.ran)),
-        block_out[-1][0].float().numpy(),
-        logits.float().softmax(dim=-1).numpy(),
+        passed.blocks[layer - 1][0].float().numpy(),
+        passed.logits.float().softmax(dim=-1).numpy(),
         tokenizer.labels,
     )
-    return _explanation(name, heading, mixer, steps, flow, labels, token, [f"the text: {prompt}"])
+    notes = [f"the text: {passed.prompt}"]
+    return _explanation(name, f"{name}, layer {layer} of {last}", mixer, steps, flow, passed.tokens, token, notes)
 
 
 def _explanation(

@@ -10,17 +10,25 @@ from attnlab.inspection.colours import Scale
 
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, so that signs stand out in a column
 LEVELS = 20  # strengths of a colour on each side of 0
+NOISE, SMALLEST = 1e-7, 5e-5  # below the first a number counts as 0; from the second on four decimals show it
 MOST_TOKENS = 12  # more are drawn, not written out
 MOST_COLUMNS = 12  # of a vector; the rest is drawn or left out
 
 
 def written(number: float) -> str:
-    """A number as the chapter prints it: four decimals at most, and as few characters as that takes."""
+    """A number as the chapter prints it: four decimals at most, and as few characters as that takes.
+
+    What four decimals would not show is written by its power of ten, down to what float32 leaves of a sum that is 0.
+    """
     if math.isnan(number):
         return "nan"
     if math.isinf(number):
         return "∞" if number > 0 else f"{MINUS}∞"
-    text = f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
+    size = abs(number)
+    if NOISE <= size < SMALLEST:
+        text = f"{number:.1e}".replace("e-0", "e-")
+    else:
+        text = f"{number if size >= NOISE else 0.0:.4f}" if size < 1000 else f"{number:.3g}"
     return text.replace("-", MINUS)
 
 

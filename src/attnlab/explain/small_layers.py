@@ -18,6 +18,8 @@ from attnlab.explain.chapter import CONTEXT, SEED, TOKENS, WIDTH, BookExample, i
 from attnlab.options import options_of
 
 SIZE_KEYS = ("d_out", "n_heads")  # of an example's settings: the others are what the variant is
+SIZES_OF_HEADS = (*SIZE_KEYS, "head_dim")  # which a layer of kinds divides among them
+LEAST_LATENT = 2  # numbers of a latent whose width follows from that of the layer
 # Sizes that are tried in turn, until a variant accepts one; with `d_model` above 3, zeros follow the three numbers.
 SIZES: tuple[tuple[int, Mapping[str, Any]], ...] = (
     (WIDTH, {"n_heads": 2, "head_dim": 2}),
@@ -95,6 +97,8 @@ def _built(
 ) -> Built:
     notes: list[str] = []
     build_layer = _with(_shortened(factory, typed, notes), settings, typed)
+    if d_model < 2 * LEAST_LATENT:
+        build_layer = _with_latents(build_layer, typed, notes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = [build_layer(d_model, layer=i, n_layers=n_layers, context=CONTEXT) for i in range(n_layers)]
@@ -192,10 +196,29 @@ def _with(factory: Factory, settings: dict[str, Any], typed: frozenset[str]) -> 
         and not (name == "n_heads" and "model.n_heads" in typed)
     }
     inner = factory.settings
-    if isinstance(inner.get("kinds"), Mapping) and "d_out" not in takes:
-        kinds = {name: _with(kind, settings, typed) for name, kind in inner["kinds"].items()}
+    if isinstance(inner.get("kinds"), Mapping):
+        rest = (
+            settings
+            if "d_out" not in takes
+            else {k: v for k, v in settings.items() if k not in (*takes, *SIZES_OF_HEADS)}
+        )
+        kinds = {name: _with(kind, rest, typed) for name, kind in inner["kinds"].items()}
         free["kinds"] = kinds
     return Factory(factory.target, inner | free, factory.key)
+
+
+def _with_latents(factory: Factory, typed: frozenset[str], notes: list[str]) -> Factory:
+    """The factory with latents of two numbers where half of so narrow a layer would be one, which shows no mixing."""
+    declared = options_of(factory.target) or {}
+    settings = dict(factory.settings)
+    for name, option in declared.items():
+        key = f"{factory.key}.{name}"
+        if option.null.startswith("d_model / 2") and settings.get(name) is None and key not in typed:
+            settings[name] = LEAST_LATENT
+            notes.append(f"{key} is {LEAST_LATENT} here, so that the latent mixes numbers")
+    if isinstance(settings.get("kinds"), Mapping):
+        settings["kinds"] = {name: _with_latents(kind, typed, notes) for name, kind in settings["kinds"].items()}
+    return Factory(factory.target, settings, factory.key)
 
 
 def _shortened(factory: Factory, typed: frozenset[str], notes: list[str]) -> Factory:

@@ -64,6 +64,7 @@ class Explanation:
     notes: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)  # of the layer and its parts, by dotted name
     matrices: dict[str, Float[np.ndarray, "*shape"]] = field(default_factory=dict)  # (in, out), those of heads joined
+    first_way: Flow | None = None  # the flow with the chapter's first way to mask, where the chapter shows both
 
     def step(self, key: str) -> Step | None:
         """The step with this key, if there is one."""
@@ -75,16 +76,8 @@ class Explanation:
         return next((step for step in reversed(self.steps) if step.part == "weights"), None)
 
     def most_read(self, token: int, head: int, most: int) -> list[int]:
-        """The tokens with the largest weights for one token, at most so many of them, in their order.
-
-        Of a long text none that it may not read.
-        """
-        if len(self.tokens) <= most or self.map is None:
-            return list(range(min(len(self.tokens), most)))
-        head = min(head, len(self.map.values) - 1)
-        row, hidden = np.abs(self.map.values[head, token]), self.map.hidden
-        legible = len(row) if hidden is None else int((~hidden[head, token]).sum())
-        return sorted(int(j) for j in np.argsort(-row, kind="stable")[: min(most, max(legible, 1))])
+        """The tokens with the largest weights for one token, as `most_read` says."""
+        return most_read(self.map, len(self.tokens), token, head, most)
 
     def values_read(self, token: int, head: int) -> tuple[Float[np.ndarray, "s v"], Float[np.ndarray, "s v"]] | None:
         """The values that one token reads, and each times its weight; None if the context vector is not their sum."""
@@ -97,3 +90,16 @@ class Explanation:
         if not is_sum or not np.allclose(terms.sum(0), context.values[head, token], atol=1e-4):
             return None
         return v, terms
+
+
+def most_read(weights: Step | None, n: int, token: int, head: int, most: int) -> list[int]:
+    """Of `n` tokens those with the largest weights for one token, at most so many of them, in their order.
+
+    Of a long text none that it may not read.
+    """
+    if n <= most or weights is None:
+        return list(range(min(n, most)))
+    head = min(head, len(weights.values) - 1)
+    row, hidden = np.abs(weights.values[head, token]), weights.hidden
+    legible = len(row) if hidden is None else int((~hidden[head, token]).sum())
+    return sorted(int(j) for j in np.argsort(-row, kind="stable")[: min(most, max(legible, 1))])

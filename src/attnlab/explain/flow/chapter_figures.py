@@ -15,6 +15,7 @@ class Figure(NamedTuple):
     title: str
     name: str
     step: str | None = None  # the last one that is drawn; None for all
+    first_way: bool = False  # whether it shows the chapter's first way to mask
 
 
 FIGURES = {
@@ -32,9 +33,11 @@ FIGURES = {
         Figure("3.17", "The weighted sum of the values", "self", "context"),
         Figure("3.18", "The whole of self-attention", "self"),
         Figure("3.19", "No weight on later words", "causal", "weights"),
+        Figure("3.20", "The mask after the softmax", "causal", "first.rows", first_way=True),
         Figure("3.21", "The mask before the softmax", "causal", "masked"),
         Figure("3.22", "Dropout on the weights", "causal", "dropout"),
-        Figure("3.24", "Heads side by side", "stacked_heads"),
+        Figure("3.24", "Heads side by side", "stacked_heads", "context"),
+        Figure("3.25", "Their context vectors, joined", "stacked_heads"),
         Figure("3.26", "One matrix, split into heads", "multi_head", "projections"),
     )
 }

@@ -168,6 +168,10 @@ class Builder:
             rule = self.ruled("scale", values, lambda: last.values * scale, last.key) | {"factor": (scale,)}
         elif name == "masked" and last is not None and step.hidden is not None:
             rule, source = {"rule": "mask", "parents": (last.key,)}, self.operations.mask(step.hidden)
+        elif step.key == "first.tril" and last is not None:
+            rule = self.ruled("tril", values, lambda: np.where(step.hidden, 0, last.values), last.key)
+        elif step.key == "first.rows" and last is not None:
+            rule = self.shares(step, last)
         elif step.part == "weights" and last is not None and last.letter == OMEGA:
             rule = self.softmax(step, last, prefix)
         elif step.part == "dropout" and last is not None:
@@ -179,13 +183,20 @@ class Builder:
         node = Node(step.key, letter, step.title, stage.key, "pair", values, hidden=step.hidden, source=source)
         return self.add(replace(node, **rule), stage)
 
+    def shares(self, step: Step, weights: Node) -> dict[str, Any]:
+        """Each row by its sum, where that gives the numbers."""
+        sums = weights.values.sum(-1)
+        total = Node("first.total", "Σ", "The sum of these", weights.stage, "total", sums, "total", (weights.key,))
+        self.add(total)
+        return self.ruled("ratio", step.values, lambda: weights.values / sums[..., None], weights.key, total.key)
+
     def layer_of_scores(self) -> nn.Module | None:
         """The layer that has scores: this one, or the first of those side by side in it."""
         return next((m for m in self.layer.modules() if isinstance(m, MaskedAttention)), None)
 
     def exact(self, values: Numbers) -> tuple[Numbers, SourceLine | None]:
         """The products as the layer made them, head by head if need be: steps divide by the scale, which rounds."""
-        products = [one for one, _ in self.operations.ran if one.name in ("matmul", "__matmul__", "einsum")]
+        products = [one for one in self.operations.ran if one.name in ("matmul", "__matmul__", "einsum")]
         exact = []
         for part in (values, *values):
             for one in products:
@@ -287,16 +298,16 @@ class Builder:
         self.vector(step, "y", Stage("output", step.title, step.text))
 
 
-def flow_of(layer: Attention, steps: Sequence[Step], operations: Operations) -> Flow:
-    """The flow of one layer."""
+def flow_of(layer: Attention, steps: Sequence[Step], operations: Operations, *, first_way: bool = False) -> Flow:
+    """The flow of one layer; with `first_way` masked as the chapter does at first, which gives the same numbers."""
     builder = Builder(layer, steps, operations)
     scored = any(step.part == "scores" for step in steps)
     states = [step for step in steps if step.shape == "state" and not step.key.endswith(".written")]
     by_state = bool(states) and not scored
     for step in steps:
         first = step.key.partition(".")[0]
-        if first == "first":  # the chapter's first way to mask, which is no part of what the layer does
-            continue
+        if first_way != (first == "first") and (first == "first" or step.key in ("masked", "weights", "dropout")):
+            continue  # what only the other way does
         if step.key in ("inputs", "embedded"):
             letter = "x" if step.key == "inputs" else "e"
             builder.add(

@@ -194,7 +194,7 @@ def _searched(builder: "Builder", missing: set[str]) -> Iterator[dict[str, Node]
         shape, letter = builder.nodes[like].values.shape, {"solved": "x", "written": "k'"}[kind]
     else:
         return
-    for one, _ in reversed(builder.operations.ran):
+    for one in reversed(builder.operations.ran):
         if one.name in SEARCHED and one.result.numel() == int(np.prod(shape)):
             values = one.result.detach().float().numpy().reshape(shape)
             yield {

@@ -13,7 +13,8 @@ Kind = Literal["vector", "pair", "matrix", "state", "total", "words"]
 """vector: (head, token, number); pair: (head, query, key); matrix: (head, row, column); state: (token, head, row,
 column); total: (head, query); words: (token, choice), the most probable next tokens."""
 Rule = Literal[
-    "given", "linear", "dot", "scale", "mask", "exp", "total", "ratio", "drop", "mix", "join", "turn", "sum", "op",
+    "given", "linear", "dot", "scale", "mask", "exp", "total", "ratio", "tril", "drop", "mix", "join", "turn", "sum",
+    "op",
 ]  # fmt: skip
 
 

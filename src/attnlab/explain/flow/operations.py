@@ -84,7 +84,8 @@ class Operations:
     """What ran, to be asked for numbers."""
 
     def __init__(self, ran: Sequence[Ran]) -> None:
-        self.ran = [(one, _numbers(one.result)) for one in ran if one.result.dtype.is_floating_point]
+        self.ran = [one for one in ran if one.result.dtype.is_floating_point]
+        self._sorted: dict[int, Float[np.ndarray, " n"]] = {}  # by number of `ran`; those that were asked for
         self.masks = [one for one in ran if one.result.dtype == torch.bool]
         self.linear = [one for one in ran if one.name == "linear" and _is_map(one)]
 
@@ -95,10 +96,19 @@ class Operations:
         if not flat.size:
             return None
         few = flat[:: max(1, flat.size // PROBES)]
-        for one, numbers in self.ran:
-            if np.isin(few, numbers).all() and np.isin(flat, numbers).all():
-                return one
+        for i, one in enumerate(self.ran):
+            result = _numbers(one.result)
+            if all((result == number).any() for number in few):
+                numbers = self._in_order(i)
+                if (numbers[np.searchsorted(numbers, flat).clip(max=numbers.size - 1)] == flat).all():
+                    return one
         return None
+
+    def _in_order(self, i: int) -> Float[np.ndarray, " n"]:
+        """The numbers of an operation's result, each once, by size."""
+        if i not in self._sorted:
+            self._sorted[i] = np.unique(_numbers(self.ran[i].result))
+        return self._sorted[i]
 
     def source(self, values: Float[np.ndarray, "*shape"]) -> SourceLine | None:
         """The line that made these numbers, or those of the first head, where each is made alone."""
@@ -109,8 +119,9 @@ class Operations:
         """The first line that made these numbers up to rounding, in whatever order."""
         flat = values.ravel()
         flat = flat[np.isfinite(flat) & (np.abs(flat) > TINY)]
-        for one, numbers in self.ran:
-            if flat.size > 1 and numbers.size >= flat.size // 2:
+        for i, one in enumerate(self.ran):
+            numbers = self._in_order(i) if flat.size > 1 and one.result.numel() >= flat.size // 2 else flat[:0]
+            if numbers.size >= max(1, flat.size // 2):
                 after = np.searchsorted(numbers, flat).clip(max=numbers.size - 1)
                 off = np.minimum(np.abs(numbers[after] - flat), np.abs(numbers[after - 1] - flat))
                 if (off <= NEAR * np.abs(flat)).all():
@@ -158,8 +169,8 @@ def _spread(x: Any, like: Tensor) -> np.ndarray:
     return given.expand_as(like).numpy()
 
 
-def _numbers(x: Tensor) -> Float[np.ndarray, " n"]:
-    return np.unique(x.detach().to("cpu", torch.float32).numpy())
+def _numbers(x: Tensor) -> Float[np.ndarray, "*shape"]:
+    return x.detach().to("cpu", torch.float32).numpy()
 
 
 def _is_map(one: Ran) -> bool:

@@ -10,12 +10,21 @@ from attnlab.explain.steps import Explanation
 from attnlab.inspection.tab.scripts import as_data
 
 STATIC = Path(__file__).parent / "static"
+FIRST_WAY = ", the first way to mask"
 SCRIPTS = ("numbers.js", "made_of.js", "place.js", "draw.js", "figure.js")
 
 
 def section(explanations: Sequence[Explanation], figure: Figure | None = None) -> str:
     """The figure of these worked examples, opened as a figure of the chapter or as a whole."""
-    flows = [encoded(e.flow, name=e.name, heading=e.heading, tokens=e.tokens, focus=e.focus) for e in explanations]
+    flows = [
+        encoded(flow, name=name, heading=heading, tokens=e.tokens, focus=e.focus)
+        for e in explanations
+        for name, heading, flow in (
+            (e.name, e.heading, e.flow),
+            (e.name + FIRST_WAY, f"The same, masked the first way ({e.name})", e.first_way),
+        )
+        if flow is not None
+    ]
     names = {e.name for e in explanations} if figure is not None or len(explanations) > 2 else set()
     figures = [_state(one) for one in FIGURES.values() if one.name in names]
     start: dict[str, Any] = {"name": explanations[0].name} if figure is None else _state(figure)
@@ -39,4 +48,5 @@ def code() -> str:
 
 def _state(figure: Figure) -> dict[str, Any]:
     """A figure as the page opens it."""
-    return {"number": figure.number, "title": figure.title, "name": figure.name, "step": figure.step, "token": 1}
+    name = figure.name + (FIRST_WAY if figure.first_way else "")
+    return {"number": figure.number, "title": figure.title, "name": name, "step": figure.step, "token": 1}

@@ -14,7 +14,6 @@ from attnlab.explain.steps import Explanation
 from attnlab.inspection.figures import printable
 from attnlab.inspection.map_page.page import script, style
 
-MOST_ROWS = 24  # tokens whose scores are shown coordinate by coordinate
 DEEPEST = 55  # percent of colour behind a number, so that it can be read
 
 
@@ -33,12 +32,14 @@ def reading_page(reader: TextReader, reading: TextReading) -> str:
         parts.append("<h2>Maps</h2><p>No layer has an attention map: none puts out a weighted sum of values.</p>")
     parts += _coordinates(reading)
     asked = reading.question
-    parts.append(
-        f"<h2>Step by step, layer {asked.layer}</h2>"
+    parts.append(  # computed when it is opened: a frame in what is folded is not asked for
+        f"<details><summary><h2>Step by step, layer {asked.layer}</h2></summary>"
         '<p class="soft">The steps count layers, heads and tokens from 1, as the chapter does.</p>'
-        f'<iframe title="the steps of layer {asked.layer}" src="steps?{escape(_query(asked))}"></iframe>'
+        f'<iframe loading="lazy" title="the steps of layer {asked.layer}" src="steps?{escape(_query(asked))}"></iframe>'
+        "</details>"
     )
-    drawing = script(reading.maps, heading="h2", row=asked.token) if reading.maps.layers else ""
+    later = f"map?{urlencode({'text': asked.text})}"
+    drawing = script(reading.maps, heading="h2", row=asked.token, later=later) if reading.maps.layers else ""
     return _document(reader.name, "".join(parts), drawing)
 
 
@@ -106,7 +107,7 @@ def _coordinates(reading: TextReading) -> Iterator[str]:
     if c is None:
         yield "<p>This layer has no scores that are one dot product of a query with a key; its steps are below.</p>"
         return
-    rows = reading.explanation.most_read(asked.token, asked.head, MOST_ROWS)
+    rows = reading.rows
     exp = _exponentials(c)
     columns = ["q·k", "score", *(["exp"] if exp is not None else []), "weight", *(f"q k {i}" for i in range(len(c.q)))]
     left = f", of the {len(c.k)} tokens the {len(rows)} it reads most" if len(rows) < len(c.k) else ""

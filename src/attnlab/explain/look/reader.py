@@ -1,6 +1,7 @@
 """What is computed of a typed text, once it is asked for: maps, a layer's steps, scores by coordinate, what is next."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,10 +10,11 @@ from jaxtyping import Float
 
 from attnlab.attention.evaluating import evaluating
 from attnlab.errors import Diverged, UsageError
-from attnlab.explain.example import explained_run
-from attnlab.explain.steps import Explanation
-from attnlab.inspection.maps import check_prompt, collect
+from attnlab.explain.example import ModelPass, explained_pass, pass_through
+from attnlab.explain.steps import Explanation, Step, most_read
+from attnlab.explain.trace import plain, trace
 from attnlab.inspection.prompt_maps import PromptMaps, every_head
+from attnlab.inspection.records import LayerMap
 from attnlab.model import GPT
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 20_000  # of a typed text, before it is cut into tokens
 MOST_CANDIDATES = 12  # next tokens that are shown
+MOST_ROWS = 24  # tokens whose scores are shown coordinate by coordinate
 
 
 class Question(NamedTuple):
@@ -58,62 +61,85 @@ class TextReading(NamedTuple):
     tokens: list[str]
     candidates: list[Candidate]
     maps: PromptMaps
-    explanation: Explanation
-    heads: int  # of the layer that is explained
+    heads: int  # of the layer that is asked for
+    rows: list[int]  # the tokens that the followed one reads most
     coordinates: Coordinates | None  # None where scores are no dot products, or there are none
 
 
 @dataclass(frozen=True)
 class TextReader:
-    """A trained model that answers questions; it is the same afterwards."""
+    """A trained model that answers questions, the same afterwards; what it made of the last text is remembered."""
 
     name: str
     step: int
     model: GPT
     tokenizer: "Tokenizer"
+    _last: dict[str, tuple[ModelPass, PromptMaps]] = field(default_factory=dict, repr=False, compare=False)
 
-    def _checked(self, asked: Question) -> tuple[Question, list[int], list[str]]:
-        """The question with the token it means, and the tokens of its text, as numbers and as labels."""
-        if len(asked.text) > MOST_CHARACTERS:
-            raise UsageError(f"text ({len(asked.text):,} characters) must have at most {MOST_CHARACTERS:,}")
-        ids, labels = check_prompt(asked.text, self.tokenizer, self.model.context, key="text")
-        token = asked.token if asked.token >= 0 else len(ids) - 1
-        if token >= len(ids):
-            raise UsageError(f"token ({token}) must be below the number of tokens ({len(ids)})")
+    def _passed(self, text: str) -> tuple[ModelPass, PromptMaps]:
+        """What the model makes of a text, with the maps of all heads."""
+        if text not in self._last:
+            if len(text) > MOST_CHARACTERS:
+                raise UsageError(f"text ({len(text):,} characters) must have at most {MOST_CHARACTERS:,}")
+            passed = pass_through(self.model, self.tokenizer, text, key="text")
+            if not passed.logits.isfinite().all():
+                raise Diverged(f"the logits of {self.name} are not finite: its weights have diverged")
+            maps = PromptMaps(self.name, self.step, text, passed.tokens, every_head(self._maps(passed)))
+            self._last.clear()
+            self._last[text] = passed, maps
+        return self._last[text]
+
+    @torch.no_grad()
+    def _maps(self, passed: ModelPass) -> list[LayerMap]:
+        layers = []
+        with evaluating(self.model), torch.random.fork_rng(devices=[]):
+            for i, (x, shared) in enumerate(passed.entrances):
+                layer = self.model.layers[i].attention
+                # Of copies: looking must not publish anything.
+                weights, norms = layer.weights(x, shared.copy()), layer.value_norms(x, shared.copy())
+                numbers = (None if each is None else plain(each) for each in (weights, norms))
+                layers.append(LayerMap(i, layer.traits.map_kind, *numbers))
+        return layers
+
+    def _checked(self, asked: Question, tokens: Sequence[str]) -> Question:
+        """The question with the token it means."""
+        token = asked.token if asked.token >= 0 else len(tokens) - 1
+        if token >= len(tokens):
+            raise UsageError(f"token ({token}) must be below the number of tokens ({len(tokens)})")
         if not 0 <= asked.temperature <= 100:
             raise UsageError(f"temperature ({asked.temperature:g}) must be from 0 (the likeliest token) to 100")
         if asked.layer >= len(self.model.layers):
             raise UsageError(f"layer ({asked.layer}) must be below the number of layers ({len(self.model.layers)})")
-        return asked._replace(token=token), ids, labels
-
-    def _explained(self, asked: Question) -> Explanation:
-        layer = asked.layer + 1  # the steps count from 1, as the chapter does
-        explanation = explained_run(self.name, self.model, self.tokenizer, asked.text, layer=layer, token=None)
-        return replace(explanation, focus=asked.token)
+        return asked._replace(token=token)
 
     def explain(self, asked: Question) -> Explanation:
         """The steps of the layer alone. Raises UsageError as `read` does."""
-        question, _, _ = self._checked(asked)
-        return self._explained(question)
+        passed, _ = self._passed(asked.text)
+        question = self._checked(asked, passed.tokens)
+        layer = asked.layer + 1  # the steps count from 1, as the chapter does
+        explanation = explained_pass(self.name, self.model, self.tokenizer, passed, layer=layer, token=None)
+        return replace(explanation, focus=question.token)
+
+    def maps(self, text: str) -> PromptMaps:
+        """The maps of all heads for a text. Raises UsageError for what the model cannot read."""
+        return self._passed(text)[1]
 
     def read(self, asked: Question) -> TextReading:
         """Raises UsageError, in one line, for a text or a number that the model does not have."""
-        question, ids, labels = self._checked(asked)
-        explanation = self._explained(question)
-        heads = len(explanation.map.values) if explanation.map is not None else 0
+        passed, maps = self._passed(asked.text)
+        question = self._checked(asked, passed.tokens)
+        steps = trace(self.model.layers[question.layer].attention, *passed.entrances[question.layer])
+        weights = next((step for step in reversed(steps) if step.part == "weights"), None)
+        heads = 0 if weights is None else len(weights.values)
         if asked.head >= max(1, heads):
             raise UsageError(f"head ({asked.head}) must be below the number of heads of layer {asked.layer} ({heads})")
-        maps = PromptMaps(self.name, self.step, asked.text, labels, every_head(collect(self.model, ids)))
-        candidates = self._candidates(ids[: question.token + 1], asked.temperature)
-        coordinates = coordinates_of(explanation, asked.head, question.token)
-        return TextReading(question, labels, candidates, maps, explanation, heads, coordinates)
+        candidates = self._candidates(passed.logits[question.token], asked.temperature)
+        rows = most_read(weights, len(passed.tokens), question.token, asked.head, MOST_ROWS)
+        coordinates = coordinates_of(steps, asked.head, question.token)
+        return TextReading(question, passed.tokens, candidates, maps, heads, rows, coordinates)
 
-    def _candidates(self, ids: list[int], temperature: float) -> list[Candidate]:
-        with torch.inference_mode(), evaluating(self.model):
-            logits = self.model(torch.tensor([ids]))[0, -1].double()
-        if not logits.isfinite().all():
-            raise Diverged(f"the logits of {self.name} are not finite: its weights have diverged")
-        probabilities = softmax_at(logits.numpy(), temperature)
+    def _candidates(self, logits: Float[torch.Tensor, " vocab"], temperature: float) -> list[Candidate]:
+        probabilities = softmax_at(logits.double().numpy(), temperature)
         best = np.argsort(-probabilities, kind="stable")[:MOST_CANDIDATES].tolist()
         labels = self.tokenizer.labels(best)
         texts = [self.tokenizer.token_bytes(token).decode("utf-8", errors="replace") for token in best]
@@ -130,13 +156,13 @@ def softmax_at(logits: Float[np.ndarray, " vocab"], temperature: float) -> Float
     return exp / exp.sum()
 
 
-def coordinates_of(explanation: Explanation, head: int, token: int) -> Coordinates | None:
+def coordinates_of(steps: Sequence[Step], head: int, token: int) -> Coordinates | None:
     """The score of a token with each it may read, coordinate by coordinate; None unless the products add up to it.
 
     Some layers score by something else than one dot product, and memories by nothing at all.
     """
-    q, k, dot = (explanation.step(key) for key in ("q", "k", "dot"))
-    weights = explanation.map
+    q, k, dot = (next((step for step in steps if step.key == key), None) for key in ("q", "k", "dot"))
+    weights = next((step for step in reversed(steps) if step.part == "weights"), None)
     if q is None or k is None or dot is None or weights is None or len(q.values) != len(weights.values):
         return None
     groups = k.values[head * len(k.values) // len(q.values)]
@@ -145,7 +171,7 @@ def coordinates_of(explanation: Explanation, head: int, token: int) -> Coordinat
     products = q.values[head, token] * groups
     if not np.allclose(products.sum(1), dot.values[head, token], rtol=1e-3, atol=1e-4):
         return None
-    last = [step for step in explanation.steps if step.part == "scores"][-1]
+    last = [step for step in steps if step.part == "scores"][-1]
     hidden = last.hidden[head, token] if last.hidden is not None else np.zeros(len(groups), dtype=bool)
     scores = np.where(hidden, -np.inf, last.values[head, token])
     sums = dot.values[head, token]

@@ -10,12 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 from attnlab.errors import AttnlabError, UsageError
 from attnlab.explain.look.look_page import form_page, reading_page, steps_page
 from attnlab.explain.look.reader import Question, TextReader
+from attnlab.inspection.map_page.page import layer_numbers
 
-HOST = "127.0.0.1"
+HOST, PLAIN = "127.0.0.1", "text/plain; charset=utf-8"
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "img-src data:; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
     "Referrer-Policy": "no-referrer",  # the address holds the token
     "X-Content-Type-Options": "nosniff",
 }
@@ -42,7 +43,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET /TOKEN/?text=... is the page, /TOKEN/steps?text=... the steps of the layer in it."""
+    """GET /TOKEN/?text=... is the page, /TOKEN/steps?text=... the steps of the layer in it, /TOKEN/map?... its maps."""
 
     server: Server
     timeout = 30  # seconds that a connection may stay silent
@@ -52,12 +53,12 @@ class Handler(BaseHTTPRequestHandler):
         _, _, rest = url.path.partition("/")
         token, _, page = rest.partition("/")
         if self.headers.get("Host") not in self.server.hosts:
-            self._send(HTTPStatus.FORBIDDEN, "this page is served under its own address only\n", "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, "this page is served under its own address only\n", PLAIN)
         elif not secrets.compare_digest(token.encode(), self.server.token.encode()):
             text = "the address must hold the token that attnlab look has printed\n"
-            self._send(HTTPStatus.FORBIDDEN, text, "text/plain")
-        elif page not in ("", "steps"):
-            self._send(HTTPStatus.NOT_FOUND, "there is no such page\n", "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, text, PLAIN)
+        elif page not in ("", "steps", "map"):
+            self._send(HTTPStatus.NOT_FOUND, "there is no such page\n", PLAIN)
         else:
             self._answer(url.query, page)
 
@@ -69,18 +70,18 @@ class Handler(BaseHTTPRequestHandler):
                 return
             asked = question(query)
             with self.server.lock:  # what is watched in a layer is watched by one at a time
-                text = steps_page(reader.explain(asked)) if page else reading_page(reader, reader.read(asked))
-            self._send(HTTPStatus.OK, text)
+                answer = _answers(reader, asked, page)
+            self._send(HTTPStatus.OK, *answer)
         except AttnlabError as error:
             self._send(HTTPStatus.BAD_REQUEST, form_page(reader, asked, problem=str(error)))
         except Exception as error:  # whatever a variant does with a text that it was not made for: the page stays
             problem = f"this run cannot read it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, form_page(reader, asked, problem=problem))
 
-    def _send(self, status: HTTPStatus, text: str, kind: str = "text/html") -> None:
-        data = text.encode(errors="replace")
+    def _send(self, status: HTTPStatus, text: str | bytes, kind: str = "text/html; charset=utf-8") -> None:
+        data = text if isinstance(text, bytes) else text.encode(errors="replace")
         self.send_response(status)
-        about = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data))}
+        about = {"Content-Type": kind, "Content-Length": str(len(data))}
         for name, value in {**HEADERS, **about}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -88,6 +89,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: the terminal is the user's."""
+
+
+def _answers(reader: TextReader, asked: Question, page: str) -> tuple[str | bytes, str]:
+    """What is sent, and of which kind it is."""
+    if page == "map":
+        return layer_numbers(reader.maps(asked.text), asked.layer), "application/octet-stream"
+    text = steps_page(reader.explain(asked)) if page else reading_page(reader, reader.read(asked))
+    return text, "text/html; charset=utf-8"
 
 
 def question(query: str) -> Question:

@@ -75,11 +75,12 @@ function formula(text, attributes) {
 }
 
 // What stands over a column: what happens there, and how it is written.
-const HEADINGS = { dot: ["scores", "q · k"], scale: ["scaled", "÷ √d"], mask: ["mask", "−∞"], exp: ["exp", "e^ω"], ratio: ["weights", "e^ω ÷ Σ"], drop: ["dropout", ""],
+const HEADINGS = { dot: ["scores", "q · k"], scale: ["scaled", "÷ √d"], mask: ["mask", "−∞"], exp: ["exp", "e^ω"], ratio: ["weights", "e^ω ÷ Σ"], tril: ["times tril", "α · 1 or 0"], drop: ["dropout", ""],
   mix: ["context", "Σ α v"] };
 function drawTitle(plan, c, group) {
   const [first] = c.nodes, sum = first.sum && c.nodes.length === 1 ? spelled(plan.flow, first) : "";
-  const [title, short] = c.box ? ["learned", ""] : HEADINGS[first.rule] || [c.title.toLowerCase(), sum.length < 16 ? sum : ""];
+  const rows = first.rule === "ratio" && plan.flow.node(first.parents[0]).letter === "α"; // weights that are divided again
+  const [title, short] = c.box ? ["learned", ""] : rows ? ["rows sum to 1", "α ÷ Σ"] : HEADINGS[first.rule] || [c.title.toLowerCase(), sum.length < 16 ? sum : ""];
   if (plan.down) {
     if (c.box || c.nodes[0].kind !== "vector") group.append(formula(short ? `${title} ${short}` : title, { x: 4, y: c.u + (c.box ? 11 : 8), class: "title small" }));
     return;
@@ -137,7 +138,7 @@ function drawNumber(plan, key, b, describe) {
   const group = make("g", { class: `number ${role(n)}${faint ? " faint" : other ? " other" : ""}${never ? " never" : ""}`, "data-id": key, role: "button", tabindex: -1, "aria-label": describe(n, b.at) });
   group.append(make("rect", { x: r.x + 0.5, y: r.y + 0.5, width: r.width - 1, height: r.height - 1, rx: 3, class: "cell", style: `--s:${strength}%` }));
   if (value < 0 && !never && !words) group.append(make("rect", { x: r.x + 0.5, y: r.y + 0.5, width: r.width - 1, height: r.height - 1, rx: 3, fill: "url(#below)", class: "under" }));
-  const size = r.width < 32 ? 7.5 : value < 0 && r.width < 50 ? 10 : 11, shown = never && n.rule !== "exp" ? (n.rule === "mask" ? "−∞" : "0") : given(n) ? trimmed(value) : fitted(value, r.width, size);
+  const size = r.width < 32 ? 7.5 : value < 0 && r.width < 50 ? 9.5 : 11, shown = never && n.rule !== "exp" ? (n.rule === "mask" ? "−∞" : "0") : given(n) ? trimmed(value) : fitted(value, r.width, size);
   const text = words ? `${n.labels[b.at[0]][b.at[1]].slice(0, 14)}  ${(100 * value).toFixed(1)} %` : shown;
   group.append(make("text", { x: r.x + r.width / 2, y: r.y + r.height / 2 + 4, "text-anchor": "middle", "font-size": size, class: "value", "data-text": text }, text));
   return group;

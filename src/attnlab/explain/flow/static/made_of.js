@@ -25,8 +25,11 @@ const RULES = {
   },
   ratio: (f, n, [h, i, j]) => {
     const [e, s] = n.parents.map(f.node);
+    if (f.hidden(n, [h, i, j])) return { text: "this word comes later: nothing of it is read" };
     return { terms: [[f.part(e, [h, i, j]), f.part(s, [h, i])]], sign: " ÷ ", all: 1, text: "its share of the sum: all weights of a word add up to 1" };
   },
+  tril: (f, n, at) => f.hidden(n, at) ? { terms: [[f.part(f.node(n.parents[0]), at), { text: "0" }]], all: 1, text: "this word comes later" }
+    : { terms: [[f.part(f.node(n.parents[0]), at), { text: "1" }]], all: 1, text: "this word may be read" },
   drop: (f, n, at) => {
     const p = f.node(n.parents[0]), gone = f.value(n, at) === 0 && f.value(p, at) !== 0;
     return { terms: [[f.part(p, at), { text: gone ? "0" : write(1 - n.factor[0]) }]], sign: gone ? " × " : " ÷ ", all: 1,

@@ -1,8 +1,12 @@
+// Below the first a number counts as 0; from the second on four decimals show it. As in numbers.py.
+const [NOISE, SMALLEST] = [1e-7, 5e-5];
+
 // How numbers are written, and names of numbers as the chapter writes them, counting from 1.
 const write = (x, digits = 4) => {
   if (Math.abs(x) > 1e37) return x > 0 ? "∞" : "−∞";
-  const text = Math.abs(x) < 1000 ? x.toFixed(digits) : x.toPrecision(3);
-  return text.replace("-", "−");
+  const size = Math.abs(x);
+  if (size >= NOISE && size < SMALLEST) return x.toExponential(digits > 2 ? 1 : 0).replaceAll("-", "−");
+  return (size >= 1000 ? x.toPrecision(3) : (size < NOISE ? 0 : x).toFixed(digits)).replace("-", "−");
 };
 
 // What the layer is given is written as it is: 0.43.

@@ -4,7 +4,7 @@ import { makeScale, ownColour, palette, short } from "./colours.js";
 import { el, menu, tick } from "./dom.js";
 import { HALVES, halfBits } from "./half.js";
 import { legend } from "./legend.js";
-import { headSwitches, linesPanel } from "./lines.js";
+import { headSwitches, linesPanel, unchosen } from "./lines.js";
 import { drawThumbnail } from "./map_view.js";
 import { mapPanel } from "./panel.js";
 import { printable } from "./pen.js";
@@ -19,44 +19,65 @@ const state = { view: "grid", at: 0, row: maps.row, token: null, off: new Set(),
 let sheet = null; // of what is shown
 const orders = { model: "as in the model", entropy: "by entropy", start: "by weight on the first token", ...(cross ? {} : { distance: "by distance" }) };
 
-async function unpacked(text) {
-  const bits = await halfBits(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
-  return Float32Array.from(bits, (n) => HALVES[n]);
+async function unpacked(bytes) {
+  return Float32Array.from(await halfBits(bytes), (n) => HALVES[n]);
+}
+const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
+/** Maps of so many rows and columns, each as a whole square; behind their numbers may stand others. */
+function squares(numbers, heads, [t, s], layout) {
+  let n = 0;
+  return heads.map(() => {
+    const weights = new Float32Array(t * s);
+    for (let i = 0; i < t; i++) {
+      const end = layout === "lower" ? i + 1 : s;
+      weights.set(numbers.subarray(n, (n += end)), i * s);
+    }
+    return weights;
+  });
 }
 
-/** A layer's heads: weights as whole squares, and how the head reads, in three numbers. */
+/** A layer's heads: a small map of each, and how it reads, in a few numbers. Of short texts the small map is the whole. */
 async function headsOf(layer) {
-  const [numbers, t, s] = [await unpacked(layer.numbers), maps.tokens.length, keys.length];
-  const lower = layer.layout === "lower";
-  let n = 0;
-  const heads = layer.heads.map((head) => {
-    const weights = new Float32Array(t * s);
-    for (let i = 0; i < t; i++) for (let j = 0; j < (lower ? i + 1 : s); j++) weights[i * s + j] = numbers[n++];
-    return { layer: layer.layer, head, kind: layer.kind, weights, ...measures(weights, t, s) };
-  });
-  for (const head of heads) head.norms = layer.norms ? numbers.subarray(n, (n += s)) : null;
+  const { small } = layer;
+  const maps = small ? squares(await unpacked(bytesOf(small.numbers)), layer.heads, small.shape, small.layout) : [];
+  const heads = layer.heads.map((head, h) => ({ layer: layer.layer, head, kind: layer.kind, of: layer,
+    ...Object.fromEntries(Object.entries(layer.measures).map(([name, all]) => [name, all[h]])),
+    ...(small && { small: maps[h], shape: small.shape }) }));
+  layer.all = heads;
+  if (!small) await whole(layer);
   return heads;
 }
 
-/** Means over the rows, each taken as shares of the sum of its sizes. */
-function measures(weights, t, s) {
-  let [entropy, start, distance, rows] = [0, 0, 0, 0];
-  for (let i = 0; i < t; i++) {
-    const row = weights.subarray(i * s, (i + 1) * s).map(Math.abs);
-    const sum = row.reduce((a, b) => a + b, 0);
-    if (!(sum > 0)) continue;
-    rows += 1;
-    start += row[0] / sum;
-    row.forEach((w, j) => {
-      if (w > 0) entropy -= (w / sum) * Math.log(w / sum);
-      distance += (w / sum) * Math.abs(i - j);
-    });
-  }
-  return { entropy: entropy / rows, start: start / rows, distance: distance / rows };
+/** The weights and the lengths of the values of a layer's heads, as they are: unpacked, or asked for, when first needed. */
+function whole(layer) {
+  layer.whole ??= (async () => {
+    const numbers = await unpacked(layer.numbers ? bytesOf(layer.numbers) : await asked(layer));
+    const [t, s] = [maps.tokens.length, keys.length], first = numbers.length - (layer.norms ? layer.heads.length * s : 0);
+    const layout = first < layer.heads.length * t * s ? "lower" : "full";
+    squares(numbers, layer.heads, [t, s], layout).forEach((weights, h) => { layer.all[h].weights = weights; });
+    layer.all.forEach((head, h) => { head.norms = layer.norms ? numbers.subarray(first + h * s, first + (h + 1) * s) : null; });
+  })();
+  layer.whole.catch(() => { layer.whole = null; }); // it may be asked again
+  return layer.whole;
+}
+async function asked(layer) {
+  const reply = await fetch(`${maps.later}&layer=${layer.layer}`);
+  if (!reply.ok) throw new Error(`the server answered ${reply.status}`);
+  return new Uint8Array(await reply.arrayBuffer());
 }
 
 const all = (await Promise.all(maps.layers.map(headsOf))).flat();
 const nameOf = ({ layer, head }) => `layer ${layer}, head ${head}`;
+
+/** The small map of a head, for the grid: of a long text each cell stands for the largest weight of several. */
+function smallOf(head) {
+  if (!head.small) return shown(head);
+  const [rows, s] = head.shape, columns = s - Math.min(state.first, s - 1); // the first token stands alone
+  const weights = new Float32Array(rows * columns);
+  for (let i = 0; i < rows; i++) weights.set(head.small.subarray((i + 1) * s - columns, (i + 1) * s), i * columns);
+  return { weights, kind: head.kind, rows, columns, first: s - columns, causal: maps.causal };
+}
 
 function shown({ weights, kind }) {
   const [t, s, first] = [maps.tokens.length, keys.length, Math.min(state.first, keys.length - 1)];
@@ -90,7 +111,7 @@ function gridView(above) {
   const rows = [["layer", "head", "entropy", "weight_on_first", ...(cross ? [] : ["distance"])]];
   sheet = { items: [], rows: () => rows };
   for (const i of heads) {
-    const [canvas, map] = [el("canvas", { role: "img", "aria-label": nameOf(all[i]) }), shown(all[i])];
+    const [canvas, map] = [el("canvas", { role: "img", "aria-label": nameOf(all[i]) }), smallOf(all[i])];
     drawThumbnail(canvas, map, { ...look(map), size });
     const { entropy, start, distance } = all[i];
     const numbers = `entropy ${short(entropy, 2)} · first ${short(start, 2)}${cross ? "" : ` · distance ${short(distance, 2)}`}`;
@@ -148,7 +169,7 @@ function linesView() {
   const tops = few.map(({ map }) => look({ ...map, kind: mine[0].kind }).scale.top);
   const scale = makeScale({ top: Math.max(...tops), mode: state.mode });
   const width = Math.min(760, document.getElementById("page").clientWidth - 48);
-  const panel = linesPanel(few, { scale, colours, width, token: state.token, name: `layer ${layer}`, ontoken: (token) => set({ token }) });
+  const panel = linesPanel(few, { scale, colours, width, token: state.token ?? (unchosen(maps.tokens.length) && state.row), name: `layer ${layer}`, ontoken: (token) => set({ token }) });
   sheet = { items: [panel.item], rows: () => mapRows(["head"], few.map(({ map, name }) => ({ map, about: [name] }))) };
   section.append(el("p", { className: "soft small", textContent: `The stronger a line, the larger the weight; ${scale.caption}.` }), panel);
   return section;
@@ -176,14 +197,20 @@ function set(change) {
   draw();
 }
 
-function draw() {
+let turn = 0;
+
+async function draw() {
+  const mine = ++turn, page = document.getElementById("page");
+  let problem = "";
+  if (state.view !== "grid") await whole(all[state.at].of).catch((error) => { problem = `These numbers cannot be read: ${error.message}`; });
+  if (mine !== turn) return; // something else was chosen meanwhile
   const title = el(maps.heading, { textContent: `Attention of ${maps.run}` });
   const about = `step ${maps.step}; ${maps.tokens.length} tokens${cross ? ` that read ${keys.length} others` : ""}, ${all.length} heads`;
-  const page = document.getElementById("page");
   const focused = document.activeElement?.id;
   const scrolled = window.scrollY;
   page.replaceChildren(title, el("p", { className: "soft", textContent: about }), controls());
-  page.append({ grid: gridView, head: headView, lines: linesView }[state.view](page.offsetHeight)); // below what stands there
+  const view = problem ? () => el("p", { role: "alert", textContent: problem }) : { grid: gridView, head: headView, lines: linesView }[state.view];
+  page.append(view(page.offsetHeight)); // below what stands there
   window.scrollTo({ top: scrolled, behavior: "instant" });
   for (const button of page.querySelectorAll(".take")) button.disabled = !sheet;
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });

@@ -9,9 +9,13 @@ import { el } from "./dom.js";
 import { fit, FONT, line, prepare, printable } from "./pen.js";
 
 const ROW = 20; // pixels of a token
+const MANY = 64; // tokens: the lines of all of more are a wall, so that one token's are shown
 const MOST_LINES = 12_000; // of the largest weights: more are a black surface
 const NAME = 0.3; // of the width, at most, for each column of tokens
 const [BAR, STRIP] = [9, 0.15]; // pixels of a head's square beside a token that is read; the share of the width that all may take
+
+/** The token whose lines are shown where none is chosen: of few tokens null, which is all of them, else the last. */
+export const unchosen = (rows) => (rows > MANY ? rows - 1 : null);
 
 /** The lines that are drawn: [place on the scale, row, column, head], the strongest last. */
 function strongest(heads, scale, token) {
@@ -83,8 +87,9 @@ export function drawLines(canvas, heads, { scale, colours, width, token = null }
 export function linesPanel(heads, { scale, colours, width, token = null, ontoken, name }) {
   const { map } = heads[0];
   const canvas = el("canvas", { className: "lines", id: "lines", tabIndex: 0, role: "slider", "aria-orientation": "vertical",
-    "aria-label": `${name}: token that reads`, "aria-valuemin": -1, "aria-valuemax": map.rows - 1, "aria-describedby": "lines-text" });
+    "aria-label": `${name}: token that reads`, "aria-valuemin": unchosen(map.rows) === null ? -1 : 0, "aria-valuemax": map.rows - 1, "aria-describedby": "lines-text" });
   const hint = "Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token, Escape all.";
+  token ??= unchosen(map.rows);
   const said = el("output", { className: "cell-text", id: "lines-text" });
   const text = (i) => {
     const sentence = ({ map, name }) => {

@@ -103,10 +103,10 @@ function headTable(cells, state, draw, { measured, above }) {
   const heads = Math.max(...cells.map((cell) => cell.head)) + 1;
   const across = (state.width - 46) / heads - 6; // beside the names of layers and the gaps
   const down = (caption) => (state.height - above - HEADINGS) / layers.length - 6 - caption;
-  const caption = measured ? 38 : 20;
+  const caption = measured ? 41 : 23;
   const room = Math.min(LARGEST, across - 12, down(caption + 12));
   const small = room < 72; // then the names stand at the edges alone
-  const size = Math.floor(small ? Math.max(LEAST, Math.min(72, across, down(0))) : room);
+  const size = Math.floor(small ? Math.max(LEAST, Math.min(USUAL, across, down(0))) : room);
   const names = Array.from({ length: heads }, (_, head) => el("th", { scope: "col", textContent: `H${String(head).padStart(2, "0")}` }));
   const rows = layers.map((layer) => {
     const mine = Array.from({ length: heads }, (_, head) => cells.find((cell) => cell.layer === layer && cell.head === head));
