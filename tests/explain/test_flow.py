@@ -132,6 +132,19 @@ def test_scores_have_rules(name: str) -> None:
     lines_hold(flow)
 
 
+@pytest.mark.parametrize("name", ["hca", "csa", "deepseek_v4"])
+def test_summaries_have_a_rule(name: str) -> None:
+    """What is read of tokens and of summaries of blocks is the sum of both, by weights that a sink leaves below 1."""
+    flow = variant(name).flow
+    context, tokens, blocks = (flow.node(key) for key in ("context", "weights", "weights.summaries"))
+    assert context.rule == "sum"
+    read = tokens.values @ flow.node("v").values + blocks.values @ flow.node("summaries").values
+    np.testing.assert_allclose(read, context.values, atol=1e-5)
+    assert (tokens.values.sum(-1) + blocks.values.sum(-1) < 1).all() and blocks.values.any()
+    assert not np.triu(blocks.values, 1).any()
+    lines_hold(flow)
+
+
 MEMORIES = [
     *("linear", "retention", "gla", "mamba2", "delta_net", "gated_delta", "kda", "comba", "gdn2", "precond_kda"),
     *("delta_product", "momentum_delta", "rwkv7", "mesa", "mlstm", "mamba3", "gsa", "raven", "abc", "log_linear"),

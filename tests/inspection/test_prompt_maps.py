@@ -228,6 +228,17 @@ def test_weights_in_a_browser(chromium: Any, tmp_path: Path, kind: str) -> None:
     assert screen.locator("h2").inner_text() == "layer 0, head 2"
     screen.locator(".text span").nth(1).click()
     assert "(1) reads" in screen.locator("h3").first.inner_text()
+    screen.select_option("select >> nth=1", "log")
+    other = chromium.new_context(viewport={"width": 390, "height": 800}).new_page()  # another browser, sent the link
+    other.goto(screen.url)
+    other.wait_for_selector("h3")
+    assert other.locator("h2").inner_text() == "layer 0, head 2" and other.url == screen.url
+    assert "(1) reads" in other.locator("h3").first.inner_text()
+    assert "log scale" in other.locator(".legend").inner_text()
+    other.goto(screen.url.partition("#")[0] + "#view=elsewhere&at=99&row=-1&mode=x&off=a")  # what is wrong is left out
+    other.reload()
+    other.wait_for_selector(".thumb")
+    other.context.close()
     screen.keyboard.press("Escape")
     assert screen.locator(".thumb").count() == 6
     assert screen.evaluate("window.hacked") is None

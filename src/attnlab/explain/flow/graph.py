@@ -262,6 +262,8 @@ class Builder:
         """The context vectors: values by their weights."""
         stage = Stage("context", step.title, step.text)
         v = self.nodes.get("v") or self.nodes["inputs"]
+        if (of_both := self.with_summaries(step, v)) is not None:
+            return self.add(of_both, stage)
         weights = [
             n for n in self.nodes.values() if n.kind == "pair" and n.letter == ALPHA and not n.key.startswith("drop")
         ]
@@ -272,6 +274,41 @@ class Builder:
             )
             node = replace(node, **rule)
         return self.add(node, stage)
+
+    def with_summaries(self, step: Step, v: Node) -> Node | None:
+        """The context vectors as sums over the tokens and over summaries of blocks, if a product was of both.
+
+        A summary stands where its block ends: at the first token that may read it. No map shows it, for it is no sum of
+        values.
+        """
+        h, t, d = step.values.shape
+        block = getattr(self.layer, "block", None)
+        for one in self.operations.ran if isinstance(block, int) else ():
+            read = [x.detach().float().numpy()[0] for x in one.given if isinstance(x, torch.Tensor) and x.ndim == 4]
+            if one.name not in ("matmul", "__matmul__") or len(read) != 2 or read[0].shape[:2] != (h, t):
+                continue
+            weights, rows = read
+            if rows.shape[0] != 1 or rows.shape[1] <= t or not flow_rules.same(rows[:, :t], v.values):
+                continue
+            if not flow_rules.same(weights @ rows, step.values):
+                continue
+            more, ends = rows[:, t:], (np.arange(rows.shape[1] - t) + 1) * block - 1
+            if ends[-1] >= t or any(weights[:, :end, t + i].any() for i, end in enumerate(ends)):
+                continue
+            placed, by = np.zeros((1, t, d), dtype=np.float32), np.zeros((h, t, t), dtype=np.float32)
+            placed[:, ends], by[:, :, ends] = more, weights[:, :, t:]
+            stage = Stage("weights", "Weights", "Of the latest tokens, and of summaries of the blocks that have ended.")
+            for key, letter, title, kind, values in (
+                ("summaries", "u", "What a block comes to, where it ends", "vector", placed),
+                ("weights", ALPHA, "Weights of tokens", "pair", weights[:, :, :t]),
+                ("weights.summaries", "β", "Weights of summaries", "pair", by),
+            ):
+                hidden = values == 0 if kind == "pair" else None
+                self.add(Node(key, letter, title, stage.key, kind, values, hidden=hidden, source=one.source), stage)
+            sum_of = expression("hic", f"weights:hij * {v.key}:0jc + weights.summaries:hij * summaries:0jc", "", None)
+            parents = ("weights", v.key, "weights.summaries", "summaries")
+            return Node(step.key, "z", step.title, "context", "vector", step.values, "sum", parents, expression=sum_of)
+        return None
 
     # The end
 

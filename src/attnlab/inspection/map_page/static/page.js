@@ -191,6 +191,28 @@ function controls() {
     el("span", { className: "soft small", textContent: "keys: ← → head, ↑ ↓ layer, Escape all" }));
 }
 
+// What is shown, in the address: a reload and a sent link show the same.
+const start = { ...state, off: "" };
+const count = (most) => (text) => (/^\d+$/.test(text) && Number(text) < most ? Number(text) : undefined);
+const among = (...allowed) => (text) => (allowed.includes(text) ? text : undefined);
+const KEYS = { view: among("grid", "head", "lines"), at: count(all.length), row: count(maps.tokens.length), token: count(maps.tokens.length),
+  mode: among("sqrt", "linear", "log"), first: count(2), order: among(...Object.keys(orders)),
+  off: (text) => new Set(text.split(",").filter(Boolean).map(Number).filter(Number.isInteger)) };
+
+function toAddress() {
+  const where = new URLSearchParams();
+  for (const key of Object.keys(KEYS)) {
+    const value = key === "off" ? [...state.off].join(",") : state[key];
+    if (value !== start[key]) where.set(key, value);
+  }
+  history.replaceState(null, "", where.size ? `#${where}` : location.href.split("#")[0]);
+}
+
+function fromAddress() {
+  const where = new URLSearchParams(location.hash.slice(1));
+  for (const [key, read] of Object.entries(KEYS)) state[key] = read(where.get(key) ?? "") ?? (key === "off" ? new Set() : start[key]);
+}
+
 function set(change) {
   Object.assign(state, change);
   if ("at" in change && state.view === "grid") state.view = "head";
@@ -214,6 +236,7 @@ async function draw() {
   window.scrollTo({ top: scrolled, behavior: "instant" });
   for (const button of page.querySelectorAll(".take")) button.disabled = !sheet;
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  toAddress();
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
 }
 
@@ -233,4 +256,6 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 dark.addEventListener("change", draw);
+addEventListener("hashchange", () => { fromAddress(); draw(); });
+fromAddress();
 draw();
