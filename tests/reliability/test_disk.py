@@ -1,28 +1,36 @@
 """Whatever file operation fails, a command says one line, loses nothing, and goes on when it is typed again."""
 
-import errno
+import contextlib
 import random
-import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tests.reliability import SMALL
-from tests.reliability.disk import ERRORS, Case, Disk, every_case, failing, trouble
-from tests.training.launch import folder_of, run_here, write_text
+from tests.reliability.disk import Disk, Troubles, trouble, troubles
+from tests.training.launch import folder_of, run_here, tiny
 
+from attnlab.config.compose import compose_config
+from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.metrics_csv import read_metrics
+from attnlab.training import run as training
 from attnlab.training.checkpoint import load_checkpoint
+from attnlab.training.run import run
 
-pytestmark = pytest.mark.filterwarnings(  # what a failing disk did not take is still in a file's buffer when that goes
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # what splits is the one that works
 TINY = ("model.n_layers=1", *SMALL, "evaluation.lengths=[2]")
 
 
 def train(folder: Path) -> dict[str, Any]:
     return run_here(folder, *TINY)
+
+
+def trains(folder: Path) -> Callable[[], dict[str, Any]]:
+    """What `train` does each time that it is called, composed once, which reads nothing below the folder."""
+    config = compose_config(tiny(folder, "attention=multi_head", *TINY))
+    return lambda: run(config, variant="multi_head")
 
 
 def records(run: Path) -> list[tuple[int, str]]:
@@ -43,53 +51,53 @@ def content(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int]:
-    """What an undisturbed run comes to, and how many operations it makes."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed run comes to."""
     folder = tmp_path_factory.mktemp("whole")
-    write_text(folder)
-    disk = Disk(folder)
-    with failing(disk):
-        train(folder)
-    return content(folder_of(folder)), len(disk.operations)
+    train(folder)
+    return content(folder_of(folder))
 
 
-def survives(folder: Path, at: int, number: int, *, once: bool, whole: dict[str, Any]) -> str:
-    """What is wrong with a run whose disk fails and is mended; nothing if all is as it should be."""
-    write_text(folder)
-    disk = Disk(folder, at, number, once=once)
-    if wrong := trouble(disk, lambda: train(folder), exit_codes=(1, 2, 5), told=str(folder)):
-        return wrong
-    for part, value in content(folder_of(folder)).items():
-        if value != whole[part]:
-            return f"{disk.operations[at]}: other {part}"
-    return ""
+def troubles_of_run(tmp_path: Path, whole: dict[str, Any], places: Collection[int] | None = None) -> Troubles:
+    """What is wrong with runs whose disk fails and is mended."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    work = trains(folder)
 
+    def judge(disk: Disk) -> str:
+        if wrong := trouble(disk, work, exit_codes=(1, 2, 5), told=str(folder)):
+            return wrong
+        after = content(folder_of(folder))
+        return ", ".join(f"other {part}" for part, value in whole.items() if after[part] != value)
 
-def faults(tmp_path: Path, cases: list[Case], whole: dict[str, Any]) -> list[str]:
-    troubles = []
-    for at, number, once in cases:
-        folder = tmp_path / "run"
-        folder.mkdir()
-        name = errno.errorcode[number]
-        if wrong := survives(folder, at, number, once=once, whole=whole):
-            troubles.append(f"{name} at {wrong}")
-        shutil.rmtree(folder)
-    return troubles
+    return troubles(folder, judge, places)
 
 
 @pytest.mark.slow
-def test_disk_fails_sample(whole: tuple[dict[str, Any], int], tmp_path: Path) -> None:
-    """A few operations of a run, each with another error, for this one or from then on."""
-    chance = random.Random("disk")
-    operations = chance.sample(range(whole[1]), 6)
-    cases = [(at, number, at % 2 == 0) for at, number in zip(operations, ERRORS, strict=True)]
-    assert faults(tmp_path, cases, whole[0]) == []
+@pytest.mark.parametrize("n", [6, None])
+def test_disk_fails(whole: dict[str, Any], tmp_path: Path, n: int | None) -> None:
+    """A few operations of a run fail, or each one: with one error after the other, once and from then on."""
+    ended = troubles_of_run(tmp_path, whole, None if n is None else random.Random("disk").sample(range(300), n))
+    print(f"{ended} of a run: one line, and the same command went on")
+    assert not ended.wrong, "\n".join(ended.wrong)
 
 
 @pytest.mark.slow
-def test_disk_fails_anywhere(whole: tuple[dict[str, Any], int], tmp_path: Path) -> None:
-    """Every operation of a run fails once: with one error after the other, for this one and from then on."""
-    cases = every_case(whole[1])
-    troubles = faults(tmp_path, cases, whole[0])
-    print(f"{len(cases) - len(troubles)} of {len(cases)} injected errors: one line, and the same command went on")
-    assert troubles == []
+@pytest.mark.parametrize("broken", ["lines", "checkpoints"])
+def test_faults_are_noticed(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """An error that is no line of ours, and a list of checkpoints that counts as empty where it cannot be read."""
+    if broken == "lines":
+        monkeypatch.setattr(training, "failures", contextlib.nullcontext)
+    else:
+        usual = CheckpointFolder._read
+
+        def read(self: CheckpointFolder) -> dict[str, Any]:
+            try:
+                return usual(self)
+            except OSError:
+                return {}
+
+        monkeypatch.setattr(CheckpointFolder, "_read", read)
+    assert troubles_of_run(tmp_path, whole, range(280, 330, 7)).wrong

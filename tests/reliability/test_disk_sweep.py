@@ -1,12 +1,12 @@
 """Whatever file operation of a sweep or a report fails, one line says so, and the same command goes on."""
 
 import contextlib
-import errno
+import copy
 import io
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from tests.analysis.folders import write_arm
 from tests.reliability import SMALL
-from tests.reliability.disk import Case, Disk, every_case, failing, trouble
+from tests.reliability.disk import Disk, Troubles, failing, trouble, troubles
 from tests.reliability.strangers import files_below, typed
 from tests.reliability.test_disk import content
 from tests.training.launch import write_text
@@ -28,10 +28,12 @@ from attnlab.config.compose import config_dir, guarded
 from attnlab.errors import FileFailure, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import failures
-from attnlab.sweep import reporting, sweeper, worker_tasks
+from attnlab.sweep import reporting, sweeper
 from attnlab.sweep.pool import Event, Pool
-from attnlab.sweep.worker import _answer
+from attnlab.sweep.worker import answered
+from attnlab.sweep.worker_tasks import task_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # what splits is the one that works
 WORDS = ("data=file", "tokenizer=byte", "model.n_layers=1", "model.n_heads=2", *SMALL, "seed=0,1")
 
 
@@ -63,7 +65,7 @@ class HerePool(Pool):
         return not self.waiting
 
     def give(self, task: int, kind: str, content: Any) -> None:
-        self.waiting.append(Event(task, *_answer(worker_tasks.TASKS[kind], content, lambda *_: None)))
+        self.waiting.append(Event(task, *answered(task_of(kind), content, lambda *_: None)))
 
     def events(self, seconds: float) -> Iterator[Event]:
         while self.waiting:
@@ -74,23 +76,28 @@ class HerePool(Pool):
     def kill(self) -> None: ...
 
 
-def sweep(folder: Path) -> None:
-    """`python train.py -m WORDS` below a folder."""
+@contextlib.contextmanager
+def sweeping(folder: Path) -> Iterator[Callable[[], object]]:
+    """`python train.py -m WORDS` below a folder, each time that it is called; what all jobs share is composed once."""
     places = [f"data.path={folder / 'text.txt'}", f"paths.runs={folder / 'runs'}", f"paths.cache={folder / 'cache'}"]
     with guarded(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("train", overrides=[], run_mode=RunMode.MULTIRUN)
-        with failures(), contextlib.redirect_stdout(io.StringIO()):
-            sweeper.sweep(
-                loader,
-                master,
-                [*WORDS, *places],
-                split=lambda overrides: BasicSweeper.split_arguments(overrides, None)[0],
-                local=True,
-                n_jobs=1,
-                patience=None,
-                launch=lambda words: [],
-            )
+
+        def sweep() -> None:
+            with failures(), contextlib.redirect_stdout(io.StringIO()):
+                sweeper.sweep(
+                    loader,
+                    copy.deepcopy(master),
+                    [*WORDS, *places],
+                    split=lambda overrides: BasicSweeper.split_arguments(overrides, None)[0],
+                    local=True,
+                    n_jobs=1,
+                    patience=None,
+                    launch=lambda words: [],
+                )
+
+        yield sweep
 
 
 @pytest.fixture(autouse=True)
@@ -106,90 +113,65 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {"statuses": sorted((entry["folder"], entry["status"]) for entry in listed), **runs}
 
 
-@pytest.fixture(scope="module")
-def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int]:
-    """What an undisturbed sweep comes to, and how many operations it makes."""
-    folder = tmp_path_factory.mktemp("sweep")
-    write_text(folder)
-    disk = Disk(folder)
-    with pytest.MonkeyPatch.context() as patch, failing(disk):
-        patch.setattr(sweeper, "pool_for", lambda *_: contextlib.nullcontext(HerePool()))
-        sweep(folder)
-    return outcome(folder), len(disk.operations)
+def troubles_of_sweep(folder: Path, places: Collection[int] | None) -> Troubles:
+    """What is wrong with sweeps whose disk fails and is mended."""
+    whole_folder = folder.with_name("whole")
+    for each in (folder, whole_folder):
+        each.mkdir()
+        write_text(each)
+    with sweeping(whole_folder) as sweep:
+        sweep()
+    whole = outcome(whole_folder)
 
+    def judge(disk: Disk) -> str:
+        if wrong := trouble(disk, sweep, exit_codes=(1, 2)):
+            return wrong
+        after = outcome(folder)
+        return ", ".join(f"other {part}" for part in whole if after.get(part) != whole[part])
 
-def trouble_of_sweep(folder: Path, case: Case, whole: dict[str, Any]) -> str:
-    """What is wrong with a sweep whose disk fails and is mended; nothing if all is as it should be."""
-    at, number, once = case
-    write_text(folder)
-    disk = Disk(folder, at, number, once=once)
-    if wrong := trouble(disk, lambda: sweep(folder), exit_codes=(1, 2)):
-        return wrong
-    after = outcome(folder)
-    return "".join(f"{disk.operations[at]}: other {part}" for part in whole if after.get(part) != whole[part])
-
-
-def faults_of_sweep(tmp_path: Path, cases: list[Case], whole: dict[str, Any]) -> list[str]:
-    faults = []
-    for case in cases:
-        folder = tmp_path / "sweep"
-        folder.mkdir()
-        if wrong := trouble_of_sweep(folder, case, whole):
-            faults.append(f"{errno.errorcode[case[1]]} at {wrong}")
-        shutil.rmtree(folder)
-    return faults
-
-
-def cases_of(operations: int, n: int | None) -> list[Case]:
-    whole = every_case(operations)
-    return whole if n is None else random.Random(operations).sample(whole, n)
+    with sweeping(folder) as sweep:
+        return troubles(folder, judge, places)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, None])
-def test_sweep(whole_sweep: tuple[dict[str, Any], int], tmp_path: Path, n: int | None) -> None:
+def test_sweep(tmp_path: Path, n: int | None) -> None:
     """One line, a documented exit code, nothing lost, and the same command makes what is missing."""
-    cases = cases_of(whole_sweep[1], n)
-    faults = faults_of_sweep(tmp_path, cases, whole_sweep[0])
-    print(f"{len(cases) - len(faults)} of {len(cases)} injected errors into a sweep of {whole_sweep[1]} operations")
-    assert not faults, "\n".join(faults)
+    ended = troubles_of_sweep(tmp_path / "sweep", None if n is None else random.Random("sweep").sample(range(400), n))
+    print(f"{ended} of a sweep")
+    assert not ended.wrong, "\n".join(ended.wrong)
 
 
 TOLD = ("damaged", "cannot be read", "could not be counted", "which runs were planned is not known", "unknown")
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [6, pytest.param(None, marks=pytest.mark.slow)])
 def test_report(tmp_path: Path, n: int | None) -> None:
     """It says what it could not read or write, changes no run, and asked again gives what it would have given."""
-    experiment = tmp_path / "e"
+    experiment, untouched = tmp_path / "e", tmp_path / "untouched"
     for variant in ("multi_head", "gqa"):
         write_arm(experiment, variant, [3.0, 3.1])
     entries = [{"folder": f"{run.parent.name}/{run.name}", "status": "finished"} for run in experiment.glob("*/seed_*")]
     (experiment / "manifest.json").write_text(json.dumps({"runs": entries}))
-    before, disk = dict(files_below(experiment)), Disk(experiment)
-    with failing(disk):
-        usual = typed("report", f"experiment={experiment}")
+    shutil.copytree(experiment, untouched)
+    usual = typed("report", f"experiment={experiment}")
     assert usual.code == 0 and not usual.err
-    pages, faults = dict(files_below(experiment)), []
-    cases = cases_of(len(disk.operations), n)
-    for at, number, once in cases:
-        shutil.rmtree(experiment)
-        for name, data in before.items():
-            (experiment / name).parent.mkdir(parents=True, exist_ok=True)
-            (experiment / name).write_bytes(data)
-        ill = Disk(experiment, at, number, once=once)
-        with failing(ill):
+    pages = dict(files_below(experiment))
+    shutil.rmtree(experiment)
+    untouched.rename(experiment)
+
+    def judge(disk: Disk) -> str:
+        with failing(disk):
             end = typed("report", f"experiment={experiment}")
         again = typed("report", f"experiment={experiment}")
         now = dict(files_below(experiment))
         told = end.code or end.out == usual.out or any(words in end.out for words in TOLD)
-        wrong = end.fault or ("" if told else end.out[-300:])
-        wrong = wrong or ("" if again == usual else f"asked again: {again.code} {again.err or again.out[-300:]}")
-        apart = [name for name in {*now, *pages} if now.get(name) != pages.get(name) and name != "manifest.json"]
-        wrong = wrong or ", ".join(apart)
-        if wrong:
-            faults.append(f"{errno.errorcode[number]} at {ill.operations[at]} ({once}): {wrong}")
-    print(
-        f"{len(cases) - len(faults)} of {len(cases)} injected errors into a report of {len(disk.operations)} operations"
-    )
-    assert not faults, "\n".join(faults)
+        if wrong := end.fault or ("" if told else end.out[-300:]):
+            return wrong
+        if again != usual:
+            return f"asked again: {again.code} {again.err or again.out[-300:]}"
+        return ", ".join(n for n in {*now, *pages} if now.get(n) != pages.get(n) and n != "manifest.json")
+
+    ended = troubles(experiment, judge, None if n is None else random.Random("report").sample(range(140), n))
+    print(f"{ended} of a report")
+    assert not ended.wrong, "\n".join(ended.wrong)

@@ -20,7 +20,7 @@ from attnlab.sweep.executor import show
 from attnlab.sweep.jobs import Job
 from attnlab.sweep.plan import PROBES_SECONDS, PlannedRun, ask_all, compare, estimate
 from attnlab.sweep.pool import Event, Pool
-from attnlab.sweep.worker_tasks import QUESTIONS
+from attnlab.sweep.worker_tasks import task_of
 from attnlab.training import prepare
 from attnlab.training.identity import SEEDS, Identity
 
@@ -98,8 +98,8 @@ def test_planned_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     contents = [
         {"config": config, "variant": variant} for config, variant in (compose_job([*common, *own]) for own in varied)
     ]
-    together = QUESTIONS["plan"](contents, lambda *_: None)
-    assert together == [QUESTIONS["plan"]([content], lambda *_: None)[0] for content in contents]
+    together = task_of("plan")(contents, lambda *_: None)
+    assert together == [task_of("plan")([content], lambda *_: None)[0] for content in contents]
     assert [kind for kind, _ in together] == ["done"] * 5 + ["failed"]
     assert together[0][1]["forward_flops"] < together[1][1]["forward_flops"]
 
@@ -112,7 +112,7 @@ def test_plan_decides_nothing(begins: bool, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(prepare, "try_compiler", lambda *_: tried.append(True) or {"value": True})
     words = ["model=tiny", "tokenizer=byte", f"data.path={Path(__file__)}", "data=file", "trainer.compile=auto"]
     config, variant = compose_job(words)
-    ((kind, _),) = QUESTIONS["plan"]([{"config": config, "variant": variant, "begins": begins}], lambda *_: None)
+    ((kind, _),) = task_of("plan")([{"config": config, "variant": variant, "begins": begins}], lambda *_: None)
     assert kind == "done" and bool(tried) is begins
     assert (tmp_path / "runs").exists() is begins
     assert PlannedExperiment(tmp_path / "e").resolve_once("seed", lambda: {"value": 3}) == {"value": 3}
@@ -153,7 +153,7 @@ class Answering(OnePool):
     def events(self, seconds: float) -> Iterator[Event]:
         while self.waiting:
             task = self.waiting.pop()
-            yield Event(task, "done", QUESTIONS["same"](self.asked[-1], lambda *_: None))
+            yield Event(task, "done", task_of("same")(self.asked[-1], lambda *_: None))
 
 
 def test_same_as_baseline(capsys: pytest.CaptureFixture[str]) -> None:

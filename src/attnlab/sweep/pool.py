@@ -119,7 +119,7 @@ class Pool:
         return self.busy < self.size
 
     def give(self, task: int, kind: str, content: Any) -> None:
-        """Have a free worker do something (see `attnlab.sweep.worker_tasks.TASKS`)."""
+        """Have a free worker do something (see `attnlab.sweep.worker_tasks.task_of`)."""
         slots = sorted(range(self.size), key=lambda slot: self.workers[slot] is None)  # warm ones first
         for slot in slots:
             worker = self._worker(slot)

@@ -24,14 +24,13 @@ def work(descriptor: int) -> None:
     open_streams()
     with alone():
         from attnlab.config.code import note_sources
-        from attnlab.sweep import worker_tasks  # torch and Lightning: seconds, while the command is composing
+        from attnlab.sweep.worker_tasks import task_of  # torch and Lightning: seconds, while the command is composing
 
     note_sources()  # a file may change before the first task comes
     while True:
         kind, content = tasks.get()
         try:
-            tasks_of_kind = worker_tasks.QUESTIONS if isinstance(content, list) else worker_tasks.TASKS
-            answer = _answer(tasks_of_kind[kind], content, lambda *progress: link.send(("progress", progress)))
+            answer = answered(task_of(kind), content, lambda *progress: link.send(("progress", progress)))
         except KeyboardInterrupt:
             answer = ("stopped", "stopped by Ctrl-C")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a job has made of it
@@ -53,7 +52,7 @@ def _listen(link: Connection, tasks: "SimpleQueue[tuple[str, Any]]") -> None:
     os._exit(143)
 
 
-def _answer(do: Any, content: Any, report: Any) -> Answer:
+def answered(do: Any, content: Any, report: Any) -> Answer:
     """What became of a task, or of several that came together; what it prints goes to its log, if it has one."""
     if isinstance(content, list):
         return "done", do(content, report)

@@ -101,5 +101,6 @@ class Reporter(L.Callback):
             self.report(trainer.global_step, trainer.max_steps, metrics.get("val/loss"))
 
 
-TASKS: dict[str, Callable[[dict[str, Any], Report], Any]] = {"probe": probe, "train": train}
-QUESTIONS: dict[str, Callable[[Sequence[dict[str, Any]], Report], list[Answer]]] = {"plan": plan, "same": same}
+def task_of(kind: str) -> Callable[[Any, Report], Any]:
+    """The function that does a task of a kind: of one config, or (`plan`, `same`) of several that come together."""
+    return {"plan": plan, "same": same, "probe": probe, "train": train}[kind]
