@@ -13,11 +13,14 @@ import io
 import json
 import os
 import shutil
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -28,61 +31,53 @@ BY_HANDLE = ("fsync", "write", "pwrite", "ftruncate")
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOENT)
 
 
-class Disk:
-    """Counts the operations below `root`; from number `at` on they fail, or that one alone (`once`)."""
+Choice = Callable[[int, str], bool]  # whether an operation, of a number and in words, is to fail
 
-    def __init__(self, root: Path, at: int | None = None, *, once: bool = False) -> None:
-        self.root, self.at, self.once = str(root), at, once
+
+class Disk:
+    """Counts the operations below `root`. Each that is chosen fails in two processes of its own, in one for good.
+
+    Files that are there at the start keep their inodes; nothing may write to them.
+    """
+
+    def __init__(self, root: Path, chosen: Choice) -> None:
+        self.root, self.chosen = str(root), chosen
+        self.given = {str(path) for path in root.rglob("*")}
         self.operations: list[str] = []
+        self.at: int | None = None  # the operation that fails here, alone if `once`; none in the process that splits
+        self.once = self.splitting = False
 
     def reach(self, what: str, path: str, name: str | None) -> None:
         """Note an operation, or refuse it; `name` is what the error says of the file."""
-        if path != self.root and not path.startswith(f"{self.root}/"):
+        if self.splitting or (path != self.root and not path.startswith(f"{self.root}/")):
             return
+        place = len(self.operations)
         self.operations.append(f"{what} {path.removeprefix(self.root)}")
-        if self.fails(len(self.operations) - 1):
-            assert self.at is not None
-            number = ERRORS[self.at % len(ERRORS)]
-            raise OSError(number, os.strerror(number), name)
-
-    def fails(self, place: int) -> bool:
-        """Whether an operation does."""
-        return self.at is not None and (place == self.at if self.once else place >= self.at)
-
-    def __str__(self) -> str:
-        if self.at is None:
-            return "undisturbed"
-        number = errno.errorcode[ERRORS[self.at % len(ERRORS)]]
-        return f"{number} {'once' if self.once else 'from'} at {self.at}, {self.operations[self.at]}"
-
-
-class Splitting(Disk):
-    """A disk at which each operation, or each of `places`, fails in two processes of its own: once, and from then on.
-
-    `given` are files that nothing writes to, which keep their inodes.
-    """
-
-    def __init__(self, root: Path, places: Collection[int] | None) -> None:
-        super().__init__(root)
-        self.places, self.busy = places, False
-        self.given = {str(path) for path in root.rglob("*")}
-
-    def reach(self, what: str, path: str, name: str | None) -> None:
-        if not self.busy:
-            super().reach(what, path, name)
-
-    def fails(self, place: int) -> bool:
-        if self.at is None and (self.places is None or place in self.places):
+        if self.at is None and self.chosen(place, self.operations[place]):
             for once in (True, False):
                 if self._split():
                     self.at, self.once = place, once
                     break
-        return super().fails(place)
+        if self.at is not None and (place == self.at if self.once else place >= self.at):
+            raise OSError(self.number, os.strerror(self.number), name)
+
+    @property
+    def number(self) -> int:
+        """The error."""
+        assert self.at is not None
+        return ERRORS[self.at % len(ERRORS)]
+
+    def __str__(self) -> str:
+        if self.at is None:
+            return "undisturbed"
+        return (
+            f"{errno.errorcode[self.number]} {'once' if self.once else 'from'} at {self.at}, {self.operations[self.at]}"
+        )
 
     def _split(self) -> bool:
         """Split into two processes; whether this is the child, which has another folder at the same path."""
         assert threading.current_thread() is threading.main_thread()
-        self.busy, aside = True, f"{self.root} aside"
+        self.splitting, aside = True, f"{self.root} aside"
         os.rename(self.root, aside)
         shutil.copytree(aside, self.root, symlinks=True, copy_function=self._copy)
         gc.freeze()  # to collect garbage in the child would copy all that both have
@@ -92,7 +87,7 @@ class Splitting(Disk):
             os.rename(aside, self.root)
         else:
             _reopen(aside, self.root)
-        self.busy = False
+        self.splitting = False
         return not child
 
     def _copy(self, source: str, target: str) -> None:
@@ -178,59 +173,81 @@ def failing(disk: Disk) -> Iterator[None]:
             patch.stop()
 
 
-def trouble(disk: Disk, work: Callable[[], object], *, exit_codes: Collection[int], told: str = "") -> str:
-    """What is wrong with how some work ends while its disk fails, or with the same work once the disk is mended.
-
-    It may end well, or in one line with one of these exit codes, which holds `told`. Nothing if all is as it should be.
-    """
+def ended_badly(work: Callable[[], object], *, exit_codes: Collection[int], told: str = "") -> str:
+    """What is wrong with how some work ends: it may end well, or in one line, with `told` and one of the exit codes."""
     try:
-        with failing(disk):
-            work()
+        work()
     except AttnlabError as error:
         if "\n" in str(error) or told not in str(error) or error.exit_code not in exit_codes:
             return f"{error.exit_code}: {error}"
     except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
-    try:
-        work()
-    except AttnlabError as error:
-        return f"not continued: {error}"
     return ""
 
 
 class Troubles(NamedTuple):
-    """How many operations some work makes, how many errors were injected into it, and what is wrong after which."""
+    """How many operations some work makes, how many errors were injected, how many different folders they left, and
+    what is wrong."""
 
     operations: int
     injected: int
+    folders: int
     wrong: list[str]
 
     def __str__(self) -> str:
-        good = self.injected - len(self.wrong)
-        return f"{good} of {self.injected} errors injected into {self.operations} operations"
+        good = f"{self.injected - len(self.wrong)} of {self.injected} injected errors"
+        return f"{good} ({self.folders} different folders left) into {self.operations} operations"
 
 
-def troubles(root: Path, judge: Callable[[Disk], str], places: Collection[int] | None = None) -> Troubles:
-    """Have every operation below a folder fail that `judge` makes, or those of `places`, once and from then on.
+def troubles(
+    root: Path, fails: Callable[[], str], goes_on: Callable[[], str], chosen: Choice = lambda *_: True
+) -> Troubles:
+    """Have every operation below a folder fail that `fails` makes, or those that are chosen: once, and for good.
 
-    `judge` does the work with a disk that fails, and says what is wrong, or nothing. It is called in a process of its
-    own, which splits at each operation.
+    `fails` does the work while the disk fails, in a process that splits at each operation; `goes_on` does it again once
+    the disk is mended: a command of its own, which has nothing but the folder to go by, so that it is asked once of all
+    cases that leave the same files. Both say what is wrong, or nothing.
     """
-    verdicts = root.with_name(f"{root.name} verdicts")
+    verdicts, answers = (root.with_name(f"{root.name} {what}") for what in ("verdicts", "answers"))
+    answers.mkdir()
     trunk = os.fork()
     if not trunk:
-        disk = Splitting(root, places)
+        disk = Disk(root, chosen)
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                wrong = judge(disk)
+                with failing(disk):
+                    wrong = fails()
+                wrong = wrong or _answer(answers / _state(root), goes_on)
         except BaseException:
             wrong = traceback.format_exc()
         with open(verdicts, "a") as file:  # of each process a line
-            file.write(json.dumps([disk.at, len(disk.operations), f"{disk}: {wrong}" if wrong else ""]) + "\n")
+            ours = disk.operations if disk.at is None else None
+            file.write(json.dumps([f"{disk}: {wrong}" if wrong else "", ours]) + "\n")
         os._exit(0)
     os.waitpid(trunk, 0)
     lines = [json.loads(line) for line in verdicts.read_text().splitlines()]
-    ((operations,),) = ([count for at, count, _ in lines if at is None],)
-    expected = operations if places is None else len(places)
-    assert len(lines) == 2 * expected + 1, "a process ended before it could say what is wrong"
-    return Troubles(operations, 2 * expected, [wrong for *_, wrong in lines if wrong])
+    (operations,) = (ours for _, ours in lines if ours is not None)
+    injected = 2 * sum(chosen(place, operation) for place, operation in enumerate(operations))
+    assert len(lines) == injected + 1 > 1, "a process ended before it could say what is wrong"
+    return Troubles(len(operations), injected, len(list(answers.iterdir())), [wrong for wrong, _ in lines if wrong])
+
+
+def drawn(n: int | None, seed: str, below: int) -> Choice:
+    """Some operations, drawn at random from the first so many; or all."""
+    places = range(sys.maxsize) if n is None else Random(seed).sample(range(below), n)
+    return lambda place, _: place in places
+
+
+def _answer(path: Path, ask: Callable[[], str]) -> str:
+    if not path.exists():
+        path.write_text(ask())
+    return path.read_text()
+
+
+def _state(root: Path) -> str:
+    """A hash of all that lies below a folder."""
+    content = sha256()
+    for path in sorted(root.rglob("*")):
+        data = path.read_bytes() if path.is_file() else b""
+        content.update(f"{path.relative_to(root)}\0{path.is_dir()}\0{len(data)}\0".encode() + data)
+    return content.hexdigest()

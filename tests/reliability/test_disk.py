@@ -1,19 +1,22 @@
 """Whatever file operation fails, a command says one line, loses nothing, and goes on when it is typed again."""
 
 import contextlib
-import random
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tests.reliability import SMALL
-from tests.reliability.disk import Disk, Troubles, trouble, troubles
+from tests.reliability.disk import Choice, Troubles, drawn, ended_badly, troubles
 from tests.training.launch import folder_of, run_here, tiny
 
 from attnlab.config.compose import compose_config
 from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.store.files import failures, write_atomically, writing
+from attnlab.store.locks import exclusive
 from attnlab.store.metrics_csv import read_metrics
 from attnlab.training import run as training
 from attnlab.training.checkpoint import load_checkpoint
@@ -58,26 +61,59 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return content(folder_of(folder))
 
 
-def troubles_of_run(tmp_path: Path, whole: dict[str, Any], places: Collection[int] | None = None) -> Troubles:
+def troubles_of_run(tmp_path: Path, whole: dict[str, Any], chosen: Choice) -> Troubles:
     """What is wrong with runs whose disk fails and is mended."""
     folder = tmp_path / "run"
     folder.mkdir()
     work = trains(folder)
 
-    def judge(disk: Disk) -> str:
-        if wrong := trouble(disk, work, exit_codes=(1, 2, 5), told=str(folder)):
-            return wrong
+    def goes_on() -> str:
+        work()
         after = content(folder_of(folder))
         return ", ".join(f"other {part}" for part, value in whole.items() if after[part] != value)
 
-    return troubles(folder, judge, places)
+    return troubles(folder, lambda: ended_badly(work, exit_codes=(1, 2, 5), told=str(folder)), goes_on, chosen)
+
+
+def saves(folder: Path, *, atomically: bool) -> None:
+    """Save two numbers one by one, under a lock, with a log that stays open; goes on with what is there."""
+    path = folder / "numbers.json"
+    with failures(), exclusive(folder / ".lock", wait=False), writing(path, key="x"), open(folder / "log", "a") as log:
+        while len(numbers := json.loads(path.read_text()) if path.exists() else []) < 2:
+            numbers.append(len(numbers))
+            if atomically:
+                write_atomically(path, json.dumps(numbers).encode(), key="x")
+            else:
+                path.write_text(json.dumps(numbers))
+            print(len(numbers), file=log, flush=True)
+
+
+@pytest.mark.parametrize("atomically", [True, False])
+def test_splitting(tmp_path: Path, atomically: bool) -> None:
+    """Each process has its own files, handles and locks; what cannot be gone on with is noticed, and nothing else."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    work = partial(saves, folder, atomically=atomically)
+
+    def goes_on() -> str:
+        before = (folder / "log").read_text().split() if (folder / "log").exists() else []
+        work()
+        numbers, lines = json.loads((folder / "numbers.json").read_text()), (folder / "log").read_text().split()
+        return "" if numbers == [0, 1] and lines[: len(before)] == before else f"{numbers}, {lines}"
+
+    ended = troubles(folder, lambda: ended_badly(work, exit_codes=(1, 2), told=str(folder)), goes_on)
+    assert ended.injected == 2 * ended.operations > 16
+    if atomically:
+        assert not ended.wrong and 4 < ended.folders < ended.operations
+    else:
+        assert ended.wrong and all("JSONDecodeError" in wrong for wrong in ended.wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [6, None])
 def test_disk_fails(whole: dict[str, Any], tmp_path: Path, n: int | None) -> None:
     """A few operations of a run fail, or each one: with one error after the other, once and from then on."""
-    ended = troubles_of_run(tmp_path, whole, None if n is None else random.Random("disk").sample(range(300), n))
+    ended = troubles_of_run(tmp_path, whole, drawn(n, "disk", 300))
     print(f"{ended} of a run: one line, and the same command went on")
     assert not ended.wrong, "\n".join(ended.wrong)
 
@@ -100,4 +136,4 @@ def test_faults_are_noticed(
                 return {}
 
         monkeypatch.setattr(CheckpointFolder, "_read", read)
-    assert troubles_of_run(tmp_path, whole, range(280, 330, 7)).wrong
+    assert troubles_of_run(tmp_path, whole, lambda _, operation: operation.endswith("checkpoints/manifest.json")).wrong

@@ -4,9 +4,8 @@ import contextlib
 import copy
 import io
 import json
-import random
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from tests.analysis.folders import write_arm
 from tests.reliability import SMALL
-from tests.reliability.disk import Disk, Troubles, failing, trouble, troubles
+from tests.reliability.disk import Choice, Troubles, drawn, ended_badly, troubles
 from tests.reliability.strangers import files_below, typed
 from tests.reliability.test_disk import content
 from tests.training.launch import write_text
@@ -103,6 +102,15 @@ def sweeping(folder: Path) -> Iterator[Callable[[], object]]:
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeper, "pool_for", lambda *_: contextlib.nullcontext(HerePool()))
+    composed: dict[str, Any] = {}  # reads nothing below the folder of a sweep
+
+    def compose(loader: Any, master: Any, requested: Any, usual: Any = sweeper._compose) -> Any:
+        key = repr(requested)
+        if key not in composed:
+            composed[key] = usual(loader, master, requested)
+        return copy.deepcopy(composed[key])
+
+    monkeypatch.setattr(sweeper, "_compose", compose)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {"statuses": sorted((entry["folder"], entry["status"]) for entry in listed), **runs}
 
 
-def troubles_of_sweep(folder: Path, places: Collection[int] | None) -> Troubles:
+def troubles_of_sweep(folder: Path, chosen: Choice) -> Troubles:
     """What is wrong with sweeps whose disk fails and is mended."""
     whole_folder = folder.with_name("whole")
     for each in (folder, whole_folder):
@@ -123,21 +131,23 @@ def troubles_of_sweep(folder: Path, places: Collection[int] | None) -> Troubles:
         sweep()
     whole = outcome(whole_folder)
 
-    def judge(disk: Disk) -> str:
-        if wrong := trouble(disk, sweep, exit_codes=(1, 2)):
-            return wrong
-        after = outcome(folder)
-        return ", ".join(f"other {part}" for part in whole if after.get(part) != whole[part])
-
     with sweeping(folder) as sweep:
-        return troubles(folder, judge, places)
+
+        def goes_on() -> str:
+            sweep()
+            after = outcome(folder)
+            return ", ".join(
+                f"other {part}: {after.get(part)}"[:300] for part in whole if after.get(part) != whole[part]
+            )
+
+        return troubles(folder, lambda: ended_badly(sweep, exit_codes=(1, 2)), goes_on, chosen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, None])
 def test_sweep(tmp_path: Path, n: int | None) -> None:
     """One line, a documented exit code, nothing lost, and the same command makes what is missing."""
-    ended = troubles_of_sweep(tmp_path / "sweep", None if n is None else random.Random("sweep").sample(range(400), n))
+    ended = troubles_of_sweep(tmp_path / "sweep", drawn(n, "sweep", 600))
     print(f"{ended} of a sweep")
     assert not ended.wrong, "\n".join(ended.wrong)
 
@@ -160,18 +170,18 @@ def test_report(tmp_path: Path, n: int | None) -> None:
     shutil.rmtree(experiment)
     untouched.rename(experiment)
 
-    def judge(disk: Disk) -> str:
-        with failing(disk):
-            end = typed("report", f"experiment={experiment}")
-        again = typed("report", f"experiment={experiment}")
-        now = dict(files_below(experiment))
+    def fails() -> str:
+        end = typed("report", f"experiment={experiment}")
         told = end.code or end.out == usual.out or any(words in end.out for words in TOLD)
-        if wrong := end.fault or ("" if told else end.out[-300:]):
-            return wrong
+        return end.fault or ("" if told else end.out[-300:])
+
+    def goes_on() -> str:
+        again = typed("report", f"experiment={experiment}")
         if again != usual:
             return f"asked again: {again.code} {again.err or again.out[-300:]}"
+        now = dict(files_below(experiment))
         return ", ".join(n for n in {*now, *pages} if now.get(n) != pages.get(n) and n != "manifest.json")
 
-    ended = troubles(experiment, judge, None if n is None else random.Random("report").sample(range(140), n))
+    ended = troubles(experiment, fails, goes_on, drawn(n, "report", 140))
     print(f"{ended} of a report")
     assert not ended.wrong, "\n".join(ended.wrong)
