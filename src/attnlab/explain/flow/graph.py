@@ -28,6 +28,9 @@ EXTRAS = {
     "log_momentum": "ln m",
     "beta": "β",
     "gate": "g",
+    "asked": "q'",
+    "carried": "k'",
+    "rows": "c",
 }
 DEEPEST = 4  # matrices behind each other that are looked for
 TIMES = "\N{MULTIPLICATION SIGN}"
