@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from attnlab.analysis.tuned_variants import spelled
+from attnlab.errors import UsageError
 from attnlab.sweep.search_space import Proposals, ValueRange, read_space
 
 RANGES = "optimizer.lr=1e-4..1e-1,optimizer.weight_decay=0..0.3,model.n_layers=2..4 optimizer.decay=cosine,linear"
@@ -23,6 +24,13 @@ def test_read_space() -> None:
     assert course == ["cosine", "linear"]
     assert read_space("optimizer.lr=1e-3,2,null,true").values == {"optimizer.lr": [1e-3, 2, None, True]}
     assert read_space("a.b=1,2,c.d=3,4").size == 4 and read_space(RANGES).size is None
+
+
+@pytest.mark.parametrize("value", ["[1e-3,1e-2]", "{a:1},2", "1,2020-01-01", "'1,2", "1,*a", "1,!!set"])
+def test_no_values(value: str) -> None:
+    """Brackets, dates and whatever else is no number and no word are refused in a line."""
+    with pytest.raises(UsageError, match=r"^over: optimizer\.lr=.* must be "):
+        read_space(f"optimizer.lr={value}")
 
 
 def loss(settings: dict[str, Any]) -> float:

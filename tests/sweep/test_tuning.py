@@ -509,7 +509,11 @@ def test_train_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fake.chmod(0o755)
         return command.train_design(tmp_path / "e", "d", {"seeds": 1}, ["a=b"], seconds=seconds)
 
-    assert train("exit 0") and train("exit 1")
+    assert train("exit 0")
+    with pytest.raises(AttnlabError, match="exit code 1"):  # the disk took no manifest, say
+        train("exit 1")
+    ExperimentFolder(tmp_path / "e").manifest.note({"folder": "a-1/seed_0", "status": "failed"})
+    assert train("exit 1")
     for code, error in ends.items():
         with pytest.raises(error):
             train(f"exit {code}")

@@ -12,10 +12,12 @@ import yaml
 
 from attnlab.errors import AttnlabError, Stopped, UsageError
 from attnlab.machine.signals import EXIT_CODES
+from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import write_atomically
+from attnlab.store.status import Status
 from attnlab.training.stop import stop_request
 
-SOME_FAILED = 1
+SOME_FAILED, LOST = 1, (Status.FAILED, Status.DIVERGED)
 STOPPED = (*EXIT_CODES.values(), *(-number for number in EXIT_CODES))  # negative: before it had handlers of its own
 TICK = 0.2  # seconds between two looks at whether a signal has come
 
@@ -62,7 +64,8 @@ def train_design(
         return False
     if code == UsageError.exit_code:
         raise UsageError("attnlab train refused the sweep (why, is told above)")
-    if code not in (0, SOME_FAILED):
+    some_failed = any(run.get("status") in LOST for run in ExperimentFolder(folder).manifest.read()["runs"])
+    if code != 0 and not (code == SOME_FAILED and some_failed):  # the same code as of a disk that took no manifest
         raise AttnlabError(f"attnlab train ended with exit code {code} (why, is told above)")
     return True
 

@@ -16,6 +16,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,12 @@ def _values(key: str, pieces: Sequence[str]) -> list[Any] | ValueRange:
     if not key or "" in pieces:
         raise UsageError(f"{shown} must be values or a range, such as 1e-3,1e-2 or 1e-3..1e-2")
     if ".." not in "".join(pieces):
-        values = [_value(piece) for piece in pieces]
+        try:
+            values = [_value(piece) for piece in pieces]
+        except yaml.YAMLError as error:
+            raise UsageError(f"{shown} must be values, without brackets, such as 1e-3,1e-2") from error
+        if not all(isinstance(value, bool | int | float | str | NoneType) for value in values):
+            raise UsageError(f"{shown} must be numbers or words, such as 1e-3,1e-2")
         if len({as_typed(value) for value in values}) < len(values):
             raise UsageError(f"{shown} names a value twice")
         return values
