@@ -103,4 +103,5 @@ class Reporter(L.Callback):
 
 def task_of(kind: str) -> Callable[[Any, Report], Any]:
     """The function that does a task of a kind: of one config, or (`plan`, `same`) of several that come together."""
-    return {"plan": plan, "same": same, "probe": probe, "train": train}[kind]
+    tasks: dict[str, Callable[[Any, Report], Any]] = {"plan": plan, "same": same, "probe": probe, "train": train}
+    return tasks[kind]
