@@ -501,6 +501,12 @@ def test_what_leads_out_is_not_written(finished: Path, tmp_path: Path) -> None:
     assert outcome.code == 0 and "this look could not be counted" in outcome.out
     assert not (tmp_path / "elsewhere").exists()
     (run.parents[1] / ".manifest.lock").unlink()
+    (tmp_path / "pages").mkdir()
+    for command, name in (("report", "report"), ("final_test", "report_of_test")):
+        shutil.rmtree(run.parents[1] / name, ignore_errors=True)
+        (run.parents[1] / name).symlink_to(tmp_path / "pages")
+        outcome = typed(command, f"experiment={run.parents[1]}")
+        assert outcome.code == 2 and "leads out of" in outcome.err and not [*(tmp_path / "pages").iterdir()]
     run.parent.rename(tmp_path / "there").joinpath(run.name)
     run.parent.symlink_to(tmp_path / "there")
     before = dict(files_below(tmp_path / "there"))

@@ -47,11 +47,13 @@ def final_test(
                 )
 
         from attnlab.analysis.analyse import analyse
-        from attnlab.analysis.report.publish import publish
+        from attnlab.analysis.report.publish import publish, report_folder
         from attnlab.analysis.settings import Options
         from attnlab.runs import dataset_of, load, newest_step, read_config
         from attnlab.store.run_folder import RunFolder
         from attnlab.training.test_part import keep_test, score_test
+
+        pages = report_folder(read.folder, read.folder.path / "report_of_test")  # refused before the test part is touched
 
         def opened(folder: RunFolder) -> "tuple[RunFolder, RunConfig, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
@@ -74,4 +76,4 @@ def final_test(
             print(f"{name}: {TEST}/loss {score.loss:.4f}  {TEST}/accuracy {score.accuracy:.1%}", flush=True)
         by_accuracy = any(run.summary.get("solved_at") is not None for run in finished)
         chosen = metric or f"{TEST}/{'accuracy' if by_accuracy else 'loss'}"
-        publish(analyse(experiment, Options(metric=chosen)), read.folder.path / "report_of_test")
+        publish(analyse(experiment, Options(metric=chosen)), pages)

@@ -63,9 +63,10 @@ def _check_logs(folder: Path | None, experiment: ExperimentFolder) -> None:
         raise UsageError(f"tensorboard ({folder}) must lie outside of {runs}: TensorBoard would count means as runs")
 
 
-def report_folder(experiment: ExperimentFolder) -> Path:
-    """Where the report of an experiment goes unless something else is typed; refused if that lies somewhere else."""
-    folder = experiment.report
+def report_folder(experiment: ExperimentFolder, folder: Path | None = None) -> Path:
+    """Where the report of an experiment goes unless something else is typed, or this folder of it; refused if that lies
+    somewhere else."""
+    folder = folder or experiment.report
     for path in (folder, folder / "pictures"):
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(experiment.path)):
             raise UsageError(
