@@ -29,7 +29,7 @@ LEAST_IDS = 2  # of each part: one to read and one to predict
 MOST_IDS = 1 << 22  # beyond any vocabulary that there is, and what is read as numbers of the wrong size soon is
 # llm.c's .bin files begin with 256 integers of 32 bits: a sign, a version and how many ids follow.
 HEADER = 1024  # bytes
-HEADERS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+HEADERS: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 LOOKED_AT = 1 << 16  # ids of a .bin, by which one of the other kind is noticed
 KEY = "paths.cache"
 FORM = 2  # of what is kept of a file; another one looks at it anew
@@ -120,6 +120,7 @@ class TokenText(Text):
         arrays = [[self._array(*named) for named in part] for part in listed]
         about = [[self._about(*named) for named in part] for part in listed]
         self.sha256 = sha256_of(json.dumps([[one["sha256"] for one in part] for part in about]).encode())
+        self.largest: int
         self.largest, self.largest_in = max(
             (int(one["largest"]), f"{key} ({file.path})")
             for named, part in zip(listed, about, strict=True)
