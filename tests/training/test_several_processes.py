@@ -263,6 +263,21 @@ def test_own_error(strategy: str, crew: Crew, tmp_path: Path) -> None:
     assert crew.fit(tmp_path, 2, strategy).codes == [0, 0]
 
 
+LOCKED = """
+from attnlab.errors import Locked
+from attnlab.store.run_folder import RunFolder
+def lock(self):
+    raise Locked("another command works here")
+RunFolder.lock = lock
+"""
+
+
+def test_the_first_never_joins(crew: Crew, tmp_path: Path) -> None:
+    """What ends the first process before it meets the others ends them at once, and not when they have waited."""
+    ended = crew.run(tmp_path, 2, "ddp", {"trainer.timeout": "30"}, {0: LOCKED})
+    assert ended.codes == [3, 3] and ended.errors == ["another command works here", ""], ended
+
+
 DEAF = """
 import os, socket
 deaf = socket.create_server(("127.0.0.1", 0))

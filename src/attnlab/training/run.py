@@ -98,31 +98,37 @@ def run(
             return {}
         try:
             prepared = prepare(config, variant, callbacks)
+            if planned is not None and (names := changed(prepared.code.modules, planned)):
+                raise AttnlabError(
+                    f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
+                )
+            prepared = _by_which_code(prepared, ask=planned is None)
         except AttnlabError as error:
             if these.local_rank and STARTED_BY not in os.environ:  # the first process of this node says the same
                 raise SystemExit(error.exit_code) from error
             raise
-        if planned is not None and (names := changed(prepared.code.modules, planned)):
-            raise AttnlabError(
-                f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
-            )
-        prepared = _by_which_code(prepared, ask=planned is None)
         prepared.fairness["beside"] = dict(beside or alone())
         with ExitStack() as stack:
             stop, done = stack.enter_context(stop_request()), dict[str, Any]()
             stop.echo = ECHO if these.launched else 0.0
-            if not these.rank:  # the first process owns the folder
-                stack.enter_context(prepared.folder.lock())
-                if config.overwrite:
-                    start_anew(prepared.folder)
-                done = prepared.folder.read_summary()
-            finished = done.get("status") == Status.FINISHED
-            if finished:
-                _check_code(prepared.folder, prepared, str(prepared.folder))
+            kind, minutes = prepared.machine.accelerator, config.trainer.timeout
+            together = joined(these, stop, accelerator=kind, minutes=minutes)
+            try:
+                if not these.rank:  # the first process owns the folder
+                    stack.enter_context(prepared.folder.lock())
+                    if config.overwrite:
+                        start_anew(prepared.folder)
+                    done = prepared.folder.read_summary()
+                finished = done.get("status") == Status.FINISHED
+                if finished:
+                    _check_code(prepared.folder, prepared, str(prepared.folder))
+            except Exception:
+                if these.launched:  # the others wait for this one: they are told why it ends
+                    stack.enter_context(together)
+                raise
             if finished and not these.launched:
                 return _again(prepared, done)
-            kind, minutes = prepared.machine.accelerator, config.trainer.timeout
-            group = stack.enter_context(joined(these, stop, accelerator=kind, minutes=minutes))
+            group = stack.enter_context(together)
             if group.broadcast(finished):
                 return {} if these.rank else _again(prepared, done)
             return _train(prepared, loggers, stop, group)
