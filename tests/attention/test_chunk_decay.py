@@ -10,6 +10,7 @@ from torch import Tensor
 from attnlab.attention import chunk_decay
 from attnlab.attention.borders import Borders
 from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.scan import faded
 
 B, H, T, D = 2, 2, 11, 3
 
@@ -24,8 +25,14 @@ def parts(strength: float) -> list[Tensor]:
 def results(given: list[Tensor], borders: Borders | None) -> list[Tensor]:
     x, y, decay = given
     decays = ChunkDecay(decay, borders, x)
-    [[products]], [met] = decays.meet([x], [y])
-    outputs = [products, met, decays.leaving(y)]
+    written = decays.written(y)
+    [[products]], [met] = decays.meet([x], [written])
+    first, joins = torch.ones(B, H, D, 1, dtype=x.dtype), written.joins[:, :, 0].mT  # of what was there, of each token
+    state = torch.cat([first, joins], dim=-1)
+    [(before, after)] = decays.factors((B, H), 1)
+    left = faded(state.flatten(0, 1), before)
+    left = torch.cat([left[..., :1], state.flatten(0, 1)[..., 1:]], dim=-1)
+    outputs = [products, met, faded(left, after)]
     return [*outputs, *torch.autograd.grad(sum(o.sin().sum() for o in outputs), given)]  # type: ignore[union-attr]
 
 
@@ -63,7 +70,8 @@ def test_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     a = torch.randn(B, H, 1, T, T, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def sums() -> list[Tensor]:
-        o = ChunkDecay(decay, None, v).columns(a, v, met)
+        decays = ChunkDecay(decay, None, v)
+        o = decays.columns(a, decays.written(v), met)
         return [o, *torch.autograd.grad(o.sin().sum(), [v, met, decay])]
 
     split, g = sums(), decay.cumsum(-2)

@@ -1,6 +1,8 @@
 """Decay inside the chunks of a scan: how much of what a token wrote is left when another reads it."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,36 +17,62 @@ BLOCK = 8  # tokens whose differences of decay are written out row by row; memor
 FALL = 50.0  # in nats; what rises by e^50, and is as large as 10^4, is a number of float32, as are sums of its squares
 
 
+class Written(NamedTuple):
+    """What tokens write: as it is, as it was at the beginning of the chunk (None where float32 holds no such number),
+    and what joins the memory, between the two factors `before` and `after` of the chunk."""
+
+    plain: Float[Tensor, "b h n t d"]
+    risen: Float[Tensor, "b h n t d"] | None
+    joins: Float[Tensor, "b h n t d"]
+
+
 class ChunkDecay:
     """The decays of chunks of t tokens, of one number per head or of one per row of the memory, and their borders.
 
-    With G the running sum of log decays (in float64, so that differences of it keep their digits), what token j writes
-    has decayed by exp(G_i - G_j) when token i reads it.
+    With G the running sum of log decays, what token j writes has decayed by exp(G_i - G_j) when token i reads it. Where
+    no sum exceeds `FALL`, the exponential is split in two at the chunk's beginning, `fall` and `rise`; else G is kept
+    in float64, so that differences of it keep their digits.
+
+    A chunk makes of the memory S `after` (`before` S + what joins it).
     """
 
     def __init__(self, log_decay: Float[Tensor, "b h n t r"] | None, borders: Borders | None, like: Tensor) -> None:
         self.borders, self.hidden = borders, None if borders is None else borders.hidden
-        self.g = self.fall = self.leave = self.rise = None
-        if log_decay is not None:
-            self.g = running_sum(log_decay, dim=-2)
-            low = self.g.to(like.dtype)
-            self.fall = low.exp()
-            if self.g.size(-1) == 1:
-                self.pairs = _decay_between(self.g, like.dtype, self.hidden)[..., 0]
-            elif not exceeds(-low[..., -1, :], FALL):
-                self.rise = (-low).exp()
-            last = self.g[..., -1:, :] - self.g if self.rise is None else low[..., -1:, :] - low
-            self.leave = last.to(like.dtype).exp()
+        self.g = self.fall = self.rise = self.before = self.after = self._leave = None
         if borders is not None:
-            self.leave = borders.leaving if self.leave is None else self.leave * borders.leaving
+            self.before, self._leave = borders.entering[..., -1, :, None], borders.leaving
+        if log_decay is None:
+            return
+        split = not exceeds(-log_decay.detach().sum(dim=-2), FALL)
+        if log_decay.size(-1) == 1:
+            self.g = running_sum(log_decay, dim=-2)
+            self.fall = self.g.exp().to(like.dtype)
+            self.rise = (-self.g).exp().to(like.dtype) if split else None
+        elif split:  # sums over the tokens of a chunk by a product, which is faster; float32 has digits enough for FALL
+            low = torch.ones(2 * log_decay.shape[-2:-1], dtype=like.dtype, device=like.device).tril() @ log_decay.to(
+                like.dtype
+            )
+            self.fall, self.rise = low.exp(), (-low).exp()
+        else:
+            self.g = running_sum(log_decay, dim=-2)
+            self.fall = self.g.to(like.dtype).exp()
+        last = self.fall[..., -1, :, None]
+        if split:
+            self.after = last
+        else:
+            assert self.g is not None
+            self.before = last if self.before is None else last * self.before
+            left = (self.g[..., -1:, :] - self.g).to(like.dtype).exp()
+            self._leave = left if self._leave is None else left * self._leave
 
     def entering(self, x: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t d"]:
         """What meets the memory as the chunk finds it."""
         return self._bordered(x if self.fall is None else x * self.fall)
 
-    def leaving(self, x: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t d"]:
-        """What stays in the memory when the chunk ends."""
-        return x if self.leave is None else x * self.leave
+    def written(self, y: Float[Tensor, "b h n t d"]) -> Written:
+        risen = None if self.rise is None else y * self.rise
+        joins = y if risen is None else risen
+        return Written(y, risen, joins if self._leave is None else joins * self._leave)
 
     @property
     def enter(self) -> Float[Tensor, "#b #h n t #d"] | None:
@@ -53,58 +81,76 @@ class ChunkDecay:
             return None if self.borders is None else self.borders.entering
         return self._bordered(self.fall)
 
-    @property
-    def whole(self) -> Float[Tensor, "#b #h n #d 1"] | None:
-        """The factor by which a whole chunk decays the memory."""
-        return None if (enter := self.enter) is None else enter[..., -1, :, None]
-
-    def meet(
-        self, readers: Sequence[Tensor], written: Sequence[Tensor]
-    ) -> tuple[list[list[Float[Tensor, "b h n t t"]]], list[Float[Tensor, "b h n t d"]]]:
-        """Of each reader x the products with each y that is written, and what of x meets the memory (`entering`).
-
-        A product is sum_c x_ic y_jc exp(G_ic - G_jc) for j <= i, and 0 for j > i or a j of another document. With one
-        decay for all rows the exponential leaves the sum. Where no row decays much in a chunk, it is split in two at
-        the chunk's beginning; else as `_by_blocks` says.
-        """
-        if self.fall is None or self.rise is None:
-            return [[self._products(x, y) for y in written] for x in readers], [self.entering(x) for x in readers]
-        fallen, risen = [x * self.fall for x in readers], [(y * self.rise).mT for y in written]
-        return [[self._shown(x @ y) for y in risen] for x in fallen], [self._bordered(x) for x in fallen]
-
-    def columns(
-        self, a: Float[Tensor, "b h n t t"], v: Float[Tensor, "b h n t m"], met: Float[Tensor, "b h n t m"]
-    ) -> Float[Tensor, "b h n t m"]:
-        """sum_{j <= i} a_ij v_jm exp(G_im - G_jm), where columns decay, and what is left of the chunks before."""
+    @cached_property
+    def pairs(self) -> Float[Tensor, "b h n t t"]:
+        """exp(G_i - G_j) for j <= i, and 0 for j > i or a j of another document; of one decay for all rows."""
         assert self.g is not None and self.fall is not None
         if self.rise is not None:
-            return (a.tril() @ (v * self.rise) + met) * self.fall
-        t, lines = v.size(-2), []
+            return self._shown(self.fall @ self.rise.mT)
+        return _decay_between(self.g, self.fall.dtype, self.hidden)[..., 0]
+
+    def factors(self, heads: tuple[int, int], n: int) -> list[tuple[Tensor | None, Tensor | None]]:
+        """`before` and `after` of each of n chunks, (batch * heads, d or 1, 1)."""
+        ends = (self.before, self.after)
+        # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.
+        parts = ([None] * n if x is None else x.expand(*heads, -1, -1, -1).flatten(0, 1).unbind(1) for x in ends)
+        return list(zip(*parts, strict=True))
+
+    def meet(
+        self, readers: Sequence[Tensor], written: Sequence[Written], systems: Sequence[Tensor] = ()
+    ) -> tuple[list[list[Float[Tensor, "b h n i t"]]], list[Float[Tensor, "b h n i d"]]]:
+        """Of each reader x the products with each y that is written, and what of x meets the memory (`entering`).
+
+        A product is sum_c x_ic y_jc exp(G_ic - G_jc) for j <= i, and 0 for j > i or a j of another document; of the
+        `systems`, which follow the readers, only what stands below the diagonal counts. Where there are fewer readers
+        than tokens, each stands at the last of as many tokens.
+        """
+        products, entering = list[list[Tensor]](), list[Tensor]()
+        for number, x in enumerate((*readers, *systems)):
+            every = written[0].plain.size(-2) // x.size(-2)
+            fall = None if self.fall is None else _each(self.fall, every)
+            fallen = x if fall is None else x * fall
+            entering.append(fallen if self.borders is None else fallen * _each(self.borders.entering, every))
+            if self.fall is None or self.rise is not None:
+                among = [fallen @ (y.plain if y.risen is None else y.risen).mT for y in written]
+                products.append(
+                    among if number >= len(readers) and self.hidden is None else [self._shown(a) for a in among]
+                )
+            elif self.fall.size(-1) == 1:
+                products.append([(x @ y.plain.mT) * _each(self.pairs, every) for y in written])
+            else:
+                whole = x.repeat_interleave(every, dim=-2)
+                products.append([_each(self._by_blocks(whole, y.plain), every) for y in written])
+        return products, entering
+
+    def columns(
+        self, a: Float[Tensor, "b h n t t"], v: Written, met: Float[Tensor, "b h n t m"]
+    ) -> Float[Tensor, "b h n t m"]:
+        """sum_{j <= i} a_ij v_jm exp(G_im - G_jm), where columns decay, and what is left of the chunks before."""
+        assert self.fall is not None
+        if v.risen is not None:
+            return add_product(met, a.tril(), v.risen) * self.fall
+        assert self.g is not None
+        t, lines = a.size(-2), []
         for start in range(0, t, BLOCK):
             here = slice(start, min(start + BLOCK, t))
             g_here, first = self.g[..., here, :], self.g[..., start, None, :]
-            earlier = v[..., :start, :] * (first - self.g[..., :start, :]).to(v.dtype).exp()
-            far = (a[..., here, :start] @ earlier) * (g_here - first).to(v.dtype).exp()
-            near = (a[..., here, here, None] * v[..., None, here, :] * _decay_between(g_here, v.dtype)).sum(dim=-2)
+            earlier = v.plain[..., :start, :] * (first - self.g[..., :start, :]).to(met.dtype).exp()
+            far = (a[..., here, :start] @ earlier) * (g_here - first).to(met.dtype).exp()
+            near = (a[..., here, here, None] * v.plain[..., None, here, :] * _decay_between(g_here, met.dtype)).sum(-2)
             lines.append(far + near)
         return torch.cat(lines, dim=-2) + met * self.fall
-
-    def _products(self, x: Float[Tensor, "b h n t d"], y: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t t"]:
-        if self.g is None:
-            return self._shown(x @ y.mT)
-        return (x @ y.mT) * self.pairs if self.g.size(-1) == 1 else self._by_blocks(x, y, self.g)
 
     def _bordered(self, x: Tensor) -> Tensor:
         """Zeros where a border parts tokens from the chunk before."""
         return x if self.borders is None else x * self.borders.entering
 
-    def _by_blocks(
-        self, x: Float[Tensor, "b h n t d"], y: Float[Tensor, "b h n t d"], g: Float[Tensor, "b h n t d"]
-    ) -> Float[Tensor, "b h n t t"]:
+    def _by_blocks(self, x: Float[Tensor, "b h n t d"], y: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t t"]:
         """The exponential split in two at the first token f of the block that i is in, exp(G_i - G_f) exp(G_f - G_j),
         where neither factor exceeds one, however strong the decay; only inside a block, where f comes after j, are the
         differences written out."""
-        t, lines = x.size(-2), []
+        assert self.g is not None
+        t, lines, g = x.size(-2), [], self.g
         for start in range(0, t, BLOCK):
             here = slice(start, min(start + BLOCK, t))
             x_here, y_here, g_here, first = x[..., here, :], y[..., here, :], g[..., here, :], g[..., start, None, :]
@@ -115,8 +161,26 @@ class ChunkDecay:
         products = torch.cat(lines, dim=-2)
         return products if self.hidden is None else products.masked_fill(self.hidden, 0.0)
 
-    def _shown(self, products: Float[Tensor, "b h n t t"]) -> Float[Tensor, "b h n t t"]:
-        return products.tril() if self.hidden is None else products.masked_fill(self.hidden, 0.0)
+    def _shown(self, products: Float[Tensor, "b h n i t"]) -> Float[Tensor, "b h n i t"]:
+        """Products of which none is with a later token, or one of another document."""
+        t, every = products.size(-1), products.size(-1) // products.size(-2)
+        if self.hidden is None and every == 1:
+            return products.tril()
+        return products.masked_fill(
+            _each(later(t, products.device) if self.hidden is None else self.hidden, every), 0.0
+        )
+
+
+def _each(x: Tensor, every: int) -> Tensor:
+    """The last of every so many tokens."""
+    return x if every == 1 else x[..., every - 1 :: every, :]
+
+
+def add_product(
+    x: Float[Tensor, "b h n i v"], a: Float[Tensor, "b h n i t"], b: Float[Tensor, "b h n t v"], sign: float = 1.0
+) -> Float[Tensor, "b h n i v"]:
+    """x + sign * a b, without a pass for the sum."""
+    return torch.baddbmm(*(y.flatten(0, 2) for y in (x, a, b)), alpha=sign).view_as(x)
 
 
 def _decay_between(

@@ -16,7 +16,7 @@ from attnlab.attention.position_bias import softplus_inverse
 from attnlab.attention.precision import full_precision, running_sum
 from attnlab.attention.projection import QKV
 from attnlab.attention.published import Starts, exactly
-from attnlab.attention.scan import chunks, unchunked
+from attnlab.attention.scan import chunks, faded, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.errors import UsageError
@@ -119,9 +119,11 @@ class LogLinearAttention(StateAttention):
             q, k, v, level, log_decay = (chunks(x, -t % CHUNK, CHUNK) for x in (*parts, heads.log_decay[..., None]))
             decay, pos, n = ChunkDecay(log_decay, None, q), torch.arange(CHUNK, device=q.device), CHUNK.bit_length()
             near = F.one_hot(levels(pos[:, None], pos, n), n).to(work)
-            [[within]], [read] = decay.meet([q], [k])
+            keys = decay.written(k)
+            [[within]], [read] = decay.meet([q], [keys])
             assert decay.g is not None
-            earlier = _of_stretches(read, level[..., n:], decay.leaving(k).mT @ v, decay.g[..., -1, 0])
+            states = faded(keys.joins.mT @ v, decay.after)
+            earlier = _of_stretches(read, level[..., n:], states, decay.g[..., -1, 0])
             inside = (within * torch.einsum("bhnil,ijl->bhnij", level[..., :n], near)) @ v
             return unchunked(inside + earlier, t).to(heads.v.dtype)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.decay_start import first_steps
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, per_query_head
@@ -60,11 +60,12 @@ def trapezoids(
     t = q.size(2)
     chunk = min(chunk, t)
     q, k, v, decay, now, later = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_decay[..., None], now, later))
-    chunk_decay, written = ChunkDecay(decay, None, q), k * (now + later)
+    chunk_decay = ChunkDecay(decay, None, q)
+    written = chunk_decay.written(k * (now + later))
     own = (q * k).sum(dim=-1, keepdim=True) * now
     [[within]], [read] = chunk_decay.meet([q], [written])
-    states, state = states_between(chunk_decay.leaving(written).mT @ v, chunk_decay.whole, state)
-    o = within.tril(-1) @ v + own * v + read @ states
+    states, state = states_between(written.joins.mT @ v, chunk_decay, state)
+    o = add_product(add_product(own * v, within.tril(-1), v), read, states)
     return unchunked(o, t), state
 
 

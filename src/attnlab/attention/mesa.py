@@ -128,8 +128,8 @@ class MesaAttention(StateAttention):
             parts = (*heads[:3], heads.log_decay[..., None], heads.beta[..., None])
             q, k, v, decay, beta = (chunks(x.to(work), -t % chunk, chunk) for x in parts)
             chunk_decay, sizes = ChunkDecay(decay, None, q), (k.size(-1), v.size(-1))
-            both = chunk_decay.leaving(beta * k).mT @ torch.cat([k, v], dim=-1)
-            before, after = states_between(both, chunk_decay.whole, torch.cat(memory, dim=-1))
+            both = chunk_decay.written(beta * k).joins.mT @ torch.cat([k, v], dim=-1)
+            before, after = states_between(both, chunk_decay, torch.cat(memory, dim=-1))
             (keys, values), (last_keys, last_values) = before.split(sizes, dim=-1), after.split(sizes, dim=-1)
             ridge = (F.softplus(self.ridge.to(work)) + LEAST)[:, None, None]
             weights = chunk_decay.pairs * beta.mT

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads
@@ -73,27 +73,29 @@ def with_momentum(
     met, through = (x[..., :1] * m_in[..., :1, :] for x in (before, reach))
     unit = torch.eye(chunk, dtype=q.dtype, device=q.device).expand_as(before)
     solve = torch.linalg.solve_triangular((k @ k_joins.mT) * before, unit, upper=False, unitriangular=True)
-    to_stored, to_momentum = ((k_joins * x[..., -1, :, None]).mT for x in (reach, moving.pairs))
-    # Keys and queries ask both memories at once; what they find of each has decayed by then.
-    asked = torch.cat([k, q], dim=-2)
-    of_stored, of_momentum = torch.cat([-a_in, a_in], dim=-2), torch.cat([-met, through], dim=-2)
-    carried = [x[..., -1:, :] for x in (a_in, through, m_in)]
-    parts = (v, asked, solve, to_stored, to_momentum, of_stored, of_momentum, *carried)
-    s, n = (x.flatten(0, 1) for x in memory)
-    all_u, answers = [], []
-    for new, ask, inverse, write, push, c_s, c_n, keep, move, hold in zip(
-        *(x.flatten(0, 1).unbind(1) for x in parts), strict=True
-    ):
-        meets, answer = torch.addcmul((ask @ s) * c_s, ask @ n, c_n).chunk(2, dim=1)
-        answers.append(answer)
-        all_u.append(u := inverse @ (new + meets))
-        s = torch.baddbmm(torch.addcmul(s * keep, n, move), write, u)
-        n = torch.baddbmm(n * hold, push, u)
-    u, answered, s, n = (
-        x.unflatten(0, q.shape[:2]) for x in (torch.stack(all_u, dim=1), torch.stack(answers, dim=1), s, n)
-    )
-    o = ((q @ k_joins.mT) * reach) @ u + answered
-    return unchunked(o, t), MomentumState(s, n)
+    # Both memories are one of twice as many rows, and so are keys and queries, by how much of each is left for them.
+    ask, read = (_twice(x, a_in, c) for x, c in ((k, met), (q, through)))
+    write = _twice(k_joins, reach[..., -1, :, None], moving.pairs[..., -1, :, None])
+    keep, move, hold = (x[..., -1, 0] for x in (a_in, through, m_in))
+    turn = torch.stack([keep, move, torch.zeros_like(keep), hold], dim=-1).unflatten(-1, (2, 2))
+    heads, (d, width) = q.shape[:2], memory.stored.shape[-2:]
+    state, states, all_u = torch.cat(memory, dim=2).flatten(0, 1), [], []
+    ends = (x.flatten(0, 1).unbind(1) for x in (v, ask, solve, write.mT, turn.expand(*heads, -1, -1, -1)))
+    for new, key, inverse, joins_by, turned in zip(*ends, strict=True):
+        states.append(state)
+        all_u.append(u := inverse @ torch.baddbmm(new, key, state, alpha=-1))
+        left = turned @ state.unflatten(1, (2, d)).flatten(2)
+        state = torch.baddbmm(left.unflatten(2, (d, width)).flatten(1, 2), joins_by, u)
+    u, states = (torch.stack(x, dim=1).unflatten(0, heads) for x in (all_u, states))
+    o = add_product(((q @ k_joins.mT) * reach) @ u, read, states)
+    return unchunked(o, t), MomentumState(*state.unflatten(0, heads).split(d, dim=2))
+
+
+def _twice(
+    x: Float[Tensor, "b h n t d"], first: Float[Tensor, "b h n t 1"], second: Float[Tensor, "b h n t 1"]
+) -> Float[Tensor, "b h n t e"]:
+    """x times each of two factors, side by side."""
+    return (x[..., None, :] * torch.cat([first, second], dim=-1)[..., None]).flatten(-2)
 
 
 class MomentumAttention(GatedOutput, StateAttention):

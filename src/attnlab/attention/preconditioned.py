@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
 from attnlab.attention.feature_map import FeatureMap, UnitLength
@@ -43,9 +43,10 @@ def decayed_sums(
     x, log_decay = (chunks(part, -t % chunk, chunk) for part in (x, log_decay))
     borders = None if starts is None else Borders.of(starts, -t % chunk, chunk, x.dtype)
     chunk_decay = ChunkDecay(log_decay, borders, x)
-    totals, total = states_between(chunk_decay.leaving(x).sum(dim=-2, keepdim=True), chunk_decay.whole, total)
+    joins = chunk_decay.written(x).joins.sum(dim=-2, keepdim=True)
+    totals, total = states_between(joins, chunk_decay, total)
     assert chunk_decay.enter is not None
-    return unchunked(chunk_decay.pairs @ x + chunk_decay.enter * totals, t), total
+    return unchunked(add_product(chunk_decay.enter * totals, chunk_decay.pairs, x), t), total
 
 
 class PreconditionedAttention(RecurrentAttention):

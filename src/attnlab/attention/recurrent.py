@@ -138,7 +138,6 @@ class RecurrentAttention(GatedOutput, StateAttention):
             if erasure is not None:
                 run = partial(run, erasure=self.one_by_one(erasure), early=self.write.early)
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
-            o = o if self.writes == 1 else o[:, :, self.writes - 1 :: self.writes]
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
 
     def in_range(
@@ -162,14 +161,14 @@ class RecurrentAttention(GatedOutput, StateAttention):
     def in_turn(
         self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, beta: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Put the writes of a token one after the other, n * t tokens for the scan, of which the first of n decays."""
+        """Put the writes of a token one after the other, n * t of them for the scan, of which the first of n decays."""
         if self.writes == 1:
             return q, k, v, decay, beta
         assert beta is not None  # several writes only where each corrects the one before
         k, v, beta = (self.one_by_one(x) for x in (k, v, beta))
         if decay is not None:
             decay = torch.stack([decay] + [torch.zeros_like(decay)] * (self.writes - 1), dim=3).flatten(2, 3)
-        return q.repeat_interleave(self.writes, dim=2), k, v, decay, beta
+        return q, k, v, decay, beta
 
     def one_by_one(self, x: Float[Tensor, "b h t *d"]) -> Float[Tensor, "b m nt *d"]:
         """What belongs to the writes of a token, one after the other."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnlab.attention.borders import Borders
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.documents import Documents, Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
 from attnlab.attention.precision import full_precision
@@ -41,10 +41,10 @@ def erase_and_write(
 ) -> tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h d v"]]:
     """S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, in chunks of `chunk` tokens.
 
-    n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = -n_t^T S_{t-1}, is one more value,
-    written under a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
-    [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = -tril([m, k], -1) V
-    - (m exp(G)) S. The division by w makes n meet the memory after its decay, as everything else does. The token at
+    n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = n_t^T S_{t-1}, is taken off under
+    a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
+    [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = tril([m, k], -1) V
+    + (m exp(G)) S. The division by w makes n meet the memory after its decay, as everything else does. The token at
     each of the `starts` finds an empty memory.
     """
     t = q.size(2)
@@ -56,14 +56,14 @@ def erase_and_write(
         chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
     )
     chunk_decay = ChunkDecay(log_w, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
-    [[of_values, of_removals], [removed, system]], [read, met] = chunk_decay.meet([q, meet], [k, erase])
-    right = torch.cat([removed.tril(-1) @ v, met], dim=-1)
-    fixed, through = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
-        [v.size(-1), k.size(-1)], dim=-1
-    )
-    written, erased = chunk_decay.leaving(k).mT @ v, chunk_decay.leaving(erase).mT
-    u, answers, state = corrections(-fixed, through, erased, read, chunk_decay.whole, state, written)
-    return unchunked(of_values @ v + of_removals @ u + answers, t), state
+    keys, erasures = chunk_decay.written(k), chunk_decay.written(erase)
+    [[of_values, of_removals], [removed, system]], [read, met] = chunk_decay.meet([q], [keys, erasures], [meet])
+    unit = torch.eye(chunk, dtype=q.dtype, device=q.device).expand_as(system)
+    solve = torch.linalg.solve_triangular(system, unit, upper=False, unitriangular=True)
+    taken, written = removed.tril(-1) @ v, keys.joins.mT @ v
+    u, states, state = corrections(taken, met, solve, erasures.joins, chunk_decay, state, written, sign=1.0)
+    o = add_product(add_product(of_values @ v, read, states), of_removals, u, sign=-1.0)
+    return unchunked(o, t), state
 
 
 class LowRank(nn.Module):

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnlab.attention.borders import Borders
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.uncompiled import uncompiled
 
 Matrix = Float[Tensor, "b h d v"]
@@ -56,120 +56,121 @@ def token(
 
 def token_loop(
     q: Float[Tensor, "b h t d"],
-    k: Float[Tensor, "b h t d"],
-    v: Float[Tensor, "b h t v"],
-    log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None,
-    beta: Float[Tensor, "b h t"] | None,
+    k: Float[Tensor, "b h s d"],
+    v: Float[Tensor, "b h s v"],
+    log_decay: Float[Tensor, "b h s"] | Float[Tensor, "b h s d"] | None,
+    beta: Float[Tensor, "b h s"] | None,
     state: Matrix,
-    erasure: Float[Tensor, "b h t d"] | None = None,
+    erasure: Float[Tensor, "b h s d"] | None = None,
     early: bool = False,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
-    """The definition: one token after the other. Decoding one token uses it; training uses `chunked`."""
-    rows, out = _rows(log_decay), []
-    for i in range(q.size(2)):
+    """The definition: one token after the other. Decoding one token uses it; training uses `chunked`.
+
+    Each of t queries reads after the last of its share of the s tokens.
+    """
+    rows, out, every = _rows(log_decay), [], k.size(2) // q.size(2)
+    for i in range(k.size(2)):
         decay_i = None if rows is None else rows[:, :, i]
         beta_i = None if beta is None else beta[:, :, i]
         erasure_i = None if erasure is None else erasure[:, :, i]
-        o, state = token(q[:, :, i], k[:, :, i], v[:, :, i], decay_i, beta_i, state, erasure_i, early)
+        o, state = token(q[:, :, i // every], k[:, :, i], v[:, :, i], decay_i, beta_i, state, erasure_i, early)
         out.append(o)
-    return torch.stack(out, dim=2), state
+    return torch.stack(out[every - 1 :: every], dim=2), state
 
 
 @uncompiled  # its loop over chunks would be written out, for minutes, and anew for each length
 def chunked(
     q: Float[Tensor, "b h t d"],
-    k: Float[Tensor, "b h t d"],
-    v: Float[Tensor, "b h t v"],
-    log_decay: Float[Tensor, "b h t"] | Float[Tensor, "b h t d"] | None,
-    beta: Float[Tensor, "b h t"] | None,
+    k: Float[Tensor, "b h s d"],
+    v: Float[Tensor, "b h s v"],
+    log_decay: Float[Tensor, "b h s"] | Float[Tensor, "b h s d"] | None,
+    beta: Float[Tensor, "b h s"] | None,
     state: Matrix,
     chunk: int = 64,
-    starts: Bool[Tensor, "b t"] | None = None,
-    erasure: Float[Tensor, "b h t d"] | None = None,
+    starts: Bool[Tensor, "b s"] | None = None,
+    erasure: Float[Tensor, "b h s d"] | None = None,
     early: bool = False,
 ) -> tuple[Float[Tensor, "b h t v"], Matrix]:
-    """The same values and gradients as `token_loop`, with matrix products inside chunks of `chunk` tokens.
+    """The same values and gradients as `token_loop`, with matrix products inside chunks of up to `chunk` tokens.
 
     The token at each of the `starts` finds an empty state.
     """
-    t = q.size(2)
+    t, every = q.size(2), k.size(2) // max(q.size(2), 1)
     if not t:
         return v, state
-    chunk = min(chunk, t)
+    chunk = max(min(chunk, k.size(2)) // every, 1) * every
     # Padding writes nothing: its keys are zero and its decay is one.
-    pad = -t % chunk
-    q, k, v = (chunks(x, pad, chunk) for x in (q, k, v))
+    pad = -k.size(2) % chunk
+    q, k, v = chunks(q, pad // every, chunk // every), chunks(k, pad, chunk), chunks(v, pad, chunk)
     rows = _rows(log_decay)
     borders = None if starts is None else Borders.of(starts, pad, chunk, q.dtype)
     chunk_decay = ChunkDecay(None if rows is None else chunks(rows, pad, chunk), borders, q)
-    write = chunk_decay.leaving(k)
+    keys = chunk_decay.written(k)
     if beta is None:
-        [[within]], [read] = chunk_decay.meet([q], [k])
-        states, state = states_between(write.mT @ v, chunk_decay.whole, state)
-        answers = read @ states
+        [[within]], [read] = chunk_decay.meet([q], [keys])
+        states, state = states_between(keys.joins.mT @ v, chunk_decay, state)
     else:
-        strength = chunks(beta[..., None], pad, chunk)
         if erasure is not None and early and starts is not None:
             erasure = erasure.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to correct
-        key = strength * (k if erasure is None else chunks(erasure, pad, chunk))
+        key = k if erasure is None else chunks(erasure, pad, chunk)
         [[within], [own]], [read, met] = chunk_decay.meet(
-            [q, F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key], [k]
+            [q], [keys], [F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key]
         )
         if early:  # a token corrects what the one before it read
             own, met = F.pad(own, (0, 0, 1, -1)), torch.cat([key[..., :1, :], met[..., :-1, :]], dim=-2)
+        strength = chunks(beta[..., None], pad, chunk)
         # Only what stands below the diagonal is looked at.
-        right = torch.cat([strength * v, met], dim=-1)
-        solved = torch.linalg.solve_triangular(own, right, upper=False, unitriangular=True)
-        new, erase = solved.split([v.size(-1), k.size(-1)], dim=-1)
-        v, answers, state = corrections(new, erase, write.mT, read, chunk_decay.whole, state)
-    return unchunked(within @ v + answers, t), state
+        solve = torch.linalg.solve_triangular(
+            own * strength, strength[..., 0].diag_embed(), upper=False, unitriangular=True
+        )
+        v, states, state = corrections(v, met, solve, keys.joins, chunk_decay, state)
+    return unchunked(add_product(within @ v, read, states), t), state
 
 
 def states_between(
-    written: Float[Tensor, "b h n d v"], decay: Float[Tensor, "#b #h n #d 1"] | None, state: Matrix
+    written: Float[Tensor, "b h n d v"], chunk_decay: ChunkDecay, state: Matrix
 ) -> tuple[Float[Tensor, "b h n d v"], Matrix]:
     """The state as each chunk finds it, and as the last one leaves it, where what is written does not depend on it."""
-    if decay is None:
+    if chunk_decay.before is None and chunk_decay.after is None:
         after = torch.cat([state[:, :, None], written], dim=2).cumsum(dim=2)
         return after[:, :, :-1], after[:, :, -1].clone()  # what is kept must not keep all the others alive
-    states = []
-    # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.
-    for new, factor in zip(written.unbind(2), decay.unbind(2), strict=True):
+    heads, n = state.shape[:2], written.size(2)
+    states, state = [], state.flatten(0, 1)
+    for new, (before, after) in zip(written.flatten(0, 1).unbind(1), chunk_decay.factors(heads, n), strict=True):
         states.append(state)
-        state = state * factor + new
-    return torch.stack(states, dim=2), state
+        state = faded(faded(state, before) + new, after)
+    return torch.stack(states, dim=1).unflatten(0, heads), state.unflatten(0, heads)
 
 
 def corrections(
-    new: Float[Tensor, "b h n t v"],
-    erase: Float[Tensor, "b h n t d"],
-    write: Float[Tensor, "b h n d t"],
-    read: Float[Tensor, "b h n t d"],
-    decay: Float[Tensor, "#b #h n #d 1"] | None,
+    v: Float[Tensor, "b h n t v"],
+    met: Float[Tensor, "b h n t d"],
+    solve: Float[Tensor, "b h n t t"],
+    joins: Float[Tensor, "b h n t d"],
+    chunk_decay: ChunkDecay,
     state: Matrix,
     added: Float[Tensor, "b h n d v"] | None = None,
-) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n t v"], Matrix]:
-    """What is really written once the state is known, what is read of it before, and the state as the last chunk leaves
-    it.
+    sign: float = -1.0,
+) -> tuple[Float[Tensor, "b h n t v"], Float[Tensor, "b h n d v"], Matrix]:
+    """U = solve (v + sign met S) of each chunk, the state S as it finds it, and the state as the last one leaves it.
 
-    What each chunk writes whatever it finds is `added`.
+    A chunk writes -sign joins^T U, and `added`, whatever it finds.
     """
-    heads, t = state.shape[:2], new.size(-2)
-    # One product asks for what is erased and for what is read, so that no state outlives its turn.
-    ends = (new, torch.cat([-erase, read], dim=-2), write)
-    decays, sums = (
-        [None] * new.size(2) if x is None else x.expand(*heads, -1, -1, -1).flatten(0, 1).unbind(1)
-        for x in (decay, added)
-    )
-    state, all_u, answers = state.flatten(0, 1), [], []
-    for v, ask, w, factor, more in zip(*(x.flatten(0, 1).unbind(1) for x in ends), decays, sums, strict=True):
-        met, answer = torch.bmm(ask, state).split([t, ask.size(1) - t], dim=1)
-        all_u.append(u := v + met)
-        answers.append(answer)
-        left = state if factor is None else state * factor
-        state = torch.baddbmm(left if more is None else left + more, w, u)
-    u, answered = (torch.stack(x, dim=1).unflatten(0, heads) for x in (all_u, answers))
-    return u, answered, state.unflatten(0, heads)
+    heads, n = state.shape[:2], v.size(2)
+    ends = (x.flatten(0, 1).unbind(1) for x in (v, met, solve, joins.mT))
+    sums = [None] * n if added is None else added.flatten(0, 1).unbind(1)
+    state, states, all_u = state.flatten(0, 1), [], []
+    for new, ask, inverse, write, (before, after), more in zip(*ends, chunk_decay.factors(heads, n), sums, strict=True):
+        states.append(state)
+        all_u.append(u := inverse @ torch.baddbmm(new, ask, state, alpha=sign))
+        left = faded(state, before)
+        state = faded(torch.baddbmm(left if more is None else left + more, write, u, alpha=-sign), after)
+    u, stood = (torch.stack(x, dim=1).unflatten(0, heads) for x in (all_u, states))
+    return u, stood, state.unflatten(0, heads)
+
+
+def faded(state: Tensor, factor: Tensor | None) -> Tensor:
+    return state if factor is None else state * factor
 
 
 def chunks(x: Tensor, pad: int, chunk: int) -> Tensor:

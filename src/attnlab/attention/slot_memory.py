@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnlab.attention.chunk_decay import ChunkDecay
+from attnlab.attention.chunk_decay import ChunkDecay, add_product
 from attnlab.attention.decay import ScalarDecay
 from attnlab.attention.documents import Start
 from attnlab.attention.heads import Heads, join_heads, split_heads
@@ -54,14 +54,16 @@ def through_slots(
     """
     t, widths = q.size(2), (k.size(-1), v.size(-1))
     chunk = min(chunk, t)
+    q = q if scale == 1 else q * scale
     q, k, v, log_kept, write = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_kept, write))
     chunk_decay = ChunkDecay(log_kept, None, q)
-    written = chunk_decay.leaving(write).mT @ torch.cat([k, v], dim=-1)
-    before, after = states_between(written, chunk_decay.whole, torch.cat([memory.keys, memory.values], dim=-1))
+    shares = chunk_decay.written(write)
+    joins = shares.joins.mT @ torch.cat([k, v], dim=-1)
+    before, after = states_between(joins, chunk_decay, torch.cat([memory.keys, memory.values], dim=-1))
     keys, values = before.split(widths, dim=-1)
-    weights = SharpSoftmax.apply(chunk_decay.columns(q @ k.mT, write, q @ keys.mT) * scale)
-    [[within]], [read] = chunk_decay.meet([weights], [write])
-    o = unchunked(within @ v + read @ values, t)
+    weights = SharpSoftmax.apply(chunk_decay.columns(q @ k.mT, shares, q @ keys.mT))
+    [[within]], [read] = chunk_decay.meet([weights], [shares])
+    o = unchunked(add_product(within @ v, read, values), t)
     keys, values = after.split(widths, dim=-1)
     return o, SlotMemory(keys.clone(), values.clone())
 

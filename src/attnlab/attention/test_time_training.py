@@ -1,6 +1,5 @@
 """Test-time training: the memory is a small model, and reading a sequence trains it."""
 
-import itertools
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -83,43 +82,64 @@ class TTTAttention(StateAttention):
 
     @uncompiled  # as in scan.py: a loop over mini-batches
     def scan(self, heads: Heads, memory: InnerModel, start: int) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
-        """What the inner model answers to each query while it learns from the keys and values, and what it became."""
-        if not heads.q.size(2):
+        """What the inner model answers to each query while it learns from the keys and values, and what it became.
+
+        Only weights go from one mini-batch to the next; the queries of all are answered at once, after that.
+        """
+        b, h, n, _ = heads.q.shape
+        if not n:
             return heads.v, memory
+        size, over = self.minibatch, start % self.minibatch  # of the first mini-batch, `over` tokens came before
+        # The first and the last of several are filled up with zeros, which at a rate of zero teach nothing.
+        filled = (over, -(over + n) % size) if over + n > size else (0, 0)
         with full_precision(heads.q.device):
             work = memory.weight.dtype
             q, k, v = (part.to(work) for part in heads[:3])
             rate = self.rate * heads.own.rate.to(work).sigmoid() / self.head_dim
-            first = self.minibatch - start % self.minibatch  # what the running mini-batch still lacks
-            bounds = [0, *range(first, q.size(2), self.minibatch), q.size(2)]
-            out = []
-            for a, b in itertools.pairwise(bounds):
-                o, memory = self.learn(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], rate[:, :, a:b], memory)
-                out.append(o)
-                if not (start + b) % self.minibatch:
-                    memory = InnerModel(memory.weight + memory.update, torch.zeros_like(memory.update))
-            return torch.cat(out, dim=2).to(heads.v.dtype), memory
+            gain, offset = self.gain.to(work), self.offset.to(work)
+            q1, k1 = (F.pad(part, (0, 1), value=1.0) for part in (q, k))  # a column of ones reads the bias
+            parts = (F.pad(part, (0, 0, *filled)) for part in (q1, k1, rate * k1, (offset + k - v) * gain))
+            q1, k1, taught, error = (x.unflatten(2, (-1, size if over + n > size else n)).flatten(0, 1) for x in parts)
+            bases, slopes, memory = self.learn(k1, taught, error, gain.square().repeat(b, 1, 1), memory)
+            if not (start + n) % size:
+                memory = InnerModel(memory.weight + memory.update, torch.zeros_like(memory.update))
+            answer = (
+                (q1 @ bases - (q1 @ taught.mT).tril() @ slopes)
+                .flatten(1, 2)[:, filled[0] : filled[0] + n]
+                .unflatten(0, (b, h))
+            )
+            o = q + F.layer_norm(answer, answer.shape[-1:], eps=EPS) * gain + offset
+            return o.to(heads.v.dtype), memory
 
     def learn(
         self,
-        q: Float[Tensor, "b h n d"],
-        k: Float[Tensor, "b h n d"],
-        v: Float[Tensor, "b h n v"],
-        rate: Float[Tensor, "b h n 1"],
+        k1: Float[Tensor, "g n m e"],
+        taught: Float[Tensor, "g n m e"],
+        wrong: Float[Tensor, "g n m v"],
+        curve: Float[Tensor, "g 1 v"],
         inner: InnerModel,
-    ) -> tuple[Float[Tensor, "b h n v"], InnerModel]:
-        """Tokens of one mini-batch, or of a part of it."""
-        gain, offset = self.gain.to(q.dtype), self.offset.to(q.dtype)
-        q1, k1 = (F.pad(part, (0, 1), value=1.0) for part in (q, k))  # a column of ones reads the bias
-        z = k1 @ inner.weight
-        spread = (z.var(dim=-1, unbiased=False, keepdim=True) + EPS).sqrt()
-        unit = (z - z.mean(dim=-1, keepdim=True)) / spread
-        error = (unit * gain + offset + k - v) * gain
-        along = (error * unit).mean(dim=-1, keepdim=True)
-        gradient = rate * (error - error.mean(dim=-1, keepdim=True) - unit * along) / spread
-        answer = q1 @ (inner.weight + inner.update) - (q1 @ k1.mT).tril() @ gradient
-        o = q + F.layer_norm(answer, answer.shape[-1:], eps=EPS) * gain + offset
-        return o, inner._replace(update=inner.update - k1.mT @ gradient)
+    ) -> tuple[Float[Tensor, "g n e v"], Float[Tensor, "g n m v"], InnerModel]:
+        """What queries of each of n mini-batches meet, the slopes of its losses, and the inner model in the last.
+
+        Slopes are those in z = k W + b, before rates; `taught` are keys times rates. A loss, times the gain of the
+        norm, is off by `wrong` + `curve` norm(z), where `curve` is the square of the gain.
+        """
+        at, base, update = inner.weight.flatten(0, 1), (inner.weight + inner.update).flatten(0, 1), inner.update
+        last, bases, slopes = at, list[Tensor](), list[Tensor]()
+        for key, lesson, error in zip(k1.unbind(1), taught.mT.unbind(1), wrong.unbind(1), strict=True):
+            z = key @ at
+            z = z - z.mean(dim=-1, keepdim=True)
+            steep = (z.square().mean(dim=-1, keepdim=True) + EPS).rsqrt()
+            unit = z * steep
+            error = torch.addcmul(error, unit, curve)
+            error = error - error.mean(dim=-1, keepdim=True)
+            slopes.append(torch.addcmul(error, unit, (error * unit).mean(dim=-1, keepdim=True), value=-1) * steep)
+            bases.append(base)
+            last, base = at, torch.baddbmm(base, lesson, slopes[-1], alpha=-1)
+            at = base
+        update = update if len(bases) == 1 else torch.zeros_like(update)
+        update = update - (taught[:, -1].mT @ slopes[-1]).view_as(update)
+        return torch.stack(bases, dim=1), torch.stack(slopes, dim=1), InnerModel(last.view_as(update), update)
 
     def empty(self, batch: int, value_dim: int) -> InnerModel:
         """The inner model before the first token."""
