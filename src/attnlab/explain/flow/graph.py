@@ -15,7 +15,7 @@ from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.explain.flow import flow_rules
 from attnlab.explain.flow.expressions import expression
 from attnlab.explain.flow.memory import remember, show
-from attnlab.explain.flow.node import ALPHA, OMEGA, Flow, Node, Rule, SourceLine, Stage
+from attnlab.explain.flow.node import ALPHA, OMEGA, Flow, Kind, Node, Rule, SourceLine, Stage
 from attnlab.explain.flow.operations import Operations, Ran
 from attnlab.explain.steps import Step
 
@@ -172,7 +172,7 @@ class Builder:
         elif name == "masked" and last is not None and step.hidden is not None:
             rule, source = {"rule": "mask", "parents": (last.key,)}, self.operations.mask(step.hidden)
         elif step.key == "first.tril" and last is not None:
-            rule = self.ruled("tril", values, lambda: np.where(step.hidden, 0, last.values), last.key)
+            rule = self.ruled("tril", values, lambda: np.where(np.asarray(step.hidden), 0, last.values), last.key)
         elif step.key == "first.rows" and last is not None:
             rule = self.shares(step, last)
         elif step.part == "weights" and last is not None and last.letter == OMEGA:
@@ -300,12 +300,15 @@ class Builder:
                 continue
             placed, by = np.zeros((1, t, d), dtype=np.float32), np.zeros((h, t, t), dtype=np.float32)
             placed[:, ends], by[:, :, ends] = more, weights[:, :, t:]
-            stage = Stage("weights", "Weights", "Of the latest tokens, and of summaries of the blocks that have ended.")
-            for key, letter, title, kind, values in (
+            stage = Stage(
+                "weights", "Summaries, weights", "Weights of the latest tokens, and of the blocks that have ended."
+            )
+            parts: tuple[tuple[str, str, str, Kind, Numbers], ...] = (
                 ("summaries", "u", "What a block comes to, where it ends", "vector", placed),
-                ("weights", ALPHA, "Weights of tokens", "pair", weights[:, :, :t]),
-                ("weights.summaries", "β", "Weights of summaries", "pair", by),
-            ):
+                ("weights", ALPHA, "Token weights", "pair", weights[:, :, :t]),
+                ("weights.summaries", "β", "Block weights", "pair", by),
+            )
+            for key, letter, title, kind, values in parts:
                 hidden = values == 0 if kind == "pair" else None
                 self.add(Node(key, letter, title, stage.key, kind, values, hidden=hidden, source=one.source), stage)
             sum_of = expression("hic", f"weights:hij * {v.key}:0jc + weights.summaries:hij * summaries:0jc", "", None)
