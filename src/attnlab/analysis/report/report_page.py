@@ -90,7 +90,10 @@ def _table(shown: Table, title: str) -> str:
     def cell(tag: str, i: int, text: str, more: str = "") -> str:
         word = re.split("[,;]", text)[0] if tag == "td" else ""  # "better, exploratory"
         kind = " ".join(filter(None, ("number" if i in shown.numbers else "", word if word in VERDICTS else "")))
-        return f"<{tag}{f' class={kind!r}' if kind else ''}{more}>{_link(text)}</{tag}>"
+        content = _link(text)
+        if tag == "td" and i in shown.numbers and " (" in text:  # where a line may end
+            content = re.sub(r"(\S.*?) (\(.*)", r"<span>\1</span> <span>\2</span>", content)
+        return f"<{tag}{f' class={kind!r}' if kind else ''}{more}>{content}</{tag}>"
 
     def row(cells: Sequence[str]) -> str:
         first, *rest = cells

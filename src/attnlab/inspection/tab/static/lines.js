@@ -10,7 +10,7 @@ import { fit, FONT, line, prepare, printable } from "./pen.js";
 
 const ROW = 20; // pixels of a token
 const MANY = 64; // tokens: the lines of all of more are a wall, so that one token's are shown
-const MOST_LINES = 12_000; // of the largest weights: more are a black surface
+const MOST_LINES = 12_000; // of the largest weights
 const NAME = 0.3; // of the width, at most, for each column of tokens
 const [BAR, STRIP] = [9, 0.15]; // pixels of a head's square beside a token that is read; the share of the width that all may take
 
@@ -88,7 +88,8 @@ export function linesPanel(heads, { scale, colours, width, token = null, ontoken
   const { map } = heads[0];
   const canvas = el("canvas", { className: "lines", id: "lines", tabIndex: 0, role: "slider", "aria-orientation": "vertical",
     "aria-label": `${name}: token that reads`, "aria-valuemin": unchosen(map.rows) === null ? -1 : 0, "aria-valuemax": map.rows - 1, "aria-describedby": "lines-text" });
-  const hint = "Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token, Escape all.";
+  const end = unchosen(map.rows) === null ? "all" : "last";
+  const hint = `Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token, Escape ${end}.`;
   token ??= unchosen(map.rows);
   const said = el("output", { className: "cell-text", id: "lines-text" });
   const text = (i) => {
