@@ -39,12 +39,12 @@ WORDS = ("data=file", "tokenizer=byte", "model.n_layers=1", "model.n_heads=2", *
 def test_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep whose report the disk does not take has failed; one that has nothing to compare has not."""
     settings = SimpleNamespace(at_end=True, job=SimpleNamespace(config=SimpleNamespace(code="same")))
-    monkeypatch.setattr(reporting, "by_experiment", lambda runs: {ExperimentFolder(Path("e")): runs})
+    monkeypatch.setattr(reporting, "by_experiment", lambda runs: {ExperimentFolder(Path("e")): [settings]})
     monkeypatch.setattr(reporting, "settings", lambda runs: settings)
     for error in (UsageError("nothing to compare"), FileFailure("the disk is full")):
         monkeypatch.setattr(reporting, "analyse", Mock(side_effect=error))
         with pytest.raises(FileFailure) if isinstance(error, FileFailure) else contextlib.nullcontext():
-            reporting.report([settings])  # type: ignore[list-item]
+            reporting.report([])
     assert capsys.readouterr().out.startswith("no report: nothing to compare (")
 
 
