@@ -6,7 +6,7 @@ the minima. Then the memory that the same work needs at its peak, over a baselin
 
 With --memories every variant whose state does not grow, beside causal SDPA, in seconds of the processor, which another
 busy process moves less than the clock's; SDPA takes its turn after every third. With --growth how FLOPs and seconds
-grow from 2048 to 8192 tokens in variants that should work in T times a window: 4 times, not 16.
+grow from 1024 to 4096 tokens in variants that should work in T times a window: 4 times, not 16.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from attnlab.options import part
 
 HEADS, WIDTH, WINDOW = 4, 64, 256
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+GROWN = (1024, 4096)  # at 8192 tokens those that grow with T^2 take half a minute a pass
 AIMS = {
     "window in blocks": ("window as a mask", 8.0),
     "with 4 sinks": ("window as a mask", 8.0),
@@ -164,16 +165,24 @@ def processor_seconds(work: Work) -> float:
 
 def growth(rounds: int) -> None:
     """FLOPs of a layer and seconds of its passes, by how much both grow when the text is four times as long."""
-    print(f"  {'from 2048 to 8192':20}{'FLOPs':>8}{'seconds':>9}   (T times a window: 4, T^2: 16)")
+    short, long = GROWN
+    print(f"  {f'from {short} to {long}':20}{'FLOPs':>8}{'seconds':>9}   (T times a window: 4, T^2: 16)")
     for name in WINDOWED:
         layer, seconds = built(name), []
-        for length in (2048, 8192):
+        forth_and_back(layer, torch.randn(1, WINDOW, HEADS * WIDTH, requires_grad=True))
+        for length in GROWN:
             x = torch.randn(1, length, HEADS * WIDTH, requires_grad=True)
-            passes = partial(forth_and_back, layer, x)
-            passes()
-            seconds.append(min(processor_seconds(passes) for _ in range(rounds)))
-        flops = layer.cost(8192).forward_flops / layer.cost(2048).forward_flops
-        print(f"  {name:20}{flops:8.2f}{seconds[1] / seconds[0]:9.2f}", flush=True)
+            seconds.append(fastest(partial(forth_and_back, layer, x), rounds))
+        flops = layer.cost(long).forward_flops / layer.cost(short).forward_flops
+        print(f"  {name:20}{flops:8.2f}{seconds[1] / seconds[0]:9.2f}   {seconds[1]:.2f} s", flush=True)
+
+
+def fastest(work: Work, rounds: int) -> float:
+    """Seconds of the processor, of so many rounds, or of those that begin within two seconds."""
+    seconds = [processor_seconds(work)]
+    while len(seconds) < rounds and sum(seconds) < 2.0:
+        seconds.append(processor_seconds(work))
+    return min(seconds)
 
 
 def forth_and_back(layer: Attention, x: torch.Tensor) -> None:
@@ -234,7 +243,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memories", action="store_true", help="all variants whose state does not grow")
-    parser.add_argument("--growth", action="store_true", help="variants with a window, at 2048 and 8192 tokens")
+    parser.add_argument("--growth", action="store_true", help="variants with a window, at 1024 and 4096 tokens")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIDE", "T"), help="used by this script itself")
     chosen = parser.parse_args()
     torch.set_num_threads(1)

@@ -67,7 +67,7 @@ class ChunkDecay:
 
     def entering(self, x: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t d"]:
         """What meets the memory as the chunk finds it."""
-        return self._bordered(x if self.fall is None else x * self.fall)
+        return x if (enter := self.enter) is None else x * enter
 
     def written(self, y: Float[Tensor, "b h n t d"]) -> Written:
         risen = None if self.rise is None else y * self.rise
@@ -77,9 +77,9 @@ class ChunkDecay:
     @property
     def enter(self) -> Float[Tensor, "#b #h n t #d"] | None:
         """How much of the memory as the chunk finds it is left at each token."""
-        if self.fall is None:
-            return None if self.borders is None else self.borders.entering
-        return self._bordered(self.fall)
+        if self.borders is None or self.fall is None:
+            return self.fall if self.borders is None else self.borders.entering
+        return self.fall * self.borders.entering
 
     @cached_property
     def pairs(self) -> Float[Tensor, "b h n t t"]:
@@ -97,31 +97,42 @@ class ChunkDecay:
         return list(zip(*parts, strict=True))
 
     def meet(
-        self, readers: Sequence[Tensor], written: Sequence[Written], systems: Sequence[Tensor] = ()
+        self, readers: Sequence[Tensor], written: Sequence[Written], systems: Sequence[Tensor] = (), early: bool = False
     ) -> tuple[list[list[Float[Tensor, "b h n i t"]]], list[Float[Tensor, "b h n i d"]]]:
         """Of each reader x the products with each y that is written, and what of x meets the memory (`entering`).
 
         A product is sum_c x_ic y_jc exp(G_ic - G_jc) for j <= i, and 0 for j > i or a j of another document; of the
         `systems`, which follow the readers, only what stands below the diagonal counts. Where there are fewer readers
-        than tokens, each stands at the last of as many tokens.
+        than tokens, each stands at the last of as many tokens. Systems that are `early` read before a token's decay,
+        with G_{i-1} for G_i; those of the first token of a document are to be zero.
         """
-        products, entering = list[list[Tensor]](), list[Tensor]()
-        for number, x in enumerate((*readers, *systems)):
-            every = written[0].plain.size(-2) // x.size(-2)
-            fall = None if self.fall is None else _each(self.fall, every)
-            fallen = x if fall is None else x * fall
-            entering.append(fallen if self.borders is None else fallen * _each(self.borders.entering, every))
-            if self.fall is None or self.rise is not None:
-                among = [fallen @ (y.plain if y.risen is None else y.risen).mT for y in written]
-                products.append(
-                    among if number >= len(readers) and self.hidden is None else [self._shown(a) for a in among]
-                )
-            elif self.fall.size(-1) == 1:
-                products.append([(x @ y.plain.mT) * _each(self.pairs, every) for y in written])
-            else:
-                whole = x.repeat_interleave(every, dim=-2)
-                products.append([_each(self._by_blocks(whole, y.plain), every) for y in written])
-        return products, entering
+        answers = [self._met(x, written) for x in readers]
+        for x in systems:
+            if not early or self.fall is None:
+                answers.append(self._met(x, written, self.hidden is not None))
+            elif self.rise is not None:
+                earlier = F.pad(self.fall[..., :-1, :], (0, 0, 1, 0), value=1.0)
+                answers.append(self._met(x, written, self.hidden is not None, earlier))
+            else:  # what the token before it would read
+                among, met = self._met(F.pad(x[..., 1:, :], (0, 0, 0, 1)), written)
+                met = torch.cat([x[..., :1, :], met[..., :-1, :]], dim=-2)
+                answers.append(([F.pad(a, (0, 0, 1, -1)) for a in among], met))
+        return [among for among, _ in answers], [met for _, met in answers]
+
+    def _met(
+        self, x: Float[Tensor, "b h n i d"], written: Sequence[Written], shown: bool = True, fall: Tensor | None = None
+    ) -> tuple[list[Float[Tensor, "b h n i t"]], Float[Tensor, "b h n i d"]]:
+        every = written[0].plain.size(-2) // x.size(-2)
+        fall = _each(self.fall, every) if fall is None and self.fall is not None else fall
+        fallen = x if fall is None else x * fall
+        met = fallen if self.borders is None else fallen * _each(self.borders.entering, every)
+        if self.fall is None or self.rise is not None:
+            among = [fallen @ (y.plain if y.risen is None else y.risen).mT for y in written]
+            return [self._shown(a) for a in among] if shown else among, met
+        if self.fall.size(-1) == 1:
+            return [(x @ y.plain.mT) * _each(self.pairs, every) for y in written], met
+        whole = x.repeat_interleave(every, dim=-2)
+        return [_each(self._by_blocks(whole, y.plain), every) for y in written], met
 
     def columns(
         self, a: Float[Tensor, "b h n t t"], v: Written, met: Float[Tensor, "b h n t m"]
@@ -140,10 +151,6 @@ class ChunkDecay:
             near = (a[..., here, here, None] * v.plain[..., None, here, :] * _decay_between(g_here, met.dtype)).sum(-2)
             lines.append(far + near)
         return torch.cat(lines, dim=-2) + met * self.fall
-
-    def _bordered(self, x: Tensor) -> Tensor:
-        """Zeros where a border parts tokens from the chunk before."""
-        return x if self.borders is None else x * self.borders.entering
 
     def _by_blocks(self, x: Float[Tensor, "b h n t d"], y: Float[Tensor, "b h n t d"]) -> Float[Tensor, "b h n t t"]:
         """The exponential split in two at the first token f of the block that i is in, exp(G_i - G_f) exp(G_f - G_j),

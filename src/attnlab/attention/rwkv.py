@@ -42,28 +42,26 @@ def erase_and_write(
     """S_t = (diag(w_t) - (a_t * n_t) n_t^T) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, in chunks of `chunk` tokens.
 
     n is `removal`, a `rate` and w = exp(log_decay). What a token removes, u_t = n_t^T S_{t-1}, is taken off under
-    a_t * n_t. Inside a chunk, with G the running sum of log decays, m = n / w and
-    [x, y]_ij = sum_c x_ic y_jc exp(G_ic - G_jc), all u solve (I + tril([m, a n], -1)) U = tril([m, k], -1) V
-    + (m exp(G)) S. The division by w makes n meet the memory after its decay, as everything else does. The token at
-    each of the `starts` finds an empty memory.
+    a_t * n_t. In a chunk, with G the running sum of log decays and [x, y]_ij = sum_c x_ic y_jc exp(G_{i-1,c} - G_jc),
+    for n meets the memory before it decays, U solves (I + tril([n, a n], -1)) U = tril([n, k], -1) V + (n exp(G_{i-1}))
+    S. The token at each of the `starts` finds an empty memory.
     """
     t = q.size(2)
     if not t:
         return v, state
     chunk = min(chunk, t)
     pad = -t % chunk  # zeros, which decay nothing, remove nothing and write nothing
-    q, k, v, log_w, meet, erase = (
-        chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal * (-log_decay).exp(), rate * removal)
-    )
-    chunk_decay = ChunkDecay(log_w, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
-    keys, erasures = chunk_decay.written(k), chunk_decay.written(erase)
-    [[of_values, of_removals], [removed, system]], [read, met] = chunk_decay.meet([q], [keys, erasures], [meet])
+    if starts is not None:
+        removal = removal.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to remove
+    q, k, v, log_w, meet, erase = (chunks(x, pad, chunk) for x in (q, k, v, log_decay, removal, rate * removal))
+    decay = ChunkDecay(log_w, None if starts is None else Borders.of(starts, pad, chunk, q.dtype), q)
+    keys, erasures = decay.written(k), decay.written(erase)
+    [[of_values, of_removals], [removed, system]], [read, met] = decay.meet([q], [keys, erasures], [meet], early=True)
     unit = torch.eye(chunk, dtype=q.dtype, device=q.device).expand_as(system)
     solve = torch.linalg.solve_triangular(system, unit, upper=False, unitriangular=True)
     taken, written = removed.tril(-1) @ v, keys.joins.mT @ v
-    u, states, state = corrections(taken, met, solve, erasures.joins, chunk_decay, state, written, sign=1.0)
-    o = add_product(add_product(of_values @ v, read, states), of_removals, u, sign=-1.0)
-    return unchunked(o, t), state
+    u, states, state = corrections(taken, met, solve, erasures.joins, decay, state, written, sign=1.0)
+    return unchunked(add_product(add_product(of_values @ v, read, states), of_removals, u, sign=-1.0), t), state
 
 
 class LowRank(nn.Module):
@@ -107,7 +105,7 @@ class RWKV7Attention(StateAttention):
     documents = mixes_rows = True
     withdrawn = {"value_dim"}
     rank: Count = option(default=32, doc="Numbers through which the low-rank maps go.")
-    chunk: Count = option(default=32, doc="Tokens of one matrix product while training; changes speed, not results.")
+    chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
     first_values: bool = option(default=False, doc="Whether later layers mix the first layer's values into their own.")
 
     traits = Traits("signed", "constant")

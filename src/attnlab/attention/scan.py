@@ -113,11 +113,7 @@ def chunked(
         if erasure is not None and early and starts is not None:
             erasure = erasure.masked_fill(starts[:, None, :, None], 0.0)  # nothing is there to correct
         key = k if erasure is None else chunks(erasure, pad, chunk)
-        [[within], [own]], [read, met] = chunk_decay.meet(
-            [q], [keys], [F.pad(key[..., 1:, :], (0, 0, 0, 1)) if early else key]
-        )
-        if early:  # a token corrects what the one before it read
-            own, met = F.pad(own, (0, 0, 1, -1)), torch.cat([key[..., :1, :], met[..., :-1, :]], dim=-2)
+        [[within], [own]], [read, met] = chunk_decay.meet([q], [keys], [key], early)
         strength = chunks(beta[..., None], pad, chunk)
         # Only what stands below the diagonal is looked at.
         solve = torch.linalg.solve_triangular(
