@@ -141,15 +141,16 @@ class TTTAttention(StateAttention):
             rate = self.rate * heads.own.rate.to(work).sigmoid() / self.head_dim
             gain, offset = self.gain.to(work), self.offset.to(work)
             q1, k1 = (F.pad(part, (0, 1), value=1.0) for part in (q, k))  # a column of ones reads the bias
-            parts = (q1, k1, rate * k1, (offset + k - v) * gain)
+            parts = (q1, k1, rate * k1, torch.addcmul(offset * gain, k - v, gain))
             parts = (F.pad(x, (0, 0, *filled)) for x in parts) if any(filled) else parts
             q1, k1, taught, error = (x.unflatten(2, (-1, size if over + n > size else n)).flatten(0, 1) for x in parts)
             asked, slopes, memory = self.learn(q1, k1, taught, error, gain.square().repeat(b, 1, 1), memory)
             if not (start + n) % size:
                 memory = InnerModel(memory.weight + memory.update, torch.zeros_like(memory.update))
-            answer = (asked - (q1 @ taught.mT).tril() @ slopes).flatten(1, 2).unflatten(0, (b, h))
+            changed = ((q1 @ taught.mT).tril(), slopes)
+            answer = torch.baddbmm(*(x.flatten(0, 1) for x in (asked, *changed)), alpha=-1).view(b, h, -1, v.size(-1))
             answer = answer[:, :, filled[0] : filled[0] + n] if any(filled) else answer
-            o = q + F.layer_norm(answer, answer.shape[-1:], eps=EPS) * gain + offset
+            o = torch.addcmul(q, F.layer_norm(answer, answer.shape[-1:], eps=EPS), gain) + offset
             return o.to(heads.v.dtype), memory
 
     def learn(
