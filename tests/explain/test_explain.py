@@ -237,7 +237,8 @@ def test_dropped() -> None:
     np.testing.assert_array_equal(step.hidden[0], np.tri(6) == 0)
     whole = not step.values[0, e.focus].any()
     assert any("all weights of journey are dropped" in note for note in e.notes) == whole
-    heads = variant("stacked_heads").step("dropout")
+    assert variant("stacked_heads").step("dropout") is None  # the chapter's heads drop nothing
+    heads = variant("stacked_heads", overrides=("attention.kinds.causal.dropout=0.5",)).step("dropout")
     assert heads is not None and len(heads.values) == 2
 
 

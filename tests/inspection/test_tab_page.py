@@ -243,6 +243,11 @@ def test_lines(opened: Any) -> None:
     assert screen.page.evaluate("document.activeElement.id") == "lines"
     screen.act(lambda: screen.page.click("#heads-none"))
     assert "All heads are switched off." in screen.text("main")
+    screen = opened(link("long/long-00000000.0000/seed_0", view="lines"))  # of 512 tokens those of one are shown
+    assert shown() <= 2 * 17 and "Point at a token" in screen.text("#lines-text")
+    screen.page.focus("#lines")
+    screen.act(lambda: screen.page.keyboard.press("ArrowDown"))
+    assert "(17) reads most" in screen.text("#lines-text")
 
 
 def test_pairs_of_heads(opened: Any) -> None:

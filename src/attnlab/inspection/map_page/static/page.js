@@ -4,7 +4,7 @@ import { makeScale, ownColour, palette, short } from "./colours.js";
 import { el, menu, tick } from "./dom.js";
 import { HALVES, halfBits } from "./half.js";
 import { legend } from "./legend.js";
-import { headSwitches, linesPanel, unchosen } from "./lines.js";
+import { headSwitches, linesPanel } from "./lines.js";
 import { drawThumbnail } from "./map_view.js";
 import { mapPanel } from "./panel.js";
 import { printable } from "./pen.js";
@@ -169,7 +169,7 @@ function linesView() {
   const tops = few.map(({ map }) => look({ ...map, kind: mine[0].kind }).scale.top);
   const scale = makeScale({ top: Math.max(...tops), mode: state.mode });
   const width = Math.min(760, document.getElementById("page").clientWidth - 48);
-  const panel = linesPanel(few, { scale, colours, width, token: state.token ?? (unchosen(maps.tokens.length) && state.row), name: `layer ${layer}`, ontoken: (token) => set({ token }) });
+  const panel = linesPanel(few, { scale, colours, width, token: state.token, name: `layer ${layer}`, ontoken: (token) => set({ token }) });
   sheet = { items: [panel.item], rows: () => mapRows(["head"], few.map(({ map, name }) => ({ map, about: [name] }))) };
   section.append(el("p", { className: "soft small", textContent: `The stronger a line, the larger the weight; ${scale.caption}.` }), panel);
   return section;

@@ -10,12 +10,13 @@ import { fit, FONT, line, prepare, printable } from "./pen.js";
 
 const ROW = 20; // pixels of a token
 const MANY = 64; // tokens: the lines of all of more are a wall, so that one token's are shown
+const IN_SIGHT = 16; // a token that is seen without scrolling
 const MOST_LINES = 12_000; // of the largest weights
 const NAME = 0.3; // of the width, at most, for each column of tokens
 const [BAR, STRIP] = [9, 0.15]; // pixels of a head's square beside a token that is read; the share of the width that all may take
 
-/** The token whose lines are shown where none is chosen: of few tokens null, which is all of them, else the last. */
-export const unchosen = (rows) => (rows > MANY ? rows - 1 : null);
+/** The token whose lines are shown where none is chosen: of few tokens null, which is all of them, else one in sight. */
+const unchosen = (rows) => (rows > MANY ? IN_SIGHT : null);
 
 /** The lines that are drawn: [place on the scale, row, column, head], the strongest last. */
 function strongest(heads, scale, token) {
@@ -88,9 +89,10 @@ export function linesPanel(heads, { scale, colours, width, token = null, ontoken
   const { map } = heads[0];
   const canvas = el("canvas", { className: "lines", id: "lines", tabIndex: 0, role: "slider", "aria-orientation": "vertical",
     "aria-label": `${name}: token that reads`, "aria-valuemin": unchosen(map.rows) === null ? -1 : 0, "aria-valuemax": map.rows - 1, "aria-describedby": "lines-text" });
-  const end = unchosen(map.rows) === null ? "all" : "last";
-  const hint = `Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token, Escape ${end}.`;
-  token ??= unchosen(map.rows);
+  const all = unchosen(map.rows) === null ? ", Escape all" : "";
+  const hint = `Point at a token on the left to see its lines alone; a click keeps them. Keys: ↑ ↓ token${all}.`;
+  const first = token === null ? unchosen(map.rows) : null; // of a long text, while none is chosen
+  token ??= first;
   const said = el("output", { className: "cell-text", id: "lines-text" });
   const text = (i) => {
     const sentence = ({ map, name }) => {
@@ -107,7 +109,7 @@ export function linesPanel(heads, { scale, colours, width, token = null, ontoken
     place = drawLines(canvas, heads, { scale, colours, width, token: now });
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
     canvas.dataset.shown = place.shown;
-    said.textContent = now === null ? hint : text(now);
+    said.textContent = now === first ? hint : text(now);
     canvas.setAttribute("aria-valuenow", now ?? -1);
     canvas.setAttribute("aria-valuetext", now === null ? "all tokens" : text(now));
   };
