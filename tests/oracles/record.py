@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.oracles import (
     authors_cases,
     fla_cases,
+    independent_cases,
     other_cases,
     preset_cases,
     recurrent_cases,
@@ -24,7 +25,7 @@ from attnlab.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "oracles.md"
 CASES = [*softmax_cases.CASES, *preset_cases.CASES, *recurrent_cases.CASES, *fla_cases.CASES, *other_cases.CASES]
-CASES += [*repository_cases.CASES, *authors_cases.CASES, *rwkv_cases.CASES]
+CASES += [*repository_cases.CASES, *authors_cases.CASES, *rwkv_cases.CASES, *independent_cases.CASES]
 
 
 def row(case: Case) -> str:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.oracles.case import Case, Tensors
 from tests.oracles.hugging_face import EPS
 from tests.oracles.mappings import latent
-from tests.oracles.softmax_cases import huggingface
+from tests.oracles.softmax_cases import NEMOTRON, huggingface
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention
@@ -33,6 +33,7 @@ KIMI = {
     "mlp_layer_types": ["dense"] * 4,
     "layer_types": ["linear_attention"] * 3 + ["full_attention"],
 }
+LING = KIMI | {"head_dim": 4, "n_group": 1, "topk_group": 1, "num_local_experts": 4, "num_mtp_layers": 0}
 MAMBA = {
     "vocab_size": 11,
     "hidden_size": 16,
@@ -82,6 +83,24 @@ def gated_delta(w: Tensors) -> dict[str, Tensor]:
         "write.to_beta.weight": beta,
         "output_norm.norm.weight": w["norm.weight"],
         "gate.to_gate.weight": gate,
+        "to_out.weight": w["out_proj.weight"],
+    }
+
+
+def apart(w: Tensors) -> dict[str, Tensor]:
+    """As gated_delta, with a matrix for each kind; two heads of keys, each of two heads of values."""
+    q, k, v = w["in_proj_qkv.weight"].split([6, 6, 20])
+    return {
+        "qkv.to_q.weight": q,
+        "qkv.to_k.weight": k,
+        "qkv.to_v.weight": v,
+        "qkv.conv.weight": w["conv1d.weight"][:, 0],
+        "decay.to_decay.weight": w["in_proj_a.weight"],
+        "decay.log_rate": w["A_log"],
+        "decay.bias": w["dt_bias"],
+        "write.to_beta.weight": w["in_proj_b.weight"],
+        "output_norm.norm.weight": w["norm.weight"],
+        "gate.to_gate.weight": w["in_proj_z.weight"],
         "to_out.weight": w["out_proj.weight"],
     }
 
@@ -145,6 +164,16 @@ def kimi_delta(w: Tensors) -> dict[str, Tensor]:
         "gate.to_gate.weight": w["g_b_proj.weight"] @ w["g_a_proj.weight"],
         "to_out.weight": w["o_proj.weight"],
     }
+
+
+def bounded_delta(w: Tensors) -> dict[str, Tensor]:
+    """Its decay and its gate come from one matrix each; the first of our two is the identity."""
+    whole = {
+        "forget_gate.f_a_proj.weight": torch.eye(16, dtype=torch.float64),
+        "g_a_proj.weight": torch.eye(16).double(),
+    }
+    names = {"forget_gate.f_b_proj.weight": "forget_gate.f_proj.weight", "g_b_proj.weight": "g_proj.weight"}
+    return kimi_delta({**w, **whole, **{ours: w[theirs] for ours, theirs in names.items()}})
 
 
 def exponential(w: Tensors) -> dict[str, Tensor]:
@@ -228,7 +257,7 @@ CASES = [
         "gated_delta",
         "qwen3_next",
         "Qwen3NextGatedDeltaNet",
-        "layers.0.linear_attn",
+        "layers.0.self_attn",
         gated_delta,
         settings=GATED_DELTA,
         options=("position=none", "attention.chunk=4"),
@@ -238,7 +267,7 @@ CASES = [
         "gated_delta",
         "qwen3_next",
         "Qwen3NextGatedDeltaNet with two heads of keys",
-        "layers.0.linear_attn",
+        "layers.0.self_attn",
         shared_keys,
         settings={
             **GATED_DELTA,
@@ -295,6 +324,67 @@ CASES = [
         kimi_delta,
         settings=KIMI,
         options=("position=none", "attention.decay.rank=4", "attention.chunk=4"),
+    ),
+    huggingface(
+        "qwen3_5_memory",
+        "qwen3_5",
+        "qwen3_5_text",
+        "Qwen3_5GatedDeltaNet with two heads of keys",
+        "layers.1.linear_attn",
+        apart,
+        settings={
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 3,
+            "linear_value_head_dim": 5,
+        },
+        options=(
+            "position=none",
+            *(f"+attention.kinds.memory.{n}" for n in ("head_dim=3", "value_dim=5", "n_key_heads=2", "chunk=4")),
+        ),
+        layer=1,
+    ),
+    huggingface(
+        "nemotron_h_memory",
+        "nemotron_h",
+        "nemotron_h",
+        "NemotronHMamba2Mixer",
+        "layers.0.mixer",
+        whole_mamba,
+        settings=NEMOTRON,
+        options=(
+            *(f"+attention.kinds.memory.{n}" for n in ("head_dim=3", "value_dim=8", "chunk=4", f"norm_eps={EPS}")),
+            "attention.kinds.memory.n_key_heads=2",
+            "+attention.kinds.memory.decay.least=0.001",
+        ),
+        why="no step of its memory is shorter than 0.001",
+    ),
+    huggingface(
+        "kda_bounded",
+        "kimi_k3",
+        "bailing_hybrid",
+        "BailingHybridDeltaAttention, whose decay is bounded",
+        "layers.0.self_attn",
+        bounded_delta,
+        settings=LING,
+        options=(
+            "position=none",
+            "attention.kinds.memory.decay.rank=16",
+            "+attention.kinds.memory.decay.bound=5",
+            "+attention.kinds.memory.chunk=4",
+        ),
+        why="a layer of Ling 3.0; Kimi K3's decays are made like it, as its config says",
+    ),
+    huggingface(
+        "mla_nope_alone",
+        "mla_nope",
+        "kimi_linear",
+        "KimiLinearAttention, with a latent of queries",
+        "layers.3.self_attn",
+        partial(latent, plain=2, rotary=4, rank=5),
+        settings=KIMI | {"q_lora_rank": 7},
+        options=(*(f"attention.{n}" for n in ("head_dim=6", "kv_rank=5", "q_rank=7", "rope_dim=4")),),
+        why="it keeps, unturned, the part of a key that all heads share; our preset leaves that part out",
     ),
     huggingface(
         "mla_nope",

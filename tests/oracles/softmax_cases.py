@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from tests.oracles.case import Case, layer_with
-from tests.oracles.hugging_face import module_of
+from tests.oracles.hugging_face import EPS, module_of
 from tests.oracles.mappings import (
     biased,
     fused,
@@ -33,6 +33,17 @@ BIASES = ("attention.qkv_bias=true", "attention.out_bias=true")
 KINDS = tuple(f"attention.kinds.{kind}.{b}=true" for kind in ("local", "global") for b in ("qkv_bias", "out_bias"))
 GPT2 = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
 WIDE = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+NEMOTRON = {
+    "layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention"],
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 3,
+    "n_groups": 2,
+    "chunk_size": 4,
+    "layer_norm_epsilon": EPS,
+}
+SMALL = {f"linear_{name}": 2 for name in ("num_value_heads", "num_key_heads", "key_head_dim", "value_head_dim")}
 
 INKLING = {
     "swa_num_attention_heads": 4,
@@ -207,6 +218,50 @@ CASES = [
         ),
     ),
     huggingface(
+        "chunked",
+        "chunked",
+        "llama4_text",
+        "Llama4TextAttention, a layer with chunks, and two heads to a key",
+        LLAMA,
+        partial(projections, turned=0),
+        settings={
+            "attention_chunk_size": 3,
+            "num_key_value_heads": 2,
+            "use_qk_norm": False,
+            "intermediate_size_mlp": 8,
+            "moe_layers": [],
+        },
+        options=(
+            *ROPE,
+            "position.inside.base=500000.0",
+            "attention.n_kv_heads=2",
+            "attention.mask.chunk=3",
+        ),
+    ),
+    huggingface(
+        "jamba_attention",
+        "jamba",
+        "jamba",
+        "JambaAttention, the third layer",
+        "layers.2.self_attn",
+        partial(projections, turned=0),
+        settings={"attn_layer_period": 4, "attn_layer_offset": 2, "num_experts": 1, "mamba_dt_rank": 2},
+        options=("attention.kinds.attention.n_kv_heads=2", "attention.pattern=memory memory attention memory"),
+        layer=2,
+        why="the attention alone: its memory is Mamba-1, ours Mamba-2",
+    ),
+    huggingface(
+        "nemotron_h_attention",
+        "nemotron_h",
+        "nemotron_h",
+        "NemotronHAttention",
+        "layers.3.mixer",
+        partial(projections, turned=0),
+        settings=NEMOTRON,
+        options=("attention.kinds.attention.n_kv_heads=2", "attention.pattern=memory memory memory attention"),
+        layer=3,
+    ),
+    huggingface(
         "llama4_global",
         "llama4",
         "llama4_text",
@@ -275,6 +330,48 @@ CASES = [
         settings={
             **WIDE,
             "num_experts": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+        options=(
+            "position=rope_partial",
+            "model.n_heads=2",
+            "attention.kinds.attention.head_dim=8",
+            "attention.kinds.attention.n_kv_heads=1",
+        ),
+        layer=3,
+    ),
+    huggingface(
+        "gated_alone",
+        "gated",
+        "qwen3_next",
+        "Qwen3NextAttention",
+        "layers.3.self_attn",
+        gated,
+        settings={
+            **WIDE,
+            **SMALL,
+            "num_experts": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+        },
+        options=(
+            "position=rope_partial",
+            "position.inside.base=500.0",
+            "model.n_heads=2",
+            "attention/score=[scaled,qk_norm]",
+            "attention.head_dim=8",
+            "attention.n_kv_heads=1",
+        ),
+    ),
+    huggingface(
+        "qwen3_5_attention",
+        "qwen3_5",
+        "qwen3_5_text",
+        "Qwen3_5Attention",
+        "layers.3.self_attn",
+        gated,
+        settings={
+            **WIDE,
+            **SMALL,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
         },
         options=(

@@ -180,13 +180,15 @@ class KimiDecay(ChannelDecay):
     their code the two matrices meet at as many numbers as a head is wide, here at `rank`.
 
     Rule: log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel. A and b start as they do in the scalar decay, evenly
-    spaced over heads, and over heads and channels.
+    spaced over heads, and over heads and channels. With a `bound` B, log a_t = -B sigmoid(exp(A_h) (W2 W1 x_t + b)), so
+    that no token takes more than exp(-B) leaves: Kimi K3 (arXiv 2607.24653) and GLM-5-Next with 5, Ling 3.0 likewise.
     """
 
     published: ClassVar[Starts] = {"log_rate": log_of_uniform(1, 16), "bias": steps_between(0.001, 0.1)}
     withdrawn = {"start"}
     rates: Range = option(default=(1.0, 16.0), doc="exp(A) at the start, of the first head and of the last.")
     first_step: Range = option(default=(0.1, 0.001), doc="softplus(b) at the start, of the first channel and the last.")
+    bound: Positive = option(default=None, null="none", doc="How far below 0 log a_t can be.")
 
     def setup(self) -> None:
         super().setup()
@@ -195,4 +197,5 @@ class KimiDecay(ChannelDecay):
         self.bias = nn.Parameter(steps.unflatten(0, (self.n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
-        return -self.log_rate.exp()[:, None, None] * F.softplus(self.scores(x))
+        rate, scores = self.log_rate.exp()[:, None, None], self.scores(x)
+        return -rate * F.softplus(scores) if self.bound is None else -self.bound * torch.sigmoid(rate * scores)

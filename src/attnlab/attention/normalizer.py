@@ -163,6 +163,7 @@ class Softpick(Normalizer):
 
     discontinuous = True
     map_kind = "sub_probability"
+    eps = 1e-6
 
     def forward(self, scores: Float[Tensor, "b h t s"], visible: Bool[Tensor, "*b t s"]) -> Float[Tensor, "b h t s"]:
         scores = scores.masked_fill(~visible, 0.0)  # e^0 - 1 = 0: no part in the sum
@@ -171,7 +172,7 @@ class Softpick(Normalizer):
         rise = torch.where(
             scores < 1, scores.clamp(max=1).expm1() * (-best).exp(), (scores - best).exp() - (-best).exp()
         )
-        return rise.relu() / (rise.abs().sum(dim=-1, keepdim=True) + 1e-6 * (-best).exp())
+        return rise.relu() / (rise.abs().sum(dim=-1, keepdim=True) + self.eps * (-best).exp())
 
 
 class Cog(Normalizer):
