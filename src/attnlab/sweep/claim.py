@@ -120,11 +120,13 @@ def parse_claim(name: str, path: Path) -> Claim:
     if (
         type(n_seeds) is not int
         or n_seeds > MOST_SEEDS
-        or not axes
+        or len(axes.get("arm", ())) < 2
         or not isinstance(recipe["measures"], Mapping)
         or not recipe["measures"]
     ):
-        raise UsageError(f"{key}: arms and measures must hold some by name, and seeds a number up to {MOST_SEEDS}")
+        raise UsageError(
+            f"{key}: arms must hold two or more by name, measures some, and seeds a number up to {MOST_SEEDS}"
+        )
     design = read_design(name, {"settings": recipe["settings"] or {}, "axes": axes})
     _check_keys(key, design)
     measures = {str(m): parse_measure(f"{key}: measures.{m}", text) for m, text in recipe["measures"].items()}

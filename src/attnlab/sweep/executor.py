@@ -78,9 +78,9 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
         print("; ".join(parts))
     for folder in dict.fromkeys(run.job.config.init_from for run in runs if run.job.config.init_from):
         print(f"  starting with the weights of {folder}; streams.init changes nothing")
-    for run in runs:
-        for other in run.same_as:
-            print(f"  merged: {' '.join(other.overrides)} is the same run as {' '.join(run.job.overrides)}")
+    merged = Counter(_apart(other.overrides, run.job.overrides) for run in runs for other in run.same_as)
+    for (words, instead), count in merged.items():
+        print(f"  merged: {words} is the same run as {instead}{f' ({count} seeds)' if count > 1 else ''}")
     for relation in dict.fromkeys(run.same for run in runs if run.same):
         labels = dict.fromkeys(run.label for run in runs if run.same == relation)
         print(f"  the same: {', '.join(labels)} {'each ' * (len(labels) > 1)}{relation}")
@@ -93,6 +93,12 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
         print(f"  refused: {len(refused) - SHOWN} more, listed in {MANIFEST}")
     if costs:
         _show_sums([run for run in runs if run.status != Status.FINISHED], at_once)
+
+
+def _apart(words: Sequence[str], others: Sequence[str]) -> tuple[str, str]:
+    """Of two runs, what only one of them was asked for, or all if that is nothing."""
+    one, two = ([word for word in these if word not in those] for these, those in ((words, others), (others, words)))
+    return " ".join(one or words), " ".join(two or others)
 
 
 def _show_sums(left: Sequence[PlannedRun], at_once: int) -> None:
