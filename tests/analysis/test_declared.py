@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.analysis.in_memory import make_run
 
-from attnlab.analysis.declared import Term, exploratory, first_declared
+from attnlab.analysis.declared import Term, exploratory, first_declared, is_declared
 from attnlab.analysis.reading import Experiment, Run
 from attnlab.store.experiment_folder import ExperimentFolder
 
@@ -37,6 +37,14 @@ def test_earliest_run() -> None:
     ]
     assert first_declared(experiment(*runs)) == ({**NONE, "margin": 2.0}, "the config of the first run")
     assert first_declared(experiment(make_run(0, 1.0, config={"report": None}))) == ({}, "nowhere")
+
+
+def test_of_the_test_part() -> None:
+    """The experiment's own metric, of the test part, was as good as declared; another of it was not."""
+    unsaid, declared = experiment(run(0, None, 1.0)), experiment(run(0, None, 1.0), first={"metric": "val/accuracy"})
+    assert is_declared(unsaid, None, "test/loss") and not is_declared(unsaid, None, "val/loss")
+    assert is_declared(declared, None, "test/accuracy") and is_declared(declared, None, "val/accuracy")
+    assert not is_declared(declared, None, "test/loss")
 
 
 def test_exploratory() -> None:

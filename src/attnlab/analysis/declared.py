@@ -15,6 +15,7 @@ from attnlab.store.preregistration import Preregistration
 
 KEYS = ("metric", "baseline", "margin", "alpha")
 IN_ORDER = ("sequential", "seeds")  # declared besides where seeds are judged one after the other
+MEASURED_ONCE = "measured on the test part, once"
 FIRST = "first"  # in manifest.json: what the sweep declared before the experiment's first result
 
 
@@ -57,7 +58,7 @@ def terms_of(
         declared, where = registered._asdict(), PREREGISTRATION
     metric = IN_SUMMARY.get(str(declared.get("metric")), declared.get("metric")) or usual_metric(experiment)
     margin = declared.get("margin")
-    forced = because if metric == asked.metric else ""
+    forced = because if metric == asked.metric else MEASURED_ONCE if experiment.metric == _tested(metric) else ""
     lost = f"{because}, and a margin is one of its unit" if because and typed.margin in (None, margin) else ""
     used = _labels(list(design.baselines.values()))
     baseline = _baseline(declared.get("baseline"), arms, design, experiment)
@@ -107,9 +108,15 @@ def first_declared(experiment: Experiment) -> tuple[dict[str, Any], str]:
 
 
 def is_declared(experiment: Experiment, registered: Preregistration | None, metric: str) -> bool:
-    """Whether somebody named this metric before the first result."""
+    """Whether somebody named this metric before the first result, or it is the experiment's own of the test part."""
     named = first_declared(experiment)[0].get("metric") if registered is None else registered.metric
-    return IN_SUMMARY.get(str(named), named) == metric
+    named = IN_SUMMARY.get(str(named), named)
+    return metric in (named, _tested(named or usual_metric(experiment)))
+
+
+def _tested(metric: Any) -> str:
+    """The same metric, of the test part."""
+    return str(metric).replace("val/", "test/", 1)
 
 
 def seeds_in_order(experiment: Experiment) -> int:
