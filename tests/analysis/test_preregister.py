@@ -94,7 +94,7 @@ def test_started_before(tmp_path: Path) -> None:
         assert [point.partition(" had ")[0] for point in points] == ["1 runs"] * early
 
 
-ODD = {
+ODD: dict[str, list[Any]] = {
     "margin": ["", 0, -1.0, 1e308, float("inf"), float("nan"), 10**400],
     "alpha": ["", None, 0, 0.5, 1e-300, 10**400],
 }

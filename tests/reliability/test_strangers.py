@@ -442,7 +442,11 @@ def test_pages_hold_nothing_that_acts(finished: Path, tmp_path: Path) -> None:
     """Nor do pages hold what turns or hides the text around it, and no cell of a head is a formula."""
     run = copied(finished, tmp_path / "copy")
     write_arm(run.parents[1], "=1+1", [3.0, 3.1], settings={"model.dropout": 0.5})
-    content = {"created": "2026-01-01T00:00:00", "hypothesis": "\x1b[31m\u202ered", "baseline": "multi_head"}
+    content: dict[str, Any] = {
+        "created": "2026-01-01T00:00:00",
+        "hypothesis": "\x1b[31m\u202ered",
+        "baseline": "multi_head",
+    }
     content |= {"metric": "val/loss", "margin": None, "alpha": 0.05, "seeds": [0], "family": ["gqa"]}
     promise = {"sha256": "", **content, "runs": ["\u202ex/seed_0"]}
     (run.parents[1] / "preregistration.json").write_text(json.dumps(promise))
