@@ -12,11 +12,12 @@ from tests.laws.cases import sampled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnlab.attention import banded
-from attnlab.attention.banded import Blocks
+from attnlab.attention import banded, masked
+from attnlab.attention.banded import Blocks, Overlapping
 from attnlab.attention.contextual_position import CoPE
 from attnlab.attention.cost import count_flops
 from attnlab.attention.differential import DifferentialAttention
+from attnlab.attention.documents import Documents
 from attnlab.attention.forgetting import Forget
 from attnlab.attention.latent import LatentAttention
 from attnlab.attention.mask import Causal, Chunked, Dilated, LocalGlobal, Mask, Strided, Window, WindowSinks
@@ -30,6 +31,7 @@ from attnlab.attention.rotary import RoPE
 from attnlab.attention.scalable_softmax import SSMax
 from attnlab.attention.score import SoftCap
 from attnlab.attention.selective import Selective
+from attnlab.attention.shared import Shared
 from attnlab.attention.softmax import SoftmaxAttention
 from attnlab.attention.stick_breaking import StickBreaking
 from attnlab.errors import UsageError
@@ -220,6 +222,45 @@ def test_other_windows_keep_them(law: str, words: str) -> None:
     verdict = judge(law, subject_of(name, [*more, "attention.mask.window=8"]))
     skipped = law == "fused_equals_explicit" and name != "window_sinks"
     assert verdict.outcome == ("skipped" if skipped else "kept"), verdict.detail
+
+
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+def test_documents_in_blocks(n_kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of documents go through a window's blocks whole, and give what each document gives alone, gradients too."""
+    layer = MultiHeadAttention(C, n_heads=4, n_kv_heads=n_kv_heads, mask=partial(Window, 8), position=RoPE).double()
+    borders = torch.tensor([[0, 1, 5, 40, 47, 48, 110], [0, 32, 64, 96, 97, 98, 99]])
+    numbers = (torch.arange(130)[:, None] >= borders[:, None]).sum(dim=-1) - 1
+    x = torch.randn(2, 130, C, dtype=torch.float64, requires_grad=True)
+    alone = masked.mix_apart
+    results = []
+    for mix in (layer.mix_documents, lambda _, heads, documents: alone(layer.mix, heads, documents)):
+        monkeypatch.setattr(layer, "mix_documents", mix)
+        monkeypatch.setattr(masked, "mix_apart", lambda *_: pytest.fail("taken apart"))
+        y = layer(x, Shared(Documents(numbers)))
+        results.append((y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))))
+    for whole, apart in zip(*results, strict=True):
+        assert gap(whole, apart) < SAME
+
+
+def test_documents_that_blocks_cannot_hold() -> None:
+    """Sinks, chunks and biases follow positions in a document, so that each is run alone."""
+    documents = Documents(torch.arange(130).expand(2, -1) // 50)
+    x = torch.randn(2, 130, C, dtype=torch.float64)
+    for options in ({"mask": partial(WindowSinks, 8, 1)}, {"mask": partial(Chunked, 8)}, {"position": ALiBi}):
+        layer = MultiHeadAttention(C, n_heads=4, **{"mask": partial(Window, 8), **options}).double()
+        y = layer(x, Shared(documents))
+        assert gap(y[:, 50:100], layer(x[:, 50:100])) < SAME
+
+
+@pytest.mark.parametrize(("reach", "size"), [(63, 32), (10, 4), (3, 5)])
+def test_way_back_of_overlapping_blocks(reach: int, size: int) -> None:
+    """To the last bit what torch's own gives."""
+    x = torch.randn(3, reach + 4 * size, 2, requires_grad=True)
+    blocks = x.unfold(1, reach, size).permute(1, 0, 3, 2)
+    slope = torch.randn(blocks.shape)
+    (torchs,) = torch.autograd.grad(blocks, x, slope)
+    (own,) = torch.autograd.grad(Overlapping.apply(x, reach, size), x, slope)
+    assert torch.equal(own, torchs)
 
 
 def test_dropout_in_blocks() -> None:

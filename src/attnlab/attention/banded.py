@@ -1,14 +1,16 @@
 """A band of the map in blocks: where queries read only the latest keys, nothing else is computed or stored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from attnlab.attention.heads import Heads
+from attnlab.attention.uncompiled import uncompiled
 
 SMALLEST = 32  # queries of a block: with fewer, handling a block takes longer than its products
 FEWEST, HANDLING = 1024, 1 << 15  # tokens from which a sparse map may be cut, and pairs that a cut must save
@@ -43,18 +45,23 @@ class Blocks(NamedTuple):
         size = max(SMALLEST, band // 2)  # small blocks read little that is hidden, large ones are quicker per pair
         return cls(length, size, -(-length // size), band - 1 + size, sinks)
 
-    def queries(self, q: Float[Tensor, "b h t d"]) -> Float[Tensor, "blocks bh size d"]:
+    def queries(self, q: Shaped[Tensor, "b h t d"]) -> Shaped[Tensor, "blocks bh size d"]:
         """The queries of each block, rows of the batch beside heads."""
         padded = F.pad(q, (0, 0, 0, self.n_blocks * self.size - self.length))
         return padded.flatten(0, 1).unflatten(1, (self.n_blocks, self.size)).transpose(0, 1)
 
-    def keys(self, k: Float[Tensor, "b g t d"]) -> Float[Tensor, "blocks bg keys d"]:
+    def keys(self, k: Shaped[Tensor, "b g t d"]) -> Shaped[Tensor, "blocks bg keys d"]:
         """The keys, or values, that each block reads; without sinks views, since neighbours read many of the same."""
         before, after = self.reach - self.size, self.n_blocks * self.size - self.length
-        latest = F.pad(k, (0, 0, before, after)).flatten(0, 1).unfold(1, self.reach, self.size).permute(1, 0, 3, 2)
+        latest = Overlapping.apply(F.pad(k, (0, 0, before, after)).flatten(0, 1), self.reach, self.size)
         if not self.sinks:
             return latest
         return torch.cat([k[:, :, : self.sinks].flatten(0, 1).expand(self.n_blocks, -1, -1, -1), latest], dim=2)
+
+    def same(self, documents: Int[Tensor, "b t"]) -> Iterator[Bool[Tensor, "blocks 1 size keys"]]:
+        """Of each row, which keys are of the query's own document; what is padding counts as document 0."""
+        numbers = documents[:, None, :, None]
+        yield from (self.queries(numbers) == self.keys(numbers).mT).split(1, dim=1)
 
     def joined(self, o: Float[Tensor, "blocks bh size v"], batch: int) -> Float[Tensor, "b h t v"]:
         """The outputs of all blocks as one sequence again."""
@@ -77,6 +84,56 @@ class Blocks(NamedTuple):
             first, stop = max(0, start + self.size - self.reach), min(start + self.size, self.length)
             sinks = torch.arange(min(self.sinks, first), device=device)
             yield torch.arange(start, stop, device=device), torch.cat([sinks, torch.arange(first, stop, device=device)])
+
+
+class Overlapping(torch.autograd.Function):
+    """The `reach` rows from every `size`th on, as views. On the way back windows are added up part by part, which adds
+    the same numbers in the same order as torch's own way back, one number after the other, in half its time."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Shaped[Tensor, "n t d"], reach: int, size: int) -> Shaped[Tensor, "blocks n reach d"]:
+        return x.unfold(1, reach, size).permute(1, 0, 3, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+        ctx.reach, ctx.size = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Float[Tensor, "blocks n reach d"]) -> tuple[Tensor, None, None]:
+        blocks, n, reach, d = slope.shape
+        parts = -(-reach // ctx.size)
+        whole = slope.new_zeros(n, blocks + parts - 1, ctx.size, d)
+        for part, of_part in reversed(list(enumerate(slope.split(ctx.size, dim=2)))):
+            whole[:, part : part + blocks, : of_part.size(2)] += of_part.transpose(0, 1)
+        return whole.flatten(1, 2)[:, : reach + (blocks - 1) * ctx.size], None, None
+
+
+@uncompiled  # one kernel call per row, which the compiler could only repeat
+def attend_in_blocks(
+    kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor | None],
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b g t d"],
+    v: Float[Tensor, "b g t v"],
+    blocks: Blocks,
+    allowed: Shaped[Tensor, " blocks #h size keys"],
+    documents: Int[Tensor, "b t"] | None = None,
+) -> Float[Tensor, "b h t v"] | None:
+    """Where queries read the latest keys only, memory and time grow with the length, and not with its square.
+
+    kernel(q, k, v, allowed) attends, or gives None where it cannot. Tokens of different `documents` are hidden.
+    """
+    # One mask serves all rows of the batch; biases, which differ from head to head, are not copied for each row.
+    rows = q.size(0) if allowed.size(1) == 1 and documents is None else 1
+    masks = repeat(allowed) if documents is None else (allowed & same for same in blocks.same(documents))
+    outputs = []
+    for some_q, some_k, some_v, mask in zip(q.split(rows), k.split(rows), v.split(rows), masks, strict=False):
+        o = kernel(blocks.queries(some_q), blocks.keys(some_k), blocks.keys(some_v), mask)
+        if o is None:
+            return None
+        outputs.append(blocks.joined(o, rows))
+    return torch.cat(outputs)
 
 
 def strided_cuts(length: int, stride: int, device: torch.device) -> list[Cut]:

@@ -122,6 +122,7 @@ class HeadedAttention(Attention, ABC):
     hooks = frozenset[str]()  # which hooks of a Position this family can honour: "rotate", "bias", "widen"
     mixes_rows: ClassVar[bool] = False  # whether `mix` keeps `heads.documents` apart itself
     kernel: Kernel | None = None  # what `forward` mixes by in place of `mix`, see attnlab.attention.backends
+    mix_documents = staticmethod(mix_apart)  # what `mix` gives of each document alone
     eager = False  # whether `forward` writes the map out, see `mix_by_map`
 
     def setup(self) -> None:
@@ -169,15 +170,14 @@ class HeadedAttention(Attention, ABC):
         if self.kernel is not None and not self.eager and not x.is_meta:
             return self.merge(self.kernel(self, heads, documents), heads)
         mix = self.mix_by_map if self.eager else self.mix
-        mixed = mix(heads) if documents is None or self.mixes_rows else mix_apart(mix, heads, documents)
+        mixed = mix(heads) if documents is None or self.mixes_rows else self.mix_documents(mix, heads, documents)
         return self.merge(mixed, heads)
 
     def mix_by_map(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         """What `mix` gives, as A v: the map goes through the module `map`, where a hook reads or replaces it."""
         if self.traits.map_kind == "none":
             return self.mix(heads)
-        weights = self.map(self.map_of(heads)).to(heads.v.dtype)
-        return weights @ per_query_head(heads.v, self.n_heads)
+        return self.map(self.map_of(heads)).to(heads.v.dtype) @ per_query_head(heads.v, self.n_heads)
 
     def map_of(self, heads: Heads) -> Float[Tensor, "b h t s"]:
         """The map A of o = A v: what `mix` makes of the identity."""

@@ -17,11 +17,13 @@ class Mask(Configurable, nn.Module, ABC):
     while decoding: by default a ring, position p in slot p % cache_size. `contiguous` says that decoding has every
     token between a key that a query can read and the query itself, which some score modifiers need. `max_lookback` is a
     promise that no query reads further back than that many last keys, its own included, but for the first `sinks`
-    tokens, so that training need not look there; None promises nothing.
+    tokens, so that training need not look there; None promises nothing. `by_distance` promises that a key is visible or
+    not by how far back it stands, wherever the query is, so that documents in a row need no positions of their own.
     """
 
     causal = True
     contiguous = True
+    by_distance = False
     sinks = 0
 
     def setup(self) -> None:
@@ -78,6 +80,8 @@ class Window(Windowed):
     Rule: Visible_ij = (0 <= i - j < window). Source: Longformer, arXiv 2004.05150. Decoding keeps a ring of `window`
     rows.
     """
+
+    by_distance = True
 
     def setup(self) -> None:
         super().setup()

@@ -1,7 +1,7 @@
 """How a map over visible keys is applied: by the fused kernel where it can serve, in blocks where a band allows it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from attnlab.attention.banded import Blocks, Cut, cut_heads
+from attnlab.attention.banded import Blocks, Cut, attend_in_blocks, cut_heads
 from attnlab.attention.base import HeadedAttention
+from attnlab.attention.documents import Documents
 from attnlab.attention.half_kernel import attend_in_half
-from attnlab.attention.heads import Heads
+from attnlab.attention.heads import Heads, mix_apart
 from attnlab.attention.mask import Causal, Mask
 from attnlab.attention.precision import full_precision
 from attnlab.attention.uncompiled import uncompiled
@@ -66,13 +67,26 @@ class MaskedAttention(HeadedAttention, ABC):
         pos = torch.arange(heads.q.size(2), device=heads.q.device)
         return self.attend_explicitly(heads, pos, pos)
 
+    def mix_documents(
+        self, mix: Callable[[Heads], Tensor], heads: Heads, documents: Documents
+    ) -> Float[Tensor, "b h t v"]:
+        """In blocks of the whole row where a border does nothing but hide more keys; else each document alone."""
+        blocks = Blocks.of(heads.q.size(2), self.mask.max_lookback, self.mask.sinks)
+        plain = mix == self.mix and type(self).mix is MaskedAttention.mix and "bias" not in self.position.hooks
+        if plain and self.fused and self.mask.by_distance and blocks.n_blocks > 1:
+            q, k, v = self._for_kernel(heads)
+            o = attend_in_blocks(self._kernel, q, k, v, blocks, self._cached_mask(q, blocks), documents.ids)
+            if o is not None:
+                return o.to(heads.v.dtype)
+        return mix_apart(mix, heads, documents)
+
     def _mix_fused(self, heads: Heads, blocks: Blocks) -> Float[Tensor, "b h t v"] | None:
         q, k, v = self._for_kernel(heads)
         if type(self.mask) is Causal and "bias" not in self.position.hooks:
             return self._kernel(q, k, v, None)
         if blocks.n_blocks == 1:
             return self._kernel(q, k, v, self._cached_mask(q, blocks))
-        return self._attend_in_blocks(q, k, v, blocks)
+        return attend_in_blocks(self._kernel, q, k, v, blocks, self._cached_mask(q, blocks))
 
     def attend(self, heads: Heads, q_pos: Int[Tensor, " t"], k_pos: Int[Tensor, " s"]) -> Float[Tensor, "b h t v"]:
         """Queries at some positions against keys at others: by the fused kernel where it can be, else explicitly."""
@@ -122,22 +136,6 @@ class MaskedAttention(HeadedAttention, ABC):
             work = torch.promote_types(work, torch.float32 if "bias" in self.position.hooks else self.kernel_dtype)
         layout = torch.contiguous_format if work == torch.bfloat16 else torch.preserve_format  # see `attend_in_half`
         return q.to(work, memory_format=layout), k.to(work, memory_format=layout), v.to(work)
-
-    @uncompiled  # one kernel call per row, which the compiler could only repeat
-    def _attend_in_blocks(
-        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t d"], v: Float[Tensor, "b g t v"], blocks: Blocks
-    ) -> Float[Tensor, "b h t v"] | None:
-        """Where queries read the latest keys only, memory and time grow with the length, and not with its square."""
-        allowed = self._cached_mask(q, blocks)
-        # One mask serves all rows of the batch; biases, which differ from head to head, are not copied for each row.
-        rows = q.size(0) if allowed.size(1) == 1 else 1
-        outputs = []
-        for some_q, some_k, some_v in zip(q.split(rows), k.split(rows), v.split(rows), strict=True):
-            o = self._kernel(blocks.queries(some_q), blocks.keys(some_k), blocks.keys(some_v), allowed)
-            if o is None:
-                return None
-            outputs.append(blocks.joined(o, rows))
-        return torch.cat(outputs)
 
     def _kernel(
         self,
