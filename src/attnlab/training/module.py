@@ -184,8 +184,9 @@ class LanguageModel(L.LightningModule):
                 f"step {self.trainer.global_step + 1}: the loss is {loss:g} and the gradient norm {self._grad_norm:g}; "
                 f"stopped before the update ({REMEDY})"
             )
-        if self.recipe.grad_clip is not None:
-            clip(self._trained, self.recipe.grad_clip, norm)
+        bound = self.recipe.grad_clip
+        if bound is not None and self._grad_norm + 1e-6 > 0.999 * bound:  # else torch would multiply by 1
+            clip(self._trained, bound, norm)
 
     def _mean_over_tokens(self) -> Tensor:
         """The loss of the update, whose gradients are made those of it: Lightning and the devices took the mean over
