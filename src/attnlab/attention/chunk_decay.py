@@ -89,7 +89,7 @@ class ChunkDecay:
             return self._shown(self.fall @ self.rise.mT)
         return _decay_between(self.g, self.fall.dtype, self.hidden)[..., 0]
 
-    def factors(self, heads: tuple[int, int], n: int) -> list[tuple[Tensor | None, Tensor | None]]:
+    def factors(self, heads: Sequence[int], n: int) -> list[tuple[Tensor | None, Tensor | None]]:
         """`before` and `after` of each of n chunks, (batch * heads, d or 1, 1)."""
         ends = (self.before, self.after)
         # Slices of a tensor each cost a gradient as large as the whole; unbinding it costs one for all.

@@ -132,9 +132,9 @@ def states_between(
         return after[:, :, :-1], after[:, :, -1].clone()  # what is kept must not keep all the others alive
     heads, n = state.shape[:2], written.size(2)
     states, state = [], state.flatten(0, 1)
-    for new, (before, after) in zip(written.flatten(0, 1).unbind(1), chunk_decay.factors(heads, n), strict=True):
+    for new, (fades, last) in zip(written.flatten(0, 1).unbind(1), chunk_decay.factors(heads, n), strict=True):
         states.append(state)
-        state = faded(faded(state, before) + new, after)
+        state = faded(faded(state, fades) + new, last)
     return torch.stack(states, dim=1).unflatten(0, heads), state.unflatten(0, heads)
 
 

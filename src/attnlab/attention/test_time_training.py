@@ -141,8 +141,8 @@ class TTTAttention(StateAttention):
             rate = self.rate * heads.own.rate.to(work).sigmoid() / self.head_dim
             gain, offset = self.gain.to(work), self.offset.to(work)
             q1, k1 = (F.pad(part, (0, 1), value=1.0) for part in (q, k))  # a column of ones reads the bias
-            parts = (q1, k1, rate * k1, torch.addcmul(offset * gain, k - v, gain))
-            parts = (F.pad(x, (0, 0, *filled)) for x in parts) if any(filled) else parts
+            parts = [q1, k1, rate * k1, torch.addcmul(offset * gain, k - v, gain)]
+            parts = [F.pad(x, (0, 0, *filled)) for x in parts] if any(filled) else parts
             q1, k1, taught, error = (x.unflatten(2, (-1, size if over + n > size else n)).flatten(0, 1) for x in parts)
             asked, slopes, memory = self.learn(q1, k1, taught, error, gain.square().repeat(b, 1, 1), memory)
             if not (start + n) % size:

@@ -29,7 +29,9 @@ def every_position(subject: Subject) -> Skipped | None:
             if "position" not in str(error) or not any(each in str(error) for each in names):
                 raise LawBroken(f"position={name} is refused without being named: {one_line(error)}") from error
             continue
-        reads = any(block.attention.traits.uses_position for block in model.layers) and not _says_none(tried)
+        # A YAML may give each kind of layer a position of its own, whatever position= says.
+        its_own = bool(given := _positions(tried)) and given == _positions(at["none"]) and name != "none"
+        reads = any(block.attention.traits.uses_position for block in model.layers) and not its_own
         if (reads and not inside.neutral) or not model.embed.neutral:
             _is_not_ignored(model, plain, name)
         if tried.config.position == subject.config.position:
@@ -42,15 +44,15 @@ def every_position(subject: Subject) -> Skipped | None:
     return None
 
 
-def _says_none(subject: Subject) -> bool:
-    """Whether the YAML itself gives each kind of layer a position, none of which is the one that position= chooses."""
+def _positions(subject: Subject) -> list[Any]:
+    """The positions that a config gives to its kinds of layers."""
     positions, nodes = [], list[Any]([subject.config.attention])
     while nodes:
         node = nodes.pop()
         if isinstance(node, Mapping):
             positions += [value for name, value in node.items() if name == "position"]
             nodes += node.values()
-    return bool(positions) and subject.config.position.inside not in positions
+    return positions
 
 
 def _inside(subject: Subject) -> Position:
