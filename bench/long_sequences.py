@@ -6,7 +6,7 @@ the minima. Then the memory that the same work needs at its peak, over a baselin
 
 With --memories every variant whose state does not grow, beside causal SDPA, in seconds of the processor, which another
 busy process moves less than the clock's; SDPA takes its turn after every third. With --growth how FLOPs and seconds
-grow from 1024 to 4096 tokens in variants that should work in T times a window: 4 times, not 16.
+grow from 512 to 2048 tokens in variants that should work in T times a window: 4 times, not 16.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from attnlab.options import part
 
 HEADS, WIDTH, WINDOW = 4, 64, 256
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
-GROWN = (1024, 4096)  # at 8192 tokens those that grow with T^2 take half a minute a pass
+GROWN = (512, 2048)  # at 8192 tokens those that grow with T^2 take half a minute a pass
 AIMS = {
     "window in blocks": ("window as a mask", 8.0),
     "with 4 sinks": ("window as a mask", 8.0),
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memories", action="store_true", help="all variants whose state does not grow")
-    parser.add_argument("--growth", action="store_true", help="variants with a window, at 1024 and 4096 tokens")
+    parser.add_argument("--growth", action="store_true", help="variants with a window, at 512 and 2048 tokens")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIDE", "T"), help="used by this script itself")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
