@@ -146,8 +146,7 @@ class ChannelDecay(Decay):
     linear attention, arXiv 2312.06635.
     """
 
-    per_channel = True
-    slowness = 16.0
+    per_channel, slowness = True, 16.0
     published: ClassVar[Starts] = {"bias": ALIKE}
 
     rank: Count = option(default=16, doc="Numbers at which the two matrices meet.")
@@ -180,8 +179,7 @@ class KimiDecay(ChannelDecay):
     their code the two matrices meet at as many numbers as a head is wide, here at `rank`.
 
     Rule: log a_t = -exp(A_h) softplus(W2 W1 x_t + b), per channel. A and b start as they do in the scalar decay, evenly
-    spaced over heads, and over heads and channels. With a `bound` B, log a_t = -B sigmoid(exp(A_h) (W2 W1 x_t + b)), so
-    that no token takes more than exp(-B) leaves: Kimi K3 (arXiv 2607.24653) and GLM-5-Next with 5, Ling 3.0 likewise.
+    spaced over heads and channels. With a bound B (5 in Kimi K3, Ling 3.0) it is -B sigmoid(exp(A_h) (W2 W1 x_t + b)).
     """
 
     published: ClassVar[Starts] = {"log_rate": log_of_uniform(1, 16), "bias": steps_between(0.001, 0.1)}
@@ -197,5 +195,5 @@ class KimiDecay(ChannelDecay):
         self.bias = nn.Parameter(steps.unflatten(0, (self.n_heads, -1)))
 
     def project(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b h t d"]:
-        rate, scores = self.log_rate.exp()[:, None, None], self.scores(x)
-        return -rate * F.softplus(scores) if self.bound is None else -self.bound * torch.sigmoid(rate * scores)
+        rate, s = self.log_rate.exp()[:, None, None], self.scores(x)
+        return -rate * F.softplus(s) if self.bound is None else -self.bound * torch.sigmoid(rate * s)
