@@ -53,7 +53,7 @@ def final_test(
         from attnlab.store.run_folder import RunFolder
         from attnlab.training.test_part import keep_test, score_test
 
-        pages = report_folder(read.folder, read.folder.path / "report_of_test")  # refused before the test part is touched
+        pages = report_folder(read.folder, read.folder.path / "report_of_test")  # refused before it is touched
 
         def opened(folder: RunFolder) -> "tuple[RunFolder, RunConfig, GPT, Dataset]":
             model, tokenizer = load(folder, allow_targets=allow_targets, code=code, limits=limits)
