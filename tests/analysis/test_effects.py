@@ -11,6 +11,7 @@ from attnlab.analysis.arms import Arm
 from attnlab.analysis.effects import factor_of, factorial, level_of
 
 SEEDS = 4
+WIDE = np.array([[0.0] * 8] * 2 + [[0.1, 0.1, 0.2, 9.0, 0.1, 0.3, 0.1, 0.2]] * 2)
 NOISE = np.random.default_rng(3).normal(0, 0.1, size=(8, SEEDS))
 
 
@@ -32,11 +33,21 @@ def test_two_by_two() -> None:
     for effect, each in zip(effects.effects, expected, strict=True):
         test = stats.ttest_1samp(each, 0)
         assert effect.mean == pytest.approx(each.mean())
-        assert effect.p == pytest.approx(test.pvalue)
+        assert test.pvalue < 0.02 and effect.p == 2 / 2**SEEDS  # four seeds have no smaller one, whatever t says
         assert tuple(effect.interval) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert [effect.mean for effect in effects.effects] == pytest.approx([3.5, 0.5, 3], abs=0.2)
     assert [effect.kind for effect in effects.effects] == ["main", "main", "interaction"]
     assert effects.effects[0].name == "a: 1 instead of 0"
+
+
+def test_the_larger_p() -> None:
+    """From six seeds on the t test may ask for more than the signs do."""
+    arms = [make_arm(list(row), {"a": a, "b": b}) for row, a, b in zip(WIDE, (0, 0, 1, 1), (0, 1, 0, 1), strict=True)]
+    effects = factorial(arms, arms[0], 0.05)
+    assert effects is not None
+    main = (WIDE[2] + WIDE[3] - WIDE[0] - WIDE[1]) / 2
+    (of_a,) = (effect for effect in effects.effects if effect.name == "a: 1 instead of 0")
+    assert all(main > 0) and of_a.p == pytest.approx(stats.ttest_1samp(main, 0).pvalue) and of_a.p > 2 / 2**8
 
 
 def test_aliases() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from attnlab.analysis.arms import Arm
+from attnlab.analysis.exact_tests import sign_flip_p
 from attnlab.analysis.groups import changing
 from attnlab.analysis.statistics import Interval, holm, t_interval, t_p
 
@@ -28,7 +29,7 @@ class FactorEffect(NamedTuple):
     kind: str  # main | interaction
     mean: float
     interval: Interval
-    p: float
+    p: float  # the larger of that of the t test and of sign flips over seeds, as in a verdict
     holm_p: float  # over all effects of the table
 
 
@@ -59,7 +60,7 @@ def factorial(arms: Sequence[Arm], baseline: Arm, alpha: float) -> Effects | Non
     fits = np.linalg.lstsq(columns, results.T, rcond=None)[0]  # one column of coefficients per seed
     coefficients = fits[1:]  # the first is the mean of all
     low, high = t_interval(coefficients, alpha)
-    p = [float(x) for x in t_p(coefficients)]
+    p = [max(float(by_t), sign_flip_p(each)) for by_t, each in zip(t_p(coefficients), coefficients, strict=True)]
     effects = [
         FactorEffect(name, kind, float(c.mean()), Interval(float(a), float(b)), raw, corrected)
         for (name, kind), c, a, b, raw, corrected in zip(names, coefficients, low, high, p, holm(p), strict=True)

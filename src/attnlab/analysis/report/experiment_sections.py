@@ -88,7 +88,7 @@ def effects(report: Report) -> list[Block]:
     text = (
         f"Factors: {factors}. A main effect is what a choice does on the average over the others; an interaction is "
         "by how much the effect of one choice changes where the other is made, too. Fitted for each of "
-        f"{len(effects.seeds)} seeds; p by the t test alone, Holm over this table."
+        f"{len(effects.seeds)} seeds; p is the larger of the t test's and of that of sign flips, Holm over this table."
     )
     blocks: list[Block] = [text, table(["effect", "kind", "mean", f"{percent} t interval", "p", "Holm p"], rows)]
     if effects.aliased:
