@@ -189,7 +189,7 @@ def test_command(tmp_path: Path) -> None:
     typed(*sweep, "seed=0,1")
     first = typed("final_test", f"experiment={folder}")
     assert len(re.findall(JUDGED, first)) == 4 and "warning" not in first
-    assert "after the fact" not in first and "exploratory" not in first, "the experiment's own metric, of other rows"
+    assert "exploratory: metric" not in first, "the experiment's own metric, of other rows"
     summaries = [json.loads(path.read_text()) for path in folder.glob("*/seed_*/summary.json")]
     assert len(summaries) == 4 and all(s["test"]["loss"] != s["val_loss"] for s in summaries)
     assert "touched once" in (folder / "report_of_test" / "report.md").read_text()
