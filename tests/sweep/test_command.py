@@ -44,9 +44,13 @@ def test_a_signal_ends_the_sweep_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup HUP is ignored, by the command, too
     threading.Thread(target=send, daemon=True).start()
-    with pytest.raises(Stopped, match="same command goes on") as stopped:
-        train_design(tmp_path / "e", "two", {}, [])
+    try:
+        with pytest.raises(Stopped, match="same command goes on") as stopped:
+            train_design(tmp_path / "e", "two", {}, [])
+    finally:
+        signal.signal(number, before)
     assert stopped.value.exit_code == EXIT_CODES[signal.Signals(number)]
     assert (tmp_path / "saved").exists()
     with pytest.raises(ProcessLookupError):
