@@ -117,7 +117,7 @@ def test_looks() -> None:
     ("changes", "message"),
     [
         ({"better": "less"}, r"better \(less\) must be lower \| higher"),
-        ({"alpha": 0.7}, r"alpha \(0\.7\) must be a number above 0, below 0\.5"),
+        ({"alpha": 0.7}, r"alpha \(0\.7\) must be a number of at least 1e-09, below 0\.5"),
         ({"margin": -1.0}, r"margin \(-1\) must be null or a number above 0"),
         ({"look": 0}, r"look \(0\) and looks \(1\) must be at least 1"),
         ({"family": ["gqu"]}, r"family \(gqu\) is no variant; did you mean 'gqa'\? \(choose from: gqa\)"),

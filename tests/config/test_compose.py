@@ -55,7 +55,7 @@ def refused(*overrides: str, config_dirs: tuple[Path, ...] = ()) -> str:
 @pytest.mark.parametrize(
     ("rule", "fine", "wrong"),
     [
-        (Rule(int), [0, -3, 10**30], [1.0, True, "1", None, [1]]),
+        (Rule(int), [0, -3, 10**18], [10**30, 1.0, True, "1", None, [1]]),
         (Rule(int, least=1), [1, 7], [0, -1, 0.5]),
         (Rule(int, least=2, most=4), [2, 4], [1, 5]),
         (Rule(float), [0, 1, -2.5], ["1", True, None, float("nan"), float("inf"), -float("inf")]),

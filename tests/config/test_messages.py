@@ -550,7 +550,7 @@ def test_wrong_name_in_a_job(train: Train) -> None:
         ("plan=true,false", "plan (true,false) cannot be varied: it is one for the whole sweep"),
         ("+sweep=a,b", "sweep (a,b) cannot be varied"),
         ("report.margin=0.1,0.2", "report.margin (0.1,0.2) cannot be varied"),
-        ("report.alpha=0.5", "report.alpha (0.5) must be a number above 0, below 0.5"),
+        ("report.alpha=0.5", "report.alpha (0.5) must be a number of at least 1e-09, below 0.5"),
         ("+sweep=nope", "sweep=nope does not exist"),
         ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs (0) must be null or an integer of at least 1"),
     ],

@@ -78,10 +78,10 @@ GATED = 5 * C * C + 2 * C * H  # q, k, v, gate and output; write strength and de
 
 
 def gated_delta_forward(t: int) -> int:
-    """As linear, and per chunk: k k^T, a triangle of n x n against the d + v columns, and what is erased."""
+    """As linear, and per chunk: k k^T, the inverse of a triangle of n x n, times the values, and what is erased."""
     m, n = chunks(t)
     chunk = 2 * n * n * D + 2 * n * n * D + 4 * n * D * D
-    erase = 2 * n * n * D + n * n * (D + D) + 2 * n * D * D
+    erase = 2 * n * n * D + n**3 + 2 * n * n * D + 2 * n * D * D
     once = 2 * D * D + 2 * D * D  # a single token: the loop erases and reads
     return 2 * (GATED + CONV) * t + H * (m * (chunk + erase) if t > 1 else once)
 
@@ -191,7 +191,7 @@ def test_triangular_solve_is_counted() -> None:
         for options in ({}, {"write": DeltaWrite})
     )
     n = CHUNK
-    to_beta, overlap, solve, erased = 2 * C * H * n, 2 * n * n * D, n * n * 2 * D, 2 * n * D * D
+    to_beta, overlap, solve, erased = 2 * C * H * n, 2 * n * n * D, n**3 + 2 * n * n * D, 2 * n * D * D
     assert erases - adds == to_beta + H * (overlap + solve + erased)
 
 

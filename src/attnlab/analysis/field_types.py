@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attnlab.store.preregistration import is_alpha, is_margin
+from attnlab.store.terms import is_alpha, is_margin
 
 MOST_NUMBER = 10**18
 # By dotted key; what is not listed is shown, if at all, as text.

@@ -12,7 +12,7 @@ from attnlab.analysis.comparison import Comparison, NoiseFloor, Rules, noise_flo
 from attnlab.analysis.report.tables import draw, verdicts_table
 from attnlab.analysis.samples import Bounds, Sample
 from attnlab.errors import UsageError, nearest
-from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN, is_alpha, is_margin
+from attnlab.store.terms import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN, is_alpha, is_margin
 
 BASELINE = "baseline"
 WIDTH = 140  # of the table as text

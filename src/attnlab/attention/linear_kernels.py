@@ -54,6 +54,7 @@ def recurrent_mix(layer: RecurrentAttention, heads: Heads) -> Float[Tensor, "b h
     with full_precision(heads.v.device):
         v = layer.output_norm.widen(heads.v)
         q, k, v, decay, beta = layer.in_turn(heads.q, heads.k, v, heads.log_decay, heads.beta)
+        q = q.repeat_interleave(layer.writes, dim=2)  # theirs answers after each write
         q, k, v = (in_their_order(x, heads.v.dtype) for x in (q, k, v))
         gates = {}
         if decay is not None:

@@ -17,7 +17,7 @@ from attnlab.attention.shared import Shared
 from attnlab.attention.state import RecurrentState, StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
-from attnlab.options import Count, Positive, option
+from attnlab.options import Count, OptionError, Positive, option
 
 EPS = 1e-6  # added to the variance of an inner prediction, as in the paper's code
 
@@ -111,6 +111,8 @@ class TTTAttention(StateAttention):
 
     def setup(self) -> None:
         super().setup()
+        if self.head_dim < 3:  # two numbers are 1 and -1 after a norm, whatever they were
+            raise OptionError("head_dim", self.head_dim, "must be at least 3: a norm leaves fewer no slope")
         n_heads, d = self.n_heads, self.head_dim
         self.qkv = QKV(self)
         self.to_rate = nn.Linear(self.d_model, n_heads)
@@ -182,8 +184,7 @@ class TTTAttention(StateAttention):
 
     def empty(self, batch: int, value_dim: int) -> InnerModel:
         """The inner model before the first token."""
-        work = torch.promote_types(self.anchor.dtype, torch.float32)
-        weight = self.weight.to(work).expand(batch, -1, -1, -1)
+        weight = self.weight.to(torch.promote_types(self.anchor.dtype, torch.float32)).expand(batch, -1, -1, -1)
         return InnerModel(weight, torch.zeros_like(weight, memory_format=torch.contiguous_format))
 
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> None:

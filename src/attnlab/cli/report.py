@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from attnlab.cli._arguments import Limits, Range
 from attnlab.machine.limits import limited
-from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
+from attnlab.store.terms import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
 
 
 def report(

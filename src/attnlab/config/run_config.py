@@ -13,7 +13,7 @@ from attnlab.errors import UsageError, shown
 from attnlab.options import Count, Natural, NonNegative, Option, OptionError, Positive, Text, check, options_of
 from attnlab.options.model_config import ModelConfig
 from attnlab.options.rules import MOST_SEED, Rule
-from attnlab.store.preregistration import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
+from attnlab.store.terms import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
 
 T = TypeVar("T")
 Seed = Annotated[int, Rule(int, least=0, most=MOST_SEED)]

@@ -15,18 +15,7 @@ from attnlab.store.digests import seal
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.files import parse_json, read_file, write_json
 from attnlab.store.names import SEED
-
-LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN = 1e-9, 0.5, 1e15  # beyond them a t test leaves the range of numbers
-
-
-def is_alpha(value: object) -> bool:
-    """Whether this may be how often a family errs."""
-    return isinstance(value, int | float) and LEAST_ALPHA <= value < MOST_ALPHA
-
-
-def is_margin(value: object) -> bool:
-    """Whether this may be a difference too small to matter."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST_MARGIN
+from attnlab.store.terms import is_alpha, is_margin
 
 
 class Preregistration(NamedTuple):

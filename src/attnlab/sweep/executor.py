@@ -79,8 +79,8 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
     for folder in dict.fromkeys(run.job.config.init_from for run in runs if run.job.config.init_from):
         print(f"  starting with the weights of {folder}; streams.init changes nothing")
     merged = Counter(_apart(other.overrides, run.job.overrides) for run in runs for other in run.same_as)
-    for (words, instead), count in merged.items():
-        print(f"  merged: {words} is the same run as {instead}{f' ({count} seeds)' if count > 1 else ''}")
+    for (left_out, instead), count in merged.items():
+        print(f"  merged: {left_out} is the same run as {instead}{f' ({count} seeds)' if count > 1 else ''}")
     for relation in dict.fromkeys(run.same for run in runs if run.same):
         labels = dict.fromkeys(run.label for run in runs if run.same == relation)
         print(f"  the same: {', '.join(labels)} {'each ' * (len(labels) > 1)}{relation}")
@@ -95,10 +95,11 @@ def show(runs: Sequence[PlannedRun], refusals: Sequence[Refusal], at_once: int, 
         _show_sums([run for run in runs if run.status != Status.FINISHED], at_once)
 
 
-def _apart(words: Sequence[str], others: Sequence[str]) -> tuple[str, str]:
+def _apart(overrides: Sequence[str], others: Sequence[str]) -> tuple[str, str]:
     """Of two runs, what only one of them was asked for, or all if that is nothing."""
-    one, two = ([word for word in these if word not in those] for these, those in ((words, others), (others, words)))
-    return " ".join(one or words), " ".join(two or others)
+    pairs = ((overrides, others), (others, overrides))
+    one, two = ([override for override in these if override not in those] for these, those in pairs)
+    return " ".join(one or overrides), " ".join(two or others)
 
 
 def _show_sums(left: Sequence[PlannedRun], at_once: int) -> None:
