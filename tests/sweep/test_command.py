@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def test_refused_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert out.startswith("attnlab train -m --config-dir ") and "+sweep=two" in out
     assert "model.n_head" in err and "Traceback" not in err
     assert not list((tmp_path / "e").glob("*/seed_0"))
+
+
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """No signal is ignored, as HUP is under nohup, by the commands that tests start, too."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 SLOW_TO_STOP = """#!/bin/sh
@@ -44,13 +54,9 @@ def test_a_signal_ends_the_sweep_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(number, signal.SIG_DFL)  # under nohup HUP is ignored, by the command, too
     threading.Thread(target=send, daemon=True).start()
-    try:
-        with pytest.raises(Stopped, match="same command goes on") as stopped:
-            train_design(tmp_path / "e", "two", {}, [])
-    finally:
-        signal.signal(number, before)
+    with pytest.raises(Stopped, match="same command goes on") as stopped:
+        train_design(tmp_path / "e", "two", {}, [])
     assert stopped.value.exit_code == EXIT_CODES[signal.Signals(number)]
     assert (tmp_path / "saved").exists()
     with pytest.raises(ProcessLookupError):
