@@ -6,7 +6,7 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 58_658,
+    "lines of src, pages included": 58_678,
     "forwarding lines in attention/": 9,
     "longest file of attention/": 199,
     "modules at the top level": 5,

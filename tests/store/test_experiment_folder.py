@@ -1,12 +1,14 @@
 """What an experiment's folder holds beside its runs: the manifest with its looks, and the preregistration."""
 
+import errno
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attnlab.errors import UsageError
+from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.manifest import Manifest
 from attnlab.store.preregistration import Preregistration, read, write
@@ -69,6 +71,33 @@ def test_manifest(tmp_path: Path) -> None:
     assert '"status": "failed"' in manifest.path.read_text()
     manifest.path.write_text(manifest.path.read_text().replace('"overrides": []', '"overrides": 3', 1))
     assert len(manifest.read()["runs"]) == 2
+
+
+CHANGES: dict[str, Callable[[Manifest], Any]] = {
+    "plan": lambda manifest: manifest.plan([entry(9)], {}),
+    "look": lambda manifest: manifest.count_look({"set": "z"}),
+    "metric": lambda manifest: manifest.count_metric("val/loss"),
+    "touch": lambda manifest: manifest.count_touch(["r/seed_0"], "now"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_unread_is_not_written_over(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that the disk does not give to read once loses nothing, whatever was to be added to it."""
+    manifest = Manifest(tmp_path / "e" / "manifest.json")
+    manifest.plan([entry(0), entry(1)], {})
+    before = manifest.path.read_bytes()
+
+    def fails(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnlab.store.manifest.read_file", fails)
+        with pytest.raises(AttnlabError):
+            CHANGES[change](manifest)
+    assert manifest.path.read_bytes() == before
+    CHANGES[change](manifest)
+    assert len(manifest.read()["runs"]) == 2 + (change == "plan")
 
 
 def test_looks(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ combination that was refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,30 @@ class Manifest:
         return {"experiment": self.path.parent.name, "runs": []}
 
     def _content(self) -> dict[str, Any] | None:
+        with suppress(OSError):
+            return self._parsed()
+        return None
+
+    def _parsed(self) -> dict[str, Any] | None:
+        """What the file says; None if it is missing or damaged, an OSError if the disk does not give it."""
         try:
             content = parse_json(read_file(self.path))
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
         return content if isinstance(content, dict) and isinstance(content.get("runs"), list) else None
 
+    def _to_change(self) -> dict[str, Any]:
+        """What is written again with a change. Raises UsageError where that would lose what is there."""
+        content = self._content()
+        if content is None and self.path.exists():
+            raise UsageError(f"{self.path} is damaged")
+        return content or self._empty()
+
     def plan(self, entries: Sequence[Entry], about: Mapping[str, Any]) -> None:
-        """List what is planned; what other commands have planned stays."""
-        with self._owned():
-            content = self.read()
-            by_key = {_key(entry): entry for entry in content["runs"]}
+        """List what is planned; what other commands have planned stays, but for a damaged file, which is made anew."""
+        with self._owned(), writing(self.path, key="paths.runs"):
+            content = self._parsed() or self._empty()
+            by_key = {_key(entry): entry for entry in content["runs"] if _is_entry(entry)}
             by_key |= {_key(entry): entry for entry in entries}
             head = {key: value for key, value in content.items() if key != "runs"}
             write_json(self.path, {**head, **about, "runs": list(by_key.values())})
@@ -65,10 +78,7 @@ class Manifest:
         Raises UsageError if it cannot be written, or if what is there would be lost.
         """
         with self._owned():
-            content = self._content()
-            if content is None and self.path.exists():
-                raise UsageError(f"{self.path} is damaged")
-            content = content or self._empty()
+            content = self._to_change()
             looks = _sound_looks(content)
             if all(entry["set"] != look["set"] for entry in looks):
                 looks.append(look)
@@ -77,34 +87,33 @@ class Manifest:
 
     def touches(self) -> list[Entry]:
         """What can be read of how often the test part was touched: when, and by which runs."""
-        listed = self.read().get(TOUCHES)
-        sound = listed if isinstance(listed, list) else []
-        return [touch for touch in sound if isinstance(touch, dict) and isinstance(touch.get("runs"), list)]
+        return _sound_touches(self.read())
 
     def count_touch(self, runs: Sequence[str], at: str) -> list[Entry]:
         """Write down that these runs are judged by the test part, unless all of them were before; returns all touches.
 
-        Raises UsageError if it cannot be written.
+        Raises UsageError as `count_look` does.
         """
         with self._owned():
-            touches = self.touches()
+            content = self._to_change()
+            touches = _sound_touches(content)
             if {*runs} - {str(run) for touch in touches for run in touch["runs"]}:
                 touches.append({"at": at, "runs": sorted(runs)})
-                write_json(self.path, {**(self._content() or self._empty()), TOUCHES: touches})
+                write_json(self.path, {**content, TOUCHES: touches})
         return touches
 
     def metrics(self) -> list[str]:
         """What can be read of the metrics that were looked at."""
-        names = self.read().get(METRICS_LOOKED_AT)
-        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return _sound_metrics(self.read())
 
     def count_metric(self, metric: str) -> list[str]:
-        """Add a metric to those that were looked at; returns all. Raises UsageError if it cannot be written."""
+        """Add a metric to those that were looked at; returns all. Raises UsageError as `count_look` does."""
         with self._owned():
-            names = self.metrics()
+            content = self._to_change()
+            names = _sound_metrics(content)
             if metric not in names:
                 names.append(metric)
-                write_json(self.path, {**(self._content() or self._empty()), METRICS_LOOKED_AT: names})
+                write_json(self.path, {**content, METRICS_LOOKED_AT: names})
         return names
 
     @contextmanager
@@ -129,6 +138,17 @@ def _sound_looks(content: Mapping[str, Any]) -> list[Entry]:
     looks = content.get(LOOKS)
     sound = looks if isinstance(looks, list) else []
     return [look for look in sound if isinstance(look, dict) and isinstance(look.get("set"), str)]
+
+
+def _sound_touches(content: Mapping[str, Any]) -> list[Entry]:
+    listed = content.get(TOUCHES)
+    sound = listed if isinstance(listed, list) else []
+    return [touch for touch in sound if isinstance(touch, dict) and isinstance(touch.get("runs"), list)]
+
+
+def _sound_metrics(content: Mapping[str, Any]) -> list[str]:
+    names = content.get(METRICS_LOOKED_AT)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _key(entry: Mapping[str, Any]) -> str:
