@@ -6,7 +6,7 @@ to that of the experiment. The numbers of a finished run stand in the summary.js
 combination that was refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Manifest:
 
     def looks(self) -> list[Entry]:
         """What can be read of the looks at the experiment."""
-        return _sound_looks(self.read())
+        return _sound(self.read(), LOOKS)
 
     def count_look(self, look: Entry) -> list[Entry]:
         """Add a look at the experiment, told by its "set", unless it is listed; returns all.
@@ -79,7 +79,7 @@ class Manifest:
         """
         with self._owned():
             content = self._to_change()
-            looks = _sound_looks(content)
+            looks = _sound(content, LOOKS)
             if all(entry["set"] != look["set"] for entry in looks):
                 looks.append(look)
                 write_json(self.path, {**content, LOOKS: looks})
@@ -87,7 +87,7 @@ class Manifest:
 
     def touches(self) -> list[Entry]:
         """What can be read of how often the test part was touched: when, and by which runs."""
-        return _sound_touches(self.read())
+        return _sound(self.read(), TOUCHES)
 
     def count_touch(self, runs: Sequence[str], at: str) -> list[Entry]:
         """Write down that these runs are judged by the test part, unless all of them were before; returns all touches.
@@ -96,7 +96,7 @@ class Manifest:
         """
         with self._owned():
             content = self._to_change()
-            touches = _sound_touches(content)
+            touches = _sound(content, TOUCHES)
             if {*runs} - {str(run) for touch in touches for run in touch["runs"]}:
                 touches.append({"at": at, "runs": sorted(runs)})
                 write_json(self.path, {**content, TOUCHES: touches})
@@ -104,13 +104,13 @@ class Manifest:
 
     def metrics(self) -> list[str]:
         """What can be read of the metrics that were looked at."""
-        return _sound_metrics(self.read())
+        return _sound(self.read(), METRICS_LOOKED_AT)
 
     def count_metric(self, metric: str) -> list[str]:
         """Add a metric to those that were looked at; returns all. Raises UsageError as `count_look` does."""
         with self._owned():
             content = self._to_change()
-            names = _sound_metrics(content)
+            names = _sound(content, METRICS_LOOKED_AT)
             if metric not in names:
                 names.append(metric)
                 write_json(self.path, {**content, METRICS_LOOKED_AT: names})
@@ -134,21 +134,18 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(overrides, list) and all(isinstance(word, str) for word in overrides)
 
 
-def _sound_looks(content: Mapping[str, Any]) -> list[Entry]:
-    looks = content.get(LOOKS)
-    sound = looks if isinstance(looks, list) else []
-    return [look for look in sound if isinstance(look, dict) and isinstance(look.get("set"), str)]
+# What an entry of each list besides the runs must be, to be read.
+SOUND: dict[str, Callable[[Any], bool]] = {
+    LOOKS: lambda look: isinstance(look, dict) and isinstance(look.get("set"), str),
+    TOUCHES: lambda touch: isinstance(touch, dict) and isinstance(touch.get("runs"), list),
+    METRICS_LOOKED_AT: lambda name: isinstance(name, str),
+}
 
 
-def _sound_touches(content: Mapping[str, Any]) -> list[Entry]:
-    listed = content.get(TOUCHES)
-    sound = listed if isinstance(listed, list) else []
-    return [touch for touch in sound if isinstance(touch, dict) and isinstance(touch.get("runs"), list)]
-
-
-def _sound_metrics(content: Mapping[str, Any]) -> list[str]:
-    names = content.get(METRICS_LOOKED_AT)
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+def _sound(content: Mapping[str, Any], key: str) -> list[Any]:
+    """The entries of a list that can be read."""
+    listed = content.get(key)
+    return [each for each in listed if SOUND[key](each)] if isinstance(listed, list) else []
 
 
 def _key(entry: Mapping[str, Any]) -> str:
