@@ -21,6 +21,7 @@ from attnlab.attention.embedding import Embedding, NoEmbedding, Smear
 from attnlab.attention.evaluating import evaluating
 from attnlab.attention.norm import LayerNorm, RMSNorm
 from attnlab.attention.published import published_starts
+from attnlab.attention.signature import with_signature
 from attnlab.attention.tokens import tell_vocabulary
 from attnlab.attention.traits import MapKind
 from attnlab.errors import UsageError
@@ -40,6 +41,7 @@ class ReLUSquared(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
         y = F.relu(x)
         return y * y, y

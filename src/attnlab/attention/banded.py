@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from attnlab.attention.heads import Heads
+from attnlab.attention.signature import with_signature
 from attnlab.attention.uncompiled import uncompiled
 
 SMALLEST = 32  # queries of a block: with fewer, handling a block takes longer than its products
@@ -93,6 +94,7 @@ class Overlapping(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(x: Shaped[Tensor, "n t d"], reach: int, size: int) -> Shaped[Tensor, "blocks n reach d"]:
         return x.unfold(1, reach, size).permute(1, 0, 3, 2)
 

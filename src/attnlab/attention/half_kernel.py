@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnlab.attention.heads import per_query_head
+from attnlab.attention.signature import with_signature
 
 MOST_NUMBERS = 1 << 22  # of the map that are written out at once on the way back
 ROWS = 512  # queries that go back together where a map has more numbers than that
@@ -38,6 +39,7 @@ class HalfKernel(torch.autograd.Function):
     """
 
     @staticmethod
+    @with_signature
     def forward(
         q: Float[Tensor, "b h t d"],
         k: Float[Tensor, "b h s d"],

@@ -18,6 +18,7 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.published import ALIKE, Starts, exactly
 from attnlab.attention.recurrent import Matrix, RecurrentAttention
 from attnlab.attention.scan import chunks, states_between, unchunked
+from attnlab.attention.signature import with_signature
 from attnlab.attention.uncompiled import uncompiled
 from attnlab.attention.write import DeltaWrite, Erasure, Write
 from attnlab.options import Count, Positive, option, slot
@@ -59,6 +60,7 @@ class Multiplier(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(curve: Tensor, center: Tensor, span: float) -> tuple[Tensor, Tensor]:
         z = curve.add(1e-6).log_().sub_(center)
         room = z.abs().add_(1)

@@ -14,6 +14,7 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
 from attnlab.attention.published import ALIKE, Shape, SourceStart, Starts
 from attnlab.attention.shared import Shared
+from attnlab.attention.signature import with_signature
 from attnlab.attention.state import RecurrentState, StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
@@ -52,6 +53,7 @@ class InnerSlope(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(z: Tensor, wrong: Tensor, curve: Tensor) -> tuple[Tensor, ...]:
         unit, mean, steep = torch.native_layer_norm(z, z.shape[-1:], None, None, EPS)
         error = torch.addcmul(wrong, unit, curve)
