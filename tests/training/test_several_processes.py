@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.launch import write_text
 from tests.training.several import DIE, HANGS, RAISE, STOP, Crew, at, seed_folder, summary
 
 import attnlab
+from attnlab.config.compose import compose_config
 from attnlab.generation import generate
+from attnlab.store.leaves import leaves
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.checkpoint import network_weights
 
@@ -203,10 +206,13 @@ def test_only_the_first_has_it_whole(settings: dict[str, str], crew: Crew, tmp_p
 
 
 def check_variant(variant: str, strategy: str, crew: Crew, tmp_path: Path) -> None:
-    settings = {"trainer.max_steps": "3", "trainer.precision": "fp64", "model.d_model": "32"}
+    settings = {"attention": variant, "trainer.max_steps": "3", "trainer.precision": "fp64", "model.d_model": "32"}
+    for key, value in leaves(compose_config([f"attention={variant}"]).attention):
+        if key.endswith("dropout") and value:  # each process would draw its own
+            settings[f"attention.{key}"] = "0.0"
     folders = []
     for n in (1, 2):
-        ended = crew.run(tmp_path / str(n), n, strategy, {"attention": variant, **settings})
+        ended = crew.run(tmp_path / str(n), n, strategy, settings)
         assert ended.codes == [0] * n, ended
         folders.append(seed_folder(tmp_path / str(n)))
     assert apart(*map(weights, folders)) < 1e-6
@@ -263,8 +269,73 @@ def test_own_error(strategy: str, crew: Crew, tmp_path: Path) -> None:
     assert crew.fit(tmp_path, 2, strategy).codes == [0, 0]
 
 
+# Puts settings of its own behind the others of its command.
+OTHERWISE = """
+import attnlab
+usual = attnlab.train
+def train(settings):
+    attnlab.train = usual
+    return usual([*settings, {own!r}])
+attnlab.train = train
+"""
+OTHER_CODE = """
+from attnlab.training import prepare
+usual = prepare.code_of
+def code_of(*of):
+    prepare.code_of = usual
+    code = usual(*of)
+    return code._replace(modules={**code.modules, "attnlab.model": "0" * 64})
+prepare.code_of = code_of
+"""
+FULL = """
+from attnlab.training import prepare
+usual = prepare.load_dataset
+def load_dataset(*of):
+    prepare.load_dataset = usual
+    raise OSError(28, "No space left on device", "cache/tokens")
+prepare.load_dataset = load_dataset
+"""
+QUICKLY = """
+from attnlab.training import run
+run.UNSEEN = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (OTHERWISE.format(own="data.path={folder}/other.txt"), "differs in data.sha256 ("),
+        (OTHERWISE.format(own="trainer.val_every=50"), "differs in trainer.val_every (50, and 100 in the first)"),
+        (OTHERWISE.format(own="sample.steps=2"), "differs in sample.steps (2, and 0 in the first)"),
+        (OTHER_CODE, "differs in code (changed: attnlab.model)"),
+        (QUICKLY + OTHERWISE.format(own="paths.runs={folder}/elsewhere"), "process 1 does not see "),
+    ],
+)
+def test_one_differs(code: str, line: str, crew: Crew, tmp_path: Path) -> None:
+    """A process with another file, setting, code or folder of runs is named before the first step."""
+    (tmp_path / "other.txt").write_text(write_text(tmp_path).read_text().replace("7 times", "8 times"))
+    ended = crew.run(tmp_path, 2, "fsdp", codes={1: code.replace("{folder}", str(tmp_path))})
+    assert ended.codes == [2, 2] and ended.errors[1] == "" and line in ended.errors[0], ended
+    assert crew.run(tmp_path, 2, "fsdp").codes == [0, 0], "nothing is in the way of the right command"
+
+
+@pytest.mark.parametrize(
+    ("rank", "code", "exits", "line"),
+    [
+        (1, OTHERWISE.format(own="data.path=nowhere.txt"), 2, "process 1 failed (data.path (nowhere.txt)"),
+        (1, FULL, 1, "process 1 failed (cache/tokens: No space left on device"),
+        (0, FULL, 1, "cache/tokens"),
+    ],
+)
+def test_one_cannot_begin(rank: int, code: str, exits: int, line: str, crew: Crew, tmp_path: Path) -> None:
+    """What one process alone lacks before it has met the others ends all, in one line that says it."""
+    ended = crew.run(tmp_path, 2, codes={rank: code})
+    assert ended.codes == [exits, exits] and ended.errors[1] == "" and line in ended.errors[0], ended
+
+
 LOCKED = """
 from attnlab.errors import Locked
+from attnlab.store.leaves import leaves
 from attnlab.store.run_folder import RunFolder
 def lock(self):
     raise Locked("another command works here")

@@ -17,6 +17,7 @@ from attnlab.store.terms import LEAST_ALPHA, MOST_ALPHA, MOST_MARGIN
 
 T = TypeVar("T")
 Seed = Annotated[int, Rule(int, least=0, most=MOST_SEED)]
+MOST_MINUTES = 525_600  # a year
 Node = dict[str, Any]  # `_target_` and the settings of a class
 
 
@@ -86,7 +87,7 @@ class TrainerConfig:
     devices: Count
     nodes: Count
     strategy: Literal["auto", "ddp", "fsdp"]
-    timeout: Positive
+    timeout: Annotated[float, Rule(float, above=0, most=MOST_MINUTES)]
     max_steps: Count
     accumulate: Count
     precision: Literal["auto", "fp32", "bf16", "fp64", "bf16-true", "fp16"]

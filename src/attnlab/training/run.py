@@ -1,17 +1,18 @@
 """One run, from a checked config to a finished folder: the same call continues what was cut off and repeats nothing."""
 
 import logging
-import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -19,18 +20,20 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from attnlab.attention.backends import use_backends
 from attnlab.build import build_model, check_construction
 from attnlab.config.code import changed, changes_since, in_a_line
+from attnlab.config.keys import without_watchers
 from attnlab.config.run_config import RunConfig
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.task import Task
 from attnlab.errors import AttnlabError, Diverged, UsageError, shown
 from attnlab.inspection.task_metrics import TaskRows, rows_to_measure, token_kinds
 from attnlab.machine import signals
-from attnlab.machine.environment import STARTED_BY, processes
+from attnlab.machine.environment import Processes, processes
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged
 from attnlab.store.digests import Digests
 from attnlab.store.files import failures
+from attnlab.store.leaves import leaves
 from attnlab.store.run_folder import RunFolder, lacks_lengths
 from attnlab.store.status import ENDED, Status
 from attnlab.training import notes
@@ -61,6 +64,13 @@ from attnlab.training.summary import config_to_store, hyperparameters, summarise
 from attnlab.training.usage import Meter, alone
 
 ECHO = 3.0  # seconds within which a launcher passes on a signal that the terminal has sent, too
+SOON = 1.0  # minutes that the first process, which cannot begin, waits to tell the others
+UNSEEN = (
+    60.0  # seconds until a new folder of another node is to be seen: network file systems remember what was not there
+)
+HASH = re.compile("[0-9a-f]{64}")
+TOGETHER = ("trainer.", "maps.", "sample.", "evaluation.", "experiment_name", "overwrite", "code")
+OF_ITS_OWN = ("trainer.threads", "trainer.progress")  # what one process may have otherwise than another
 LIGHTNING_PRECISION = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
@@ -103,9 +113,9 @@ def run(
                     f"the code was edited after the sweep began ({in_a_line(names)}); the same command goes on"
                 )
             prepared = _by_which_code(prepared, ask=planned is None)
-        except AttnlabError as error:
-            if these.local_rank and STARTED_BY not in os.environ:  # the first process of this node says the same
-                raise SystemExit(error.exit_code) from error
+        except Exception as error:
+            if these.launched:
+                _tell_others(these, error, minutes=config.trainer.timeout)
             raise
         prepared.fairness["beside"] = dict(beside or alone())
         with ExitStack() as stack:
@@ -131,7 +141,63 @@ def run(
             group = stack.enter_context(together)
             if group.broadcast(finished):
                 return {} if these.rank else _again(prepared, done)
+            _check_alike(prepared, group)
             return _train(prepared, loggers, stop, group)
+
+
+def _tell_others(these: Processes, error: Exception, *, minutes: float) -> None:
+    """Meet the others, that one of them says why all end, though it may be this process alone that cannot begin; if
+    nobody comes, it says so itself. The first does not wait long: what is wrong with all, it knows."""
+    with suppress(AttnlabError), stop_request() as stop:
+        wait = minutes if these.rank else min(minutes, SOON)
+        with joined(these, stop, accelerator="cpu", minutes=wait):
+            raise error
+
+
+def _check_alike(prepared: Prepared, group: ProcessGroup) -> None:
+    """Refuse processes of which one is about to do something else than the first, or the same by other code."""
+    ours = _all_decided(prepared)
+    first, modules = group.broadcast((ours, prepared.code.modules))
+    apart = [
+        f"{key} ({_shortly(ours.get(key))}, and {_shortly(first.get(key))} in the first)"
+        for key in sorted({*ours, *first})
+        if ours.get(key) != first.get(key)
+    ]
+    if names := changed(prepared.code.modules, modules):
+        apart.append(f"code ({in_a_line(names)})")
+    for rank, differing in enumerate(group.gather("; ".join(apart[:3]))):
+        if differing:
+            raise UsageError(
+                f"process {rank} must do what the first does, and differs in {differing}: give all processes the same "
+                "command, files and code"
+            )
+
+
+def _check_seen(folder: RunFolder, group: ProcessGroup) -> None:
+    """Refuse a folder that the first process has made and another one does not see: both write to it, or read there."""
+    group.barrier()
+    end = time.monotonic() + UNSEEN
+    while group.rank and not folder.path.is_dir() and time.monotonic() < end:
+        time.sleep(0.2)
+    for rank, seen in enumerate(group.gather(folder.path.is_dir())):
+        if not seen:
+            raise UsageError(
+                f"process {rank} does not see {folder}, which the first has made: paths.runs must be a folder that all "
+                "nodes share"
+            )
+
+
+def _shortly(value: Any) -> str:
+    """A setting in a message; of a hash, its first digits."""
+    return shown(value)[:8] if HASH.fullmatch(str(value)) else shown(value)
+
+
+def _all_decided(prepared: Prepared) -> dict[str, Any]:
+    """The settings by which processes must go together: what decides the result, and when they do what."""
+    config = dict(leaves(without_watchers(prepared.config.as_dict())))
+    when = {key: value for key, value in config.items() if key.startswith(TOGETHER)}
+    every = {**when, **prepared.identity.fingerprint, "torch": torch.__version__}
+    return {key: value for key, value in every.items() if key not in OF_ITS_OWN}
 
 
 def _again(prepared: Prepared, done: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +288,8 @@ def _train(
         events = TensorBoardRecorder(folder, resume_at=step) if writes_events(prepared) else None
         recorded = table.resume_at(step, rows_from, digests)
         recorders = Recorders([table, *([] if events is None else [events]), trackers], step, recorded)
+    if group.world_size > 1:
+        _check_seen(folder, group)
     samples, maps, speed = _samples(prepared), _maps(prepared), Speed(config.batch_size * config.model.context)
     progress = Progress(speed, bar=config.trainer.progress)
     epochs = Epochs(prepared.splits, config.batch_size, config.model.context)
