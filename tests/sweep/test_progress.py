@@ -50,7 +50,7 @@ def test_totals() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (89.4, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36e3, "10.0 h")],
+    [(0, "0 s"), (0.221, "0.22 s"), (89.4, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36e3, "10.0 h")],
 )
 def test_duration(seconds: float, words: str) -> None:
     """In the unit that people would take."""

@@ -88,7 +88,10 @@ def test_memory_of_processes() -> None:
     two = (replace(config.trainer, devices=2, strategy=strategy) for strategy in ("ddp", "fsdp"))
     configs = [config, *(replace(config, trainer=trainer) for trainer in two)]
     one, ddp, fsdp = (device_memory(each, 50, recipe) for each in configs)
-    numbers = sum(p.numel() for p in without_numbers(config).parameters())
+    model = without_numbers(config)
+    numbers = sum(p.numel() for p in model.parameters())
+    apart = sum(p.numel() for block in model.layers[1:] for p in block.parameters())  # blocks that are not whole now
+    assert fsdp.communication == 2 * 4 * (numbers - apart)
     assert one.weights == one.gradients == 4 * numbers and 8 * numbers <= one.optimizer < 8.1 * numbers
     assert ddp[:3] == one[:3] and (one.communication, ddp.communication) == (0, one.gradients)
     assert all(abs(2 * half - whole) <= 1 for half, whole in zip(fsdp[:3], one[:3], strict=True))
@@ -96,7 +99,18 @@ def test_memory_of_processes() -> None:
     assert ddp.total == sum(ddp) > fsdp.total == sum(fsdp)
 
 
-@pytest.mark.parametrize("more", [(), ("trainer.accelerator=gpu", "trainer.devices=2", "assume.peak_flops=1e15")])
+THERE = ("trainer.accelerator=gpu", "assume.peak_flops=1e15")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        (*THERE, "trainer.devices=2"),
+        (*THERE, "trainer.devices=2", "trainer.nodes=2", "trainer.strategy=fsdp", "trainer.precision=fp16"),
+        (*THERE, "trainer.attention_backend=flex"),
+    ],
+)
 def test_plan_of_one(
     more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,5 +125,22 @@ def test_plan_of_one(
     shown = capsys.readouterr().out
     for piece in ("parameters", "times the", "FLOPs", "optimizer", "activations", "FLOP/s"):
         assert piece in shown
-    assert ("which is not here" in shown and "of 1e+15 FLOP/s each" in shown) == bool(more)
+    assert ("which is not here" in shown and "of 1e+15 FLOP/s" in shown) == bool(more)
+    assert ("4 (GPU, which is not here), fp16, strategy fsdp" in shown) == ("trainer.nodes=2" in more)
+    monkeypatch.setenv("RANK", "1")
+    assert run(config, variant=variant) == {} and not capsys.readouterr().out, "one of several that torchrun starts"
     assert {path.name for path in tmp_path.iterdir()} <= {"text.txt", ".cache"}
+
+
+def test_disk_of_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint in parts is as large as a whole one; weights of half the bytes are half of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("All is said. " * 100)
+    words = ["model=tiny", "tokenizer=byte", "data=file", "data.path=text.txt", *PLAN, *THERE, "trainer.devices=2"]
+    sizes = []
+    for more in ("trainer.strategy=ddp", "trainer.strategy=fsdp", "trainer.precision=bf16-true"):
+        config, variant = compose_job([*words, "maps.steps=0", more])
+        show_plan(config, variant)
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("disk"))
+        sizes.append(float(line.split()[1]))
+    assert sizes[0] == sizes[1] == pytest.approx(2 * sizes[2], rel=0.02)

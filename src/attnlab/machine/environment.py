@@ -125,6 +125,12 @@ def processes(devices: int, nodes: int = 1) -> Processes:
     return Processes(numbers[0], numbers[1], devices, nodes, launched=True)
 
 
+def plan_processes(devices: int, nodes: int = 1) -> Processes:
+    """The processes of a run that is planned, whatever there is; of several that a launcher has started, which one."""
+    ranks = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID"))
+    return Processes(next((int(rank) for rank in ranks if rank.isdecimal()), 0), 0, devices, nodes)
+
+
 def _take_slurm(world_size: int) -> None:
     """Put the numbers that srun gave this task where torchrun would, if the step has as many tasks as the run needs.
 

@@ -41,7 +41,7 @@ def _plan(content: dict[str, Any], common: Common) -> dict[str, Any]:
         "n_gpus": torch.cuda.device_count() if prepared.machine.accelerator == "cuda" else 0,
         **counts,
         "train_flops": passes(config) * sequences * counts["forward_flops"],
-        "disk_bytes": disk_bytes(config, counts["parameters"], 4 * MOMENTS * counts["parameters"]),
+        "disk_bytes": disk_bytes(config, 4 * counts["parameters"], 4 * MOMENTS * counts["parameters"]),
     }
 
 

@@ -28,7 +28,7 @@ def note(text: str) -> None:
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 

@@ -21,7 +21,7 @@ from attnlab.data.load import load_dataset
 from attnlab.data.tokenizers import Tokenizer
 from attnlab.errors import UsageError, shown
 from attnlab.inspection.maps import MAX_PROBE_TOKENS, check_probe, map_steps
-from attnlab.machine.environment import Processes, processes
+from attnlab.machine.environment import Processes, plan_processes, processes
 from attnlab.model import GPT
 from attnlab.store.experiment_folder import ExperimentFolder, PlannedExperiment
 from attnlab.store.files import check_writable
@@ -130,7 +130,7 @@ def prepare(
     accelerator = accelerator_of(trainer.accelerator, trainer.devices, experiment)
     threads = set_threads(trainer.threads, trainer.devices)
     keep_freed_memory()
-    these = processes(trainer.devices, trainer.nodes)
+    these = (processes if common.begins else plan_processes)(trainer.devices, trainer.nodes)
     config, tuned = with_tuned_settings(config, variant)
     cache = Path(config.paths.cache)
     strategy = strategy_name(trainer.strategy, these.world_size)

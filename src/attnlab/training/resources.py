@@ -46,7 +46,7 @@ class Memory(NamedTuple):
     gradients: int
     optimizer: int
     activations: int  # of its rows of a batch, until the backward pass has used them
-    communication: int  # buckets of gradients (ddp), or the largest block in full (fsdp)
+    communication: int  # buckets of gradients (ddp), or what is whole at once, with its gradients (fsdp)
 
     @property
     def total(self) -> int:
@@ -128,9 +128,10 @@ def device_memory(config: RunConfig, n_vocab: int, recipe: Recipe) -> Memory:
         p.grad = torch.empty_like(p)
     optimizer.step()
     state = tensor_bytes([list(values.values()) for values in optimizer.state.values()])
-    largest = max(sum(p.nbytes for p in block.parameters()) for block in model.layers)
+    blocks = [sum(p.nbytes for p in block.parameters()) for block in model.layers]
+    at_once = weights - sum(blocks) + max(blocks)  # what is around the blocks stays whole until the step is done
     share = world if sharded else 1
-    between = 0 if world == 1 else 2 * largest if sharded else gradients
+    between = 0 if world == 1 else 2 * at_once if sharded else gradients
     rows = -(-config.batch_size // world)
     return Memory(
         -(-weights // share),
@@ -262,8 +263,8 @@ def peak_flops(precision: str, accelerator: str) -> float:
     return 2 * PEAK_SIZE**3 / best
 
 
-def disk_bytes(config: RunConfig, parameters: int, optimizer: int) -> int:
-    """About what a run leaves: its checkpoints, and its maps in half precision before compression."""
+def disk_bytes(config: RunConfig, weights: int, optimizer: int) -> int:
+    """About what a run leaves: its checkpoints, of so many bytes, and its maps in half precision before compression."""
     model = config.model
     maps = config.maps.steps * model.n_layers * model.n_heads * min(model.context, 64) ** 2 * 2
-    return KEPT_CHECKPOINTS * (4 * parameters + optimizer) + maps
+    return KEPT_CHECKPOINTS * (weights + optimizer) + maps

@@ -27,7 +27,7 @@ from attnlab.data.task import Task
 from attnlab.errors import AttnlabError, Diverged, UsageError, shown
 from attnlab.inspection.task_metrics import TaskRows, rows_to_measure, token_kinds
 from attnlab.machine import signals
-from attnlab.machine.environment import Processes, processes
+from attnlab.machine.environment import Processes, plan_processes, processes
 from attnlab.model import GPT
 from attnlab.store.checkpoints import CheckpointFolder
 from attnlab.store.damage import Damaged
@@ -97,14 +97,15 @@ def run(
     FileFailure, Locked, Diverged, NoUsableCheckpoint, or Stopped after SIGHUP, Ctrl-C or SIGTERM.
     """
     quiet()
-    these = processes(config.trainer.devices, config.trainer.nodes)
+    these = (plan_processes if config.plan else processes)(config.trainer.devices, config.trainer.nodes)
     rank_zero_only.rank = these.rank  # type: ignore[attr-defined]  # whatever Lightning has made of the environment
     notes.silent = signals.silent = these.rank > 0
     with failures():
         if config.plan:
             from attnlab.training.run_plan import show_plan
 
-            show_plan(config, variant)
+            if not these.rank:
+                show_plan(config, variant)
             return {}
         try:
             prepared = prepare(config, variant, callbacks)

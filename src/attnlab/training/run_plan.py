@@ -53,7 +53,8 @@ def show_plan(config: RunConfig, variant: str) -> None:
         epochs = f", {rounds:.3g} times all training rows"
     device = "GPU, which is not here" if not is_here else device_name(prepared.machine.accelerator)
     share = f"{config.batch_size // world} of {config.batch_size} rows of {config.model.context} tokens"
-    disk = disk_bytes(config, model.n_parameters, memory.optimizer)
+    parts = world if trainer.strategy == "fsdp" else 1  # of which each device has one
+    disk = disk_bytes(config, parts * memory.weights, parts * memory.optimizer)
     table = {
         "variant": f"{prepared.identity.variant} of {config.model.n_layers} layers, {config.model.d_model} wide",
         "parameters": f"{model.n_parameters:,}" + (f", {trained:,} trained" if trained != model.n_parameters else ""),
@@ -76,21 +77,27 @@ def show_plan(config: RunConfig, variant: str) -> None:
 def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
     """What a run would find out before its first step, and whether its devices are here; if not, it is asked of a CPU.
 
-    What `auto` comes to is read from the experiment, if that has begun, and else written nowhere.
+    What `auto` comes to is read from the experiment, if that has begun, and else written nowhere. What only a device
+    that is not here can do is asked of nobody, and stands in the config again.
     """
-    trainer = config.trainer
+    trainer = asked = config.trainer
     try:
         resolve_accelerator(trainer.accelerator, trainer.devices)
         is_here = True
     except UsageError:
         is_here = False
         trainer = replace(trainer, accelerator="cpu")
-        if trainer.precision == "auto":
+        if trainer.precision in (AUTO, "fp16"):
             trainer = replace(trainer, precision="bf16")
-        dtype, backend = usual_dtype(trainer.precision), trainer.attention_backend
-        trainer = replace(trainer, attention_dtype=dtype, attention_backend="torch" if backend == AUTO else backend)
+        trainer = replace(trainer, attention_dtype=usual_dtype(trainer.precision), attention_backend="torch")
     common = Common(of_any_size=True, begins=False)
-    return prepare(replace(config, trainer=trainer), variant, common=common), is_here
+    prepared = prepare(replace(config, trainer=trainer), variant, common=common)
+    if not is_here:
+        kinds = (("precision", asked.precision), ("attention_backend", asked.attention_backend))
+        again = {name: value for name, value in kinds if value != AUTO}
+        settled = replace(prepared.config, trainer=replace(prepared.config.trainer, **again))
+        prepared = prepared._replace(config=settled)
+    return prepared, is_here
 
 
 def _time(prepared: Prepared, step_flops: int, is_here: bool) -> str:
