@@ -25,6 +25,7 @@ from attnlab.errors import AttnlabError
 from attnlab.machine.environment import Processes
 from attnlab.store.run_folder import RunFolder
 from attnlab.training.callbacks import Checkpoints
+from attnlab.training.checkpoint import network_weights
 from attnlab.training.hardware import strategy_name
 from attnlab.training.optimizer import Recipe
 from attnlab.training.process_group import Marks, joined
@@ -232,6 +233,13 @@ def seed_folder(folder: Path) -> Path:
     """The only run below a folder."""
     (run,) = (folder / "runs").glob("*/*/seed_0")
     return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of the newest checkpoint of a run."""
+    path, problems = RunFolder(folder).checkpoints.newest()
+    assert path is not None and problems == []
+    return network_weights(path)
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 from tests.training.launch import write_text
-from tests.training.several import DIE, HANGS, RAISE, STOP, Crew, at, seed_folder, summary
+from tests.training.several import DIE, HANGS, RAISE, STOP, Crew, at, seed_folder, summary, weights
 
 import attnlab
 from attnlab.config.compose import compose_config
 from attnlab.generation import generate
 from attnlab.store.leaves import leaves
 from attnlab.store.run_folder import RunFolder
-from attnlab.training.checkpoint import network_weights
 
 pytestmark = pytest.mark.slow
 NUMBERS, STRATEGIES = (1, 2, 4), ("ddp", "fsdp")
@@ -48,13 +47,6 @@ def crew() -> Iterator[Crew]:
     crew = Crew()
     yield crew
     crew.close()
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Those of the newest checkpoint of a run."""
-    path, problems = RunFolder(folder).checkpoints.newest()
-    assert path is not None and problems == []
-    return network_weights(path)
 
 
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
