@@ -176,6 +176,37 @@ def test_what_is_damaged(name: str, data: bytes, why: str, line: str, documents:
     assert sorted(texts(text)) == sorted([*good, *more])
 
 
+def test_cut_zstandard(tmp_path: Path) -> None:
+    """What comes before the cut, and how many lines that are, is read although what follows cannot be."""
+    zstandard = pytest.importorskip("zstandard")
+    whole, rng = zstandard.compress(lines(range(90))), np.random.default_rng(0)
+    folder = write(tmp_path / "good", 3)
+    (folder / "cut.jsonl.zst").write_bytes(whole[: len(whole) * 3 // 4])
+    message = refusal(folder)
+    assert message.startswith(f"data.path ({folder / 'cut.jsonl.zst'}) line ") and "is cut off: the last" in message
+    assert File(str(folder), on_error="skip").load().skipped["files"] == 1
+    letters = rng.choice(np.frombuffer(b"abcdef \n", np.uint8), 2**20).tobytes()
+    (one := tmp_path / "one.txt.zst").write_bytes(zstandard.compress(letters))
+    text = File(str(one)).load()  # its cut lies within a frame
+    assert text.n_train_bytes == int(len(letters) * 0.9)
+    assert text.val_sha256 == hashlib.sha256(letters[text.n_train_bytes :]).hexdigest()
+
+
+def test_field_within_a_field(tmp_path: Path) -> None:
+    """data.field=meta.text, where no field has that name itself: of a line as of a row."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    records = [{"meta": {"text": document(i)}, "x.y": f"other {i}"} for i in range(9)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(records), folder / "b.parquet")
+    assert sorted(texts(File(str(folder), field="meta.text").load())) == sorted(2 * [document(i) for i in range(9)])
+    assert sorted(texts(File(str(folder), field="x.y").load())) == sorted(2 * [f"other {i}" for i in range(9)])
+    for field in ("meta.other", "meta.text.more", "meta"):
+        with pytest.raises(UsageError, match=r"a\.jsonl\) line 1 .*b\.parquet\) row 1 holds no text"):
+            File(str(folder), field=field).load()
+
+
 def test_no_file_hides_another(tmp_path: Path) -> None:
     """What is wrong with each file is named before more of one that is bad throughout."""
     folder = write(tmp_path / "a", 3)

@@ -23,7 +23,7 @@ from attnlab.errors import UsageError
 from attnlab.store.files import parse_json, read_file, write_atomically, writing
 from attnlab.store.locks import exclusive, lock_of
 
-FORM = 1  # of the records; another one makes them anew
+FORM = 2  # of the records; another one makes them anew
 FEW = 5  # examples of what is wrong
 HIGHEST = 2**64
 UNREAD = "cannot be read"  # says nothing of what a file holds, so it is asked for again

@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -103,6 +103,8 @@ class _Until(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self.at == self.stop:  # what comes behind may be damaged
+            return 0
         data = self.next(min(len(buffer), self.stop - self.at))
         self.at += len(data)
         buffer[: len(data)] = data
@@ -152,6 +154,11 @@ def pyarrow_of(kind: str) -> Any:
     return pyarrow
 
 
+def path_in(names: Any, field: str) -> list[str]:
+    """The names that lead to a field: its own, or those between its dots where nothing has that name."""
+    return [field] if isinstance(names, Container) and field in names else field.split(".")
+
+
 def n_groups(path: str, kind: str) -> list[int]:
     """The rows of each group or batch of a table."""
     with _table(path, kind) as table:
@@ -164,18 +171,21 @@ def rows(path: str, kind: str, start: int, stop: int, field: str) -> Iterator[tu
     """(number, what stands in the column) of the rows of groups `start` to `stop`, numbered from 1 in them."""
     with _table(path, kind) as table:
         names = table.schema_arrow.names if kind == ".parquet" else table.schema.names
-        if field not in names:
+        column, *inside = path_in(names, field)
+        if column not in names:
             raise BadFile(f"has no field {field!r}: it has {', '.join(names[:8])}")
         if kind == ".parquet":
             groups = list(range(start, stop))
-            batches = table.iter_batches(FEW_ROWS, row_groups=groups, columns=[field], use_threads=False)
+            batches = table.iter_batches(FEW_ROWS, row_groups=groups, columns=[column], use_threads=False)
         else:
             batches = (batch for i, batch in enumerate(table) if start <= i < stop)
         number = 0
         for batch in batches:
-            for value in batch.column(batch.schema.get_field_index(field)):  # one at a time: they may be long
-                number += 1
-                yield number, value.as_py()
+            for scalar in batch.column(batch.schema.get_field_index(column)):  # one at a time: they may be long
+                number, value = number + 1, scalar.as_py()
+                for name in inside:
+                    value = value.get(name) if isinstance(value, dict) else None
+                yield number, value
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import Literal, NamedTuple
 
-from attnlab.data.file_streams import BadFile, Stamp, open_stream, rows
+from attnlab.data.file_streams import BadFile, Stamp, open_stream, path_in, rows
 
 Part = Literal["train", "val", "test"]  # test: held back
 BLOCK = 1 << 20  # bytes or characters that are encoded at once
@@ -183,9 +183,11 @@ def _at_field(line: bytes, field: str, number: int) -> object:
         return Bad(number, f"is not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})")
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets within brackets
         return Bad(number, f"is not JSON ({' '.join(str(error).split())[:80]})")
-    if not isinstance(content, dict) or field not in content:
-        return Bad(number, f"has no field {field!r}")
-    return content[field]
+    for name in path_in(content, field):
+        if not isinstance(content, dict) or name not in content:
+            return Bad(number, f"has no field {field!r}")
+        content = content[name]
+    return content
 
 
 def _texts(values: Iterator[tuple[int, object]], stretch: Stretch, split: Split | None) -> Iterator[TextPiece | Bad]:
