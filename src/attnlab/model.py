@@ -61,7 +61,7 @@ class ReLUSquared(torch.autograd.Function):
 
 def relu_squared(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """relu(x)^2: a product stays in bfloat16 under autocast, a power does not. With a name, it can be pickled."""
-    if torch.compiler.is_compiling():  # the compiler makes one pass of it
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # one pass of the compiler's; nothing to go back
         return (y := F.relu(x)) * y
     return ReLUSquared.apply(x)[0]
 

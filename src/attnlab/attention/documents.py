@@ -144,10 +144,10 @@ def positions(start: Start, n: int, device: torch.device) -> Int[Tensor, "*b n"]
 
 
 def rows_at(start: Start, n: int, tabulate: Callable[[int], Tensor]) -> Tensor:
-    """The rows of a table at the positions of n tokens; `tabulate` makes the first so many of them."""
+    """The rows of a table at the positions of n tokens; `tabulate` makes the first so many of them, or more."""
     if isinstance(start, Documents):
         return tabulate(n)[start.positions][:, None]
-    return tabulate(start + n)[start:]
+    return tabulate(start + n)[start : start + n]
 
 
 def reach(start: Start, n: int) -> int:

@@ -81,7 +81,6 @@ def _cummax(x: Float[Tensor, "b h t f"], positions: Int[Tensor, "b t"]) -> Float
 
 
 @uncompiled  # its answer is a number, at which the compiler would stop with a warning
-@torch.no_grad()
 def exceeds(x: Tensor, bound: float) -> bool:
     """Whether any number is above the bound, of all models that are run as one; on the meta device none is."""
     while torch._C._functorch.is_batchedtensor(x):

@@ -58,6 +58,10 @@ def trapezoids(
     What the state finds of a token is now + later; the token itself finds now alone.
     """
     t = q.size(2)
+    if t == 1:
+        state = state * log_decay.exp()[..., None]
+        o = q @ torch.addcmul(state, k.mT * now, v)
+        return o, torch.addcmul(state, k.mT * (now + later), v)
     chunk = min(chunk, t)
     q, k, v, decay, now, later = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_decay[..., None], now, later))
     chunk_decay = ChunkDecay(decay, None, q)

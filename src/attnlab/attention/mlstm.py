@@ -1,5 +1,6 @@
 """The matrix memory of xLSTM: gates that are exponentials, and a division that never makes numbers larger."""
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from attnlab.attention.precision import full_precision
 from attnlab.attention.projection import QKV
 from attnlab.attention.published import ALIKE, Starts, exactly, normal
 from attnlab.attention.recurrent import Matrix
-from attnlab.attention.scan import chunked
+from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.options import Count, Positive, option
@@ -96,9 +97,8 @@ class MLSTMAttention(StateAttention):
             assert unit.log_decay is not None
             starts = None if heads.documents is None else heads.documents.starts
             decay = unit.log_decay.squeeze(-1)
-            o, matrix = chunked(
-                q, k * unit.k, F.pad(v, (0, 1), value=1.0), decay, None, unit.memory, self.chunk, starts
-            )
+            run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk, starts=starts)
+            o, matrix = run(q, k * unit.k, F.pad(v, (0, 1), value=1.0), decay, None, unit.memory)
             divisor = torch.maximum(o[..., -1:].abs(), (-unit.units.clamp(min=LOWEST)).exp())
             return (o[..., :-1] / divisor).to(heads.v.dtype), Matrix(matrix, unit.scale)
 

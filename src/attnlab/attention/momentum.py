@@ -59,6 +59,11 @@ def with_momentum(
     corrects, a_t S_{t-1}, takes A without its diagonal. A token at one of the `starts` finds an empty memory.
     """
     t = q.size(2)
+    if t == 1 and starts is None:
+        left = memory.stored * log_decay.exp()[..., None]
+        gathered = torch.addcmul(memory.momentum * rates.log_momentum.exp(), k.mT * rates.joins, v - k @ left)
+        memory = MomentumState(torch.addcmul(left, rates.writes, gathered), gathered)
+        return q @ memory.stored, memory
     chunk = min(chunk, t)
     pad = -t % chunk  # zeros, which decay nothing and write nothing
     q, k, v, log_a, log_m, joins, writes = (chunks(x, pad, chunk) for x in (q, k, v, log_decay[..., None], *rates))

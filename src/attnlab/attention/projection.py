@@ -39,24 +39,25 @@ class QKV(nn.Module):
     def forward(self, x: Tensor, tail: Tensor | None, start: Start = 0) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """(b, t, c) -> q (b, h, t, d), k (b, g, t, d), v (b, g, t, v), and the next tail of the convolution;
         at `start` stand documents where each is convolved alone."""
-        y = self._product(x)
-        if self.conv is None:
-            q, k, v = y.split(self.widths, dim=-1)
-        else:
-            mixed, tail = self.conv(y, tail, start)
+        parts = self._products(x)
+        if self.conv is not None:
+            dtype = parts[-1].dtype
+            mixed, tail = self.conv(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0], tail, start)
             q, k, v = mixed.split(self.widths, dim=-1)
-            v = v.to(y.dtype)
-        q, k, v = (split_heads(y, n) for y, n in zip((q, k, v), self.heads, strict=True))
+            parts = (q, k, v.to(dtype))
+        elif len(parts) == 1:
+            parts = parts[0].split(self.widths, dim=-1)
+        q, k, v = (split_heads(y, n) for y, n in zip(parts, self.heads, strict=True))
         return q, k, v, tail
 
-    def _product(self, x: Tensor) -> Tensor:
-        """What the three maps make of x, side by side. With gradients that is one product: it saves two casts of x and
-        the sum of three gradients for a copy of the weights, which a decoded token would not be worth."""
+    def _products(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each of the three maps makes of x. With gradients it is one tensor, of one product: it saves two casts
+        of x and the sum of three gradients for a copy of the weights, which a decoded token would not be worth."""
         maps = (self.to_q, self.to_k, self.to_v)
         if not torch.is_grad_enabled() or any(_is_watched(to) for to in maps):
-            return torch.cat([to(x) for to in maps], dim=-1)
+            return tuple(to(x) for to in maps)
         bias = None if self.to_q.bias is None else torch.cat([to.bias for to in maps])
-        return F.linear(x, torch.cat([to.weight for to in maps]), bias)
+        return (F.linear(x, torch.cat([to.weight for to in maps]), bias),)
 
     def queries(self, x: Tensor) -> Tensor:
         """(b, t, c) -> q (b, h, t, d) alone, for a layer that looks at another's keys and values."""

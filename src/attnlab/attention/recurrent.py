@@ -146,6 +146,8 @@ class RecurrentAttention(GatedOutput, StateAttention):
         """Features, decay and memory in units in which float32 holds them."""
         if heads.log_q is not None and heads.log_k is not None:
             log_q, log_k = heads.log_q.to(matrix.dtype), heads.log_k.to(matrix.dtype)
+        elif not exceeds(scale.abs(), 0.0):
+            return q, k, decay, matrix, scale
         elif exceeds(scale.abs().masked_fill(scale.isinf(), 0.0), 0.0):  # the memory is in other units already
             log_q, log_k = q.log(), k.log()
         else:
@@ -191,6 +193,8 @@ class RecurrentAttention(GatedOutput, StateAttention):
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         """What the writes of a memory bring is one sum, whether `o` holds the sum already (`mix`) or its terms."""
-        o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
-        own = heads.v[:, self.writes - 1 :: self.writes]  # the value that was written last
+        own = heads.v
+        if self.writes > 1:
+            o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
+            own = own[:, self.writes - 1 :: self.writes]  # the value that was written last
         return self.to_out(join_heads(self.gate(self.output_norm(o), heads.gate, own)))

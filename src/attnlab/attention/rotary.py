@@ -43,11 +43,11 @@ class RoPE(Position):
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def rotations(self, length: int, like: Tensor) -> Float[Tensor, "n pair 2"]:
-        """Cosine and sine of the angles at positions 0 .. length, for the device and dtype of `like`."""
+        """Cosine and sine of the angles at positions 0 .. length or more, for the device and dtype of `like`."""
         table = self._tables.get((like.device, like.dtype))
         if table is None or table.size(0) < length:
             table = self._tabulate(length, like.device, like.dtype)
-        return table[:length]
+        return table
 
     @uncompiled  # inside the compiled code it would be computed again for every head and row
     def _tabulate(self, length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "n pair 2"]:

@@ -49,6 +49,9 @@ def erase_and_write(
     t = q.size(2)
     if not t:
         return v, state
+    if t == 1 and starts is None:
+        left = torch.addcmul(state * log_decay.exp().mT, (rate * removal).mT, removal @ state, value=-1)
+        return q @ (state := torch.addcmul(left, k.mT, v)), state
     chunk = min(chunk, t)
     pad = -t % chunk  # zeros, which decay nothing, remove nothing and write nothing
     if starts is not None:

@@ -36,22 +36,21 @@ Matrix = Float[Tensor, "b h d v"]
 
 
 def token(
-    q: Float[Tensor, "b h d"],
-    k: Float[Tensor, "b h d"],
-    v: Float[Tensor, "b h v"],
-    log_decay: Float[Tensor, "b h r"] | None,
-    beta: Float[Tensor, "b h"] | None,
+    q: Float[Tensor, "b h 1 d"],
+    k: Float[Tensor, "b h 1 d"],
+    v: Float[Tensor, "b h 1 v"],
+    log_decay: Float[Tensor, "b h 1 r"] | None,
+    beta: Float[Tensor, "b h 1"] | None,
     state: Matrix,
-    erasure: Float[Tensor, "b h d"] | None = None,
+    erasure: Float[Tensor, "b h 1 d"] | None = None,
     early: bool = False,
-) -> tuple[Float[Tensor, "b h v"], Matrix]:
+) -> tuple[Float[Tensor, "b h 1 v"], Matrix]:
     """One token: decay the state, write into it, read from it."""
-    decayed = state if log_decay is None else state * log_decay.exp()[..., None]
+    decayed = state if log_decay is None else state * log_decay.exp().mT
     if beta is not None:
-        key = k if erasure is None else erasure
-        v = beta[..., None] * (v - torch.einsum("bhd,bhdv->bhv", key, state if early else decayed))
-    state = decayed + k[..., :, None] * v[..., None, :]
-    return torch.einsum("bhd,bhdv->bhv", q, state), state
+        v = beta[..., None] * (v - (k if erasure is None else erasure) @ (state if early else decayed))
+    state = torch.addcmul(decayed, k.mT, v)
+    return q @ state, state
 
 
 def token_loop(
@@ -69,13 +68,13 @@ def token_loop(
     Each of t queries reads after the last of its share of the s tokens.
     """
     rows, out, every = _rows(log_decay), [], k.size(2) // q.size(2)
-    for i in range(k.size(2)):
-        decay_i = None if rows is None else rows[:, :, i]
-        beta_i = None if beta is None else beta[:, :, i]
-        erasure_i = None if erasure is None else erasure[:, :, i]
-        o, state = token(q[:, :, i // every], k[:, :, i], v[:, :, i], decay_i, beta_i, state, erasure_i, early)
+    if k.size(2) == 1:
+        return token(q, k, v, rows, beta, state, erasure, early)
+    alone = [[None] * k.size(2) if x is None else x.split(1, dim=2) for x in (k, v, rows, beta, erasure)]
+    for i, (k_i, v_i, decay_i, beta_i, erasure_i) in enumerate(zip(*alone, strict=True)):
+        o, state = token(q[:, :, i // every, None], k_i, v_i, decay_i, beta_i, state, erasure_i, early)
         out.append(o)
-    return torch.stack(out[every - 1 :: every], dim=2), state
+    return torch.cat(out[every - 1 :: every], dim=2), state
 
 
 @uncompiled  # its loop over chunks would be written out, for minutes, and anew for each length

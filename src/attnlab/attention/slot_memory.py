@@ -37,7 +37,6 @@ class Keeping(NamedTuple):
     log_kept: Float[Tensor, "b h t m"]
 
 
-@uncompiled  # as in scan.py
 def through_slots(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h t d"],
@@ -53,8 +52,14 @@ def through_slots(
     a and w are one number per slot and token, log_kept is log a.
     """
     t, widths = q.size(2), (k.size(-1), v.size(-1))
-    chunk = min(chunk, t)
     q = q if scale == 1 else q * scale
+    if t == 1:
+        kept = log_kept.exp().mT
+        memory = SlotMemory(
+            *(torch.addcmul(old * kept, write.mT, new) for old, new in ((memory.keys, k), (memory.values, v)))
+        )
+        return SharpSoftmax.apply(q @ memory.keys.mT) @ memory.values, memory
+    chunk = min(chunk, t)
     q, k, v, log_kept, write = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_kept, write))
     chunk_decay = ChunkDecay(log_kept, None, q)
     shares = chunk_decay.written(write)
@@ -90,6 +95,7 @@ class SlotAttention(StateAttention, ABC):
     def decays(self, heads: Heads, memory: SlotMemory) -> tuple[Tensor, Tensor, Tensor | None]:
         """log a_t and 1 - a_t of each token, (b, h, t, m), and what `total` is after the last."""
 
+    @uncompiled  # as in scan.py
     def scan(self, heads: Heads, memory: SlotMemory, start: int) -> tuple[Float[Tensor, "b h t v"], SlotMemory]:
         if not heads.v.size(2):
             return heads.v, memory
