@@ -76,7 +76,6 @@ class HeavilyCompressedAttention(HeadedAttention):
         self.to_out = nn.Linear(self.n_heads * self.head_dim, self.d_out, bias=False)
         self.compressor = Compressor(self.d_model, self.head_dim, self.block, overlap=self.overlap)
 
-    @property
     def compressors(self) -> list[tuple[Compressor, Position]]:
         """What makes summaries of blocks, and the position that rotates them."""
         return [(self.compressor, self.position)]
@@ -95,16 +94,16 @@ class HeavilyCompressedAttention(HeadedAttention):
         first, end = start // self.block, (start + length) // self.block
         shift = tail.size(1) - start  # from a token's position to its row
         whole = rows[:, (first - self.overlap) * self.block + shift : end * self.block + shift]
-        parts = whole.split([each.row for each, _ in self.compressors], dim=-1)
+        parts = whole.split([each.row for each, _ in self.compressors()], dim=-1)
         summaries = []
-        for (compressor, position), part in zip(self.compressors, parts, strict=True):
+        for (compressor, position), part in zip(self.compressors(), parts, strict=True):
             spread = compressor.pool(part, first)[:, None].repeat_interleave(self.block, dim=2)
             summaries.append(position.rotate_keys(spread, first * self.block)[:, 0, :: self.block])
         return torch.cat(summaries, dim=-1), rows[:, rows.size(1) - tail.size(1) :].clone()
 
     def empty_tail(self, batch: int) -> Float[Tensor, "b n e"]:
         tokens = (1 + self.overlap) * self.block - 1
-        return self.anchor.new_zeros(batch, tokens, sum(each.row for each, _ in self.compressors))
+        return self.anchor.new_zeros(batch, tokens, sum(each.row for each, _ in self.compressors()))
 
     def mix(self, heads: Heads) -> Float[Tensor, "b h t v"]:
         blocks, _ = self.compress(self.empty_tail(heads.q.size(0)), heads, 0)
@@ -153,7 +152,7 @@ class HeavilyCompressedAttention(HeadedAttention):
 
     def init_state(self, batch: int, max_len: int) -> CompressedState:
         sizes = {"batch": batch, "max_len": max_len, "heads": 1, "d": self.head_dim, "v": 0}
-        widths = sum(each.width for each, _ in self.compressors)
+        widths = sum(each.width for each, _ in self.compressors())
         blocks = self.anchor.new_zeros(batch, max_len // self.block, widths)
         return CompressedState(Cache.empty(self.latest, like=self.anchor, **sizes), self.empty_tail(batch), blocks)
 

@@ -57,9 +57,8 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         sizes = {"head_dim": self.index_dim, "n_heads": self.index_heads, "context": self.context}
         self.index_position = self.build("position", **sizes)
 
-    @property
     def compressors(self) -> list[tuple[Compressor, Position]]:
-        return [*super().compressors, (self.index_compressor, self.index_position)]
+        return [*super().compressors(), (self.index_compressor, self.index_position)]
 
     def heads_from(self, x: Float[Tensor, "b t c"], latent: Float[Tensor, "b t r"], start: Start) -> Heads:
         heads = super().heads_from(x, latent, start)

@@ -59,7 +59,10 @@ class HeadWrapper(Attention):
         return [(head, whole.part(i)) for i, head in enumerate(self.parts)]
 
     def forward(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b t o"]:
-        return torch.cat([head(x, own) for head, own in self.records(shared)], dim=-1)
+        heads, outputs = self.records(shared), []
+        for i in range(self.n_heads):  # by number: an iterator does not outlive a head that leaves compiled code
+            outputs.append(heads[i][0](x, heads[i][1]))
+        return torch.cat(outputs, dim=-1)
 
     def weights(self, x: Float[Tensor, "b t c"], shared: Shared | None = None) -> Float[Tensor, "b h t s"] | None:
         maps = [head.weights(x, own) for head, own in self.records(shared)]
