@@ -112,6 +112,11 @@ def chosen_cells(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names)) or every
 
 
+def words_of(variant: str, cell: str) -> list[str]:
+    """What is typed for one cell of a variant, or of a control, besides where its run goes."""
+    return [f"+{GROUP}={cell}", *CONTROLS.get(variant, (f"attention={variant}",))]
+
+
 def results(
     variants: Sequence[str],
     chosen: Sequence[str],
@@ -128,8 +133,7 @@ def results(
     jobs = []
     for cell in chosen:
         for variant in variants:
-            own = CONTROLS.get(variant, (f"attention={variant}",))
-            settings = [f"+{GROUP}={cell}", *own, f"paths.runs={folder / 'runs'}"]
+            settings = [*words_of(variant, cell), f"paths.runs={folder / 'runs'}"]
             # What is set inside the variants means nothing to a control.
             extra = [w for w in with_plus(overrides) if variant not in CONTROLS or not OF_ATTENTION.match(w)]
             config = compose_config([*settings, f"experiment_name={cell}", *extra], config_dirs)

@@ -1,4 +1,4 @@
-"""The card as a picture: a row for each task, four squares for each variant, dark where it is solved."""
+"""The card as a picture: four squares for each task and variant, dark where it is solved."""
 
 import io
 from collections.abc import Sequence
@@ -19,34 +19,41 @@ NOTE = (
 
 
 def draw(results: Sequence[Result]) -> bytes:
-    """The card as a PNG file."""
+    """The card as a PNG file: a row for each task; a row for each variant where there are more of these."""
     variants = list(dict.fromkeys(r.variant for r in results))
     cells = list(dict.fromkeys(r.cell for r in results))
     by_place = {(r.variant, r.cell): r for r in results}
+    tasks = {r.cell: r for r in results if r.is_task}
+    upright = len(variants) > len(cells)
+    rows, columns = (variants, cells) if upright else (cells, variants)
     block = len(FACTORS) * SQUARE
-    width = max(LEFT + len(variants) * (block + GAP) + MARGIN, 1640)
-    height = TOP + len(cells) * ROW + 4 * ROW + MARGIN
+    width = max(LEFT + len(columns) * (block + GAP), MARGIN + round(font(SMALLEST).getlength(NOTE))) + MARGIN
+    height = TOP + len(rows) * ROW + (1 if upright else 4) * ROW + MARGIN
     image = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(image)
     pen.text((MARGIN, 36), "What each variant can do", fill=INK, font=font(TITLE))
-    for column, variant in enumerate(variants):
+    for column, name in enumerate(columns):
         x = LEFT + column * (block + GAP)
-        pen.text((x, TOP - 88), shorten(variant, block, font(NAME)), fill=INK, font=font(NAME))
+        title = f"{name}, {_bounds(tasks.get(name))}" if upright else name
+        pen.text((x, TOP - 88), shorten(title, block, font(NAME)), fill=INK, font=font(NAME))
         for i, factor in enumerate(FACTORS):
             pen.text(
                 (x + i * SQUARE + SQUARE // 2, TOP - 28), f"x{factor}", fill=SOFT, font=font(SMALLEST), anchor="mm"
             )
-    for row, cell in enumerate(cells):
+    for row, label in enumerate(rows):
         y = TOP + row * ROW
-        pen.text((MARGIN, y + ROW // 2), cell, fill=INK, font=font(NAME), anchor="lm")
-        task = next((r for r in results if r.cell == cell and r.is_task), None)
-        pen.text((MARGIN + 252, y + ROW // 2), _bounds(task), fill=SOFT, font=font(SMALLEST), anchor="lm")
-        for column, variant in enumerate(variants):
+        pen.text((MARGIN, y + ROW // 2), label, fill=INK, font=font(NAME), anchor="lm")
+        if not upright:
+            bounds = _bounds(tasks.get(label))
+            pen.text((MARGIN + 252, y + ROW // 2), bounds, fill=SOFT, font=font(SMALLEST), anchor="lm")
+        for column, name in enumerate(columns):
             x = LEFT + column * (block + GAP)
-            result = by_place.get((variant, cell), Result(variant, cell, {}))
+            at = (label, name) if upright else (name, label)
+            result = by_place.get(at, Result(*at, {}))
             for i, factor in enumerate(FACTORS):
                 _square(pen, x + i * SQUARE, y, result, factor, framed=above(result, results, factor) is True)
-    _footer(pen, results, variants, TOP + len(cells) * ROW + 20, block)
+    if not upright:
+        _footer(pen, results, variants, TOP + len(cells) * ROW + 20, block)
     pen.text((MARGIN, height - 52), NOTE, fill=SOFT, font=font(SMALLEST))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
