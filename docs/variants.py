@@ -76,12 +76,21 @@ bench/long_sequences.py`).
 """
 LEFT_OUT = """## What is left out, and why
 
+As of November 2026.
+
 | variant | reason |
 |---|---|
-| QSA | no full equations published, and decoding of the code differs from its training |
-| Wall (gates per channel inside the scores) | its public reference needs a GPU kernel: nothing to hold it to |
+| QSA (Qwen4-exp) | blocks chosen by rectified scores of mean keys, beside the one that runs; near `msa`, not built |
+| GLM-5.3-Flash | `kda` and a latent attention whose indexer pools keys by a gate, where `dsa` picks single tokens |
+| Inkling 2 | `inkling` with `query_sink` and gates, but its taps depend on the token and lengths are clipped |
+| Muse Spark | windows, `qk_norm` and `gate=elementwise`, but what each head brings home is normed, too |
+| Laguna | windows and `qk_norm`, but its gates are softplus, and layers differ in their number of heads |
+| LFM2, LFM3 (gated short convolutions), Mamba-1, RG-LRU | a map for each channel, not for each head |
+| Gated KalmaNet | `mesa` with a ridge that follows its memory, and a fixed number of steps of a solver; not built |
+| Cyclic flow attention (2609.36259) | flash-linear-attention 0.6 has a plain form to hold it to; not built |
+| Wall (gates per channel inside the scores) | its scores cost tokens x tokens x width without a kernel; not built |
 | Rebased, Mixture of Memories, log-linear delta rules | close to `based`, `gated_delta`, `log_linear`; not built |
-| Titans, Miras, Atlas, TNT | not linear in the values, without public code; `ttt` is of their kind |
+| Titans, Miras, Atlas, TNT | not linear in the values, so without a map, or code of the authors; near `ttt` |
 | 2-simplicial attention | its map is over pairs of keys, which no picture here shows |
 | RWKV-8 (ROSA) | a search for the longest repeated suffix, without a gradient of its own |
 | Reformer, Linformer, Longformer's non-causal forms | not causal, or replaced in practice by what is here |

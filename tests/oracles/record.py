@@ -17,6 +17,7 @@ from tests.oracles import (
     recurrent_cases,
     repository_cases,
     rwkv_cases,
+    second_cases,
     softmax_cases,
 )
 from tests.oracles.case import Case, load
@@ -26,6 +27,7 @@ from attnlab.errors import UsageError
 DOCS = Path(__file__).parents[2] / "docs" / "oracles.md"
 CASES = [*softmax_cases.CASES, *preset_cases.CASES, *recurrent_cases.CASES, *fla_cases.CASES, *other_cases.CASES]
 CASES += [*repository_cases.CASES, *authors_cases.CASES, *rwkv_cases.CASES, *independent_cases.CASES]
+CASES += second_cases.CASES
 
 
 def row(case: Case) -> str:

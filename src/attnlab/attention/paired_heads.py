@@ -24,7 +24,7 @@ class PairedHeadsAttention(MultiHeadAttention):
     twice the option; decoding caches each key once.
 
     Source: K. Jordan and others, "modded-nanogpt" (2026), record 58. Where we differ: both heads of a token stand at
-    its position, there the second one half a token later; the map is written out.
+    its position, there the second one half a token later; its code pairs heads h and h + n / 2; the map is written out.
     """
 
     documents = True
