@@ -61,10 +61,10 @@ def _section(claim: Claim, record: Mapping[str, Any]) -> str:
         now = " as it stands now" if "verdict" in record else ""
         lines += [f"Not run{now}. Its rule, over {claim.n_seeds} seeds: {rule}.{trials}", ""]
         lines += [_earlier(record)] if "verdict" in record else []
-    if theirs := read_record(AUTHORS / f"{claim.name}.json"):
-        lines += [_of_authors(theirs, record.get("arms", {}))] if theirs["hash"] == claim.hash else []
     for earlier in record.get("earlier", []):
         lines += [_earlier(earlier)]
+    if theirs := read_record(AUTHORS / f"{claim.name}.json"):
+        lines += _of_authors(theirs, claim, record)
     return "\n".join(lines)
 
 
@@ -84,11 +84,17 @@ def _numbers(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _of_authors(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def _of_authors(theirs: Mapping[str, Any], claim: Claim, record: Mapping[str, Any]) -> list[str]:
+    """Their numbers beside ours of the recipe that they ran, today's or an earlier one; nothing if that is neither."""
+    judged = [each for each in (record, *record.get("earlier", [])) if each.get("hash") == theirs["hash"]]
+    if not judged:
+        return []
+    ours = judged[0]["arms"]
     repositories = " and ".join(each.replace("@", " at ") for each in theirs["repository"].split(", "))
+    seeds = "that judge" if theirs["hash"] == claim.hash else f"of the earlier recipe {theirs['hash'][:12]}"
     lines = [
         f"With the code of authors ({repositories}; {theirs['theirs']}), on the same rows, in the same batches and by "
-        "the same schedule, the first of these seeds come to:",
+        f"the same schedule, the first seeds {seeds} come to:",
         "",
         "| arm | measure | theirs | ours |",
         "|---|---|---|---|",
@@ -98,7 +104,7 @@ def _of_authors(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
             runs = [ours.get(arm, {}).get(seed) for seed in by_seed]
             mine = " ".join("" if run is None else f"{run[name]:.3f}" for run in runs)
             lines.append(f"| {arm} | {name} | {' '.join(f'{x[name]:.3f}' for x in by_seed.values())} | {mine} |")
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
 def _earlier(record: Mapping[str, Any]) -> str:
