@@ -54,10 +54,8 @@ def through_slots(
     t, widths = q.size(2), (k.size(-1), v.size(-1))
     q = q if scale == 1 else q * scale
     if t == 1:
-        kept = log_kept.exp().mT
-        memory = SlotMemory(
-            *(torch.addcmul(old * kept, write.mT, new) for old, new in ((memory.keys, k), (memory.values, v)))
-        )
+        decay, write = log_kept.exp().mT, write.mT
+        memory = SlotMemory(*(torch.addcmul(x * decay, write, new) for x, new in zip(memory[:2], (k, v), strict=True)))
         return SharpSoftmax.apply(q @ memory.keys.mT) @ memory.values, memory
     chunk = min(chunk, t)
     q, k, v, log_kept, write = (chunks(x, -t % chunk, chunk) for x in (q, k, v, log_kept, write))

@@ -65,9 +65,7 @@ from attnlab.training.usage import Meter, alone
 
 ECHO = 3.0  # seconds within which a launcher passes on a signal that the terminal has sent, too
 SOON = 1.0  # minutes that the first process, which cannot begin, waits to tell the others
-UNSEEN = (
-    60.0  # seconds until a new folder of another node is to be seen: network file systems remember what was not there
-)
+UNSEEN = 60.0  # seconds until other nodes are to see a new folder: their file systems remember that it was not there
 HASH = re.compile("[0-9a-f]{64}")
 TOGETHER = ("trainer.", "maps.", "sample.", "evaluation.", "experiment_name", "overwrite", "code")
 OF_ITS_OWN = ("trainer.threads", "trainer.progress")  # what one process may have otherwise than another
@@ -174,14 +172,14 @@ def _check_alike(prepared: Prepared, group: ProcessGroup) -> None:
             )
 
 
-def _check_seen(folder: RunFolder, group: ProcessGroup) -> None:
+def _check_shared(folder: RunFolder, group: ProcessGroup) -> None:
     """Refuse a folder that the first process has made and another one does not see: both write to it, or read there."""
     group.barrier()
     end = time.monotonic() + UNSEEN
     while group.rank and not folder.path.is_dir() and time.monotonic() < end:
         time.sleep(0.2)
-    for rank, seen in enumerate(group.gather(folder.path.is_dir())):
-        if not seen:
+    for rank, is_there in enumerate(group.gather(folder.path.is_dir())):
+        if not is_there:
             raise UsageError(
                 f"process {rank} does not see {folder}, which the first has made: paths.runs must be a folder that all "
                 "nodes share"
@@ -290,7 +288,7 @@ def _train(
         recorded = table.resume_at(step, rows_from, digests)
         recorders = Recorders([table, *([] if events is None else [events]), trackers], step, recorded)
     if group.world_size > 1:
-        _check_seen(folder, group)
+        _check_shared(folder, group)
     samples, maps, speed = _samples(prepared), _maps(prepared), Speed(config.batch_size * config.model.context)
     progress = Progress(speed, bar=config.trainer.progress)
     epochs = Epochs(prepared.splits, config.batch_size, config.model.context)
