@@ -180,6 +180,9 @@ def test_saved_data_set(tmp_path: Path) -> None:
     assert 5 < len(splits.val_ends) < 30 and len(splits.train_ends) + len(splits.val_ends) == 150
     with pytest.raises(UsageError, match=r"has no split 'dev': it has train, test"):
         HubText(str(tmp_path / "it"), split="dev").load()
+    for settings, key in (({"val": "test"}, "val"), ({"split": "test"}, "split")):  # which would be the same rows
+        with pytest.raises(UsageError, match=rf"has no splits, and data\.{key} \(test\) names one: leave it out"):
+            HubText(str(tmp_path / "it" / "train"), **settings).load()
     with pytest.raises(UsageError, match=r"is not a data set that save_to_disk wrote"):
         HubText(str(tmp_path)).load()
 

@@ -31,7 +31,6 @@ class Curvature(NamedTuple):
     log_left: Float[Tensor, "b h t 1"]
 
 
-@uncompiled  # as in scan.py
 def decayed_sums(
     x: Float[Tensor, "b h t d"],
     log_decay: Float[Tensor, "b h t 1"],
@@ -41,6 +40,8 @@ def decayed_sums(
 ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h 1 d"]]:
     """A_t = g_t A_{t-1} + x_t, g = exp(log_decay), in chunks of tokens; from 0 at each of the `starts`."""
     t = x.size(2)
+    if t == 1 and starts is None:
+        return (total := torch.addcmul(x, total, log_decay.exp())), total
     chunk = min(chunk, t)
     x, log_decay = (chunks(part, -t % chunk, chunk) for part in (x, log_decay))
     borders = None if starts is None else Borders.of(starts, -t % chunk, chunk, x.dtype)
@@ -114,6 +115,7 @@ class PreconditionedAttention(RecurrentAttention):
         assert decay is not None
         return super().project(x, start, tail)._replace(own=Curvature(count[..., None], decay[..., None]))
 
+    @uncompiled  # as in scan.py
     def scan(  # type: ignore[override]
         self, heads: Heads, memory: tuple[Matrix, Tensor], start: int
     ) -> tuple[Float[Tensor, "b h t v"], tuple[Matrix, Tensor]]:

@@ -63,8 +63,15 @@ class HubText(File):
                 if split not in splits:
                     raise UsageError(f"data.path ({folder}) has no split {split!r}: it has {', '.join(splits)}")
                 folder /= split
-            names = [file["filename"] for file in parse_json(read_file(folder / "state.json"))["_data_files"]]
-            return _files([str(folder / name) for name in names])
+                state = parse_json(read_file(folder / "state.json"))
+            else:
+                state = parse_json(read_file(folder / "state.json"))
+                if self.val_split or split not in ("train", state.get("_split")):  # all of its rows would be both
+                    key, name = ("val", self.val_split) if self.val_split else ("split", split)
+                    raise UsageError(
+                        f"data.path ({folder}) has no splits, and data.{key} ({name}) names one: leave it out"
+                    )
+            return _files([str(folder / file["filename"]) for file in state["_data_files"]])
         except UsageError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:

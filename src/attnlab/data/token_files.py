@@ -163,7 +163,7 @@ class TokenText(Text):
         if kind_of(file.path, KINDS) is None:
             raise UsageError(f"{where} is named as no file of token ids: it must end in {' or '.join(KINDS)}")
         try:
-            array = self._of_bin(path) if file.kind == ".bin" else np.load(path, "r", allow_pickle=False)
+            array = self._of_bin(path) if file.kind == ".bin" else np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise UsageError(f"{where} holds no token ids: {' '.join(str(error).split())}") from error
         if array.ndim != 1 or array.dtype.kind not in "ui" or not len(array):
