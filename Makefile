@@ -35,10 +35,11 @@ bench: $(VENV)/.run  ## the quick measured comparisons, as ratios of both sides 
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slots.py --rounds 41
 	OMP_NUM_THREADS=1 $(BIN)/python bench/decoding.py --names multi_head gqa mla sliding_window linear gated_delta
 
-docs: $(VENV)/.run  ## write docs/variants.md and docs/ledger.md, the table of docs/interchange.md, the worked examples and the answers anew
+docs: $(VENV)/.run  ## write docs/variants.md, docs/ledger.md and docs/card.md, the table of docs/interchange.md, the worked examples and the answers anew
 	$(BIN)/python docs/variants.py
 	$(BIN)/python -m docs.imports
 	$(BIN)/python -m docs.ledger
+	$(BIN)/python -m docs.card
 	$(BIN)/python -m docs.worked_examples
 	$(BIN)/python -m docs.answers
 

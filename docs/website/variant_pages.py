@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from docs.card import rows_of
 from docs.ledger import RECORDS
 from docs.variants import LENGTHS, Row, built, row, rules, short
 from docs.website.config_keys import CONFIGS, cell
@@ -185,11 +186,11 @@ def cost(it: Row) -> Iterator[str]:
 
 
 def card(name: str) -> Iterator[str]:
-    """How to find out what it can do."""
+    """What it can do: what is recorded of it, and how to find out the rest."""
     yield from ("## What it can do", "", "```", f"attnlab card attention={name}", "```", "")
     yield "trains it on a text and twelve small tasks beside three controls ([tasks](../tasks.md))."
-    if not any(name in attentions(claim) and "date" in record for claim, record in ledger()):
-        yield "No result of it is recorded: not run."
+    recorded = [*rows_of(name)]
+    yield from recorded or ["No result of it is recorded: not run."]
 
 
 @cache
