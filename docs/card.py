@@ -140,6 +140,7 @@ def rows_of(variant: str) -> Iterator[str]:
         floor = floor_of(result) if result.is_task else ""
         when = f"{result.summary['date']}, commit {result.summary['commit']}"
         yield f"| {cell} | {floor} | {values(result, every)} | {beside} | {when} |"
+    yield from ("", f"Not run: {', '.join(cell for cell in cells() if cell not in own) or 'none'}.")
 
 
 def main(words: list[str]) -> None:

@@ -97,5 +97,6 @@ def test_on_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"mqar": {"seed": 0, "steps": 800, "bounds": BOUNDS, "runs": runs}}
     monkeypatch.setattr(card, "recorded", lambda: record)
     assert [*rows_of("mla")] == []
-    row = [*rows_of("mqa")][-1]
+    *_, row, _, missing = rows_of("mqa")
+    assert missing.startswith("Not run: text, compression, ") and "mqar" not in missing
     assert row == "| mqar | 25% by_place | 90%▲ · 50% · - · 30% | uniform 30% | 2026-11-30, commit 01234567 |"
