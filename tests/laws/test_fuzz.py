@@ -77,7 +77,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "minibatch": some,
     "rate": share,
     "slots": maybe,
-    "turning": st.sampled_from([0.5, 1.0]),
+    "turning": st.sampled_from([0, 0.5, 1.0]),
     "steps": st.integers(1, 30),
     "input_bias": st.floats(-3.0, 3.0),
     "range": st.floats(1.1, 2.0),

@@ -20,7 +20,7 @@ from attnlab.attention.scan import chunks, states_between, unchunked
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import Traits
 from attnlab.attention.uncompiled import uncompiled
-from attnlab.options import Count, OptionError, Positive, option
+from attnlab.options import Count, NonNegative, OptionError, option
 
 FLOOR = 1e-4  # the least rate of a decay
 
@@ -76,7 +76,7 @@ def trapezoids(
 def rotated(x: Float[Tensor, "b h t d"], angle: Float[Tensor, "b h t p"]) -> Float[Tensor, "b h t d"]:
     """The first p pairs of neighbouring coordinates, rotated."""
     first, rest = x.split([2 * angle.size(-1), x.size(-1) - 2 * angle.size(-1)], dim=-1)
-    (a, b), cos, sin = first.unflatten(-1, (-1, 2)).unbind(-1), angle.cos(), angle.sin()
+    (a, b), cos, sin = first.unflatten(-1, (angle.size(-1), 2)).unbind(-1), angle.cos(), angle.sin()
     return torch.cat([torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2), rest], dim=-1)
 
 
@@ -96,7 +96,7 @@ class Mamba3Attention(StateAttention):
 
     documents = True
     n_key_heads: Count = option(default=1, doc="Heads of queries and keys, each of several heads of values.")
-    turning: Positive = option(default=0.5, doc="Share of a key's coordinates that turn.")
+    turning: NonNegative = option(default=0.5, doc="Share of a key's coordinates that turn; 0: none does.")
     chunk: Count = option(default=64, doc="Tokens of one matrix product while training; changes speed, not results.")
     published: ClassVar[Starts] = {
         "step_bias": steps_between(0.001, 0.1),
@@ -110,12 +110,12 @@ class Mamba3Attention(StateAttention):
         if n_heads % self.n_key_heads:
             raise OptionError("n_key_heads", self.n_key_heads, f"must divide n_heads ({n_heads})")
         self.pairs_rotated = int(d * self.turning) // 2
-        if not 1 <= self.pairs_rotated <= d // 2:
-            problem = f"must be at most 1 and leave at least a pair of the {d} coordinates of a key"
+        if not 1 <= self.pairs_rotated <= d // 2 and self.turning:
+            problem = f"must be 0, or at most 1 and leave at least a pair of the {d} coordinates of a key"
             raise OptionError("turning", self.turning, problem)
         self.qkv = QKV(self, heads=(self.n_key_heads, self.n_key_heads, n_heads))
         self.to_step, self.to_rate, self.to_share = (nn.Linear(self.d_model, n_heads, bias=False) for _ in range(3))
-        self.to_turn = nn.Linear(self.d_model, self.pairs_rotated, bias=False)
+        self.to_turn = nn.Linear(self.d_model, self.pairs_rotated, bias=False) if self.pairs_rotated else None
         self.to_gate = nn.Linear(self.d_model, n_heads * self.value_dim, bias=False)
         self.step_bias = nn.Parameter(first_steps(n_heads))
         self.q_norm, self.k_norm = RMSNorm(d), RMSNorm(d)
@@ -132,7 +132,8 @@ class Mamba3Attention(StateAttention):
         rate = self.to_rate(x).to(work).mT
         rate = (rate.relu() + 1 / (1 - rate.clamp(max=0.0))).clamp(min=FLOOR)
         share = self.to_share(x).to(work).mT
-        turn = math.pi * self.to_turn(x).to(work).tanh()[:, None] * step[..., None]
+        turns = x[..., :0] if self.to_turn is None else self.to_turn(x)
+        turn = math.pi * turns.to(work).tanh()[:, None] * step[..., None]
         own = Steps(turn, (share.sigmoid() * step)[..., None], ((-share).sigmoid() * step)[..., None])
         q, k = self.position.rotate(q, start), self.position.rotate_keys(k, start)
         return Heads(q, k, v, log_decay=-rate * step, gate=self.to_gate(x), own=own)
