@@ -121,6 +121,43 @@ def test_killed_bit_for_bit(strategy: str, n: int, kills: int, crew: Crew, tmp_p
         assert rows(folder, "train/loss") == rows(undisturbed, "train/loss")
 
 
+# Kills its process before the nth call of something.
+DIES_BEFORE = """
+import os, signal
+from attnlab.store.checkpoints import CheckpointFolder
+from attnlab.training import sharding
+from attnlab.training.module import LanguageModel
+usual, calls = {owner}.{name}, []
+def dies(*args, **kwargs):
+    calls.append(0)
+    if len(calls) == {nth}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(*args, **kwargs)
+{owner}.{name} = dies
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "nth", "rank"),
+    [
+        ("LanguageModel", "validation_step", 2, 1),
+        ("LanguageModel", "validation_step", 2, 0),
+        ("sharding", "_digests", 2, 1),  # its parts stand there, and nobody knows of them
+        ("sharding.dcp", "save", 2, 0),  # the folder is empty
+        ("CheckpointFolder", "_list", 2, 0),  # all is there but the manifest
+    ],
+)
+def test_killed_beside_a_step(owner: str, name: str, nth: int, rank: int, crew: Crew, tmp_path: Path) -> None:
+    """Also while it validates or writes a checkpoint in parts, of which what is half there is never taken."""
+    for folder, codes in (("a", {}), ("b", {rank: DIES_BEFORE.format(owner=owner, name=name, nth=nth)})):
+        ended = crew.fit(tmp_path / folder, 2, "fsdp", codes=codes, dtype=torch.float32)
+        assert ended.codes == ([0, 0] if not codes else [-9, 1] if rank == 0 else [1, -9]), ended
+    assert crew.fit(tmp_path / "b", 2, "fsdp", dtype=torch.float32).codes == [0, 0]
+    assert apart(weights(tmp_path / "a"), weights(tmp_path / "b")) == 0
+    for metric in ("train/loss", "val/loss"):
+        assert rows(tmp_path / "a", metric) == rows(tmp_path / "b", metric)
+
+
 def test_dropout_bit_for_bit(crew: Crew, tmp_path: Path) -> None:
     """With dropout as many processes draw what they drew."""
     for name, codes in (("a", {}), ("b", {0: at(6, STOP)})):

@@ -93,10 +93,12 @@ def _prepare(config: RunConfig, variant: str) -> tuple[Prepared, bool]:
     common = Common(of_any_size=True, begins=False)
     prepared = prepare(replace(config, trainer=trainer), variant, common=common)
     if not is_here:
-        kinds = (("precision", asked.precision), ("attention_backend", asked.attention_backend))
-        again = {name: value for name, value in kinds if value != AUTO}
-        settled = replace(prepared.config, trainer=replace(prepared.config.trainer, **again))
-        prepared = prepared._replace(config=settled)
+        settled = prepared.config.trainer
+        if asked.precision != AUTO:
+            settled = replace(settled, precision=asked.precision)
+        if asked.attention_backend != AUTO:
+            settled = replace(settled, attention_backend=asked.attention_backend)
+        prepared = prepared._replace(config=replace(prepared.config, trainer=settled))
     return prepared, is_here
 
 
