@@ -2,16 +2,18 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch.distributed as dist
+from tests.limits import HANG
 
 from attnlab.errors import AttnlabError
 from attnlab.machine.environment import Processes
 from attnlab.training import process_group
 from attnlab.training.stop import StopRequest
-from attnlab.training.watchdog import Lost, Watchdog
+from attnlab.training.watchdog import EVERY, Lost, Watchdog
 
 
 @pytest.fixture
@@ -46,6 +48,16 @@ def test_gone(store: dist.TCPStore, watchdog: Watchdog) -> None:
     assert lost is not None and (lost.rank, lost.message, lost.code) == (1, "is gone after step 0", 1)
     store.set("attnlab/0/left/1", "")
     assert watchdog.lost(0) is None
+
+
+def test_noted_stays(store: dist.TCPStore, watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one left word of is known when the store has gone with it, as on a machine that is slow to tell."""
+    store.set("attnlab/0/error/1", json.dumps(["failed (no more room)", 2]))
+    end = time.monotonic() + HANG
+    while not watchdog.errors and time.monotonic() < end:  # until its thread has looked
+        time.sleep(EVERY / 5)
+    monkeypatch.setattr(watchdog, "_get", lambda key: None)
+    assert watchdog.lost(0) == Lost(1, "failed (no more room)", 2, noted=True)
 
 
 @pytest.mark.parametrize(("rank", "why"), [(0, "EADDRINUSE"), (1, "timed out")])

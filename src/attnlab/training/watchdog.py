@@ -61,6 +61,7 @@ class Watchdog:
         self.address, self.port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.store = dist.TCPStore(self.address, self.port, is_master=False, timeout=timedelta(seconds=2 * GRACE))
         self.count, self.at, self.since, self.met = 0, (0, 0), time.monotonic(), False
+        self.errors: dict[int, str] = {}  # of others, as they have noted them
         self.leaving = False  # whether the main thread knows of what went wrong
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -96,7 +97,7 @@ class Watchdog:
         before, deadline = {rank: self._sign(rank) for rank in self.others}, time.monotonic() + patience
         while True:
             for rank in self.others:
-                if (error := self._get(f"error/{rank}")) is not None:
+                if (error := self._error(rank)) is not None:
                     message, code = json.loads(error)
                     return Lost(rank, message, code, noted=True)
             for rank, child in self.children.items():
@@ -128,7 +129,7 @@ class Watchdog:
                     line = "stopped before the first step; the same command continues"
                     self._end(line, self.stop.exit_code, self.rank == 0)
                 noticed = any(child.poll() not in (None, 0) for child in self.children.values()) or any(
-                    self._get(f"error/{rank}") is not None for rank in self.others
+                    self._error(rank) is not None for rank in self.others
                 )
                 trouble = (trouble or time.monotonic()) if noticed else None
                 if trouble and time.monotonic() - trouble > GRACE:  # the main thread waits for who does not come
@@ -140,8 +141,8 @@ class Watchdog:
             except RuntimeError:  # the store is gone, and the first process with it
                 trouble = trouble or time.monotonic()
                 if not self.leaving and time.monotonic() - trouble > GRACE:
-                    lost = Lost(0, f"is gone{self._where()}", 1)
-                    self._end(lost.line, 1, self.speaks(lost))
+                    lost = self.lost(0.0) or Lost(0, f"is gone{self._where()}", 1)
+                    self._end(lost.line, lost.code, self.speaks(lost))
 
     def _end_hung(self) -> None:
         """Say which process has not come as far as the others, and end."""
@@ -182,6 +183,13 @@ class Watchdog:
     def _sign(self, rank: int) -> Sign | None:
         text = self._get(f"sign/{rank}")
         return None if text is None else Sign(*json.loads(text))
+
+    def _error(self, rank: int) -> str | None:
+        """Why another process ends, if it has left word of it: read once, for the store goes with the first process."""
+        error = self.errors.get(rank) or self._get(f"error/{rank}")
+        if error is not None:
+            self.errors[rank] = error
+        return error
 
     def _has_left(self, rank: int) -> bool:
         child = self.children.get(rank)
