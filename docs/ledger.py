@@ -18,7 +18,7 @@ def page(text: str, entries: Sequence[tuple[Claim, Mapping[str, Any]]]) -> str:
     """The page with its results anew: a line for each claim, and then all that is known of it."""
     verdicts = [verdict_on(claim, record) for claim, record in entries]
     counts = ", ".join(
-        f"{verdicts.count(verdict)} {_of_many(verdict)}" for verdict in sorted(set(verdicts), key=_order)
+        f"{verdicts.count(verdict)} {_of_many(verdict)}" for verdict in sorted(sorted(set(verdicts)), key=_order)
     )
     lines = [
         text.split(BEGIN)[0] + BEGIN,
@@ -60,9 +60,9 @@ def _section(claim: Claim, record: Mapping[str, Any]) -> str:
         trials = f" Trials so far: {len(record['trials'])} runs." if record.get("trials") else ""
         now = " as it stands now" if "verdict" in record else ""
         lines += [f"Not run{now}. Its rule, over {claim.n_seeds} seeds: {rule}.{trials}", ""]
-        lines += [_earlier(record)] if "verdict" in record else []
+        lines += [_earlier(record, claim)] if "verdict" in record else []
     for earlier in record.get("earlier", []):
-        lines += [_earlier(earlier)]
+        lines += [_earlier(earlier, claim)]
     if theirs := read_record(AUTHORS / f"{claim.name}.json"):
         lines += _of_authors(theirs, claim, record)
     return "\n".join(lines)
@@ -107,11 +107,10 @@ def _of_authors(theirs: Mapping[str, Any], claim: Claim, record: Mapping[str, An
     return [*lines, ""]
 
 
-def _earlier(record: Mapping[str, Any]) -> str:
+def _earlier(record: Mapping[str, Any], claim: Claim) -> str:
     fulfilled = "; ".join(f"`{condition}` {by}" for condition, by, _, _ in answers(record))
-    return (
-        f"An earlier recipe, {record['hash'][:12]}, came to *{record['verdict']}* on {record['date']}: {fulfilled}.\n"
-    )
+    what = "This recipe, run before," if record["hash"] == claim.hash else f"An earlier recipe, {record['hash'][:12]},"
+    return f"{what} came to *{record['verdict']}* on {record['date']}: {fulfilled}.\n"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from attnlab.analysis.claim_rules import (
     HOLDS,
     OPEN,
     Answer,
+    check_name,
     fewest_seeds,
     judge,
     parse_condition,
@@ -35,23 +36,37 @@ def verdict(*rules: str, one: Sequence[float | None], two: Sequence[float | None
         ("2 * [val/accuracy] - 1", 0.5),
         ("([floor/loss] - [val/loss]) / ([floor/loss] - 1)", 0.5),
         ("-[val/loss] / (2 - [floor/loss] + 1)", math.nan),
-        ("[extrapolation_loss/x4] - [extrapolation_loss/x4]", 0.0),
+        ("[extrapolation_loss/x4] - [extrapolation_loss/x4] * 2", -7.0),
+        ("max([val/loss], [floor/loss], 1) - min([val/loss], [floor/loss])", 1.0),
+        ("exp(log([val/loss])) + abs(1 - [floor/loss])", 4.0),
+        ("log(-[val/loss])", math.nan),
+        ("max([val/loss], [val/loss] / ([val/loss] - 2))", math.nan),
+        ("exp([val/loss] * 1000)", math.inf),
+        ("[size/state_bytes] / [size/parameters] + [optim/grad_norm]", 2.5),
     ],
 )
 def test_measure(text: str, value: float) -> None:
     """A formula over metrics; one that divides by 0 is no number."""
     numbers = {"val/accuracy": 0.75, "val/loss": 2.0, "floor/loss": 3.0, "extrapolation_loss/x4": 7.0}
+    numbers |= {"size/state_bytes": 8.0, "size/parameters": 4.0, "optim/grad_norm": 0.5}
     measure = parse_measure("m", text)
     assert measure.value(numbers) == pytest.approx(value, nan_ok=True)
     assert set(measure.metrics) <= set(numbers)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[val/loss", "[val/loss] ** 2", "f([val/loss])", "[val/speed]", "x + [val/loss]", 3]
+    "text",
+    [
+        *("", "[val/loss", "[val/loss] ** 2", "f([val/loss])", "x + [val/loss]", "m7 + [val/loss]"),
+        *(3, "3", "[]", "[[val/loss]]"),
+        *("[val/loss] / 0", "[val/loss] - [val/loss]", "max([val/loss])", "log([val/loss], 2)", "[val/loss] + 1e999"),
+        *("[ceiling/los]", "size/params", "+".join(["[val/loss]"] * 500), "val/loss:steps_to_x"),
+    ],
 )
 def test_no_measure(text: object) -> None:
-    with pytest.raises(UsageError, match=r"^key \("):
+    with pytest.raises(UsageError, match=r"^key[ :]") as refused:
         parse_measure("key", text)
+    assert len(str(refused.value)) < 400 and "m0" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +83,27 @@ def test_no_measure(text: object) -> None:
             "1 +",
             7,
         ),
-        *("share(a(one) > 1) > 0.5", "share(a(one) > 1) < share(a(two) > 1)", "share(a(one)) > share(a(two))"),
+        *("share(a(one) > 1) > 0.5", "share(a(one) > 1) >= share(a(two) > 1)", "share(a(one)) > share(a(two))"),
+        *(
+            "share(a(one) > 1, 2) > share(a(two) > 1)",
+            "share(share(a(one) > 1) > share(a(two) > 1)) > share(a(two) > 1)",
+        ),
+        *("1 < 3", "a(one) <= a(one)", "a(one) - a(one) > 0", "a(one) > 1e999", "max(a(one)) > 1", "a(arm=one) > 1"),
+        *("a(one) >\n 1 +", "(" * 600 + "a(one)" + ")" * 600 + " > 1"),
     ],
 )
 def test_no_condition(text: object) -> None:
-    with pytest.raises(UsageError, match=r"^key \("):
+    with pytest.raises(UsageError, match=r"^key \(") as refused:
         parse_condition("key", text, MEASURES, ARMS)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["my-arm", "8k", "a b", "", "lambda", "share", "max"])
+def test_no_name(name: str) -> None:
+    """What a rule could not write is no name of an arm or a measure."""
+    with pytest.raises(UsageError, match=r"^key: .* must be a name of letters"):
+        check_name("key", name)
+    check_name("key", "größe_2")
 
 
 def test_most_runs() -> None:
@@ -94,6 +124,15 @@ def test_pairs() -> None:
     assert verdict("b(one) - 2 * a(one) <= 0", one=one)[0] == HOLDS
 
 
+def test_functions() -> None:
+    """Of several runs of one seed a rule can take the best; one that is lost among them is no result."""
+    one, two = [1.0, 0.0, 1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    assert verdict("max(a(one), a(two)) > 0.5", one=one, two=two)[0] == HOLDS
+    assert verdict("abs(a(one) - a(two)) < 0.5", one=one, two=two)[0] == FAILS
+    (answer,) = verdict("max(a(one), a(two)) > 0.5", one=one, two=[None, *two[1:]])[1]
+    assert (answer.lost, answer.fulfilled) == (1, 5)
+
+
 def test_shares() -> None:
     """Fisher's test, one-sided: 5 of 8 against none tells, 3 of 8 does not, and the other way round refutes."""
     rule = "share(a(one) >= 1) > share(a(two) >= 1)"
@@ -102,6 +141,8 @@ def test_shares() -> None:
         return verdict(rule, one=[1.0] * ours + [0.0] * (8 - ours), two=[1.0] * theirs + [0.0] * (8 - theirs))
 
     assert [of(*counts)[0] for counts in ((5, 0), (3, 0), (8, 8), (0, 5))] == [HOLDS, OPEN, OPEN, FAILS]
+    ours, theirs = [1.0] * 5 + [0.0] * 3, [0.0] * 8
+    assert verdict("share(a(two) >= 1) < share(a(one) >= 1)", one=ours, two=theirs)[0] == HOLDS
     assert of(5, 0)[1][0].p_holds == pytest.approx(math.comb(8, 5) / math.comb(16, 5))
 
 

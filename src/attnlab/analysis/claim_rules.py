@@ -5,7 +5,11 @@ the metric. A condition compares measures of arms, seed by seed, or the shares o
 
     gap(two_layers) >= 0.7                                   in most runs
     loss(window) - loss(full) > 0.1                          in most pairs of runs with one seed
+    max(accuracy(slow), accuracy(fast)) < 0.5                at the better of two rates
     share(accuracy(two) >= 0.99) > share(accuracy(one) >= 0.99)
+
+Both are made of numbers with + - * / and the functions abs, min, max, log and exp. What is no number (0 / 0, the log of
+a negative one, anything made of a run that was lost) counts as a run without a result.
 
 *In most runs* is the sign test, exact for any law of results: were a run as likely to fulfil the condition as not, so
 many would fulfil it with a chance of p. Shares are compared by Fisher's exact test, one-sided. A run without a result
@@ -13,21 +17,36 @@ counts against whichever answer is asked about.
 """
 
 import ast
+import keyword
 import math
 import operator
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from attnlab.config.metric_kinds import parse_metric
-from attnlab.errors import UsageError, nearest
+from attnlab.errors import UsageError, nearest, shown
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot tell"
 ALPHA = 0.05  # of each answer
 IN_BRACKETS = re.compile(r"\[([^][]+)\]")
+METRIC = re.compile(r"[^\W\d][\w/.:-]*")  # one that may stand without
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 RELATIONS = {ast.GtE: operator.ge, ast.LtE: operator.le, ast.Gt: operator.gt, ast.Lt: operator.lt}
+FUNCTIONS: dict[str, Callable[..., float]] = {"abs": abs, "min": min, "max": max, "log": math.log, "exp": math.exp}
+OF_SEVERAL = ("min", "max")  # of the functions, those of two numbers or more; the others take one
+SHARE = "share"
+MADE_WITH = f"+ - * / {' '.join(FUNCTIONS)}"
+# What a run comes to besides its metrics: where in summary.json it stands. Bounds are what a task says of its rows.
+OF_SUMMARY: dict[str, tuple[str, ...]] = {
+    f"{bound}/{kind}": ("bounds", bound, kind) for bound in ("floor", "ceiling") for kind in ("loss", "accuracy")
+}
+OF_SUMMARY |= {"size/parameters": ("parameters",)}
+OF_SUMMARY |= {f"size/{cost}": ("attention_cost", cost) for cost in ("state_bytes", "forward_flops")}
+MOST_SIGNS = 1000  # of a formula
+DRAWS = 8  # with which it is asked whether a formula depends on anything
 Results = Mapping[str, Sequence[Mapping[str, float] | None]]  # by arm: the measures of each seed; None: a lost run
 
 
@@ -67,44 +86,85 @@ class Answer(NamedTuple):
 
 def parse_measure(key: str, text: Any) -> Measure:
     """A measure from its formula. Raises UsageError, which begins with the key."""
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not (IN_BRACKETS.search(text) or METRIC.fullmatch(text.strip())):
         raise UsageError(
-            f"{key} ({text}) must be a metric, or a formula with metrics in brackets: 2 * [val/accuracy] - 1"
+            f"{key} ({shown(text)}) must be a metric, or a formula with metrics in brackets: 2 * [val/accuracy] - 1"
         )
     if not IN_BRACKETS.search(text):
         text = f"[{text.strip()}]"
     metrics = tuple(dict.fromkeys(IN_BRACKETS.findall(text)))
     for metric in metrics:
-        parse_metric(metric, key)
+        if metric not in OF_SUMMARY and metric.partition("/")[0] in {name.partition("/")[0] for name in OF_SUMMARY}:
+            raise UsageError(f"{key}: {metric} is not one of {', '.join(OF_SUMMARY)}{nearest(metric, OF_SUMMARY)}")
+        parse_metric(metric, key, any_way=True)
+    if typed := re.search(r"\bm\d+\b", IN_BRACKETS.sub("", text)):  # as which metrics stand in what is parsed
+        raise UsageError(f"{key} ({_short(text)}): {typed[0]} is neither a number nor a metric in brackets")
     formula = _parsed(key, IN_BRACKETS.sub(lambda match: f" m{metrics.index(match[1])} ", text), text)
-    _check(key, formula, lambda leaf: isinstance(leaf, ast.Name) and re.fullmatch(r"m\d+", leaf.id) is not None, text)
+
+    def is_metric(leaf: ast.expr) -> bool:
+        return isinstance(leaf, ast.Name) and re.fullmatch(r"m\d+", leaf.id) is not None
+
+    def readable(node: ast.expr) -> str:
+        return re.sub(r"\bm(\d+)\b", lambda match: f"[{metrics[int(match[1])]}]", ast.unparse(node))
+
+    _check(key, formula, is_metric, text, f"a metric in brackets, such as [{metrics[0]}]", readable)
+    _check_depends(key, text, lambda draw: _value(formula, lambda leaf: draw(ast.dump(leaf))))
     return Measure(formula, metrics)
+
+
+def check_name(key: str, name: str) -> None:
+    """Refuse a name that no rule could call an arm or a measure by."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name in (*FUNCTIONS, SHARE):
+        raise UsageError(
+            f"{key}: {name!r} must be a name of letters, digits and _, as rules write it, and none of "
+            f"{', '.join((*FUNCTIONS, SHARE))} or a keyword of Python"
+        )
 
 
 def parse_condition(key: str, text: Any, measures: Sequence[str], arms: Sequence[str]) -> Condition:
     """A condition over these measures and arms. Raises UsageError, which begins with the key."""
     node = _parsed(key, text, text) if isinstance(text, str) else None
+    example = f"{measures[0]}({arms[0]})"
     if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in RELATIONS:
-        raise UsageError(f"{key} ({text}) must be one inequality, such as {measures[0]}({arms[0]}) >= 0.9")
+        raise UsageError(
+            f"{key} ({_short(shown(text))}) must be one inequality with >=, <=, > or <, such as {example} >= 0.9; "
+            "two inequalities are two lines of the rule"
+        )
     condition = Condition(text, node.left, node.ops[0], node.comparators[0])
-    inside = [_inside(side) for side in (condition.left, condition.right)]
-    if any(inside):
-        sides = [parse_condition(key, each, measures, arms) for each in inside if each]
-        if len(sides) < 2 or not isinstance(condition.relation, ast.Gt):
-            raise UsageError(f"{key} ({text}) must be share(...) > share(...)")
-        return Condition(text, _compared(sides[0]), ast.Gt(), _compared(sides[1]))
+    if any(_is_share(side) for side in (condition.left, condition.right)):
+        return _of_shares(key, condition, measures, arms)
 
     def is_measure(leaf: ast.expr) -> bool:
-        if not isinstance(leaf, ast.Call) or len(leaf.args) != 1 or not isinstance(leaf.args[0], ast.Name):
+        arm = leaf.args[0] if isinstance(leaf, ast.Call) and len(leaf.args) == 1 and not leaf.keywords else None
+        if not isinstance(leaf, ast.Call) or not isinstance(arm, ast.Name) or not isinstance(leaf.func, ast.Name):
             return False
-        for name, names in ((_called(leaf), measures), (leaf.args[0].id, arms)):
+        for name, names in ((leaf.func.id, measures), (arm.id, arms)):
             if name not in names:
-                raise UsageError(f"{key} ({text}): {name} is not one of {', '.join(names)}{nearest(name, names)}")
+                raise UsageError(
+                    f"{key} ({_short(text)}): {name} is not one of {', '.join(names)}{nearest(name, names)}"
+                )
         return True
 
     for side in (condition.left, condition.right):
-        _check(key, side, is_measure, text)
+        _check(key, side, is_measure, text, f"a measure of an arm, such as {example}", ast.unparse)
+
+    def difference(draw: Callable[[str], float]) -> float:
+        left, right = (_value(side, lambda leaf: draw(ast.dump(leaf))) for side in (condition.left, condition.right))
+        return left - right
+
+    _check_depends(key, text, difference)
     return condition
+
+
+def _of_shares(key: str, condition: Condition, measures: Sequence[str], arms: Sequence[str]) -> Condition:
+    sides = [side.args[0] if _is_share(side) else None for side in (condition.left, condition.right)]  # type: ignore[attr-defined]
+    inside = [parse_condition(key, ast.unparse(side), measures, arms) for side in sides if side is not None]
+    nested = any(isinstance(each.left, ast.Compare) for each in inside)
+    if len(inside) < 2 or nested or not isinstance(condition.relation, ast.Gt | ast.Lt):
+        raise UsageError(f"{key} ({_short(condition.text)}) must be share(INEQUALITY) > share(INEQUALITY)")
+    if isinstance(condition.relation, ast.Lt):
+        inside.reverse()
+    return Condition(condition.text, _compared(inside[0]), ast.Gt(), _compared(inside[1]))
 
 
 def judge(conditions: Sequence[Condition], results: Results) -> tuple[str, list[Answer]]:
@@ -142,9 +202,8 @@ def _answer(condition: Condition, results: Results, alpha_fails: float) -> Answe
     return Answer(condition.text, left, right, one, lost, seeds, p_holds, p_fails, verdict)
 
 
-def _inside(side: ast.expr) -> str:
-    """What share(...) is taken of; empty for anything else."""
-    return ast.unparse(side.args[0]) if isinstance(side, ast.Call) and _called(side) == "share" and side.args else ""
+def _is_share(side: ast.expr) -> bool:
+    return isinstance(side, ast.Call) and _called(side) == SHARE and len(side.args) == 1 and not side.keywords
 
 
 def _compared(condition: Condition) -> ast.Compare:
@@ -194,22 +253,75 @@ def _value(node: ast.expr, look_up: Callable[[ast.expr], float]) -> float:
         return math.nan if right == 0 and isinstance(node.op, ast.Div) else ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.UnaryOp):
         return -_value(node.operand, look_up)
+    if isinstance(node, ast.Call) and _called(node) in FUNCTIONS:
+        values = [_value(each, look_up) for each in node.args]
+        try:  # min and max of nan and a number are whichever stands first
+            return math.nan if any(map(math.isnan, values)) else float(FUNCTIONS[_called(node)](*values))
+        except ValueError:  # the logarithm of a number that has none
+            return math.nan
+        except OverflowError:
+            return math.inf
     return float(node.value) if isinstance(node, ast.Constant) else look_up(node)  # type: ignore[arg-type]
 
 
-def _check(key: str, node: ast.expr, is_leaf: Callable[[ast.expr], bool], text: str) -> None:
-    """Refuse whatever is no sum, difference, product or quotient of numbers and leaves."""
+def _check(
+    key: str,
+    node: ast.expr,
+    is_leaf: Callable[[ast.expr], bool],
+    text: str,
+    leaf: str,
+    readable: Callable[[ast.expr], str],
+) -> None:
+    """Refuse whatever is not made of numbers and leaves."""
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        _check(key, node.left, is_leaf, text)
-        _check(key, node.right, is_leaf, text)
+        inside = [node.left, node.right]
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        _check(key, node.operand, is_leaf, text)
-    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)) and not is_leaf(node):
-        raise UsageError(f"{key} ({text}): {ast.unparse(node)} is no number, and no sum or product of some")
+        inside = [node.operand]
+    elif isinstance(node, ast.Call) and (name := _called(node)) in FUNCTIONS and not node.keywords:
+        if len(node.args) < 2 if name in OF_SEVERAL else len(node.args) != 1:
+            number = "two numbers or more" if name in OF_SEVERAL else "one number"
+            raise UsageError(f"{key} ({_short(text)}): {name} takes {number}")
+        inside = node.args
+    elif is_leaf(node) or (isinstance(node, ast.Constant) and _is_number(node.value)):
+        inside = []
+    else:
+        raise UsageError(
+            f"{key} ({_short(text)}): {_short(readable(node))} is neither a number nor {leaf}, nor made of them with "
+            f"{MADE_WITH}"
+        )
+    for each in inside:
+        _check(key, each, is_leaf, text, leaf, readable)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_depends(key: str, text: str, value: Callable[[Callable[[str], float]], float]) -> None:
+    """Refuse a formula that comes to the same whatever the runs come to: one that names none, or a(x) - a(x)."""
+
+    def drawn(i: int) -> float:
+        def draw(leaf: str) -> float:
+            numbers = random.Random(f"{i} {leaf}")
+            return numbers.choice((-1, 1)) * 10 ** numbers.uniform(-3, 3)
+
+        return value(draw)
+
+    numbers = [number for i in range(DRAWS) if not math.isnan(number := drawn(i))]
+    if len({float(f"{number:.9g}") for number in numbers}) < 2:
+        raise UsageError(f"{key} ({_short(text)}) must depend on what the runs come to")
 
 
 def _parsed(key: str, source: str, text: str) -> ast.expr:
+    if len(source) > MOST_SIGNS:
+        raise UsageError(f"{key} ({_short(text)}) is longer than {MOST_SIGNS} signs")
     try:
         return ast.parse(source.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{key} ({text}) is no formula") from error
+        raise UsageError(f"{key} ({_short(text)}) is no formula of numbers with {MADE_WITH}") from error
+
+
+def _short(text: str) -> str:
+    """A text as a line of a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else f"{line[:117]}..."

@@ -58,8 +58,7 @@ def compose_variant(
     folders = () if folder is None else (Path(folder),)
     if folder is not None:
         _refuse_folder(Path(folder), attention)
-    if packages and folder is not None and (home := str(Path(folder).resolve().parent)) not in sys.path:
-        sys.path.append(home)  # beside its configs, where `attnlab new` puts a class; last, so that it hides nothing
+    import_beside(folder, packages)
     settings = (*with_plus(overrides), f"allow_targets=[{','.join(packages)}]")
     with searching(folders):
         if not NAME.fullmatch(attention):
@@ -72,6 +71,12 @@ def compose_variant(
             typed = [f"attention={attention}", *settings[:-1]]
             raise UsageError(explain(error, typed, f"{command} takes one")) from error
     return ComposedVariant(attention, settings, folders, config)
+
+
+def import_beside(folder: Path | str | None, packages: Sequence[str]) -> None:
+    """Find the user's packages beside the folder of configs, too, where `attnlab new` puts a class."""
+    if packages and folder is not None and (home := str(Path(folder).resolve().parent)) not in sys.path:
+        sys.path.append(home)  # last, so that it hides nothing
 
 
 def compose_for_chapter(

@@ -112,21 +112,29 @@ def kind_of(name: str, key: str = "metric") -> Kind:
     raise UsageError(f"{key} ({name}) does not say which way is better; its name must end in one of {ends}")
 
 
-def parse_metric(text: str, key: str = "metric") -> Metric:
-    """The metric that a text names. Raises UsageError if it names none that could be judged."""
+def parse_metric(text: str, key: str = "metric", *, any_way: bool = False) -> Metric:
+    """The metric that a text names. Raises UsageError if it names none that could be judged; `any_way` takes one whose
+    name does not say which way is better, too."""
     name, _, course = text.partition(":")
     if not course and ":" not in text:
-        return Metric(name, kind_of(name, key))
+        return Metric(name, _any_kind(name) if any_way else kind_of(name, key))
     match = COURSE.fullmatch(text)
     threshold = _number(match["threshold"]) if match and match["threshold"] else None
     if match is None or (match["course"] != "area" and threshold is None):
         raise UsageError(f"{key} ({text}) must end in :area or :steps_to_NUMBER after the name, such as {name}:area")
-    kind = kind_of(name, key)
+    kind = _any_kind(name) if any_way and threshold is None else kind_of(name, key)
     if threshold is None:
         return Metric(name, kind, "area")
     if kind.better is None:
         raise UsageError(f"{key} ({text}): neither way of {name} is better, so that no threshold is reached")
     return Metric(name, kind, "steps", threshold)
+
+
+def _any_kind(name: str) -> Kind:
+    try:
+        return kind_of(name)
+    except UsageError:
+        return Kind(None)
 
 
 def _number(text: str) -> float | None:
@@ -136,12 +144,12 @@ def _number(text: str) -> float | None:
         return None
 
 
-def check_logged(text: str, logged: Iterable[str], key: str = "metric") -> None:
+def check_logged(text: str, logged: Iterable[str], key: str = "metric", *, any_way: bool = False) -> None:
     """Refuse a metric that is not logged, in a line that names what is, or that no report can judge."""
     names, name = list(dict.fromkeys(logged)), text.partition(":")[0]
     if not Metric(name, Kind(None)).members(names):
         raise UsageError(f"{key} ({text}) is not logged{nearest(name, names)} (logged: {in_a_line(names)})")
-    parse_metric(text, key)
+    parse_metric(text, key, any_way=any_way)
 
 
 def in_a_line(names: Iterable[str]) -> str:

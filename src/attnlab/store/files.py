@@ -58,9 +58,19 @@ def parse_yaml(text: str, most: int = MOST_YAML_NODES) -> Any:
     """
     check_yaml(text, most)
     try:
-        return _plain(yaml.load(text, LOADER))
+        return _plain(yaml.load(text, _EachKeyOnce))
     except (ValueError, RecursionError, OverflowError) as error:  # a date that does not exist, a number of 5,000 digits
         raise yaml.YAMLError(" ".join(str(error).split())) from error
+
+
+class _EachKeyOnce(LOADER):  # type: ignore[misc]
+    """Of two values of one key YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for twice in [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise ValueError(f"{twice} stands twice in one place, line {node.start_mark.line + 1} or below")
+        return super().construct_mapping(node, deep)
 
 
 def check_yaml(text: str, most: int = MOST_YAML_NODES) -> None:

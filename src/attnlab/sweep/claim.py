@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from attnlab.analysis.claim_rules import Condition, Measure, fewest_seeds, parse_condition, parse_measure
+from attnlab.analysis.claim_rules import (
+    Condition,
+    Measure,
+    check_name,
+    fewest_seeds,
+    parse_condition,
+    parse_measure,
+)
 from attnlab.config.keys import CLAIMS, options, search_folders
 from attnlab.errors import UsageError, nearest, shown
 from attnlab.machine.environment import harmless
@@ -22,6 +30,9 @@ KEYS = (*TEXTS, "note", "settings", "arms", "measures", "rule", "seeds", "minute
 FROZEN = ("settings", "arms", "measures", "rule", "seeds")  # the recipe and the rule, which the hash covers
 MOST_SEEDS = 1000
 FIRST_FROZEN_SEED = 1000  # those of trials are below
+# What a replication settles itself, and what would judge the runs, or end them, in another way.
+SETTLED = {"seed", "experiment_name", "paths.runs", "plan", "overwrite", "preregister", "resume_from", "code", "report"}
+SETTLED |= {"sweep", "card", "hydra"}
 
 
 class Claim(NamedTuple):
@@ -33,7 +44,9 @@ class Claim(NamedTuple):
     published: str  # what was measured there
     note: str  # why it comes out as it does, where that is known
     recipe: dict[str, Any]  # what its hash covers, as it stands in the file
-    design: Design
+    common: dict[str, Any]  # the settings that all arms have alike
+    own: dict[str, dict[str, Any]]  # those of each arm; what one arm sets, all do
+    design: Design  # the same as words
     measures: dict[str, Measure]
     rule: tuple[Condition, ...]
     n_seeds: int
@@ -76,8 +89,7 @@ class Claim(NamedTuple):
 
     def sweep(self, seeds: Sequence[int]) -> dict[str, Any]:
         """The recipe as a design, which `attnlab train -m +sweep=NAME` takes."""
-        axes = {self.axis: self.recipe["arms"]}
-        return {"design": "grid", "settings": self.recipe["settings"], "axes": axes, "seeds": list(seeds)}
+        return {"design": "grid", "settings": self.common, "axes": {self.axis: self.own}, "seeds": list(seeds)}
 
 
 def read_claims(names: Sequence[str] = ()) -> list[Claim]:
@@ -109,46 +121,83 @@ def parse_claim(name: str, path: Path) -> Claim:
     for word in content:
         if word not in KEYS:
             raise UsageError(f"{key}: {word} is not a key{nearest(str(word), KEYS)} (keys: {', '.join(KEYS)})")
-    for text in TEXTS:
-        if not isinstance(sentence := content.get(text), str) or harmless(sentence) != sentence or not sentence.strip():
-            raise UsageError(f"{key}: {text} ({shown(sentence)}) must be a sentence")
+    for text in (*TEXTS, "note"):
+        sentence = content.get(text) or ("-" if text == "note" else "")
+        if not isinstance(sentence, str) or harmless(sentence) != sentence or not sentence.strip():
+            raise UsageError(f"{key}: {text} ({_shown(content.get(text))}) must be a sentence")
     recipe = {part: content.get(part) for part in FROZEN}
     n_seeds, minutes = content.get("seeds"), content.get("minutes")
-    if not isinstance(minutes, int | float) or not minutes > 0:
-        raise UsageError(f"{key}: minutes ({shown(minutes)}) must be a number above 0")
-    axes = {"arm": recipe["arms"]} if isinstance(recipe["arms"], Mapping) else {}
-    if (
-        type(n_seeds) is not int
-        or n_seeds > MOST_SEEDS
-        or len(axes.get("arm", ())) < 2
-        or not isinstance(recipe["measures"], Mapping)
-        or not recipe["measures"]
-    ):
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise UsageError(f"{key}: minutes ({minutes!r}) must be a number above 0, those of one core")
+    if type(n_seeds) is not int or not 0 < n_seeds <= MOST_SEEDS:
+        raise UsageError(f"{key}: seeds ({n_seeds!r}) must be a whole number from 1 to {MOST_SEEDS}")
+    common, own = _settings(key, recipe["settings"], recipe["arms"])
+    design = read_design(name, {"settings": common, "axes": {"arm": own}})
+    if not isinstance(recipe["measures"], Mapping) or not recipe["measures"]:
         raise UsageError(
-            f"{key}: arms must hold two or more by name, measures some, and seeds a number up to {MOST_SEEDS}"
+            f"{key}: measures ({_shown(recipe['measures'])}) must hold formulas by name, such as accuracy: val/accuracy"
         )
-    design = read_design(name, {"settings": recipe["settings"] or {}, "axes": axes})
-    _check_keys(key, design)
-    measures = {str(m): parse_measure(f"{key}: measures.{m}", text) for m, text in recipe["measures"].items()}
-    lines = recipe["rule"] if isinstance(recipe["rule"], list) else []
-    names = (list(measures), list(design.axes[0].levels))
-    rule = tuple(parse_condition(f"{key}: rule", line, *names) for line in lines)
-    if not rule or n_seeds < fewest_seeds(rule):
-        fewest = f"seeds ({n_seeds}) must be at least {fewest_seeds(rule)}" if rule else "rule must list inequalities"
-        raise UsageError(f"{key}: {fewest}" + (f": no fewer can refute one of {len(rule)} conditions" if rule else ""))
+    for measure in recipe["measures"]:
+        check_name(f"{key}: measures", measure)
+    measures = {m: parse_measure(f"{key}: measures.{m}", text) for m, text in recipe["measures"].items()}
+    lines = recipe["rule"]
+    if not isinstance(lines, list) or not lines:
+        raise UsageError(f"{key}: rule ({_shown(lines)}) must list inequalities, each on a line that begins with -")
+    rule = tuple(parse_condition(f"{key}: rule", line, list(measures), list(own)) for line in lines)
+    for twice in [condition.text for i, condition in enumerate(rule) if condition.text in {c.text for c in rule[:i]}]:
+        raise UsageError(f"{key}: rule ({twice}) stands there twice")
+    if n_seeds < (fewest := fewest_seeds(rule)):
+        raise UsageError(
+            f"{key}: seeds ({n_seeds}) must be at least {fewest}: no fewer can refute one of {len(rule)} conditions"
+        )
     claim, source, published, note = (str(content.get(text) or "").strip() for text in (*TEXTS, "note"))
-    return Claim(name, claim, source, published, note, recipe, design, measures, rule, n_seeds, float(minutes))
+    return Claim(
+        name, claim, source, published, note, recipe, common, own, design, measures, rule, n_seeds, float(minutes)
+    )
 
 
-def _check_keys(key: str, design: Design) -> None:
-    """Refuse what a replication settles itself, and what arms and all runs would both set."""
-    settled = {"seed", "experiment_name", "paths.runs", "report.at_end"}
-    common = {word.partition("=")[0].lstrip("+~") for word in design.settings}
-    for arm, overrides in design.axes[0].levels.items():
-        for name in (word.partition("=")[0].lstrip("+~") for word in overrides):
-            if name in common:
-                raise UsageError(f"{key}: {name} is set for all arms and for {arm}: leave one of them out")
-            if name in settled:
-                raise UsageError(f"{key}: {name} is settled by attnlab replicate: leave it out")
-    if both := sorted(common & settled):
-        raise UsageError(f"{key}: {both[0]} is settled by attnlab replicate: leave it out")
+def _settings(key: str, settings: Any, arms: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What all arms have alike, and what each has of its own: where an arm sets something that stands among the common
+    settings, its value counts, and the others have the common one."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"{key}: settings ({_shown(settings)}) must hold settings by name, as optimizer.lr: 3e-3")
+    if not isinstance(arms, Mapping) or len(arms) < 2:
+        raise UsageError(
+            f"{key}: arms ({_shown(arms)}) must hold two or more by name, each with its settings, such as "
+            "softmax: {attention: multi_head}"
+        )
+    for arm, content in arms.items():
+        check_name(f"{key}: arms", arm)
+        if content is not None and not isinstance(content, Mapping):
+            raise UsageError(
+                f"{key}: arms.{arm} ({_shown(content)}) must hold settings by name, as in {{optimizer.lr: 3e-3}}"
+            )
+    common, own = dict(settings or {}), {arm: dict(content or {}) for arm, content in arms.items()}
+    for where, content in (("settings", common), *((f"arms.{arm}", content) for arm, content in own.items())):
+        for name, value in content.items():
+            if _bare(name).partition(".")[0] == "allow_targets":
+                raise UsageError(
+                    f"{key}: {where}.{name} ({_shown(value)}) must be typed, for no file can allow itself: "
+                    "attnlab replicate allow_targets=PACKAGE"
+                )
+            if _bare(name) in SETTLED or _bare(name).partition(".")[0] in SETTLED:
+                raise UsageError(f"{key}: {where}.{name} is settled by attnlab replicate: leave it out")
+    varied = {_bare(name) for content in own.values() for name in content}
+    usual = {name: value for name, value in common.items() if _bare(name) in varied}
+    for arm, content in own.items():
+        sets = {_bare(name) for name in content}
+        own[arm] = {**{name: value for name, value in usual.items() if _bare(name) not in sets}, **content}
+    for i, (arm, content) in enumerate(own.items()):
+        for other in [name for name in list(own)[:i] if own[name] == content]:
+            raise UsageError(f"{key}: arms.{arm} has the settings of arms.{other}: two arms must differ")
+    return {name: value for name, value in common.items() if name not in usual}, own
+
+
+def _bare(name: str) -> str:
+    return name.lstrip("+~")
+
+
+def _shown(value: Any) -> str:
+    """A value as part of a line."""
+    line = " ".join(harmless(shown(value)).split())
+    return line if len(line) <= 80 else f"{line[:77]}..."

@@ -1,5 +1,6 @@
 """A sweep that another command of attnlab asks for: its design in a file, its runs by `attnlab train -m`."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -49,9 +50,13 @@ def train_design(
     arguments = ["-m", "--config-dir", str(config_dir or designs), *typed, "report.at_end=false"]
     print(f"attnlab train {shlex.join(arguments)}", flush=True)
     command = [sys.executable, "-m", "attnlab.cli.train", *arguments]
+    environment = {**os.environ}
+    if config_dir is not None and any(word.startswith("allow_targets=") for word in overrides):
+        paths = [os.environ.get("PYTHONPATH", ""), str(config_dir.resolve().parent)]  # where `attnlab new` puts a class
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     deadline = None if seconds is None else time.monotonic() + seconds
     # In a group of its own: what a terminal sends comes to this process alone, as what `kill` sends does.
-    with stop_request() as stop, subprocess.Popen(command, process_group=0) as process:
+    with stop_request() as stop, subprocess.Popen(command, env=environment, process_group=0) as process:
         ended = False
         while (code := _wait(process, TICK)) is None:
             if not ended and (stop.signal is not None or (deadline is not None and time.monotonic() > deadline)):

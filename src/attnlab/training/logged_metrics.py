@@ -13,7 +13,7 @@ from attnlab.data.task import Task
 from attnlab.inspection.head_metrics import DIVERSITY, NEGATIVE_SHARE, PER_HEAD, ROW_SUM, SILENCED_MEAN, SILENCED_ZERO
 from attnlab.inspection.task_metrics import ANSWER_MASS, SINK_RATE, token_kinds
 from attnlab.model import GPT
-from attnlab.training.extrapolation import BY_SEGMENT, SCORES
+from attnlab.training.extrapolation import BY_SEGMENT, SCORES, check_lengths
 from attnlab.training.scoring import ACCURACY, ERROR, SEGMENT_LOSS, SEGMENTS, SLICE_ACCURACY, SLICE_COUNT, SLICE_LOSS
 
 KEY = "report.metric"
@@ -35,12 +35,13 @@ def metrics_of_config(config: RunConfig) -> list[str]:
     """The metrics that a run of a checked config will log; tokenises a text that was not yet."""
     source, vocabulary = instantiate(config, "data"), instantiate(config, "tokenizer")
     _, dataset = load_dataset(source, vocabulary, config.paths.cache)
+    dataset.check_context(config.model.context)
     return logged_metrics(config, check_construction(config), dataset)
 
 
 def logged_metrics(config: RunConfig, model: GPT, dataset: Dataset) -> list[str]:
     """Their names; those that stand only beyond what a position knows, or only at some kinds of map, among them."""
-    names = ["val/loss", "train/loss", "perf/tokens_per_second"]
+    names = ["val/loss", "train/loss", "optim/grad_norm", "perf/tokens_per_second"]
     if dataset.scored_bytes is not None:
         names.append("val/bits_per_byte")
     if isinstance(dataset, Task):
@@ -49,7 +50,7 @@ def logged_metrics(config: RunConfig, model: GPT, dataset: Dataset) -> list[str]
         names += [ACCURACY, ERROR, "val/bayes_loss"]
         names += [f"{group}{name}" for name in slices for group in (SLICE_ACCURACY, SLICE_LOSS, SLICE_COUNT)]
         names += [f"{SEGMENT_LOSS}{number}" for number in range(1, SEGMENTS + 1)]
-    for factor in (1, *config.evaluation.lengths) if config.evaluation.lengths else ():
+    for factor in (1, *lengths) if (lengths := check_lengths(config.evaluation.lengths)) else ():
         names += [f"extrapolation_{name}/x{factor}" for name in SCORES if factor > 1 or "beyond" not in name]
         parts = range(1, factor + 1) if factor > 1 else ()
         names += [f"extrapolation_{name}/x{factor}/{number}" for name in BY_SEGMENT for number in parts]
