@@ -36,6 +36,8 @@ def arm_with(variant: str = "linear", **settings: Any) -> Arm:
         ({"precision": "fp32"}, {}, ["precision"]),
         ({"versions": {"torch": "1", "numpy": "2"}}, {"versions": {"torch": "3", "numpy": "2"}}, ["torch 1 and 3"]),
         ({"versions": {"torch": "1"}}, {}, ["versions"]),
+        ({"git_commit": "a", "code": "c"}, {"git_commit": "b", "code": "d"}, []),  # told by module
+        ({"git_commit": "a", "code": "c"}, {"git_commit": "b"}, ["commit"]),
     ],
 )
 def test_conditions(ours: dict[str, Any], theirs: dict[str, Any], names: list[str]) -> None:

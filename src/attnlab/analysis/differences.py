@@ -23,16 +23,21 @@ CONDITIONS = {
     "tokenizer_sha256": "tokenizer",
 }
 STATED_ELSEWHERE = ("data_sha256", "tokenizer_sha256")  # settings, and what differs in them is named as such
+# Where each module that a run executed is recorded, what differs in the code is named by module, and a commit of other
+# files is no other condition.
+STATED_BY_MODULE = ("git_commit", "git_dirty")
 
 
 def unequal_conditions(comparison: Comparison[Arm]) -> list[str]:
     """The conditions in which the runs of a comparison differ, in a few words each."""
     sides = (comparison.arm.finished, comparison.baseline.finished)
     summaries = [runs[seed].summary for seed in comparison.seeds for runs in sides]
-    names = []
+    names, elsewhere = [], [*STATED_ELSEWHERE]
+    if all(summary.get("code") for summary in summaries):
+        elsewhere += STATED_BY_MODULE
     for key, name in CONDITIONS.items():
         values = list({repr(summary.get(key)): summary.get(key) for summary in summaries}.values())
-        if len(values) < 2 or key in STATED_ELSEWHERE:
+        if len(values) < 2 or key in elsewhere:
             continue
         versions = [value for value in values if isinstance(value, Mapping)]
         if key == "versions" and len(versions) == len(values):
