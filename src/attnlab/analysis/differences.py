@@ -32,7 +32,8 @@ def unequal_conditions(comparison: Comparison[Arm]) -> list[str]:
     """The conditions in which the runs of a comparison differ, in a few words each."""
     sides = (comparison.arm.finished, comparison.baseline.finished)
     summaries = [runs[seed].summary for seed in comparison.seeds for runs in sides]
-    names, elsewhere = [], [*STATED_ELSEWHERE]
+    names = []
+    elsewhere = [*STATED_ELSEWHERE]
     if all(summary.get("code") for summary in summaries):
         elsewhere += STATED_BY_MODULE
     for key, name in CONDITIONS.items():
