@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnlab.attention.log_scale import RISE, exceeds
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.options import Configurable, Count, NonNegative, given, option
 
 
@@ -65,6 +66,7 @@ class EluPlusOne(FeatureMap):
     def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         return x.clamp(max=0.0).exp() + x.relu()
 
+    @uncompiled  # once for both
     def extreme(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h t d"]) -> bool:
         return exceeds(-q, RISE / 3) or exceeds(-k, RISE / 3)  # a product of two, below 1e-28
 

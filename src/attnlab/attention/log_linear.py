@@ -133,7 +133,9 @@ class LogLinearAttention(StateAttention):
         work = torch.promote_types(self.anchor.dtype, torch.float32)
         with full_precision(heads.q.device):
             q, k, v = (p.to(work) for p in heads[:3])
-            t, age = q.size(2), running_sum(heads.log_decay)
+            if (t := q.size(2)) == 1:  # a token is at the lowest level of itself
+                return (q @ k.mT) * heads.own.level[..., :1].to(work) @ v
+            age = running_sum(heads.log_decay)
             later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
             decay = (age[..., :, None] - age[..., None, :]).to(work).masked_fill(later, -torch.inf).exp()
             pos = torch.arange(start, start + t, device=q.device)

@@ -20,6 +20,7 @@ from attnlab.attention.projection import QKV
 from attnlab.attention.scan import chunked, token_loop
 from attnlab.attention.state import StateAttention
 from attnlab.attention.traits import MapKind, Traits
+from attnlab.attention.uncompiled import uncompiled
 from attnlab.attention.write import AddWrite, Erasure, Write
 from attnlab.options import Count, Natural, OptionError, option, slot
 
@@ -122,16 +123,17 @@ class RecurrentAttention(GatedOutput, StateAttention):
 
     def scan(self, heads: Heads, memory: Matrix, start: int) -> tuple[Float[Tensor, "b h t v"], Matrix]:
         """Run the recurrence over the tokens of `heads`, in float32 at least; used by training, maps and decoding."""
+        return self._by_logs(heads, memory) if self.log_scaled else self._run(heads, memory)
+
+    def _run(self, heads: Heads, memory: Matrix) -> tuple[Float[Tensor, "b h t v"], Matrix]:
         matrix, scale = memory
         if not heads.v.size(2):
             return heads.v, memory
         work = matrix.dtype
         with full_precision(heads.q.device):
             q, k, v = heads.q.to(work), heads.k.to(work), self.output_norm.widen(heads.v.to(work))
-            erasure = None if heads.own is None else heads.own.erasure
-            decay, beta, erasure = (
-                None if part is None else part.to(work) for part in (heads.log_decay, heads.beta, erasure)
-            )
+            beside = (heads.log_decay, heads.beta, None if heads.own is None else heads.own.erasure)
+            decay, beta, erasure = (None if part is None else part.to(work) for part in beside)
             if scale is not None:
                 q, k, decay, matrix, scale = self.in_range(q, k, decay, matrix, scale, heads)
             run = token_loop if q.size(2) == 1 else partial(chunked, chunk=self.chunk, starts=self.starts(heads))
@@ -140,18 +142,18 @@ class RecurrentAttention(GatedOutput, StateAttention):
             o, matrix = run(*self.in_turn(q, k, v, decay, beta), matrix)
             return self.output_norm.divide(o).to(heads.v.dtype), Matrix(matrix, scale)
 
+    _by_logs = uncompiled(_run)  # it asks for numbers, at each of which compiled code would end
+
     def in_range(
         self, q: Tensor, k: Tensor, decay: Tensor | None, matrix: Tensor, scale: Tensor, heads: Heads
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """Features, decay and memory in units in which float32 holds them."""
         if heads.log_q is not None and heads.log_k is not None:
             log_q, log_k = heads.log_q.to(matrix.dtype), heads.log_k.to(matrix.dtype)
-        elif not exceeds(scale.abs(), 0.0):
-            return q, k, decay, matrix, scale
-        elif exceeds(scale.abs().masked_fill(scale.isinf(), 0.0), 0.0):  # the memory is in other units already
-            log_q, log_k = q.log(), k.log()
+        elif exceeds(scale.abs(), 0.0) and exceeds(scale.abs().masked_fill(scale.isinf(), 0.0), 0.0):
+            log_q, log_k = q.log(), k.log()  # the memory is in other units already
         else:
-            return q, k, decay, matrix, torch.zeros_like(scale)
+            return q, k, decay, matrix, scale.clamp(min=0.0)
         return rescaled(log_q, log_k, decay, matrix, scale, heads.documents)[:5]
 
     def starts(self, heads: Heads) -> Bool[Tensor, "b t"] | None:
@@ -193,8 +195,6 @@ class RecurrentAttention(GatedOutput, StateAttention):
 
     def merge(self, o: Float[Tensor, "b h t v"], heads: Heads) -> Float[Tensor, "b t o"]:
         """What the writes of a memory bring is one sum, whether `o` holds the sum already (`mix`) or its terms."""
-        own = heads.v
-        if self.writes > 1:
-            o = o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
-            own = own[:, self.writes - 1 :: self.writes]  # the value that was written last
+        o = o if self.writes == 1 else o.unflatten(1, (self.n_memories, -1)).sum(dim=2)
+        own = heads.v if self.writes == 1 else heads.v[:, self.writes - 1 :: self.writes]  # what was written last
         return self.to_out(join_heads(self.gate(self.output_norm(o), heads.gate, own)))
