@@ -84,7 +84,7 @@ LINEAR = {"feature_map": EluPlusOne, "decay": FixedDecay}
 
 MUTANTS: dict[str, Mutant] = {
     "narrow output": Mutant("shape", "forward makes (1, 1, 23)", made_of(NarrowOutput), EVERYTHING),
-    "turned norms": Mutant("shape", "value_norms makes (1, 1, 4)", made_of(TurnedNorms)),
+    "turned norms": Mutant("shape", "value_norms makes (1, 1, 4)", made_of(TurnedNorms), frozenset({"documents"})),
     "input written": Mutant("shape", "written into", made_of(WritesIntoInput), EVERYTHING),
     "needs a token": Mutant("shape", "no tokens, (b=1, t=0): IndexError", made_of(NeedsAToken)),
     "mask off by one": Mutant(
@@ -122,7 +122,10 @@ MUTANTS: dict[str, Mutant] = {
     "endless window": Mutant("state_growth", "growth is 'window', but", made_of(ClaimsWindow)),
     "sharper than fused": Mutant("fused_equals_explicit", "T=2: ", partial(PLAIN, normalizer=SilentlyExplicit)),
     "cap not applied": Mutant(
-        "fused_equals_explicit", "T=2: ", partial(PLAIN, score={"softcap": partial(UnfusableCap, cap=0.1)})
+        "fused_equals_explicit",
+        "T=2: ",
+        partial(PLAIN, score={"softcap": partial(UnfusableCap, cap=0.1)}),
+        frozenset({"backend_equals_mix"}),
     ),
     "another cap in the kernel": Mutant(
         "backend_equals_mix", "T=3: ", partial(PLAIN, score={"softcap": partial(OtherCapInKernel, cap=0.1)})

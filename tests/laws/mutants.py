@@ -216,7 +216,7 @@ class ConvolvesOn(MultiHeadAttention):
     documents = True
 
     def project(self, x: Tensor, start: Start = 0, tail: Tensor | None = None) -> Heads:
-        return super().project(x, 0, tail)  # of rotations only the distances count
+        return super().project(x, start if isinstance(start, int) else 0, tail)  # of rotations distances count
 
 
 class CountsOn(LearnedEmbedding):

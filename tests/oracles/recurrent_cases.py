@@ -257,7 +257,7 @@ CASES = [
         "gated_delta",
         "qwen3_next",
         "Qwen3NextGatedDeltaNet",
-        "layers.0.self_attn",
+        "layers.0.linear_attn",
         gated_delta,
         settings=GATED_DELTA,
         options=("position=none", "attention.chunk=4"),
@@ -267,7 +267,7 @@ CASES = [
         "gated_delta",
         "qwen3_next",
         "Qwen3NextGatedDeltaNet with two heads of keys",
-        "layers.0.self_attn",
+        "layers.0.linear_attn",
         shared_keys,
         settings={
             **GATED_DELTA,
