@@ -90,9 +90,8 @@ class RecurrentAttention(GatedOutput, StateAttention):
         self.write.check(self.feature_map)
         self.output_norm.check(self.feature_map, self.write)
         if self.writes > 1 and (self.write.early or not self.write.erases):
-            problem = "must be 1 unless each write corrects the one before, and attention/write "
-            problem += f"({type(self.write).__name__}) does not: use attention/write=delta"
-            raise OptionError("writes", self.writes, problem)
+            problem = "must be 1 unless each write corrects the one before: use attention/write=delta, and not "
+            raise OptionError("writes", self.writes, problem + type(self.write).__name__)
         kind: MapKind = "probability" if self.output_norm.divides else "nonnegative"
         signed = self.write.erases or not self.feature_map.positive
         self.traits = Traits("signed" if signed else kind, "constant")

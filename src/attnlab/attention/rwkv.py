@@ -46,8 +46,7 @@ def erase_and_write(
     for n meets the memory before it decays, U solves (I + tril([n, a n], -1)) U = tril([n, k], -1) V + (n exp(G_{i-1}))
     S. The token at each of the `starts` finds an empty memory.
     """
-    t = q.size(2)
-    if not t:
+    if not (t := q.size(2)):
         return v, state
     if t == 1 and starts is None:
         left = torch.addcmul(state * log_decay.exp().mT, (rate * removal).mT, removal @ state, value=-1)

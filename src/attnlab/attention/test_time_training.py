@@ -38,9 +38,7 @@ class InnerRate(NamedTuple):
 
 def inner_start(shape: Shape, generator: torch.Generator) -> Tensor:
     """W_0 and its shift below it."""
-    weight = torch.empty(shape).normal_(0.0, 0.02, generator=generator)
-    weight[:, -1] = 0.0
-    return weight
+    return F.pad(torch.empty(shape).normal_(0.0, 0.02, generator=generator)[:, :-1], (0, 0, 0, 1))
 
 
 class InnerSlope(torch.autograd.Function):
