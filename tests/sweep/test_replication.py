@@ -19,13 +19,13 @@ from attnlab.analysis.claim_rules import HOLDS, judge
 from attnlab.config.compose import config_dir
 from attnlab.config.keys import options, searching
 from attnlab.data.dataset import IGNORED
-from attnlab.errors import UsageError
+from attnlab.errors import AttnlabError, UsageError
 from attnlab.store.experiment_folder import ExperimentFolder
 from attnlab.store.manifest import Manifest
 from attnlab.sweep import replication
 from attnlab.sweep.claim import Claim, parse_claim, read_claims
 from attnlab.sweep.ledger import show_list
-from attnlab.sweep.replication import check, check_metrics, read_record, replicate
+from attnlab.sweep.replication import _run, check, check_metrics, read_record, replicate
 
 TINY: dict[str, Any] = {
     "claim": "A longer training is a better one.",
@@ -253,6 +253,18 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     )
     with pytest.raises(UsageError, match=r"trial \(1000\) must be seeds below 1000"):
         check([it], runs, records, trial=[1000], config_dir=None)
+
+
+def test_back_to_earlier_code(tmp_path: Path) -> None:
+    """Runs that other code has planned or left, last in the manifest, do not stand for those that ended."""
+    it, experiment = claim(tmp_path), ExperimentFolder(tmp_path / "tiny")
+    entry = {"levels": {it.axis: "long"}, "seed": 7}
+    ended = [{**entry, "folder": f"long-{i}/seed_7", "status": s} for i, s in enumerate(("finished", "diverged"))]
+    left = {**entry, "folder": "long-2/seed_7", "status": "planned"}
+    for entries, right in ((ended[:1], 0), (ended, 1), ([*ended[:1], left], 0), ([*ended, left], 1), ([left], 2)):
+        assert _run(it, experiment, entries, "long", 7).path == experiment.path / f"long-{right}" / "seed_7"
+    with pytest.raises(AttnlabError, match="no run of short with seed 7"):
+        _run(it, experiment, [*ended, left], "short", 7)
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,11 @@ def check_metrics(claim: Claim, config_dir: Path | None, packages: Sequence[str]
 
 
 def _run(claim: Claim, experiment: ExperimentFolder, entries: Sequence[Entry], arm: str, seed: int) -> RunFolder:
-    """The run of an arm with a seed, of today's code where others were trained by earlier one."""
-    for entry in reversed(entries):
-        if entry.get("levels") == {claim.axis: arm} and entry.get("seed") == seed and entry.get("folder"):
-            return RunFolder(experiment.path / entry["folder"])
+    """The run of an arm with a seed: the last that ended, by whatever code; one that other code has left is none."""
+    asked = {"levels": {claim.axis: arm}, "seed": seed}
+    of_both = [entry for entry in entries if entry.get("folder") and {key: entry.get(key) for key in asked} == asked]
+    for entry in reversed([entry for entry in of_both if entry.get("status") in BEGUN] or of_both):
+        return RunFolder(experiment.path / entry["folder"])
     raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
 
 
