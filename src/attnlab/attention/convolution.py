@@ -51,7 +51,7 @@ class ShortConv(nn.Module):
         if y.size(1) == 1 and tail is not None:  # a decoded token: the sum itself, where a convolution begins slowly
             with full_precision(y.device):
                 mixed = (past.to(work) * self.weight.to(work).mT).sum(dim=1, keepdim=True)
-            return self.finished(mixed if self.bias is None else mixed + self.bias.to(work), y), past[:, 1:]
+            return self.finished(mixed if self.bias is None else mixed + self.bias.to(work), y), past[:, 1:].clone()
         with full_precision(y.device):
             lines, weight = past.to(work).transpose(1, 2), self.weight.to(work)[:, None]
             bias = None if self.bias is None else self.bias.to(work)
