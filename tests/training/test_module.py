@@ -394,7 +394,7 @@ def test_compiled_training(fails: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     def refuse(*_: Any) -> None:
         raise RuntimeError("no working C++ compiler\nat line 7")
 
-    def compile(plain: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+    def compile(plain: nn.Module, *, dynamic: bool, options: dict[str, bool]) -> Callable[[Tensor], Tensor]:
         def network(ids: Tensor, documents: None = None) -> Tensor:
             shapes.append(tuple(ids.shape))
             if fails == "forward":

@@ -48,7 +48,8 @@ class ShortConv(nn.Module):
         work = torch.promote_types(y.dtype, torch.float32)  # a sum and its SiLU, rounded once, where they are used
         if not y.size(1):
             return y.to(work), past.clone()
-        if y.size(1) == 1 and tail is not None:  # a decoded token: the sum itself, where a convolution begins slowly
+        # A decoded token: the sum itself, where a convolution begins slowly; on the meta device its FLOPs are counted.
+        if y.size(1) == 1 and tail is not None and not y.is_meta:
             with full_precision(y.device):
                 mixed = (past.to(work) * self.weight.to(work).mT).sum(dim=1, keepdim=True)
             return self.finished(mixed if self.bias is None else mixed + self.bias.to(work), y), past[:, 1:].clone()
