@@ -6,7 +6,7 @@ import pytest
 from tests import house
 
 AT_MOST = {
-    "lines of src, pages included": 59_111,
+    "lines of src, pages included": 59_113,
     "forwarding lines in attention/": 9,
     "longest file of attention/": 199,
     "modules at the top level": 5,
