@@ -58,19 +58,16 @@ class HubText(File):
     def _saved(self, split: str) -> list[TextFile]:
         folder = Path(self.source)
         try:
-            if (folder / "dataset_dict.json").is_file():
+            if has_splits := (folder / "dataset_dict.json").is_file():
                 splits = parse_json(read_file(folder / "dataset_dict.json"))["splits"]
                 if split not in splits:
                     raise UsageError(f"data.path ({folder}) has no split {split!r}: it has {', '.join(splits)}")
                 folder /= split
-                state = parse_json(read_file(folder / "state.json"))
-            else:
-                state = parse_json(read_file(folder / "state.json"))
-                if self.val_split or split not in ("train", state.get("_split")):  # all of its rows would be both
-                    key, name = ("val", self.val_split) if self.val_split else ("split", split)
-                    raise UsageError(
-                        f"data.path ({folder}) has no splits, and data.{key} ({name}) names one: leave it out"
-                    )
+            state = parse_json(read_file(folder / "state.json"))
+            # Without splits, all of its rows would be both.
+            if not has_splits and (self.val_split or split not in ("train", state.get("_split"))):
+                key, name = ("val", self.val_split) if self.val_split else ("split", split)
+                raise UsageError(f"data.path ({folder}) has no splits, and data.{key} ({name}) names one: leave it out")
             return _files([str(folder / file["filename"]) for file in state["_data_files"]])
         except UsageError:
             raise

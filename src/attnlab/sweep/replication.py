@@ -137,9 +137,10 @@ def _run(claim: Claim, experiment: ExperimentFolder, entries: Sequence[Entry], a
     """The run of an arm with a seed: the last that ended, by whatever code; one that other code has left is none."""
     asked = {"levels": {claim.axis: arm}, "seed": seed}
     of_both = [entry for entry in entries if entry.get("folder") and {key: entry.get(key) for key in asked} == asked]
-    for entry in reversed([entry for entry in of_both if entry.get("status") in BEGUN] or of_both):
-        return RunFolder(experiment.path / entry["folder"])
-    raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
+    if not of_both:
+        raise AttnlabError(f"{experiment} has no run of {arm} with seed {seed}")
+    last = ([entry for entry in of_both if entry.get("status") in BEGUN] or of_both)[-1]
+    return RunFolder(experiment.path / last["folder"])
 
 
 def _measured(claim: Claim, run: RunFolder, summary: Mapping[str, Any]) -> dict[str, float] | None:
